@@ -1,0 +1,63 @@
+//! The one source of wall-clock time. Code that needs the time takes a [`SharedClock`], so that tests decide it.
+//! Lease expiry is the exception: it is judged by the database's clock alone.
+
+use std::{fmt::Debug, sync::Arc};
+
+use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+
+/// Tells the time.
+pub trait Clock: Debug + Send + Sync {
+    /// The present instant, cut to whole microseconds (what Postgres keeps).
+    fn now(&self) -> DateTime<Utc>;
+}
+
+/// A clock that components share.
+pub type SharedClock = Arc<dyn Clock>;
+
+/// The machine's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl SystemClock {
+    /// The machine's clock, ready to be shared.
+    #[must_use]
+    pub fn shared() -> SharedClock {
+        Arc::new(Self)
+    }
+}
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
+    fn now(&self) -> DateTime<Utc> {
+        let now = Utc::now();
+        now.duration_trunc(TimeDelta::microseconds(1)).unwrap_or(now)
+    }
+}
+
+/// A clock that stands still until it is told to move.
+#[cfg(any(test, feature = "test-util"))]
+#[derive(Debug)]
+pub struct MockClock(std::sync::Mutex<DateTime<Utc>>);
+
+#[cfg(any(test, feature = "test-util"))]
+impl MockClock {
+    /// A clock that stands at `now`.
+    #[must_use]
+    pub fn at(now: DateTime<Utc>) -> Arc<Self> {
+        Arc::new(Self(std::sync::Mutex::new(now)))
+    }
+
+    /// Moves the clock forward.
+    pub fn advance(&self, by: std::time::Duration) {
+        if let (Ok(mut now), Ok(by)) = (self.0.lock(), TimeDelta::from_std(by)) {
+            *now += by;
+        }
+    }
+}
+
+#[cfg(any(test, feature = "test-util"))]
+impl Clock for MockClock {
+    fn now(&self) -> DateTime<Utc> {
+        self.0.lock().map_or_else(|poisoned| *poisoned.into_inner(), |now| *now)
+    }
+}

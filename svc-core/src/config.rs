@@ -1,0 +1,123 @@
+//! Configuration: embedded defaults ← optional file ← environment. Unknown keys and bad values fail at start
+//! and say which key, where it came from, and what is allowed.
+
+use std::path::{Path, PathBuf};
+
+use figment::{
+    Figment,
+    providers::{Env, Format, Toml},
+};
+use serde::de::DeserializeOwned;
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file is not there.
+    #[error("configuration file {0} does not exist")]
+    FileMissing(PathBuf),
+    /// A key is unknown, missing or has a bad value. The text names the key and its source.
+    #[error("configuration of {service}: {problem}")]
+    Refused {
+        /// The service whose configuration it is.
+        service: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// Loads the configuration of `service` (as `chat`): `defaults` (TOML) ← `file` ← variables
+/// `STEWARD_<SERVICE>_<KEY>`, with `__` between levels (`STEWARD_CHAT_PG__MAX_CONNECTIONS`).
+///
+/// # Errors
+/// [`Error`] if the file is missing, or a key is unknown or has a bad value.
+pub fn load<T: DeserializeOwned>(
+    service: &'static str,
+    defaults: &str,
+    file: Option<&Path>,
+) -> Result<T, Error> {
+    let mut figment = Figment::new().merge(Toml::string(defaults));
+    if let Some(path) = file {
+        if !path.is_file() {
+            return Err(Error::FileMissing(path.to_owned()));
+        }
+        figment = figment.merge(Toml::file_exact(path));
+    }
+    let prefix = format!("STEWARD_{}_", service.to_uppercase());
+    figment
+        .merge(Env::prefixed(&prefix).split("__"))
+        .extract()
+        .map_err(|error| Error::Refused { service, problem: describe(error) })
+}
+
+/// One line a problem: key, source, complaint. Values of secrets never show: they deserialise from any text.
+fn describe(error: figment::Error) -> String {
+    let lines: Vec<String> = error
+        .into_iter()
+        .map(|one| {
+            let source = one.metadata.as_ref().map_or_else(String::new, |m| format!(" (from {})", m.name));
+            match one.path.join(".") {
+                key if key.is_empty() => format!("{}{source}", one.kind),
+                key => format!("{key}: {}{source}", one.kind),
+            }
+        })
+        .collect();
+    lines.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        port: u16,
+        pg: Pg,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Pg {
+        #[serde(with = "humantime_serde")]
+        lock_timeout: Duration,
+    }
+
+    const DEFAULTS: &str = "port = 1\n[pg]\nlock_timeout = '5s'\n";
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_file_overrides_defaults_key_by_key() {
+        let file = file("[pg]\nlock_timeout = '90ms'\n");
+        let sample: Sample = load("sample", DEFAULTS, Some(file.path())).unwrap();
+        assert_eq!((sample.port, sample.pg.lock_timeout), (1, Duration::from_millis(90)));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let file = file("[pg]\nlock_timeuot = '1s'\n");
+        let error = load::<Sample>("sample", DEFAULTS, Some(file.path())).unwrap_err().to_string();
+        assert!(error.contains("lock_timeuot") && error.contains("lock_timeout"), "{error}");
+    }
+
+    #[test]
+    fn a_bad_value_names_its_key() {
+        let file = file("port = 'eighty'\n");
+        let error = load::<Sample>("sample", DEFAULTS, Some(file.path())).unwrap_err().to_string();
+        assert!(error.contains("port") && error.contains("u16"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_is_an_error() {
+        let error = load::<Sample>("sample", DEFAULTS, Some(Path::new("/nowhere/steward.toml"))).unwrap_err();
+        assert!(matches!(error, Error::FileMissing(_)));
+    }
+}

@@ -1,0 +1,302 @@
+//! Errors on their way to a caller: a closed set of kinds, one table, google.rpc details.
+//!
+//! A service's own error enum implements [`ServiceError`]; [`to_status`] is the only way from there to the wire.
+//! What a caller reads (`public_message`) and what an operator reads (`Display` and its sources, logged here,
+//! once) are different texts: no driver message, host name, path or secret ever leaves the process.
+
+use std::{borrow::Cow, error::Error as StdError, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+/// Domain of every `ErrorInfo` Steward sends.
+pub const DOMAIN: &str = "steward";
+
+/// What kind of error it is, by what the caller should do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// Fix the request.
+    InvalidArgument,
+    /// The request is larger than this door takes.
+    PayloadTooLarge,
+    /// Stop: there is no such thing (or it is somebody else's).
+    NotFound,
+    /// Stop: it is there already, or the key was used for another request.
+    AlreadyExists,
+    /// Wait for, or bring about, another state.
+    FailedPrecondition,
+    /// Lost a race: read again, then redo.
+    Aborted,
+    /// Present a valid credential.
+    Unauthenticated,
+    /// This credential does not allow it.
+    PermissionDenied,
+    /// Over a limit: back off.
+    ResourceExhausted,
+    /// Something this service needs is away: back off.
+    Unavailable,
+    /// Outcome unknown: retry with the same idempotency key.
+    DeadlineExceeded,
+    /// The caller went away.
+    Canceled,
+    /// A defect of ours: page us.
+    Internal,
+}
+
+/// One row of the kind table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KindRow {
+    /// gRPC code.
+    pub code: Code,
+    /// HTTP status.
+    pub http_status: u16,
+    /// Whether the same request may succeed later.
+    pub retryable: bool,
+    /// Default reason, where an error has no better one.
+    pub reason: &'static str,
+    /// Default advice on when to come back.
+    pub retry_after: Option<Duration>,
+}
+
+impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [Self; 13] = [
+        Self::InvalidArgument,
+        Self::PayloadTooLarge,
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::FailedPrecondition,
+        Self::Aborted,
+        Self::Unauthenticated,
+        Self::PermissionDenied,
+        Self::ResourceExhausted,
+        Self::Unavailable,
+        Self::DeadlineExceeded,
+        Self::Canceled,
+        Self::Internal,
+    ];
+
+    /// The one table from kinds to wire codes.
+    #[must_use]
+    pub const fn row(self) -> KindRow {
+        const fn row(code: Code, http_status: u16, retryable: bool, reason: &'static str) -> KindRow {
+            KindRow { code, http_status, retryable, reason, retry_after: None }
+        }
+        const SOON: Option<Duration> = Some(Duration::from_secs(1));
+        match self {
+            Self::InvalidArgument => row(Code::InvalidArgument, 400, false, "INVALID_ARGUMENT"),
+            Self::PayloadTooLarge => row(Code::OutOfRange, 413, false, "PAYLOAD_TOO_LARGE"),
+            Self::NotFound => row(Code::NotFound, 404, false, "NOT_FOUND"),
+            Self::AlreadyExists => row(Code::AlreadyExists, 409, false, "ALREADY_EXISTS"),
+            Self::FailedPrecondition => row(Code::FailedPrecondition, 409, false, "FAILED_PRECONDITION"),
+            Self::Aborted => KindRow { retry_after: SOON, ..row(Code::Aborted, 409, true, "ABORTED") },
+            Self::Unauthenticated => row(Code::Unauthenticated, 401, false, "UNAUTHENTICATED"),
+            Self::PermissionDenied => row(Code::PermissionDenied, 403, false, "PERMISSION_DENIED"),
+            Self::ResourceExhausted => {
+                KindRow { retry_after: SOON, ..row(Code::ResourceExhausted, 429, true, "RESOURCE_EXHAUSTED") }
+            }
+            Self::Unavailable => {
+                KindRow { retry_after: SOON, ..row(Code::Unavailable, 503, true, "UNAVAILABLE") }
+            }
+            Self::DeadlineExceeded => row(Code::DeadlineExceeded, 504, true, "DEADLINE_EXCEEDED"),
+            Self::Canceled => row(Code::Cancelled, 499, true, "CANCELED"),
+            Self::Internal => row(Code::Internal, 500, false, "INTERNAL"),
+        }
+    }
+
+    /// The kind that a gRPC code stands for; codes that Steward never sends count as `Internal`.
+    #[must_use]
+    pub const fn from_code(code: Code) -> Self {
+        match code {
+            Code::InvalidArgument => Self::InvalidArgument,
+            Code::OutOfRange => Self::PayloadTooLarge,
+            Code::NotFound => Self::NotFound,
+            Code::AlreadyExists => Self::AlreadyExists,
+            Code::FailedPrecondition => Self::FailedPrecondition,
+            Code::Aborted => Self::Aborted,
+            Code::Unauthenticated => Self::Unauthenticated,
+            Code::PermissionDenied => Self::PermissionDenied,
+            Code::ResourceExhausted => Self::ResourceExhausted,
+            Code::Unavailable => Self::Unavailable,
+            Code::DeadlineExceeded => Self::DeadlineExceeded,
+            Code::Cancelled => Self::Canceled,
+            Code::Ok | Code::Unknown | Code::Unimplemented | Code::Internal | Code::DataLoss => {
+                Self::Internal
+            }
+        }
+    }
+}
+
+/// A field of a request that is wrong, and how.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {problem}")]
+pub struct Invalid {
+    /// Path of the field as the contract names it, as `turn.input`.
+    pub field: String,
+    /// What is wrong, to be read after the field's name.
+    pub problem: Cow<'static, str>,
+}
+
+impl Invalid {
+    /// `field` is wrong: `problem` completes the sentence "`field` …".
+    pub fn new(field: impl Into<String>, problem: impl Into<Cow<'static, str>>) -> Self {
+        Self { field: field.into(), problem: problem.into() }
+    }
+}
+
+/// An error that can be answered to a caller.
+pub trait ServiceError: StdError {
+    /// What the caller should do.
+    fn kind(&self) -> ErrorKind;
+
+    /// Stable machine-readable reason, UPPER_SNAKE.
+    fn reason(&self) -> Cow<'static, str> {
+        Cow::Borrowed(self.kind().row().reason)
+    }
+
+    /// What the caller reads. Never the `Display` text of an error that came from elsewhere.
+    fn public_message(&self) -> Cow<'static, str>;
+
+    /// When to come back; the kind's default if not said.
+    fn retry_after(&self) -> Option<Duration> {
+        self.kind().row().retry_after
+    }
+
+    /// The fields that are wrong.
+    fn invalid_fields(&self) -> &[Invalid] {
+        &[]
+    }
+}
+
+impl ServiceError for Invalid {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::InvalidArgument
+    }
+
+    fn public_message(&self) -> Cow<'static, str> {
+        Cow::Owned(self.to_string())
+    }
+
+    fn invalid_fields(&self) -> &[Invalid] {
+        std::slice::from_ref(self)
+    }
+}
+
+/// Turns an error into the status its caller gets, and logs what only operators may read.
+pub fn to_status(error: &dyn ServiceError) -> Status {
+    let kind = error.kind();
+    match kind {
+        ErrorKind::Internal => {
+            tracing::error!(error = %Chain(error), reason = %error.reason(), "request failed")
+        }
+        ErrorKind::Unavailable => {
+            tracing::warn!(error = %Chain(error), reason = %error.reason(), "request failed")
+        }
+        ErrorKind::InvalidArgument
+        | ErrorKind::PayloadTooLarge
+        | ErrorKind::NotFound
+        | ErrorKind::AlreadyExists
+        | ErrorKind::FailedPrecondition
+        | ErrorKind::Aborted
+        | ErrorKind::Unauthenticated
+        | ErrorKind::PermissionDenied
+        | ErrorKind::ResourceExhausted
+        | ErrorKind::DeadlineExceeded
+        | ErrorKind::Canceled => {
+            tracing::debug!(error = %Chain(error), reason = %error.reason(), "request refused")
+        }
+    }
+    status(
+        kind,
+        &error.reason(),
+        error.public_message().into_owned(),
+        error.retry_after(),
+        error.invalid_fields(),
+    )
+}
+
+/// Builds a status with its google.rpc details.
+#[must_use]
+pub fn status(
+    kind: ErrorKind,
+    reason: &str,
+    message: impl Into<String>,
+    retry_after: Option<Duration>,
+    invalid: &[Invalid],
+) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason, DOMAIN, []);
+    if let Some(after) = retry_after {
+        details.set_retry_info(Some(after));
+    }
+    if !invalid.is_empty() {
+        let violations: Vec<_> = invalid
+            .iter()
+            .map(|i| FieldViolation::new(i.field.clone(), i.problem.clone().into_owned()))
+            .collect();
+        details.set_bad_request(violations);
+    }
+    Status::with_error_details(kind.row().code, message, details)
+}
+
+/// The reason in a status, if its sender gave one.
+#[must_use]
+pub fn reason_of(status: &Status) -> Option<String> {
+    status.get_details_error_info().filter(|info| info.domain == DOMAIN).map(|info| info.reason)
+}
+
+/// When a status asks to come back.
+#[must_use]
+pub fn retry_after_of(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info().and_then(|info| info.retry_delay)
+}
+
+/// Displays an error and everything that caused it, on one line.
+#[derive(Debug, Clone, Copy)]
+pub struct Chain<'a, E: ?Sized>(pub &'a E);
+
+impl<E: StdError + ?Sized> std::fmt::Display for Chain<'_, E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_survives_the_wire() {
+        for kind in ErrorKind::ALL {
+            assert_eq!(ErrorKind::from_code(kind.row().code), kind);
+        }
+    }
+
+    #[test]
+    fn kinds_that_ask_to_back_off_say_for_how_long() {
+        for kind in [ErrorKind::ResourceExhausted, ErrorKind::Unavailable] {
+            assert!(kind.row().retryable && kind.row().retry_after.is_some(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_status_carries_reason_delay_and_fields() {
+        let status = status(
+            ErrorKind::InvalidArgument,
+            "INVALID_ARGUMENT",
+            "title is too long",
+            Some(Duration::from_millis(1500)),
+            &[Invalid::new("title", "must have at most 200 characters")],
+        );
+        assert_eq!(reason_of(&status).as_deref(), Some("INVALID_ARGUMENT"));
+        assert_eq!(retry_after_of(&status), Some(Duration::from_millis(1500)));
+        let fields = status.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(fields[0].field, "title");
+    }
+}

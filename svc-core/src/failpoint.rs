@@ -1,0 +1,134 @@
+//! Named points at which a test makes a process die, stop or fail.
+//!
+//! Armed once, from configuration (`failpoints = "chat.turn.claimed=kill@2;sandbox.exec.dispatched=stall"`);
+//! without it every point is one relaxed load. Points are part of the code's meaning: each names a moment
+//! between two commitments at which a crash must be harmless.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// What happens at an armed point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    /// The process dies at once, as by SIGKILL: no destructor, no flush.
+    Kill,
+    /// The process stops as by SIGSTOP, until SIGCONT.
+    Stop,
+    /// The task waits this long.
+    Sleep(Duration),
+}
+
+#[derive(Debug)]
+struct Point {
+    action: Action,
+    /// The hit (from 1) at which the action happens; 0 = at every hit.
+    at: u64,
+    hits: AtomicU64,
+}
+
+static ARMED: AtomicBool = AtomicBool::new(false);
+static POINTS: OnceLock<HashMap<String, Point>> = OnceLock::new();
+
+/// Why a fail point specification was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It does not read `name=kill|stop|sleep:<ms>[@hit]`.
+    #[error("fail point {0:?} is not of the form name=kill|stop|sleep:<ms>[@hit]")]
+    Syntax(String),
+    /// Fail points are armed once a process.
+    #[error("fail points were armed already")]
+    ArmedTwice,
+}
+
+/// Arms the points of `spec`; an empty one arms nothing.
+///
+/// # Errors
+/// [`Error`] if the text is malformed or points were armed before.
+pub fn arm(spec: &str) -> Result<(), Error> {
+    if spec.trim().is_empty() {
+        return Ok(());
+    }
+    let points = parse(spec)?;
+    for name in points.keys() {
+        tracing::warn!(failpoint = %name, "fail point armed");
+    }
+    POINTS.set(points).map_err(|_| Error::ArmedTwice)?;
+    ARMED.store(true, Ordering::Release);
+    Ok(())
+}
+
+fn parse(spec: &str) -> Result<HashMap<String, Point>, Error> {
+    let mut points = HashMap::new();
+    for one in spec.split(';').map(str::trim).filter(|one| !one.is_empty()) {
+        let bad = || Error::Syntax(one.to_owned());
+        let (name, action) = one.split_once('=').ok_or_else(bad)?;
+        let (action, at) = match action.split_once('@') {
+            Some((action, at)) => (action, at.parse().map_err(|_| bad())?),
+            None => (action, 0),
+        };
+        let action = match action.split_once(':') {
+            None if action == "kill" => Action::Kill,
+            None if action == "stop" => Action::Stop,
+            Some(("sleep", ms)) => Action::Sleep(Duration::from_millis(ms.parse().map_err(|_| bad())?)),
+            _ => return Err(bad()),
+        };
+        points.insert(name.trim().to_owned(), Point { action, at, hits: AtomicU64::new(0) });
+    }
+    Ok(points)
+}
+
+/// Passes the point `name`.
+#[inline]
+pub async fn hit(name: &str) {
+    if ARMED.load(Ordering::Relaxed) {
+        act(name).await;
+    }
+}
+
+#[cold]
+async fn act(name: &str) {
+    let Some(point) = POINTS.get().and_then(|points| points.get(name)) else { return };
+    let hit = point.hits.fetch_add(1, Ordering::Relaxed) + 1;
+    if point.at != 0 && point.at != hit {
+        return;
+    }
+    // Straight to stderr's log: after a kill there is no second chance to be counted.
+    tracing::warn!(failpoint = name, hit, action = ?point.action, "fail point hit");
+    match point.action {
+        Action::Kill => signal_self(rustix::process::Signal::KILL),
+        Action::Stop => signal_self(rustix::process::Signal::STOP),
+        Action::Sleep(time) => tokio::time::sleep(time).await,
+    }
+}
+
+fn signal_self(signal: rustix::process::Signal) {
+    if let Err(error) = rustix::process::kill_process(rustix::process::getpid(), signal) {
+        tracing::error!(%error, "fail point could not signal its process");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_specification_names_points_actions_and_hits() {
+        let points = parse("a.b=kill@2; c=sleep:20 ;d=stop").unwrap();
+        assert_eq!((points["a.b"].action, points["a.b"].at), (Action::Kill, 2));
+        assert_eq!((points["c"].action, points["c"].at), (Action::Sleep(Duration::from_millis(20)), 0));
+        assert_eq!(points["d"].action, Action::Stop);
+    }
+
+    #[test]
+    fn a_malformed_specification_is_refused() {
+        for bad in ["a", "a=die", "a=kill@x", "a=sleep", "a=sleep:x", "a=kill:1"] {
+            assert!(matches!(parse(bad), Err(Error::Syntax(_))), "{bad}");
+        }
+    }
+}
