@@ -1,1 +1,7 @@
-fn main(){}
+//! `steward`: see [`steward::run`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    steward::run()
+}

@@ -1,0 +1,209 @@
+//! The Docker engine: the user's own if one answers, otherwise a private one with its data under the home.
+//!
+//! The few calls made here (ping, list, stop, remove) are plain HTTP/1.0 over the engine's socket, which
+//! every API version understands; everything about sandboxes belongs to sandbox-svc.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+
+use super::{home::Home, process::Daemon};
+
+const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+/// Longest path of a Unix socket, without its closing zero.
+const LONGEST_SOCKET: usize = 107;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How to stop a private engine.
+pub const STOP: &[(Signal, Duration)] =
+    &[(Signal::TERM, Duration::from_secs(20)), (Signal::KILL, Duration::from_secs(5))];
+
+/// An engine, by its address.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    host: String,
+}
+
+/// One container of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Full id.
+    pub id: String,
+    /// Name without the leading slash.
+    pub name: String,
+    /// As Docker says it: `created`, `running`, `paused`, `exited`, …
+    pub state: String,
+}
+
+/// The engine to use, and the private one's process if it had to be started.
+pub async fn start(home: &Home) -> Result<(Engine, Option<Daemon>)> {
+    if let Ok(host) = env::var("DOCKER_HOST") {
+        let engine = Engine::at(host);
+        engine
+            .ping()
+            .await
+            .with_context(|| format!("DOCKER_HOST is {}, but no engine answers", engine.host))?;
+        return Ok((engine, None));
+    }
+    let system = Engine::at(format!("unix://{DEFAULT_SOCKET}"));
+    if system.ping().await.is_ok() {
+        return Ok((system, None));
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!(
+            "no Docker engine answers at {DEFAULT_SOCKET}. Start one (sudo systemctl start docker), join its group \
+             (sudo usermod -aG docker $USER), or set DOCKER_HOST"
+        );
+    }
+    let socket = socket_path(home)?;
+    let private = Engine::at(format!("unix://{}", socket.display()));
+    let mut daemon = Daemon::start(home, "dockerd", command(home, &socket)?, "")?;
+    let ready = async || private.ping().await.is_ok();
+    if let Err(error) = daemon.until_ready(Duration::from_secs(60), ready).await {
+        daemon.stop(STOP).await?;
+        return Err(error);
+    }
+    Ok((private, Some(daemon)))
+}
+
+fn command(home: &Home, socket: &Path) -> Result<Command> {
+    let state = home.directory("docker")?;
+    let mut command = Command::new("dockerd");
+    command
+        .arg("--data-root")
+        .arg(state.join("data"))
+        .arg("--exec-root")
+        .arg(state.join("exec"))
+        .arg("--pidfile")
+        .arg(state.join("pid"))
+        .arg("--host")
+        .arg(format!("unix://{}", socket.display()))
+        // Sandboxes have no network, so the host's packet filter stays as it is.
+        .args(["--iptables=false", "--ip6tables=false"]);
+    Ok(command)
+}
+
+fn socket_path(home: &Home) -> Result<PathBuf> {
+    let path = home.directory("docker")?.join("docker.sock");
+    if path.as_os_str().len() > LONGEST_SOCKET {
+        bail!("{} is too long for a socket: set STEWARD_HOME to a shorter directory", path.display());
+    }
+    Ok(path)
+}
+
+impl Engine {
+    /// The engine at a `unix://` or `tcp://` address.
+    pub fn at(host: String) -> Self {
+        Self { host }
+    }
+
+    /// Its address, as `DOCKER_HOST` takes it.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Asks for a sign of life.
+    pub async fn ping(&self) -> Result<()> {
+        self.call("GET", "/_ping").await.map(drop)
+    }
+
+    /// All containers that carry a label (`key` or `key=value`), running or not.
+    pub async fn containers(&self, label: &str) -> Result<Vec<Container>> {
+        let filters = serde_json::json!({ "label": [label] }).to_string();
+        let path = format!("/containers/json?all=1&filters={}", escape(&filters));
+        let listing: Vec<Value> = serde_json::from_str(&self.call("GET", &path).await?)?;
+        listing.iter().map(container).collect()
+    }
+
+    /// Stops a container; one that is stopped or gone already is fine.
+    pub async fn stop(&self, id: &str) -> Result<()> {
+        self.call("POST", &format!("/containers/{id}/stop?t=1")).await.map(drop)
+    }
+
+    /// Removes a container with its anonymous volumes; one that is gone already is fine.
+    pub async fn remove(&self, id: &str) -> Result<()> {
+        self.call("DELETE", &format!("/containers/{id}?force=1&v=1")).await.map(drop)
+    }
+
+    async fn call(&self, method: &str, path: &str) -> Result<String> {
+        let answer = async {
+            match self.host.split_once("://") {
+                Some(("unix", path_of_socket)) => {
+                    exchange(UnixStream::connect(path_of_socket).await?, method, path).await
+                }
+                Some(("tcp", address)) => exchange(TcpStream::connect(address).await?, method, path).await,
+                _ => bail!("{} is neither unix:// nor tcp://", self.host),
+            }
+        };
+        let (status, body) = timeout(PATIENCE, answer).await.context("wait for the engine")??;
+        // 304: stopped already; 404 and 409 of a removal: gone, or on its way.
+        match (method, status) {
+            (_, 200..=299 | 304) | ("POST" | "DELETE", 404) | ("DELETE", 409) => Ok(body),
+            _ => bail!("the Docker engine answered {status} to {method} {path}: {}", body.trim()),
+        }
+    }
+}
+
+async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    method: &str,
+    path: &str,
+) -> Result<(u16, String)> {
+    // HTTP/1.0: no chunks, and the end of the connection ends the body.
+    stream.write_all(format!("{method} {path} HTTP/1.0\r\nHost: docker\r\n\r\n").as_bytes()).await?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await?;
+    let text = String::from_utf8(bytes).context("read the engine's answer")?;
+    let (head, body) = text.split_once("\r\n\r\n").context("the engine's answer has no body")?;
+    let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok());
+    Ok((status.context("the engine's answer has no status")?, body.to_owned()))
+}
+
+fn container(entry: &Value) -> Result<Container> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let read = || {
+        Some(Container {
+            id: text(&entry["Id"])?,
+            name: text(&entry["Names"][0])?.trim_start_matches('/').to_owned(),
+            state: text(&entry["State"])?,
+        })
+    };
+    read().with_context(|| format!("the engine listed a container without id, name or state: {entry}"))
+}
+
+/// Percent-encodes everything but unreserved characters.
+fn escape(text: &str) -> String {
+    let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes()
+        .map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_engine_that_is_not_there_is_an_error_not_an_empty_list() {
+        let engine = Engine::at("unix:///nowhere/docker.sock".to_owned());
+        engine.containers("steward.installation").await.unwrap_err();
+        Engine::at("ssh://elsewhere".to_owned()).ping().await.unwrap_err();
+    }
+
+    #[test]
+    fn filters_are_escaped_for_a_query() {
+        assert_eq!(escape(r#"{"label":["a=b"]}"#), "%7B%22label%22%3A%5B%22a%3Db%22%5D%7D");
+    }
+}
