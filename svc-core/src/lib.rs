@@ -4,7 +4,9 @@
 //! It knows no business noun except ids. Services depend on this crate and on the contract, never on each other.
 
 pub mod assertion;
+pub mod auth;
 pub mod backoff;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod deadline;
@@ -13,3 +15,6 @@ pub mod failpoint;
 pub mod id;
 pub mod lifecycle;
 pub mod principal;
+pub mod process;
+pub mod server;
+pub mod telemetry;

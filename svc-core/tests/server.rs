@@ -1,0 +1,192 @@
+//! The server stack and the client stack against each other, over a real socket.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use steward_proto::registry::v1::{
+    AuthenticateRequest, AuthenticateResponse, Principal as WirePrincipal,
+    auth_service_client::AuthServiceClient,
+    auth_service_server::{AuthService, AuthServiceServer},
+};
+use svc_core::{
+    assertion::{self, Signer, TrustedKey, Verifier},
+    auth::{Authenticator, Credential, Error as AuthError, Methods, TokenResolver},
+    client::{CallError, Peer, PeerConfig},
+    clock::SystemClock,
+    deadline::Deadline,
+    error::{ErrorKind, ServiceError, reason_of},
+    id::AccountId,
+    lifecycle::{Lifecycle, Outcome},
+    principal::{self, Principal},
+    server::{Bound, Server, ServerConfig},
+    telemetry::{LogFormat, TelemetryConfig},
+};
+use tonic::{Code, Request, Response, Status, transport::Channel};
+
+#[derive(Debug)]
+struct Echo;
+
+#[tonic::async_trait]
+impl AuthService for Echo {
+    async fn authenticate(
+        &self,
+        request: Request<AuthenticateRequest>,
+    ) -> Result<Response<AuthenticateResponse>, Status> {
+        let who = principal::of(&request).map_err(|refused| svc_core::error::to_status(&refused))?;
+        assert!(
+            request.extensions().get::<Deadline>().is_some()
+                && request.extensions().get::<Credential>().is_some()
+        );
+        let principal = Some(WirePrincipal::from(who));
+        if request.get_ref().token == "slow" {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+        }
+        Ok(Response::new(AuthenticateResponse { principal, expires_at: None }))
+    }
+}
+
+#[derive(Debug)]
+struct NoTokens;
+
+#[tonic::async_trait]
+impl TokenResolver for NoTokens {
+    async fn resolve(&self, token: &str) -> Result<Principal, AuthError> {
+        match token {
+            "stw_tenant" => Ok(Principal::account(AccountId::new())),
+            "stw_down" => Err(AuthError::Unavailable("registry is away".to_owned())),
+            _ => Err(AuthError::Unauthenticated("unknown")),
+        }
+    }
+}
+
+struct Plane {
+    address: SocketAddr,
+    operator: SocketAddr,
+    peer: Peer,
+    lifecycle: Lifecycle,
+}
+
+fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+async fn plane() -> Plane {
+    let (private, public_key) = assertion::generate_key().unwrap();
+    let key = TrustedKey { id: "k".to_owned(), issuer: "chat-svc".to_owned(), public_key };
+    let signer =
+        Signer::new("chat-svc", "k", &BASE64.decode(private).unwrap(), SystemClock::shared()).unwrap();
+    let verifier = Verifier::new("registry-svc", &[key], SystemClock::shared()).unwrap();
+    let methods = Arc::new(Methods::from_contract().unwrap());
+    let operator = free_address();
+    let config = ServerConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        operator_listen: operator,
+        request_timeout: Duration::from_secs(5),
+        max_in_flight: 4,
+        drain_delay: Duration::from_millis(10),
+    };
+    let bound = Bound::bind(&config).await.unwrap();
+    let address = bound.grpc_address().unwrap();
+    let lifecycle = Lifecycle::new();
+    let telemetry = TelemetryConfig {
+        otlp_endpoint: String::new(),
+        log_format: LogFormat::Text,
+        log_filter: "info".to_owned(),
+        sample_ratio: 1.0,
+        metrics_period: Duration::from_secs(60),
+    };
+    let metrics = svc_core::telemetry::init("registry-svc", &telemetry).unwrap().metrics();
+    Server::new("registry-svc", config, Authenticator::new(methods, verifier, Arc::new(NoTokens)))
+        .service(AuthServiceServer::new(Echo))
+        .start(bound, metrics, &lifecycle)
+        .unwrap();
+    let peer = PeerConfig { urls: vec![format!("http://{address}")], timeout: Duration::from_secs(2) };
+    let peer = Peer::lazy("registry-svc", &peer, Arc::new(signer)).unwrap();
+    Plane { address, operator, peer, lifecycle }
+}
+
+fn ask(token: &str) -> AuthenticateRequest {
+    AuthenticateRequest { token: token.to_owned() }
+}
+
+#[tokio::test]
+async fn a_service_calls_in_its_own_name_for_a_tenant() {
+    let plane = plane().await;
+    let tenant = AccountId::new();
+    let mut client = AuthServiceClient::new(plane.peer.acting_for(Some(tenant)));
+    let who = client.authenticate(ask("")).await.unwrap().into_inner().principal.unwrap();
+    assert_eq!((who.subject_id.as_str(), who.account_id), ("chat-svc", tenant.to_string()));
+    assert_eq!(who.kind, i32::from(steward_proto::common::v1::PrincipalKind::Service));
+}
+
+#[tokio::test]
+async fn callers_without_a_fitting_credential_are_refused() {
+    let plane = plane().await;
+    let channel = Channel::from_shared(format!("http://{}", plane.address)).unwrap().connect().await.unwrap();
+    let mut client = AuthServiceClient::new(channel);
+    for (token, code) in [
+        (None, Code::Unauthenticated),
+        (Some("Bearer stw_unknown"), Code::Unauthenticated),
+        (Some("Bearer sk-1"), Code::Unauthenticated),
+        (Some("Bearer stw_tenant"), Code::PermissionDenied),
+        (Some("Bearer stw_down"), Code::Unavailable),
+    ] {
+        let mut request = Request::new(ask(""));
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", token.parse().unwrap());
+        }
+        let status = client.authenticate(request).await.unwrap_err();
+        assert_eq!(status.code(), code, "{token:?}");
+        assert!(reason_of(&status).is_some(), "{token:?}");
+        assert!(!status.message().contains("registry is away"), "internal text went out");
+    }
+}
+
+#[tokio::test]
+async fn a_call_ends_at_its_deadline() {
+    let plane = plane().await;
+    let caller = plane.peer.acting_for(None).by(Deadline::after(Duration::from_millis(200)));
+    let start = std::time::Instant::now();
+    let status = AuthServiceClient::new(caller).authenticate(ask("slow")).await.unwrap_err();
+    assert_eq!(CallError::new("registry-svc", status).kind(), ErrorKind::DeadlineExceeded);
+    assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn more_than_the_server_carries_is_refused_at_once() {
+    let plane = plane().await;
+    let calls = (0..12).map(|_| {
+        let caller = plane.peer.acting_for(None).by(Deadline::after(Duration::from_millis(500)));
+        async move { AuthServiceClient::new(caller).authenticate(ask("slow")).await.unwrap_err() }
+    });
+    let shed = futures::future::join_all(calls).await;
+    let shed = shed.iter().filter(|s| reason_of(s).as_deref() == Some("OVERLOADED")).count();
+    assert_eq!(shed, 8, "four of twelve fit");
+}
+
+#[tokio::test]
+async fn a_peer_that_is_away_is_unavailable() {
+    let plane = plane().await;
+    plane.lifecycle.stop();
+    assert_eq!(plane.lifecycle.run_until_stopped(Duration::from_secs(10)).await, Outcome::Clean);
+    let status = AuthServiceClient::new(plane.peer.acting_for(None)).authenticate(ask("")).await.unwrap_err();
+    let error = CallError::new("registry-svc", status);
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(!error.is_verdict() && error.retry_after().is_some());
+    assert!(!error.public_message().contains("connect"));
+}
+
+#[tokio::test]
+async fn the_operators_port_shows_health_readiness_and_metrics() {
+    let plane = plane().await;
+    AuthServiceClient::new(plane.peer.acting_for(None)).authenticate(ask("")).await.unwrap();
+    let get = |path: &str| reqwest::get(format!("http://{}{path}", plane.operator));
+    assert_eq!(get("/healthz").await.unwrap().status(), 200);
+    assert_eq!(get("/readyz").await.unwrap().status(), 200);
+    let metrics = get("/metrics").await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("rpc_server_call_duration_seconds_count"), "{metrics}");
+    plane.lifecycle.stop();
+    let draining = get("/readyz").await.unwrap();
+    assert_eq!(draining.status(), 503);
+    assert!(draining.headers().contains_key("retry-after"));
+}
