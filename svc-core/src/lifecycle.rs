@@ -200,13 +200,13 @@ impl Lifecycle {
 
     /// Runs `body` every `period` (and once at the start) until soft fires. A failed round is logged and counts
     /// as no tick; the next one comes after the period or the back-off, whichever is longer.
-    pub fn every<F, Fut>(&self, name: &'static str, period: Duration, mut body: F)
+    pub fn every<F, Fut>(&self, name: &'static str, period: Duration, body: F)
     where
         F: FnMut() -> Fut + Send + 'static,
         Fut: Future<Output = LoopResult> + Send + 'static,
     {
         let soft = self.soft.clone();
-        let body = Arc::new(tokio::sync::Mutex::new(move || body()));
+        let body = Arc::new(tokio::sync::Mutex::new(body));
         let patience = period.saturating_mul(3) + Duration::from_secs(30);
         self.supervise(name, patience, move |beat| {
             let (soft, body) = (soft.clone(), body.clone());

@@ -1,0 +1,4 @@
+//! svc-core against real peers: one file a behaviour.
+
+#[cfg(test)]
+mod server;
