@@ -1,0 +1,41 @@
+//! `steward-guest <run directory> <sandbox id> <generation>`: the command of every sandbox's container.
+
+use std::{env, io::Write, path::PathBuf, process::ExitCode};
+
+use steward_guest::{Config, Limits, files::Roots, serve};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error is all there is to tell: the container's log shows it.
+            let _ = writeln!(std::io::stderr(), "steward-guest: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let [run_dir, sandbox_id, generation] = arguments.as_slice() else {
+        return Err("usage: steward-guest <run directory> <sandbox id> <generation>".into());
+    };
+    let config = Config {
+        run_dir: PathBuf::from(run_dir),
+        sandbox_id: sandbox_id.clone(),
+        generation: generation.parse()?,
+        roots: Roots::standard(),
+        limits: Limits::STANDARD,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        // Open streams must not hold up the end: the container's stop is the caller's decision.
+        tokio::select! {
+            served = serve(config, std::future::pending()) => served?,
+            _ = terminate.recv() => {}
+        }
+        Ok(())
+    })
+}

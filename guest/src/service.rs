@@ -1,0 +1,315 @@
+//! The guest's gRPC face: checks what is asked, runs keyed calls on their own tasks, answers with records.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use steward_proto::guest::v1::{
+    BindRequest, BindResponse, ExecRequest, ExecResponse, FileEntry, HelloRequest, HelloResponse,
+    ListFilesRequest, ListFilesResponse, ReadFileRequest, ReadFileResponse, Record, RecordState,
+    ResolveRequest, ResolveResponse, WriteFileRequest, WriteFileResponse, guest_service_server::GuestService,
+};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    Limits,
+    exec::{self, Command, MARK},
+    files::{self, Entry, Kind, Roots, WORKSPACE},
+    records::{Begin, Outcome, Records, Refused, Running, Standing},
+};
+
+const KEY_BYTES: usize = 128;
+const ENV_BYTES: usize = 256 << 10;
+const ARGV_BYTES: usize = 1 << 20;
+const LIST_ENTRIES: usize = 1_000;
+/// The host asks for at most an hour; a command without a timeout gets that.
+const LONGEST_EXEC: Duration = Duration::from_secs(3_600);
+const DEFAULT_FILE_MODE: u32 = 0o644;
+
+/// The service. One a container.
+#[derive(Debug)]
+pub struct Guest {
+    sandbox_id: String,
+    generation: i64,
+    instance: String,
+    roots: Roots,
+    limits: Limits,
+    records: Records,
+    tasks: TaskTracker,
+    bound: Arc<Mutex<BTreeMap<String, String>>>,
+}
+
+impl Guest {
+    /// A guest for a sandbox; `instance` names this start of it.
+    #[must_use]
+    pub fn new(
+        sandbox_id: String,
+        generation: i64,
+        instance: String,
+        roots: Roots,
+        limits: Limits,
+        records: Records,
+    ) -> Self {
+        let (tasks, bound) = (TaskTracker::new(), Arc::default());
+        Self { sandbox_id, generation, instance, roots, limits, records, tasks, bound }
+    }
+
+    fn check_call(&self, key: &str, instance: &str) -> Result<(), Status> {
+        if key.is_empty() || key.len() > KEY_BYTES {
+            return Err(Status::invalid_argument("key must have 1 to 128 bytes"));
+        }
+        // The caller counts on records that this instance does not have.
+        if !instance.is_empty() && instance != self.instance {
+            return Err(Status::failed_precondition("this is another instance"));
+        }
+        Ok(())
+    }
+
+    /// Begins the call of `key` on a task of its own, or finds what became of it. A caller that leaves stops nothing.
+    async fn keyed<F>(&self, key: &str, call: impl FnOnce() -> F) -> Result<Record, Status>
+    where
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        let standing = match self.records.begin(key).map_err(refused)? {
+            Begin::New(ticket, running) => {
+                let call = call();
+                self.tasks.spawn(async move { ticket.finish(call.await) });
+                Standing::Running(running)
+            }
+            Begin::Known(standing) => standing,
+        };
+        Ok(ended(key, standing, None).await)
+    }
+
+    fn command(&self, request: &ExecRequest) -> Result<Command, Status> {
+        let Some((program, arguments)) = request.argv.split_first() else {
+            return Err(Status::invalid_argument("argv is empty"));
+        };
+        if request.argv.iter().map(|argument| argument.len() + 1).sum::<usize>() > ARGV_BYTES {
+            return Err(Status::out_of_range("argv is too large"));
+        }
+        if request.stdin.len() > self.limits.file_bytes {
+            return Err(Status::out_of_range("stdin is too large"));
+        }
+        if request.argv.iter().any(|argument| argument.contains('\0')) || request.cwd.contains('\0') {
+            return Err(Status::invalid_argument("argv and cwd must not contain zero bytes"));
+        }
+        let given: BTreeMap<_, _> = request.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        check_env(&given)?;
+        let mut env = inherited();
+        env.extend(self.bound.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        env.extend(given);
+        Ok(Command {
+            program: program.clone(),
+            arguments: arguments.to_vec(),
+            env,
+            cwd: self.directory(&request.cwd),
+            stdin: request.stdin.clone(),
+            timeout: bounded(request.timeout, LONGEST_EXEC)?,
+            stream_bytes: usize::try_from(request.output_limit_bytes)
+                .map_or(self.limits.stream_bytes, |bytes| bytes.min(self.limits.stream_bytes)),
+        })
+    }
+
+    /// Any directory may be worked in: the command could change to it anyway.
+    fn directory(&self, cwd: &str) -> PathBuf {
+        match Path::new(WORKSPACE).join(cwd).strip_prefix(WORKSPACE) {
+            Ok(below) => self.roots.workspace().join(below),
+            Err(_) => PathBuf::from(cwd),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl GuestService for Guest {
+    async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
+        Ok(Response::new(HelloResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            sandbox_id: self.sandbox_id.clone(),
+            generation: self.generation,
+            instance: self.instance.clone(),
+        }))
+    }
+
+    async fn bind(&self, request: Request<BindRequest>) -> Result<Response<BindResponse>, Status> {
+        let env: BTreeMap<_, _> = request.into_inner().env.into_iter().collect();
+        check_env(&env)?;
+        *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = env;
+        Ok(Response::new(BindResponse {}))
+    }
+
+    async fn exec(&self, request: Request<ExecRequest>) -> Result<Response<ExecResponse>, Status> {
+        let request = request.into_inner();
+        self.check_call(&request.key, &request.instance)?;
+        let command = self.command(&request)?;
+        let tasks = self.tasks.clone();
+        let record = self.keyed(&request.key, || async move { exec::run(command, &tasks).await }).await?;
+        Ok(Response::new(ExecResponse { record: Some(record) }))
+    }
+
+    async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
+        let request = request.into_inner();
+        self.check_call(&request.key, &request.instance)?;
+        let wait = bounded(request.wait, Duration::ZERO)?;
+        let standing = self.records.resolve(&request.key).map_err(refused)?;
+        let record = ended(&request.key, standing, Some(Instant::now() + wait)).await;
+        Ok(Response::new(ResolveResponse { record: Some(record) }))
+    }
+
+    async fn read_file(
+        &self,
+        request: Request<ReadFileRequest>,
+    ) -> Result<Response<ReadFileResponse>, Status> {
+        let request = request.into_inner();
+        let located = self.roots.locate(&request.path).map_err(|e| file_status(&e))?;
+        let most = u64::try_from(self.limits.file_bytes).unwrap_or(u64::MAX);
+        let limit = request.limit_bytes.min(most);
+        let content = blocking(move || located.read(limit)).await?.map_err(|e| file_status(&e))?;
+        Ok(Response::new(ReadFileResponse { content }))
+    }
+
+    async fn write_file(
+        &self,
+        request: Request<WriteFileRequest>,
+    ) -> Result<Response<WriteFileResponse>, Status> {
+        let WriteFileRequest { key, path, content, mode, instance } = request.into_inner();
+        self.check_call(&key, &instance)?;
+        if content.len() > self.limits.file_bytes {
+            return Err(Status::out_of_range("the file is too large"));
+        }
+        let located = self.roots.locate_writable(&path).map_err(|e| file_status(&e))?;
+        let mode = if mode == 0 { DEFAULT_FILE_MODE } else { mode & 0o777 };
+        let write = || async move {
+            let started = Instant::now();
+            let outcome = match blocking(move || located.write(&content, mode)).await {
+                Ok(Ok(())) => Outcome::default(),
+                Ok(Err(error)) => Outcome::failure(1, &format!("{path}: {error}")),
+                Err(status) => Outcome::failure(1, status.message()),
+            };
+            Outcome { duration: started.elapsed(), ..outcome }
+        };
+        let record = self.keyed(&key, write).await?;
+        Ok(Response::new(WriteFileResponse { record: Some(record) }))
+    }
+
+    async fn list_files(
+        &self,
+        request: Request<ListFilesRequest>,
+    ) -> Result<Response<ListFilesResponse>, Status> {
+        let request = request.into_inner();
+        let located = self.roots.locate(&request.path).map_err(|e| file_status(&e))?;
+        let limit = usize::try_from(request.limit).map_or(LIST_ENTRIES, |limit| limit.min(LIST_ENTRIES));
+        let (entries, truncated) =
+            blocking(move || located.list(limit)).await?.map_err(|e| file_status(&e))?;
+        Ok(Response::new(ListFilesResponse {
+            entries: entries.into_iter().map(file_entry).collect(),
+            truncated,
+        }))
+    }
+}
+
+/// What every command sees: what Docker set for the container, and nothing of the guest's own.
+fn inherited() -> BTreeMap<String, String> {
+    ["PATH", "HOME", "LANG"]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), env::var(name).ok()?)))
+        .collect()
+}
+
+fn bounded(asked: Option<prost_types::Duration>, default: Duration) -> Result<Duration, Status> {
+    match asked.map(Duration::try_from) {
+        None => Ok(default),
+        Some(Ok(asked)) => Ok(asked.min(LONGEST_EXEC)),
+        Some(Err(_)) => Err(Status::invalid_argument("a duration is negative")),
+    }
+}
+
+fn check_env(env: &BTreeMap<String, String>) -> Result<(), Status> {
+    for (name, value) in env {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') || name == MARK {
+            return Err(Status::invalid_argument("env has a name or a value that cannot be set"));
+        }
+    }
+    match env.iter().map(|(name, value)| name.len() + value.len() + 2).sum::<usize>() {
+        0..=ENV_BYTES => Ok(()),
+        _ => Err(Status::out_of_range("env is too large")),
+    }
+}
+
+async fn ended(key: &str, standing: Standing, until: Option<Instant>) -> Record {
+    let record = Record { key: key.to_owned(), ..Record::default() };
+    match standing {
+        Standing::Abandoned => Record { state: RecordState::Abandoned.into(), ..record },
+        Standing::Finished(outcome) => finished(record, &outcome),
+        Standing::Running(running) => still(record, running, until).await,
+    }
+}
+
+async fn still(record: Record, running: Running, until: Option<Instant>) -> Record {
+    match running.ended(until).await {
+        Some(outcome) => finished(record, &outcome),
+        None => Record { state: RecordState::Running.into(), ..record },
+    }
+}
+
+fn finished(record: Record, outcome: &Outcome) -> Record {
+    Record {
+        state: RecordState::Finished.into(),
+        exit_code: outcome.exit_code,
+        stdout: outcome.stdout.bytes.clone(),
+        stderr: outcome.stderr.bytes.clone(),
+        stdout_truncated: outcome.stdout.truncated,
+        stderr_truncated: outcome.stderr.truncated,
+        timed_out: outcome.timed_out,
+        duration: outcome.duration.try_into().ok(),
+        ..record
+    }
+}
+
+fn refused(refused: Refused) -> Status {
+    Status::resource_exhausted(refused.to_string())
+}
+
+fn file_status(error: &files::Error) -> Status {
+    let message = error.to_string();
+    match error {
+        files::Error::BadPath(_) => Status::invalid_argument(message),
+        files::Error::NotFound => Status::not_found(message),
+        files::Error::Symlink | files::Error::WrongKind(_) => Status::failed_precondition(message),
+        files::Error::TooLarge => Status::out_of_range(message),
+        files::Error::Denied => Status::permission_denied(message),
+        files::Error::NoSpace => Status::resource_exhausted(message),
+        files::Error::Other(_) => Status::unknown(message),
+    }
+}
+
+fn file_entry(entry: Entry) -> FileEntry {
+    FileEntry {
+        name: entry.name,
+        kind: match entry.kind {
+            Kind::File => "file",
+            Kind::Directory => "directory",
+            Kind::Symlink => "symlink",
+            Kind::Other => "other",
+        }
+        .to_owned(),
+        size_bytes: entry.size,
+        mode: entry.mode,
+        modified_at: Some(timestamp(entry.modified)),
+    }
+}
+
+fn timestamp(at: SystemTime) -> prost_types::Timestamp {
+    at.into()
+}
+
+/// Runs file work where it may block. Fails only while the runtime ends.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Status::unavailable("the guest is stopping"))
+}
