@@ -185,7 +185,9 @@ pub struct CachedTokens {
     cache: Cache<[u8; 32], Option<Principal>>,
 }
 
-struct ByVerdict;
+struct ByVerdict {
+    live: Duration,
+}
 
 impl Expiry<[u8; 32], Option<Principal>> for ByVerdict {
     fn expire_after_create(
@@ -194,7 +196,7 @@ impl Expiry<[u8; 32], Option<Principal>> for ByVerdict {
         verdict: &Option<Principal>,
         _at: std::time::Instant,
     ) -> Option<Duration> {
-        Some(if verdict.is_some() { TOKEN_TTL } else { REFUSED_TOKEN_TTL })
+        Some(if verdict.is_some() { self.live } else { REFUSED_TOKEN_TTL })
     }
 }
 
@@ -202,7 +204,14 @@ impl CachedTokens {
     /// A cache of at most `capacity` tokens in front of `inner`.
     #[must_use]
     pub fn new(inner: Arc<dyn TokenResolver>, capacity: u64) -> Self {
-        Self { inner, cache: Cache::builder().max_capacity(capacity).expire_after(ByVerdict).build() }
+        Self::with_ttl(inner, capacity, TOKEN_TTL)
+    }
+
+    /// One that trusts a resolved token for `live` only. Whoever asks again every now and then adds its period
+    /// to that: together they must stay within [`TOKEN_TTL`].
+    #[must_use]
+    pub fn with_ttl(inner: Arc<dyn TokenResolver>, capacity: u64, live: Duration) -> Self {
+        Self { inner, cache: Cache::builder().max_capacity(capacity).expire_after(ByVerdict { live }).build() }
     }
 }
 

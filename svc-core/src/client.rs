@@ -107,6 +107,12 @@ impl Peer {
     #[must_use]
     pub fn acting_for(&self, account_id: Option<AccountId>) -> Caller {
         let principal = Principal::service(self.signer.issuer(), account_id);
+        self.stating(principal)
+    }
+
+    /// Calls in the name of `principal`. Only the gateway is believed when it states another than itself.
+    #[must_use]
+    pub fn stating(&self, principal: Principal) -> Caller {
         Caller { peer: self.clone(), principal: Arc::new(principal), deadline: None }
     }
 }
