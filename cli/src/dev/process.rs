@@ -158,10 +158,10 @@ pub async fn end_leftover(record: &Path, signals: &[(Signal, Duration)]) -> Resu
     bail!("leftover process {pid} of {} does not stop", record.display())
 }
 
-/// Writes down which process a record stands for.
+/// Writes down which process a record stands for. One that has ended already needs no record.
 pub fn remember(record: &Path, pid: u32) -> Result<()> {
     let Some(start) = start_tick(pid) else {
-        bail!("process {pid} ended at once");
+        return forget(record);
     };
     fs::write(record, format!("{pid} {start}\n")).with_context(|| format!("write {}", record.display()))
 }

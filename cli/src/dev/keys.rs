@@ -1,0 +1,94 @@
+//! Keys of a local plane: one Ed25519 pair per process, and the file that says whose key is whose.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, anyhow};
+use svc_core::assertion::{TrustedKey, generate_key, trust_file};
+
+use super::home::Home;
+
+/// Where the keys are.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    directory: PathBuf,
+}
+
+impl Keys {
+    /// The home's keys for `issuers`, made the first time.
+    pub fn ensure(home: &Home, issuers: &[&str]) -> Result<Self> {
+        let directory = home.directory("keys")?;
+        let keys = Self { directory };
+        let mut trusted = Vec::new();
+        for issuer in issuers {
+            let public_file = keys.directory.join(format!("{issuer}.pub"));
+            if !(keys.private(issuer).is_file() && public_file.is_file()) {
+                let (private, public) = generate_key().map_err(|problem| anyhow!("make a key: {problem}"))?;
+                home.write_secret(&format!("keys/{issuer}.key"), &private)?;
+                fs::write(&public_file, public)
+                    .with_context(|| format!("write {}", public_file.display()))?;
+            }
+            let public_key = fs::read_to_string(&public_file)?;
+            trusted.push(TrustedKey { id: Self::id(issuer), issuer: (*issuer).to_owned(), public_key });
+        }
+        fs::write(keys.trust(), trust_file(&trusted)?).context("write the trust file")?;
+        Ok(keys)
+    }
+
+    /// Id of an issuer's key.
+    pub fn id(issuer: &str) -> String {
+        format!("{issuer}-1")
+    }
+
+    /// An issuer's private key.
+    pub fn private(&self, issuer: &str) -> PathBuf {
+        self.directory.join(format!("{issuer}.key"))
+    }
+
+    /// The file with everybody's public key.
+    pub fn trust(&self) -> PathBuf {
+        self.directory.join("trust.toml")
+    }
+
+    /// Their directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::PermissionsExt, sync::Arc};
+
+    use svc_core::{
+        assertion::{IdentityConfig, Signer, Verifier},
+        clock::SystemClock,
+        principal::Principal,
+    };
+
+    use super::*;
+
+    #[test]
+    fn processes_with_these_keys_believe_each_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::open(directory.path()).unwrap();
+        let identity = |keys: &Keys, issuer: &str| IdentityConfig {
+            key_id: Keys::id(issuer),
+            key_file: keys.private(issuer),
+            trust_file: keys.trust(),
+        };
+        let keys = Keys::ensure(&home, &["chat-svc", "sandbox-svc"]).unwrap();
+        let mode = fs::metadata(keys.private("chat-svc")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+
+        // A later start finds the same keys.
+        let again = Keys::ensure(&home, &["chat-svc", "sandbox-svc"]).unwrap();
+        let signer = Signer::load("chat-svc", &identity(&keys, "chat-svc"), Arc::new(SystemClock)).unwrap();
+        let verifier =
+            Verifier::load("sandbox-svc", &identity(&again, "sandbox-svc"), Arc::new(SystemClock)).unwrap();
+        let token = signer.sign("sandbox-svc", &Principal::service("chat-svc", None)).unwrap();
+        verifier.verify(&token).unwrap();
+    }
+}
