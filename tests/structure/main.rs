@@ -116,7 +116,11 @@ fn services_depend_on_the_contract_and_svc_core_only() {
     let allowed: BTreeMap<&str, &[&str]> = SERVICES
         .iter()
         .map(|service| (*service, &["steward-proto", "svc-core"][..]))
-        .chain([("steward-proto", &[][..]), ("svc-core", &["steward-proto"][..]), ("steward-guest", &["steward-proto"][..])])
+        .chain([
+            ("steward-proto", &[][..]),
+            ("svc-core", &["steward-proto"][..]),
+            ("steward-guest", &["steward-proto"][..]),
+        ])
         .collect();
     let mut problems = Vec::new();
     for package in packages {
@@ -139,7 +143,10 @@ fn a_library_of_the_world_is_named_only_in_its_layer() {
                 Some(directory) => source.path.split('/').rev().skip(1).any(|part| part == directory),
                 None => source.path == *layer || source.path.ends_with(&format!("/{layer}")),
             });
-            if !inside && !fence.exempt.contains(&source.service.as_str()) && source.names.crates.contains(fence.library) {
+            if !inside
+                && !fence.exempt.contains(&source.service.as_str())
+                && source.names.crates.contains(fence.library)
+            {
                 problems.push(format!("{}/src/{} names {}", source.service, source.path, fence.library));
             }
         }
@@ -187,7 +194,11 @@ fn modules_have_their_file_beside_their_directory() {
         let src = member.manifest_path.parent().unwrap().join("src");
         for file in files(src.as_std_path()) {
             if file.file_name().is_some_and(|name| name == "mod.rs") {
-                problems.push(format!("{} should be {}.rs", file.display(), file.parent().unwrap().display()));
+                problems.push(format!(
+                    "{} should be {}.rs",
+                    file.display(),
+                    file.parent().unwrap().display()
+                ));
             }
         }
     }
