@@ -11,6 +11,7 @@ use clap::Parser;
 pub mod args;
 pub mod dev;
 pub mod terminal;
+pub mod traces;
 
 use args::{Args, Command, StackCommand};
 

@@ -1,0 +1,196 @@
+//! The receiving end of OTLP over gRPC.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use anyhow::{Context, Result};
+use opentelemetry_proto::tonic::{
+    collector::{
+        logs::v1::{
+            ExportLogsServiceRequest, ExportLogsServiceResponse,
+            logs_service_server::{LogsService, LogsServiceServer},
+        },
+        metrics::v1::{
+            ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+            metrics_service_server::{MetricsService, MetricsServiceServer},
+        },
+        trace::v1::{
+            ExportTraceServiceRequest, ExportTraceServiceResponse,
+            trace_service_server::{TraceService, TraceServiceServer},
+        },
+    },
+    common::v1::{AnyValue, KeyValue, any_value::Value},
+    trace::v1::{ResourceSpans, Span as WireSpan, status::StatusCode},
+};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, transport::Server};
+
+use super::{Span, Traces};
+
+const MOST_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+
+/// An OTLP endpoint on the loopback address.
+#[derive(Debug)]
+pub struct Receiver {
+    address: SocketAddr,
+    listener: TcpListener,
+    traces: Traces,
+}
+
+impl Receiver {
+    /// Takes the port.
+    pub async fn bind(port: u16, traces: Traces) -> Result<Self> {
+        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port))
+            .await
+            .with_context(|| format!("listen for traces on port {port}"))?;
+        Ok(Self { address: listener.local_addr()?, listener, traces })
+    }
+
+    /// Its URL, as exporters take it.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Receives until `stop` fires.
+    pub async fn run(self, stop: CancellationToken) -> Result<()> {
+        let inbox = Inbox { traces: self.traces };
+        Server::builder()
+            .add_service(TraceServiceServer::new(inbox.clone()).max_decoding_message_size(MOST_MESSAGE_BYTES))
+            .add_service(LogsServiceServer::new(inbox.clone()).max_decoding_message_size(MOST_MESSAGE_BYTES))
+            .add_service(MetricsServiceServer::new(inbox).max_decoding_message_size(MOST_MESSAGE_BYTES))
+            .serve_with_incoming_shutdown(TcpListenerStream::new(self.listener), stop.cancelled_owned())
+            .await
+            .context("receive traces")
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Inbox {
+    traces: Traces,
+}
+
+#[tonic::async_trait]
+impl TraceService for Inbox {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let spans: Vec<Span> = request.into_inner().resource_spans.into_iter().flat_map(spans).collect();
+        self.traces.add(&spans).map_err(|error| Status::internal(format!("{error:#}")))?;
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl LogsService for Inbox {
+    async fn export(
+        &self,
+        _: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        Ok(Response::new(ExportLogsServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Inbox {
+    async fn export(
+        &self,
+        _: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+fn spans(group: ResourceSpans) -> Vec<Span> {
+    let resource = texts(group.resource.map(|resource| resource.attributes).unwrap_or_default());
+    let service = resource.get("service.name").cloned().unwrap_or_default();
+    let spans = group.scope_spans.into_iter().flat_map(|scope| scope.spans);
+    spans.map(|span| from_wire(span, &service)).collect()
+}
+
+fn from_wire(span: WireSpan, service: &str) -> Span {
+    let failed = span.status.filter(|status| status.code() == StatusCode::Error);
+    Span {
+        trace_id: hex(&span.trace_id),
+        span_id: hex(&span.span_id),
+        parent_span_id: hex(&span.parent_span_id),
+        service: service.to_owned(),
+        name: span.name,
+        start_ns: span.start_time_unix_nano,
+        end_ns: span.end_time_unix_nano,
+        error: failed
+            .map(|status| if status.message.is_empty() { "error".to_owned() } else { status.message }),
+        links: span
+            .links
+            .iter()
+            .map(|link| format!("{}-{}", hex(&link.trace_id), hex(&link.span_id)))
+            .collect(),
+        attributes: texts(span.attributes),
+    }
+}
+
+fn texts(attributes: Vec<KeyValue>) -> BTreeMap<String, String> {
+    let text = |value: AnyValue| match value.value {
+        Some(Value::StringValue(text)) => text,
+        Some(Value::BoolValue(truth)) => truth.to_string(),
+        Some(Value::IntValue(number)) => number.to_string(),
+        Some(Value::DoubleValue(number)) => number.to_string(),
+        Some(other) => format!("{other:?}"),
+        None => String::new(),
+    };
+    attributes.into_iter().filter_map(|pair| Some((pair.key, text(pair.value?)))).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::{
+        collector::trace::v1::trace_service_client::TraceServiceClient, resource::v1::Resource,
+        trace::v1::ScopeSpans,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_span_that_is_sent_is_found_by_its_trace() {
+        let directory = tempfile::tempdir().unwrap();
+        let traces = Traces::at(directory.path().to_owned());
+        let receiver = Receiver::bind(0, traces.clone()).await.unwrap();
+        let (url, stop) = (receiver.url(), CancellationToken::new());
+        let sent = async {
+            let service = KeyValue {
+                key: "service.name".to_owned(),
+                value: Some(AnyValue { value: Some(Value::StringValue("chat-svc".to_owned())) }),
+                ..Default::default()
+            };
+            let span = WireSpan {
+                trace_id: vec![0xab; 16],
+                span_id: vec![1; 8],
+                name: "turn.run".to_owned(),
+                end_time_unix_nano: 5,
+                ..Default::default()
+            };
+            let group = ResourceSpans {
+                resource: Some(Resource { attributes: vec![service], ..Default::default() }),
+                scope_spans: vec![ScopeSpans { spans: vec![span], ..Default::default() }],
+                ..Default::default()
+            };
+            let mut client = TraceServiceClient::connect(url).await.unwrap();
+            client.export(ExportTraceServiceRequest { resource_spans: vec![group] }).await.unwrap();
+            stop.cancel();
+        };
+        let (received, ()) = tokio::join!(receiver.run(stop.clone()), sent);
+        received.unwrap();
+        let spans = traces.spans(&"ab".repeat(16)).unwrap();
+        assert_eq!(
+            (spans.len(), spans[0].service.as_str(), spans[0].name.as_str()),
+            (1, "chat-svc", "turn.run")
+        );
+        assert!(traces.spans(&"0".repeat(32)).unwrap().is_empty());
+        traces.spans("../../etc/passwd").unwrap_err();
+    }
+}
