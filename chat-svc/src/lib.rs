@@ -1,1 +1,4 @@
-//! placeholder
+//! Sessions, their turns, and the journal of everything a turn showed.
+
+pub mod domain;
+pub mod model;
