@@ -17,10 +17,10 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use serde::{Deserialize, Serialize};
 
 pub use crate::domain::{
     failover::FailureClass,
+    message::{Message, Part, Role},
     step::{FinishReason, ModelEvent, Pulse, ToolCall, Usage},
     tools::ToolSpec,
 };
@@ -54,95 +54,6 @@ pub struct ModelRequest {
     pub max_output_tokens: Option<u32>,
     /// The session, as telemetry names it.
     pub conversation_id: Option<String>,
-}
-
-/// Who says a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// The user.
-    User,
-    /// The model.
-    Assistant,
-    /// Tools, with the results of the calls in the assistant message before.
-    Tool,
-}
-
-/// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Who says it.
-    pub role: Role,
-    /// What it says.
-    pub parts: Vec<Part>,
-}
-
-impl Message {
-    /// A message of the user with one text.
-    pub fn user(text: impl Into<String>) -> Self {
-        Self { role: Role::User, parts: vec![Part::Text { text: text.into() }] }
-    }
-
-    /// A message of the model with one text.
-    pub fn assistant(text: impl Into<String>) -> Self {
-        Self { role: Role::Assistant, parts: vec![Part::Text { text: text.into() }] }
-    }
-
-    /// All text parts, joined.
-    #[must_use]
-    pub fn text(&self) -> String {
-        self.parts.iter().filter_map(Part::as_text).collect()
-    }
-}
-
-/// One part of a message. Its JSON form is what the message store keeps and clients read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum Part {
-    /// Plain text.
-    Text {
-        /// The text.
-        text: String,
-    },
-    /// What the model thought. Sent back only to a provider that signed it.
-    Reasoning {
-        /// The text.
-        text: String,
-        /// The provider's own signature, never made up.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        signature: Option<String>,
-    },
-    /// An image.
-    Image {
-        /// As `image/png`.
-        media_type: String,
-        /// Its bytes in standard base64.
-        base64: String,
-    },
-    /// A tool call of the model.
-    ToolCall(ToolCall),
-    /// What became of a tool call.
-    ToolResult {
-        /// Id of the call.
-        call_id: String,
-        /// Name of the tool.
-        name: String,
-        /// What the model reads.
-        content: String,
-        /// Whether the tool failed, or may have.
-        is_error: bool,
-    },
-}
-
-impl Part {
-    /// The text of a text part.
-    #[must_use]
-    pub fn as_text(&self) -> Option<&str> {
-        match self {
-            Self::Text { text } => Some(text),
-            Self::Reasoning { .. } | Self::Image { .. } | Self::ToolCall(_) | Self::ToolResult { .. } => None,
-        }
-    }
 }
 
 /// Most bytes of an upstream's own words that an error keeps.
