@@ -14,6 +14,7 @@ pub mod error;
 pub mod failpoint;
 pub mod id;
 pub mod lifecycle;
+pub mod outbound;
 pub mod principal;
 pub mod process;
 pub mod server;

@@ -1,0 +1,79 @@
+//! A URL as far as it can be judged without asking anybody.
+
+use std::net::IpAddr;
+
+use url::{Host, Url};
+
+use super::Refused;
+
+/// Longest URL that is looked at, bytes.
+const MAX_URL: usize = 2048;
+
+/// A well-formed `http` or `https` URL with a host, without credentials. Its host is canonical: every way to spell
+/// an IPv4 address (decimal, octal, hexadecimal, short) has become the one address it means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target(Url);
+
+/// Who is meant by a URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer<'a> {
+    /// An address.
+    Address(IpAddr),
+    /// A name that a resolver has to be asked about.
+    Name(&'a str),
+}
+
+impl Target {
+    /// Parses a URL that somebody gave.
+    ///
+    /// # Errors
+    /// [`Refused::Malformed`] says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, Refused> {
+        if text.len() > MAX_URL {
+            return Err(Refused::Malformed("is too long"));
+        }
+        // The parser strips blanks and control characters; two spellings of one URL are one too many.
+        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(Refused::Malformed("must not contain blanks"));
+        }
+        let url = Url::parse(text).map_err(|_| Refused::Malformed("is not an absolute URL"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(Refused::Malformed("must start with http:// or https://"));
+        }
+        if url.host().is_none() {
+            return Err(Refused::Malformed("has no host"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Refused::Malformed("must not carry credentials"));
+        }
+        if url.port() == Some(0) {
+            return Err(Refused::Malformed("has no usable port"));
+        }
+        if url.fragment().is_some() {
+            return Err(Refused::Malformed("must not have a fragment"));
+        }
+        Ok(Self(url))
+    }
+
+    /// The URL.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.0
+    }
+
+    /// Who is meant.
+    #[must_use]
+    pub fn peer(&self) -> Option<Peer<'_>> {
+        Some(match self.0.host()? {
+            Host::Domain(name) => Peer::Name(name),
+            Host::Ipv4(address) => Peer::Address(address.into()),
+            Host::Ipv6(address) => Peer::Address(address.into()),
+        })
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.as_str())
+    }
+}
