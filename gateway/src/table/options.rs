@@ -1,0 +1,135 @@
+//! Reads the contract's options: `google.api.http`, `steward.common.v1.auth` and `steward.common.v1.sse`.
+//!
+//! They are read by reflection, because the gateway also serves contracts it was not compiled with (tests do).
+
+use http::Method;
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, ExtensionDescriptor, FieldDescriptor, MethodDescriptor, Value,
+};
+use steward_proto::common::v1::{Auth, SseRole};
+use svc_core::{auth::MethodAuth, principal::PrincipalKind};
+
+/// The extensions in which the options live.
+#[derive(Debug)]
+pub(super) struct Options {
+    http: ExtensionDescriptor,
+    auth: ExtensionDescriptor,
+    sse: ExtensionDescriptor,
+}
+
+/// One HTTP binding, as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Binding {
+    /// HTTP method.
+    pub(super) method: Method,
+    /// Path template.
+    pub(super) template: String,
+    /// Body rule: empty, `*` or a field name.
+    pub(super) body: String,
+}
+
+/// The parts of a rule that are understood.
+const SERVED: [&str; 7] = ["get", "put", "post", "delete", "patch", "body", "additional_bindings"];
+
+impl Options {
+    /// Finds the extensions; says which one the contract lacks.
+    pub(super) fn find(pool: &DescriptorPool) -> Result<Self, &'static str> {
+        let find = |name: &'static str| pool.all_extensions().find(|e| e.full_name() == name).ok_or(name);
+        Ok(Self {
+            http: find("google.api.http")?,
+            auth: find("steward.common.v1.auth")?,
+            sse: find("steward.common.v1.sse")?,
+        })
+    }
+
+    /// Every HTTP binding of a method; none if it has no HTTP door.
+    pub(super) fn bindings(&self, rpc: &MethodDescriptor) -> Result<Vec<Binding>, String> {
+        let options = rpc.options();
+        if !options.has_extension(&self.http) {
+            return Ok(Vec::new());
+        }
+        let value = options.get_extension(&self.http);
+        let Value::Message(rule) = value.as_ref() else { return Err("option http is no message".to_owned()) };
+        let mut bindings = vec![binding(rule)?];
+        for further in list(rule, "additional_bindings") {
+            if !list(&further, "additional_bindings").is_empty() {
+                return Err("nests additional_bindings".to_owned());
+            }
+            bindings.push(binding(&further)?);
+        }
+        Ok(bindings)
+    }
+
+    /// Who may call a method; `None` if the option is missing.
+    pub(super) fn auth(&self, rpc: &MethodDescriptor) -> Result<Option<MethodAuth>, String> {
+        let options = rpc.options();
+        if !options.has_extension(&self.auth) {
+            return Ok(None);
+        }
+        let value = options.get_extension(&self.auth);
+        let Value::Message(message) = value.as_ref() else {
+            return Err("option auth is no message".to_owned());
+        };
+        let auth: Auth = message.transcode_to().map_err(|error| error.to_string())?;
+        let kinds: Result<Vec<_>, _> = auth.kinds().map(PrincipalKind::try_from).collect();
+        let kinds = kinds.map_err(|error| error.to_string())?;
+        match (auth.public, kinds.is_empty() && auth.scope.is_empty()) {
+            (true, false) => Err("is public and yet asks for a principal".to_owned()),
+            (false, _) if kinds.is_empty() => Err("serves no kind of principal".to_owned()),
+            (public, _) => Ok(Some(MethodAuth { public, kinds, scope: auth.scope })),
+        }
+    }
+
+    /// A field's role in a stream of server-sent events.
+    pub(super) fn sse_role(&self, field: &FieldDescriptor) -> Option<SseRole> {
+        let options = field.options();
+        if !options.has_extension(&self.sse) {
+            return None;
+        }
+        match options.get_extension(&self.sse).as_ref() {
+            Value::EnumNumber(number) => {
+                SseRole::try_from(*number).ok().filter(|role| *role != SseRole::Unspecified)
+            }
+            _ => None,
+        }
+    }
+}
+
+fn binding(rule: &DynamicMessage) -> Result<Binding, String> {
+    // Other parts of HttpRule (custom, response_body, selector) must not be ignored, whether our declaration has
+    // them or not.
+    let unserved = rule
+        .fields()
+        .find(|(field, _)| !SERVED.contains(&field.name()))
+        .map(|(field, _)| field.name().to_owned());
+    let unknown = rule.unknown_fields().next().map(|field| format!("number {}", field.number()));
+    if let Some(part) = unserved.or(unknown) {
+        return Err(format!("uses a part of google.api.http that is not served: {part}"));
+    }
+    for (name, method) in [
+        ("get", Method::GET),
+        ("put", Method::PUT),
+        ("post", Method::POST),
+        ("delete", Method::DELETE),
+        ("patch", Method::PATCH),
+    ] {
+        if rule.has_field_by_name(name) {
+            let (template, body) = (text(rule, name), text(rule, "body"));
+            if !body.is_empty() && (method == Method::GET || method == Method::DELETE) {
+                return Err(format!("gives {method} a body"));
+            }
+            return Ok(Binding { method, template, body });
+        }
+    }
+    Err("has no pattern".to_owned())
+}
+
+fn text(message: &DynamicMessage, field: &str) -> String {
+    message.get_field_by_name(field).and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn list(message: &DynamicMessage, field: &str) -> Vec<DynamicMessage> {
+    let value = message.get_field_by_name(field);
+    let values = value.as_deref().and_then(Value::as_list).unwrap_or_default();
+    values.iter().filter_map(Value::as_message).cloned().collect()
+}
