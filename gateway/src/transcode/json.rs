@@ -1,0 +1,98 @@
+//! The JSON mapping: canonical proto3 JSON, read strictly.
+//!
+//! Out: lowerCamelCase names, 64-bit integers as strings, enums by name, bytes as base64, RFC 3339 times; every
+//! scalar, list and map is written, set or not, and a message only if it is set. In: both spellings of a name,
+//! and nothing the contract does not know: an unknown or repeated name, a wrong type or anything after the text
+//! is refused with the path of the field.
+
+mod strict;
+
+use std::borrow::Cow;
+
+use prost_reflect::{
+    DeserializeOptions, DynamicMessage, FieldDescriptor, MessageDescriptor, SerializeOptions,
+};
+use serde::de::IgnoredAny;
+use serde_path_to_error::Track;
+
+use crate::problem::Problem;
+
+const READ: DeserializeOptions = DeserializeOptions::new();
+const WRITE: SerializeOptions = SerializeOptions::new().skip_default_fields(false);
+
+/// Longest complaint that is passed on; serde quotes the offending value, however long.
+const MAX_COMPLAINT: usize = 200;
+
+/// Reads one JSON text as a message.
+///
+/// # Errors
+/// 400, naming the field.
+pub fn read(message: &MessageDescriptor, text: &[u8]) -> Result<DynamicMessage, Problem> {
+    strict::check(message, text)?;
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let mut track = Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
+    DynamicMessage::deserialize_with_options(message.clone(), tracked, &READ)
+        .map_err(|error| refuse(&track.path().to_string(), &error))
+}
+
+/// Reads one JSON text as one field of a message.
+///
+/// # Errors
+/// 400, naming the field.
+pub fn read_field(field: &FieldDescriptor, text: &[u8]) -> Result<DynamicMessage, Problem> {
+    // On its own first: a text such as `1,"other":2` must not become two fields.
+    serde_json::from_slice::<IgnoredAny>(text).map_err(|error| refuse("", &error))?;
+    let name = field.json_name();
+    let mut whole = Vec::with_capacity(text.len() + name.len() + 5);
+    for part in [b"{\"", name.as_bytes(), b"\":", text, b"}"] {
+        whole.extend_from_slice(part);
+    }
+    read(field.parent_message(), &whole)
+}
+
+/// Writes a message as one line of JSON.
+///
+/// # Errors
+/// If the message holds what JSON cannot say, such as a time after the year 9999.
+pub fn write(message: &DynamicMessage) -> Result<Vec<u8>, serde_json::Error> {
+    let mut text = Vec::with_capacity(256);
+    message.serialize_with_options(&mut serde_json::Serializer::new(&mut text), &WRITE)?;
+    Ok(text)
+}
+
+/// The problem at `path` (as serde names it).
+fn refuse(path: &str, error: &serde_json::Error) -> Problem {
+    let mut complaint = complaint(error);
+    if let Some((at, _)) = complaint.char_indices().nth(MAX_COMPLAINT) {
+        complaint.truncate(at);
+        complaint.push('…');
+    }
+    match (error.classify(), path) {
+        (serde_json::error::Category::Data, "." | "") => Problem::field("body", complaint),
+        (serde_json::error::Category::Data, path) => Problem::field(path, complaint),
+        _ => Problem::field("body", format!("is not JSON: {complaint}")),
+    }
+}
+
+/// serde's text, as the end of a sentence that began with the field's name.
+fn complaint(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    // The place in the text helps with broken JSON; with a named field it is noise.
+    let text = match (error.classify(), text.rfind(" at line ")) {
+        (serde_json::error::Category::Data, Some(at)) => text.get(..at).unwrap_or(&text),
+        _ => &text,
+    };
+    let text: Cow<'_, str> = match text {
+        text if text.starts_with("is ") => text.into(),
+        text if text.starts_with("invalid type: ") || text.starts_with("invalid value: ") => {
+            format!("has an {text}").into()
+        }
+        text if error.is_data() => format!("is refused: {text}").into(),
+        text => text.into(),
+    };
+    text.into_owned()
+}
+
+#[cfg(test)]
+mod tests;
