@@ -1,0 +1,200 @@
+//! The gateway's configuration. Every key, its default and its meaning: `config.default.toml`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    path::Path,
+    time::Duration,
+};
+
+use secrecy::SecretString;
+use serde::Deserialize;
+use svc_core::{
+    assertion::IdentityConfig, auth::TOKEN_TTL, client::PeerConfig, process::ProcessConfig,
+    telemetry::TelemetryConfig,
+};
+
+/// Every key and its default.
+pub const DEFAULTS: &str = include_str!("../config.default.toml");
+
+/// Configuration of the gateway.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Public HTTP address.
+    pub listen: SocketAddr,
+    /// Operators' HTTP address.
+    pub operator_listen: SocketAddr,
+    /// How the process runs.
+    pub process: ProcessConfig,
+    /// What it shows of itself.
+    pub telemetry: TelemetryConfig,
+    /// Who it is to the services.
+    pub identity: IdentityConfig,
+    /// The services, by name ("chat").
+    pub peers: BTreeMap<String, PeerConfig>,
+    /// Limits of connections.
+    pub connections: ConnectionsConfig,
+    /// Limits of requests.
+    pub requests: RequestsConfig,
+    /// Limits of streams.
+    pub streams: StreamsConfig,
+    /// What is remembered of API tokens.
+    pub tokens: TokensConfig,
+    /// How often a principal may ask.
+    pub rate_limit: RateLimitConfig,
+}
+
+/// Limits of connections.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectionsConfig {
+    /// Open at once.
+    pub max: usize,
+    /// Longest time to send a request's head.
+    #[serde(with = "humantime_serde")]
+    pub header_timeout: Duration,
+    /// Longest head.
+    pub max_header_bytes: usize,
+    /// Most headers.
+    pub max_headers: usize,
+    /// Longest time without an acknowledgement.
+    #[serde(with = "humantime_serde")]
+    pub dead_after: Duration,
+    /// Time between "not ready" and closing the door.
+    #[serde(with = "humantime_serde")]
+    pub drain_delay: Duration,
+}
+
+/// Limits of requests.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RequestsConfig {
+    /// Longest body.
+    pub max_body_bytes: usize,
+    /// Longest time to send a body.
+    #[serde(with = "humantime_serde")]
+    pub body_timeout: Duration,
+    /// Longest answer of a service.
+    pub max_answer_bytes: usize,
+    /// In hand at once.
+    pub max_in_flight: usize,
+    /// Longest time for an answer.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Methods with a longest time of their own, by full name.
+    pub timeouts: HashMap<String, Timeout>,
+}
+
+/// A duration within a map.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(transparent)]
+pub struct Timeout(#[serde(with = "humantime_serde")] pub Duration);
+
+/// Limits of streams.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamsConfig {
+    /// Open at once.
+    pub max: usize,
+    /// Open at once for one principal.
+    pub max_per_principal: usize,
+    /// Longest silence.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// Longest wait for the first event before the answer begins.
+    #[serde(with = "humantime_serde")]
+    pub first_event: Duration,
+    /// How often the token is asked about again.
+    #[serde(with = "humantime_serde")]
+    pub recheck: Duration,
+}
+
+/// What is remembered of API tokens.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokensConfig {
+    /// Tokens at most.
+    pub remembered: u64,
+}
+
+/// How often a principal may ask.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimitConfig {
+    /// Requests a second over time.
+    pub per_second: u32,
+    /// Requests at once.
+    pub burst: u32,
+    /// Redis that counts; empty counts in this process.
+    pub redis_url: SecretString,
+    /// Longest wait for Redis.
+    #[serde(with = "humantime_serde")]
+    pub redis_timeout: Duration,
+}
+
+/// A value that cannot work.
+#[derive(Debug, thiserror::Error)]
+#[error("configuration of gateway: {key} {problem}")]
+pub struct Unusable {
+    /// The key.
+    pub key: &'static str,
+    /// What is wrong, to be read after the key.
+    pub problem: &'static str,
+}
+
+impl Config {
+    /// Defaults ← `file` ← environment, checked.
+    ///
+    /// # Errors
+    /// [`crate::Error`] names the key.
+    pub fn load(file: Option<&Path>) -> Result<Self, crate::Error> {
+        let config: Self = svc_core::config::load("gateway", DEFAULTS, file)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What types do not say.
+    ///
+    /// # Errors
+    /// [`Unusable`] names the key.
+    pub fn check(&self) -> Result<(), Unusable> {
+        let positive = |key, number: usize| match number {
+            0 => Err(Unusable { key, problem: "must be at least 1" }),
+            _ => Ok(()),
+        };
+        positive("connections.max", self.connections.max)?;
+        positive("requests.max_in_flight", self.requests.max_in_flight)?;
+        positive("streams.max", self.streams.max)?;
+        positive("streams.max_per_principal", self.streams.max_per_principal)?;
+        positive("rate_limit.per_second", self.rate_limit.per_second as usize)?;
+        positive("rate_limit.burst", self.rate_limit.burst as usize)?;
+        if self.connections.max_header_bytes < 8192 {
+            // The HTTP library's own floor.
+            return Err(Unusable { key: "connections.max_header_bytes", problem: "must be at least 8192" });
+        }
+        if self.streams.recheck.is_zero() || self.streams.recheck * 2 > TOKEN_TTL {
+            return Err(Unusable { key: "streams.recheck", problem: "must be above 0 and at most 2.5s" });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_file_is_a_whole_and_usable_configuration() {
+        let config = Config::load(None).unwrap();
+        assert_eq!(config.peers.len(), 4);
+        assert_eq!(config.requests.max_body_bytes, 2 * 1024 * 1024);
+    }
+
+    #[test]
+    fn a_stream_must_not_outlive_its_token_by_more_than_is_promised() {
+        let mut config = Config::load(None).unwrap();
+        config.streams.recheck = Duration::from_secs(3);
+        assert_eq!(config.check().unwrap_err().key, "streams.recheck");
+    }
+}

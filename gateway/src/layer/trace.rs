@@ -1,0 +1,43 @@
+//! One server span a request, under the caller's own trace if it brought one (W3C `traceparent`).
+
+use axum::{extract::Request, middleware::Next, response::Response};
+use svc_core::telemetry;
+use tracing::{Instrument, Span, field::Empty};
+
+use super::request_id::RequestId;
+use crate::table::Route;
+
+/// Opens the span.
+pub async fn layer(request: Request, next: Next) -> Response {
+    let id = request.extensions().get::<RequestId>().map(RequestId::as_str).unwrap_or_default();
+    let span = tracing::info_span!(
+        "http.server",
+        otel.name = Empty,
+        otel.kind = "server",
+        otel.status_code = Empty,
+        http.request.method = %request.method(),
+        url.path = request.uri().path(),
+        http.route = Empty,
+        http.response.status_code = Empty,
+        rpc.method = Empty,
+        account.id = Empty,
+        request.id = id,
+        error.code = Empty,
+    );
+    telemetry::follow_headers(&span, request.headers());
+    let response = next.run(request).instrument(span.clone()).await;
+    span.record("http.response.status_code", response.status().as_u16());
+    if response.status().is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+    response
+}
+
+/// Names the present span after the route that was found.
+pub fn name_after(route: &Route) {
+    let span = Span::current();
+    let template = route.template.to_string();
+    span.record("otel.name", format!("{} {template}", route.method));
+    span.record("http.route", &template);
+    span.record("rpc.method", route.rpc.full_name());
+}

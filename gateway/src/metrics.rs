@@ -1,0 +1,52 @@
+//! The gateway's metrics: every name, unit and meaning.
+
+use opentelemetry::{
+    global,
+    metrics::{Counter, Histogram, Meter, UpDownCounter},
+};
+
+fn meter() -> Meter {
+    global::meter("steward")
+}
+
+/// Time from a request's head to its answer's head. Labels: method, route, status.
+#[must_use]
+pub fn request_duration() -> Histogram<f64> {
+    meter()
+        .f64_histogram("http.server.request.duration")
+        .with_unit("s")
+        .with_description("time from a request's head to its answer's head")
+        .build()
+}
+
+/// Streams open now.
+#[must_use]
+pub fn streams_open() -> UpDownCounter<i64> {
+    meter()
+        .i64_up_down_counter("gateway.streams.open")
+        .with_unit("{stream}")
+        .with_description("streams of server-sent events open now")
+        .build()
+}
+
+/// Streams that ended. Label `end`: `complete`, `problem`, `revoked`, `drain`, `gone`.
+#[must_use]
+pub fn streams_ended() -> Counter<u64> {
+    meter()
+        .u64_counter("gateway.streams.ended")
+        .with_unit("{stream}")
+        .with_description("streams of server-sent events that ended, by how")
+        .build()
+}
+
+/// Requests whose rate limit this process counted alone.
+#[must_use]
+pub fn rate_limit_local() -> Counter<u64> {
+    meter()
+        .u64_counter("gateway.rate_limit.local")
+        .with_unit("{request}")
+        .with_description(
+            "requests whose rate limit was counted by this process alone, because Redis did not answer",
+        )
+        .build()
+}

@@ -1,0 +1,87 @@
+use std::{collections::BTreeMap, fs, path::Path};
+
+use super::*;
+
+fn table() -> Table {
+    Table::decode(steward_proto::DESCRIPTORS).unwrap()
+}
+
+/// Objects in the order of their names, however the JSON library keeps them.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<_, _> =
+                map.iter().map(|(name, value)| (name.clone(), self::sorted(value))).collect();
+            Value::Object(sorted.into_iter().collect())
+        }
+        Value::Array(values) => Value::Array(values.iter().map(self::sorted).collect()),
+        other => other.clone(),
+    }
+}
+
+#[test]
+fn the_committed_document_is_that_of_the_contract() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json");
+    let document = sorted(&document(&table()));
+    if std::env::var_os("UPDATE_OPENAPI").is_some() {
+        fs::write(&file, serde_json::to_string_pretty(&document).unwrap() + "\n").unwrap();
+    }
+    let committed: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(
+        committed, document,
+        "the HTTP door changed: renew gateway/openapi.json with UPDATE_OPENAPI=1"
+    );
+}
+
+#[test]
+fn every_operation_says_what_it_does_and_who_may() {
+    let document = document(&table());
+    let mut ids = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            assert!(!operation["description"].as_str().unwrap().is_empty(), "{method} {path}");
+            assert!(operation["security"][0]["token"].is_array(), "{method} {path}");
+            ids.push(operation["operationId"].as_str().unwrap().to_owned());
+        }
+    }
+    let count = ids.len();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), count);
+    assert_eq!(count, table().routes().len());
+}
+
+#[test]
+fn every_reference_leads_somewhere() {
+    fn references<'v>(value: &'v Value, found: &mut Vec<&'v str>) {
+        match value {
+            Value::Object(map) => {
+                found.extend(map.get("$ref").and_then(Value::as_str));
+                map.values().for_each(|value| references(value, found));
+            }
+            Value::Array(values) => values.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+    let document = document(&table());
+    let mut found = Vec::new();
+    references(&document, &mut found);
+    assert!(found.len() > 50);
+    for reference in found {
+        let pointer = reference.strip_prefix('#').unwrap();
+        assert!(document.pointer(pointer).is_some_and(Value::is_object), "{reference}");
+    }
+}
+
+#[test]
+fn what_the_path_fills_is_not_asked_for_twice() {
+    let document = document(&table());
+    let run = &document["paths"]["/v1/sessions/{sessionId}/turns:run"]["post"];
+    let body = &run["requestBody"]["content"]["application/json"]["schema"];
+    assert_eq!(body["properties"].as_object().unwrap().keys().collect::<Vec<_>>(), ["input"]);
+    assert!(run["responses"]["200"]["content"]["text/event-stream"]["x-steward-event"]["id"].is_string());
+    let events = &document["paths"]["/v1/turns/{turnId}/events"]["get"];
+    let names: Vec<_> =
+        events["parameters"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["turnId", "lastEventId", "Last-Event-ID", "x-request-timeout"]);
+}

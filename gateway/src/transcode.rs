@@ -1,0 +1,137 @@
+//! The transcoder: one HTTP request to one RPC and back, for every route of the table and nothing per RPC.
+//!
+//! match ([`Table::find`]) → admit ([`crate::admit`]) → decode ([`decode`]) → call ([`call`]) → encode ([`json`],
+//! [`sse`]). Every step fails with the same [`Problem`]; nothing of the body is read before admission, nothing is
+//! sent to a service before the whole request is understood.
+
+pub mod call;
+pub mod decode;
+pub mod json;
+pub mod sse;
+pub mod text;
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::Request,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, header, request::Parts};
+use prost_reflect::{DynamicMessage, ReflectMessage};
+use tokio_util::sync::CancellationToken;
+
+use self::call::{Upstreams, last_event_id, verdict};
+use crate::{
+    admit::{Admission, Admitted},
+    config::StreamsConfig,
+    layer::{access_log::Took, request_id::RequestId, trace},
+    problem::Problem,
+    table::{Answer, Matched, NoMatch, SseFields, Table},
+};
+
+/// Serves the table's routes.
+#[derive(Debug, Clone)]
+pub struct Transcoder(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    table: Table,
+    admission: Admission,
+    upstreams: Upstreams,
+    streams: StreamsConfig,
+    drain: CancellationToken,
+}
+
+impl Transcoder {
+    /// A transcoder of these parts; `drain` ends its streams.
+    #[must_use]
+    pub fn new(
+        table: Table,
+        admission: Admission,
+        upstreams: Upstreams,
+        streams: StreamsConfig,
+        drain: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Inner { table, admission, upstreams, streams, drain }))
+    }
+
+    /// Answers one request.
+    pub async fn serve(self, request: Request) -> Response {
+        let (parts, body) = request.into_parts();
+        let matched = match self.0.table.find(&parts.method, parts.uri.path()) {
+            Ok(matched) => matched,
+            Err(NoMatch::Path) => return Problem::no_route().into_response(),
+            Err(NoMatch::Method(allowed)) => return Problem::method_not_allowed(&allowed).into_response(),
+        };
+        trace::name_after(matched.route);
+        let took = Took(matched.route.clone());
+        // What the caller should know of its limits, whatever becomes of the request.
+        let mut headers = HeaderMap::new();
+        let answer = self.0.answer(matched, &parts, body, &mut headers).await;
+        let mut response = answer.into_response();
+        response.headers_mut().extend(headers);
+        response.extensions_mut().insert(took);
+        response
+    }
+}
+
+impl Inner {
+    async fn answer(
+        &self,
+        matched: Matched<'_, '_>,
+        parts: &Parts,
+        body: Body,
+        headers: &mut HeaderMap,
+    ) -> Result<Response, Problem> {
+        let route = matched.route;
+        let request_id = parts.extensions.get::<RequestId>().ok_or_else(Problem::internal)?;
+        let Admitted { caller, permit } = self.admission.admit(&route.auth, &parts.headers, headers).await?;
+        let (principal, credential) = caller.unzip();
+        if let Some(account) = principal.as_ref().and_then(|principal| principal.account_id) {
+            tracing::Span::current().record("account.id", account.to_string());
+        }
+        let context = self.upstreams.context(route, principal.clone(), &parts.headers, request_id)?;
+        let body = self.admission.read_body(&parts.headers, body).await?;
+        let input = decode::Input {
+            values: &matched.values,
+            query: parts.uri.query(),
+            last_event_id: last_event_id(&parts.headers)?,
+            body: &body,
+        };
+        let message = decode::decode(route, input)?;
+        // Held no longer: the message has what the body said.
+        drop(body);
+        match &route.answer {
+            Answer::Json => {
+                let answer = self.upstreams.unary(route, message, context).await?;
+                json_answer(&answer)
+            }
+            Answer::Events(fields) => {
+                let room = self.admission.stream(principal.as_ref())?;
+                let mut upstream = self.upstreams.stream(route, message, context).await?;
+                let first = sse::first(&mut upstream, self.streams.first_event).await;
+                let first = first.map_err(|status| verdict(route, status))?;
+                // A stream counts as a stream from here on, not as a request in hand.
+                drop(permit);
+                let live = sse::Live {
+                    config: self.streams.clone(),
+                    credential,
+                    drain: self.drain.clone(),
+                    permit: room,
+                    request_id: request_id.clone(),
+                };
+                Ok(sse::answer(route.clone(), SseFields::clone(fields), first, upstream, live))
+            }
+        }
+    }
+}
+
+fn json_answer(message: &DynamicMessage) -> Result<Response, Problem> {
+    let text = json::write(message).map_err(|error| {
+        tracing::error!(message = message.descriptor().full_name(), %error, "answer cannot be written as JSON");
+        Problem::internal()
+    })?;
+    Ok(([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], text)
+        .into_response())
+}
