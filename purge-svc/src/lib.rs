@@ -1,1 +1,3 @@
-//! placeholder
+//! purge-svc: erasure as a durable saga with receipts.
+
+pub mod domain;
