@@ -1,0 +1,320 @@
+//! The Custodian's half that is the same in every service: who may still be written, and who erases it.
+//!
+//! One row per subject, never deleted: `live → frozen → erasing → erased`, with the highest epoch seen. Writers
+//! hold the row `FOR KEY SHARE` while it is live ([`Tx::for_subject`]); every step of a purge takes it
+//! `FOR UPDATE` ([`begin`]). What follows from that:
+//!
+//! * When `Freeze` has answered, no write of the subject is in flight and none will begin.
+//! * A step of a lower epoch than the highest seen changes nothing; a step that was answered is answered the
+//!   same again, byte for byte, without being done again.
+//! * `Thaw` is refused once `Erase` began, and is the last step of its purge: what arrives late is refused.
+//! * `Commit` is refused unless a `Verify` of the same purge has found nothing left.
+//!
+//! `Freeze` closes the door in a transaction of its own before it waits for the writers inside: `FOR KEY SHARE`
+//! overtakes a waiting `FOR UPDATE`, so on a busy subject it could otherwise wait for ever.
+//!
+//! It does not know what a service keeps of a subject; the service erases and counts, between [`begin`] and
+//! [`StepTx::finish`].
+
+use std::borrow::Cow;
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::{
+    error::{ErrorKind, ServiceError},
+    id::{AccountId, PurgeId, SessionId},
+    pg::{self, Pool, Subject, SubjectKind, Tx, ensure_affected},
+};
+
+pub mod data_map;
+mod machine;
+
+pub use self::machine::{Record, Refused, State, Step, StepKind, admit};
+
+/// Why a step was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It may not be done.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The database did not do it.
+    #[error(transparent)]
+    Pg(#[from] pg::Error),
+}
+
+impl ServiceError for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Refused(_) => ErrorKind::FailedPrecondition,
+            Self::Pg(error) => error.kind(),
+        }
+    }
+
+    fn reason(&self) -> Cow<'static, str> {
+        match self {
+            Self::Refused(refused) => Cow::Borrowed(refused.reason()),
+            Self::Pg(error) => error.reason(),
+        }
+    }
+
+    fn public_message(&self) -> Cow<'static, str> {
+        match self {
+            Self::Refused(refused) => Cow::Owned(refused.to_string()),
+            Self::Pg(error) => error.public_message(),
+        }
+    }
+
+    fn retry_after(&self) -> Option<std::time::Duration> {
+        match self {
+            Self::Refused(_) => None,
+            Self::Pg(error) => error.retry_after(),
+        }
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Pg(error.into())
+    }
+}
+
+/// What [`begin`] says.
+#[derive(Debug)]
+pub enum Begin {
+    /// This step was answered before, with this.
+    Replay(Vec<u8>),
+    /// Do it now.
+    Open(StepTx),
+}
+
+/// A step under way: its subject's row is locked, no writer is inside.
+#[derive(Debug)]
+#[must_use = "a step that is neither finished nor paused is rolled back"]
+pub struct StepTx {
+    tx: Tx,
+    step: Step,
+}
+
+impl StepTx {
+    /// The transaction of the step; the only one that may write the subject now.
+    pub const fn tx(&mut self) -> &mut Tx {
+        &mut self.tx
+    }
+
+    /// Commits the step with its answer, the encoded response, which is repeated from now on.
+    ///
+    /// # Errors
+    /// [`pg::Error`]; the step may then be begun again.
+    pub async fn finish(mut self, reply: &[u8]) -> Result<(), pg::Error> {
+        let done = sqlx::query(
+            "INSERT INTO custody_steps (purge_id, step, kind, subject_id, epoch, reply)
+             VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(self.step.purge_id.0)
+        .bind(self.step.kind.name())
+        .bind(self.step.subject.kind())
+        .bind(self.step.subject.id())
+        .bind(self.step.epoch)
+        .bind(reply)
+        .execute(&mut *self.tx)
+        .await?;
+        ensure_affected(&done, 1)?;
+        self.tx.commit().await
+    }
+
+    /// Commits what was done so far without an answer: before work outside Postgres, or when an `Erase` is to
+    /// be called again. The next [`begin`] of the same step opens it anew.
+    ///
+    /// # Errors
+    /// [`pg::Error`] if it was not committed.
+    pub async fn pause(self) -> Result<(), pg::Error> {
+        self.tx.commit().await
+    }
+
+    /// Commits a `Verify` that found something left: the answer that `Erase` gave no longer stands, so that it
+    /// is done again, and this step has no answer to repeat.
+    ///
+    /// # Errors
+    /// [`pg::Error`] if it was not committed.
+    pub async fn found_residue(mut self) -> Result<(), pg::Error> {
+        sqlx::query("DELETE FROM custody_steps WHERE purge_id = $1 AND step = $2")
+            .bind(self.step.purge_id.0)
+            .bind(StepKind::Erase.name())
+            .execute(&mut *self.tx)
+            .await?;
+        self.tx.commit().await
+    }
+}
+
+/// Makes the row of a subject together with the subject: for the service that owns its head. A session is made
+/// in a transaction for its account.
+///
+/// # Errors
+/// [`pg::Error::Conflict`] if there was such a subject.
+pub async fn create(tx: &mut Tx, subject: Subject) -> Result<(), pg::Error> {
+    sqlx::query("INSERT INTO custody (kind, subject_id, account_id) VALUES ($1, $2, $3)")
+        .bind(subject.kind())
+        .bind(subject.id())
+        .bind(subject.account().0)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Begins a step of a purge, or says how it was answered before. `Freeze` makes a row for a subject that this
+/// service never met, so that it will be refused if it comes later.
+///
+/// # Errors
+/// [`Error::Refused`] if the step may not be done now; [`pg::Error::LockTimeout`] if a writer is still inside
+/// after the lock timeout: call again.
+pub async fn begin(pool: &Pool, step: Step) -> Result<Begin, Error> {
+    if step.kind == StepKind::Freeze {
+        close_door(pool, &step).await?;
+    }
+    let mut tx = Tx::system(pool).await?;
+    let record = lock(&mut tx, step.subject).await?;
+    let answers = answers(&mut tx, &step).await?;
+    let state = admit(&record, &step, answers.iter().map(|(kind, _)| *kind))?;
+    sqlx::query(
+        "UPDATE custody
+         SET state = $3, epoch = $4, purge_id = $5, changed_at = now()
+         WHERE kind = $1 AND subject_id = $2 AND (state, epoch, purge_id) IS DISTINCT FROM ($3, $4, $5)",
+    )
+    .bind(step.subject.kind())
+    .bind(step.subject.id())
+    .bind(state)
+    .bind(step.epoch)
+    .bind(step.purge_id.0)
+    .execute(&mut *tx)
+    .await?;
+    match answers.into_iter().find(|(kind, _)| *kind == step.kind) {
+        Some((_, reply)) => {
+            tx.commit().await?;
+            Ok(Begin::Replay(reply))
+        }
+        None => Ok(Begin::Open(StepTx { tx, step })),
+    }
+}
+
+/// What is known of a subject; `None` if this service never met it.
+///
+/// # Errors
+/// [`pg::Error`] if it cannot be read.
+pub async fn record(connection: &mut PgConnection, subject: Subject) -> Result<Option<Record>, pg::Error> {
+    let row: Option<Row> = sqlx::query_as(
+        "SELECT account_id, state, epoch, purge_id FROM custody WHERE kind = $1 AND subject_id = $2",
+    )
+    .bind(subject.kind())
+    .bind(subject.id())
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.filter(|row| row.account_id == subject.account().0).map(Row::into_record))
+}
+
+/// Subjects that are not erased, in a stable order, from after `after`.
+///
+/// # Errors
+/// [`pg::Error`] if they cannot be read.
+pub async fn list(
+    connection: &mut PgConnection,
+    after: Option<(SubjectKind, Uuid)>,
+    limit: i64,
+) -> Result<Vec<Subject>, pg::Error> {
+    let (kind, id) = after.unzip();
+    let rows: Vec<(SubjectKind, Uuid, Uuid)> = sqlx::query_as(
+        "SELECT kind, subject_id, account_id
+         FROM custody
+         WHERE state <> 'erased' AND ($1::subject_kind IS NULL OR (kind, subject_id) > ($1, $2))
+         ORDER BY kind, subject_id
+         LIMIT $3",
+    )
+    .bind(kind)
+    .bind(id)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(kind, id, account)| match kind {
+            SubjectKind::Account => Subject::Account { account: AccountId(account) },
+            SubjectKind::Session => Subject::Session { account: AccountId(account), session: SessionId(id) },
+        })
+        .collect())
+}
+
+/// First half of a freeze: from its commit on, no new writer gets in. It waits for nobody, because a plain
+/// update does not conflict with `FOR KEY SHARE`.
+async fn close_door(pool: &Pool, step: &Step) -> Result<(), Error> {
+    let mut tx = Tx::system(pool).await?;
+    tx.meet(step.subject).await?;
+    sqlx::query(
+        "UPDATE custody
+         SET state = 'frozen', epoch = $4, purge_id = $5, changed_at = now()
+         WHERE kind = $1 AND subject_id = $2 AND account_id = $3
+           AND state = 'live'
+           AND (epoch < $4 OR (epoch = $4 AND purge_id = $5))
+           AND NOT EXISTS (SELECT FROM custody_steps WHERE purge_id = $5 AND step = $6)",
+    )
+    .bind(step.subject.kind())
+    .bind(step.subject.id())
+    .bind(step.subject.account().0)
+    .bind(step.epoch)
+    .bind(step.purge_id.0)
+    .bind(StepKind::Thaw.name())
+    .execute(&mut *tx)
+    .await?;
+    Ok(tx.commit().await?)
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    account_id: Uuid,
+    state: State,
+    epoch: i64,
+    purge_id: Option<Uuid>,
+}
+
+impl Row {
+    fn into_record(self) -> Record {
+        Record { state: self.state, epoch: self.epoch, purge_id: self.purge_id.map(PurgeId) }
+    }
+}
+
+/// Locks the subject's row against writers and other steps.
+async fn lock(tx: &mut Tx, subject: Subject) -> Result<Record, Error> {
+    let row: Option<Row> = sqlx::query_as(
+        "SELECT account_id, state, epoch, purge_id
+         FROM custody
+         WHERE kind = $1 AND subject_id = $2
+         FOR UPDATE",
+    )
+    .bind(subject.kind())
+    .bind(subject.id())
+    .fetch_optional(&mut **tx)
+    .await?;
+    match row {
+        Some(row) if row.account_id == subject.account().0 => Ok(row.into_record()),
+        Some(_) | None => Err(pg::Error::SubjectNotFound { kind: subject.kind(), erased: false }.into()),
+    }
+}
+
+/// What was answered to this purge.
+async fn answers(tx: &mut Tx, step: &Step) -> Result<Vec<(StepKind, Vec<u8>)>, Error> {
+    let rows: Vec<(String, Uuid, Vec<u8>)> =
+        sqlx::query_as("SELECT step, subject_id, reply FROM custody_steps WHERE purge_id = $1")
+            .bind(step.purge_id.0)
+            .fetch_all(&mut **tx)
+            .await?;
+    rows.into_iter()
+        .map(|(name, subject, reply)| {
+            if subject != step.subject.id() {
+                return Err(Refused::OtherSubject.into());
+            }
+            let kind = StepKind::from_name(&name).ok_or_else(|| {
+                pg::Error::inconsistent("custody_steps", "step", step.purge_id, "no such step")
+            })?;
+            Ok((kind, reply))
+        })
+        .collect()
+}

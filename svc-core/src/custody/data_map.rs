@@ -1,0 +1,118 @@
+//! The schema as the map of its data: what an erasure does to each table and column, read from its comment.
+//!
+//! A comment reads `custody=<class>; <text>`. Every service tests that its live schema has no place without one
+//! ([`unannotated`]); Redis key families carry theirs in code ([`crate::redis::KeyFamily`]).
+
+use sqlx::PgConnection;
+
+use crate::pg;
+
+/// What an erasure does to a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Belongs to one session and goes with it.
+    Session,
+    /// Belongs to one account and goes with it.
+    Account,
+    /// Stays and holds no personal data.
+    Ledger,
+    /// Belongs to no subject.
+    System,
+}
+
+impl Class {
+    /// The class of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "session" => Some(Self::Session),
+            "account" => Some(Self::Account),
+            "ledger" => Some(Self::Ledger),
+            "system" => Some(Self::System),
+            _ => None,
+        }
+    }
+}
+
+/// A table, or a column of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The table.
+    pub table: String,
+    /// The column; `None` is the table itself.
+    pub column: Option<String>,
+    /// What an erasure does to it; `None` if its comment does not say.
+    pub class: Option<Class>,
+    /// What it is, from its comment.
+    pub text: String,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.column {
+            Some(column) => write!(f, "{}.{column}", self.table),
+            None => f.write_str(&self.table),
+        }
+    }
+}
+
+/// Every table and column of the role's schema. Partitions count as the table that they are parts of.
+///
+/// # Errors
+/// [`pg::Error`] if the catalogue cannot be read.
+pub async fn read(connection: &mut PgConnection) -> Result<Vec<Place>, pg::Error> {
+    let rows: Vec<(String, Option<String>, Option<String>)> = sqlx::query_as(
+        "SELECT c.relname::text, a.attname::text, d.description
+         FROM pg_class c
+         CROSS JOIN LATERAL (
+             SELECT 0::int2 AS attnum, NULL::name AS attname
+             UNION ALL
+             SELECT attnum, attname FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+         ) a
+         LEFT JOIN pg_description d ON d.classoid = 'pg_class'::regclass AND d.objoid = c.oid AND d.objsubid = a.attnum
+         WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm')
+           AND NOT c.relispartition
+         ORDER BY c.relname, a.attnum",
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(table, column, comment)| {
+            let (class, text) = parse(comment.as_deref().unwrap_or_default());
+            Place { table, column, class, text: text.to_owned() }
+        })
+        .collect())
+}
+
+/// Tables and columns of the role's schema whose comment does not say what an erasure does to them.
+///
+/// # Errors
+/// [`pg::Error`] if the catalogue cannot be read.
+pub async fn unannotated(connection: &mut PgConnection) -> Result<Vec<Place>, pg::Error> {
+    Ok(read(connection).await?.into_iter().filter(|place| place.class.is_none()).collect())
+}
+
+fn parse(comment: &str) -> (Option<Class>, &str) {
+    let Some((class, text)) = comment.strip_prefix("custody=").and_then(|rest| rest.split_once(';')) else {
+        return (None, comment);
+    };
+    let text = text.trim();
+    // A class without a word on what the thing is would be a stamp, not a thought.
+    (Class::from_name(class).filter(|_| !text.is_empty()), text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_names_class_and_content() {
+        assert_eq!(parse("custody=ledger; Who did it"), (Some(Class::Ledger), "Who did it"));
+        for bad in
+            ["", "Who did it", "custody=ledger", "custody=ledger;", "custody=all; x", "custody= ledger; x"]
+        {
+            assert_eq!(parse(bad).0, None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The state machine of a subject's custody, pure.
+
+use crate::{id::PurgeId, pg::Subject};
+
+/// Whether a subject may be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type)]
+#[sqlx(type_name = "custody_state", rename_all = "snake_case")]
+pub enum State {
+    /// It may.
+    Live,
+    /// A purge has stopped its writers; it may still be given up.
+    Frozen,
+    /// Its data is being deleted.
+    Erasing,
+    /// It is gone, for ever.
+    Erased,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Live, Self::Frozen, Self::Erasing, Self::Erased];
+}
+
+/// What a purge asks of a custodian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StepKind {
+    /// Stop every writer.
+    Freeze,
+    /// Let them go on.
+    Thaw,
+    /// List what is outside Postgres.
+    Inventory,
+    /// Delete.
+    Erase,
+    /// Read back.
+    Verify,
+    /// Leave the tombstone alone.
+    Commit,
+}
+
+impl StepKind {
+    /// Every step.
+    pub const ALL: [Self; 6] =
+        [Self::Freeze, Self::Thaw, Self::Inventory, Self::Erase, Self::Verify, Self::Commit];
+
+    /// Its name in the database.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Freeze => "freeze",
+            Self::Thaw => "thaw",
+            Self::Inventory => "inventory",
+            Self::Erase => "erase",
+            Self::Verify => "verify",
+            Self::Commit => "commit",
+        }
+    }
+
+    /// The step of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// One step of one purge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// The purge.
+    pub purge_id: PurgeId,
+    /// Its epoch; from 1, it only grows for a subject.
+    pub epoch: i64,
+    /// What it erases.
+    pub subject: Subject,
+    /// What it asks.
+    pub kind: StepKind,
+}
+
+/// What is known of a subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    /// Whether it may be written.
+    pub state: State,
+    /// Highest epoch seen.
+    pub epoch: i64,
+    /// The purge that has it, or had it last.
+    pub purge_id: Option<PurgeId>,
+}
+
+/// Why a step may not be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Somebody with a higher epoch was here.
+    #[error("epoch is lower than {seen}, which was seen already")]
+    StaleEpoch {
+        /// Highest epoch seen.
+        seen: i64,
+    },
+    /// Epochs start at 1.
+    #[error("epoch must be at least 1")]
+    NoEpoch,
+    /// Another purge has the subject, and this step is not its first.
+    #[error("another purge has this subject")]
+    OtherPurge,
+    /// The purge was used for another subject.
+    #[error("this purge is of another subject")]
+    OtherSubject,
+    /// The purge was given up.
+    #[error("this purge was given up")]
+    Thawed,
+    /// The step needs a freeze before it.
+    #[error("subject is not frozen")]
+    NotFrozen,
+    /// The step needs an erasure before it.
+    #[error("subject is not erased")]
+    NotErased,
+    /// The step needs a read-back without residue before it.
+    #[error("erasure is not verified")]
+    NotVerified,
+    /// It is too late to give up.
+    #[error("erasure has started")]
+    ErasureStarted,
+}
+
+impl Refused {
+    /// Stable machine-readable reason.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::StaleEpoch { .. } => "STALE_EPOCH",
+            Self::NoEpoch => "INVALID_EPOCH",
+            Self::OtherPurge => "OTHER_PURGE",
+            Self::OtherSubject => "OTHER_SUBJECT",
+            Self::Thawed => "PURGE_THAWED",
+            Self::NotFrozen => "SUBJECT_NOT_FROZEN",
+            Self::NotErased => "SUBJECT_NOT_ERASED",
+            Self::NotVerified => "ERASURE_NOT_VERIFIED",
+            Self::ErasureStarted => "ERASURE_STARTED",
+        }
+    }
+}
+
+/// The state in which `step` leaves the subject, given what its purge was `answered` so far.
+///
+/// # Errors
+/// [`Refused`] if it may not be done.
+pub fn admit(
+    record: &Record,
+    step: &Step,
+    answered: impl IntoIterator<Item = StepKind>,
+) -> Result<State, Refused> {
+    let (mut thawed, mut verified) = (false, false);
+    for kind in answered {
+        thawed |= kind == StepKind::Thaw;
+        verified |= kind == StepKind::Verify;
+    }
+    if step.epoch < 1 {
+        return Err(Refused::NoEpoch);
+    }
+    if step.epoch < record.epoch {
+        return Err(Refused::StaleEpoch { seen: record.epoch });
+    }
+    if thawed && step.kind != StepKind::Thaw {
+        return Err(Refused::Thawed);
+    }
+    let ours = record.purge_id == Some(step.purge_id);
+    if !ours {
+        // Only a freeze of a higher epoch takes a subject over from another purge.
+        if step.kind != StepKind::Freeze {
+            return Err(if record.state == State::Live { Refused::NotFrozen } else { Refused::OtherPurge });
+        }
+        if record.purge_id.is_some() && step.epoch == record.epoch {
+            return Err(Refused::OtherPurge);
+        }
+    }
+    match (step.kind, record.state) {
+        (StepKind::Freeze, State::Live) => Ok(State::Frozen),
+        (StepKind::Thaw, State::Live) if thawed => Ok(State::Live),
+        (
+            StepKind::Thaw | StepKind::Inventory | StepKind::Erase | StepKind::Verify | StepKind::Commit,
+            State::Live,
+        ) => Err(Refused::NotFrozen),
+
+        (StepKind::Thaw, State::Frozen) => Ok(State::Live),
+        (StepKind::Erase, State::Frozen) => Ok(State::Erasing),
+        (StepKind::Verify | StepKind::Commit, State::Frozen) => Err(Refused::NotErased),
+
+        (StepKind::Thaw, State::Erasing | State::Erased) => Err(Refused::ErasureStarted),
+        (StepKind::Commit, State::Erasing) if verified => Ok(State::Erased),
+        (StepKind::Commit, State::Erasing) => Err(Refused::NotVerified),
+
+        (
+            StepKind::Freeze | StepKind::Inventory,
+            state @ (State::Frozen | State::Erasing | State::Erased),
+        )
+        | (StepKind::Erase | StepKind::Verify, state @ (State::Erasing | State::Erased))
+        | (StepKind::Commit, state @ State::Erased) => Ok(state),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{AccountId, SessionId};
+
+    fn step(purge_id: PurgeId, epoch: i64, kind: StepKind) -> Step {
+        let subject = Subject::Session { account: AccountId::new(), session: SessionId::new() };
+        Step { purge_id, epoch, subject, kind }
+    }
+
+    #[test]
+    fn each_step_moves_each_state_as_the_table_says() {
+        use Refused::{ErasureStarted, NotErased, NotFrozen, NotVerified};
+        use State::{Erased, Erasing, Frozen, Live};
+        let purge = PurgeId::new();
+        let table: [(StepKind, [Result<State, Refused>; 4]); 6] = [
+            // from:                  live             frozen             erasing              erased
+            (StepKind::Freeze, [Ok(Frozen), Ok(Frozen), Ok(Erasing), Ok(Erased)]),
+            (StepKind::Thaw, [Err(NotFrozen), Ok(Live), Err(ErasureStarted), Err(ErasureStarted)]),
+            (StepKind::Inventory, [Err(NotFrozen), Ok(Frozen), Ok(Erasing), Ok(Erased)]),
+            (StepKind::Erase, [Err(NotFrozen), Ok(Erasing), Ok(Erasing), Ok(Erased)]),
+            (StepKind::Verify, [Err(NotFrozen), Err(NotErased), Ok(Erasing), Ok(Erased)]),
+            (StepKind::Commit, [Err(NotFrozen), Err(NotErased), Err(NotVerified), Ok(Erased)]),
+        ];
+        for (kind, row) in table {
+            for (state, want) in State::ALL.into_iter().zip(row) {
+                let record = Record { state, epoch: 3, purge_id: Some(purge) };
+                assert_eq!(admit(&record, &step(purge, 3, kind), []), want, "{kind:?} from {state:?}");
+            }
+        }
+        let erasing = Record { state: Erasing, epoch: 3, purge_id: Some(purge) };
+        assert_eq!(admit(&erasing, &step(purge, 3, StepKind::Commit), [StepKind::Verify]), Ok(Erased));
+    }
+
+    #[test]
+    fn a_lower_epoch_is_refused_at_every_step_and_state() {
+        let purge = PurgeId::new();
+        for kind in StepKind::ALL {
+            for state in State::ALL {
+                let record = Record { state, epoch: 4, purge_id: Some(purge) };
+                let refused = admit(&record, &step(purge, 3, kind), []);
+                assert_eq!(refused, Err(Refused::StaleEpoch { seen: 4 }), "{kind:?} from {state:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_purge_takes_over_only_by_freezing_with_a_higher_epoch() {
+        let (first, second) = (PurgeId::new(), PurgeId::new());
+        for state in [State::Frozen, State::Erasing, State::Erased] {
+            let record = Record { state, epoch: 4, purge_id: Some(first) };
+            assert_eq!(admit(&record, &step(second, 4, StepKind::Freeze), []), Err(Refused::OtherPurge));
+            assert_eq!(admit(&record, &step(second, 5, StepKind::Freeze), []), Ok(state));
+            for kind in [StepKind::Thaw, StepKind::Erase, StepKind::Verify, StepKind::Commit] {
+                assert_eq!(admit(&record, &step(second, 5, kind), []), Err(Refused::OtherPurge), "{kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_follows_a_thaw_in_its_purge() {
+        let purge = PurgeId::new();
+        let record = Record { state: State::Live, epoch: 4, purge_id: Some(purge) };
+        for kind in StepKind::ALL {
+            let want = if kind == StepKind::Thaw { Ok(State::Live) } else { Err(Refused::Thawed) };
+            assert_eq!(
+                admit(&record, &step(purge, 4, kind), [StepKind::Freeze, StepKind::Thaw]),
+                want,
+                "{kind:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn steps_are_found_by_their_names() {
+        for kind in StepKind::ALL {
+            assert_eq!(StepKind::from_name(kind.name()), Some(kind));
+        }
+        assert_eq!(StepKind::from_name("burn"), None);
+    }
+}

@@ -1,0 +1,5 @@
+-- KEYS[1] lease, ARGV[1] token. Deletes the lease if the token is there.
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+    return redis.call('DEL', KEYS[1])
+end
+return 0

@@ -1,0 +1,163 @@
+//! Migrations of a service's schema, as its owner role.
+//!
+//! Every schema gets the tables of [`COMMON`] first, then the service's own. Instances that start together wait
+//! for each other, service by service: the lock is a polled advisory lock named after the schema. sqlx's own
+//! lock is one for the whole database, and waiting *inside* a statement for it would hold a snapshot open.
+//!
+//! Only transactional files run at start-up. What must run outside a transaction (`CREATE INDEX CONCURRENTLY`)
+//! dead-locks when instances start together; it is refused here and belongs into a job of its own.
+//!
+//! A schema newer than the program is no error: during a rolling update the older program must be able to
+//! restart, and migrations only ever expand before they contract.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use sqlx::{
+    Connection, PgConnection,
+    migrate::{Migrate, Migration, Migrator},
+};
+
+use super::{Error, PgConfig, Pool, Result, connect_once};
+
+/// Tables that each schema has: custody, leases, idempotency keys, audit log. Versions 1 to 99 are theirs.
+pub static COMMON: Migrator = sqlx::migrate!("./migrations-common");
+
+/// How often a waiting instance looks whether the one before it is done.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Why a schema could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// The database did not do it.
+    #[error(transparent)]
+    Database(#[from] Error),
+    /// A migration failed or was changed after it was applied.
+    #[error("migration of schema {schema} failed")]
+    Failed {
+        /// The schema.
+        schema: String,
+        /// What sqlx says.
+        #[source]
+        source: sqlx::migrate::MigrateError,
+    },
+    /// A migration asks to run outside a transaction.
+    #[error("migration {0} runs outside a transaction, which start-up does not allow")]
+    NotTransactional(i64),
+    /// Two migrations have one version.
+    #[error("migration version {0} is used twice")]
+    DuplicateVersion(i64),
+    /// The role has no schema of its own.
+    #[error("role has no schema in its search_path: run `steward db init` first")]
+    NoSchema,
+    /// The schema is older than this program, and there is no owner role to migrate it with.
+    #[error("schema {schema} lacks migration {version}: migrate it with the owner role first")]
+    Behind {
+        /// The schema.
+        schema: String,
+        /// The first migration it lacks.
+        version: i64,
+    },
+}
+
+/// Brings the schema up to date as the owner role (`migrate_url`), or, without one, makes sure that it is.
+///
+/// # Errors
+/// [`MigrateError`]; nothing of a migration that failed remains.
+pub async fn migrate(service: &Migrator, config: &PgConfig) -> Result<(), MigrateError> {
+    let Some(url) = &config.migrate_url else {
+        return check_migrated(service, &Pool::lazy(config)?).await;
+    };
+    let mut connection = connect_once(&config.options(url, true)?).await?;
+    let done = apply(service, &mut connection).await;
+    // Closing also gives the lock back, whatever happened.
+    let closed = connection.close().await;
+    done?;
+    closed.map_err(|error| MigrateError::Database(error.into()))
+}
+
+/// Makes sure that the schema has every migration that this program was built with.
+///
+/// # Errors
+/// [`MigrateError::Behind`] if it lacks one.
+pub async fn check_migrated(service: &Migrator, pool: &Pool) -> Result<(), MigrateError> {
+    let mut connection = pool.acquire().await?;
+    let schema = schema_of(&mut connection).await?;
+    let there: Option<bool> = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(Error::from)?;
+    let applied: BTreeSet<i64> = if there == Some(true) {
+        let rows: Vec<i64> = sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(Error::from)?;
+        rows.into_iter().collect()
+    } else {
+        BTreeSet::new()
+    };
+    match all(service)?.iter().map(|migration| migration.version).find(|version| !applied.contains(version)) {
+        Some(version) => Err(MigrateError::Behind { schema, version }),
+        None => Ok(()),
+    }
+}
+
+/// Applies what is missing; the connection is the owner's.
+pub(crate) async fn apply(service: &Migrator, connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let schema = schema_of(connection).await?;
+    let mut migrator = Migrator::with_migrations(all(service)?);
+    migrator.set_ignore_missing(true);
+    migrator.set_locking(false);
+    let table = format!("{schema}._sqlx_migrations");
+    let _: &Migrator = migrator.dangerous_set_table_name(table.clone());
+
+    while !try_lock(connection).await? {
+        tokio::time::sleep(POLL).await;
+    }
+    let failed = |source| MigrateError::Failed { schema: schema.clone(), source };
+    connection.ensure_migrations_table(&table).await.map_err(failed)?;
+    // The run role may look how far the schema is, and no more.
+    sqlx::raw_sql(include_str!("migrate/protect.sql"))
+        .execute(&mut *connection)
+        .await
+        .map_err(Error::from)?;
+    let done = migrator.run_direct(None, connection, false).await.map_err(failed);
+    sqlx::query("SELECT pg_advisory_unlock(hashtextextended('steward.migrate.' || current_schema(), 0))")
+        .execute(&mut *connection)
+        .await
+        .map_err(Error::from)?;
+    done
+}
+
+/// The common migrations and the service's own, in order.
+pub(crate) fn all(service: &Migrator) -> Result<Vec<Migration>, MigrateError> {
+    let mut versions = BTreeSet::new();
+    COMMON
+        .iter()
+        .chain(service.iter())
+        .map(|migration| {
+            if migration.no_tx {
+                return Err(MigrateError::NotTransactional(migration.version));
+            }
+            if !versions.insert(migration.version) {
+                return Err(MigrateError::DuplicateVersion(migration.version));
+            }
+            Ok(migration.clone())
+        })
+        .collect()
+}
+
+async fn try_lock(connection: &mut PgConnection) -> Result<bool> {
+    Ok(sqlx::query_scalar(
+        "SELECT pg_try_advisory_lock(hashtextextended('steward.migrate.' || current_schema(), 0))",
+    )
+    .fetch_one(connection)
+    .await?)
+}
+
+async fn schema_of(connection: &mut PgConnection) -> Result<String, MigrateError> {
+    let schema: Option<String> = sqlx::query_scalar("SELECT current_schema()::text")
+        .fetch_one(connection)
+        .await
+        .map_err(Error::from)?;
+    schema.ok_or(MigrateError::NoSchema)
+}

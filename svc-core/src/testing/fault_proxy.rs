@@ -1,0 +1,137 @@
+//! A TCP proxy that fails on demand: what stands in for a cut cable, a stalled peer, a dead host.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, tcp},
+    sync::watch,
+    task::JoinSet,
+};
+
+/// How traffic is treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Pass,
+    /// Every piece waits this long.
+    Delay(Duration),
+    /// Nothing moves; connections stay open and new ones are accepted.
+    Stall,
+    /// New connections are closed as soon as they are accepted.
+    Refuse,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct State {
+    mode: Mode,
+    /// Grows with every cut; a connection ends when it is not the one it began with.
+    cuts: u64,
+}
+
+/// Passes connections on to a server, as long as it is not told otherwise. Ends when dropped.
+#[derive(Debug)]
+pub struct FaultProxy {
+    address: SocketAddr,
+    state: watch::Sender<State>,
+    _tasks: JoinSet<()>,
+}
+
+impl FaultProxy {
+    /// A proxy of the server at `upstream`, as `127.0.0.1:5432`.
+    pub async fn start(upstream: impl Into<String>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind a port of loopback");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let (state, watching) = watch::channel(State { mode: Mode::Pass, cuts: 0 });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, upstream.into(), watching));
+        Self { address, state, _tasks: tasks }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Passes everything, as at the beginning.
+    pub fn pass(&self) {
+        self.set(Mode::Pass);
+    }
+
+    /// Holds every piece of data back for `delay`, in both directions.
+    pub fn delay(&self, delay: Duration) {
+        self.set(Mode::Delay(delay));
+    }
+
+    /// Moves nothing any more, without closing anything: a peer that vanished.
+    pub fn stall(&self) {
+        self.set(Mode::Stall);
+    }
+
+    /// Cuts every connection and closes new ones at once: a peer that is down.
+    pub fn refuse(&self) {
+        self.set(Mode::Refuse);
+        self.cut();
+    }
+
+    /// Cuts every connection; new ones are treated as before.
+    pub fn cut(&self) {
+        self.state.send_modify(|state| state.cuts += 1);
+    }
+
+    fn set(&self, mode: Mode) {
+        self.state.send_modify(|state| state.mode = mode);
+    }
+}
+
+async fn accept(listener: TcpListener, upstream: String, state: watch::Receiver<State>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let Ok((client, _)) = accepted else { continue };
+                if state.borrow().mode != Mode::Refuse {
+                    connections.spawn(connect(client, upstream.clone(), state.clone()));
+                }
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Serves one connection until either side closes it or it is cut. An error of either side closes both.
+async fn connect(client: TcpStream, upstream: String, mut state: watch::Receiver<State>) {
+    let cuts = state.borrow().cuts;
+    let Ok(server) = TcpStream::connect(upstream).await else { return };
+    // Pieces must not wait for each other unless the test says so.
+    if client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).is_err() {
+        return;
+    }
+    let (client_in, client_out) = client.into_split();
+    let (server_in, server_out) = server.into_split();
+    let (up, down) = (state.clone(), state.clone());
+    tokio::select! {
+        _ = state.wait_for(|state| state.cuts != cuts) => {}
+        _ = pump(client_in, server_out, up) => {}
+        _ = pump(server_in, client_out, down) => {}
+    }
+}
+
+async fn pump(
+    mut from: tcp::OwnedReadHalf,
+    mut to: tcp::OwnedWriteHalf,
+    mut state: watch::Receiver<State>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let count = from.read(&mut buffer).await?;
+        if count == 0 {
+            return to.shutdown().await;
+        }
+        let mode = state.wait_for(|state| state.mode != Mode::Stall).await.map_err(io::Error::other)?.mode;
+        if let Mode::Delay(delay) = mode {
+            tokio::time::sleep(delay).await;
+        }
+        to.write_all(&buffer[..count]).await?;
+    }
+}

@@ -1,0 +1,103 @@
+//! A Redis of one test: the shared server, under a prefix of its own.
+
+use std::{env, net::SocketAddr};
+
+use secrecy::SecretString;
+use url::Url;
+
+use crate::redis::{Redis, RedisConfig};
+
+/// Variable with the URL of the server that tests use.
+const SERVER: &str = "STEWARD_TEST_REDIS_URL";
+
+const DEFAULT_SERVER: &str = "redis://127.0.0.1:56379";
+
+/// Keys under a prefix that no other test has, deleted with it.
+#[derive(Debug)]
+pub struct TestRedis {
+    server: Url,
+    prefix: String,
+}
+
+impl TestRedis {
+    /// A prefix on the test server.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "a default would hide that a server is needed")]
+    pub fn new() -> Self {
+        let server = env::var(SERVER).unwrap_or_else(|_| DEFAULT_SERVER.to_owned());
+        let server = Url::parse(&server).expect("the test server's URL is one");
+        Self { server, prefix: format!("steward-test-{}:", crate::id::new_id().simple()) }
+    }
+
+    /// Where the server listens, for a [`FaultProxy`](super::FaultProxy).
+    #[must_use]
+    pub fn address(&self) -> String {
+        let host = self.server.host_str().expect("the test server is reached over TCP");
+        format!("{host}:{}", self.server.port().unwrap_or(6379))
+    }
+
+    /// Configuration that leads here.
+    #[must_use]
+    pub fn config(&self) -> RedisConfig {
+        self.config_at(self.server.clone())
+    }
+
+    /// Like [`Self::config`], reaching the server through `address`.
+    #[must_use]
+    pub fn config_through(&self, address: SocketAddr) -> RedisConfig {
+        let mut url = self.server.clone();
+        url.set_host(Some(&address.ip().to_string())).expect("the URL has a host");
+        url.set_port(Some(address.port())).expect("the URL has a host");
+        self.config_at(url)
+    }
+
+    /// A handle.
+    #[must_use]
+    pub fn redis(&self) -> Redis {
+        Redis::lazy(&self.config()).expect("made here")
+    }
+
+    /// A handle that reaches the server through `address`.
+    #[must_use]
+    pub fn redis_through(&self, address: SocketAddr) -> Redis {
+        Redis::lazy(&self.config_through(address)).expect("made here")
+    }
+
+    fn config_at(&self, url: Url) -> RedisConfig {
+        RedisConfig {
+            key_prefix: self.prefix.clone(),
+            ..RedisConfig::new(SecretString::from(String::from(url)))
+        }
+    }
+
+    /// Deletes the test's keys; what remains is found by its prefix.
+    fn clear(&self) -> redis::RedisResult<()> {
+        let mut connection = redis::Client::open(self.server.as_str())?.get_connection()?;
+        let pattern = format!("{}*", self.prefix);
+        let mut cursor = 0_u64;
+        loop {
+            let (next, keys): (u64, Vec<String>) = redis::cmd("SCAN")
+                .arg(cursor)
+                .arg("MATCH")
+                .arg(&pattern)
+                .arg("COUNT")
+                .arg(1000)
+                .query(&mut connection)?;
+            if !keys.is_empty() {
+                redis::cmd("UNLINK").arg(keys).exec(&mut connection)?;
+            }
+            if next == 0 {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+}
+
+impl Drop for TestRedis {
+    fn drop(&mut self) {
+        if let Err(error) = self.clear() {
+            tracing::warn!(%error, prefix = self.prefix, "keys of a test remain in Redis");
+        }
+    }
+}
