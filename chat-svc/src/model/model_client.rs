@@ -34,6 +34,9 @@ pub trait ModelClient: fmt::Debug + Send + Sync {
     /// The upstream endpoint, as `https://api.example.com/v1`: clients with the same one share a breaker.
     fn endpoint(&self) -> &str;
 
+    /// Who serves it, as telemetry names providers: `openai`, `demo`.
+    fn provider(&self) -> &str;
+
     /// Starts a call. Returns once the upstream accepted it; what fails later is an item of the stream.
     async fn stream(&self, request: ModelRequest) -> Result<ModelStream, ModelError>;
 }

@@ -1,0 +1,142 @@
+//! The clocks of a model call: pure deadlines, the time comes in.
+//!
+//! Three of them start anew with what the upstream sends, each with less of it: *bytes* with anything at all
+//! (keep-alives included: somebody holds the connection), *liveness* with any event (the upstream works),
+//! *progress* with content, reasoning and tool calls alone (the model gets on). The *deadline* is the turn's and
+//! moves for nobody. A turn that waits for a person has no model call, so no clock runs then.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use super::event::{ModelEvent, Pulse};
+
+/// Which clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Clock {
+    /// Since the last byte.
+    Bytes,
+    /// Since the last event.
+    Liveness,
+    /// Since the last content, reasoning or tool call.
+    Progress,
+    /// The turn's own end.
+    Deadline,
+}
+
+impl Clock {
+    /// Its name in errors and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bytes => "bytes",
+            Self::Liveness => "liveness",
+            Self::Progress => "progress",
+            Self::Deadline => "deadline",
+        }
+    }
+}
+
+impl fmt::Display for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How long each clock lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockLimits {
+    /// Longest time without a byte.
+    pub bytes: Duration,
+    /// Longest time without an event.
+    pub liveness: Duration,
+    /// Longest time without content, reasoning or tool call.
+    pub progress: Duration,
+}
+
+impl Default for ClockLimits {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { bytes: seconds(120), liveness: seconds(300), progress: seconds(600) }
+    }
+}
+
+/// The clocks of one call.
+#[derive(Debug, Clone, Copy)]
+pub struct Clocks {
+    limits: ClockLimits,
+    bytes_at: Instant,
+    event_at: Instant,
+    progress_at: Instant,
+    deadline: Instant,
+}
+
+/// A clock ran out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{clock} clock ran out after {idle:?}, last progress {since_progress:?} ago")]
+pub struct Firing {
+    /// Which one.
+    pub clock: Clock,
+    /// How long it ran without being started anew; past the turn's end, by how much.
+    pub idle: Duration,
+    /// Time since the last progress.
+    pub since_progress: Duration,
+}
+
+impl Clocks {
+    /// Clocks that start `now`, for a turn that ends at `deadline`.
+    #[must_use]
+    pub const fn start(limits: ClockLimits, deadline: Instant, now: Instant) -> Self {
+        Self { limits, bytes_at: now, event_at: now, progress_at: now, deadline }
+    }
+
+    /// An event came `now`.
+    pub const fn note(&mut self, event: &ModelEvent, now: Instant) {
+        self.bytes_at = now;
+        match event {
+            ModelEvent::Pulse(Pulse::Bytes) => {}
+            ModelEvent::Pulse(Pulse::Event) | ModelEvent::Usage(_) | ModelEvent::Finish(_) => {
+                self.event_at = now;
+            }
+            ModelEvent::TextDelta(_)
+            | ModelEvent::ReasoningDelta(_)
+            | ModelEvent::ToolCallDelta { .. }
+            | ModelEvent::ToolCall(_) => {
+                self.event_at = now;
+                self.progress_at = now;
+            }
+        }
+    }
+
+    /// The first instant at which a clock runs out.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Instant {
+        let [bytes, liveness, progress] = self.ends().map(|(_, end, _)| end);
+        bytes.min(liveness).min(progress).min(self.deadline)
+    }
+
+    /// The clock that has run out by `now`; of several, the one that ran out first.
+    #[must_use]
+    pub fn fired(&self, now: Instant) -> Option<Firing> {
+        self.ends()
+            .into_iter()
+            .chain([(Clock::Deadline, self.deadline, self.deadline)])
+            .filter(|(_, end, _)| *end <= now)
+            .min_by_key(|(_, end, _)| *end)
+            .map(|(clock, _, since)| Firing {
+                clock,
+                idle: now.saturating_duration_since(since),
+                since_progress: now.saturating_duration_since(self.progress_at),
+            })
+    }
+
+    fn ends(&self) -> [(Clock, Instant, Instant); 3] {
+        let end = |clock, at: Instant, limit| (clock, at + limit, at);
+        [
+            end(Clock::Bytes, self.bytes_at, self.limits.bytes),
+            end(Clock::Liveness, self.event_at, self.limits.liveness),
+            end(Clock::Progress, self.progress_at, self.limits.progress),
+        ]
+    }
+}
