@@ -5,5 +5,6 @@ pub mod failover;
 pub mod message;
 pub mod session;
 pub mod step;
+pub mod tool_call;
 pub mod tools;
 pub mod turn;

@@ -213,6 +213,12 @@ impl TurnEvent {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
+    /// The event in its place.
+    #[must_use]
+    pub fn stored(&self, seq: i64) -> StoredEvent {
+        StoredEvent { seq, kind: self.kind().to_owned(), payload: self.payload().into() }
+    }
+
     /// The last event of a turn that ends so. `message_id` is the message that holds its answer, or what it
     /// said until then; an answer always has one.
     #[must_use]

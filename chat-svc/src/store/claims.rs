@@ -1,0 +1,92 @@
+//! Claims: how workers get turns. One claimer task a process asks for a batch at a time.
+//!
+//! Both statements write what [`crate::domain::turn::next`] says for `Input::Claim`. They need no custody row:
+//! an erasure ends every turn of its subject in the transaction that freezes it, and what is final is never
+//! claimed.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use svc_core::{
+    id::{AccountId, SessionId, TurnId},
+    pg,
+};
+use uuid::Uuid;
+
+use super::turns::{Turn, TurnRow};
+
+/// Takes up to `limit` queued turns from `floor` on that are the first open turn of their session.
+///
+/// `floor` lets the walk skip what earlier walks left behind at the head of the index: dead entries, and turns
+/// that wait for another of their session.
+pub async fn claim_queued(
+    db: &mut PgConnection,
+    owner: &str,
+    ttl: Duration,
+    floor: Uuid,
+    limit: i64,
+) -> Result<Vec<Turn>, pg::Error> {
+    let rows = sqlx::query_as!(
+        TurnRow,
+        r#"WITH candidates AS (
+               SELECT t.id FROM turns t
+                WHERE t.status = 'queued' AND t.id >= $3
+                  AND NOT EXISTS (SELECT FROM turns earlier
+                                   WHERE earlier.session_id = t.session_id AND earlier.ordinal < t.ordinal
+                                     AND earlier.status IN ('queued', 'running'))
+                ORDER BY t.id
+                LIMIT $4
+                  FOR NO KEY UPDATE SKIP LOCKED)
+           UPDATE turns
+              SET status = 'running', epoch = epoch + 1, generation = generation + 1, attempts = attempts + 1,
+                  barren_claims = barren_claims + 1, started_at = coalesce(started_at, now()),
+                  lease_owner = $1, lease_until = now() + make_interval(secs => $2)
+             FROM candidates
+            WHERE turns.id = candidates.id AND turns.status = 'queued'
+        RETURNING turns.id AS "id: TurnId", turns.account_id AS "account_id: AccountId",
+                  turns.session_id AS "session_id: SessionId", ordinal, status, cause, epoch, generation, attempts,
+                  barren_claims, traceparent, created_at, started_at, ended_at, deadline_at, 0::bigint AS "last_seq!""#,
+        owner,
+        ttl.as_secs_f64(),
+        floor,
+        limit,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(Into::into).collect())
+}
+
+/// Takes over up to `limit` turns that were handed over or, if `expired`, whose lease ran out; longest first.
+pub async fn take_over(
+    db: &mut PgConnection,
+    owner: &str,
+    ttl: Duration,
+    expired: bool,
+    limit: i64,
+) -> Result<Vec<Turn>, pg::Error> {
+    let rows = sqlx::query_as!(
+        TurnRow,
+        r#"WITH candidates AS (
+               SELECT id FROM turns
+                WHERE status = 'running' AND (lease_until IS NULL OR ($3 AND lease_until < now()))
+                ORDER BY lease_until NULLS FIRST
+                LIMIT $4
+                  FOR NO KEY UPDATE SKIP LOCKED)
+           UPDATE turns
+              SET epoch = epoch + 1, generation = generation + 1, attempts = attempts + 1,
+                  barren_claims = barren_claims + 1, started_at = coalesce(started_at, now()),
+                  lease_owner = $1, lease_until = now() + make_interval(secs => $2)
+             FROM candidates
+            WHERE turns.id = candidates.id AND turns.status = 'running'
+        RETURNING turns.id AS "id: TurnId", turns.account_id AS "account_id: AccountId",
+                  turns.session_id AS "session_id: SessionId", ordinal, status, cause, epoch, generation, attempts,
+                  barren_claims, traceparent, created_at, started_at, ended_at, deadline_at, 0::bigint AS "last_seq!""#,
+        owner,
+        ttl.as_secs_f64(),
+        expired,
+        limit,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(Into::into).collect())
+}

@@ -1,0 +1,197 @@
+//! The event journal's table: one statement writes a batch of many turns, fenced turn by turn.
+
+use sqlx::PgConnection;
+use svc_core::{
+    id::TurnId,
+    pg::{self, ensure_affected},
+};
+use uuid::Uuid;
+
+use crate::domain::{
+    event::{StoredEvent, TurnEvent},
+    turn::TurnStatus,
+};
+
+/// Events of many turns on their way into the table, column by column.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Turns written, each once, and the epoch their worker has.
+    pub turns: Vec<Uuid>,
+    /// Epoch of each turn.
+    pub epochs: Vec<i64>,
+    /// Turn of each event.
+    pub event_turns: Vec<Uuid>,
+    /// Place of each event.
+    pub seqs: Vec<i64>,
+    /// Kind of each event.
+    pub kinds: Vec<&'static str>,
+    /// Payload of each event.
+    pub payloads: Vec<Vec<u8>>,
+}
+
+impl Batch {
+    /// Adds an event of a turn that is in [`Self::turns`].
+    pub fn push(&mut self, turn_id: TurnId, seq: i64, kind: &'static str, payload: Vec<u8>) {
+        self.event_turns.push(turn_id.0);
+        self.seqs.push(seq);
+        self.kinds.push(kind);
+        self.payloads.push(payload);
+    }
+}
+
+/// Writes the events of those turns that `epochs` still run and that nobody is changing right now; returns these
+/// turns. The lock that proves the epoch is held to the end of the statement, so nothing can be taken over in
+/// between. A turn that is missing from the answer was written nothing of.
+pub async fn append(db: &mut PgConnection, batch: &Batch) -> Result<Vec<TurnId>, pg::Error> {
+    let turns = sqlx::query_scalar!(
+        r#"WITH held AS (
+               SELECT t.id FROM turns t
+                 JOIN unnest($1::uuid[], $2::bigint[]) AS w (id, epoch) ON t.id = w.id AND t.epoch = w.epoch
+                WHERE t.status = 'running'
+                ORDER BY t.id
+                  FOR SHARE OF t SKIP LOCKED),
+           written AS (
+               INSERT INTO turn_events (turn_id, seq, kind, payload)
+               SELECT e.turn_id, e.seq, e.kind, e.payload
+                 FROM unnest($3::uuid[], $4::bigint[], $5::text[], $6::bytea[]) AS e (turn_id, seq, kind, payload)
+                 JOIN held ON held.id = e.turn_id)
+           SELECT id AS "id: TurnId" FROM held"#,
+        &batch.turns,
+        &batch.epochs,
+        &batch.event_turns,
+        &batch.seqs,
+        &batch.kinds as &[&str],
+        &batch.payloads,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(turns)
+}
+
+/// As [`append`], where an earlier try may have been committed without our hearing of it: what is there under
+/// the same epoch is ours.
+pub async fn append_again(db: &mut PgConnection, batch: &Batch) -> Result<Vec<TurnId>, pg::Error> {
+    let turns = sqlx::query_scalar!(
+        r#"WITH held AS (
+               SELECT t.id FROM turns t
+                 JOIN unnest($1::uuid[], $2::bigint[]) AS w (id, epoch) ON t.id = w.id AND t.epoch = w.epoch
+                WHERE t.status = 'running'
+                ORDER BY t.id
+                  FOR SHARE OF t SKIP LOCKED),
+           written AS (
+               INSERT INTO turn_events (turn_id, seq, kind, payload)
+               SELECT e.turn_id, e.seq, e.kind, e.payload
+                 FROM unnest($3::uuid[], $4::bigint[], $5::text[], $6::bytea[]) AS e (turn_id, seq, kind, payload)
+                 JOIN held ON held.id = e.turn_id
+                   ON CONFLICT (turn_id, seq) DO NOTHING)
+           SELECT id AS "id: TurnId" FROM held"#,
+        &batch.turns,
+        &batch.epochs,
+        &batch.event_turns,
+        &batch.seqs,
+        &batch.kinds as &[&str],
+        &batch.payloads,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(turns)
+}
+
+/// Whether `epoch` runs the turn, as committed: asked for a turn that [`append`] did not return, to tell "fenced
+/// out" from "locked at that moment".
+pub async fn is_held(db: &mut PgConnection, turn_id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
+    let held = sqlx::query_scalar!(
+        r#"SELECT epoch = $2 AND status = $3 AS "held!" FROM turns WHERE id = $1"#,
+        turn_id as TurnId,
+        epoch,
+        TurnStatus::Running as TurnStatus,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(held.unwrap_or(false))
+}
+
+/// Whether the turn is not final yet; `None` if there is none (any more).
+pub async fn is_open(db: &mut PgConnection, turn_id: TurnId) -> Result<Option<bool>, pg::Error> {
+    let status = sqlx::query_scalar!("SELECT status FROM turns WHERE id = $1", turn_id as TurnId)
+        .fetch_optional(db)
+        .await?;
+    Ok(status.map(|status| !status.is_final()))
+}
+
+/// Writes events after `last_seq` in a transaction that holds the turn's row. Returns them as stored.
+pub async fn insert(
+    db: &mut PgConnection,
+    turn_id: TurnId,
+    last_seq: i64,
+    events: &[TurnEvent],
+) -> Result<Vec<StoredEvent>, pg::Error> {
+    let stored: Vec<StoredEvent> =
+        (last_seq + 1..).zip(events).map(|(seq, event)| event.stored(seq)).collect();
+    let seqs: Vec<i64> = stored.iter().map(|event| event.seq).collect();
+    let kinds: Vec<&str> = events.iter().map(TurnEvent::kind).collect();
+    let payloads: Vec<&[u8]> = stored.iter().map(|event| event.payload.as_ref()).collect();
+    let result = sqlx::query!(
+        "INSERT INTO turn_events (turn_id, seq, kind, payload)
+         SELECT $1, e.seq, e.kind, e.payload
+           FROM unnest($2::bigint[], $3::text[], $4::bytea[]) AS e (seq, kind, payload)",
+        turn_id as TurnId,
+        &seqs,
+        &kinds as &[&str],
+        &payloads as &[&[u8]],
+    )
+    .execute(db)
+    .await?;
+    ensure_affected(&result, stored.len().try_into().unwrap_or(u64::MAX))?;
+    Ok(stored)
+}
+
+/// The newest event's place; 0 before the first.
+pub async fn last_seq(db: &mut PgConnection, turn_id: TurnId) -> Result<i64, pg::Error> {
+    let last = sqlx::query_scalar!(
+        r#"SELECT coalesce(max(seq), 0) AS "last!" FROM turn_events WHERE turn_id = $1"#,
+        turn_id as TurnId
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(last)
+}
+
+/// A turn's events after `after`, in order, at most `limit`.
+pub async fn list_after(
+    db: &mut PgConnection,
+    turn_id: TurnId,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<StoredEvent>, pg::Error> {
+    let rows = sqlx::query!(
+        "SELECT seq, kind, payload FROM turn_events WHERE turn_id = $1 AND seq > $2 ORDER BY seq LIMIT $3",
+        turn_id as TurnId,
+        after,
+        limit,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| StoredEvent { seq: row.seq, kind: row.kind, payload: row.payload.into() })
+        .collect())
+}
+
+/// A turn's events since it last began a step: what [`crate::domain::event::OpenStep`] reads.
+pub async fn list_last_step(db: &mut PgConnection, turn_id: TurnId) -> Result<Vec<StoredEvent>, pg::Error> {
+    let rows = sqlx::query!(
+        "SELECT seq, kind, payload FROM turn_events
+          WHERE turn_id = $1
+            AND seq >= (SELECT seq FROM turn_events
+                         WHERE turn_id = $1 AND kind = 'step.started' ORDER BY seq DESC LIMIT 1)
+          ORDER BY seq",
+        turn_id as TurnId,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| StoredEvent { seq: row.seq, kind: row.kind, payload: row.payload.into() })
+        .collect())
+}

@@ -1,0 +1,176 @@
+//! Messages. A turn's rows are its committed steps, so what a worker finds here it need not do again.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, types::Json};
+use svc_core::{
+    id::{AccountId, MessageId, SessionId, TurnId},
+    pg,
+};
+
+use super::Slice;
+use crate::domain::message::{Message, Part, Role};
+
+/// One stored message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// Its id.
+    pub id: MessageId,
+    /// Its tenant.
+    pub account_id: AccountId,
+    /// Its session.
+    pub session_id: SessionId,
+    /// The turn that wrote it.
+    pub turn_id: TurnId,
+    /// The turn's place in the session.
+    pub ordinal: i64,
+    /// The step that wrote it; 0 is the input.
+    pub step: i32,
+    /// Who says it, and what.
+    pub message: Message,
+    /// The model's name in the route; empty for others.
+    pub model: String,
+    /// Why the model ended it; empty for others.
+    pub finish_reason: String,
+    /// When it was stored.
+    pub created_at: DateTime<Utc>,
+}
+
+struct MessageRow {
+    id: MessageId,
+    account_id: AccountId,
+    session_id: SessionId,
+    turn_id: TurnId,
+    ordinal: i64,
+    step: i32,
+    role: Role,
+    parts: Json<Vec<Part>>,
+    model: String,
+    finish_reason: String,
+    created_at: DateTime<Utc>,
+}
+
+impl From<MessageRow> for StoredMessage {
+    fn from(row: MessageRow) -> Self {
+        Self {
+            id: row.id,
+            account_id: row.account_id,
+            session_id: row.session_id,
+            turn_id: row.turn_id,
+            ordinal: row.ordinal,
+            step: row.step,
+            message: Message { role: row.role, parts: row.parts.0 },
+            model: row.model,
+            finish_reason: row.finish_reason,
+            created_at: row.created_at,
+        }
+    }
+}
+
+/// Stores a message.
+pub async fn insert(db: &mut PgConnection, message: &StoredMessage) -> Result<(), pg::Error> {
+    sqlx::query!(
+        "INSERT INTO messages (id, account_id, session_id, turn_id, ordinal, step, role, parts, model,
+                               finish_reason, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        message.id as MessageId,
+        message.account_id as AccountId,
+        message.session_id as SessionId,
+        message.turn_id as TurnId,
+        message.ordinal,
+        message.step,
+        message.message.role as Role,
+        Json(&message.message.parts) as _,
+        message.model,
+        message.finish_reason,
+        message.created_at,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// A session's messages, oldest first.
+pub async fn list(
+    db: &mut PgConnection,
+    account_id: AccountId,
+    session_id: SessionId,
+    page: &Slice,
+) -> Result<Vec<StoredMessage>, pg::Error> {
+    let rows = sqlx::query_as!(
+        MessageRow,
+        r#"SELECT id, account_id, session_id, turn_id, ordinal, step, role, parts AS "parts: Json<Vec<Part>>",
+                  model, finish_reason, created_at
+             FROM messages
+            WHERE session_id = $1 AND account_id = $2
+              AND ($3::uuid IS NULL
+                   OR (ordinal, step, role) > (SELECT ordinal, step, role FROM messages
+                                                WHERE id = $3 AND session_id = $1))
+            ORDER BY ordinal, step, role
+            LIMIT $4"#,
+        session_id as SessionId,
+        account_id as AccountId,
+        page.after,
+        page.limit(),
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(Into::into).collect())
+}
+
+/// What the session said before the turn at `ordinal`, oldest first, its newest `limit` messages.
+pub async fn list_before(
+    db: &mut PgConnection,
+    account_id: AccountId,
+    session_id: SessionId,
+    ordinal: i64,
+    limit: i64,
+) -> Result<Vec<StoredMessage>, pg::Error> {
+    let rows = sqlx::query_as!(
+        MessageRow,
+        r#"SELECT id, account_id, session_id, turn_id, ordinal, step, role, parts AS "parts: Json<Vec<Part>>",
+                  model, finish_reason, created_at
+             FROM messages
+            WHERE session_id = $1 AND account_id = $2 AND ordinal < $3
+            ORDER BY ordinal DESC, step DESC, role DESC
+            LIMIT $4"#,
+        session_id as SessionId,
+        account_id as AccountId,
+        ordinal,
+        limit,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().rev().map(Into::into).collect())
+}
+
+/// A turn's own messages: its input and its committed steps, in order.
+pub async fn list_of_turn(
+    db: &mut PgConnection,
+    account_id: AccountId,
+    turn_id: TurnId,
+) -> Result<Vec<StoredMessage>, pg::Error> {
+    let rows = sqlx::query_as!(
+        MessageRow,
+        r#"SELECT id, account_id, session_id, turn_id, ordinal, step, role, parts AS "parts: Json<Vec<Part>>",
+                  model, finish_reason, created_at
+             FROM messages
+            WHERE turn_id = $1 AND account_id = $2
+            ORDER BY step, role"#,
+        turn_id as TurnId,
+        account_id as AccountId,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(Into::into).collect())
+}
+
+/// The last step that the turn committed; 0 if none.
+pub async fn last_step(db: &mut PgConnection, turn_id: TurnId) -> Result<i32, pg::Error> {
+    let step = sqlx::query_scalar!(
+        r#"SELECT coalesce(max(step), 0) AS "step!" FROM messages WHERE turn_id = $1 AND role = 'assistant'"#,
+        turn_id as TurnId,
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(step)
+}

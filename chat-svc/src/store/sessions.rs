@@ -1,0 +1,127 @@
+//! Sessions.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use svc_core::{
+    id::{AccountId, SessionId},
+    pg,
+};
+
+use super::Slice;
+use crate::domain::session::InputPolicy;
+
+/// One session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Its id.
+    pub id: SessionId,
+    /// Its tenant.
+    pub account_id: AccountId,
+    /// Free text.
+    pub title: String,
+    /// What happens to a second input.
+    pub input_policy: InputPolicy,
+    /// Named list of models.
+    pub route: String,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// When its last turn was accepted or ended.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// Stores a new session.
+pub async fn insert(db: &mut PgConnection, session: &Session) -> Result<(), pg::Error> {
+    sqlx::query!(
+        "INSERT INTO sessions (id, account_id, title, input_policy, route, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        session.id as SessionId,
+        session.account_id as AccountId,
+        session.title,
+        session.input_policy as InputPolicy,
+        session.route,
+        session.created_at,
+        session.updated_at,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// A tenant's session, if it has such a one.
+pub async fn find(
+    db: &mut PgConnection,
+    account_id: AccountId,
+    id: SessionId,
+) -> Result<Option<Session>, pg::Error> {
+    let session = sqlx::query_as!(
+        Session,
+        "SELECT id, account_id, title, input_policy, route, created_at, updated_at
+           FROM sessions WHERE id = $1 AND account_id = $2",
+        id as SessionId,
+        account_id as AccountId,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(session)
+}
+
+/// A tenant's sessions, newest first.
+pub async fn list(
+    db: &mut PgConnection,
+    account_id: AccountId,
+    page: &Slice,
+) -> Result<Vec<Session>, pg::Error> {
+    let sessions = sqlx::query_as!(
+        Session,
+        "SELECT id, account_id, title, input_policy, route, created_at, updated_at
+           FROM sessions
+          WHERE account_id = $1 AND ($2::uuid IS NULL OR id < $2)
+          ORDER BY id DESC
+          LIMIT $3",
+        account_id as AccountId,
+        page.after,
+        page.limit(),
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(sessions)
+}
+
+/// Takes the session's row, so that inputs to it are admitted one after the other, and the place in its order
+/// that the next turn gets.
+pub async fn next_ordinal(
+    db: &mut PgConnection,
+    account_id: AccountId,
+    id: SessionId,
+    now: DateTime<Utc>,
+) -> Result<Option<(InputPolicy, i64)>, pg::Error> {
+    let row = sqlx::query!(
+        r#"UPDATE sessions SET next_ordinal = next_ordinal + 1, updated_at = greatest(updated_at, $3)
+            WHERE id = $1 AND account_id = $2
+        RETURNING input_policy, next_ordinal - 1 AS "ordinal!""#,
+        id as SessionId,
+        account_id as AccountId,
+        now,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(|row| (row.input_policy, row.ordinal)))
+}
+
+/// Notes that something of the session changed.
+pub async fn touch(
+    db: &mut PgConnection,
+    account_id: AccountId,
+    id: SessionId,
+    now: DateTime<Utc>,
+) -> Result<(), pg::Error> {
+    sqlx::query!(
+        "UPDATE sessions SET updated_at = greatest(updated_at, $3) WHERE id = $1 AND account_id = $2",
+        id as SessionId,
+        account_id as AccountId,
+        now,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,312 @@
+//! Turns, one at a time: guarded writes of what [`crate::domain::turn::next`] decided.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use svc_core::{
+    id::{AccountId, SessionId, TurnId},
+    pg::{self, ensure_affected},
+};
+
+use super::Slice;
+use crate::domain::turn::{Standing, TurnStatus};
+
+/// One turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// Its id.
+    pub id: TurnId,
+    /// Its tenant.
+    pub account_id: AccountId,
+    /// Its session.
+    pub session_id: SessionId,
+    /// Its place in the session, from 1.
+    pub ordinal: i64,
+    /// What the machine knows of it.
+    pub standing: Standing,
+    /// Why it failed or was canceled; empty otherwise.
+    pub cause: String,
+    /// Trace it belongs to.
+    pub traceparent: Option<String>,
+    /// When it was accepted.
+    pub created_at: DateTime<Utc>,
+    /// Its newest event; 0 before the first.
+    pub last_seq: i64,
+}
+
+/// One row of `turns`, with its newest event.
+#[derive(Debug)]
+pub(super) struct TurnRow {
+    pub(super) id: TurnId,
+    pub(super) account_id: AccountId,
+    pub(super) session_id: SessionId,
+    pub(super) ordinal: i64,
+    pub(super) status: TurnStatus,
+    pub(super) cause: String,
+    pub(super) epoch: i64,
+    pub(super) generation: i64,
+    pub(super) attempts: i32,
+    pub(super) barren_claims: i32,
+    pub(super) traceparent: Option<String>,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) started_at: Option<DateTime<Utc>>,
+    pub(super) ended_at: Option<DateTime<Utc>>,
+    pub(super) deadline_at: DateTime<Utc>,
+    pub(super) last_seq: i64,
+}
+
+impl From<TurnRow> for Turn {
+    fn from(row: TurnRow) -> Self {
+        Self {
+            id: row.id,
+            account_id: row.account_id,
+            session_id: row.session_id,
+            ordinal: row.ordinal,
+            standing: Standing {
+                status: row.status,
+                epoch: row.epoch,
+                generation: row.generation,
+                attempts: row.attempts,
+                barren_claims: row.barren_claims,
+                started_at: row.started_at,
+                ended_at: row.ended_at,
+                deadline_at: row.deadline_at,
+            },
+            cause: row.cause,
+            traceparent: row.traceparent,
+            created_at: row.created_at,
+            last_seq: row.last_seq,
+        }
+    }
+}
+
+/// Stores a new turn, queued.
+pub async fn insert(db: &mut PgConnection, turn: &Turn) -> Result<(), pg::Error> {
+    sqlx::query!(
+        "INSERT INTO turns (id, account_id, session_id, ordinal, status, traceparent, created_at, deadline_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        turn.id as TurnId,
+        turn.account_id as AccountId,
+        turn.session_id as SessionId,
+        turn.ordinal,
+        turn.standing.status as TurnStatus,
+        turn.traceparent,
+        turn.created_at,
+        turn.standing.deadline_at,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// A tenant's turn, if it has such a one.
+pub async fn find(
+    db: &mut PgConnection,
+    account_id: AccountId,
+    id: TurnId,
+) -> Result<Option<Turn>, pg::Error> {
+    let row = sqlx::query_as!(
+        TurnRow,
+        r#"SELECT id, account_id, session_id, ordinal, status, cause, epoch, generation, attempts,
+                  barren_claims, traceparent, created_at, started_at, ended_at, deadline_at,
+                  coalesce((SELECT max(seq) FROM turn_events WHERE turn_id = turns.id), 0) AS "last_seq!"
+             FROM turns
+            WHERE id = $1 AND account_id = $2"#,
+        id as TurnId,
+        account_id as AccountId,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(Into::into))
+}
+
+/// A tenant's turn, locked against everybody who would change it, the journal's writers included.
+pub async fn lock(
+    db: &mut PgConnection,
+    account_id: AccountId,
+    id: TurnId,
+) -> Result<Option<Turn>, pg::Error> {
+    // Two statements: what was committed while this one waited for the lock is seen by the next.
+    let locked = sqlx::query_scalar!(
+        r#"SELECT 1 AS "one!" FROM turns WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE"#,
+        id as TurnId,
+        account_id as AccountId,
+    )
+    .fetch_optional(&mut *db)
+    .await?;
+    match locked {
+        Some(_) => find(db, account_id, id).await,
+        None => Ok(None),
+    }
+}
+
+/// A session's turns, newest first.
+pub async fn list(
+    db: &mut PgConnection,
+    account_id: AccountId,
+    session_id: SessionId,
+    page: &Slice,
+) -> Result<Vec<Turn>, pg::Error> {
+    let rows = sqlx::query_as!(
+        TurnRow,
+        r#"SELECT id, account_id, session_id, ordinal, status, cause, epoch, generation, attempts,
+                  barren_claims, traceparent, created_at, started_at, ended_at, deadline_at,
+                  coalesce((SELECT max(seq) FROM turn_events WHERE turn_id = turns.id), 0) AS "last_seq!"
+             FROM turns
+            WHERE session_id = $1 AND account_id = $2
+              AND ($3::uuid IS NULL
+                   OR ordinal < (SELECT ordinal FROM turns WHERE id = $3 AND session_id = $1))
+            ORDER BY ordinal DESC
+            LIMIT $4"#,
+        session_id as SessionId,
+        account_id as AccountId,
+        page.after,
+        page.limit(),
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(Into::into).collect())
+}
+
+/// The session's turns that are not final, in order.
+pub async fn list_open(db: &mut PgConnection, session_id: SessionId) -> Result<Vec<TurnId>, pg::Error> {
+    let ids = sqlx::query_scalar!(
+        r#"SELECT id AS "id: TurnId" FROM turns
+            WHERE session_id = $1 AND status IN ('queued', 'running')
+            ORDER BY ordinal"#,
+        session_id as SessionId,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(ids)
+}
+
+/// The turns that an erasure must end: a session's, or all of an account's.
+pub async fn list_open_of(
+    db: &mut PgConnection,
+    account_id: AccountId,
+    session_id: Option<SessionId>,
+) -> Result<Vec<TurnId>, pg::Error> {
+    let ids = sqlx::query_scalar!(
+        r#"SELECT id AS "id: TurnId" FROM turns
+            WHERE account_id = $1 AND ($2::uuid IS NULL OR session_id = $2)
+              AND status IN ('queued', 'running')
+            ORDER BY session_id, ordinal"#,
+        account_id as AccountId,
+        session_id as Option<SessionId>,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(ids)
+}
+
+/// The turn that the session runs next, if it waits.
+pub async fn find_next_queued(
+    db: &mut PgConnection,
+    session_id: SessionId,
+) -> Result<Option<TurnId>, pg::Error> {
+    let id = sqlx::query_scalar!(
+        r#"SELECT id AS "id: TurnId" FROM turns
+            WHERE session_id = $1 AND status = 'queued' ORDER BY ordinal LIMIT 1"#,
+        session_id as SessionId,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(id)
+}
+
+/// Writes an ending: `after` must be what the machine made of the row at `read`.
+pub async fn end(
+    db: &mut PgConnection,
+    id: TurnId,
+    read: &Standing,
+    after: &Standing,
+    cause: &str,
+) -> Result<(), pg::Error> {
+    let result = sqlx::query!(
+        "UPDATE turns
+            SET status = $4, cause = $5, epoch = $6, generation = $7, ended_at = $8,
+                lease_owner = NULL, lease_until = NULL
+          WHERE id = $1 AND generation = $2 AND epoch = $3",
+        id as TurnId,
+        read.generation,
+        read.epoch,
+        after.status as TurnStatus,
+        cause,
+        after.epoch,
+        after.generation,
+        after.ended_at,
+    )
+    .execute(db)
+    .await?;
+    ensure_affected(&result, 1)
+}
+
+/// Proves in the writer's own transaction that `epoch` still runs the turn, holds the row so that nobody takes
+/// it before the commit, and notes that the turn got further. `false`: fenced out.
+pub async fn advance(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
+    let result = sqlx::query!(
+        "UPDATE turns SET barren_claims = 0, generation = generation + 1
+          WHERE id = $1 AND epoch = $2 AND status = 'running'",
+        id as TurnId,
+        epoch,
+    )
+    .execute(db)
+    .await?;
+    Ok(result.rows_affected() == 1)
+}
+
+/// As [`advance`], for writes that are no progress.
+pub async fn hold(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
+    let held = sqlx::query_scalar!(
+        r#"SELECT 1 AS "one!" FROM turns
+            WHERE id = $1 AND epoch = $2 AND status = 'running' FOR NO KEY UPDATE"#,
+        id as TurnId,
+        epoch,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(held.is_some())
+}
+
+/// Renews leases, those that ran out and were not taken included. Returns the turns still held.
+pub async fn renew(
+    db: &mut PgConnection,
+    held: &[(TurnId, i64)],
+    ttl: Duration,
+) -> Result<Vec<TurnId>, pg::Error> {
+    let (ids, epochs): (Vec<uuid::Uuid>, Vec<i64>) = held.iter().map(|(id, epoch)| (id.0, *epoch)).unzip();
+    // Rows are locked in one order everywhere, or two batches could wait for each other.
+    let kept = sqlx::query_scalar!(
+        r#"WITH mine AS (
+               SELECT t.id FROM turns t
+                 JOIN unnest($1::uuid[], $2::bigint[]) AS h (id, epoch) ON t.id = h.id AND t.epoch = h.epoch
+                WHERE t.status = 'running'
+                ORDER BY t.id
+                  FOR NO KEY UPDATE OF t)
+           UPDATE turns SET lease_until = now() + make_interval(secs => $3)
+             FROM mine WHERE turns.id = mine.id
+        RETURNING turns.id AS "id: TurnId""#,
+        &ids,
+        &epochs,
+        ttl.as_secs_f64(),
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(kept)
+}
+
+/// Hands a turn over: anybody may take it at once, and the claim that follows does not count as barren.
+pub async fn release(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
+    let result = sqlx::query!(
+        "UPDATE turns
+            SET lease_owner = NULL, lease_until = NULL, barren_claims = greatest(barren_claims - 1, 0), generation = generation + 1
+          WHERE id = $1 AND epoch = $2 AND status = 'running'",
+        id as TurnId,
+        epoch,
+    )
+    .execute(db)
+    .await?;
+    Ok(result.rows_affected() == 1)
+}
