@@ -54,11 +54,11 @@ COMMENT ON COLUMN custody_steps.epoch IS 'custody=ledger; Epoch of the call that
 COMMENT ON COLUMN custody_steps.reply IS 'custody=ledger; The encoded answer: counts and object ids, no content';
 COMMENT ON COLUMN custody_steps.at IS 'custody=ledger; When it was given';
 
--- A tombstone and an answer are for ever.
+-- A tombstone is for ever. An answer is never changed; that of Erase is withdrawn when Verify finds residue.
 DO $$
 BEGIN
-    EXECUTE format('REVOKE DELETE, TRUNCATE ON custody, custody_steps FROM %I',
+    EXECUTE format('REVOKE DELETE, TRUNCATE ON custody FROM %I',
                    regexp_replace(current_user, '_owner$', ''));
-    EXECUTE format('REVOKE UPDATE ON custody_steps FROM %I', regexp_replace(current_user, '_owner$', ''));
+    EXECUTE format('REVOKE UPDATE, TRUNCATE ON custody_steps FROM %I', regexp_replace(current_user, '_owner$', ''));
 END
 $$;

@@ -318,3 +318,6 @@ async fn answers(tx: &mut Tx, step: &Step) -> Result<Vec<(StepKind, Vec<u8>)>, E
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
