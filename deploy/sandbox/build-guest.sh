@@ -9,7 +9,7 @@ target=${STEWARD_GUEST_TARGET_DIR:-${CARGO_TARGET_DIR:-$root/target}/guest}
 
 cd "$root"
 CARGO_TARGET_DIR=$target RUSTFLAGS="-C target-feature=+crt-static" \
-  cargo build --quiet --locked --profile guest --package steward-guest --target "$triple" >&2
+  cargo build --quiet --profile guest --package steward-guest --target "$triple" >&2
 
 guest=$target/$triple/guest/steward-guest
 if ldd "$guest" 2>/dev/null | grep -q '=>'; then

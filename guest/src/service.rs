@@ -66,7 +66,7 @@ impl Guest {
         }
         // The caller counts on records that this instance does not have.
         if !instance.is_empty() && instance != self.instance {
-            return Err(Status::failed_precondition("this is another instance"));
+            return Err(Status::aborted("this is another instance"));
         }
         Ok(())
     }

@@ -1,1 +1,7 @@
-//! placeholder
+//! Sandboxes: one hardened container a session.
+
+pub mod domain;
+pub mod engine;
+pub mod guest;
+#[cfg(any(test, feature = "test-util"))]
+pub mod testing;

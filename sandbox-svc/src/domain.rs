@@ -1,0 +1,3 @@
+//! What a sandbox is and may become: pure, time comes in.
+
+pub mod spec;

@@ -1,0 +1,291 @@
+//! Docker, through its API: the only place that knows bollard.
+//!
+//! Connects on first use and agrees on the API version then, so a daemon that is away at start is only unreachable.
+//! Sets no deadline of its own: [`super::limiter`] does, for each kind of call.
+
+use std::{collections::HashMap, time::Duration};
+
+use async_trait::async_trait;
+use bollard::{
+    Docker,
+    errors::Error as BollardError,
+    models::{
+        ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
+        ContainerSummaryStateEnum, HostConfig, HostConfigLogConfig, Mount as DockerMount, MountPoint,
+        MountType, RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
+    },
+    query_parameters::{
+        CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
+        ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions, StartContainerOptions,
+    },
+};
+use chrono::{DateTime, Utc};
+use tokio::sync::OnceCell;
+
+use super::{
+    Container, ContainerEngine, ContainerId, ContainerState, EngineInfo, Error, Handle, Observed, Removal,
+    Volume,
+};
+use crate::domain::spec::{ContainerSpec, Mount, MountSource, VolumeSpec, label};
+
+/// Longer than any deadline of the limiter: the client's own would hide whose it was.
+const NEVER: Duration = Duration::from_secs(3_600);
+
+/// A Docker daemon.
+#[derive(Debug)]
+pub struct DockerEngine {
+    host: String,
+    client: OnceCell<Docker>,
+}
+
+impl DockerEngine {
+    /// The daemon at `host` (`unix://…` or `tcp://…`).
+    #[must_use]
+    pub fn at(host: &str) -> Self {
+        Self { host: host.to_owned(), client: OnceCell::new() }
+    }
+
+    async fn client(&self) -> Result<&Docker, Error> {
+        self.client
+            .get_or_try_init(|| async {
+                Docker::connect_with_host(&self.host)?.with_timeout(NEVER).negotiate_version().await
+            })
+            .await
+            .map_err(error)
+    }
+}
+
+#[async_trait]
+impl ContainerEngine for DockerEngine {
+    async fn info(&self) -> Result<EngineInfo, Error> {
+        let info = self.client().await?.info().await.map_err(error)?;
+        Ok(EngineInfo {
+            id: info.id.filter(|id| !id.is_empty()).ok_or(Error::Malformed("an engine id"))?,
+            memory_bytes: info.mem_total.ok_or(Error::Malformed("the host's memory"))?,
+            root: info.docker_root_dir.ok_or(Error::Malformed("a root directory"))?,
+        })
+    }
+
+    async fn image(&self, name: &str) -> Observed<String> {
+        let inspect = async {
+            let image = self.client().await?.inspect_image(name).await.map_err(error)?;
+            image.id.ok_or(Error::Malformed("an image id"))
+        };
+        inspect.await.into()
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, Error> {
+        let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
+        let created =
+            self.client().await?.create_container(Some(options), body(spec)).await.map_err(error)?;
+        Ok(ContainerId(created.id))
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<(), Error> {
+        self.client().await?.start_container(&id.0, None::<StartContainerOptions>).await.map_err(error)
+    }
+
+    async fn observe(&self, handle: Handle<'_>) -> Observed<Container> {
+        let inspect = async {
+            let options = None::<InspectContainerOptions>;
+            inspected(self.client().await?.inspect_container(handle.as_str(), options).await.map_err(error)?)
+        };
+        inspect.await.into()
+    }
+
+    async fn remove(&self, handle: Handle<'_>) -> Result<Removal, Error> {
+        // One forced call: a stop before it would only leave time for something to happen between the two.
+        let options = RemoveContainerOptionsBuilder::default().force(true).v(false).build();
+        match self.client().await?.remove_container(handle.as_str(), Some(options)).await.map_err(error) {
+            Ok(()) => Ok(Removal::Removed),
+            Err(Error::NoSuch) => Ok(Removal::Absent),
+            Err(Error::Conflict(_)) => Ok(Removal::InProgress),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list(&self, installation: &str) -> Result<Vec<Container>, Error> {
+        let options =
+            ListContainersOptionsBuilder::default().all(true).filters(&labelled(installation)).build();
+        let listed = self.client().await?.list_containers(Some(options)).await.map_err(error)?;
+        listed.into_iter().map(summarised).collect()
+    }
+
+    async fn create_volume(&self, spec: &VolumeSpec) -> Result<(), Error> {
+        let labels = spec.labels.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let request = VolumeCreateRequest {
+            name: Some(spec.name.clone()),
+            labels: Some(labels),
+            ..VolumeCreateRequest::default()
+        };
+        // Docker answers with the volume that is there already, whoever made it.
+        let volume = self.client().await?.create_volume(request).await.map_err(error)?;
+        match spec.labels.iter().all(|(name, value)| volume.labels.get(*name) == Some(value)) {
+            true => Ok(()),
+            false => Err(Error::Conflict(format!("volume {} is somebody else's", spec.name))),
+        }
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<Removal, Error> {
+        match self.client().await?.remove_volume(name, None::<RemoveVolumeOptions>).await.map_err(error) {
+            Ok(()) => Ok(Removal::Removed),
+            Err(Error::NoSuch) => Ok(Removal::Absent),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list_volumes(&self, installation: &str) -> Result<Vec<Volume>, Error> {
+        let options = ListVolumesOptionsBuilder::default().filters(&labelled(installation)).build();
+        let listed = self.client().await?.list_volumes(Some(options)).await.map_err(error)?;
+        Ok(listed
+            .volumes
+            .unwrap_or_default()
+            .into_iter()
+            .map(|volume| Volume { name: volume.name, labels: volume.labels.into_iter().collect() })
+            .collect())
+    }
+}
+
+fn labelled(installation: &str) -> HashMap<String, Vec<String>> {
+    HashMap::from([("label".to_owned(), vec![format!("{}={installation}", label::INSTALLATION)])])
+}
+
+fn body(spec: &ContainerSpec) -> ContainerCreateBody {
+    let owned = |texts: &[&str]| Some(texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+    let log = HashMap::from([
+        ("max-size".to_owned(), spec.log_bytes.to_string()),
+        ("max-file".to_owned(), "1".to_owned()),
+    ]);
+    let host = HostConfig {
+        nano_cpus: Some(i64::from(spec.cpu_millis) * 1_000_000),
+        memory: Some(spec.memory_bytes),
+        memory_swap: Some(spec.memory_swap_bytes),
+        pids_limit: Some(spec.pids),
+        cap_drop: owned(&spec.cap_drop),
+        cap_add: owned(&spec.cap_add),
+        security_opt: owned(&spec.security_options),
+        readonly_rootfs: Some(spec.read_only_root),
+        init: Some(spec.init),
+        privileged: Some(false),
+        network_mode: Some(spec.network.to_owned()),
+        ipc_mode: Some("private".to_owned()),
+        runtime: spec.runtime.clone(),
+        tmpfs: Some(spec.tmpfs.iter().map(|(path, how)| ((*path).to_owned(), (*how).to_owned())).collect()),
+        mounts: Some(spec.mounts.iter().map(docker_mount).collect()),
+        restart_policy: Some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::NO),
+            maximum_retry_count: None,
+        }),
+        log_config: Some(HostConfigLogConfig { typ: Some("json-file".to_owned()), config: Some(log) }),
+        ..HostConfig::default()
+    };
+    ContainerCreateBody {
+        image: Some(spec.image.clone()),
+        // Whatever the image names would come before the command.
+        entrypoint: Some(vec![]),
+        cmd: Some(spec.command.clone()),
+        user: Some(spec.user.to_owned()),
+        working_dir: Some(spec.working_dir.to_owned()),
+        env: owned(&spec.env),
+        labels: Some(spec.labels.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()),
+        host_config: Some(host),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// The long form: the short one (`binds`) would make a missing directory instead of refusing it.
+fn docker_mount(mount: &Mount) -> DockerMount {
+    let (typ, source) = match &mount.source {
+        MountSource::Bind(path) => (MountType::BIND, path.to_string_lossy().into_owned()),
+        MountSource::Volume(name) => (MountType::VOLUME, name.clone()),
+    };
+    DockerMount {
+        typ: Some(typ),
+        source: Some(source),
+        target: Some(mount.target.to_string_lossy().into_owned()),
+        read_only: Some(mount.read_only),
+        ..DockerMount::default()
+    }
+}
+
+fn inspected(container: ContainerInspectResponse) -> Result<Container, Error> {
+    let config = container.config.ok_or(Error::Malformed("a configuration"))?;
+    let status = container.state.and_then(|state| state.status).ok_or(Error::Malformed("a state"))?;
+    let created_at = container.created.and_then(|at| DateTime::parse_from_rfc3339(&at).ok());
+    Ok(Container {
+        id: ContainerId(container.id.ok_or(Error::Malformed("a container id"))?),
+        name: container.name.as_deref().map(bare_name).ok_or(Error::Malformed("a name"))?,
+        image: container.image.ok_or(Error::Malformed("an image id"))?,
+        labels: config.labels.unwrap_or_default().into_iter().collect(),
+        mounts: mounts(container.mounts),
+        state: match status {
+            ContainerStateStatusEnum::CREATED => ContainerState::Created,
+            ContainerStateStatusEnum::RUNNING
+            | ContainerStateStatusEnum::RESTARTING
+            | ContainerStateStatusEnum::STOPPING => ContainerState::Running,
+            ContainerStateStatusEnum::PAUSED => ContainerState::Paused,
+            ContainerStateStatusEnum::REMOVING => ContainerState::Removing,
+            ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::DEAD => ContainerState::Exited,
+            ContainerStateStatusEnum::EMPTY => return Err(Error::Malformed("a state")),
+        },
+        created_at: created_at.map(|at| at.with_timezone(&Utc)),
+    })
+}
+
+fn summarised(container: ContainerSummary) -> Result<Container, Error> {
+    let names = container.names.unwrap_or_default();
+    Ok(Container {
+        id: ContainerId(container.id.ok_or(Error::Malformed("a container id"))?),
+        // One that is being removed may have lost its name already.
+        name: names.first().map(|name| bare_name(name)).unwrap_or_default(),
+        image: container.image_id.ok_or(Error::Malformed("an image id"))?,
+        labels: container.labels.unwrap_or_default().into_iter().collect(),
+        mounts: mounts(container.mounts),
+        state: match container.state.ok_or(Error::Malformed("a state"))? {
+            ContainerSummaryStateEnum::CREATED => ContainerState::Created,
+            ContainerSummaryStateEnum::RUNNING
+            | ContainerSummaryStateEnum::RESTARTING
+            | ContainerSummaryStateEnum::STOPPING => ContainerState::Running,
+            ContainerSummaryStateEnum::PAUSED => ContainerState::Paused,
+            ContainerSummaryStateEnum::REMOVING => ContainerState::Removing,
+            ContainerSummaryStateEnum::EXITED | ContainerSummaryStateEnum::DEAD => ContainerState::Exited,
+            ContainerSummaryStateEnum::EMPTY => return Err(Error::Malformed("a state")),
+        },
+        created_at: container.created.and_then(|seconds| DateTime::from_timestamp(seconds, 0)),
+    })
+}
+
+fn mounts(points: Option<Vec<MountPoint>>) -> Vec<Mount> {
+    let mut mounts: Vec<Mount> = points.unwrap_or_default().into_iter().filter_map(mounted).collect();
+    mounts.sort();
+    mounts
+}
+
+/// Memory filesystems are no part of what containers are compared by.
+fn mounted(point: MountPoint) -> Option<Mount> {
+    let source = match point.typ.as_deref()? {
+        "bind" => MountSource::Bind(point.source?.into()),
+        "volume" => MountSource::Volume(point.name?),
+        _ => return None,
+    };
+    Some(Mount { source, target: point.destination?.into(), read_only: point.rw == Some(false) })
+}
+
+fn bare_name(name: &str) -> String {
+    name.trim_start_matches('/').to_owned()
+}
+
+/// By status alone: the message is for people and changes between releases.
+fn error(error: BollardError) -> Error {
+    match error {
+        BollardError::DockerResponseServerError { status_code: 404, .. } => Error::NoSuch,
+        BollardError::DockerResponseServerError { status_code: 409, message } => Error::Conflict(message),
+        BollardError::DockerResponseServerError { status_code: status @ 400..=499, message } => {
+            Error::Refused { status, message }
+        }
+        BollardError::DockerResponseServerError { status_code: status, message } => {
+            Error::Failed { status, message }
+        }
+        other => Error::Unreachable(Box::new(other)),
+    }
+}

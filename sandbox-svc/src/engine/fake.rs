@@ -1,0 +1,396 @@
+//! A container engine in memory, for tests: it keeps the rules of [`super::contract`] and can be told to stall, fail,
+//! lose a reply, or do later what it seemed to fail at.
+//!
+//! Bind sources are checked on the real filesystem, as the daemon does, because revoking a run directory is part of
+//! what it simulates. What runs in a container is up to the hook given to [`FakeEngine::on_start`].
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use svc_core::id::new_id;
+
+use super::{
+    Container, ContainerEngine, ContainerId, ContainerState, EngineInfo, Error, Handle, Observed, Removal,
+    Volume,
+};
+use crate::domain::spec::{ContainerSpec, MountSource, VolumeSpec, label};
+
+/// What a call is, for [`FakeEngine::fault`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verb {
+    /// `info`.
+    Info,
+    /// `image`.
+    Image,
+    /// `create`.
+    Create,
+    /// `start`.
+    Start,
+    /// `observe`.
+    Observe,
+    /// `remove`.
+    Remove,
+    /// `list`.
+    List,
+    /// `create_volume`.
+    CreateVolume,
+    /// `remove_volume`.
+    RemoveVolume,
+    /// `list_volumes`.
+    ListVolumes,
+}
+
+/// What goes wrong with the next call of a verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It never answers and does nothing.
+    Stall,
+    /// It fails with this status and does nothing.
+    Fail(u16),
+    /// It does everything, but the answer is lost.
+    LoseReply,
+    /// The connection breaks, and it is done only when [`FakeEngine::arrive`] is called.
+    Late,
+}
+
+/// Runs when a container starts, with its spec; what it returns is dropped when the container ends.
+pub type StartHook = Arc<dyn Fn(&ContainerSpec) -> Box<dyn Send> + Send + Sync>;
+
+/// The engine.
+pub struct FakeEngine {
+    id: String,
+    world: Mutex<World>,
+    on_start: Option<StartHook>,
+}
+
+#[derive(Default)]
+struct World {
+    containers: BTreeMap<ContainerId, Inside>,
+    volumes: BTreeMap<String, Volume>,
+    images: HashMap<String, String>,
+    faults: HashMap<Verb, VecDeque<Fault>>,
+    late: Vec<ContainerSpec>,
+    calls: HashMap<Verb, usize>,
+}
+
+struct Inside {
+    seen: Container,
+    spec: ContainerSpec,
+    /// What the hook returned.
+    running: Option<Box<dyn Send>>,
+}
+
+impl fmt::Debug for FakeEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeEngine").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl FakeEngine {
+    /// An empty engine that calls itself `id`.
+    #[must_use]
+    pub fn new(id: &str) -> Arc<Self> {
+        Arc::new(Self { id: id.to_owned(), world: Mutex::default(), on_start: None })
+    }
+
+    /// An empty engine in whose containers `hook` runs.
+    #[must_use]
+    pub fn on_start(id: &str, hook: StartHook) -> Arc<Self> {
+        Arc::new(Self { id: id.to_owned(), world: Mutex::default(), on_start: Some(hook) })
+    }
+
+    /// Gives it an image under a name.
+    pub fn add_image(&self, name: &str, id: &str) {
+        self.lock().images.insert(name.to_owned(), id.to_owned());
+    }
+
+    /// Makes the next call of `verb` (after those told before) go wrong.
+    pub fn fault(&self, verb: Verb, fault: Fault) {
+        self.lock().faults.entry(verb).or_default().push_back(fault);
+    }
+
+    /// Does what was delayed by [`Fault::Late`], as a daemon that was stuck would; what is refused by then is gone.
+    /// Returns how many containers were made.
+    pub fn arrive(&self) -> usize {
+        let mut world = self.lock();
+        let late = std::mem::take(&mut world.late);
+        late.into_iter().filter(|spec| world.create(spec).is_ok()).count()
+    }
+
+    /// Ends a container as if its process had ended.
+    pub fn exit(&self, id: &ContainerId) {
+        if let Some(inside) = self.lock().containers.get_mut(id) {
+            inside.seen.state = ContainerState::Exited;
+            inside.running = None;
+        }
+    }
+
+    /// Removes a container behind everybody's back.
+    pub fn vanish(&self, id: &ContainerId) {
+        self.lock().containers.remove(id);
+    }
+
+    /// Every container there is, whosever.
+    #[must_use]
+    pub fn containers(&self) -> Vec<Container> {
+        self.lock().containers.values().map(|inside| inside.seen.clone()).collect()
+    }
+
+    /// How often a verb was called.
+    #[must_use]
+    pub fn calls(&self, verb: Verb) -> usize {
+        self.lock().calls.get(&verb).copied().unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `act` unless a fault says otherwise.
+    async fn call<T>(
+        &self,
+        verb: Verb,
+        act: impl FnOnce(&mut World) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let fault = {
+            let mut world = self.lock();
+            *world.calls.entry(verb).or_default() += 1;
+            world.faults.get_mut(&verb).and_then(VecDeque::pop_front)
+        };
+        match fault {
+            None => act(&mut self.lock()),
+            Some(Fault::Stall) => std::future::pending().await,
+            Some(Fault::Fail(404)) => Err(Error::NoSuch),
+            Some(Fault::Fail(status @ 400..=499)) => {
+                Err(Error::Refused { status, message: "told to".into() })
+            }
+            Some(Fault::Fail(status)) => Err(Error::Failed { status, message: "told to".into() }),
+            Some(Fault::LoseReply) => {
+                // Whether it worked is just what is lost.
+                let _ = act(&mut self.lock());
+                Err(lost())
+            }
+            Some(Fault::Late) => Err(lost()),
+        }
+    }
+}
+
+fn lost() -> Error {
+    Error::Unreachable(Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)))
+}
+
+impl World {
+    fn find(&self, handle: Handle<'_>) -> Option<ContainerId> {
+        let matches = |seen: &Container| match handle {
+            Handle::Id(id) => seen.id == *id,
+            Handle::Name(name) => seen.name == name,
+        };
+        self.containers
+            .values()
+            .map(|inside| &inside.seen)
+            .find(|seen| matches(seen))
+            .map(|seen| seen.id.clone())
+    }
+
+    fn create(&mut self, spec: &ContainerSpec) -> Result<ContainerId, Error> {
+        check_binds(spec)?;
+        if !self.images.values().any(|image| *image == spec.image) {
+            return Err(Error::NoSuch);
+        }
+        if self.find(Handle::Name(&spec.name)).is_some() {
+            return Err(Error::Conflict("the name is taken".into()));
+        }
+        let id = ContainerId(format!("{:064x}", new_id().as_u128()));
+        let mut mounts = spec.mounts.clone();
+        mounts.sort();
+        let labels: BTreeMap<String, String> =
+            spec.labels.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let asked_at = labels.get(label::CREATED_AT).and_then(|at| DateTime::parse_from_rfc3339(at).ok());
+        let seen = Container {
+            id: id.clone(),
+            name: spec.name.clone(),
+            image: spec.image.clone(),
+            labels,
+            mounts,
+            state: ContainerState::Created,
+            created_at: asked_at.map(|at| at.with_timezone(&Utc)),
+        };
+        for mount in &spec.mounts {
+            if let MountSource::Volume(name) = &mount.source {
+                let unlabelled = Volume { name: name.clone(), labels: BTreeMap::new() };
+                self.volumes.entry(name.clone()).or_insert(unlabelled);
+            }
+        }
+        self.containers.insert(id.clone(), Inside { seen, spec: spec.clone(), running: None });
+        Ok(id)
+    }
+
+    fn uses(&self, volume: &str) -> bool {
+        let named = |source: &MountSource| matches!(source, MountSource::Volume(name) if name == volume);
+        self.containers.values().any(|inside| inside.seen.mounts.iter().any(|mount| named(&mount.source)))
+    }
+}
+
+fn check_binds(spec: &ContainerSpec) -> Result<(), Error> {
+    let missing = |mount: &crate::domain::spec::Mount| -> Option<PathBuf> {
+        match &mount.source {
+            MountSource::Bind(path) if !path.exists() => Some(path.clone()),
+            MountSource::Bind(_) | MountSource::Volume(_) => None,
+        }
+    };
+    match spec.mounts.iter().find_map(missing) {
+        None => Ok(()),
+        Some(path) => Err(Error::Refused {
+            status: 400,
+            message: format!("bind source {} does not exist", path.display()),
+        }),
+    }
+}
+
+#[async_trait]
+impl ContainerEngine for FakeEngine {
+    async fn info(&self) -> Result<EngineInfo, Error> {
+        let info = EngineInfo { id: self.id.clone(), memory_bytes: 16 << 30, root: "/var/lib/fake".into() };
+        self.call(Verb::Info, |_| Ok(info)).await
+    }
+
+    async fn image(&self, name: &str) -> Observed<String> {
+        let find = |world: &mut World| world.images.get(name).cloned().ok_or(Error::NoSuch);
+        self.call(Verb::Image, find).await.into()
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, Error> {
+        if self.lock().faults.get(&Verb::Create).and_then(VecDeque::front) == Some(&Fault::Late) {
+            self.lock().late.push(spec.clone());
+        }
+        self.call(Verb::Create, |world| world.create(spec)).await
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<(), Error> {
+        let start = |world: &mut World| {
+            let inside = world.containers.get_mut(id).ok_or(Error::NoSuch)?;
+            if inside.seen.state == ContainerState::Running {
+                return Ok(());
+            }
+            // The runtime mounts them anew: 400 or 500 in Docker, by release.
+            check_binds(&inside.spec)?;
+            inside.running = self.on_start.as_ref().map(|hook| hook(&inside.spec));
+            inside.seen.state = ContainerState::Running;
+            Ok(())
+        };
+        self.call(Verb::Start, start).await
+    }
+
+    async fn observe(&self, handle: Handle<'_>) -> Observed<Container> {
+        let look = |world: &mut World| {
+            let id = world.find(handle).ok_or(Error::NoSuch)?;
+            world.containers.get(&id).map(|inside| inside.seen.clone()).ok_or(Error::NoSuch)
+        };
+        self.call(Verb::Observe, look).await.into()
+    }
+
+    async fn remove(&self, handle: Handle<'_>) -> Result<Removal, Error> {
+        let remove = |world: &mut World| match world.find(handle) {
+            Some(id) => {
+                world.containers.remove(&id);
+                Ok(Removal::Removed)
+            }
+            None => Ok(Removal::Absent),
+        };
+        self.call(Verb::Remove, remove).await
+    }
+
+    async fn list(&self, installation: &str) -> Result<Vec<Container>, Error> {
+        let list = |world: &mut World| {
+            let all = world.containers.values().map(|inside| inside.seen.clone());
+            Ok(all.filter(|seen| belongs(&seen.labels, installation)).collect())
+        };
+        self.call(Verb::List, list).await
+    }
+
+    async fn create_volume(&self, spec: &VolumeSpec) -> Result<(), Error> {
+        let create = |world: &mut World| {
+            let labels: BTreeMap<String, String> =
+                spec.labels.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+            let made = Volume { name: spec.name.clone(), labels: labels.clone() };
+            match world.volumes.entry(spec.name.clone()).or_insert(made).labels == labels {
+                true => Ok(()),
+                false => Err(Error::Conflict("the volume is somebody else's".into())),
+            }
+        };
+        self.call(Verb::CreateVolume, create).await
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<Removal, Error> {
+        let remove = |world: &mut World| {
+            if world.uses(name) {
+                return Err(Error::Conflict("the volume is in use".into()));
+            }
+            match world.volumes.remove(name) {
+                Some(_) => Ok(Removal::Removed),
+                None => Ok(Removal::Absent),
+            }
+        };
+        self.call(Verb::RemoveVolume, remove).await
+    }
+
+    async fn list_volumes(&self, installation: &str) -> Result<Vec<Volume>, Error> {
+        let list = |world: &mut World| {
+            let all = world.volumes.values().filter(|volume| belongs(&volume.labels, installation));
+            Ok(all.cloned().collect())
+        };
+        self.call(Verb::ListVolumes, list).await
+    }
+}
+
+fn belongs(labels: &BTreeMap<String, String>, installation: &str) -> bool {
+    labels.get(label::INSTALLATION).is_some_and(|label| label == installation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::contract::Bench;
+
+    fn bench() -> (Bench, ()) {
+        let engine = FakeEngine::new("E");
+        engine.add_image("image", "sha256:1");
+        // Any file will do for a program that nobody runs.
+        (Bench::new(engine, "image", "/proc/self/exe".into(), "test"), ())
+    }
+
+    crate::engine_contract!(bench());
+
+    #[tokio::test]
+    async fn a_lost_reply_leaves_the_container_and_a_late_one_makes_it_only_then() {
+        let engine = FakeEngine::new("E");
+        engine.add_image("image", "sha256:1");
+        let bench = Bench::new(engine.clone(), "image", "/proc/self/exe".into(), "test");
+        engine.fault(Verb::Create, Fault::LoseReply);
+        engine.fault(Verb::Create, Fault::Late);
+        for expected in [1, 1] {
+            assert!(matches!(engine.create(&bench.spec().await).await, Err(Error::Unreachable(_))));
+            assert_eq!(engine.containers().len(), expected);
+        }
+        assert_eq!(engine.arrive(), 1);
+        assert_eq!(engine.containers().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_arrives_late_is_refused_without_its_run_directory() {
+        let engine = FakeEngine::new("E");
+        engine.add_image("image", "sha256:1");
+        let bench = Bench::new(engine.clone(), "image", "/proc/self/exe".into(), "test");
+        engine.fault(Verb::Create, Fault::Late);
+        let spec = bench.spec().await;
+        assert!(engine.create(&spec).await.is_err());
+        std::fs::remove_dir(bench.base.path().join(&spec.labels[label::SANDBOX])).unwrap();
+        assert_eq!(engine.arrive(), 0);
+    }
+}
