@@ -1,1 +1,24 @@
-//! placeholder
+//! registry-svc: who there is, and how they reach each other.
+//!
+//! It owns accounts and API tokens. Every other service asks it whom a bearer token names ([`app::tokens`]); a
+//! token's secret is shown once and stored as a hash. What belongs to a tenant is found under that tenant only:
+//! somebody else's is not there.
+//!
+//! It runs no model, keeps no conversation and starts no container.
+
+pub mod app;
+pub mod config;
+pub mod domain;
+pub mod error;
+pub mod grpc;
+pub mod operator;
+pub mod service;
+pub mod store;
+pub mod worker;
+
+pub use self::{
+    config::Config,
+    error::Error,
+    service::{StartError, start},
+    store::MIGRATOR,
+};

@@ -1,0 +1,76 @@
+//! Accounts: created by operators, read by operators and by themselves.
+
+use svc_core::{
+    clock::SharedClock,
+    custody,
+    id::AccountId,
+    page::{self, Page},
+    pg::{Pool, Subject, Tx},
+    principal::Principal,
+};
+
+use super::{
+    account_of,
+    once::{Attempt, Once},
+};
+use crate::{
+    domain::{account::Account, name::Name},
+    error::{Entity, Error, Result},
+    store,
+};
+
+/// The listing that page tokens of accounts belong to.
+const LISTING: &str = "registry.accounts";
+
+/// Use cases of accounts.
+#[derive(Debug, Clone)]
+pub struct Accounts {
+    pool: Pool,
+    clock: SharedClock,
+}
+
+impl Accounts {
+    /// On this database, by this clock.
+    #[must_use]
+    pub fn new(pool: Pool, clock: SharedClock) -> Self {
+        Self { pool, clock }
+    }
+
+    /// Creates an account.
+    pub async fn create(&self, caller: &Principal, name: &Name, once: &Once) -> Result<Account> {
+        let mut tx = Tx::system(&self.pool).await?;
+        let first = match once.begin::<AccountId>(&mut tx, caller.account_id).await? {
+            Attempt::Replay(id) => {
+                return store::accounts::find(&mut tx, id).await?.ok_or(Error::NotFound(Entity::Account));
+            }
+            Attempt::First(first) => first,
+        };
+        let account =
+            Account { id: AccountId::new(), name: name.as_str().to_owned(), created_at: self.clock.now() };
+        insert(&mut tx, &account).await?;
+        first.finish(&mut tx, &account.id).await?;
+        tx.commit().await?;
+        Ok(account)
+    }
+
+    /// Returns an account.
+    pub async fn get(&self, caller: &Principal, id: AccountId) -> Result<Account> {
+        let id = account_of(caller, id)?;
+        let mut db = self.pool.acquire().await?;
+        store::accounts::find(&mut db, id).await?.ok_or(Error::NotFound(Entity::Account))
+    }
+
+    /// Lists accounts, newest first.
+    pub async fn list(&self, page_size: u32, page_token: &str) -> Result<Page<Account>> {
+        let before = page::cursor(LISTING, page_token)?;
+        let mut db = self.pool.acquire().await?;
+        let rows = store::accounts::list(&mut db, before, i64::from(page_size) + 1).await?;
+        Ok(Page::cut(LISTING, rows, page_size, |last| last.id))
+    }
+}
+
+/// Stores an account together with its custody: from here on it can be written, and erased.
+pub(crate) async fn insert(tx: &mut Tx, account: &Account) -> Result<()> {
+    custody::create(tx, Subject::Account { account: account.id }).await?;
+    Ok(store::accounts::insert(tx, account).await?)
+}

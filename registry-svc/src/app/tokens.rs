@@ -1,0 +1,217 @@
+//! API tokens of accounts, and what a bearer token proves.
+//!
+//! A secret leaves this service once, in the answer to the request that made it: a repetition of that request
+//! gets the token without it. Nobody can make a token that may do more than its maker, or for longer.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use svc_core::{
+    audit::{self, Act, SubjectHash},
+    auth::{self, TokenResolver},
+    clock::SharedClock,
+    error::Invalid,
+    id::{AccountId, TokenId},
+    page::{self, Page},
+    pg::{Pool, Subject, Tx},
+    principal::Principal,
+};
+
+use super::{
+    account_of,
+    once::{Attempt, Once},
+};
+use crate::{
+    domain::{
+        name::Name,
+        token::{Owner, Scopes, Secret, SecretHash, Token},
+    },
+    error::{Entity, Error, Result},
+    store,
+};
+
+/// The listing that page tokens of tokens belong to.
+const LISTING: &str = "registry.tokens";
+
+/// Longest life of a token that does not live for ever.
+const MAX_TTL: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
+/// What somebody wants a token to be.
+#[derive(Debug, Clone)]
+pub struct NewToken {
+    /// The tenant.
+    pub account: AccountId,
+    /// Its name.
+    pub name: Name,
+    /// What it may do; empty is everything.
+    pub scopes: Vec<String>,
+    /// How long it works; for ever if not said.
+    pub ttl: Option<Duration>,
+}
+
+/// A token that was made, with its secret if this is the first answer.
+#[derive(Debug, Clone)]
+pub struct Created {
+    /// The token.
+    pub token: Token,
+    /// Its secret.
+    pub secret: Option<Secret>,
+}
+
+/// Use cases of API tokens.
+#[derive(Debug, Clone)]
+pub struct Tokens {
+    pool: Pool,
+    clock: SharedClock,
+    scopes: Arc<BTreeSet<String>>,
+    max_live: u32,
+}
+
+impl Tokens {
+    /// On this database, by this clock. `scopes` are those that methods ask for; an account has at most
+    /// `max_live` tokens that work.
+    #[must_use]
+    pub fn new(pool: Pool, clock: SharedClock, scopes: BTreeSet<String>, max_live: u32) -> Self {
+        Self { pool, clock, scopes: Arc::new(scopes), max_live }
+    }
+
+    /// Creates a token of an account.
+    pub async fn create(&self, caller: &Principal, new: &NewToken, once: &Once) -> Result<Created> {
+        let account = account_of(caller, new.account)?;
+        let scopes = Scopes::parse(&new.scopes, &self.scopes)?;
+        if !scopes.are_within(caller) {
+            return Err(Error::ScopeExceeded("more scopes than it has"));
+        }
+        let now = self.clock.now();
+        let expires_at = new.ttl.map(|ttl| expiry(now, ttl)).transpose()?;
+
+        let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
+        let first = match once.begin::<TokenId>(&mut tx, caller.account_id).await? {
+            Attempt::Replay(id) => {
+                let token = store::tokens::find(&mut tx, account, id).await?;
+                return Ok(Created { token: token.ok_or(Error::NotFound(Entity::Token))?, secret: None });
+            }
+            Attempt::First(first) => first,
+        };
+        outlived_by_its_maker(&mut tx, caller, expires_at, now).await?;
+        store::accounts::lock(&mut tx, account).await?;
+        if store::tokens::count_live(&mut tx, account, now).await? >= i64::from(self.max_live) {
+            return Err(Error::TooManyTokens(self.max_live));
+        }
+        let (token, secret) = make(Owner::Account(account), new.name.as_str(), scopes, now, expires_at);
+        store::tokens::insert(&mut tx, &token, &secret.hash()).await?;
+        first.finish(&mut tx, &token.id).await?;
+        tx.commit().await?;
+        Ok(Created { token, secret: Some(secret) })
+    }
+
+    /// Lists an account's tokens, newest first.
+    pub async fn list(
+        &self,
+        caller: &Principal,
+        account: AccountId,
+        page_size: u32,
+        page_token: &str,
+    ) -> Result<Page<Token>> {
+        let account = account_of(caller, account)?;
+        let before = page::cursor(LISTING, page_token)?;
+        let mut db = self.pool.acquire().await?;
+        if store::accounts::find(&mut db, account).await?.is_none() {
+            return Err(Error::NotFound(Entity::Account));
+        }
+        let rows = store::tokens::list(&mut db, account, before, i64::from(page_size) + 1).await?;
+        Ok(Page::cut(LISTING, rows, page_size, |last| last.id))
+    }
+
+    /// Revokes a token. One that is revoked already stays as it is.
+    pub async fn revoke(&self, caller: &Principal, account: AccountId, id: TokenId) -> Result<Token> {
+        let account = account_of(caller, account)?;
+        let now = self.clock.now();
+        let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
+        let token = store::tokens::find(&mut tx, account, id).await?.ok_or(Error::NotFound(Entity::Token))?;
+        if !revoke(&mut tx, id, audit::principal_id(caller), now).await? {
+            // Somebody else's revocation may have come between the two statements.
+            return store::tokens::find(&mut tx, account, id).await?.ok_or(Error::NotFound(Entity::Token));
+        }
+        tx.commit().await?;
+        Ok(Token { revoked_at: Some(now), ..token })
+    }
+
+    /// The token behind a bearer.
+    ///
+    /// # Errors
+    /// [`Error::TokenNotLive`] if it is unknown, expired or revoked, without saying which.
+    pub async fn authenticate(&self, bearer: &str) -> Result<Token> {
+        let mut db = self.pool.acquire().await?;
+        let token = store::tokens::find_by_secret(&mut db, &SecretHash::of(bearer)).await?;
+        token.filter(|token| token.is_live(self.clock.now())).ok_or(Error::TokenNotLive)
+    }
+}
+
+/// This service asks itself.
+#[async_trait::async_trait]
+impl TokenResolver for Tokens {
+    async fn resolve(&self, bearer: &str) -> Result<Principal, auth::Error> {
+        match self.authenticate(bearer).await {
+            Ok(token) => Ok(token.principal()),
+            Err(Error::TokenNotLive) => Err(auth::Error::Unauthenticated("token is not live")),
+            Err(error) => Err(auth::Error::Unavailable(svc_core::error::Chain(&error).to_string())),
+        }
+    }
+}
+
+/// A new token with a new secret.
+pub(crate) fn make(
+    owner: Owner,
+    name: &str,
+    scopes: Scopes,
+    created_at: DateTime<Utc>,
+    expires_at: Option<DateTime<Utc>>,
+) -> (Token, Secret) {
+    let secret = Secret::from_entropy(&rand::random());
+    let token = Token {
+        id: TokenId::new(),
+        owner,
+        name: name.to_owned(),
+        prefix: secret.prefix().to_owned(),
+        scopes,
+        created_at,
+        expires_at,
+        revoked_at: None,
+    };
+    (token, secret)
+}
+
+/// Revokes a live token and writes the act down; says whether it was live.
+pub(crate) async fn revoke(tx: &mut Tx, id: TokenId, by: &str, now: DateTime<Utc>) -> Result<bool> {
+    if !store::tokens::revoke(tx, id, now).await? {
+        return Ok(false);
+    }
+    let subject = SubjectHash::of("token", id.0);
+    let act = Act { act: "token.revoked", subject, generation: 1, principal_id: by, at: now };
+    audit::record(tx, &act).await?;
+    Ok(true)
+}
+
+/// A token that was revoked a moment ago, but is still trusted by some cache, makes no other; one that ends
+/// makes none that goes on after it.
+async fn outlived_by_its_maker(
+    tx: &mut Tx,
+    caller: &Principal,
+    expires_at: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let Some(id) = caller.token_id else { return Ok(()) };
+    let maker = store::tokens::hold(tx, id).await?.filter(|token| token.is_live(now));
+    let end = maker.ok_or(Error::TokenNotLive)?.expires_at;
+    match (end, expires_at) {
+        (None, _) => Ok(()),
+        (Some(end), Some(at)) if at <= end => Ok(()),
+        (Some(_), _) => Err(Error::ScopeExceeded("a longer life than its own")),
+    }
+}
+
+fn expiry(now: DateTime<Utc>, ttl: Duration) -> Result<DateTime<Utc>, Invalid> {
+    let end = (ttl > Duration::ZERO && ttl <= MAX_TTL).then(|| now + ttl);
+    end.ok_or_else(|| Invalid::new("ttl", "must be positive and at most ten years"))
+}

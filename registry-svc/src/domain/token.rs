@@ -1,0 +1,327 @@
+//! API tokens: their secrets, what they allow, and whom they name.
+
+use std::collections::BTreeSet;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chrono::{DateTime, Utc};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use svc_core::{
+    auth::TOKEN_PREFIX,
+    error::Invalid,
+    id::{AccountId, AgentId, TokenId},
+    principal::{EVERY_SCOPE, Principal, PrincipalKind},
+};
+
+/// Random bytes of a secret.
+pub const ENTROPY_BYTES: usize = 32;
+
+/// Characters of a secret that are kept readable, to tell tokens apart.
+const SHOWN: usize = TOKEN_PREFIX.len() + 8;
+
+/// Most scopes of one token.
+const MAX_SCOPES: usize = 50;
+
+/// What a token with nothing but an enrolment may do.
+const ENROLMENT_SCOPES: [&str; 1] = ["agent:register"];
+
+/// What a registered agent may do: as itself, and towards others of its tenant.
+const AGENT_SCOPES: [&str; 5] = ["agent:register", "agent:beat", "agents:read", "relay:send", "relay:read"];
+
+/// Whom a token names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TokenKind {
+    /// An operator of the plane.
+    Admin,
+    /// A tenant.
+    Account,
+    /// An agent that has yet to register; good for that one registration.
+    Enrolment,
+    /// An agent that registered.
+    Agent,
+}
+
+/// The secret of a token; shown once, stored as its hash.
+#[derive(Debug, Clone)]
+pub struct Secret(SecretString);
+
+impl Secret {
+    /// The secret made of these random bytes.
+    #[must_use]
+    pub fn from_entropy(entropy: &[u8; ENTROPY_BYTES]) -> Self {
+        Self(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(entropy)).into())
+    }
+
+    /// The secret itself, for its one showing.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// Its first characters.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.reveal()[..SHOWN]
+    }
+
+    /// What is stored of it.
+    #[must_use]
+    pub fn hash(&self) -> SecretHash {
+        SecretHash::of(self.reveal())
+    }
+}
+
+/// SHA-256 of a secret. The secret is 256 random bits, so no slow hash is needed to protect it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SecretHash([u8; 32]);
+
+impl SecretHash {
+    /// Hash of what a caller presented.
+    #[must_use]
+    pub fn of(token: &str) -> Self {
+        Self(Sha256::digest(token.as_bytes()).into())
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// What a token allows, sorted, each once; never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scopes(Vec<String>);
+
+impl Scopes {
+    /// Everything its kind may do.
+    #[must_use]
+    pub fn every() -> Self {
+        Self(vec![EVERY_SCOPE.to_owned()])
+    }
+
+    /// What an enrolment allows.
+    #[must_use]
+    pub fn of_enrolments() -> Self {
+        Self(ENROLMENT_SCOPES.map(str::to_owned).into())
+    }
+
+    /// What an agent's token allows.
+    #[must_use]
+    pub fn of_agents() -> Self {
+        Self(AGENT_SCOPES.map(str::to_owned).into())
+    }
+
+    /// Parses what a caller asked for; nothing means everything. A scope that no method asks for (`known`) is a
+    /// mistake, not a restriction.
+    ///
+    /// # Errors
+    /// [`Invalid`] names the scope.
+    pub fn parse(asked: &[String], known: &BTreeSet<String>) -> Result<Self, Invalid> {
+        if asked.len() > MAX_SCOPES {
+            return Err(Invalid::new("scopes", "must have at most 50 entries"));
+        }
+        if let Some(at) = asked.iter().position(|scope| scope != EVERY_SCOPE && !known.contains(scope)) {
+            return Err(Invalid::new(format!("scopes[{at}]"), "is no scope of any method"));
+        }
+        let scopes: BTreeSet<&String> = asked.iter().collect();
+        if scopes.is_empty() || asked.iter().any(|scope| scope == EVERY_SCOPE) {
+            return Ok(Self::every());
+        }
+        Ok(Self(scopes.into_iter().cloned().collect()))
+    }
+
+    /// As they are stored.
+    #[must_use]
+    pub fn from_stored(scopes: Vec<String>) -> Self {
+        Self(scopes)
+    }
+
+    /// Whether a caller may give all of them away.
+    #[must_use]
+    pub fn are_within(&self, caller: &Principal) -> bool {
+        match caller.kind {
+            PrincipalKind::Admin => true,
+            PrincipalKind::Account => self.0.iter().all(|scope| caller.allows(scope)),
+            PrincipalKind::Agent | PrincipalKind::Service => false,
+        }
+    }
+
+    /// One by one.
+    #[must_use]
+    pub fn as_slice(&self) -> &[String] {
+        &self.0
+    }
+}
+
+/// A token, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Its id.
+    pub id: TokenId,
+    /// Whom it names.
+    pub owner: Owner,
+    /// Its name.
+    pub name: String,
+    /// First characters of its secret.
+    pub prefix: String,
+    /// What it allows.
+    pub scopes: Scopes,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+    /// When it stops working, if ever.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When it was revoked, if it was.
+    pub revoked_at: Option<DateTime<Utc>>,
+}
+
+/// Whom a token names, with the ids its kind has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// An operator.
+    Admin,
+    /// A tenant.
+    Account(AccountId),
+    /// An agent that has yet to register.
+    Enrolment(AccountId, AgentId),
+    /// An agent that registered.
+    Agent(AccountId, AgentId),
+}
+
+impl Owner {
+    /// Puts an owner together from its parts; `None` if they do not fit.
+    #[must_use]
+    pub fn from_parts(kind: TokenKind, account: Option<AccountId>, agent: Option<AgentId>) -> Option<Self> {
+        match (kind, account, agent) {
+            (TokenKind::Admin, None, None) => Some(Self::Admin),
+            (TokenKind::Account, Some(account), None) => Some(Self::Account(account)),
+            (TokenKind::Enrolment, Some(account), Some(agent)) => Some(Self::Enrolment(account, agent)),
+            (TokenKind::Agent, Some(account), Some(agent)) => Some(Self::Agent(account, agent)),
+            (TokenKind::Admin | TokenKind::Account | TokenKind::Enrolment | TokenKind::Agent, _, _) => None,
+        }
+    }
+
+    /// Its kind.
+    #[must_use]
+    pub fn kind(self) -> TokenKind {
+        match self {
+            Self::Admin => TokenKind::Admin,
+            Self::Account(_) => TokenKind::Account,
+            Self::Enrolment(..) => TokenKind::Enrolment,
+            Self::Agent(..) => TokenKind::Agent,
+        }
+    }
+
+    /// The tenant, if it has one.
+    #[must_use]
+    pub fn account(self) -> Option<AccountId> {
+        match self {
+            Self::Admin => None,
+            Self::Account(account) | Self::Enrolment(account, _) | Self::Agent(account, _) => Some(account),
+        }
+    }
+
+    /// The agent, if it is one.
+    #[must_use]
+    pub fn agent(self) -> Option<AgentId> {
+        match self {
+            Self::Admin | Self::Account(_) => None,
+            Self::Enrolment(_, agent) | Self::Agent(_, agent) => Some(agent),
+        }
+    }
+}
+
+impl Token {
+    /// Whether it works at `now`.
+    #[must_use]
+    pub fn is_live(&self, now: DateTime<Utc>) -> bool {
+        self.revoked_at.is_none() && self.expires_at.is_none_or(|at| at > now)
+    }
+
+    /// Whom it names.
+    #[must_use]
+    pub fn principal(&self) -> Principal {
+        let (kind, subject_id) = match self.owner {
+            Owner::Admin => (PrincipalKind::Admin, self.id.to_string()),
+            Owner::Account(account) => (PrincipalKind::Account, account.to_string()),
+            Owner::Enrolment(_, agent) | Owner::Agent(_, agent) => (PrincipalKind::Agent, agent.to_string()),
+        };
+        Principal {
+            kind,
+            subject_id,
+            account_id: self.owner.account(),
+            scopes: self.scopes.0.clone(),
+            token_id: Some(self.id),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known() -> BTreeSet<String> {
+        ["turns:write", "sessions:read"].map(str::to_owned).into()
+    }
+
+    fn asked(scopes: &[&str]) -> Vec<String> {
+        scopes.iter().map(|scope| (*scope).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_secret_has_256_random_bits_and_a_short_public_prefix() {
+        let secret = Secret::from_entropy(&[7; 32]);
+        assert_eq!(secret.reveal().len(), "stw_".len() + 43);
+        assert!(secret.reveal().starts_with(secret.prefix()) && secret.prefix().len() == 12);
+        assert_eq!(secret.hash(), SecretHash::of(secret.reveal()));
+        assert_ne!(secret.hash(), Secret::from_entropy(&[8; 32]).hash());
+        assert!(!format!("{secret:?}").contains(&secret.reveal()[12..]));
+    }
+
+    #[test]
+    fn scopes_are_known_sorted_and_unique() {
+        let parse = |scopes: &[&str]| Scopes::parse(&asked(scopes), &known());
+        assert_eq!(parse(&[]).unwrap(), Scopes::every());
+        assert_eq!(parse(&["turns:write", "*"]).unwrap(), Scopes::every());
+        let both = parse(&["turns:write", "sessions:read", "turns:write"]).unwrap();
+        assert_eq!(both.as_slice(), ["sessions:read", "turns:write"]);
+        assert_eq!(parse(&["turns:write", "turns:wriet"]).unwrap_err().field, "scopes[1]");
+        assert_eq!(parse(&["turns:write"; 51]).unwrap_err().field, "scopes");
+    }
+
+    #[test]
+    fn nobody_gives_away_more_than_they_have() {
+        let everything = Principal::account(AccountId::new());
+        let reader = Principal { scopes: asked(&["sessions:read", "tokens:write"]), ..everything.clone() };
+        let admin = Principal { kind: PrincipalKind::Admin, account_id: None, ..everything.clone() };
+        let read = Scopes::parse(&asked(&["sessions:read"]), &known()).unwrap();
+        let write = Scopes::parse(&asked(&["turns:write"]), &known()).unwrap();
+        for (scopes, caller, want) in [
+            (&read, &everything, true),
+            (&Scopes::every(), &everything, true),
+            (&read, &reader, true),
+            (&write, &reader, false),
+            (&Scopes::every(), &reader, false),
+            (&Scopes::every(), &admin, true),
+            (&read, &Principal::service("chat-svc", everything.account_id), false),
+        ] {
+            assert_eq!(scopes.are_within(caller), want, "{scopes:?} {caller:?}");
+        }
+    }
+
+    #[test]
+    fn an_owner_has_exactly_the_ids_of_its_kind() {
+        let (account, agent) = (AccountId::new(), AgentId::new());
+        for owner in [
+            Owner::Admin,
+            Owner::Account(account),
+            Owner::Enrolment(account, agent),
+            Owner::Agent(account, agent),
+        ] {
+            assert_eq!(Owner::from_parts(owner.kind(), owner.account(), owner.agent()), Some(owner));
+        }
+        assert_eq!(Owner::from_parts(TokenKind::Admin, Some(account), None), None);
+        assert_eq!(Owner::from_parts(TokenKind::Account, None, None), None);
+        assert_eq!(Owner::from_parts(TokenKind::Agent, Some(account), None), None);
+    }
+}

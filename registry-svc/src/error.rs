@@ -1,0 +1,136 @@
+//! Why registry-svc did not do what it was asked.
+
+use std::{borrow::Cow, time::Duration};
+
+use svc_core::{
+    custody,
+    error::{ErrorKind, Invalid, ServiceError},
+    idempotency, pg, principal,
+};
+
+/// Result of a use case.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What was not found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entity {
+    /// A tenant.
+    Account,
+    /// An API token.
+    Token,
+}
+
+impl Entity {
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Account => "account",
+            Self::Token => "token",
+        }
+    }
+}
+
+/// Why registry-svc did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the request is wrong.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The caller's credential does not fit.
+    #[error(transparent)]
+    Refused(#[from] principal::Refused),
+    /// There is no such thing, or it is another tenant's.
+    #[error("no such {}", .0.noun())]
+    NotFound(Entity),
+    /// The bearer is unknown, expired, revoked or used up. Callers see one text for all.
+    #[error("token is not live")]
+    TokenNotLive,
+    /// A token would be able to do more, or for longer, than the one that asks for it.
+    #[error("caller may not give away {0}")]
+    ScopeExceeded(&'static str),
+    /// The account has as many live tokens as it may.
+    #[error("account has {0} live tokens already")]
+    TooManyTokens(u32),
+    /// The idempotency key cannot be used.
+    #[error(transparent)]
+    Idempotency(#[from] idempotency::Error),
+    /// A step of an erasure was refused.
+    #[error(transparent)]
+    Custody(#[from] custody::Error),
+    /// The database did not do it.
+    #[error(transparent)]
+    Pg(#[from] pg::Error),
+}
+
+impl ServiceError for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Invalid(error) => error.kind(),
+            Self::Refused(error) => error.kind(),
+            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::TokenNotLive => ErrorKind::Unauthenticated,
+            Self::ScopeExceeded(_) => ErrorKind::PermissionDenied,
+            Self::TooManyTokens(_) => ErrorKind::FailedPrecondition,
+            Self::Idempotency(error) => error.kind(),
+            Self::Custody(error) => error.kind(),
+            Self::Pg(error) => error.kind(),
+        }
+    }
+
+    fn reason(&self) -> Cow<'static, str> {
+        match self {
+            Self::Invalid(error) => error.reason(),
+            Self::Refused(error) => error.reason(),
+            Self::NotFound(_) => self.kind().row().reason.into(),
+            Self::TokenNotLive => "TOKEN_NOT_LIVE".into(),
+            Self::ScopeExceeded(_) => "SCOPE_EXCEEDED".into(),
+            Self::TooManyTokens(_) => "TOO_MANY_TOKENS".into(),
+            Self::Idempotency(error) => error.reason(),
+            Self::Custody(error) => error.reason(),
+            Self::Pg(error) => error.reason(),
+        }
+    }
+
+    fn public_message(&self) -> Cow<'static, str> {
+        match self {
+            Self::Invalid(error) => error.public_message(),
+            Self::Refused(error) => error.public_message(),
+            Self::NotFound(entity) => format!("no such {}", entity.noun()).into(),
+            Self::TokenNotLive => "a valid credential is required".into(),
+            Self::ScopeExceeded(what) => format!("this credential may not give away {what}").into(),
+            Self::TooManyTokens(most) => {
+                format!("an account has at most {most} live tokens: revoke some").into()
+            }
+            Self::Idempotency(error) => error.public_message(),
+            Self::Custody(error) => error.public_message(),
+            Self::Pg(error) => error.public_message(),
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Idempotency(error) => error.retry_after(),
+            Self::Custody(error) => error.retry_after(),
+            Self::Pg(error) => error.retry_after(),
+            Self::Invalid(_)
+            | Self::Refused(_)
+            | Self::NotFound(_)
+            | Self::TokenNotLive
+            | Self::ScopeExceeded(_)
+            | Self::TooManyTokens(_) => None,
+        }
+    }
+
+    fn invalid_fields(&self) -> &[Invalid] {
+        match self {
+            Self::Invalid(error) => error.invalid_fields(),
+            Self::Refused(_)
+            | Self::NotFound(_)
+            | Self::TokenNotLive
+            | Self::ScopeExceeded(_)
+            | Self::TooManyTokens(_)
+            | Self::Idempotency(_)
+            | Self::Custody(_)
+            | Self::Pg(_) => &[],
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! API tokens.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use svc_core::{
+    id::{AccountId, AgentId, TokenId},
+    pg::{self, ensure_affected},
+};
+
+use crate::domain::token::{Owner, Scopes, SecretHash, Token, TokenKind};
+
+struct Row {
+    id: TokenId,
+    kind: TokenKind,
+    account_id: Option<AccountId>,
+    agent_id: Option<AgentId>,
+    name: String,
+    prefix: String,
+    scopes: Vec<String>,
+    created_at: DateTime<Utc>,
+    expires_at: Option<DateTime<Utc>>,
+    revoked_at: Option<DateTime<Utc>>,
+}
+
+impl TryFrom<Row> for Token {
+    type Error = pg::Error;
+
+    fn try_from(row: Row) -> Result<Self, pg::Error> {
+        let owner = Owner::from_parts(row.kind, row.account_id, row.agent_id)
+            .ok_or_else(|| pg::Error::inconsistent("api_tokens", "kind", row.id, "ids do not fit it"))?;
+        Ok(Self {
+            id: row.id,
+            owner,
+            name: row.name,
+            prefix: row.prefix,
+            scopes: Scopes::from_stored(row.scopes),
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            revoked_at: row.revoked_at,
+        })
+    }
+}
+
+/// Stores a new token.
+pub async fn insert(db: &mut PgConnection, token: &Token, secret: &SecretHash) -> Result<(), pg::Error> {
+    let done = sqlx::query!(
+        "INSERT INTO api_tokens
+             (id, kind, account_id, agent_id, name, prefix, secret_hash, scopes, created_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        token.id as TokenId,
+        token.owner.kind() as TokenKind,
+        token.owner.account() as Option<AccountId>,
+        token.owner.agent() as Option<AgentId>,
+        token.name,
+        token.prefix,
+        &secret.as_bytes()[..],
+        token.scopes.as_slice(),
+        token.created_at,
+        token.expires_at,
+    )
+    .execute(db)
+    .await?;
+    ensure_affected(&done, 1)
+}
+
+/// The token with this secret, live or not.
+pub async fn find_by_secret(db: &mut PgConnection, secret: &SecretHash) -> Result<Option<Token>, pg::Error> {
+    let row = sqlx::query_as!(
+        Row,
+        "SELECT id, kind, account_id, agent_id, name, prefix, scopes, created_at, expires_at, revoked_at
+         FROM api_tokens
+         WHERE secret_hash = $1",
+        &secret.as_bytes()[..],
+    )
+    .fetch_optional(db)
+    .await?;
+    row.map(Token::try_from).transpose()
+}
+
+/// A token by its id, whoever's it is, kept from being revoked until the transaction ends.
+pub async fn hold(db: &mut PgConnection, id: TokenId) -> Result<Option<Token>, pg::Error> {
+    let row = sqlx::query_as!(
+        Row,
+        "SELECT id, kind, account_id, agent_id, name, prefix, scopes, created_at, expires_at, revoked_at
+         FROM api_tokens
+         WHERE id = $1
+         FOR SHARE",
+        id as TokenId,
+    )
+    .fetch_optional(db)
+    .await?;
+    row.map(Token::try_from).transpose()
+}
+
+/// A tenant's own token, if it has such a one.
+pub async fn find(
+    db: &mut PgConnection,
+    account: AccountId,
+    id: TokenId,
+) -> Result<Option<Token>, pg::Error> {
+    let row = sqlx::query_as!(
+        Row,
+        "SELECT id, kind, account_id, agent_id, name, prefix, scopes, created_at, expires_at, revoked_at
+         FROM api_tokens
+         WHERE id = $1 AND account_id = $2 AND kind = 'account'",
+        id as TokenId,
+        account as AccountId,
+    )
+    .fetch_optional(db)
+    .await?;
+    row.map(Token::try_from).transpose()
+}
+
+/// A tenant's own tokens, newest first, from after `before`.
+pub async fn list(
+    db: &mut PgConnection,
+    account: AccountId,
+    before: Option<TokenId>,
+    limit: i64,
+) -> Result<Vec<Token>, pg::Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        "SELECT id, kind, account_id, agent_id, name, prefix, scopes, created_at, expires_at, revoked_at
+         FROM api_tokens
+         WHERE account_id = $1 AND kind = 'account' AND ($2::uuid IS NULL OR id < $2)
+         ORDER BY id DESC
+         LIMIT $3",
+        account as AccountId,
+        before as Option<TokenId>,
+        limit,
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(Token::try_from).collect()
+}
+
+/// How many of a tenant's own tokens work at `now`.
+pub async fn count_live(
+    db: &mut PgConnection,
+    account: AccountId,
+    now: DateTime<Utc>,
+) -> Result<i64, pg::Error> {
+    let count = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!"
+           FROM api_tokens
+           WHERE account_id = $1 AND kind = 'account' AND revoked_at IS NULL
+             AND (expires_at IS NULL OR expires_at > $2)"#,
+        account as AccountId,
+        now,
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(count)
+}
+
+/// Revokes a token that is not revoked yet; says whether it was this call that did.
+pub async fn revoke(db: &mut PgConnection, id: TokenId, now: DateTime<Utc>) -> Result<bool, pg::Error> {
+    let done = sqlx::query!(
+        "UPDATE api_tokens SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL",
+        id as TokenId,
+        now,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}

@@ -1,0 +1,10 @@
+//! registry-svc over real sockets, on a real Postgres and Redis: one file a behaviour.
+
+#[cfg(test)]
+mod accounts;
+#[cfg(test)]
+mod operator;
+#[cfg(test)]
+mod plane;
+#[cfg(test)]
+mod schema;

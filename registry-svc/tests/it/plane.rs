@@ -1,0 +1,181 @@
+//! registry-svc as the tests start it, and the actors that use it.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use registry_svc::{Config, MIGRATOR, operator::Operator};
+use svc_core::{
+    assertion::{self, GATEWAY, Signer, TrustedKey},
+    client::{Peer, PeerConfig},
+    clock::SystemClock,
+    lifecycle::Lifecycle,
+    telemetry::Metrics,
+    testing::{TestDb, TestRedis},
+};
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
+
+/// A database, a Redis, and the replicas that share them.
+pub(crate) struct Plane {
+    pub(crate) db: TestDb,
+    pub(crate) redis: TestRedis,
+    keys: Keys,
+    replicas: Vec<Replica>,
+}
+
+struct Replica {
+    address: SocketAddr,
+    lifecycle: Lifecycle,
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.lifecycle.stop();
+    }
+}
+
+/// Keys of the gateway and of one service, and the file by which replicas trust them.
+struct Keys {
+    directory: tempfile::TempDir,
+    gateway: Arc<Signer>,
+    service: Arc<Signer>,
+}
+
+impl Keys {
+    fn make() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut trusted = Vec::new();
+        let mut signer = |issuer: &str| {
+            let (private, public_key) = assertion::generate_key().unwrap();
+            trusted.push(TrustedKey { id: issuer.to_owned(), issuer: issuer.to_owned(), public_key });
+            let private = BASE64.decode(private).unwrap();
+            Arc::new(Signer::new(issuer, issuer, &private, SystemClock::shared()).unwrap())
+        };
+        let (gateway, service) = (signer(GATEWAY), signer("chat-svc"));
+        std::fs::write(directory.path().join("trust.toml"), assertion::trust_file(&trusted).unwrap())
+            .unwrap();
+        Self { directory, gateway, service }
+    }
+
+    fn trust_file(&self) -> PathBuf {
+        self.directory.path().join("trust.toml")
+    }
+}
+
+impl Plane {
+    /// One replica with the default configuration.
+    pub(crate) async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// One replica with a changed configuration.
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let db = TestDb::new(&[("registry", &MIGRATOR)]).await;
+        let mut plane = Self { db, redis: TestRedis::new(), keys: Keys::make(), replicas: Vec::new() };
+        plane.add_replica(change).await;
+        plane
+    }
+
+    /// Another replica; returns its number.
+    pub(crate) async fn add_replica(&mut self, change: impl FnOnce(&mut Config)) -> usize {
+        let mut config = self.config();
+        change(&mut config);
+        let (address, lifecycle) = (config.server.listen, Lifecycle::new());
+        registry_svc::start(config, lifecycle.clone(), metrics()).await.unwrap();
+        self.replicas.push(Replica { address, lifecycle });
+        self.replicas.len() - 1
+    }
+
+    fn config(&self) -> Config {
+        let file = self.keys.directory.path().join("registry.toml");
+        std::fs::write(&file, "pg.url = ''\nredis.url = ''\n").unwrap();
+        let mut config = Config::load(Some(Path::new(&file))).unwrap();
+        config.identity.trust_file = self.keys.trust_file();
+        config.pg = self.db.config("registry");
+        config.redis = self.redis.config();
+        config.server.listen = free_address();
+        config.server.operator_listen = free_address();
+        config.server.drain_delay = Duration::from_millis(1);
+        config
+    }
+
+    /// An operator's hand on the database.
+    pub(crate) fn operator(&self) -> Operator {
+        Operator::new(self.db.pool("registry"))
+    }
+
+    /// A channel that presents an API token to replica `number`.
+    pub(crate) async fn bearer_at(&self, number: usize, secret: &str) -> Bearing {
+        let url = format!("http://{}", self.replicas[number].address);
+        let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
+        InterceptedService::new(channel, Bearer(format!("Bearer {secret}").parse().unwrap()))
+    }
+
+    /// A channel that presents an API token to the first replica.
+    pub(crate) async fn bearer(&self, secret: &str) -> Bearing {
+        self.bearer_at(0, secret).await
+    }
+
+    /// The first replica as another service reaches it.
+    pub(crate) fn as_service(&self) -> Peer {
+        self.peer(self.keys.service.clone())
+    }
+
+    /// The first replica as the gateway reaches it.
+    pub(crate) fn as_gateway(&self) -> Peer {
+        self.peer(self.keys.gateway.clone())
+    }
+
+    fn peer(&self, signer: Arc<Signer>) -> Peer {
+        let urls = vec![format!("http://{}", self.replicas[0].address)];
+        let config = PeerConfig { urls, timeout: Duration::from_secs(10) };
+        Peer::lazy("registry-svc", &config, signer).unwrap()
+    }
+}
+
+/// A channel with a bearer token.
+pub(crate) type Bearing = InterceptedService<Channel, Bearer>;
+
+/// Puts a bearer token on every call.
+#[derive(Clone)]
+pub(crate) struct Bearer(MetadataValue<Ascii>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+/// A request with an idempotency key.
+pub(crate) fn keyed<T>(key: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("idempotency-key", key.parse().unwrap());
+    request
+}
+
+/// Telemetry is one a process, however many replicas it plays.
+fn metrics() -> Metrics {
+    static METRICS: OnceLock<Metrics> = OnceLock::new();
+    METRICS
+        .get_or_init(|| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), "pg.url = ''\nredis.url = ''\n").unwrap();
+            let config = Config::load(Some(file.path())).unwrap();
+            svc_core::telemetry::init("registry-svc", &config.telemetry).unwrap().metrics()
+        })
+        .clone()
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
