@@ -2,6 +2,8 @@
 //! chain, who is erased, and who must have taken part.
 
 pub mod custodian;
+pub mod external;
+pub mod hold;
 pub mod job;
 pub mod receipt;
 pub mod schedule;

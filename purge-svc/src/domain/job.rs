@@ -12,8 +12,13 @@
 //! It does not know who the owners are, nor how long to wait: [`super::schedule`] says that.
 
 use chrono::{DateTime, Utc};
+use svc_core::id::{AccountId, PurgeId};
 
-use super::schedule::Again;
+use super::{
+    custodian::Custodian,
+    schedule::Again,
+    subject::{Subject, SubjectHash, SubjectKind, Trigger},
+};
 
 #[cfg(test)]
 mod tests;
@@ -197,6 +202,40 @@ impl Record {
             generation: 1,
         }
     }
+}
+
+/// One erasure.
+///
+/// Once committed it names nobody any more: its subject is a hash. Its owner still finds it by its id, because
+/// the account stays on it until the account itself is erased.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Its id.
+    pub purge_id: PurgeId,
+    /// Whose job it is; `None` once the account is erased.
+    pub account: Option<AccountId>,
+    /// What kind of subject it erases.
+    pub kind: SubjectKind,
+    /// Whom; `None` once erased.
+    pub subject: Option<Subject>,
+    /// What is left of the subject's id.
+    pub subject_hash: SubjectHash,
+    /// Why.
+    pub trigger: Trigger,
+    /// The principal that asked; `None` once the account is erased.
+    pub requested_by: Option<String>,
+    /// Where it stands.
+    pub record: Record,
+    /// Whom it waits for.
+    pub waits_for: Option<Custodian>,
+    /// Trace of the request that made it.
+    pub cause_traceparent: Option<String>,
+    /// Its own trace, once a worker has taken it.
+    pub traceparent: Option<String>,
+    /// When it was accepted.
+    pub created_at: DateTime<Utc>,
+    /// How often a worker took a job of this subject.
+    pub epoch: i64,
 }
 
 /// What happened to a job.

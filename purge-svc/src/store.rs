@@ -1,0 +1,54 @@
+//! All SQL of purge-svc. Functions take the connection or transaction and write exactly what they are given;
+//! what may be written is decided in `domain`, when and together with what in `app`.
+
+use svc_core::pg_enum;
+
+use crate::domain::{
+    job::Phase,
+    subject::{SubjectHash, SubjectKind, Trigger},
+};
+
+pub mod dead_letters;
+pub mod external_objects;
+pub mod holds;
+pub mod jobs;
+pub mod receipts;
+pub mod steps;
+
+/// Migrations of the schema `purge`.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
+
+pg_enum!(SubjectKind as "subject_kind" { Account => "account", Session => "session" });
+pg_enum!(Trigger as "purge_trigger" {
+    SubjectRequest => "subject_request",
+    UserErasure => "user_erasure",
+    AccountDeletion => "account_deletion",
+    GraceExpiry => "grace_expiry",
+});
+pg_enum!(Phase as "purge_phase" {
+    Pending => "pending",
+    Frozen => "frozen",
+    Inventoried => "inventoried",
+    Erasing => "erasing",
+    Erased => "erased",
+    Verified => "verified",
+});
+
+/// A stored SHA-256.
+fn sha256(
+    table: &'static str,
+    column: &'static str,
+    row: impl std::fmt::Display,
+    bytes: &[u8],
+) -> svc_core::pg::Result<[u8; 32]> {
+    bytes.try_into().map_err(|_| svc_core::pg::Error::inconsistent(table, column, row, "is no SHA-256"))
+}
+
+/// A stored subject hash.
+fn subject_hash(
+    table: &'static str,
+    row: impl std::fmt::Display,
+    bytes: &[u8],
+) -> svc_core::pg::Result<SubjectHash> {
+    sha256(table, "subject_hash", row, bytes).map(SubjectHash)
+}

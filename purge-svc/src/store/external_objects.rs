@@ -1,0 +1,99 @@
+//! Copies of what a subject has outside Postgres, made before anything is deleted and gone when all of it is.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use svc_core::{id::PurgeId, pg::Result};
+
+use crate::domain::{
+    custodian::Custodian,
+    external::{ExternalObject, ItemResult},
+};
+
+/// Copies objects; those that were copied before stay as they are.
+///
+/// # Errors
+/// [`svc_core::pg::Error`] if they were not copied.
+pub async fn copy(
+    db: &mut PgConnection,
+    purge_id: PurgeId,
+    custodian: Custodian,
+    objects: &[ExternalObject],
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let kinds: Vec<_> = objects.iter().map(|object| object.kind.clone()).collect();
+    let providers: Vec<_> = objects.iter().map(|object| object.provider.clone()).collect();
+    let ids: Vec<_> = objects.iter().map(|object| object.object_id.clone()).collect();
+    sqlx::query!(
+        "INSERT INTO external_objects (purge_id, custodian, kind, provider, object_id, listed_at)
+         SELECT $1, $2, kind, provider, object_id, $6
+         FROM unnest($3::text[], $4::text[], $5::text[]) AS listed (kind, provider, object_id)
+         ON CONFLICT (purge_id, custodian, kind, provider, object_id) DO NOTHING",
+        purge_id.0,
+        custodian.service(),
+        &kinds,
+        &providers,
+        &ids,
+        now,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Writes what became of objects, also of those that were not on the list. What is gone stays gone.
+///
+/// # Errors
+/// [`svc_core::pg::Error`] if it was not written.
+pub async fn settle(
+    db: &mut PgConnection,
+    purge_id: PurgeId,
+    custodian: Custodian,
+    items: &[ItemResult],
+    now: DateTime<Utc>,
+) -> Result<()> {
+    for item in items {
+        sqlx::query!(
+            "INSERT INTO external_objects AS known
+                 (purge_id, custodian, kind, provider, object_id, listed_at, outcome, code, settled_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             ON CONFLICT (purge_id, custodian, kind, provider, object_id) DO UPDATE
+             SET outcome = excluded.outcome, code = excluded.code, settled_at = excluded.settled_at
+             WHERE known.settled_at IS NULL",
+            purge_id.0,
+            custodian.service(),
+            item.object.kind,
+            item.object.provider,
+            item.object.object_id,
+            now,
+            item.outcome.name(),
+            item.code,
+            item.outcome.is_gone().then_some(now),
+        )
+        .execute(&mut *db)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Objects of which nobody has said yet that they are gone.
+///
+/// # Errors
+/// [`svc_core::pg::Error`] if they cannot be counted.
+pub async fn count_unsettled(db: &mut PgConnection, purge_id: PurgeId) -> Result<i64> {
+    let count = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM external_objects WHERE purge_id = $1 AND settled_at IS NULL"#,
+        purge_id.0
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(count)
+}
+
+/// Deletes a job's copies: they name what belonged to somebody.
+///
+/// # Errors
+/// [`svc_core::pg::Error`] if they were not deleted.
+pub async fn forget(db: &mut PgConnection, purge_id: PurgeId) -> Result<()> {
+    sqlx::query!("DELETE FROM external_objects WHERE purge_id = $1", purge_id.0).execute(db).await?;
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! Holds, and the locks under which the point of no return and a new hold see each other.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use svc_core::pg::{self, Result};
+use uuid::Uuid;
+
+use super::subject_hash;
+use crate::domain::{
+    hold::{Basis, Hold},
+    subject::{SubjectHash, SubjectKind},
+};
+
+const TABLE: &str = "holds";
+
+struct HoldRow {
+    hold_id: Uuid,
+    subject_kind: SubjectKind,
+    subject_hash: Vec<u8>,
+    basis: String,
+    reference: String,
+    set_by: String,
+    set_at: DateTime<Utc>,
+    ends_at: DateTime<Utc>,
+    released_at: Option<DateTime<Utc>>,
+}
+
+impl TryFrom<HoldRow> for Hold {
+    type Error = pg::Error;
+
+    fn try_from(row: HoldRow) -> Result<Self> {
+        Ok(Self {
+            hold_id: row.hold_id,
+            kind: row.subject_kind,
+            subject_hash: subject_hash(TABLE, row.hold_id, &row.subject_hash)?,
+            basis: Basis::from_name(&row.basis)
+                .ok_or_else(|| pg::Error::inconsistent(TABLE, "basis", row.hold_id, "is no basis"))?,
+            reference: row.reference,
+            set_by: row.set_by,
+            set_at: row.set_at,
+            ends_at: row.ends_at,
+            released_at: row.released_at,
+        })
+    }
+}
+
+/// Locks what decides about holds on these subjects until the transaction ends. Whoever wants several names the
+/// account first. A row cannot be locked: the hold that matters may not be there yet.
+///
+/// # Errors
+/// [`pg::Error`] if they were not locked in time.
+pub async fn lock_subjects(db: &mut PgConnection, subjects: &[SubjectHash]) -> Result<()> {
+    for subject in subjects {
+        sqlx::query!(
+            "SELECT pg_advisory_xact_lock(hashtextextended('steward.purge.hold.' || encode($1, 'hex'), 0))",
+            &subject.0[..]
+        )
+        .execute(&mut *db)
+        .await?;
+    }
+    Ok(())
+}
+
+/// The latest end of the holds that stand on any of these subjects at `now`; `None` if there is none.
+///
+/// # Errors
+/// [`pg::Error`] if they cannot be read.
+pub async fn held_until(
+    db: &mut PgConnection,
+    subjects: &[SubjectHash],
+    now: DateTime<Utc>,
+) -> Result<Option<DateTime<Utc>>> {
+    let hashes: Vec<Vec<u8>> = subjects.iter().map(|hash| hash.0.to_vec()).collect();
+    let until = sqlx::query_scalar!(
+        "SELECT max(ends_at)
+         FROM holds
+         WHERE subject_hash = ANY ($1) AND released_at IS NULL AND ends_at > $2",
+        &hashes[..],
+        now
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(until)
+}
+
+/// Stores a hold.
+///
+/// # Errors
+/// [`pg::Error`] if it was not stored.
+pub async fn insert(db: &mut PgConnection, hold: &Hold) -> Result<()> {
+    sqlx::query!(
+        "INSERT INTO holds (hold_id, subject_kind, subject_hash, basis, reference, set_by, set_at, ends_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        hold.hold_id,
+        hold.kind as SubjectKind,
+        &hold.subject_hash.0[..],
+        hold.basis.name(),
+        hold.reference,
+        hold.set_by,
+        hold.set_at,
+        hold.ends_at,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// A hold, whether it stands or not.
+///
+/// # Errors
+/// [`pg::Error`] if it cannot be read.
+pub async fn find(db: &mut PgConnection, id: Uuid) -> Result<Option<Hold>> {
+    let row = sqlx::query_as!(
+        HoldRow,
+        "SELECT hold_id, subject_kind, subject_hash, basis, reference, set_by, set_at, ends_at, released_at
+         FROM holds
+         WHERE hold_id = $1",
+        id
+    )
+    .fetch_optional(db)
+    .await?;
+    row.map(Hold::try_from).transpose()
+}
+
+/// Ends a hold; one that was ended before stays as it was. Says whether this was the end.
+///
+/// # Errors
+/// [`pg::Error`] if it was not written.
+pub async fn release(db: &mut PgConnection, id: Uuid, by: &str, now: DateTime<Utc>) -> Result<bool> {
+    let done = sqlx::query!(
+        "UPDATE holds SET released_at = $2, released_by = $3 WHERE hold_id = $1 AND released_at IS NULL",
+        id,
+        now,
+        by
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Holds that stand at `now`, newest first, from after `after`.
+///
+/// # Errors
+/// [`pg::Error`] if they cannot be read.
+pub async fn list(
+    db: &mut PgConnection,
+    after: Option<Uuid>,
+    limit: i64,
+    now: DateTime<Utc>,
+) -> Result<Vec<Hold>> {
+    let rows = sqlx::query_as!(
+        HoldRow,
+        "SELECT hold_id, subject_kind, subject_hash, basis, reference, set_by, set_at, ends_at, released_at
+         FROM holds
+         WHERE released_at IS NULL AND ends_at > $3 AND ($1::uuid IS NULL OR hold_id < $1)
+         ORDER BY hold_id DESC
+         LIMIT $2",
+        after,
+        limit,
+        now
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(Hold::try_from).collect()
+}

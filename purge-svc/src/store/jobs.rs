@@ -1,0 +1,502 @@
+//! Jobs: accepting, reading, claiming them, and the one statement that writes their state.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use svc_core::{
+    id::{AccountId, PurgeId},
+    item_lease,
+    lease::ItemLease,
+    pg::{self, ensure_affected},
+    pg_enum,
+};
+use uuid::Uuid;
+
+use super::subject_hash;
+use crate::domain::{
+    custodian::Custodian,
+    job::{Cause, Job, Phase, Record, State},
+    subject::{Subject, SubjectHash, SubjectKind, Trigger},
+};
+
+const TABLE: &str = "purge_jobs";
+
+item_lease! {
+    /// Jobs being worked on.
+    pub struct JobLeases: "purge_jobs", "purge_id"
+}
+
+/// A job's state as it is stored: beside it stands the phase from which it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateLabel {
+    /// See [`Phase::Pending`].
+    Pending,
+    /// See [`Phase::Frozen`].
+    Frozen,
+    /// See [`Phase::Inventoried`].
+    Inventoried,
+    /// See [`Phase::Erasing`].
+    Erasing,
+    /// See [`Phase::Erased`].
+    Erased,
+    /// See [`Phase::Verified`].
+    Verified,
+    /// See [`State::Blocked`].
+    Blocked,
+    /// See [`State::DeadLettered`].
+    DeadLettered,
+    /// See [`State::Committed`].
+    Committed,
+    /// See [`State::Thawed`].
+    Thawed,
+}
+
+pg_enum!(StateLabel as "purge_state" {
+    Pending => "pending",
+    Frozen => "frozen",
+    Inventoried => "inventoried",
+    Erasing => "erasing",
+    Erased => "erased",
+    Verified => "verified",
+    Blocked => "blocked",
+    DeadLettered => "dead_lettered",
+    Committed => "committed",
+    Thawed => "thawed",
+});
+
+/// How a state is stored.
+#[must_use]
+pub const fn to_columns(state: State) -> (StateLabel, Option<Phase>) {
+    let label = match state {
+        State::Working(Phase::Pending) => StateLabel::Pending,
+        State::Working(Phase::Frozen) => StateLabel::Frozen,
+        State::Working(Phase::Inventoried) => StateLabel::Inventoried,
+        State::Working(Phase::Erasing) => StateLabel::Erasing,
+        State::Working(Phase::Erased) => StateLabel::Erased,
+        State::Working(Phase::Verified) => StateLabel::Verified,
+        State::Blocked(_) => StateLabel::Blocked,
+        State::DeadLettered => StateLabel::DeadLettered,
+        State::Committed => StateLabel::Committed,
+        State::Thawed => StateLabel::Thawed,
+    };
+    (label, state.phase())
+}
+
+/// The state that is stored so; `None` if the columns contradict each other.
+#[must_use]
+pub fn from_columns(label: StateLabel, phase: Option<Phase>) -> Option<State> {
+    State::ALL.into_iter().find(|state| to_columns(*state) == (label, phase))
+}
+
+/// A job that a worker holds.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The job.
+    pub job: Job,
+    /// Whom it erases.
+    pub subject: Subject,
+    /// The right to write it.
+    pub lease: ItemLease,
+}
+
+/// A job that was accepted and is to be stored.
+#[derive(Debug)]
+pub struct NewJob<'a> {
+    /// Its id.
+    pub purge_id: PurgeId,
+    /// Whom it erases.
+    pub subject: Subject,
+    /// Why.
+    pub trigger: Trigger,
+    /// The principal that asked.
+    pub requested_by: &'a str,
+    /// Where it begins.
+    pub record: Record,
+    /// Trace of the request.
+    pub cause_traceparent: Option<&'a str>,
+    /// When it was accepted.
+    pub created_at: DateTime<Utc>,
+}
+
+struct JobRow {
+    purge_id: Uuid,
+    account_id: Option<Uuid>,
+    subject_kind: SubjectKind,
+    subject_id: Option<Uuid>,
+    subject_hash: Vec<u8>,
+    trigger: Trigger,
+    requested_by: Option<String>,
+    state: StateLabel,
+    phase: Option<Phase>,
+    cause: Option<String>,
+    waits_for: Option<String>,
+    attempts: i32,
+    rounds: i32,
+    giving_up: bool,
+    next_attempt_at: DateTime<Utc>,
+    generation: i64,
+    cause_traceparent: Option<String>,
+    traceparent: Option<String>,
+    created_at: DateTime<Utc>,
+    committed_at: Option<DateTime<Utc>>,
+    epoch: i64,
+}
+
+/// Selects whole rows of jobs: what follows FROM is given.
+macro_rules! select {
+    ($tail:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            JobRow,
+            "SELECT purge_id, account_id, subject_kind, subject_id, subject_hash, trigger, requested_by, state,
+                    phase, cause, waits_for, attempts, rounds, giving_up, next_attempt_at, generation,
+                    cause_traceparent, traceparent, created_at, committed_at, epoch
+             FROM purge_jobs " + $tail
+            $(, $argument)*
+        )
+    };
+}
+
+impl TryFrom<JobRow> for Job {
+    type Error = pg::Error;
+
+    fn try_from(row: JobRow) -> pg::Result<Self> {
+        let bad = |column, problem| pg::Error::inconsistent(TABLE, column, row.purge_id, problem);
+        let count = |column, value: i32| u32::try_from(value).map_err(|_| bad(column, "is negative"));
+        let account = row.account_id.map(AccountId);
+        let cause = row.cause.as_deref().map(|name| Cause::from_name(name).ok_or(name)).transpose();
+        let waits_for = row.waits_for.as_deref().map(|name| Custodian::from_service(name).ok_or(name));
+        Ok(Self {
+            purge_id: PurgeId(row.purge_id),
+            account,
+            kind: row.subject_kind,
+            subject: row
+                .subject_id
+                .zip(account)
+                .map(|(id, account)| Subject::new(row.subject_kind, id, account)),
+            subject_hash: subject_hash(TABLE, row.purge_id, &row.subject_hash)?,
+            trigger: row.trigger,
+            record: Record {
+                state: from_columns(row.state, row.phase)
+                    .ok_or_else(|| bad("phase", "contradicts the state"))?,
+                cause: cause.map_err(|_| bad("cause", "is no cause"))?,
+                attempts: count("attempts", row.attempts)?,
+                rounds: count("rounds", row.rounds)?,
+                giving_up: row.giving_up,
+                next_attempt_at: row.next_attempt_at,
+                committed_at: row.committed_at,
+                generation: row.generation,
+            },
+            waits_for: waits_for.transpose().map_err(|_| bad("waits_for", "is no custodian"))?,
+            requested_by: row.requested_by,
+            cause_traceparent: row.cause_traceparent,
+            traceparent: row.traceparent,
+            created_at: row.created_at,
+            epoch: row.epoch,
+        })
+    }
+}
+
+/// Stores a job unless its subject has one that was not given up. Its epochs go on from where those of earlier
+/// jobs of the subject ended: owners of data refuse lower ones.
+///
+/// # Errors
+/// [`pg::Error`] if it was not decided.
+pub async fn insert(db: &mut PgConnection, job: &NewJob<'_>) -> pg::Result<bool> {
+    let hash = job.subject.hash();
+    let (state, phase) = to_columns(job.record.state);
+    let done = sqlx::query!(
+        "INSERT INTO purge_jobs
+             (purge_id, account_id, subject_kind, subject_id, subject_hash, trigger, priority, requested_by,
+              state, phase, next_attempt_at, generation, cause_traceparent, created_at, epoch)
+         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, coalesce(max(epoch), 0)
+         FROM purge_jobs
+         WHERE subject_hash = $5
+         ON CONFLICT (subject_kind, subject_hash) WHERE state <> 'thawed' DO NOTHING",
+        job.purge_id.0,
+        job.subject.account().0,
+        job.subject.kind() as SubjectKind,
+        job.subject.id(),
+        &hash.0[..],
+        job.trigger as Trigger,
+        job.trigger.priority(),
+        job.requested_by,
+        state as StateLabel,
+        phase as Option<Phase>,
+        job.record.next_attempt_at,
+        job.record.generation,
+        job.cause_traceparent,
+        job.created_at,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// The job of a subject that was not given up.
+///
+/// # Errors
+/// [`pg::Error`] if it cannot be read.
+pub async fn find_by_subject(
+    db: &mut PgConnection,
+    account: AccountId,
+    subject: SubjectHash,
+) -> pg::Result<Option<Job>> {
+    let row = select!(
+        "WHERE account_id = $1 AND subject_hash = $2 AND state <> 'thawed'",
+        account.0,
+        &subject.0[..]
+    )
+    .fetch_optional(db)
+    .await?;
+    row.map(Job::try_from).transpose()
+}
+
+/// A job of this account; of any, for operators, if none is given.
+///
+/// # Errors
+/// [`pg::Error`] if it cannot be read.
+pub async fn find(
+    db: &mut PgConnection,
+    account: Option<AccountId>,
+    purge_id: PurgeId,
+) -> pg::Result<Option<Job>> {
+    let row = select!(
+        "WHERE purge_id = $1 AND ($2::uuid IS NULL OR account_id = $2)",
+        purge_id.0,
+        account.map(|account| account.0)
+    )
+    .fetch_optional(db)
+    .await?;
+    row.map(Job::try_from).transpose()
+}
+
+/// Like [`find`], locked until the transaction ends.
+///
+/// # Errors
+/// [`pg::Error`] if it cannot be read.
+pub async fn lock(
+    db: &mut PgConnection,
+    account: Option<AccountId>,
+    purge_id: PurgeId,
+) -> pg::Result<Option<Job>> {
+    let row = select!(
+        "WHERE purge_id = $1 AND ($2::uuid IS NULL OR account_id = $2) FOR UPDATE",
+        purge_id.0,
+        account.map(|account| account.0)
+    )
+    .fetch_optional(db)
+    .await?;
+    row.map(Job::try_from).transpose()
+}
+
+/// Jobs of an account, newest first, from after `after`.
+///
+/// # Errors
+/// [`pg::Error`] if they cannot be read.
+pub async fn list(
+    db: &mut PgConnection,
+    account: AccountId,
+    after: Option<PurgeId>,
+    limit: i64,
+) -> pg::Result<Vec<Job>> {
+    let rows = select!(
+        "WHERE account_id = $1 AND ($2::uuid IS NULL OR purge_id < $2) ORDER BY purge_id DESC LIMIT $3",
+        account.0,
+        after.map(|after| after.0),
+        limit
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(Job::try_from).collect()
+}
+
+/// How jobs are claimed.
+#[derive(Debug, Clone, Copy)]
+pub struct Claiming<'a> {
+    /// The worker.
+    pub owner: &'a str,
+    /// How long its lease lasts.
+    pub ttl: Duration,
+    /// Triggers that are switched on.
+    pub triggers: &'a [Trigger],
+    /// Whether leases that ran out may be taken over.
+    pub expired: bool,
+    /// Most jobs.
+    pub limit: i64,
+}
+
+/// Takes jobs that are due at `now` and that nobody holds: the most urgent first, then those that waited
+/// longest, so that a job which was just tried stands behind its equals.
+///
+/// # Errors
+/// [`pg::Error`] if none was taken.
+pub async fn claim(db: &mut PgConnection, how: Claiming<'_>, now: DateTime<Utc>) -> pg::Result<Vec<Claim>> {
+    let taken = sqlx::query_scalar!(
+        "WITH due AS (
+             SELECT purge_id
+             FROM purge_jobs
+             WHERE state NOT IN ('dead_lettered', 'committed', 'thawed')
+               AND next_attempt_at <= $1
+               AND trigger = ANY ($2)
+               AND (lease_until IS NULL OR ($3 AND lease_until < now()))
+             ORDER BY priority, next_attempt_at, purge_id
+             LIMIT $4
+             FOR UPDATE SKIP LOCKED)
+         UPDATE purge_jobs
+         SET epoch = epoch + 1, lease_owner = $5, lease_until = now() + make_interval(secs => $6)
+         FROM due
+         WHERE purge_jobs.purge_id = due.purge_id
+         RETURNING purge_jobs.purge_id",
+        now,
+        how.triggers as &[Trigger],
+        how.expired,
+        how.limit,
+        how.owner,
+        how.ttl.as_secs_f64(),
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    let rows = select!("WHERE purge_id = ANY ($1) ORDER BY priority, next_attempt_at, purge_id", &taken[..])
+        .fetch_all(db)
+        .await?;
+    rows.into_iter()
+        .map(|row| {
+            let job = Job::try_from(row)?;
+            let subject = job.subject.ok_or_else(|| {
+                pg::Error::inconsistent(TABLE, "subject_id", job.purge_id, "is null in a job with work left")
+            })?;
+            let lease = ItemLease { id: job.purge_id.0, epoch: job.epoch, owner: how.owner.to_owned() };
+            Ok(Claim { job, subject, lease })
+        })
+        .collect()
+}
+
+/// The job that a worker holds, as it is now; `None` if somebody else took it.
+///
+/// # Errors
+/// [`pg::Error`] if it cannot be read.
+pub async fn reread(db: &mut PgConnection, lease: &ItemLease) -> pg::Result<Option<Job>> {
+    let row = select!("WHERE purge_id = $1 AND epoch = $2", lease.id, lease.epoch).fetch_optional(db).await?;
+    row.map(Job::try_from).transpose()
+}
+
+/// Writes where a job goes: the one statement that does, for workers (with the epoch of their lease) and for
+/// callers (without). The row must be as it was read.
+///
+/// # Errors
+/// [`pg::Error::Stale`] if it is not, or if somebody else holds the lease.
+pub async fn save(
+    db: &mut PgConnection,
+    purge_id: PurgeId,
+    read: &Record,
+    to: &Record,
+    waits_for: Option<Custodian>,
+    epoch: Option<i64>,
+) -> pg::Result<()> {
+    let (state, phase) = to_columns(to.state);
+    let done = sqlx::query!(
+        "UPDATE purge_jobs
+         SET state = $4, phase = $5, cause = $6, waits_for = $7, attempts = $8, rounds = $9, giving_up = $10,
+             next_attempt_at = $11, committed_at = $12, generation = $13,
+             subject_id = CASE WHEN $14 THEN subject_id END
+         WHERE purge_id = $1 AND generation = $2 AND ($3::bigint IS NULL OR epoch = $3)",
+        purge_id.0,
+        read.generation,
+        epoch,
+        state as StateLabel,
+        phase as Option<Phase>,
+        to.cause.map(Cause::name),
+        waits_for.map(Custodian::service),
+        i32::try_from(to.attempts).unwrap_or(i32::MAX),
+        i32::try_from(to.rounds).unwrap_or(i32::MAX),
+        to.giving_up,
+        to.next_attempt_at,
+        to.committed_at,
+        to.generation,
+        to.state != State::Committed,
+    )
+    .execute(db)
+    .await?;
+    ensure_affected(&done, 1)
+}
+
+/// Remembers the trace in which a job's workers work.
+///
+/// # Errors
+/// [`pg::Error`] if it was not written.
+pub async fn set_traceparent(db: &mut PgConnection, lease: &ItemLease, traceparent: &str) -> pg::Result<()> {
+    sqlx::query!(
+        "UPDATE purge_jobs SET traceparent = $3 WHERE purge_id = $1 AND epoch = $2 AND traceparent IS NULL",
+        lease.id,
+        lease.epoch,
+        traceparent,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Makes every job of a subject forget whom it was about. Of an account also whose jobs they were.
+///
+/// # Errors
+/// [`pg::Error`] if it was not written.
+pub async fn forget(db: &mut PgConnection, subject: &Subject) -> pg::Result<()> {
+    sqlx::query!("UPDATE purge_jobs SET subject_id = NULL WHERE subject_hash = $1", &subject.hash().0[..])
+        .execute(&mut *db)
+        .await?;
+    if let Subject::Account { account } = subject {
+        sqlx::query!(
+            "UPDATE purge_jobs SET account_id = NULL, requested_by = NULL, subject_id = NULL WHERE account_id = $1",
+            account.0
+        )
+        .execute(db)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Wakes jobs that wait for a hold on their subject, or on its account, to end.
+///
+/// # Errors
+/// [`pg::Error`] if they were not woken.
+pub async fn wake_held(db: &mut PgConnection, now: DateTime<Utc>) -> pg::Result<u64> {
+    let done = sqlx::query!(
+        "UPDATE purge_jobs
+         SET next_attempt_at = $1
+         WHERE state = 'blocked' AND cause = 'HELD' AND next_attempt_at > $1",
+        now
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Jobs by state, for metrics.
+///
+/// # Errors
+/// [`pg::Error`] if they cannot be counted.
+pub async fn count_by_state(db: &mut PgConnection) -> pg::Result<Vec<(StateLabel, i64)>> {
+    let rows = sqlx::query!(
+        r#"SELECT state, count(*) AS "count!" FROM purge_jobs WHERE state NOT IN ('committed', 'thawed') GROUP BY state"#
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.state, row.count)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_comes_back_from_its_columns() {
+        for state in State::ALL {
+            let (label, phase) = to_columns(state);
+            assert_eq!(from_columns(label, phase), Some(state));
+        }
+        assert_eq!(from_columns(StateLabel::Frozen, Some(Phase::Erased)), None);
+        assert_eq!(from_columns(StateLabel::Committed, Some(Phase::Verified)), None);
+        assert_eq!(from_columns(StateLabel::Blocked, None), None);
+    }
+}

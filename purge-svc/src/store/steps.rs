@@ -1,0 +1,132 @@
+//! Which steps each owner of data has done for a job, so that a worker that takes over need not ask again.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use svc_core::{
+    id::PurgeId,
+    pg::{self, Result},
+};
+
+use super::sha256;
+use crate::domain::{custodian::Custodian, receipt::CustodianDigest};
+
+const TABLE: &str = "purge_steps";
+
+/// A step that an owner of data does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It stopped its writers.
+    Freeze,
+    /// It named what it has outside Postgres.
+    Inventory,
+    /// It deleted all.
+    Erase,
+    /// It read back zero.
+    Verify,
+    /// It let the subject's head go.
+    Commit,
+    /// It let its writers go on.
+    Thaw,
+}
+
+impl Step {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Freeze => "freeze",
+            Self::Inventory => "inventory",
+            Self::Erase => "erase",
+            Self::Verify => "verify",
+            Self::Commit => "commit",
+            Self::Thaw => "thaw",
+        }
+    }
+}
+
+/// A step that was done.
+#[derive(Debug, Clone, Copy)]
+pub struct Done {
+    /// By whom.
+    pub custodian: Custodian,
+    /// What.
+    pub step: Step,
+    /// Epoch of the worker that asked.
+    pub epoch: i64,
+    /// SHA-256 of the encoded answer.
+    pub digest: [u8; 32],
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// Records a step. One that was recorded by an earlier worker stays as it was.
+///
+/// # Errors
+/// [`pg::Error`] if it was not recorded.
+pub async fn record(db: &mut PgConnection, purge_id: PurgeId, done: &Done) -> Result<()> {
+    sqlx::query!(
+        "INSERT INTO purge_steps (purge_id, custodian, step, epoch, digest, at)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (purge_id, custodian, step) DO NOTHING",
+        purge_id.0,
+        done.custodian.service(),
+        done.step.name(),
+        done.epoch,
+        &done.digest[..],
+        done.at,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Who has done a step of a job already.
+///
+/// # Errors
+/// [`pg::Error`] if it cannot be read.
+pub async fn done_by(db: &mut PgConnection, purge_id: PurgeId, step: Step) -> Result<Vec<Custodian>> {
+    let names = sqlx::query_scalar!(
+        "SELECT custodian FROM purge_steps WHERE purge_id = $1 AND step = $2",
+        purge_id.0,
+        step.name(),
+    )
+    .fetch_all(db)
+    .await?;
+    names.into_iter().map(|name| custodian(purge_id, &name)).collect()
+}
+
+/// What each owner read back.
+///
+/// # Errors
+/// [`pg::Error`] if it cannot be read.
+pub async fn read_backs(db: &mut PgConnection, purge_id: PurgeId) -> Result<Vec<CustodianDigest>> {
+    let rows = sqlx::query!(
+        "SELECT custodian, digest, at FROM purge_steps WHERE purge_id = $1 AND step = 'verify' ORDER BY custodian",
+        purge_id.0,
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(CustodianDigest {
+                digest: sha256(TABLE, "digest", purge_id, &row.digest)?,
+                service: row.custodian,
+                verified_at: row.at,
+            })
+        })
+        .collect()
+}
+
+/// Voids what was said about erasing and reading back: something was left, so everybody is asked again.
+///
+/// # Errors
+/// [`pg::Error`] if it was not written.
+pub async fn void_erasure(db: &mut PgConnection, purge_id: PurgeId) -> Result<()> {
+    sqlx::query!("DELETE FROM purge_steps WHERE purge_id = $1 AND step IN ('erase', 'verify')", purge_id.0)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+fn custodian(purge_id: PurgeId, name: &str) -> Result<Custodian> {
+    Custodian::from_service(name)
+        .ok_or_else(|| pg::Error::inconsistent(TABLE, "custodian", purge_id, "is no custodian"))
+}
