@@ -73,3 +73,6 @@ pub async fn record(tx: &mut Tx, act: &Act<'_>) -> Result<(), pg::Error> {
     .await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

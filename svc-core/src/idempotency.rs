@@ -286,3 +286,6 @@ pub async fn erase_account(connection: &mut PgConnection, account: AccountId) ->
         .await?;
     Ok(done.rows_affected())
 }
+
+#[cfg(test)]
+mod tests;

@@ -197,3 +197,6 @@ impl crate::server::Check for Pool {
 async fn connect_once(options: &PgConnectOptions) -> Result<PgConnection> {
     Ok(PgConnection::connect_with(options).await?)
 }
+
+#[cfg(test)]
+mod tests;

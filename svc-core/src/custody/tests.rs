@@ -160,7 +160,10 @@ async fn an_answer_is_repeated_word_for_word_also_to_a_higher_epoch() {
             Begin::Open(_) => panic!("done twice"),
         }
     }
-    assert_eq!(at.refused(step(at.session, purge, 6, StepKind::Freeze)).await, Refused::StaleEpoch { seen: 7 });
+    assert_eq!(
+        at.refused(step(at.session, purge, 6, StepKind::Freeze)).await,
+        Refused::StaleEpoch { seen: 7 }
+    );
 }
 
 #[tokio::test]
@@ -182,7 +185,11 @@ async fn a_step_of_a_stale_epoch_changes_nothing() {
     at.done(step(at.session, old, 1, StepKind::Freeze)).await;
     at.done(step(at.session, new, 2, StepKind::Freeze)).await;
     for kind in [StepKind::Thaw, StepKind::Erase, StepKind::Commit, StepKind::Freeze] {
-        assert_eq!(at.refused(step(at.session, old, 1, kind)).await, Refused::StaleEpoch { seen: 2 }, "{kind:?}");
+        assert_eq!(
+            at.refused(step(at.session, old, 1, kind)).await,
+            Refused::StaleEpoch { seen: 2 },
+            "{kind:?}"
+        );
     }
     // Nor does an equal one of somebody else.
     assert_eq!(at.refused(step(at.session, old, 2, StepKind::Erase)).await, Refused::OtherPurge);
@@ -225,7 +232,9 @@ async fn an_erased_subject_is_gone_for_ever() {
     at.done(at_step(StepKind::Commit)).await;
 
     assert_eq!(at.state().await, State::Erased);
-    for tx in [Tx::for_subject(&at.pool, at.session).await, Tx::for_subject_or_new(&at.pool, at.session).await] {
+    for tx in
+        [Tx::for_subject(&at.pool, at.session).await, Tx::for_subject_or_new(&at.pool, at.session).await]
+    {
         let error = tx.unwrap_err();
         assert!(matches!(error, pg::Error::SubjectNotFound { erased: true, .. }), "{error:?}");
     }

@@ -192,7 +192,7 @@ impl Tx {
         // Postgres answers COMMIT of a failed transaction by rolling it back, without an error: one that was
         // swallowed on the way would turn into lost data. Tests and development find it here.
         if cfg!(debug_assertions) {
-            sqlx::query("SELECT 1").execute(&mut *self).await?;
+            sqlx::raw_sql("SELECT 1").execute(&mut *self).await?;
         }
         self.0.commit().await.map_err(|error| match Error::from(error) {
             Error::Unavailable { source, .. } => Error::CommitUnknown(source),
