@@ -7,6 +7,7 @@ pub mod assertion;
 pub mod audit;
 pub mod auth;
 pub mod backoff;
+pub mod breaker;
 pub mod client;
 pub mod clock;
 pub mod config;

@@ -1,0 +1,321 @@
+//! A circuit breaker, without I/O and without a clock: the time comes in.
+//!
+//! *Closed*, calls go through and failures in a row are counted; at the threshold it *opens* and refuses calls
+//! until its cool-down is over; then it is *half-open*: exactly one call, the probe, may find out whether the
+//! other side is back, and its outcome alone closes or reopens the breaker. A probe whose outcome never comes
+//! (its caller died) is given up after [`BreakerPolicy::probe_timeout`].
+//!
+//! A [`Permit`] carries the generation in which it was given, and every change of state begins a new one: the
+//! late outcome of a call from before is no news about now. The state is plain data, so that replicas can share
+//! one; times are wall-clock for the same reason.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+/// When a breaker opens and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BreakerPolicy {
+    /// Failures in a row that open it.
+    pub threshold: u32,
+    /// How long it stays open.
+    #[serde(with = "humantime_serde")]
+    pub cooldown: Duration,
+    /// Longest time for which the other side can ask to be left alone.
+    #[serde(with = "humantime_serde")]
+    pub longest_cooldown: Duration,
+    /// How long the outcome of a probe is waited for.
+    #[serde(with = "humantime_serde")]
+    pub probe_timeout: Duration,
+}
+
+impl Default for BreakerPolicy {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            threshold: 5,
+            cooldown: seconds(60),
+            longest_cooldown: seconds(900),
+            probe_timeout: seconds(120),
+        }
+    }
+}
+
+/// What a call said about the other side's health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It works.
+    Success,
+    /// It failed.
+    Failure,
+    /// It asks to be left alone: opens at once, for so long.
+    OpenFor(Duration),
+    /// Nothing: the call was ended by its caller, or was at fault itself.
+    Nothing,
+}
+
+/// Leave to make one call; its outcome belongs to [`Breaker::record`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a call whose outcome is not recorded keeps a half-open breaker from closing"]
+pub struct Permit {
+    generation: u64,
+}
+
+/// The breaker is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("breaker is open for another {retry_after:?}")]
+pub struct Refused {
+    /// When the next call may go through.
+    pub retry_after: Duration,
+}
+
+/// How a breaker stands, for health reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Position {
+    /// Calls go through.
+    Closed,
+    /// Calls are refused.
+    Open,
+    /// One call may go through, or has.
+    HalfOpen,
+}
+
+/// A breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Breaker {
+    generation: u64,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+enum State {
+    Closed { failures: u32 },
+    Open { until: DateTime<Utc> },
+    Probing { until: DateTime<Utc> },
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Closed { failures: 0 }
+    }
+}
+
+impl Breaker {
+    /// Asks for leave to make a call.
+    ///
+    /// # Errors
+    /// [`Refused`] while it is open, or half-open with its probe under way.
+    pub fn admit(&mut self, policy: &BreakerPolicy, now: DateTime<Utc>) -> Result<Permit, Refused> {
+        match self.state {
+            State::Closed { .. } => {}
+            State::Open { until } | State::Probing { until } if until > now => {
+                return Err(Refused { retry_after: (until - now).to_std().unwrap_or_default() });
+            }
+            State::Open { .. } | State::Probing { .. } => {
+                self.enter(State::Probing { until: after(now, policy.probe_timeout) });
+            }
+        }
+        Ok(Permit { generation: self.generation })
+    }
+
+    /// Takes in the outcome of a call.
+    pub fn record(&mut self, permit: Permit, verdict: Verdict, policy: &BreakerPolicy, now: DateTime<Utc>) {
+        if permit.generation != self.generation {
+            return;
+        }
+        let open_for = |cooldown: Duration| State::Open { until: after(now, cooldown) };
+        match (self.state, verdict) {
+            (State::Open { .. }, _) | (State::Closed { .. }, Verdict::Nothing) => {}
+            (_, Verdict::OpenFor(asked)) => self.enter(open_for(asked.min(policy.longest_cooldown))),
+            (State::Closed { .. }, Verdict::Success) => self.state = State::Closed { failures: 0 },
+            (State::Closed { failures }, Verdict::Failure) => {
+                let failures = failures.saturating_add(1);
+                if failures >= policy.threshold {
+                    self.enter(open_for(policy.cooldown));
+                } else {
+                    self.state = State::Closed { failures };
+                }
+            }
+            (State::Probing { .. }, Verdict::Success) => self.enter(State::Closed { failures: 0 }),
+            (State::Probing { .. }, Verdict::Failure) => self.enter(open_for(policy.cooldown)),
+            // The probe found out nothing: the next call is the probe.
+            (State::Probing { .. }, Verdict::Nothing) => self.enter(State::Open { until: now }),
+        }
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn position(&self, now: DateTime<Utc>) -> Position {
+        match self.state {
+            State::Closed { .. } => Position::Closed,
+            State::Open { until } if until > now => Position::Open,
+            State::Open { .. } | State::Probing { .. } => Position::HalfOpen,
+        }
+    }
+
+    const fn enter(&mut self, state: State) {
+        self.generation += 1;
+        self.state = state;
+    }
+}
+
+fn after(now: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
+    TimeDelta::from_std(delay)
+        .ok()
+        .and_then(|delay| now.checked_add_signed(delay))
+        .unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const POLICY: BreakerPolicy = BreakerPolicy {
+        threshold: 3,
+        cooldown: Duration::from_secs(60),
+        longest_cooldown: Duration::from_secs(900),
+        probe_timeout: Duration::from_secs(30),
+    };
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_000_000 + second, 0).unwrap()
+    }
+
+    /// One call, from leave to outcome, in one instant.
+    fn call(breaker: &mut Breaker, verdict: Verdict, second: i64) -> Result<(), Refused> {
+        let permit = breaker.admit(&POLICY, at(second))?;
+        breaker.record(permit, verdict, &POLICY, at(second));
+        Ok(())
+    }
+
+    fn opened(second: i64) -> Breaker {
+        let mut breaker = Breaker::default();
+        for _ in 0..POLICY.threshold {
+            call(&mut breaker, Verdict::Failure, second).unwrap();
+        }
+        assert_eq!(breaker.position(at(second)), Position::Open);
+        breaker
+    }
+
+    #[test]
+    fn failures_in_a_row_open_it_and_a_success_between_starts_the_count_anew() {
+        let mut breaker = Breaker::default();
+        for verdict in
+            [Verdict::Failure, Verdict::Failure, Verdict::Success, Verdict::Failure, Verdict::Failure]
+        {
+            call(&mut breaker, verdict, 0).unwrap();
+        }
+        assert_eq!(breaker.position(at(0)), Position::Closed);
+        call(&mut breaker, Verdict::Nothing, 0).unwrap();
+        call(&mut breaker, Verdict::Failure, 0).unwrap();
+        assert_eq!(
+            call(&mut breaker, Verdict::Success, 10),
+            Err(Refused { retry_after: Duration::from_secs(50) })
+        );
+    }
+
+    #[test]
+    fn after_the_cooldown_exactly_one_call_goes_through() {
+        let mut breaker = opened(0);
+        let probe = breaker.admit(&POLICY, at(60)).unwrap();
+        for second in [60, 61, 89] {
+            assert!(breaker.admit(&POLICY, at(second)).is_err(), "{second}");
+        }
+        breaker.record(probe, Verdict::Success, &POLICY, at(89));
+        assert_eq!(breaker.position(at(89)), Position::Closed);
+        let _first = breaker.admit(&POLICY, at(89)).unwrap();
+        let _second = breaker.admit(&POLICY, at(89)).unwrap();
+    }
+
+    #[test]
+    fn a_probe_that_fails_opens_it_again_and_one_that_finds_nothing_lets_the_next_try() {
+        let mut breaker = opened(0);
+        call(&mut breaker, Verdict::Failure, 60).unwrap();
+        assert_eq!(
+            call(&mut breaker, Verdict::Success, 61),
+            Err(Refused { retry_after: Duration::from_secs(59) })
+        );
+        call(&mut breaker, Verdict::Nothing, 120).unwrap();
+        assert_eq!(breaker.position(at(120)), Position::HalfOpen);
+        call(&mut breaker, Verdict::Success, 120).unwrap();
+        assert_eq!(breaker.position(at(120)), Position::Closed);
+    }
+
+    #[test]
+    fn a_probe_that_is_lost_is_given_up_and_its_late_outcome_means_nothing() {
+        let mut breaker = opened(0);
+        let lost = breaker.admit(&POLICY, at(60)).unwrap();
+        let second = breaker.admit(&POLICY, at(90)).unwrap();
+        breaker.record(lost, Verdict::Success, &POLICY, at(91));
+        assert_eq!(breaker.position(at(91)), Position::HalfOpen);
+        breaker.record(second, Verdict::Success, &POLICY, at(92));
+        assert_eq!(breaker.position(at(92)), Position::Closed);
+    }
+
+    #[test]
+    fn late_outcomes_of_calls_from_before_it_opened_mean_nothing() {
+        let mut breaker = Breaker::default();
+        let (slow, slower) = (breaker.admit(&POLICY, at(0)).unwrap(), breaker.admit(&POLICY, at(0)).unwrap());
+        for _ in 0..3 {
+            call(&mut breaker, Verdict::Failure, 1).unwrap();
+        }
+        breaker.record(slow, Verdict::Success, &POLICY, at(2));
+        assert_eq!(breaker.position(at(2)), Position::Open);
+        let _probe = breaker.admit(&POLICY, at(61)).unwrap();
+        breaker.record(slower, Verdict::Failure, &POLICY, at(62));
+        assert_eq!(breaker.position(at(62)), Position::HalfOpen);
+    }
+
+    #[test]
+    fn a_limit_opens_it_at_once_for_as_long_as_asked_within_reason() {
+        let mut breaker = Breaker::default();
+        call(&mut breaker, Verdict::OpenFor(Duration::from_secs(7)), 0).unwrap();
+        assert_eq!(
+            call(&mut breaker, Verdict::Success, 0),
+            Err(Refused { retry_after: Duration::from_secs(7) })
+        );
+        call(&mut breaker, Verdict::OpenFor(Duration::MAX), 7).unwrap();
+        assert_eq!(
+            call(&mut breaker, Verdict::Success, 7),
+            Err(Refused { retry_after: POLICY.longest_cooldown })
+        );
+    }
+
+    #[test]
+    fn a_breaker_survives_being_stored() {
+        let breaker = opened(0);
+        let stored = serde_json::to_string(&breaker).unwrap();
+        assert_eq!(serde_json::from_str::<Breaker>(&stored).unwrap(), breaker);
+    }
+
+    proptest! {
+        #[test]
+        fn while_not_closed_at_most_one_call_is_under_way(moves in proptest::collection::vec((0..40_i64, 0..4_usize, any::<bool>()), 1..80)) {
+            let (mut breaker, mut now, mut probe) = (Breaker::default(), 0, None);
+            for (gap, verdict, answer) in moves {
+                now += gap;
+                let before = breaker.position(at(now));
+                if let Ok(permit) = breaker.admit(&POLICY, at(now)) {
+                    prop_assert!(before != Position::Open);
+                    if before == Position::HalfOpen {
+                        // Another probe is only let through once the one before timed out or was answered.
+                        if let Some(since) = probe {
+                            prop_assert!(now - since >= 30);
+                        }
+                        probe = Some(now);
+                    }
+                    if answer {
+                        let verdict = [Verdict::Success, Verdict::Failure, Verdict::Nothing, Verdict::OpenFor(Duration::from_secs(5))][verdict];
+                        breaker.record(permit, verdict, &POLICY, at(now));
+                        probe = None;
+                    }
+                }
+            }
+        }
+    }
+}
