@@ -1,3 +1,12 @@
 //! The edge to models: one trait, one client per kind of API.
+//!
+//! [`model_client`] is the seam and says what every client guarantees; [`breakers`] and [`capabilities`] are what a
+//! route is chosen and walked by.
 
+pub mod breakers;
+pub mod capabilities;
+pub mod demo;
 pub mod model_client;
+
+#[cfg(test)]
+mod contract;

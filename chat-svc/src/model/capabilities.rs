@@ -1,0 +1,200 @@
+//! What models can do, by their normalised id; of an unknown one, the safest is assumed.
+//!
+//! One model goes by many names: `gpt-4o`, `openai/gpt-4o-2024-11-20`, `us.anthropic.claude-…-v1:0`. [`normalise`]
+//! reduces them to one; the longest matching prefix in the table decides. A row states what was checked with that
+//! family, so a missing row costs a feature, never a turn.
+
+/// What one model can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// It goes on from an assistant message at the end of the conversation.
+    pub prefill: bool,
+    /// It calls tools.
+    pub tools: bool,
+    /// It may make several calls in one message.
+    pub parallel_tools: bool,
+    /// It sees images.
+    pub images: bool,
+    /// Which field bounds its answer.
+    pub limit: LimitField,
+}
+
+/// How Chat Completions names the bound on output tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitField {
+    /// `max_tokens`: every server knows it, reasoning models at OpenAI refuse it.
+    MaxTokens,
+    /// `max_completion_tokens`: counts reasoning too.
+    MaxCompletionTokens,
+}
+
+impl Capabilities {
+    /// The safest assumption: text in, text out. Tools are offered nonetheless: a server that cannot call them
+    /// says so with a 4xx, while a turn that silently has none is useless.
+    pub const UNKNOWN: Self = Self {
+        prefill: false,
+        tools: true,
+        parallel_tools: false,
+        images: false,
+        limit: LimitField::MaxTokens,
+    };
+
+    /// What the model with this id can do.
+    #[must_use]
+    pub fn of(model: &str) -> Self {
+        let id = normalise(model);
+        TABLE
+            .iter()
+            .filter(|(prefix, _)| is_family(&id, prefix))
+            .max_by_key(|(prefix, _)| prefix.len())
+            .map_or(Self::UNKNOWN, |(_, capabilities)| *capabilities)
+    }
+}
+
+const fn row(
+    prefill: bool,
+    tools: bool,
+    parallel_tools: bool,
+    images: bool,
+    limit: LimitField,
+) -> Capabilities {
+    Capabilities { prefill, tools, parallel_tools, images, limit }
+}
+
+use LimitField::{MaxCompletionTokens as Completion, MaxTokens as Tokens};
+
+/// Families, by prefix of the normalised id.
+#[rustfmt::skip]
+const TABLE: &[(&str, Capabilities)] = &[
+    //                              prefill tools  parallel images limit
+    ("demo",                    row(true,   true,  true,    false, Tokens)),
+    ("gpt-3.5",                 row(false,  true,  true,    false, Tokens)),
+    ("gpt-4",                   row(false,  true,  true,    false, Tokens)),
+    ("gpt-4-turbo",             row(false,  true,  true,    true,  Tokens)),
+    ("gpt-4o",                  row(false,  true,  true,    true,  Tokens)),
+    ("gpt-4.1",                 row(false,  true,  true,    true,  Tokens)),
+    ("gpt-5",                   row(false,  true,  true,    true,  Completion)),
+    ("gpt-oss",                 row(false,  true,  false,   false, Tokens)),
+    ("o1",                      row(false,  true,  false,   true,  Completion)),
+    ("o1-mini",                 row(false,  false, false,   false, Completion)),
+    ("o3",                      row(false,  true,  true,    true,  Completion)),
+    ("o3-mini",                 row(false,  true,  true,    false, Completion)),
+    ("o4-mini",                 row(false,  true,  true,    true,  Completion)),
+    // Thinking, which newer ones always may, forbids a prefill: only those before it are sure to take one.
+    ("claude",                  row(false,  true,  true,    true,  Tokens)),
+    ("claude-3",                row(true,   true,  true,    true,  Tokens)),
+    ("claude-3-7",              row(false,  true,  true,    true,  Tokens)),
+    ("gemini",                  row(false,  true,  true,    true,  Tokens)),
+    ("deepseek-chat",           row(false,  true,  true,    false, Tokens)),
+    ("deepseek-reasoner",       row(false,  false, false,   false, Tokens)),
+    ("mistral",                 row(false,  true,  true,    false, Tokens)),
+    ("llama-3",                 row(false,  true,  false,   false, Tokens)),
+    ("qwen",                    row(false,  true,  false,   false, Tokens)),
+];
+
+/// A model's id without what varies: case, the path or region in front, a date, revision or tag behind.
+#[must_use]
+pub fn normalise(model: &str) -> String {
+    let id = model.trim().to_ascii_lowercase();
+    // "openrouter/openai/gpt-4o", "models/gemini-…"
+    let id = id.rsplit('/').next().unwrap_or_default();
+    // "gpt-4o:extended", "llama3:70b", "…-v1:0", "claude-…@20250514"
+    let id = id.split([':', '@']).next().unwrap_or_default();
+    // "us.anthropic.claude-…"; but not the dot of "gpt-4.1".
+    let id = id.rsplit_once("anthropic.").map_or(id, |(_, rest)| rest);
+    let mut id = id.replace('_', "-");
+    loop {
+        let shorter = strip_suffix(&id).map(str::len);
+        match shorter {
+            Some(len) if len > 0 => id.truncate(len),
+            Some(_) | None => return id,
+        }
+    }
+}
+
+/// Removes one trailing part that names a revision: a date, `latest`, `preview`, `v1`.
+fn strip_suffix(id: &str) -> Option<&str> {
+    let (rest, last) = id.rsplit_once('-')?;
+    let digits = |text: &str, len: usize| text.len() == len && text.bytes().all(|b| b.is_ascii_digit());
+    if matches!(last, "latest" | "preview" | "v1" | "v2" | "exp") || digits(last, 8) {
+        return Some(rest);
+    }
+    // "2024-11-20"
+    let (before_month, month) = rest.rsplit_once('-')?;
+    let (before_year, year) = before_month.rsplit_once('-')?;
+    (digits(last, 2) && digits(month, 2) && digits(year, 4)).then_some(before_year)
+}
+
+/// Whether `id` is `prefix`, or goes on after it with something that is not more of the same word or number.
+fn is_family(id: &str, prefix: &str) -> bool {
+    id.strip_prefix(prefix).is_some_and(|rest| {
+        !rest.starts_with(|c: char| c.is_ascii_digit() && prefix.ends_with(|p: char| p.is_ascii_digit()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_many_names_of_a_model_are_one() {
+        let table = [
+            ("gpt-4o", "gpt-4o"),
+            ("GPT-4o", "gpt-4o"),
+            ("openai/gpt-4o-2024-11-20", "gpt-4o"),
+            ("openrouter/openai/gpt-4o:extended", "gpt-4o"),
+            ("gpt-4.1-mini-2025-04-14", "gpt-4.1-mini"),
+            ("us.anthropic.claude-3-5-sonnet-20241022-v2:0", "claude-3-5-sonnet"),
+            ("claude-3-5-haiku-latest", "claude-3-5-haiku"),
+            ("claude-opus-4@20250514", "claude-opus-4"),
+            ("models/gemini-2.5-pro-preview", "gemini-2.5-pro"),
+            ("", ""),
+            ("20241022", "20241022"),
+        ];
+        for (name, id) in table {
+            assert_eq!(normalise(name), id, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_longest_family_decides() {
+        let images = |model| Capabilities::of(model).images;
+        assert!(images("gpt-4o-mini") && images("openai/gpt-4.1-2025-04-14") && !images("gpt-4-0613"));
+        assert!(Capabilities::of("o1-preview").tools && !Capabilities::of("o1-mini-2024-09-12").tools);
+        assert_eq!(Capabilities::of("gpt-5-mini").limit, LimitField::MaxCompletionTokens);
+        assert!(Capabilities::of("claude-3-5-sonnet-20241022").prefill);
+        assert!(
+            !Capabilities::of("claude-3-7-sonnet").prefill && !Capabilities::of("claude-opus-4-1").prefill
+        );
+        assert!(Capabilities::of("demo").prefill);
+    }
+
+    #[test]
+    fn what_only_begins_alike_is_unknown() {
+        for model in ["o11", "gpt-55-turbo", "claude-30", "", "my-own-model", "gp", "x/y/z"] {
+            let known = model.starts_with("claude");
+            assert_eq!(Capabilities::of(model) == Capabilities::UNKNOWN, !known, "{model}");
+        }
+        assert!(!Capabilities::of("claude-30").prefill, "not the third generation");
+    }
+
+    #[test]
+    fn no_family_stands_twice_and_none_can_do_in_parallel_what_it_cannot_do() {
+        for (index, (prefix, row)) in TABLE.iter().enumerate() {
+            assert!(TABLE[..index].iter().all(|(other, _)| other != prefix), "{prefix}");
+            assert!(row.tools || !row.parallel_tools, "{prefix}");
+            assert_eq!(normalise(prefix), *prefix, "a family is a normalised id");
+            assert_eq!(Capabilities::of(prefix), *row, "{prefix}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn normalising_twice_is_normalising_once(name in "[a-zA-Z0-9/:@._-]{0,40}") {
+            let once = normalise(&name);
+            prop_assert_eq!(normalise(&once), once);
+        }
+    }
+}
