@@ -7,11 +7,10 @@ use std::{
     time::Duration,
 };
 
-use secrecy::SecretString;
 use serde::Deserialize;
 use svc_core::{
     assertion::IdentityConfig, auth::TOKEN_TTL, client::PeerConfig, process::ProcessConfig,
-    telemetry::TelemetryConfig,
+    redis::RedisConfig, telemetry::TelemetryConfig,
 };
 
 /// Every key and its default.
@@ -43,6 +42,8 @@ pub struct Config {
     pub tokens: TokensConfig,
     /// How often a principal may ask.
     pub rate_limit: RateLimitConfig,
+    /// Where that is counted for every replica together.
+    pub redis: RedisConfig,
 }
 
 /// Limits of connections.
@@ -126,11 +127,6 @@ pub struct RateLimitConfig {
     pub per_second: u32,
     /// Requests at once.
     pub burst: u32,
-    /// Redis that counts; empty counts in this process.
-    pub redis_url: SecretString,
-    /// Longest wait for Redis.
-    #[serde(with = "humantime_serde")]
-    pub redis_timeout: Duration,
 }
 
 /// A value that cannot work.

@@ -35,9 +35,9 @@ pub enum Error {
     /// The contract cannot be served.
     #[error("serve the contract over HTTP")]
     Contract(#[from] table::Error),
-    /// The rate limit's Redis URL is none.
-    #[error("configuration of gateway: rate_limit.redis_url is not usable")]
-    Redis(#[source] redis::RedisError),
+    /// Redis cannot be reached as configured.
+    #[error("configuration of gateway: redis.url is not usable")]
+    Redis(#[source] svc_core::redis::Error),
     /// A door failed.
     #[error("serve HTTP")]
     Serve(#[source] std::io::Error),

@@ -243,6 +243,9 @@ fn kind_of(status: &Status, steward: bool) -> ErrorKind {
     if steward {
         return ErrorKind::from_code(status.code());
     }
+    if is_timeout(status) {
+        return ErrorKind::DeadlineExceeded;
+    }
     match status.code() {
         // Made here, from a transport's error: the upstream went away, before or while it answered.
         Code::Unknown | Code::Internal | Code::Cancelled | Code::Unavailable
@@ -250,10 +253,10 @@ fn kind_of(status: &Status, steward: bool) -> ErrorKind {
         {
             ErrorKind::Unavailable
         }
-        Code::Unavailable => ErrorKind::Unavailable,
+        // Given up by the other side without a word; our caller is still there.
+        Code::Unavailable | Code::Cancelled => ErrorKind::Unavailable,
         Code::ResourceExhausted => ErrorKind::ResourceExhausted,
         Code::DeadlineExceeded => ErrorKind::DeadlineExceeded,
-        Code::Cancelled => ErrorKind::Canceled,
         // Every other verdict of a Steward service carries details; this one is a library's.
         Code::Ok
         | Code::Unknown
@@ -269,6 +272,18 @@ fn kind_of(status: &Status, steward: bool) -> ErrorKind {
         | Code::DataLoss
         | Code::Unauthenticated => ErrorKind::Internal,
     }
+}
+
+/// Whether the channel itself ran out of time; it calls that a cancellation.
+fn is_timeout(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.is::<tonic::TimeoutExpired>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 const fn generic(kind: ErrorKind) -> Cow<'static, str> {

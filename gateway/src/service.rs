@@ -9,6 +9,7 @@ use svc_core::{
     client::Peer,
     clock::{SharedClock, SystemClock},
     lifecycle::Lifecycle,
+    redis::Redis,
     telemetry::Metrics,
 };
 use tokio::net::TcpListener;
@@ -86,7 +87,7 @@ impl Gateway {
             (None, None) => return Err(Unusable { key: "peers", problem: "lacks the registry" }.into()),
         };
         let upstreams = Upstreams::new(&table, peers, &config.requests)?;
-        let rate = RateLimiter::new(&config.rate_limit).map_err(Error::Redis)?;
+        let rate = RateLimiter::new(&config.rate_limit, Redis::lazy(&config.redis).map_err(Error::Redis)?);
         let admission = Admission::new(&config, tokens, rate);
         Ok(Self { config, public, operators, metrics: deps.metrics, table, admission, upstreams })
     }

@@ -1,43 +1,45 @@
 //! The rate limit: one token bucket a principal, counted in Redis for every replica together.
 //!
-//! Redis is a convenience here, never a condition: when it is away, slow or was never configured, each process
-//! counts alone (a caller then gets at most the limit times the number of replicas) and `gateway.rate_limit.local`
-//! says so. After a failure Redis is left alone for [`PAUSE`], so that its outage costs one short wait a second.
+//! Redis is a convenience here, never a condition: when it is away or slow, each process counts alone (a caller
+//! then gets at most the limit times the number of replicas) and `gateway.rate_limit.local` says so.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use moka::future::Cache;
 use opentelemetry::metrics::Counter;
-use redis::{
-    Script,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-};
-use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
-use svc_core::{error::ErrorKind, principal::Principal};
+use svc_core::{
+    custody::data_map::Class,
+    error::{Chain, ErrorKind},
+    principal::Principal,
+    redis::{KeyFamily, Redis},
+};
 use tokio::time::Instant;
 
 use super::bucket::{Bucket, Policy, Verdict};
 use crate::{config::RateLimitConfig, metrics, problem::Problem};
 
-/// How long Redis is left alone after a failure.
-const PAUSE: Duration = Duration::from_secs(1);
-
 /// Most buckets that one process keeps.
 const MAX_LOCAL: u64 = 100_000;
 
+/// The buckets in Redis.
+pub const BUCKETS: KeyFamily = KeyFamily {
+    name: "gateway-bucket",
+    class: Class::System,
+    text: "requests left to a caller, by a hash of its kind and id; gone once the bucket had time to fill up",
+};
+
+static TAKE: LazyLock<redis::Script> = LazyLock::new(|| redis::Script::new(include_str!("bucket.lua")));
+
 /// Counts requests by principal.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct RateLimiter {
     policy: Policy,
-    shared: Option<Arc<Shared>>,
+    redis: Redis,
     local: Cache<Key, Arc<Mutex<Bucket>>>,
     counted_locally: Counter<u64>,
 }
@@ -45,43 +47,20 @@ pub struct RateLimiter {
 /// A principal, as a hash: nothing outside Postgres names a tenant.
 type Key = [u8; 32];
 
-struct Shared {
-    redis: ConnectionManager,
-    script: Script,
-    timeout: Duration,
-    started: Instant,
-    /// Milliseconds after `started` until which Redis is left alone.
-    paused_until: AtomicU64,
-}
-
-impl std::fmt::Debug for RateLimiter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RateLimiter")
-            .field("policy", &self.policy)
-            .field("shared", &self.shared.is_some())
-            .finish()
-    }
-}
-
 impl RateLimiter {
-    /// A limiter; Redis is dialled at the first request.
-    ///
-    /// # Errors
-    /// If the URL is no Redis URL.
-    pub fn new(config: &RateLimitConfig) -> Result<Self, redis::RedisError> {
-        let url = config.redis_url.expose_secret();
-        let shared =
-            if url.is_empty() { None } else { Some(Arc::new(Shared::new(url, config.redis_timeout)?)) };
+    /// A limiter that counts in `redis` while it is there.
+    #[must_use]
+    pub fn new(config: &RateLimitConfig, redis: Redis) -> Self {
         let policy = Policy { per_second: config.per_second, burst: config.burst };
         // An untouched bucket is full again after this, and then says nothing.
         let fills_in = Duration::from_secs_f64(f64::from(policy.burst) / f64::from(policy.per_second));
         let idle = fills_in + Duration::from_secs(1);
-        Ok(Self {
+        Self {
             policy,
-            shared,
+            redis,
             local: Cache::builder().max_capacity(MAX_LOCAL).time_to_idle(idle).build(),
             counted_locally: metrics::rate_limit_local(),
-        })
+        }
     }
 
     /// Takes one request from the principal's bucket, and writes into `headers` what is left.
@@ -90,13 +69,14 @@ impl RateLimiter {
     /// 429 once the bucket is empty.
     pub async fn take(&self, principal: &Principal, headers: &mut HeaderMap) -> Result<(), Problem> {
         let key: Key = Sha256::digest(format!("{:?}/{}", principal.kind, principal.subject_id)).into();
-        let counted = match &self.shared {
-            Some(shared) => shared.take(&key, self.policy).await,
-            None => None,
-        };
-        let verdict = match counted {
-            Some(verdict) => verdict,
-            None => self.take_locally(key).await,
+        let verdict = match self.take_together(&key).await {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                if !error.is_down() {
+                    tracing::error!(error = %Chain(&error), "rate limits are counted by this process alone");
+                }
+                self.take_alone(key).await
+            }
         };
         self.describe(verdict, headers);
         if verdict.taken {
@@ -107,7 +87,15 @@ impl RateLimiter {
         Err(problem.retry_after(verdict.wait))
     }
 
-    async fn take_locally(&self, key: Key) -> Verdict {
+    async fn take_together(&self, key: &Key) -> Result<Verdict, svc_core::redis::Error> {
+        let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut call = TAKE.key(self.redis.key(&BUCKETS, hex));
+        call.arg(self.policy.per_second).arg(self.policy.burst);
+        let (taken, left, wait): (u8, u64, u64) = self.redis.script(&call).await?;
+        Ok(Verdict { taken: taken == 1, left, wait: Duration::from_millis(wait) })
+    }
+
+    async fn take_alone(&self, key: Key) -> Verdict {
         self.counted_locally.add(1, &[]);
         let now = Instant::now();
         let bucket =
@@ -131,52 +119,4 @@ impl RateLimiter {
             }
         }
     }
-}
-
-impl Shared {
-    fn new(url: &str, timeout: Duration) -> Result<Self, redis::RedisError> {
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(timeout))
-            .set_response_timeout(Some(timeout))
-            .set_number_of_retries(0);
-        Ok(Self {
-            redis: ConnectionManager::new_lazy_with_config(redis::Client::open(url)?, config)?,
-            script: Script::new(include_str!("bucket.lua")),
-            timeout,
-            started: Instant::now(),
-            paused_until: AtomicU64::new(0),
-        })
-    }
-
-    /// Counts at Redis; `None` if it does not answer.
-    async fn take(&self, key: &Key, policy: Policy) -> Option<Verdict> {
-        let now = self.started.elapsed();
-        if now < Duration::from_millis(self.paused_until.load(Ordering::Relaxed)) {
-            return None;
-        }
-        let mut redis = self.redis.clone();
-        let mut call = self.script.key(name(key));
-        call.arg(policy.per_second).arg(policy.burst);
-        let asked = tokio::time::timeout(self.timeout, call.invoke_async::<(u8, u64, u64)>(&mut redis));
-        let problem = match asked.await {
-            Ok(Ok((taken, left, wait))) => {
-                return Some(Verdict { taken: taken == 1, left, wait: Duration::from_millis(wait) });
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer in time".to_owned(),
-        };
-        let until = now + PAUSE;
-        self.paused_until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        tracing::warn!(
-            error = problem,
-            "rate limits are counted by this process alone: Redis does not answer"
-        );
-        None
-    }
-}
-
-fn name(key: &Key) -> Vec<u8> {
-    let mut name = b"gateway:bucket:".to_vec();
-    name.extend(key.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()));
-    name
 }

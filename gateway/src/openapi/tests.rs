@@ -27,10 +27,28 @@ fn the_committed_document_is_that_of_the_contract() {
         fs::write(&file, serde_json::to_string_pretty(&document).unwrap() + "\n").unwrap();
     }
     let committed: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-    assert_eq!(
-        committed, document,
-        "the HTTP door changed: renew gateway/openapi.json with UPDATE_OPENAPI=1"
-    );
+    let mut changes = Vec::new();
+    differences("", &committed, &document, &mut changes);
+    let changes = changes.join("\n");
+    assert!(changes.is_empty(), "the HTTP door changed (UPDATE_OPENAPI=1 renews the document):\n{changes}");
+}
+
+/// Pointers to what is not the same.
+fn differences(at: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            for name in old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))) {
+                let at = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
+                match (old.get(name), new.get(name)) {
+                    (Some(old), Some(new)) => differences(&at, old, new, found),
+                    (Some(_), None) => found.push(format!("- {at}")),
+                    _ => found.push(format!("+ {at}")),
+                }
+            }
+        }
+        (old, new) if old != new => found.push(format!("~ {at}: {old} -> {new}")),
+        _ => {}
+    }
 }
 
 #[test]
