@@ -1,0 +1,69 @@
+//! Routes that are not the contract's.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::{
+    door::{Door, eventually},
+    upstream::echo,
+};
+
+#[tokio::test]
+async fn health_and_description_need_no_credential() {
+    let door = Door::open(echo).await;
+    for path in ["/healthz", "/openapi.json"] {
+        let answer = door.anonymous(Method::GET, path).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        assert!(answer.headers().contains_key("x-request-id"));
+        assert!(answer.json::<Value>().await.unwrap().is_object());
+    }
+    assert_eq!(door.upstream.count(), 0);
+}
+
+#[tokio::test]
+async fn it_is_ready_once_every_service_has_answered() {
+    let proxied = svc_core::testing::FaultProxy::start("127.0.0.1:1").await;
+    let address = proxied.address();
+    let change = |config: &mut gateway::Config| {
+        config.peers.get_mut("purge").unwrap().urls = vec![format!("http://{address}")];
+    };
+    let waiting = Door::with(steward_proto::DESCRIPTORS, change, echo).await;
+    let ready = Door::open(echo).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for base in [ready.url(""), format!("http://{}", ready.operator)] {
+        let answer = ready.http.get(format!("{base}/readyz")).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.json::<Value>().await.unwrap()["services"]["purge"], "serving");
+    }
+    let answer = waiting.anonymous(Method::GET, "/readyz").send().await.unwrap();
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
+    let report: Value = answer.json().await.unwrap();
+    assert_eq!(
+        (report["services"]["purge"].as_str(), report["services"]["chat"].as_str()),
+        (Some("away"), Some("serving"))
+    );
+}
+
+#[tokio::test]
+async fn metrics_are_for_operators() {
+    let door = Door::open(echo).await;
+    door.get("/v1/sessions").send().await.unwrap();
+    door.anonymous(Method::GET, "/v1/nothing/secret-id").send().await.unwrap();
+    eventually("a request is measured", || door.upstream.count() == 1).await;
+    let text = door
+        .http
+        .get(format!("http://{}/metrics", door.operator))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    assert!(text.contains("http_server_request_duration_seconds_count{"), "{text}");
+    assert!(text.contains("http_route=\"/v1/sessions\""), "{text}");
+    assert!(!text.contains("secret-id"), "{text}");
+    assert_eq!(door.anonymous(Method::GET, "/metrics").send().await.unwrap().status(), 404);
+}

@@ -1,0 +1,23 @@
+//! The gateway over real sockets: a real listener in front, a real gRPC server behind, one file a behaviour.
+
+#[cfg(test)]
+mod auth;
+#[cfg(test)]
+mod bad_requests;
+#[cfg(test)]
+mod calls;
+#[cfg(test)]
+mod connections;
+#[cfg(test)]
+mod doors;
+#[cfg(test)]
+mod drain;
+#[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod streams;
+
+#[cfg(test)]
+mod door;
+#[cfg(test)]
+mod upstream;
