@@ -12,3 +12,6 @@ pub use self::{
     item::{ItemLease, ItemLeases, Scanner},
     singleton::{Held, Singleton},
 };
+
+#[cfg(test)]
+mod tests;

@@ -350,3 +350,6 @@ fn fail(link: &mut Link) {
     link.failures = link.failures.saturating_add(1);
     link.retry_at = Some(Instant::now() + RETRY.delay(link.failures, rand::random()));
 }
+
+#[cfg(test)]
+mod tests;

@@ -321,3 +321,6 @@ async fn obey(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

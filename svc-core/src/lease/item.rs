@@ -170,11 +170,12 @@ impl Scanner {
         self.last = Some(now);
     }
 
-    /// Whether contact has been unbroken for one TTL, so that a lease that ran out may be taken.
+    /// Whether reads have succeeded without a gap for one TTL, so that a lease that ran out may be taken.
     #[must_use]
     pub fn may_take(&self, now: Instant) -> bool {
-        let fresh = self.last.is_some_and(|last| now.saturating_duration_since(last) <= self.ttl / 2);
-        fresh && self.since.is_some_and(|since| now.saturating_duration_since(since) >= self.ttl)
+        let (Some(since), Some(last)) = (self.since, self.last) else { return false };
+        let fresh = now.saturating_duration_since(last) <= self.ttl / 2;
+        fresh && last.saturating_duration_since(since) >= self.ttl
     }
 }
 

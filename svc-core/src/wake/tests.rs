@@ -1,0 +1,153 @@
+//! Wake-ups through a real Redis, behind a wire that fails.
+
+use tokio::time::{Instant, timeout};
+
+use super::*;
+use crate::testing::{FaultProxy, TestRedis};
+
+const SOON: Duration = Duration::from_secs(5);
+
+fn message(text: &'static str) -> Hint {
+    Hint::Message(Bytes::from_static(text.as_bytes()))
+}
+
+/// The next message; the hub also says to look when its connection is new.
+async fn next_message(subscription: &mut Subscription) -> Hint {
+    timeout(SOON, async {
+        loop {
+            match subscription.recv().await {
+                Hint::Look => {}
+                hint @ Hint::Message(_) => return hint,
+            }
+        }
+    })
+    .await
+    .unwrap()
+}
+
+/// Publishes until it is heard: whether the hub has connected is not to be seen from here.
+async fn publish_until_heard(wake: &Wake, topic: &str, subscription: &mut Subscription) -> Hint {
+    let asked = Instant::now();
+    loop {
+        wake.publish(topic, b"again").await;
+        match subscription.next(Duration::from_millis(50)).await {
+            Hint::Look => assert!(asked.elapsed() < SOON, "nothing is heard"),
+            hint @ Hint::Message(_) => return hint,
+        }
+    }
+}
+
+async fn subscribers(redis: &Redis, topic: &str) -> i64 {
+    let channel = format!("{}wake:{topic}", redis.prefix());
+    let (_, count): (String, i64) =
+        redis.query(redis::cmd("PUBSUB").arg("NUMSUB").arg(channel)).await.unwrap();
+    count
+}
+
+#[tokio::test]
+async fn what_is_published_after_subscribing_is_heard_by_every_replica() {
+    let (server, lifecycle) = (TestRedis::new(), Lifecycle::new());
+    let (here, there) = (Wake::start(&server.redis(), &lifecycle), Wake::start(&server.redis(), &lifecycle));
+    // The hubs connect while nobody listens.
+    let mut ears = Vec::new();
+    for wake in [&here, &here, &there] {
+        ears.push(wake.subscribe("turn:1").await);
+    }
+    let mut deaf = there.subscribe("turn:2").await;
+    publish_until_heard(&here, "turn:1", &mut ears[0]).await;
+    publish_until_heard(&here, "turn:1", &mut ears[2]).await;
+    here.publish_all([("turn:1", &b"last"[..]), ("turn:3", b"other")]).await;
+    for ear in &mut ears {
+        while next_message(ear).await != message("last") {}
+    }
+    assert_eq!(deaf.next(Duration::from_millis(100)).await, Hint::Look);
+}
+
+#[tokio::test]
+async fn a_subscription_is_confirmed_before_it_is_handed_out() {
+    let (server, lifecycle) = (TestRedis::new(), Lifecycle::new());
+    let wake = Wake::start(&server.redis(), &lifecycle);
+    let mut first = wake.subscribe("warm").await;
+    publish_until_heard(&wake, "warm", &mut first).await;
+    for round in 0..50 {
+        let topic = format!("turn:{round}");
+        let mut subscription = wake.subscribe(&topic).await;
+        wake.publish(&topic, b"once").await;
+        assert_eq!(timeout(SOON, subscription.recv()).await.unwrap(), message("once"), "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn topics_that_nobody_listens_to_are_given_up_and_can_be_had_again() {
+    let (server, lifecycle) = (TestRedis::new(), Lifecycle::new());
+    let redis = server.redis();
+    let wake = Wake::start(&redis, &lifecycle);
+    let mut first = wake.subscribe("turn:1").await;
+    publish_until_heard(&wake, "turn:1", &mut first).await;
+    let second = wake.subscribe("turn:1").await;
+    drop(first);
+    assert_eq!(subscribers(&redis, "turn:1").await, 1);
+    drop(second);
+    let asked = Instant::now();
+    while subscribers(&redis, "turn:1").await != 0 {
+        assert!(asked.elapsed() < SOON, "still subscribed");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for _ in 0..20 {
+        drop(wake.subscribe("turn:1").await);
+        let mut again = wake.subscribe("turn:1").await;
+        wake.publish("turn:1", b"once").await;
+        assert_eq!(timeout(SOON, again.recv()).await.unwrap(), message("once"));
+    }
+}
+
+#[tokio::test]
+async fn after_an_outage_readers_are_told_to_look_and_hear_again() {
+    let (server, lifecycle) = (TestRedis::new(), Lifecycle::new());
+    let proxy = FaultProxy::start(server.address()).await;
+    let wake = Wake::start(&server.redis_through(proxy.address()), &lifecycle);
+    let publisher = Wake::start(&server.redis(), &lifecycle);
+    let mut subscription = wake.subscribe("turn:1").await;
+    publish_until_heard(&publisher, "turn:1", &mut subscription).await;
+    for fail in [FaultProxy::cut, FaultProxy::stall] {
+        fail(&proxy);
+        // Long enough for a ping to go unanswered.
+        tokio::time::sleep(PING_PERIOD + Duration::from_secs(1)).await;
+        publisher.publish("turn:1", b"lost or not").await;
+        proxy.pass();
+        // Unasked: `recv` has no clock of its own.
+        while timeout(SOON, subscription.recv()).await.unwrap() != Hint::Look {}
+        publish_until_heard(&publisher, "turn:1", &mut subscription).await;
+    }
+}
+
+#[tokio::test]
+async fn without_redis_nobody_waits_and_readers_look_by_themselves() {
+    let (server, lifecycle) = (TestRedis::new(), Lifecycle::new());
+    let proxy = FaultProxy::start(server.address()).await;
+    proxy.refuse();
+    let wake = Wake::start(&server.redis_through(proxy.address()), &lifecycle);
+    let asked = Instant::now();
+    let mut subscription = wake.subscribe("turn:1").await;
+    wake.publish("turn:1", b"to nobody").await;
+    assert_eq!(subscription.next(Duration::from_millis(100)).await, Hint::Look);
+    assert!(asked.elapsed() < Duration::from_secs(2), "took {:?}", asked.elapsed());
+    // It follows when Redis is back.
+    proxy.pass();
+    publish_until_heard(&wake, "turn:1", &mut subscription).await;
+}
+
+#[tokio::test]
+async fn a_reader_that_fell_behind_is_told_to_look() {
+    let (server, lifecycle) = (TestRedis::new(), Lifecycle::new());
+    let wake = Wake::start(&server.redis(), &lifecycle);
+    let mut slow = wake.subscribe("turn:1").await;
+    let mut quick = wake.subscribe("turn:1").await;
+    publish_until_heard(&wake, "turn:1", &mut quick).await;
+    let flood: Vec<(&str, &[u8])> = vec![("turn:1", b"flood"); BACKLOG * 2];
+    wake.publish_all(flood).await;
+    wake.publish("turn:1", b"last").await;
+    // The quick one has them all behind it before the slow one begins.
+    timeout(SOON, async { while quick.recv().await != message("last") {} }).await.unwrap();
+    assert_eq!(slow.recv().await, Hint::Look);
+}
