@@ -9,3 +9,6 @@ mod fault_proxy;
 mod redis;
 
 pub use self::{db::TestDb, fault_proxy::FaultProxy, redis::TestRedis};
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ const SERVER: &str = "STEWARD_TEST_DATABASE_URL";
 const DEFAULT_SERVER: &str = "postgres://postgres@127.0.0.1:55432/postgres";
 
 /// Databases that exist at once.
-const SLOTS: i32 = 8;
+pub(super) const SLOTS: i32 = 8;
 
 /// First half of the slots' lock keys.
 const SLOT_CLASS: i32 = 0x5354_5744;
