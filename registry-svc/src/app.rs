@@ -1,7 +1,9 @@
 //! Use cases: they decide, make every id and time, and own the transaction.
 
 pub mod accounts;
+pub mod agents;
 pub mod once;
+pub mod register;
 pub mod tokens;
 
 use svc_core::{

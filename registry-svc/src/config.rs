@@ -4,8 +4,8 @@ use std::{path::Path, time::Duration};
 
 use serde::Deserialize;
 use svc_core::{
-    assertion::IdentityConfig, pg::PgConfig, process::ProcessConfig, redis::RedisConfig,
-    server::ServerConfig, telemetry::TelemetryConfig,
+    assertion::IdentityConfig, outbound::OutboundConfig, pg::PgConfig, process::ProcessConfig,
+    redis::RedisConfig, server::ServerConfig, telemetry::TelemetryConfig,
 };
 
 /// Every key and its default.
@@ -29,6 +29,10 @@ pub struct Config {
     pub redis: RedisConfig,
     /// API tokens.
     pub tokens: TokensConfig,
+    /// Agents.
+    pub agents: AgentsConfig,
+    /// Calls to URLs that agents give.
+    pub outbound: OutboundConfig,
     /// Rows that no longer count.
     pub retention: RetentionConfig,
 }
@@ -41,6 +45,17 @@ pub struct TokensConfig {
     pub max_live_per_account: u32,
     /// Tokens remembered at most.
     pub remembered: u64,
+}
+
+/// Agents.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentsConfig {
+    /// Agents that one account may have.
+    pub max_per_account: u32,
+    /// How long an enrolment works.
+    #[serde(with = "humantime_serde")]
+    pub enrolment_ttl: Duration,
 }
 
 /// Rows that no longer count.

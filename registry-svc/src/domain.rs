@@ -1,5 +1,7 @@
 //! What registry-svc knows about the world, without touching it: pure types and transitions, time comes in.
 
 pub mod account;
+pub mod agent;
 pub mod name;
+pub mod status;
 pub mod token;

@@ -8,6 +8,8 @@ use svc_core::{
     idempotency, pg, principal,
 };
 
+use crate::domain::status;
+
 /// Result of a use case.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -18,6 +20,8 @@ pub enum Entity {
     Account,
     /// An API token.
     Token,
+    /// An agent.
+    Agent,
 }
 
 impl Entity {
@@ -25,6 +29,7 @@ impl Entity {
         match self {
             Self::Account => "account",
             Self::Token => "token",
+            Self::Agent => "agent",
         }
     }
 }
@@ -47,9 +52,17 @@ pub enum Error {
     /// A token would be able to do more, or for longer, than the one that asks for it.
     #[error("caller may not give away {0}")]
     ScopeExceeded(&'static str),
-    /// The account has as many live tokens as it may.
-    #[error("account has {0} live tokens already")]
-    TooManyTokens(u32),
+    /// The account has as many of something as it may.
+    #[error("account has {most} {what} already")]
+    TooMany {
+        /// Of what, as "live tokens".
+        what: &'static str,
+        /// How many it may have.
+        most: u32,
+    },
+    /// Where the agent stands, this has no meaning.
+    #[error(transparent)]
+    Status(#[from] status::Refused),
     /// The idempotency key cannot be used.
     #[error(transparent)]
     Idempotency(#[from] idempotency::Error),
@@ -69,7 +82,11 @@ impl ServiceError for Error {
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::TokenNotLive => ErrorKind::Unauthenticated,
             Self::ScopeExceeded(_) => ErrorKind::PermissionDenied,
-            Self::TooManyTokens(_) => ErrorKind::FailedPrecondition,
+            Self::TooMany { .. } => ErrorKind::FailedPrecondition,
+            Self::Status(status::Refused::Removed) => ErrorKind::NotFound,
+            Self::Status(status::Refused::Paused | status::Refused::NotPaused) => {
+                ErrorKind::FailedPrecondition
+            }
             Self::Idempotency(error) => error.kind(),
             Self::Custody(error) => error.kind(),
             Self::Pg(error) => error.kind(),
@@ -83,7 +100,10 @@ impl ServiceError for Error {
             Self::NotFound(_) => self.kind().row().reason.into(),
             Self::TokenNotLive => "TOKEN_NOT_LIVE".into(),
             Self::ScopeExceeded(_) => "SCOPE_EXCEEDED".into(),
-            Self::TooManyTokens(_) => "TOO_MANY_TOKENS".into(),
+            Self::TooMany { .. } => "LIMIT_REACHED".into(),
+            Self::Status(status::Refused::Removed) => self.kind().row().reason.into(),
+            Self::Status(status::Refused::Paused) => "AGENT_PAUSED".into(),
+            Self::Status(status::Refused::NotPaused) => "AGENT_NOT_PAUSED".into(),
             Self::Idempotency(error) => error.reason(),
             Self::Custody(error) => error.reason(),
             Self::Pg(error) => error.reason(),
@@ -97,9 +117,9 @@ impl ServiceError for Error {
             Self::NotFound(entity) => format!("no such {}", entity.noun()).into(),
             Self::TokenNotLive => "a valid credential is required".into(),
             Self::ScopeExceeded(what) => format!("this credential may not give away {what}").into(),
-            Self::TooManyTokens(most) => {
-                format!("an account has at most {most} live tokens: revoke some").into()
-            }
+            Self::TooMany { what, most } => format!("an account has at most {most} {what}").into(),
+            Self::Status(status::Refused::Removed) => "no such agent".into(),
+            Self::Status(refused) => refused.to_string().into(),
             Self::Idempotency(error) => error.public_message(),
             Self::Custody(error) => error.public_message(),
             Self::Pg(error) => error.public_message(),
@@ -116,7 +136,8 @@ impl ServiceError for Error {
             | Self::NotFound(_)
             | Self::TokenNotLive
             | Self::ScopeExceeded(_)
-            | Self::TooManyTokens(_) => None,
+            | Self::TooMany { .. }
+            | Self::Status(_) => None,
         }
     }
 
@@ -127,7 +148,8 @@ impl ServiceError for Error {
             | Self::NotFound(_)
             | Self::TokenNotLive
             | Self::ScopeExceeded(_)
-            | Self::TooManyTokens(_)
+            | Self::TooMany { .. }
+            | Self::Status(_)
             | Self::Idempotency(_)
             | Self::Custody(_)
             | Self::Pg(_) => &[],

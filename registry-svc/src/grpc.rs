@@ -1,8 +1,10 @@
 //! The wire: parse, call, map, answer.
 
 pub mod accounts;
+pub mod agents;
 pub mod auth;
 mod convert;
+mod json;
 
 use svc_core::{
     error::{ServiceError, to_status},

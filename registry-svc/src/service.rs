@@ -7,15 +7,21 @@ use svc_core::{
     auth::{Authenticator, CachedTokens, ContractError, Methods},
     clock::{SharedClock, SystemClock},
     lifecycle::Lifecycle,
+    outbound::{self, Outbound},
     pg::{self, MigrateError, Pool},
     server::{self, Bound, Server},
     telemetry::Metrics,
 };
 
 use crate::{
-    app::{accounts::Accounts, tokens::Tokens},
+    app::{
+        accounts::Accounts,
+        agents::{Agents, Limits},
+        register::Register,
+        tokens::Tokens,
+    },
     config::Config,
-    grpc::{accounts::AccountHandler, auth::AuthHandler},
+    grpc::{accounts::AccountHandler, agents::AgentHandler, auth::AuthHandler},
     store::MIGRATOR,
     worker,
 };
@@ -38,6 +44,9 @@ pub enum StartError {
     /// The database is not as it should be.
     #[error("prepare the database")]
     Migrate(#[from] MigrateError),
+    /// Agents cannot be called.
+    #[error(transparent)]
+    Outbound(#[from] outbound::BuildError),
     /// The database cannot be used.
     #[error("use the database")]
     Pg(#[from] pg::Error),
@@ -56,7 +65,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
     pg::migrate(&MIGRATOR, &config.pg).await?;
     let pool = Pool::connect(&config.pg).await?;
 
-    let app = App::new(&config, &methods, &pool, &clock);
+    let app = App::new(&config, &methods, &pool, &clock)?;
     let resolver = CachedTokens::new(Arc::new(app.tokens.clone()), config.tokens.remembered);
     let authenticator = Authenticator::new(Arc::new(methods), verifier, Arc::new(resolver));
 
@@ -64,6 +73,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
     Server::new(NAME, config.server, authenticator)
         .service(AccountHandler::new(app.accounts, app.tokens.clone()).into_server())
         .service(AuthHandler::new(app.tokens).into_server())
+        .service(AgentHandler::new(app.agents, app.register).into_server())
         .ready_when(pool)
         .start(bound, metrics, &lifecycle)?;
     Ok(())
@@ -73,16 +83,23 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
 struct App {
     accounts: Accounts,
     tokens: Tokens,
+    agents: Agents,
+    register: Register,
 }
 
 impl App {
-    fn new(config: &Config, methods: &Methods, pool: &Pool, clock: &SharedClock) -> Self {
-        let scopes = scopes_of(methods);
-        let max_live = config.tokens.max_live_per_account;
-        Self {
-            accounts: Accounts::new(pool.clone(), clock.clone()),
-            tokens: Tokens::new(pool.clone(), clock.clone(), scopes, max_live),
-        }
+    fn new(config: &Config, methods: &Methods, pool: &Pool, clock: &SharedClock) -> Result<Self, StartError> {
+        let (pool, clock) = (|| pool.clone(), || clock.clone());
+        let limits = Limits {
+            max_per_account: config.agents.max_per_account,
+            enrolment_ttl: config.agents.enrolment_ttl,
+        };
+        Ok(Self {
+            accounts: Accounts::new(pool(), clock()),
+            tokens: Tokens::new(pool(), clock(), scopes_of(methods), config.tokens.max_live_per_account),
+            agents: Agents::new(pool(), clock(), limits),
+            register: Register::new(pool(), clock(), Outbound::new(&config.outbound)?),
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 //! and times, and owns the transaction. Every query for a tenant's rows takes the tenant.
 
 pub mod accounts;
+pub mod agents;
 mod pg_enums;
 pub mod tokens;
 

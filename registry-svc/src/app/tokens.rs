@@ -96,7 +96,7 @@ impl Tokens {
         outlived_by_its_maker(&mut tx, caller, expires_at, now).await?;
         store::accounts::lock(&mut tx, account).await?;
         if store::tokens::count_live(&mut tx, account, now).await? >= i64::from(self.max_live) {
-            return Err(Error::TooManyTokens(self.max_live));
+            return Err(Error::TooMany { what: "live tokens", most: self.max_live });
         }
         let (token, secret) = make(Owner::Account(account), new.name.as_str(), scopes, now, expires_at);
         store::tokens::insert(&mut tx, &token, &secret.hash()).await?;

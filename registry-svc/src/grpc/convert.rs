@@ -1,6 +1,8 @@
 //! Between the contract's types and the domain's. Inbound: `parse_*`, whose error names the field. Outbound:
 //! `From`, which cannot fail.
 
+mod agents;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};

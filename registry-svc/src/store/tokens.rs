@@ -92,6 +92,21 @@ pub async fn hold(db: &mut PgConnection, id: TokenId) -> Result<Option<Token>, p
     row.map(Token::try_from).transpose()
 }
 
+/// A token by its id, locked against everybody who would use or revoke it at the same time.
+pub async fn take(db: &mut PgConnection, id: TokenId) -> Result<Option<Token>, pg::Error> {
+    let row = sqlx::query_as!(
+        Row,
+        "SELECT id, kind, account_id, agent_id, name, prefix, scopes, created_at, expires_at, revoked_at
+         FROM api_tokens
+         WHERE id = $1
+         FOR UPDATE",
+        id as TokenId,
+    )
+    .fetch_optional(db)
+    .await?;
+    row.map(Token::try_from).transpose()
+}
+
 /// A tenant's own token, if it has such a one.
 pub async fn find(
     db: &mut PgConnection,
@@ -163,4 +178,26 @@ pub async fn revoke(db: &mut PgConnection, id: TokenId, now: DateTime<Utc>) -> R
     .execute(db)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Revokes every live token of these kinds that names an agent.
+pub async fn revoke_of_agent(
+    db: &mut PgConnection,
+    account: AccountId,
+    agent: AgentId,
+    kinds: &[TokenKind],
+    now: DateTime<Utc>,
+) -> Result<u64, pg::Error> {
+    let done = sqlx::query!(
+        "UPDATE api_tokens
+         SET revoked_at = $4
+         WHERE account_id = $1 AND agent_id = $2 AND kind = ANY($3) AND revoked_at IS NULL",
+        account as AccountId,
+        agent as AgentId,
+        kinds as &[TokenKind],
+        now,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
 }

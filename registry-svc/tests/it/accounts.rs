@@ -48,7 +48,7 @@ fn ttl(seconds: u64) -> Option<prost_types::Duration> {
     Some(Duration::from_secs(seconds).try_into().unwrap())
 }
 
-fn refusal<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Code, String) {
+pub(crate) fn refusal<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Code, String) {
     let status = answer.unwrap_err();
     (status.code(), reason_of(&status).unwrap_or_default())
 }
@@ -241,7 +241,7 @@ async fn an_account_has_a_limited_number_of_live_tokens_also_when_they_are_made_
     let made = answers.iter().filter(|answer| answer.is_ok()).count();
     assert_eq!(made, 3, "one was there before");
     for refused in answers.into_iter().filter(Result::is_err) {
-        assert_eq!(refusal(refused), (Code::FailedPrecondition, "TOO_MANY_TOKENS".to_owned()));
+        assert_eq!(refusal(refused), (Code::FailedPrecondition, "LIMIT_REACHED".to_owned()));
     }
 }
 

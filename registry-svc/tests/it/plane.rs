@@ -14,6 +14,7 @@ use svc_core::{
     client::{Peer, PeerConfig},
     clock::SystemClock,
     lifecycle::Lifecycle,
+    outbound::Mode,
     telemetry::Metrics,
     testing::{TestDb, TestRedis},
 };
@@ -105,6 +106,8 @@ impl Plane {
         config.server.listen = free_address();
         config.server.operator_listen = free_address();
         config.server.drain_delay = Duration::from_millis(1);
+        // Agents of tests live on this machine.
+        config.outbound.mode = Mode::Dev;
         config
     }
 

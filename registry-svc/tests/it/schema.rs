@@ -1,6 +1,9 @@
 //! The schema says what an erasure does to it, and its enums are the program's.
 
-use registry_svc::{MIGRATOR, domain::token::TokenKind};
+use registry_svc::{
+    MIGRATOR,
+    domain::{agent::DeliveryMode, status::Status, token::TokenKind},
+};
 use svc_core::{
     custody::data_map,
     pg_enum::{self, PgEnum},
@@ -25,4 +28,6 @@ async fn every_table_and_column_says_what_an_erasure_does_to_it() {
 async fn every_enum_has_the_values_that_the_database_has() {
     let db = TestDb::new(&[("registry", &MIGRATOR)]).await;
     assert_same_labels::<TokenKind>(&db).await;
+    assert_same_labels::<Status>(&db).await;
+    assert_same_labels::<DeliveryMode>(&db).await;
 }

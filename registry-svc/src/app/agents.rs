@@ -1,0 +1,196 @@
+//! Agents as their tenant sees them: created, listed, suspended, removed, given a credential to begin with.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use svc_core::{
+    audit::{self, Act, SubjectHash},
+    clock::SharedClock,
+    id::{AccountId, AgentId, TokenId},
+    page::{self, Page},
+    pg::{Pool, Subject, Tx},
+    principal::Principal,
+};
+
+use super::{
+    once::{Attempt, Once},
+    tokens,
+};
+use crate::{
+    domain::{
+        agent::{Agent, NewAgent},
+        status::{Input, Refused, Status},
+        token::{Owner, Scopes, Secret, TokenKind},
+    },
+    error::{Entity, Error, Result},
+    store,
+};
+
+/// The listing that page tokens of agents belong to.
+const LISTING: &str = "registry.agents";
+
+/// Limits of agents.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Agents that one account may have.
+    pub max_per_account: u32,
+    /// How long an enrolment works.
+    pub enrolment_ttl: Duration,
+}
+
+/// A credential for one registration, with its secret if this is the first answer.
+#[derive(Debug, Clone)]
+pub struct Enrolment {
+    /// Its secret.
+    pub secret: Option<Secret>,
+    /// When it stops working.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// What a creation made, as it is remembered for a repetition.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Made {
+    agent: AgentId,
+    enrolment: TokenId,
+}
+
+/// Use cases of agents.
+#[derive(Debug, Clone)]
+pub struct Agents {
+    pool: Pool,
+    clock: SharedClock,
+    limits: Limits,
+}
+
+impl Agents {
+    /// On this database, by this clock.
+    #[must_use]
+    pub fn new(pool: Pool, clock: SharedClock, limits: Limits) -> Self {
+        Self { pool, clock, limits }
+    }
+
+    /// Creates an agent and its enrolment.
+    pub async fn create(&self, caller: &Principal, new: NewAgent, once: &Once) -> Result<(Agent, Enrolment)> {
+        let account = caller.account_id()?;
+        let now = self.clock.now();
+        let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
+        let first = match once.begin::<Made>(&mut tx, Some(account)).await? {
+            Attempt::Replay(made) => {
+                let agent = find(&mut tx, account, made.agent).await?;
+                return Ok((agent, replayed(&mut tx, made.enrolment).await?));
+            }
+            Attempt::First(first) => first,
+        };
+        store::accounts::lock(&mut tx, account).await?;
+        if store::agents::count(&mut tx, account).await? >= i64::from(self.limits.max_per_account) {
+            return Err(Error::TooMany { what: "agents", most: self.limits.max_per_account });
+        }
+        let agent = Agent::new(AgentId::new(), account, new, now);
+        store::agents::insert(&mut tx, &agent).await?;
+        let (id, enrolment) = self.enrol(&mut tx, &agent, now).await?;
+        first.finish(&mut tx, &Made { agent: agent.id, enrolment: id }).await?;
+        tx.commit().await?;
+        Ok((agent, enrolment))
+    }
+
+    /// Returns an agent.
+    pub async fn get(&self, caller: &Principal, id: AgentId) -> Result<Agent> {
+        let account = caller.account_id()?;
+        let mut db = self.pool.acquire().await?;
+        let agent = store::agents::find(&mut db, account, id).await?;
+        agent.filter(|agent| agent.status != Status::Removed).ok_or(Error::NotFound(Entity::Agent))
+    }
+
+    /// Lists a tenant's agents, newest first.
+    pub async fn list(&self, caller: &Principal, page_size: u32, page_token: &str) -> Result<Page<Agent>> {
+        let account = caller.account_id()?;
+        let before = page::cursor(LISTING, page_token)?;
+        let mut db = self.pool.acquire().await?;
+        let rows = store::agents::list(&mut db, account, before, i64::from(page_size) + 1).await?;
+        Ok(Page::cut(LISTING, rows, page_size, |last| last.id))
+    }
+
+    /// Issues a new enrolment; an unused one stops working.
+    pub async fn issue_enrolment(&self, caller: &Principal, id: AgentId, once: &Once) -> Result<Enrolment> {
+        let account = caller.account_id()?;
+        let now = self.clock.now();
+        let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
+        let first = match once.begin::<TokenId>(&mut tx, Some(account)).await? {
+            Attempt::Replay(token) => return replayed(&mut tx, token).await,
+            Attempt::First(first) => first,
+        };
+        let agent = find(&mut tx, account, id).await?;
+        if agent.status == Status::Removed {
+            return Err(Refused::Removed.into());
+        }
+        // The record is written, so that enrolments of one agent follow each other.
+        let next = Agent { generation: agent.generation + 1, ..agent };
+        store::agents::update(&mut tx, &next, next.generation - 1).await?;
+        store::tokens::revoke_of_agent(&mut tx, account, id, &[TokenKind::Enrolment], now).await?;
+        let (token, enrolment) = self.enrol(&mut tx, &next, now).await?;
+        first.finish(&mut tx, &token).await?;
+        tx.commit().await?;
+        Ok(enrolment)
+    }
+
+    /// Suspends an agent.
+    pub async fn pause(&self, caller: &Principal, id: AgentId) -> Result<Agent> {
+        self.change(caller, id, Input::Pause).await
+    }
+
+    /// Ends a suspension.
+    pub async fn resume(&self, caller: &Principal, id: AgentId) -> Result<Agent> {
+        self.change(caller, id, Input::Resume).await
+    }
+
+    /// Removes an agent for good, with its credentials.
+    pub async fn remove(&self, caller: &Principal, id: AgentId) -> Result<Agent> {
+        self.change(caller, id, Input::Remove).await
+    }
+
+    /// Gives an agent's record one input of its tenant.
+    async fn change(&self, caller: &Principal, id: AgentId, input: Input) -> Result<Agent> {
+        let account = caller.account_id()?;
+        let now = self.clock.now();
+        let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
+        let agent = find(&mut tx, account, id).await?;
+        let next = agent.after(input, now)?;
+        if next.status == agent.status {
+            return Ok(agent);
+        }
+        store::agents::update(&mut tx, &next, agent.generation).await?;
+        if next.status == Status::Removed {
+            let kinds = [TokenKind::Enrolment, TokenKind::Agent];
+            store::tokens::revoke_of_agent(&mut tx, account, id, &kinds, now).await?;
+            let act = Act {
+                act: "agent.removed",
+                subject: SubjectHash::of("agent", id.0),
+                generation: next.generation,
+                principal_id: audit::principal_id(caller),
+                at: now,
+            };
+            audit::record(&mut tx, &act).await?;
+        }
+        tx.commit().await?;
+        Ok(next)
+    }
+
+    async fn enrol(&self, tx: &mut Tx, agent: &Agent, now: DateTime<Utc>) -> Result<(TokenId, Enrolment)> {
+        let owner = Owner::Enrolment(agent.account_id, agent.id);
+        let expires_at = Some(now + self.limits.enrolment_ttl);
+        let (token, secret) = tokens::make(owner, "enrolment", Scopes::of_enrolments(), now, expires_at);
+        store::tokens::insert(tx, &token, &secret.hash()).await?;
+        Ok((token.id, Enrolment { secret: Some(secret), expires_at }))
+    }
+}
+
+/// A tenant's agent, also one that was removed.
+pub(super) async fn find(tx: &mut Tx, account: AccountId, id: AgentId) -> Result<Agent> {
+    store::agents::find(tx, account, id).await?.ok_or(Error::NotFound(Entity::Agent))
+}
+
+async fn replayed(tx: &mut Tx, enrolment: TokenId) -> Result<Enrolment> {
+    let token = store::tokens::hold(tx, enrolment).await?.ok_or(Error::NotFound(Entity::Token))?;
+    Ok(Enrolment { secret: None, expires_at: token.expires_at })
+}

@@ -1,0 +1,95 @@
+//! Agents.
+
+use steward_proto::registry::v1 as proto;
+use svc_core::error::Invalid;
+
+use super::{super::json, timestamp};
+use crate::{
+    app::{agents::Enrolment, register::Registered},
+    domain::{
+        agent::{Agent, DeliveryMode, Registration},
+        status::Status,
+    },
+};
+
+impl From<Status> for proto::AgentStatus {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::AwaitingAgent => Self::AwaitingAgent,
+            Status::Online => Self::Online,
+            Status::Degraded => Self::Degraded,
+            Status::Offline => Self::Offline,
+            Status::Paused => Self::Paused,
+            Status::Removed => Self::Removed,
+        }
+    }
+}
+
+impl From<DeliveryMode> for proto::DeliveryMode {
+    fn from(mode: DeliveryMode) -> Self {
+        match mode {
+            DeliveryMode::Push => Self::Push,
+            DeliveryMode::Poll => Self::Poll,
+        }
+    }
+}
+
+fn parse_delivery_mode(mode: i32) -> Result<Option<DeliveryMode>, Invalid> {
+    match proto::DeliveryMode::try_from(mode) {
+        Ok(proto::DeliveryMode::Unspecified) => Ok(None),
+        Ok(proto::DeliveryMode::Push) => Ok(Some(DeliveryMode::Push)),
+        Ok(proto::DeliveryMode::Poll) => Ok(Some(DeliveryMode::Poll)),
+        Err(_) => Err(Invalid::new("delivery_mode", "is no known mode")),
+    }
+}
+
+impl TryFrom<proto::RegisterAgentRequest> for Registration {
+    type Error = Invalid;
+
+    fn try_from(request: proto::RegisterAgentRequest) -> Result<Self, Invalid> {
+        let card = request.card.map(|card| json::parse("card", card)).transpose()?;
+        Self::parse(parse_delivery_mode(request.delivery_mode)?, &request.url, card)
+    }
+}
+
+impl From<Agent> for proto::Agent {
+    fn from(agent: Agent) -> Self {
+        Self {
+            agent_id: agent.id.to_string(),
+            account_id: agent.account_id.to_string(),
+            name: agent.name,
+            role: agent.role,
+            status: proto::AgentStatus::from(agent.status).into(),
+            status_changed_at: Some(timestamp(agent.status_changed_at)),
+            delivery_mode: proto::DeliveryMode::from(agent.delivery_mode).into(),
+            url: agent.url.unwrap_or_default(),
+            card: agent.card.map(json::write),
+            max_concurrent_tasks: agent.max_concurrent_tasks,
+            active_tasks: agent.vitals.active_tasks,
+            error_rate: agent.vitals.error_rate,
+            sample_error: agent.vitals.sample_error,
+            current_task: agent.vitals.current_task,
+            last_heartbeat_at: agent.last_heartbeat_at.map(timestamp),
+            registered_at: agent.registered_at.map(timestamp),
+            created_at: Some(timestamp(agent.created_at)),
+        }
+    }
+}
+
+impl From<Enrolment> for proto::Enrolment {
+    fn from(enrolment: Enrolment) -> Self {
+        Self {
+            secret: enrolment.secret.map(|secret| secret.reveal().to_owned()).unwrap_or_default(),
+            expires_at: enrolment.expires_at.map(timestamp),
+        }
+    }
+}
+
+impl From<Registered> for proto::RegisterAgentResponse {
+    fn from(registered: Registered) -> Self {
+        Self {
+            agent: Some(registered.agent.into()),
+            secret: registered.secret.map(|secret| secret.reveal().to_owned()).unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! JSON between `google.protobuf.Struct` and serde. A `Struct` holds numbers as doubles, so an integer goes in and
+//! out as one as long as a double can hold it.
+
+use prost_types::{ListValue, Struct, Value as Wire, value::Kind};
+use serde_json::{Map, Number, Value};
+use svc_core::error::Invalid;
+
+/// Deepest nesting that is read.
+const MAX_DEPTH: usize = 32;
+
+/// Reads an object that a caller gave for `field`.
+pub(super) fn parse(field: &str, object: Struct) -> Result<Value, Invalid> {
+    read_object(object, MAX_DEPTH)
+        .ok_or_else(|| Invalid::new(field, "is nested too deeply or holds no JSON number"))
+}
+
+fn read_object(object: Struct, depth: usize) -> Option<Value> {
+    let fields =
+        object.fields.into_iter().map(|(key, value)| Some((key, read(value, depth.checked_sub(1)?)?)));
+    Some(Value::Object(fields.collect::<Option<Map<_, _>>>()?))
+}
+
+fn read(value: Wire, depth: usize) -> Option<Value> {
+    Some(match value.kind? {
+        Kind::NullValue(_) => Value::Null,
+        Kind::BoolValue(value) => Value::Bool(value),
+        Kind::StringValue(text) => Value::String(text),
+        Kind::NumberValue(number) => Value::Number(read_number(number)?),
+        Kind::StructValue(object) => read_object(object, depth)?,
+        Kind::ListValue(list) => {
+            let items = list.values.into_iter().map(|value| read(value, depth.checked_sub(1)?));
+            Value::Array(items.collect::<Option<Vec<_>>>()?)
+        }
+    })
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "only if it comes back the same"
+)]
+fn read_number(number: f64) -> Option<Number> {
+    let whole = number as i64;
+    if whole as f64 == number { Some(whole.into()) } else { Number::from_f64(number) }
+}
+
+/// Writes an object; anything else becomes an empty one.
+pub(super) fn write(value: Value) -> Struct {
+    match value {
+        Value::Object(object) => {
+            Struct { fields: object.into_iter().map(|(key, value)| (key, write_value(value))).collect() }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            Struct::default()
+        }
+    }
+}
+
+fn write_value(value: Value) -> Wire {
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(value) => Kind::BoolValue(value),
+        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        Value::String(text) => Kind::StringValue(text),
+        Value::Array(items) => {
+            Kind::ListValue(ListValue { values: items.into_iter().map(write_value).collect() })
+        }
+        Value::Object(_) => Kind::StructValue(write(value)),
+    };
+    Wire { kind: Some(kind) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_object_comes_back_as_it_went() {
+        let object = json!({"a": [1, 2.5, -3], "b": {"c": null, "d": true}, "e": "ä", "f": []});
+        assert_eq!(parse("card", write(object.clone())).unwrap(), object);
+    }
+
+    #[test]
+    fn deep_and_impossible_objects_are_refused() {
+        let mut deep = json!({});
+        for _ in 0..40 {
+            deep = json!({ "x": deep });
+        }
+        assert_eq!(parse("card", write(deep)).unwrap_err().field, "card");
+        let number = Wire { kind: Some(Kind::NumberValue(f64::NAN)) };
+        assert!(parse("card", Struct { fields: [("x".to_owned(), number)].into() }).is_err());
+        let empty = Struct { fields: [("x".to_owned(), Wire { kind: None })].into() };
+        assert!(parse("card", empty).is_err());
+    }
+}

@@ -1,0 +1,184 @@
+//! Agents.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgConnection;
+use svc_core::{
+    id::{AccountId, AgentId},
+    pg::{self, ensure_affected},
+};
+
+use crate::domain::{
+    agent::{Agent, DeliveryMode, Vitals},
+    status::Status,
+};
+
+struct Row {
+    id: AgentId,
+    account_id: AccountId,
+    name: String,
+    role: String,
+    status: Status,
+    status_changed_at: DateTime<Utc>,
+    generation: i64,
+    incarnation: i64,
+    delivery_mode: DeliveryMode,
+    url: Option<String>,
+    card: Option<Value>,
+    max_concurrent_tasks: i32,
+    active_tasks: i32,
+    error_rate: f64,
+    wedged: bool,
+    judges_itself: bool,
+    sample_error: String,
+    current_task: String,
+    last_heartbeat_at: Option<DateTime<Utc>>,
+    registered_at: Option<DateTime<Utc>>,
+    created_at: DateTime<Utc>,
+}
+
+impl From<Row> for Agent {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.id,
+            account_id: row.account_id,
+            name: row.name,
+            role: row.role,
+            status: row.status,
+            status_changed_at: row.status_changed_at,
+            generation: row.generation,
+            incarnation: row.incarnation,
+            delivery_mode: row.delivery_mode,
+            url: row.url,
+            card: row.card,
+            max_concurrent_tasks: row.max_concurrent_tasks,
+            vitals: Vitals {
+                active_tasks: row.active_tasks,
+                error_rate: row.error_rate,
+                wedged: row.wedged,
+                judges_itself: row.judges_itself,
+                sample_error: row.sample_error,
+                current_task: row.current_task,
+            },
+            last_heartbeat_at: row.last_heartbeat_at,
+            registered_at: row.registered_at,
+            created_at: row.created_at,
+        }
+    }
+}
+
+/// Stores a new agent.
+pub async fn insert(db: &mut PgConnection, agent: &Agent) -> Result<(), pg::Error> {
+    let done = sqlx::query!(
+        "INSERT INTO agents
+             (id, account_id, name, role, status, status_changed_at, generation, incarnation, delivery_mode,
+              max_concurrent_tasks, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        agent.id as AgentId,
+        agent.account_id as AccountId,
+        agent.name,
+        agent.role,
+        agent.status as Status,
+        agent.status_changed_at,
+        agent.generation,
+        agent.incarnation,
+        agent.delivery_mode as DeliveryMode,
+        agent.max_concurrent_tasks,
+        agent.created_at,
+    )
+    .execute(db)
+    .await?;
+    ensure_affected(&done, 1)
+}
+
+/// A tenant's agent, also one that was removed.
+pub async fn find(
+    db: &mut PgConnection,
+    account: AccountId,
+    id: AgentId,
+) -> Result<Option<Agent>, pg::Error> {
+    let row = sqlx::query_as!(
+        Row,
+        "SELECT id, account_id, name, role, status, status_changed_at, generation, incarnation, delivery_mode,
+                url, card, max_concurrent_tasks, active_tasks, error_rate, wedged, judges_itself, sample_error,
+                current_task, last_heartbeat_at, registered_at, created_at
+         FROM agents
+         WHERE id = $1 AND account_id = $2",
+        id as AgentId,
+        account as AccountId,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(Agent::from))
+}
+
+/// A tenant's agents that were not removed, newest first, from after `before`.
+pub async fn list(
+    db: &mut PgConnection,
+    account: AccountId,
+    before: Option<AgentId>,
+    limit: i64,
+) -> Result<Vec<Agent>, pg::Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        "SELECT id, account_id, name, role, status, status_changed_at, generation, incarnation, delivery_mode,
+                url, card, max_concurrent_tasks, active_tasks, error_rate, wedged, judges_itself, sample_error,
+                current_task, last_heartbeat_at, registered_at, created_at
+         FROM agents
+         WHERE account_id = $1 AND status <> 'removed' AND ($2::uuid IS NULL OR id < $2)
+         ORDER BY id DESC
+         LIMIT $3",
+        account as AccountId,
+        before as Option<AgentId>,
+        limit,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(Agent::from).collect())
+}
+
+/// How many agents a tenant has, without those that were removed.
+pub async fn count(db: &mut PgConnection, account: AccountId) -> Result<i64, pg::Error> {
+    let count = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM agents WHERE account_id = $1 AND status <> 'removed'"#,
+        account as AccountId,
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(count)
+}
+
+/// The one writer of a status: stores the record that follows from generation `read`.
+///
+/// # Errors
+/// [`pg::Error::Stale`] if the record changed meanwhile.
+pub async fn update(db: &mut PgConnection, next: &Agent, read: i64) -> Result<(), pg::Error> {
+    let done = sqlx::query!(
+        "UPDATE agents
+         SET status = $4, status_changed_at = $5, generation = $6, incarnation = $7, delivery_mode = $8, url = $9,
+             card = $10, active_tasks = $11, error_rate = $12, wedged = $13, judges_itself = $14,
+             sample_error = $15, current_task = $16, last_heartbeat_at = $17, registered_at = $18
+         WHERE id = $1 AND account_id = $2 AND generation = $3",
+        next.id as AgentId,
+        next.account_id as AccountId,
+        read,
+        next.status as Status,
+        next.status_changed_at,
+        next.generation,
+        next.incarnation,
+        next.delivery_mode as DeliveryMode,
+        next.url,
+        next.card,
+        next.vitals.active_tasks,
+        next.vitals.error_rate,
+        next.vitals.wedged,
+        next.vitals.judges_itself,
+        next.vitals.sample_error,
+        next.vitals.current_task,
+        next.last_heartbeat_at,
+        next.registered_at,
+    )
+    .execute(db)
+    .await?;
+    ensure_affected(&done, 1)
+}

@@ -1,0 +1,250 @@
+//! Agents: created, enrolled, registered, suspended, removed.
+
+use steward_proto::registry::v1::{
+    Agent, AgentStatus, CreateAgentRequest, DeliveryMode, Enrolment, GetAgentRequest, IssueEnrolmentRequest,
+    ListAgentsRequest, PauseAgentRequest, RegisterAgentRequest, RegisterAgentResponse, RemoveAgentRequest,
+    ResumeAgentRequest, WhoAmIRequest, agent_service_client::AgentServiceClient,
+};
+use svc_core::outbound::Mode;
+use tonic::{Code, Status};
+
+use crate::{
+    accounts::refusal,
+    plane::{Bearing, Plane, keyed},
+};
+
+pub(crate) type Agents = AgentServiceClient<Bearing>;
+
+impl Plane {
+    pub(crate) async fn agents(&self, secret: &str) -> Agents {
+        AgentServiceClient::new(self.bearer(secret).await)
+    }
+
+    /// A tenant's new agent that registered at `url`: the agent, and its token.
+    pub(crate) async fn registered(&self, tenant: &mut Agents, url: &str) -> (Agent, String) {
+        let (agent, enrolment) = create(tenant, "worker").await;
+        let registered = register(&mut self.agents(&enrolment.secret).await, url).await.unwrap();
+        assert_eq!(registered.agent.as_ref().unwrap().agent_id, agent.agent_id);
+        (registered.agent.unwrap(), registered.secret)
+    }
+}
+
+pub(crate) async fn create(tenant: &mut Agents, name: &str) -> (Agent, Enrolment) {
+    let request = CreateAgentRequest { name: name.to_owned(), ..Default::default() };
+    let made = tenant.create_agent(request).await.unwrap().into_inner();
+    (made.agent.unwrap(), made.enrolment.unwrap())
+}
+
+async fn register(agent: &mut Agents, url: &str) -> Result<RegisterAgentResponse, Status> {
+    let request = RegisterAgentRequest { url: url.to_owned(), ..Default::default() };
+    agent.register_agent(request).await.map(tonic::Response::into_inner)
+}
+
+pub(crate) async fn status_of(tenant: &mut Agents, agent: &Agent) -> AgentStatus {
+    let request = GetAgentRequest { agent_id: agent.agent_id.clone() };
+    tenant.get_agent(request).await.unwrap().into_inner().agent.unwrap().status()
+}
+
+const URL: &str = "http://127.0.0.1:9/a2a";
+
+#[tokio::test]
+async fn an_enrolment_makes_one_process_the_agent() {
+    let plane = Plane::start().await;
+    let (account, secret) = plane.tenant("acme").await;
+    let mut tenant = plane.agents(&secret).await;
+    let (agent, enrolment) = create(&mut tenant, "worker").await;
+    assert_eq!((agent.status(), &agent.account_id), (AgentStatus::AwaitingAgent, &account));
+    assert!(enrolment.expires_at.is_some());
+
+    let process = plane.agents(&enrolment.secret).await;
+    let attempts = (0..4).map(|_| {
+        let mut process = process.clone();
+        async move { register(&mut process, URL).await }
+    });
+    let answers = futures::future::join_all(attempts).await;
+    let (won, lost): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    assert_eq!(won.len(), 1);
+    for answer in lost {
+        assert_eq!(refusal(answer), (Code::Unauthenticated, "TOKEN_NOT_LIVE".to_owned()));
+    }
+    let registered = won.into_iter().next().unwrap().unwrap();
+    let agent = registered.agent.unwrap();
+    assert_eq!((agent.status(), agent.url.as_str()), (AgentStatus::Online, URL));
+
+    let me = plane.accounts(&registered.secret).await.who_am_i(WhoAmIRequest {}).await.unwrap();
+    let me = me.into_inner().principal.unwrap();
+    assert_eq!((&me.subject_id, &me.account_id), (&agent.agent_id, &account));
+    // With its own token it registers as often as it starts, and gets no other.
+    let again = register(&mut plane.agents(&registered.secret).await, "http://127.0.0.1:10/").await.unwrap();
+    assert_eq!((again.secret.as_str(), again.agent.unwrap().url.as_str()), ("", "http://127.0.0.1:10/"));
+}
+
+#[tokio::test]
+async fn a_new_enrolment_replaces_the_one_before_and_the_token_it_leads_to() {
+    let plane = Plane::start().await;
+    let (_, secret) = plane.tenant("acme").await;
+    let mut tenant = plane.agents(&secret).await;
+    let (agent, first) = create(&mut tenant, "worker").await;
+    let request = || keyed("e1", IssueEnrolmentRequest { agent_id: agent.agent_id.clone() });
+    let second = tenant.issue_enrolment(request()).await.unwrap().into_inner().enrolment.unwrap();
+    let again = tenant.issue_enrolment(request()).await.unwrap().into_inner().enrolment.unwrap();
+    assert_eq!(again, Enrolment { secret: String::new(), ..second.clone() });
+
+    let lost = register(&mut plane.agents(&first.secret).await, URL).await;
+    assert_eq!(refusal(lost).0, Code::Unauthenticated);
+    let token = register(&mut plane.agents(&second.secret).await, URL).await.unwrap().secret;
+
+    let request = IssueEnrolmentRequest { agent_id: agent.agent_id.clone() };
+    let third = tenant.issue_enrolment(request).await.unwrap().into_inner().enrolment.unwrap();
+    let mut old = plane.agents(&token).await;
+    register(&mut old, URL).await.unwrap();
+    register(&mut plane.agents(&third.secret).await, URL).await.unwrap();
+    assert_eq!(refusal(register(&mut old, URL).await), (Code::Unauthenticated, "TOKEN_NOT_LIVE".to_owned()));
+}
+
+#[tokio::test]
+async fn a_repeated_creation_makes_one_agent_and_shows_its_enrolment_once() {
+    let plane = Plane::start().await;
+    let (_, secret) = plane.tenant("acme").await;
+    let mut tenant = plane.agents(&secret).await;
+    let request = || keyed("c1", CreateAgentRequest { name: "worker".to_owned(), ..Default::default() });
+    let first = tenant.create_agent(request()).await.unwrap().into_inner();
+    let again = tenant.create_agent(request()).await.unwrap().into_inner();
+    assert_eq!(again.agent, first.agent);
+    assert!(again.enrolment.unwrap().secret.is_empty() && !first.enrolment.unwrap().secret.is_empty());
+    let all = tenant.list_agents(ListAgentsRequest::default()).await.unwrap().into_inner().agents;
+    assert_eq!(all.len(), 1);
+}
+
+#[tokio::test]
+async fn a_paused_agent_cannot_bring_itself_back() {
+    let plane = Plane::start().await;
+    let (_, secret) = plane.tenant("acme").await;
+    let mut tenant = plane.agents(&secret).await;
+    let (agent, token) = plane.registered(&mut tenant, URL).await;
+    let id = || agent.agent_id.clone();
+    let resume = || ResumeAgentRequest { agent_id: id() };
+
+    assert_eq!(
+        refusal(tenant.resume_agent(resume()).await),
+        (Code::FailedPrecondition, "AGENT_NOT_PAUSED".to_owned())
+    );
+    let paused = tenant.pause_agent(PauseAgentRequest { agent_id: id() }).await.unwrap().into_inner();
+    assert_eq!(paused.agent.unwrap().status(), AgentStatus::Paused);
+    let mut process = plane.agents(&token).await;
+    let late = register(&mut process, URL).await;
+    assert_eq!(refusal(late), (Code::FailedPrecondition, "AGENT_PAUSED".to_owned()));
+    assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Paused);
+
+    let resumed = tenant.resume_agent(resume()).await.unwrap().into_inner().agent.unwrap();
+    assert_eq!(resumed.status(), AgentStatus::AwaitingAgent);
+    register(&mut process, URL).await.unwrap();
+    assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);
+}
+
+#[tokio::test]
+async fn a_removed_agent_is_gone_and_so_are_its_credentials() {
+    let plane = Plane::start().await;
+    let (_, secret) = plane.tenant("acme").await;
+    let mut tenant = plane.agents(&secret).await;
+    let (agent, token) = plane.registered(&mut tenant, URL).await;
+    let request = IssueEnrolmentRequest { agent_id: agent.agent_id.clone() };
+    let enrolment = tenant.issue_enrolment(request).await.unwrap().into_inner().enrolment.unwrap();
+
+    let remove = || RemoveAgentRequest { agent_id: agent.agent_id.clone() };
+    let removed = tenant.remove_agent(remove()).await.unwrap().into_inner().agent.unwrap();
+    assert_eq!(removed.status(), AgentStatus::Removed);
+    assert_eq!(tenant.remove_agent(remove()).await.unwrap().into_inner().agent.unwrap(), removed);
+
+    let get = GetAgentRequest { agent_id: agent.agent_id.clone() };
+    assert_eq!(refusal(tenant.get_agent(get).await).0, Code::NotFound);
+    assert!(tenant.list_agents(ListAgentsRequest::default()).await.unwrap().into_inner().agents.is_empty());
+    for credential in [token, enrolment.secret] {
+        let late = register(&mut plane.agents(&credential).await, URL).await;
+        assert_eq!(refusal(late).0, Code::Unauthenticated);
+    }
+    let resume = ResumeAgentRequest { agent_id: agent.agent_id.clone() };
+    assert_eq!(refusal(tenant.resume_agent(resume).await).0, Code::NotFound);
+}
+
+#[tokio::test]
+async fn an_agent_of_another_tenant_is_not_there() {
+    let plane = Plane::start().await;
+    let (_, ours) = plane.tenant("ours").await;
+    let (_, theirs) = plane.tenant("theirs").await;
+    let (mut we, mut they) = (plane.agents(&ours).await, plane.agents(&theirs).await);
+    let (agent, token) = plane.registered(&mut they, URL).await;
+    let id = || agent.agent_id.clone();
+
+    assert_eq!(refusal(we.get_agent(GetAgentRequest { agent_id: id() }).await).0, Code::NotFound);
+    assert_eq!(refusal(we.pause_agent(PauseAgentRequest { agent_id: id() }).await).0, Code::NotFound);
+    assert_eq!(refusal(we.remove_agent(RemoveAgentRequest { agent_id: id() }).await).0, Code::NotFound);
+    assert_eq!(refusal(we.issue_enrolment(IssueEnrolmentRequest { agent_id: id() }).await).0, Code::NotFound);
+    assert!(we.list_agents(ListAgentsRequest::default()).await.unwrap().into_inner().agents.is_empty());
+    // An agent sees its own tenant's agents, and may change none.
+    let mut process = plane.agents(&token).await;
+    assert!(process.get_agent(GetAgentRequest { agent_id: id() }).await.is_ok());
+    let pause = PauseAgentRequest { agent_id: id() };
+    assert_eq!(refusal(process.pause_agent(pause).await).0, Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn an_agent_says_where_it_is_called_and_not_where_it_must_not_lead() {
+    let plane = Plane::with(|config| config.outbound.mode = Mode::Strict).await;
+    let (_, secret) = plane.tenant("acme").await;
+    let mut tenant = plane.agents(&secret).await;
+    let (agent, enrolment) = create(&mut tenant, "worker").await;
+    let mut process = plane.agents(&enrolment.secret).await;
+    for url in
+        ["", "ftp://8.8.8.8/", "http://127.0.0.1:9/", "http://2130706433/", "http://[::ffff:10.0.0.1]/"]
+    {
+        assert_eq!(refusal(register(&mut process, url).await).0, Code::InvalidArgument, "{url}");
+    }
+    let inside = serde_json::json!({"url": "http://169.254.169.254/"});
+    let card = |url: &serde_json::Value| prost_types::Struct {
+        fields: [(
+            "url".to_owned(),
+            prost_types::Value {
+                kind: Some(prost_types::value::Kind::StringValue(url["url"].as_str().unwrap().to_owned())),
+            },
+        )]
+        .into(),
+    };
+    let request = RegisterAgentRequest {
+        url: "https://8.8.8.8/a2a".to_owned(),
+        card: Some(card(&inside)),
+        ..Default::default()
+    };
+    assert_eq!(refusal(process.register_agent(request.clone()).await).0, Code::InvalidArgument);
+    // Nothing was used up by what was refused.
+    assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::AwaitingAgent);
+    let good = card(&serde_json::json!({"url": "https://1.1.1.1/a2a"}));
+    let request = RegisterAgentRequest { card: Some(good.clone()), ..request };
+    let registered = process.register_agent(request).await.unwrap().into_inner();
+    assert_eq!(registered.agent.unwrap().card, Some(good));
+}
+
+#[tokio::test]
+async fn an_agent_that_asks_for_its_messages_needs_no_url() {
+    let plane = Plane::start().await;
+    let (_, secret) = plane.tenant("acme").await;
+    let mut tenant = plane.agents(&secret).await;
+    let (_, enrolment) = create(&mut tenant, "worker").await;
+    let request = RegisterAgentRequest { delivery_mode: DeliveryMode::Poll.into(), ..Default::default() };
+    let mut process = plane.agents(&enrolment.secret).await;
+    let agent = process.register_agent(request).await.unwrap().into_inner().agent.unwrap();
+    assert_eq!((agent.delivery_mode(), agent.url.as_str()), (DeliveryMode::Poll, ""));
+}
+
+#[tokio::test]
+async fn an_account_has_a_limited_number_of_agents_and_a_removed_one_makes_room() {
+    let plane = Plane::with(|config| config.agents.max_per_account = 1).await;
+    let (_, secret) = plane.tenant("acme").await;
+    let mut tenant = plane.agents(&secret).await;
+    let (agent, _) = create(&mut tenant, "first").await;
+    let request = CreateAgentRequest { name: "second".to_owned(), ..Default::default() };
+    let full = tenant.create_agent(request.clone()).await;
+    assert_eq!(refusal(full), (Code::FailedPrecondition, "LIMIT_REACHED".to_owned()));
+    tenant.remove_agent(RemoveAgentRequest { agent_id: agent.agent_id }).await.unwrap();
+    tenant.create_agent(request).await.unwrap();
+}
