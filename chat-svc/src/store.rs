@@ -14,6 +14,9 @@ use uuid::Uuid;
 
 use crate::domain::{message::Role, session::InputPolicy, tool_call::ToolCallState, turn::TurnStatus};
 
+/// This service's migrations; svc-core's common ones come before them.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
+
 /// The part of a listing that a page shows.
 #[derive(Debug, Clone, Copy)]
 pub struct Slice {

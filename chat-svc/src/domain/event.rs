@@ -12,7 +12,7 @@ use svc_core::{
     id::{self, MessageId, TurnId},
 };
 
-use super::{failover::FailureClass, step::Usage, turn::Ending};
+use super::{failover::FailureClass, message::Part, step::Usage, turn::Ending};
 
 /// Longest text of one stored delta; what adjacent deltas are merged up to, bytes.
 pub const MAX_DELTA_BYTES: usize = 16 * 1024;
@@ -110,6 +110,22 @@ pub enum TurnEvent {
         /// Why, UPPER_SNAKE.
         cause: String,
     },
+    /// Another model goes on from the open step's text: nothing is void.
+    #[serde(rename = "splice")]
+    Splice {
+        /// The step.
+        step: i32,
+        /// The try at this step that follows.
+        attempt: i32,
+        /// Who wrote what is kept.
+        from_model: String,
+        /// Who goes on.
+        to_model: String,
+        /// Bytes of text that stay.
+        kept_bytes: i64,
+        /// Why, UPPER_SNAKE.
+        cause: String,
+    },
     /// Final: the answer is stored.
     #[serde(rename = "turn.completed")]
     TurnCompleted {
@@ -157,6 +173,7 @@ impl TurnEvent {
             Self::ToolResult { .. } => "tool.result",
             Self::Usage { .. } => "usage",
             Self::Reset { .. } => "reset",
+            Self::Splice { .. } => "splice",
             Self::TurnCompleted { .. } => "turn.completed",
             Self::TurnFailed { .. } => "turn.failed",
             Self::TurnCanceled { .. } => "turn.canceled",
@@ -200,6 +217,7 @@ impl TurnEvent {
                 | Self::StepStarted { .. }
                 | Self::Usage { .. }
                 | Self::Reset { .. }
+                | Self::Splice { .. }
                 | Self::TurnCompleted { .. }
                 | Self::TurnFailed { .. }
                 | Self::TurnCanceled { .. } => 0,
@@ -293,6 +311,8 @@ pub struct OpenStep {
     pub attempt: i32,
     /// Its first event; what a reset voids from.
     pub from_seq: i64,
+    /// The model that was asked last.
+    pub model: String,
     /// Visible text.
     pub text: String,
     /// Visible reasoning.
@@ -308,9 +328,14 @@ impl OpenStep {
         let mut open = Self::default();
         for stored in events {
             match serde_json::from_slice(&stored.payload) {
-                Ok(TurnEvent::StepStarted { step, attempt, .. }) => {
+                Ok(TurnEvent::StepStarted { step, attempt, model }) => {
                     // A silent restart adds a start to a step that has shown nothing: what is void is the same.
-                    open = Self { step, attempt, from_seq: stored.seq, ..Self::default() };
+                    open = Self { step, attempt, model, from_seq: stored.seq, ..Self::default() };
+                }
+                // Another model goes on from the text: nothing is void.
+                Ok(TurnEvent::Splice { attempt, to_model, .. }) => {
+                    open.attempt = attempt;
+                    open.model = to_model;
                 }
                 Ok(TurnEvent::TextDelta { text, .. }) => open.text.push_str(&text),
                 Ok(TurnEvent::ReasoningDelta { text, .. }) => open.reasoning.push_str(&text),
@@ -333,6 +358,16 @@ impl OpenStep {
             }
         }
         open
+    }
+
+    /// What it has shown, as parts of a message. Where reasoning and text took turns, their order is lost: the
+    /// step never ended, and no model is given its reasoning back.
+    #[must_use]
+    pub fn parts(&self) -> Vec<Part> {
+        let reasoning = (!self.reasoning.is_empty())
+            .then(|| Part::Reasoning { text: self.reasoning.clone(), signature: None });
+        let text = (!self.text.is_empty()).then(|| Part::Text { text: self.text.clone() });
+        reasoning.into_iter().chain(text).collect()
     }
 
     /// Whether a client has seen anything of it that is not void.

@@ -108,6 +108,40 @@ impl Part {
     }
 }
 
+/// The message as Postgres can keep it: its text has no NUL, so each becomes the replacement character.
+#[must_use]
+pub fn storable(mut message: Message) -> Message {
+    let clean = |text: &mut String| {
+        if text.contains('\0') {
+            *text = text.replace('\0', "\u{fffd}");
+        }
+    };
+    for part in &mut message.parts {
+        match part {
+            Part::Text { text } => clean(text),
+            Part::Reasoning { text, signature } => {
+                clean(text);
+                signature.iter_mut().for_each(clean);
+            }
+            Part::Image { media_type, base64 } => {
+                clean(media_type);
+                clean(base64);
+            }
+            Part::ToolCall(ToolCall { id, name, arguments }) => {
+                clean(id);
+                clean(name);
+                clean(arguments);
+            }
+            Part::ToolResult { call_id, name, content, .. } => {
+                clean(call_id);
+                clean(name);
+                clean(content);
+            }
+        }
+    }
+    message
+}
+
 /// What a model reads as the result of a call that its turn never carried out.
 pub const NOT_CARRIED_OUT: &str = "not carried out: the turn ended first";
 
@@ -207,6 +241,12 @@ mod tests {
             Message::assistant("done"),
         ];
         assert_eq!(answered(history.clone()), history);
+    }
+
+    #[test]
+    fn what_is_stored_holds_no_nul() {
+        let message = storable(assistant(vec![Part::Text { text: "a\0b".into() }, call("a")]));
+        assert_eq!(message.text(), "a\u{fffd}b");
     }
 
     #[test]

@@ -18,7 +18,6 @@ use std::{
     time::Duration,
 };
 
-use sqlx::PgConnection;
 use svc_core::{
     error::{Chain, ErrorKind, ServiceError},
     failpoint,
@@ -190,6 +189,13 @@ enum Verdict {
     Locked,
 }
 
+/// Whether an earlier try may have been committed unheard.
+#[derive(Debug, Clone, Copy)]
+enum Try {
+    First,
+    Again,
+}
+
 impl Task {
     async fn run(mut self, hard: CancellationToken) {
         let work = async {
@@ -253,7 +259,7 @@ impl Task {
         if pending.is_empty() {
             return;
         }
-        match self.write(&pending, events::append).await {
+        match self.write(&pending, Try::First).await {
             Ok(verdicts) => {
                 failpoint::hit("chat.journal.committed").await;
                 for (portion, verdict) in pending.into_iter().zip(verdicts) {
@@ -279,7 +285,7 @@ impl Task {
     /// is until there is a verdict: a locked turn is tried again here, not merged into the next batch.
     async fn write_until_answered(&self, portion: &Portion) -> Verdict {
         loop {
-            match self.write(std::slice::from_ref(portion), events::append_again).await {
+            match self.write(std::slice::from_ref(portion), Try::Again).await {
                 Ok(verdicts) => match verdicts.first() {
                     Some(Verdict::Locked) | None => tokio::time::sleep(LOCKED_PAUSE).await,
                     Some(verdict) => return *verdict,
@@ -300,10 +306,7 @@ impl Task {
     }
 
     /// One statement for all `portions`, and a question about each that it did not write.
-    async fn write<F>(&self, portions: &[Portion], append: F) -> Result<Vec<Verdict>, pg::Error>
-    where
-        F: AsyncFn(&mut PgConnection, &Batch) -> Result<Vec<TurnId>, pg::Error>,
-    {
+    async fn write(&self, portions: &[Portion], which: Try) -> Result<Vec<Verdict>, pg::Error> {
         let mut batch = Batch::default();
         for portion in portions {
             batch.turns.push(portion.turn.turn_id.0);
@@ -313,7 +316,11 @@ impl Task {
             }
         }
         let mut db = self.pool.acquire().await?;
-        let written: HashSet<TurnId> = append(&mut db, &batch).await?.into_iter().collect();
+        let written = match which {
+            Try::First => events::append(&mut db, &batch).await?,
+            Try::Again => events::append_again(&mut db, &batch).await?,
+        };
+        let written: HashSet<TurnId> = written.into_iter().collect();
         let mut verdicts = Vec::with_capacity(portions.len());
         for Portion { turn, .. } in portions {
             verdicts.push(if written.contains(&turn.turn_id) {

@@ -1,5 +1,6 @@
 //! What an erasure deletes and counts: a session's rows, or all of an account's.
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{
     id::{AccountId, SessionId},
@@ -140,9 +141,38 @@ pub async fn delete_some(
     Ok(done.rows_affected())
 }
 
-/// What is there, kind by kind, in the order of [`Kind::ALL`]. Events are found through their turns, so they
-/// must go before them; [`list_orphan_events`] proves that none was left.
-pub async fn count(db: &mut PgConnection, scope: Scope) -> Result<[(Kind, i64); 6], pg::Error> {
+/// Whether there is a session of the subject.
+pub async fn exists(db: &mut PgConnection, scope: Scope) -> Result<bool, pg::Error> {
+    let known = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM sessions
+                           WHERE account_id = $1 AND ($2::uuid IS NULL OR id = $2)) AS "known!""#,
+        scope.account_id.0,
+        scope.session_id.map(|id| id.0),
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(known)
+}
+
+/// Takes the personal data out of heads, which themselves go last.
+pub async fn blank_heads(db: &mut PgConnection, scope: Scope) -> Result<(), pg::Error> {
+    sqlx::query!(
+        "UPDATE sessions SET title = ''
+          WHERE account_id = $1 AND ($2::uuid IS NULL OR id = $2) AND title <> ''",
+        scope.account_id.0,
+        scope.session_id.map(|id| id.0),
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// What is there, kind by kind, in the order of [`Kind::ALL`], and when it was read. Events are found through
+/// their turns, so they must go before them; [`list_orphan_events`] proves that none was left.
+pub async fn count(
+    db: &mut PgConnection,
+    scope: Scope,
+) -> Result<([(Kind, i64); 6], DateTime<Utc>), pg::Error> {
     let row = sqlx::query!(
         r#"SELECT (SELECT count(*) FROM turn_events e JOIN turns t ON t.id = e.turn_id
                     WHERE t.account_id = $1 AND ($2::uuid IS NULL OR t.session_id = $2)) AS "events!",
@@ -155,20 +185,22 @@ pub async fn count(db: &mut PgConnection, scope: Scope) -> Result<[(Kind, i64); 
                   (SELECT count(*) FROM idempotency_keys
                     WHERE account_id = $1 AND $2::uuid IS NULL) AS "keys!",
                   (SELECT count(*) FROM sessions
-                    WHERE account_id = $1 AND ($2::uuid IS NULL OR id = $2)) AS "sessions!""#,
+                    WHERE account_id = $1 AND ($2::uuid IS NULL OR id = $2)) AS "sessions!",
+                  clock_timestamp() AS "at!""#,
         scope.account_id.0,
         scope.session_id.map(|id| id.0),
     )
     .fetch_one(db)
     .await?;
-    Ok([
+    let counts = [
         (Kind::Events, row.events),
         (Kind::ToolCalls, row.tool_calls),
         (Kind::Messages, row.messages),
         (Kind::Turns, row.turns),
         (Kind::IdempotencyKeys, row.keys),
         (Kind::Sessions, row.sessions),
-    ])
+    ];
+    Ok((counts, row.at))
 }
 
 /// Turns of which events are left although they are gone: none, ever.
@@ -176,6 +208,38 @@ pub async fn list_orphan_events(db: &mut PgConnection, limit: i64) -> Result<Vec
     let ids = sqlx::query_scalar!(
         r#"SELECT DISTINCT turn_id AS "turn_id: Uuid" FROM turn_events e
             WHERE NOT EXISTS (SELECT FROM turns t WHERE t.id = e.turn_id) LIMIT $1"#,
+        limit
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(ids)
+}
+
+/// Subjects that are erased and of which something is left: none, ever.
+pub async fn list_erased_with_rows(db: &mut PgConnection, limit: i64) -> Result<Vec<Uuid>, pg::Error> {
+    let ids = sqlx::query_scalar!(
+        r#"SELECT c.subject_id AS "id: Uuid" FROM custody c
+            WHERE c.state = 'erased'
+              AND (EXISTS (SELECT FROM sessions s WHERE c.kind = 'session' AND s.id = c.subject_id)
+                   OR EXISTS (SELECT FROM sessions s WHERE c.kind = 'account' AND s.account_id = c.subject_id)
+                   OR EXISTS (SELECT FROM turns t WHERE c.kind = 'session' AND t.session_id = c.subject_id)
+                   OR EXISTS (SELECT FROM messages m WHERE c.kind = 'session' AND m.session_id = c.subject_id))
+            LIMIT $1"#,
+        limit
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(ids)
+}
+
+/// Turns that are not final although their session may not be written: none, ever.
+pub async fn list_open_of_frozen(db: &mut PgConnection, limit: i64) -> Result<Vec<Uuid>, pg::Error> {
+    let ids = sqlx::query_scalar!(
+        r#"SELECT t.id AS "id: Uuid" FROM turns t
+             JOIN custody c ON c.kind = 'session' AND c.subject_id = t.session_id
+             JOIN custody_steps s ON s.purge_id = c.purge_id AND s.step = 'freeze'
+            WHERE c.state <> 'live' AND t.status IN ('queued', 'running')
+            LIMIT $1"#,
         limit
     )
     .fetch_all(db)

@@ -1,0 +1,238 @@
+//! How a turn ends: one transaction with its message, its cost, its last event and its status.
+//!
+//! Whoever ends it (its worker, its user, a newer input, an erasure) does it here. What the turn said until then
+//! is kept: it is read back from the journal, so it is what clients saw. A call that was made and has no result
+//! is said to be in doubt; one that was never made is said not to have been.
+
+use chrono::{DateTime, Utc};
+use svc_core::{
+    id::{MessageId, TurnId},
+    pg::Tx,
+};
+
+use crate::{
+    domain::{
+        event::{OpenStep, StoredEvent, TurnEvent},
+        message::{Message, NOT_CARRIED_OUT, Part, Role, storable},
+        step::{FinishReason, Usage},
+        tool_call::{JournaledCall, ToolCallState},
+        tools::Outcome,
+        turn::{self, Ending, Input},
+    },
+    error::{Error, Result},
+    store::{
+        events,
+        messages::{self, StoredMessage},
+        tool_calls,
+        turns::{self, Turn},
+        usage::{self, Attempt},
+    },
+};
+
+/// The step that a turn's answer is.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Its number.
+    pub step: i32,
+    /// Which try at it succeeded.
+    pub attempt: i32,
+    /// The model's name in the route.
+    pub model: String,
+    /// What it said.
+    pub message: Message,
+    /// Why it ended.
+    pub finish: FinishReason,
+    /// What it cost; `None` if nobody knows.
+    pub usage: Option<Usage>,
+}
+
+/// What was written; to be told once it is committed.
+#[derive(Debug)]
+pub struct Ended {
+    /// The turn as it is now.
+    pub turn: Turn,
+    /// Its last events.
+    pub events: Vec<StoredEvent>,
+    /// The session's next turn, if one waits.
+    pub next: Option<TurnId>,
+}
+
+/// Ends `turn`, which the transaction has locked. `answer` is there exactly if it ends with one; `spent` is what
+/// the attempt that is still open cost, where somebody knows.
+pub async fn end(
+    tx: &mut Tx,
+    turn: &Turn,
+    input: Input,
+    answer: Option<&Answer>,
+    spent: Option<Usage>,
+    now: DateTime<Utc>,
+) -> Result<Ended> {
+    let after = turn::next(&turn.standing, input, now).map_err(|_| Error::TurnFinal(turn.standing.status))?;
+    let ending = match input {
+        Input::End(ending) => ending,
+        Input::Cancel(cause) => Ending::Canceled(cause),
+        Input::Claim | Input::Advance | Input::Release => {
+            return Err(Error::Inconsistent("a turn can be ended by an ending only"));
+        }
+    };
+    let mut last_events = Vec::new();
+    let message_id = match (ending, answer) {
+        (Ending::Completed, Some(answer)) => {
+            Some(store_answer(tx, turn, answer, &mut last_events, now).await?)
+        }
+        (Ending::Failed(_) | Ending::Canceled(_), None) => {
+            store_partial(tx, turn, ending, spent, &mut last_events, now).await?
+        }
+        (Ending::Completed, None) | (Ending::Failed(_) | Ending::Canceled(_), Some(_)) => {
+            return Err(Error::Inconsistent("an answer is what a completed turn has"));
+        }
+    };
+    let finish = answer.map_or("", |answer| answer.finish.as_str());
+    let elapsed_ms = (now - turn.created_at).num_milliseconds().max(0);
+    let last = TurnEvent::ending(ending, message_id, finish, elapsed_ms)
+        .ok_or(Error::Inconsistent("a completed turn has a message"))?;
+    last_events.push(last);
+    let events = events::insert(tx, turn.id, turn.last_seq, &last_events).await?;
+    turns::end(tx, turn.id, &turn.standing, &after, ending.reason()).await?;
+    let next = turns::find_next_queued(tx, turn.session_id).await?;
+    let turn = Turn {
+        standing: after,
+        cause: ending.reason().to_owned(),
+        last_seq: events.last().map_or(turn.last_seq, |event| event.seq),
+        ..turn.clone()
+    };
+    Ok(Ended { turn, events, next })
+}
+
+async fn store_answer(
+    tx: &mut Tx,
+    turn: &Turn,
+    answer: &Answer,
+    events: &mut Vec<TurnEvent>,
+    now: DateTime<Utc>,
+) -> Result<MessageId> {
+    let id = MessageId::new();
+    let message = StoredMessage {
+        message: storable(answer.message.clone()),
+        model: answer.model.clone(),
+        finish_reason: answer.finish.as_str().to_owned(),
+        ..message_of(turn, id, answer.step, Role::Assistant, now)
+    };
+    messages::insert(tx, &message).await?;
+    events.push(settle(tx, turn, (answer.step, answer.attempt), &answer.model, answer.usage, now).await?);
+    Ok(id)
+}
+
+async fn store_partial(
+    tx: &mut Tx,
+    turn: &Turn,
+    ending: Ending,
+    spent: Option<Usage>,
+    events: &mut Vec<TurnEvent>,
+    now: DateTime<Utc>,
+) -> Result<Option<MessageId>> {
+    let committed = messages::last_step(tx, turn.id).await?;
+    let open = OpenStep::read(&events::list_last_step(tx, turn.id).await?);
+    if open.step > committed {
+        if !open.voided {
+            let attempt = (open.step, open.attempt);
+            events.push(settle(tx, turn, attempt, &open.model, spent, now).await?);
+        }
+        if open.is_visible() {
+            let id = MessageId::new();
+            let finish = if matches!(ending, Ending::Canceled(_)) { "canceled" } else { "error" };
+            let message = StoredMessage {
+                message: storable(Message { role: Role::Assistant, parts: open.parts() }),
+                model: open.model,
+                finish_reason: finish.to_owned(),
+                ..message_of(turn, id, open.step, Role::Assistant, now)
+            };
+            messages::insert(tx, &message).await?;
+            return Ok(Some(id));
+        }
+        return Ok(None);
+    }
+    if committed > 0 {
+        return store_open_calls(tx, turn, committed, now).await;
+    }
+    Ok(None)
+}
+
+/// The last committed step may have made calls whose results were not all in.
+async fn store_open_calls(
+    tx: &mut Tx,
+    turn: &Turn,
+    step: i32,
+    now: DateTime<Utc>,
+) -> Result<Option<MessageId>> {
+    let calls = tool_calls::list(tx, turn.account_id, turn.id, step).await?;
+    let own = messages::list_of_turn(tx, turn.account_id, turn.id).await?;
+    let answered = own.iter().any(|stored| stored.step == step && stored.message.role == Role::Tool);
+    if calls.is_empty() || answered {
+        return Ok(None);
+    }
+    let id = MessageId::new();
+    let parts = calls.into_iter().map(result_so_far).collect();
+    let message = StoredMessage {
+        message: Message { role: Role::Tool, parts },
+        ..message_of(turn, id, step, Role::Tool, now)
+    };
+    messages::insert(tx, &message).await?;
+    Ok(Some(id))
+}
+
+fn result_so_far(call: JournaledCall) -> Part {
+    let (content, is_error) = match (call.result, call.state) {
+        (Some(result), _) => (result.content, result.is_error),
+        (None, ToolCallState::Intended) => (NOT_CARRIED_OUT.to_owned(), true),
+        (None, ToolCallState::Dispatched | ToolCallState::Finished | ToolCallState::InDoubt) => {
+            (Outcome::InDoubt.render().content, true)
+        }
+    };
+    Part::ToolResult { call_id: call.call.id, name: call.call.name, content, is_error }
+}
+
+/// Settles what an attempt at a model call cost, and says so.
+pub async fn settle(
+    tx: &mut Tx,
+    turn: &Turn,
+    (step, attempt): (i32, i32),
+    model: &str,
+    usage: Option<Usage>,
+    now: DateTime<Utc>,
+) -> Result<TurnEvent> {
+    let row = Attempt {
+        turn_id: turn.id,
+        step,
+        attempt,
+        account_id: turn.account_id,
+        session_id: turn.session_id,
+        model: model.to_owned(),
+        usage,
+    };
+    usage::settle(tx, &row, now).await?;
+    Ok(TurnEvent::Usage {
+        step,
+        attempt,
+        model: model.to_owned(),
+        usage: usage.unwrap_or_default(),
+        unknown: usage.is_none(),
+    })
+}
+
+/// A message of the turn without its content.
+#[must_use]
+pub fn message_of(turn: &Turn, id: MessageId, step: i32, role: Role, now: DateTime<Utc>) -> StoredMessage {
+    StoredMessage {
+        id,
+        account_id: turn.account_id,
+        session_id: turn.session_id,
+        turn_id: turn.id,
+        ordinal: turn.ordinal,
+        step,
+        message: Message { role, parts: Vec::new() },
+        model: String::new(),
+        finish_reason: String::new(),
+        created_at: now,
+    }
+}

@@ -1,0 +1,114 @@
+//! Sessions and what they remember.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use svc_core::{
+    clock::SharedClock,
+    custody,
+    error::Invalid,
+    id::{AccountId, SessionId},
+    page::{self, Page},
+    pg::{Pool, Subject, Tx},
+};
+use uuid::Uuid;
+
+use super::once::{Attempt, Once};
+use crate::{
+    domain::session::{DEFAULT_ROUTE, InputPolicy},
+    error::{Entity, Error, Result},
+    store::{
+        Slice,
+        messages::{self, StoredMessage},
+        sessions::{self, Session},
+    },
+};
+
+const SESSIONS: &str = "chat.sessions";
+const MESSAGES: &str = "chat.messages";
+
+/// What a caller asks of a new session.
+#[derive(Debug, Clone)]
+pub struct NewSession {
+    /// Free text.
+    pub title: String,
+    /// What happens to a second input.
+    pub input_policy: InputPolicy,
+    /// Named list of models; empty is the default one.
+    pub route: String,
+}
+
+/// Use cases of sessions.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    pool: Pool,
+    clock: SharedClock,
+    routes: Arc<BTreeSet<String>>,
+}
+
+impl Sessions {
+    /// Sessions whose route is one of `routes`.
+    #[must_use]
+    pub fn new(pool: Pool, clock: SharedClock, routes: BTreeSet<String>) -> Self {
+        Self { pool, clock, routes: Arc::new(routes) }
+    }
+
+    /// Creates a session.
+    pub async fn create(&self, account_id: AccountId, new: NewSession, once: &Once) -> Result<Session> {
+        let route = if new.route.is_empty() { DEFAULT_ROUTE.to_owned() } else { new.route };
+        if !self.routes.contains(&route) {
+            return Err(Invalid::new("route", "is not configured").into());
+        }
+        let mut tx = Tx::for_subject_or_new(&self.pool, Subject::Account { account: account_id }).await?;
+        let first = match once.begin::<SessionId>(&mut tx, account_id).await? {
+            Attempt::First(first) => first,
+            Attempt::Replay(id) => {
+                tx.rollback().await?;
+                return self.get(account_id, id).await;
+            }
+        };
+        let now = self.clock.now();
+        let session = Session {
+            id: SessionId::new(),
+            account_id,
+            title: new.title,
+            input_policy: new.input_policy,
+            route,
+            created_at: now,
+            updated_at: now,
+        };
+        custody::create(&mut tx, Subject::Session { account: account_id, session: session.id }).await?;
+        sessions::insert(&mut tx, &session).await?;
+        first.finish(&mut tx, &session.id).await?;
+        tx.commit().await?;
+        Ok(session)
+    }
+
+    /// One session.
+    pub async fn get(&self, account_id: AccountId, id: SessionId) -> Result<Session> {
+        let mut db = self.pool.acquire().await?;
+        sessions::find(&mut db, account_id, id).await?.ok_or(Error::NotFound(Entity::Session))
+    }
+
+    /// A tenant's sessions, newest first.
+    pub async fn list(&self, account_id: AccountId, size: u32, token: &str) -> Result<Page<Session>> {
+        let slice = Slice { after: page::cursor::<Uuid>(SESSIONS, token)?, size };
+        let mut db = self.pool.acquire().await?;
+        let rows = sessions::list(&mut db, account_id, &slice).await?;
+        Ok(Page::cut(SESSIONS, rows, size, |last| last.id))
+    }
+
+    /// A session's messages, oldest first.
+    pub async fn messages(
+        &self,
+        account_id: AccountId,
+        id: SessionId,
+        size: u32,
+        token: &str,
+    ) -> Result<Page<StoredMessage>> {
+        let slice = Slice { after: page::cursor::<Uuid>(MESSAGES, token)?, size };
+        self.get(account_id, id).await?;
+        let mut db = self.pool.acquire().await?;
+        let rows = messages::list(&mut db, account_id, id, &slice).await?;
+        Ok(Page::cut(MESSAGES, rows, size, |last| last.id))
+    }
+}

@@ -1,0 +1,216 @@
+//! Carries out the built-in tools, each call's effect at most once.
+//!
+//! A call that changes something is journaled as dispatched, with its key, before it is sent. If its answer is lost
+//! (the connection, or the worker that waited for it) it is never sent again blindly: sandbox-svc is asked what
+//! became of the key. It ran: its result is adopted. It runs: it is waited for. It never arrived: that key is
+//! written off for ever, and the call is made under the next one. Nobody can tell: the model reads that it is in
+//! doubt. Calls that only read need none of this.
+
+use std::time::Duration;
+
+use svc_core::{error::Chain, failpoint, id::SandboxId};
+use tokio::time::Instant;
+
+use crate::{
+    app::run::{Run, Stop},
+    client::sandbox::{CallFailed, Record, Sandboxes},
+    domain::{
+        tool_call::{JournaledCall, Recovery},
+        tools::{BuiltIn, ExecResult, Outcome},
+    },
+};
+
+/// Times that a call which only reads is tried.
+const READ_TRIES: u32 = 3;
+
+/// The built-in tools.
+#[derive(Debug, Clone)]
+pub struct Toolbox {
+    sandboxes: Sandboxes,
+}
+
+/// What became of a dispatch.
+enum Sent {
+    Over(Outcome),
+    /// It never ran and never will: it may be made anew.
+    WrittenOff,
+}
+
+impl Toolbox {
+    /// Tools that work in these sandboxes.
+    #[must_use]
+    pub fn new(sandboxes: Sandboxes) -> Self {
+        Self { sandboxes }
+    }
+
+    /// Brings one call to its result, from wherever its journal says it is.
+    pub async fn carry_out(&self, run: &Run, call: &mut JournaledCall) -> Result<(), Stop> {
+        let outcome = match (call.recovery(), BuiltIn::parse(&call.call)) {
+            (Recovery::Done, _) => return Ok(()),
+            (_, Err(bad)) => Outcome::Refused(bad),
+            (Recovery::Dispatch, Ok(tool)) => self.make(run, call, &tool).await?,
+            (Recovery::Resolve { sandbox_id }, Ok(tool)) => {
+                match self.resolve(run, call, sandbox_id, &tool).await? {
+                    Sent::Over(outcome) => outcome,
+                    Sent::WrittenOff => self.make(run, call, &tool).await?,
+                }
+            }
+        };
+        run.finish_call(call, outcome.render()).await
+    }
+
+    async fn make(&self, run: &Run, call: &mut JournaledCall, tool: &BuiltIn) -> Result<Outcome, Stop> {
+        let turn = run.turn();
+        loop {
+            let ready = self.sandboxes.ready(turn.account_id, turn.session_id);
+            let sandbox = match interruptible(run, ready).await? {
+                Ok(sandbox) => sandbox,
+                Err(error) => return Ok(unusable(&error)),
+            };
+            if tool.is_read_only() {
+                return self.look(run, sandbox, tool).await;
+            }
+            run.dispatch(call, sandbox).await?;
+            failpoint::hit("chat.tool.dispatched").await;
+            let sent = interruptible(run, self.send(run, call, sandbox, tool)).await?;
+            failpoint::hit("chat.tool.returned").await;
+            let sent = match sent {
+                Ok(record) => match conclude(record, tool) {
+                    Some(sent) => sent,
+                    None => self.resolve(run, call, sandbox, tool).await?,
+                },
+                Err(CallFailed::Refused { message }) => Sent::Over(Outcome::Failed { message }),
+                Err(CallFailed::Unknown(error)) => {
+                    tracing::warn!(error = %Chain(&error), "a tool call's answer was lost, asking what became of it");
+                    self.resolve(run, call, sandbox, tool).await?
+                }
+            };
+            match sent {
+                Sent::Over(outcome) => return Ok(outcome),
+                Sent::WrittenOff => {}
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        run: &Run,
+        call: &JournaledCall,
+        sandbox: SandboxId,
+        tool: &BuiltIn,
+    ) -> Result<Record, CallFailed> {
+        let (account, key) = (run.turn().account_id, call.exec_key());
+        match tool {
+            BuiltIn::Shell { command, timeout } => {
+                self.sandboxes.shell(account, sandbox, &key, command, *timeout).await
+            }
+            BuiltIn::WriteFile { path, content } => {
+                self.sandboxes.write_file(account, sandbox, &key, path, content).await
+            }
+            BuiltIn::ReadFile { .. } | BuiltIn::ListFiles { .. } => Ok(Record::Abandoned),
+        }
+    }
+
+    /// Asks what became of the last dispatch until somebody can say, or for as long as that is worth waiting for.
+    async fn resolve(
+        &self,
+        run: &Run,
+        call: &JournaledCall,
+        sandbox: SandboxId,
+        tool: &BuiltIn,
+    ) -> Result<Sent, Stop> {
+        let config = self.sandboxes.config();
+        let mut silent_since = Instant::now();
+        loop {
+            let key = call.exec_key();
+            let asked = self.sandboxes.resolve(run.turn().account_id, sandbox, &key);
+            match interruptible(run, asked).await? {
+                Ok(record) => match conclude(record, tool) {
+                    Some(sent) => return Ok(sent),
+                    // It runs, for as long as it may: its own timeout ends it.
+                    None => silent_since = Instant::now(),
+                },
+                Err(CallFailed::Refused { .. }) => return Ok(Sent::Over(Outcome::InDoubt)),
+                Err(CallFailed::Unknown(error)) => {
+                    if silent_since.elapsed() >= config.resolve_patience {
+                        tracing::warn!(error = %Chain(&error), "nobody says what became of a tool call");
+                        return Ok(Sent::Over(Outcome::InDoubt));
+                    }
+                    interruptible(run, tokio::time::sleep(config.resolve_pause)).await?;
+                }
+            }
+        }
+    }
+
+    /// Calls that only read: trying again does no harm.
+    async fn look(&self, run: &Run, sandbox: SandboxId, tool: &BuiltIn) -> Result<Outcome, Stop> {
+        let account = run.turn().account_id;
+        let mut tries = 0;
+        loop {
+            let looked = async {
+                match tool {
+                    BuiltIn::ListFiles { path } => {
+                        let (entries, truncated) = self.sandboxes.list_files(account, sandbox, path).await?;
+                        Ok(Outcome::Listed { entries, truncated })
+                    }
+                    BuiltIn::ReadFile { path } => {
+                        let content = self.sandboxes.read_file(account, sandbox, path).await?;
+                        Ok(Outcome::Read { content })
+                    }
+                    BuiltIn::Shell { .. } | BuiltIn::WriteFile { .. } => Ok(Outcome::InDoubt),
+                }
+            };
+            tries += 1;
+            match interruptible(run, looked).await? {
+                Ok(outcome) => return Ok(outcome),
+                Err(CallFailed::Unknown(_)) if tries < READ_TRIES => {
+                    interruptible(run, tokio::time::sleep(Duration::from_millis(500))).await?;
+                }
+                Err(error) => return Ok(unusable(&error)),
+            }
+        }
+    }
+}
+
+/// What a record means for the call; `None` while it runs.
+fn conclude(record: Record, tool: &BuiltIn) -> Option<Sent> {
+    match record {
+        Record::Running => None,
+        Record::Abandoned => Some(Sent::WrittenOff),
+        Record::InDoubt => Some(Sent::Over(Outcome::InDoubt)),
+        Record::Finished(result) => Some(Sent::Over(finished(result, tool))),
+    }
+}
+
+fn finished(result: ExecResult, tool: &BuiltIn) -> Outcome {
+    match tool {
+        BuiltIn::WriteFile { path, content } if result.exit_code == 0 => {
+            Outcome::Wrote { path: path.clone(), bytes: content.len() }
+        }
+        BuiltIn::WriteFile { .. } => Outcome::Failed { message: result.stderr },
+        BuiltIn::Shell { timeout, .. } => {
+            // Whoever asks later knows that it was killed, not at which limit: the call says it.
+            Outcome::Exec(ExecResult { timed_out: result.timed_out.map(|_| *timeout), ..result })
+        }
+        BuiltIn::ReadFile { .. } | BuiltIn::ListFiles { .. } => Outcome::Exec(result),
+    }
+}
+
+fn unusable(error: &CallFailed) -> Outcome {
+    match error {
+        CallFailed::Refused { message } => Outcome::Failed { message: message.clone() },
+        CallFailed::Unknown(error) => {
+            tracing::warn!(error = %Chain(error), "the session's sandbox cannot be reached");
+            Outcome::Failed { message: "The session's sandbox cannot be reached right now.".to_owned() }
+        }
+    }
+}
+
+/// Does `work` unless the turn's worker has to stop first.
+async fn interruptible<T>(run: &Run, work: impl Future<Output = T>) -> Result<T, Stop> {
+    tokio::select! {
+        biased;
+        stop = run.interrupted() => Err(stop),
+        done = work => Ok(done),
+    }
+}

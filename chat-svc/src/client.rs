@@ -1,0 +1,3 @@
+//! Other services, as chat-svc calls them.
+
+pub mod sandbox;

@@ -1,0 +1,271 @@
+//! sandbox-svc: a session's sandbox, and keyed calls into it.
+//!
+//! An answer is a fact; a lost one is not. Every method tells a refusal ([`CallFailed::Refused`]: it did not happen
+//! and the text may be shown) from silence ([`CallFailed::Unknown`]: it may or may not have happened).
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use steward_proto::sandbox::v1::{
+    self as proto, ExecState, FileKind, SandboxState, sandbox_service_client::SandboxServiceClient,
+};
+use svc_core::{
+    client::{CallError, Caller, Peer},
+    deadline::Deadline,
+    error::{Invalid, ServiceError},
+    id::{AccountId, SandboxId, SessionId},
+};
+use tonic::Status;
+
+use crate::domain::tools::{Entry, EntryKind, ExecResult};
+
+/// How patiently sandbox-svc is called.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxConfig {
+    /// Longest wait for a session's sandbox to run.
+    #[serde(with = "humantime_serde")]
+    pub ready_timeout: Duration,
+    /// Time that a call may take beyond what the command itself may.
+    #[serde(with = "humantime_serde")]
+    pub call_margin: Duration,
+    /// How long one question about a lost call waits for the call's end.
+    #[serde(with = "humantime_serde")]
+    pub resolve_wait: Duration,
+    /// How long a lost call is asked about before it counts as in doubt.
+    #[serde(with = "humantime_serde")]
+    pub resolve_patience: Duration,
+    /// Pause between such questions where nobody answers.
+    #[serde(with = "humantime_serde")]
+    pub resolve_pause: Duration,
+}
+
+/// Why a call did not give what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CallFailed {
+    /// sandbox-svc decided so; the text is fit for the model and the user.
+    #[error("refused: {message}")]
+    Refused {
+        /// Why.
+        message: String,
+    },
+    /// Nobody answered: it may or may not have happened.
+    #[error("no answer")]
+    Unknown(#[from] CallError),
+}
+
+/// What is known of a keyed call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// It runs.
+    Running,
+    /// It ran.
+    Finished(ExecResult),
+    /// It never ran and never will under this key.
+    Abandoned,
+    /// It may or may not have run, and nobody can tell any more.
+    InDoubt,
+}
+
+/// sandbox-svc.
+#[derive(Debug, Clone)]
+pub struct Sandboxes {
+    peer: Peer,
+    config: SandboxConfig,
+}
+
+impl Sandboxes {
+    /// Called through `peer`.
+    #[must_use]
+    pub fn new(peer: Peer, config: SandboxConfig) -> Self {
+        Self { peer, config }
+    }
+
+    /// How patiently it is called.
+    #[must_use]
+    pub fn config(&self) -> &SandboxConfig {
+        &self.config
+    }
+
+    /// The session's sandbox once it runs; made if there is none.
+    pub async fn ready(&self, account: AccountId, session: SessionId) -> Result<SandboxId, CallFailed> {
+        let deadline = Deadline::after(self.config.ready_timeout);
+        let mut client = self.client(account, deadline);
+        let request = proto::CreateSandboxRequest { session_id: session.to_string() };
+        let mut sandbox =
+            client.create_sandbox(request).await.map_err(|status| self.failed(status))?.into_inner().sandbox;
+        loop {
+            let seen = sandbox.unwrap_or_default();
+            let id =
+                SandboxId::parse("sandbox_id", &seen.sandbox_id).map_err(|error| self.malformed(&error))?;
+            match seen.state() {
+                SandboxState::Running => return Ok(id),
+                SandboxState::Requested | SandboxState::Creating if !deadline.left().is_zero() => {}
+                SandboxState::Requested | SandboxState::Creating => {
+                    return Err(refused("the session's sandbox did not start in time"));
+                }
+                SandboxState::Deleting
+                | SandboxState::Gone
+                | SandboxState::Failed
+                | SandboxState::Unspecified => {
+                    return Err(refused("the session's sandbox could not be started"));
+                }
+            }
+            let wait = deadline.left().min(Duration::from_secs(20)).try_into().ok();
+            let request = proto::GetSandboxRequest { sandbox_id: seen.sandbox_id, wait };
+            sandbox =
+                client.get_sandbox(request).await.map_err(|status| self.failed(status))?.into_inner().sandbox;
+        }
+    }
+
+    /// Runs a command line under a key.
+    pub async fn shell(
+        &self,
+        account: AccountId,
+        sandbox: SandboxId,
+        key: &str,
+        command: &str,
+        timeout: Duration,
+    ) -> Result<Record, CallFailed> {
+        let request = proto::ExecRequest {
+            sandbox_id: sandbox.to_string(),
+            key: key.to_owned(),
+            argv: vec!["sh".to_owned(), "-c".to_owned(), command.to_owned()],
+            timeout: timeout.try_into().ok(),
+            ..proto::ExecRequest::default()
+        };
+        let mut client = self.client(account, Deadline::after(timeout + self.config.call_margin));
+        let answer = client.exec(request).await.map_err(|status| self.failed(status))?;
+        self.record(answer.into_inner().exec, Some(timeout))
+    }
+
+    /// Writes a file under a key.
+    pub async fn write_file(
+        &self,
+        account: AccountId,
+        sandbox: SandboxId,
+        key: &str,
+        path: &str,
+        content: &str,
+    ) -> Result<Record, CallFailed> {
+        let request = proto::WriteFileRequest {
+            sandbox_id: sandbox.to_string(),
+            path: path.to_owned(),
+            content: content.as_bytes().to_vec().into(),
+            mode: 0,
+            key: key.to_owned(),
+        };
+        let mut client = self.client(account, self.short());
+        let answer = client.write_file(request).await.map_err(|status| self.failed(status))?;
+        self.record(answer.into_inner().exec, None)
+    }
+
+    /// Reads a file.
+    pub async fn read_file(
+        &self,
+        account: AccountId,
+        sandbox: SandboxId,
+        path: &str,
+    ) -> Result<Vec<u8>, CallFailed> {
+        let request = proto::ReadFileRequest { sandbox_id: sandbox.to_string(), path: path.to_owned() };
+        let mut client = self.client(account, self.short());
+        let answer = client.read_file(request).await.map_err(|status| self.failed(status))?;
+        Ok(answer.into_inner().content.to_vec())
+    }
+
+    /// Lists a directory; the truth is whether there was more.
+    pub async fn list_files(
+        &self,
+        account: AccountId,
+        sandbox: SandboxId,
+        path: &str,
+    ) -> Result<(Vec<Entry>, bool), CallFailed> {
+        let request = proto::ListFilesRequest { sandbox_id: sandbox.to_string(), path: path.to_owned() };
+        let mut client = self.client(account, self.short());
+        let answer = client.list_files(request).await.map_err(|status| self.failed(status))?.into_inner();
+        Ok((answer.entries.into_iter().map(entry).collect(), answer.truncated))
+    }
+
+    /// Asks what became of a keyed call; one that never ran is written off by this.
+    pub async fn resolve(
+        &self,
+        account: AccountId,
+        sandbox: SandboxId,
+        key: &str,
+    ) -> Result<Record, CallFailed> {
+        let wait = self.config.resolve_wait;
+        let request = proto::ResolveExecRequest {
+            sandbox_id: sandbox.to_string(),
+            key: key.to_owned(),
+            wait: wait.try_into().ok(),
+        };
+        let mut client = self.client(account, Deadline::after(wait + self.config.call_margin));
+        let answer = client.resolve_exec(request).await.map_err(|status| self.failed(status))?;
+        self.record(answer.into_inner().exec, None)
+    }
+
+    fn client(&self, account: AccountId, deadline: Deadline) -> SandboxServiceClient<Caller> {
+        // A file of 1 MiB, and what surrounds it.
+        const LARGEST: usize = 8 * 1024 * 1024;
+        SandboxServiceClient::new(self.peer.acting_for(Some(account)).by(deadline))
+            .max_decoding_message_size(LARGEST)
+            .max_encoding_message_size(LARGEST)
+    }
+
+    fn short(&self) -> Deadline {
+        Deadline::after(self.config.call_margin)
+    }
+
+    fn failed(&self, status: Status) -> CallFailed {
+        let error = CallError::new(self.peer.name(), status);
+        if error.is_verdict() && !error.kind().row().retryable {
+            CallFailed::Refused { message: error.public_message().into_owned() }
+        } else {
+            CallFailed::Unknown(error)
+        }
+    }
+
+    fn record(
+        &self,
+        record: Option<proto::ExecRecord>,
+        timeout: Option<Duration>,
+    ) -> Result<Record, CallFailed> {
+        let record = record.unwrap_or_default();
+        match record.state() {
+            ExecState::Running => Ok(Record::Running),
+            ExecState::Abandoned => Ok(Record::Abandoned),
+            ExecState::InDoubt => Ok(Record::InDoubt),
+            ExecState::Finished => {
+                let ran = record.duration.and_then(|ran| Duration::try_from(ran).ok());
+                Ok(Record::Finished(ExecResult {
+                    exit_code: record.exit_code,
+                    stdout: record.stdout,
+                    stderr: record.stderr,
+                    truncated: record.stdout_truncated || record.stderr_truncated,
+                    timed_out: record.timed_out.then(|| timeout.or(ran).unwrap_or_default()),
+                }))
+            }
+            ExecState::Unspecified => Err(self.malformed(&Invalid::new("exec.state", "is not set"))),
+        }
+    }
+
+    /// An answer that cannot be read is no answer.
+    fn malformed(&self, error: &Invalid) -> CallFailed {
+        tracing::error!(peer = self.peer.name(), %error, "answer cannot be read");
+        CallFailed::Unknown(CallError::new(self.peer.name(), Status::internal("answer cannot be read")))
+    }
+}
+
+fn refused(message: &str) -> CallFailed {
+    CallFailed::Refused { message: message.to_owned() }
+}
+
+fn entry(entry: proto::FileEntry) -> Entry {
+    let kind = match entry.kind() {
+        FileKind::File => EntryKind::File,
+        FileKind::Directory => EntryKind::Directory,
+        FileKind::Symlink => EntryKind::Symlink,
+        FileKind::Unspecified => EntryKind::Other,
+    };
+    Entry { name: entry.name, kind, bytes: u64::try_from(entry.size_bytes).unwrap_or(0) }
+}

@@ -1,0 +1,32 @@
+//! The wire: parse, call, map, answer.
+
+pub mod chat;
+mod convert;
+pub mod custodian;
+pub mod stream;
+
+use svc_core::{
+    error::{ServiceError, to_status},
+    id::AccountId,
+    idempotency::{Key, RequestHash},
+    principal,
+};
+use tonic::{Request, Status};
+
+use crate::{app::once::Once, error::Error};
+
+/// The tenant that a request is about.
+fn account<T>(request: &Request<T>) -> Result<AccountId, Status> {
+    principal::of(request).and_then(|caller| caller.account_id()).map_err(|refused| to_status(&refused))
+}
+
+/// What makes a mutation the same one when it comes again.
+fn once<T: prost::Message>(method: &'static str, request: &Request<T>) -> Result<Once, Status> {
+    let key = Key::from_metadata(request.metadata()).map_err(|invalid| to_status(&invalid))?;
+    Ok(Once { method, key, hash: RequestHash::of(request.get_ref()) })
+}
+
+fn status(error: impl Into<Error>) -> Status {
+    let error: Error = error.into();
+    to_status(&error as &dyn ServiceError)
+}

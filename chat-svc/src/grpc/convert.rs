@@ -1,0 +1,176 @@
+//! Between the contract's types and the domain's. Inbound: `parse_*`, whose error names the field. Outbound:
+//! `From`, which cannot fail.
+
+use chrono::{DateTime, Utc};
+use prost_types::{ListValue, Struct, Value, value::Kind};
+use steward_proto::chat::v1 as proto;
+use svc_core::{
+    error::Invalid,
+    id::TurnId,
+    page::{self, Page},
+    telemetry,
+};
+
+use crate::{
+    app::sessions::NewSession,
+    domain::{
+        event::{Cursor, StoredEvent},
+        message::Role,
+        session::{self, InputPolicy, MAX_ROUTE_BYTES},
+        turn::TurnStatus,
+    },
+    store::{messages::StoredMessage, sessions::Session, turns::Turn},
+};
+
+/// Page sizes of this service: the default and the most.
+const PAGE_SIZE: (u32, u32) = (50, 200);
+
+pub(super) fn page_size(asked: i32) -> Result<u32, Invalid> {
+    page::size(asked, PAGE_SIZE.0, PAGE_SIZE.1)
+}
+
+/// The items of a page as the wire has them, and the token of the next one.
+pub(super) fn parts<T, U: From<T>>(page: Page<T>) -> (Vec<U>, String) {
+    (page.items.into_iter().map(U::from).collect(), page.next_page_token)
+}
+
+pub(super) fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
+    let nanos = i32::try_from(at.timestamp_subsec_nanos()).unwrap_or(999_999_999);
+    prost_types::Timestamp { seconds: at.timestamp(), nanos }
+}
+
+impl TryFrom<proto::CreateSessionRequest> for NewSession {
+    type Error = Invalid;
+
+    fn try_from(request: proto::CreateSessionRequest) -> Result<Self, Invalid> {
+        let policy = proto::InputPolicy::try_from(request.input_policy)
+            .map_err(|_| Invalid::new("input_policy", "must be a known policy"))?;
+        if request.route.len() > MAX_ROUTE_BYTES {
+            return Err(Invalid::new("route", "is not configured"));
+        }
+        Ok(Self {
+            title: session::parse_title(&request.title)?,
+            input_policy: match policy {
+                proto::InputPolicy::Unspecified | proto::InputPolicy::Queue => InputPolicy::Queue,
+                proto::InputPolicy::Reject => InputPolicy::Reject,
+                proto::InputPolicy::Interrupt => InputPolicy::Interrupt,
+            },
+            route: request.route,
+        })
+    }
+}
+
+impl From<InputPolicy> for proto::InputPolicy {
+    fn from(policy: InputPolicy) -> Self {
+        match policy {
+            InputPolicy::Queue => Self::Queue,
+            InputPolicy::Reject => Self::Reject,
+            InputPolicy::Interrupt => Self::Interrupt,
+        }
+    }
+}
+
+impl From<TurnStatus> for proto::TurnStatus {
+    fn from(status: TurnStatus) -> Self {
+        match status {
+            TurnStatus::Queued => Self::Queued,
+            TurnStatus::Running => Self::Running,
+            TurnStatus::Completed => Self::Completed,
+            TurnStatus::Failed => Self::Failed,
+            TurnStatus::Canceled => Self::Canceled,
+        }
+    }
+}
+
+impl From<Role> for proto::MessageRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::User => Self::User,
+            Role::Assistant => Self::Assistant,
+            Role::Tool => Self::Tool,
+        }
+    }
+}
+
+impl From<Session> for proto::Session {
+    fn from(session: Session) -> Self {
+        Self {
+            session_id: session.id.to_string(),
+            title: session.title,
+            input_policy: proto::InputPolicy::from(session.input_policy).into(),
+            route: session.route,
+            created_at: Some(timestamp(session.created_at)),
+            updated_at: Some(timestamp(session.updated_at)),
+        }
+    }
+}
+
+impl From<Turn> for proto::Turn {
+    fn from(turn: Turn) -> Self {
+        let last_event_id = match turn.last_seq {
+            0 => String::new(),
+            seq => Cursor { turn_id: turn.id, seq }.to_string(),
+        };
+        let trace_id =
+            turn.traceparent.as_deref().and_then(telemetry::trace_id).unwrap_or_default().to_owned();
+        Self {
+            turn_id: turn.id.to_string(),
+            session_id: turn.session_id.to_string(),
+            status: proto::TurnStatus::from(turn.standing.status).into(),
+            cause: turn.cause,
+            last_event_id,
+            created_at: Some(timestamp(turn.created_at)),
+            started_at: turn.standing.started_at.map(timestamp),
+            ended_at: turn.standing.ended_at.map(timestamp),
+            deadline_at: Some(timestamp(turn.standing.deadline_at)),
+            trace_id,
+            attempts: turn.standing.attempts,
+        }
+    }
+}
+
+impl From<StoredMessage> for proto::Message {
+    fn from(stored: StoredMessage) -> Self {
+        let parts = stored.message.parts.iter().filter_map(|part| match serde_json::to_value(part) {
+            Ok(serde_json::Value::Object(fields)) => Some(structure(fields)),
+            Ok(_) | Err(_) => None,
+        });
+        Self {
+            message_id: stored.id.to_string(),
+            session_id: stored.session_id.to_string(),
+            turn_id: stored.turn_id.to_string(),
+            role: proto::MessageRole::from(stored.message.role).into(),
+            text: stored.message.text(),
+            parts: parts.collect(),
+            created_at: Some(timestamp(stored.created_at)),
+        }
+    }
+}
+
+/// An event as doors send it: its payload is the stored bytes.
+pub(super) fn event(turn_id: TurnId, event: StoredEvent) -> proto::TurnEvent {
+    proto::TurnEvent {
+        id: Cursor { turn_id, seq: event.seq }.to_string(),
+        kind: event.kind,
+        payload: event.payload,
+    }
+}
+
+fn structure(fields: serde_json::Map<String, serde_json::Value>) -> Struct {
+    Struct { fields: fields.into_iter().map(|(key, json)| (key, value(json))).collect() }
+}
+
+fn value(json: serde_json::Value) -> Value {
+    let kind = match json {
+        serde_json::Value::Null => Kind::NullValue(0),
+        serde_json::Value::Bool(truth) => Kind::BoolValue(truth),
+        // The contract's numbers are doubles; parts hold none that would not fit.
+        serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(f64::NAN)),
+        serde_json::Value::String(text) => Kind::StringValue(text),
+        serde_json::Value::Array(items) => {
+            Kind::ListValue(ListValue { values: items.into_iter().map(value).collect() })
+        }
+        serde_json::Value::Object(fields) => Kind::StructValue(structure(fields)),
+    };
+    Value { kind: Some(kind) }
+}
