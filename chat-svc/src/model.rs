@@ -7,6 +7,10 @@ pub mod breakers;
 pub mod capabilities;
 pub mod demo;
 pub mod model_client;
+pub mod openai;
+#[cfg(any(test, feature = "test-util"))]
+pub mod scripted;
+mod sse;
 
 #[cfg(test)]
 mod contract;

@@ -264,3 +264,74 @@ mod demo {
         holds(DemoSubject).await;
     }
 }
+
+mod openai {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        domain::tools,
+        model::{
+            model_client::Message,
+            openai::{OpenAi, OpenAiConfig, Timeouts},
+            scripted::{Reply, Upstream},
+        },
+    };
+
+    struct OpenAiSubject {
+        upstream: Upstream,
+        client: Arc<OpenAi>,
+    }
+
+    #[async_trait]
+    impl Subject for OpenAiSubject {
+        async fn prepare(&mut self, case: Case) -> (Arc<dyn ModelClient>, ModelRequest) {
+            let call = |reply: Reply, index, id| reply.call(index, id, "shell", &json!({ "command": "ls" }));
+            let begun = || Reply::stream().say("hello there ");
+            self.upstream.enqueue(match case {
+                Case::Text => Reply::text("hello there"),
+                Case::Reasoning => Reply::stream().reason("let me see").say("done").finish("stop"),
+                Case::Call => call(Reply::stream(), 0, "a").finish("tool_calls"),
+                Case::TwoCalls => call(call(Reply::stream(), 0, "a"), 1, "b").finish("tool_calls"),
+                Case::Limit => begun().finish("length"),
+                Case::Endless => begun().endless("on ", Duration::from_millis(1)),
+                Case::CutLate => begun(),
+                Case::CutEarly => Reply::stream(),
+                Case::Malformed => begun().raw("data: {oops\n\n"),
+                Case::InBand => begun().error("server_error", "it broke"),
+                Case::Empty => Reply::stream().finish("stop"),
+                Case::Busy => Reply::refusal(503, "overloaded", "try later"),
+                Case::RateLimited => {
+                    Reply::refusal(429, "rate_limit_exceeded", "slow down").header("retry-after", "1")
+                }
+                Case::Rejected => Reply::refusal(403, "forbidden", "not you"),
+                Case::Invalid => Reply::refusal(400, "invalid_request_error", "not so"),
+            });
+            let request = ModelRequest {
+                model: "scripted".into(),
+                messages: vec![Message::user("go")],
+                tools: tools::specs(),
+                ..ModelRequest::default()
+            };
+            (self.client.clone(), request)
+        }
+
+        async fn calls_under_way(&self) -> usize {
+            self.upstream.under_way()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_openai_client_keeps_the_contract() {
+        let upstream = Upstream::start().await.unwrap();
+        let config = OpenAiConfig {
+            base_url: upstream.base_url().parse().unwrap(),
+            api_key: None,
+            provider: "openai".into(),
+            proxy: None,
+            timeouts: Timeouts::default(),
+        };
+        let client = Arc::new(OpenAi::new(&config).unwrap());
+        holds(OpenAiSubject { upstream, client }).await;
+    }
+}

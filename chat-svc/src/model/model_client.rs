@@ -119,7 +119,7 @@ pub enum ModelError {
         /// What it said.
         detail: Detail,
     },
-    /// The upstream answered with a failure of its own (5xx, 408, or something that is no event stream).
+    /// The upstream answered with a failure of its own (5xx, 408, 425).
     #[error("upstream failed with {status}: {detail}")]
     Server {
         /// HTTP status.
