@@ -247,6 +247,12 @@ pub fn follow(span: &Span, traceparent: Option<&str>) {
     adopt(span, remote(traceparent));
 }
 
+/// Renames a span that has begun, as by the route that a request turned out to take: `otel.name` is only read
+/// when a span begins.
+pub fn rename(span: &Span, name: &str) {
+    span.context().span().update_name(name.to_owned());
+}
+
 /// Links `span` to a stored `traceparent`: the work has its own trace and names its cause.
 pub fn link(span: &Span, traceparent: Option<&str>) {
     let cause = remote(traceparent).span().span_context().clone();
