@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderValue;
 use serde::Deserialize;
 use svc_core::{
     assertion::IdentityConfig, auth::TOKEN_TTL, client::PeerConfig, process::ProcessConfig,
@@ -44,6 +45,8 @@ pub struct Config {
     pub rate_limit: RateLimitConfig,
     /// Where that is counted for every replica together.
     pub redis: RedisConfig,
+    /// Which browser applications may call.
+    pub cors: CorsConfig,
 }
 
 /// Limits of connections.
@@ -129,6 +132,35 @@ pub struct RateLimitConfig {
     pub burst: u32,
 }
 
+/// Which browser applications may call.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CorsConfig {
+    /// Where they come from.
+    pub origins: Vec<Origin>,
+}
+
+/// An origin, as a browser writes it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Origin(pub HeaderValue);
+
+impl TryFrom<String> for Origin {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b);
+        match (
+            host.is_some_and(|host| !host.is_empty() && host.bytes().all(plain)),
+            HeaderValue::try_from(&text),
+        ) {
+            (true, Ok(value)) => Ok(Self(value)),
+            _ => Err(format!("{text:?} is no origin, as \"https://console.example\"")),
+        }
+    }
+}
+
 /// A value that cannot work.
 #[derive(Debug, thiserror::Error)]
 #[error("configuration of gateway: {key} {problem}")]
@@ -185,6 +217,19 @@ mod tests {
         let config = Config::load(None).unwrap();
         assert_eq!(config.peers.len(), 4);
         assert_eq!(config.requests.max_body_bytes, 2 * 1024 * 1024);
+    }
+
+    #[test]
+    fn an_origin_is_one_and_nothing_more() {
+        let origin = |text: &str| Origin::try_from(text.to_owned());
+        for good in ["https://console.example", "http://localhost:3000", "http://[::1]:3000"] {
+            assert_eq!(origin(good).unwrap().0, good);
+        }
+        for bad in
+            ["*", "", "https://", "console.example", "https://a/", "https://a/b", "https://a b", "null"]
+        {
+            assert!(origin(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

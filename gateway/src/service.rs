@@ -117,7 +117,7 @@ impl Gateway {
         // Fires once the door closes: streams end then, not already when readiness does.
         let drain = CancellationToken::new();
         let transcoder = Transcoder::new(table, admission, upstreams, config.streams, drain.clone());
-        let router = stack::public(transcoder, readiness.clone(), document);
+        let router = stack::public(transcoder, readiness.clone(), document, &config.cors.origins);
         let closed = CancellationToken::new();
 
         let stop =

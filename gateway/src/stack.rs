@@ -1,16 +1,26 @@
 //! Everything a request passes, outermost first.
 
-use axum::{Router, middleware::from_fn, middleware::from_fn_with_state, routing::get};
+use axum::{
+    Router,
+    middleware::{from_fn, from_fn_with_state},
+    routing::get,
+};
 
 use crate::{
+    config::Origin,
     door::{self, health::Readiness},
-    layer::{access_log, problems, request_id, trace},
+    layer::{access_log, cors, problems, request_id, trace},
     metrics,
     transcode::Transcoder,
 };
 
 /// The public door: the routes that are not the contract's, and behind them the transcoder.
-pub fn public(transcoder: Transcoder, readiness: Readiness, openapi: door::openapi::Document) -> Router {
+pub fn public(
+    transcoder: Transcoder,
+    readiness: Readiness,
+    openapi: door::openapi::Document,
+    origins: &[Origin],
+) -> Router {
     let router = Router::new()
         // Health asks nothing of anybody.
         .route("/healthz", get(door::health::healthz))
@@ -21,12 +31,14 @@ pub fn public(transcoder: Transcoder, readiness: Readiness, openapi: door::opena
         .method_not_allowed_fallback(door::method_not_allowed)
         // Every other path is the contract's, or nobody's.
         .fallback(move |request| transcoder.clone().serve(request));
-    layers(router)
+    layers(router, origins)
 }
 
 /// `layer` wraps what is there: the last one here is the first that a request meets.
-fn layers(router: Router) -> Router {
+fn layers(router: Router, origins: &[Origin]) -> Router {
     router
+        // Answers browsers that ask whether a page of another origin may call.
+        .layer(cors::layer(origins))
         // Writes problems, panics included, as application/problem+json.
         .layer(from_fn(problems::layer))
         // One log line and one measurement a request.

@@ -12,7 +12,8 @@ pub async fn layer(request: Request, next: Next) -> Response {
     let id = request.extensions().get::<RequestId>().map(RequestId::as_str).unwrap_or_default();
     let span = tracing::info_span!(
         "http.server",
-        otel.name = Empty,
+        // Until the route is known.
+        otel.name = %request.method(),
         otel.kind = "server",
         otel.status_code = Empty,
         http.request.method = %request.method(),
@@ -37,7 +38,7 @@ pub async fn layer(request: Request, next: Next) -> Response {
 pub fn name_after(route: &Route) {
     let span = Span::current();
     let template = route.template.to_string();
-    span.record("otel.name", format!("{} {template}", route.method));
+    telemetry::rename(&span, &format!("{} {template}", route.method));
     span.record("http.route", &template);
     span.record("rpc.method", route.rpc.full_name());
 }

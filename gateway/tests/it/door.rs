@@ -204,14 +204,18 @@ pub(crate) fn config(files: &Path, upstream: SocketAddr) -> Config {
     config
 }
 
-/// Telemetry starts once a process.
 pub(crate) fn metrics() -> Metrics {
+    telemetry("")
+}
+
+/// Telemetry that is sent to `collector`. It starts once a process: the first caller decides.
+pub(crate) fn telemetry(collector: &str) -> Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     let start = || {
         let config = TelemetryConfig {
-            otlp_endpoint: String::new(),
+            otlp_endpoint: collector.to_owned(),
             log_format: LogFormat::Text,
-            log_filter: "warn,gateway=debug".to_owned(),
+            log_filter: "warn,gateway=debug,svc_core=info".to_owned(),
             sample_ratio: 1.0,
             metrics_period: Duration::from_secs(60),
         };

@@ -67,3 +67,34 @@ async fn metrics_are_for_operators() {
     assert!(!text.contains("secret-id"), "{text}");
     assert_eq!(door.anonymous(Method::GET, "/metrics").send().await.unwrap().status(), 404);
 }
+
+#[tokio::test]
+async fn pages_of_named_origins_may_call_and_no_others() {
+    let ours = "https://console.example";
+    let change = |config: &mut gateway::Config| {
+        config.cors.origins = vec![gateway::config::Origin::try_from(ours.to_owned()).unwrap()];
+    };
+    let door = Door::with(steward_proto::DESCRIPTORS, change, echo).await;
+    let ask = |origin: &str| {
+        let request = door.anonymous(Method::OPTIONS, "/v1/sessions").header("origin", origin);
+        request.header("access-control-request-method", "POST").send()
+    };
+    let allowed = ask(ours).await.unwrap();
+    assert_eq!(
+        (allowed.status().as_u16(), &allowed.headers()["access-control-allow-origin"]),
+        (200, &ours.parse().unwrap())
+    );
+    let headers = allowed.headers()["access-control-allow-headers"].to_str().unwrap().to_owned();
+    for name in ["authorization", "content-type", "last-event-id", "idempotency-key"] {
+        assert!(headers.contains(name), "{headers}");
+    }
+    assert!(
+        !ask("https://evil.example").await.unwrap().headers().contains_key("access-control-allow-origin")
+    );
+    // A refusal must be readable for the page, too.
+    let refused = door.anonymous(Method::GET, "/v1/sessions").header("origin", ours).send().await.unwrap();
+    assert_eq!(
+        (refused.status().as_u16(), &refused.headers()["access-control-allow-origin"]),
+        (401, &ours.parse().unwrap())
+    );
+}

@@ -16,6 +16,8 @@ mod drain;
 mod limits;
 #[cfg(test)]
 mod streams;
+#[cfg(test)]
+mod traces;
 
 #[cfg(test)]
 mod door;
