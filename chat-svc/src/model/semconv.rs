@@ -1,0 +1,52 @@
+//! Names of OpenTelemetry's semantic conventions for generative AI (as of 1.41), as far as they are used here.
+//! The conventions left their crate's stable part, so the names are kept here.
+
+/// What is done: [`CHAT`].
+pub(super) const OPERATION_NAME: &str = "gen_ai.operation.name";
+/// The one operation a model client does.
+pub(super) const CHAT: &str = "chat";
+/// Who serves the model.
+pub(super) const PROVIDER_NAME: &str = "gen_ai.provider.name";
+/// The model asked for.
+pub(super) const REQUEST_MODEL: &str = "gen_ai.request.model";
+/// Whether the answer is streamed.
+pub(super) const REQUEST_STREAM: &str = "gen_ai.request.stream";
+/// Bound on output tokens.
+pub(super) const REQUEST_MAX_TOKENS: &str = "gen_ai.request.max_tokens";
+/// The session.
+pub(super) const CONVERSATION_ID: &str = "gen_ai.conversation.id";
+/// Why the model ended, one entry a choice.
+pub(super) const RESPONSE_FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
+/// Seconds from the request to the first content.
+pub(super) const RESPONSE_TIME_TO_FIRST_CHUNK: &str = "gen_ai.response.time_to_first_chunk";
+/// Tokens of the prompt.
+pub(super) const USAGE_INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
+/// Tokens of the answer.
+pub(super) const USAGE_OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
+/// Input tokens read from the provider's cache.
+pub(super) const USAGE_CACHE_READ: &str = "gen_ai.usage.cache_read.input_tokens";
+/// Input tokens written to it.
+pub(super) const USAGE_CACHE_CREATION: &str = "gen_ai.usage.cache_creation.input_tokens";
+/// Output tokens spent on reasoning.
+pub(super) const USAGE_REASONING: &str = "gen_ai.usage.reasoning.output_tokens";
+/// Content, opt-in: what the model was given.
+pub(super) const INPUT_MESSAGES: &str = "gen_ai.input.messages";
+/// Content, opt-in: what it answered.
+pub(super) const OUTPUT_MESSAGES: &str = "gen_ai.output.messages";
+/// Content, opt-in: its instructions.
+pub(super) const SYSTEM_INSTRUCTIONS: &str = "gen_ai.system_instructions";
+/// Direction of counted tokens, `input` or `output`.
+pub(super) const TOKEN_TYPE: &str = "gen_ai.token.type";
+/// Class of an error.
+pub(super) const ERROR_TYPE: &str = "error.type";
+/// Host that was called.
+pub(super) const SERVER_ADDRESS: &str = "server.address";
+/// Port that was called.
+pub(super) const SERVER_PORT: &str = "server.port";
+
+/// Histogram of tokens by direction.
+pub(super) const METRIC_TOKEN_USAGE: &str = "gen_ai.client.token.usage";
+/// Histogram of whole calls.
+pub(super) const METRIC_OPERATION_DURATION: &str = "gen_ai.client.operation.duration";
+/// Histogram of the time to the first content.
+pub(super) const METRIC_TIME_TO_FIRST_CHUNK: &str = "gen_ai.client.operation.time_to_first_chunk";
