@@ -29,6 +29,7 @@ use crate::{
 
 pub mod data_map;
 mod machine;
+pub mod wire;
 
 pub use self::machine::{Record, Refused, State, Step, StepKind, admit};
 

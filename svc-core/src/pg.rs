@@ -7,12 +7,16 @@
 //!   subject's custody row, so an erasure waits for it and is never overtaken by it.
 //! * [`Error`] is the only form in which a database error leaves a store; it says what the caller should do.
 //!
+//! The time limits are the server's. A server that vanishes without a word is noticed by the kernel alone, after
+//! minutes, so whoever has a deadline puts it around the whole transaction; dropping one is always safe.
+//!
 //! SQL in this crate is checked when it runs, not when it is built: the tables it names (`custody`, `leases`,
 //! `idempotency_keys`, `audit_log`) exist once in the schema of *each* service, so there is no one database
 //! that the checking macros could ask. Tests run every statement against a migrated schema instead.
 
 use std::time::Duration;
 
+use opentelemetry::KeyValue;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sqlx::{
@@ -135,7 +139,8 @@ impl Pool {
                     Ok(true)
                 })
             })
-            .connect_lazy_with(options);
+            .connect_lazy_with(options.clone());
+        observe(&pool, options.get_username());
         Ok(Self(pool))
     }
 
@@ -191,6 +196,37 @@ impl crate::server::Check for Pool {
             "does not answer".to_owned()
         })
     }
+}
+
+/// Shows how many connections are open, in use, and allowed, by the conventions for database clients.
+fn observe(pool: &PgPool, name: &str) {
+    let meter = opentelemetry::global::meter("steward");
+    let label = |state: Option<&'static str>| {
+        let state = state.map(|state| KeyValue::new("db.client.connection.state", state));
+        state
+            .into_iter()
+            .chain([KeyValue::new("db.client.connection.pool.name", name.to_owned())])
+            .collect::<Vec<_>>()
+    };
+    let (idle, used, all) = (label(Some("idle")), label(Some("used")), label(None));
+    let counted = pool.clone();
+    meter
+        .i64_observable_up_down_counter("db.client.connection.count")
+        .with_unit("{connection}")
+        .with_description("Connections to Postgres that are open")
+        .with_callback(move |observer| {
+            let free = i64::try_from(counted.num_idle()).unwrap_or(i64::MAX);
+            observer.observe(free, &idle);
+            observer.observe(i64::from(counted.size()).saturating_sub(free), &used);
+        })
+        .build();
+    let most = i64::from(pool.options().get_max_connections());
+    meter
+        .i64_observable_up_down_counter("db.client.connection.max")
+        .with_unit("{connection}")
+        .with_description("Connections to Postgres that may be open")
+        .with_callback(move |observer| observer.observe(most, &all))
+        .build();
 }
 
 /// One connection outside a pool, without a limit on statements: for migrations and set-up.

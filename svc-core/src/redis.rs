@@ -180,14 +180,21 @@ impl Redis {
     /// [`Error::Refused`] if the URL cannot be read.
     pub fn lazy(config: &RedisConfig) -> Result<Self, Error> {
         let client = Client::open(config.url.expose_secret()).map_err(Error::Refused)?;
-        Ok(Self(Arc::new(Inner {
+        let redis = Self(Arc::new(Inner {
             client,
             prefix: config.key_prefix.clone(),
             connect_timeout: config.connect_timeout,
             response_timeout: config.response_timeout,
             link: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
-        })))
+        }));
+        let observed = redis.clone();
+        opentelemetry::global::meter("steward")
+            .u64_observable_gauge("steward.redis.up")
+            .with_description("Whether Redis was there when it was last used")
+            .with_callback(move |observer| observer.observe(u64::from(observed.seems_up()), &[]))
+            .build();
+        Ok(redis)
     }
 
     /// The key of `family` for `id`.
