@@ -15,6 +15,8 @@ mod drain;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod process;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod traces;
