@@ -1,14 +1,7 @@
-//! The development stack: servers Steward stands on, and later the plane itself, on one machine.
+//! The development plane: every service on one machine, supervised, on the servers of `steward_stack`.
 
 pub mod clean;
-pub mod docker;
-pub mod exec;
-pub mod home;
 pub mod keys;
-pub mod ports;
-pub mod postgres;
-pub mod process;
-pub mod redis;
-pub mod signals;
-pub mod stack;
+pub mod run;
+pub mod screen;
 pub mod supervise;

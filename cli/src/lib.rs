@@ -9,8 +9,11 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 pub mod args;
+pub mod db;
 pub mod dev;
-pub mod terminal;
+pub mod operator;
+pub mod plane;
+pub mod serve;
 pub mod traces;
 
 use args::{Args, Command, StackCommand};
@@ -18,10 +21,13 @@ use args::{Args, Command, StackCommand};
 /// Parses the command line, runs the command, and reports an error as one line on standard error.
 pub fn run() -> ExitCode {
     let args = Args::parse();
-    match runtime().and_then(|runtime| runtime.block_on(dispatch(args))) {
+    if let Command::Serve(serve) = &args.command {
+        return serve::run(serve);
+    }
+    match runtime().and_then(|runtime| runtime.block_on(Box::pin(dispatch(args)))) {
         Ok(code) => code,
         Err(error) => {
-            terminal::complain(format_args!("steward: {error:#}"));
+            steward_stack::terminal::complain(format_args!("steward: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -32,10 +38,20 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 async fn dispatch(args: Args) -> Result<ExitCode> {
-    match args.command {
-        Command::Stack { command: StackCommand::Exec { fresh, command } } => {
-            dev::exec::run(&args.home, fresh, &command).await
+    let home = args.home.as_path();
+    match &args.command {
+        Command::Serve(serve) => return Ok(serve::run(serve)),
+        Command::Dev(dev) => return dev::run::run(home, dev).await,
+        Command::Status => return operator::status::run(home).await,
+        Command::Stack { command: StackCommand::Exec(exec) } => {
+            return steward_stack::exec::run(home, exec).await;
         }
-        Command::Clean => dev::clean::run(&args.home).await.map(|()| ExitCode::SUCCESS),
+        Command::Chat(chat) => operator::chat::run(home, chat).await?,
+        Command::Purge(purge) => operator::purge::run(home, purge).await?,
+        Command::Trace(trace) => operator::trace::run(home, trace).await?,
+        Command::Token { command } => operator::token::run(home, command).await?,
+        Command::Db { command } => db::run(command).await?,
+        Command::Clean => dev::clean::run(home).await?,
     }
+    Ok(ExitCode::SUCCESS)
 }

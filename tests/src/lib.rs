@@ -1,1 +1,8 @@
-//! What the suites share: the plane as they start it, and the actors that use it.
+//! What the suites share: a plane of real processes on real servers, the actors that use it, and patience.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a harness: what it cannot do ends the test")]
+
+pub mod actors;
+pub mod cluster;
+pub mod eventually;
+pub mod residue;

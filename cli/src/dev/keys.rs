@@ -6,9 +6,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
+use steward_stack::Home;
 use svc_core::assertion::{TrustedKey, generate_key, trust_file};
-
-use super::home::Home;
 
 /// Where the keys are.
 #[derive(Debug, Clone)]

@@ -17,6 +17,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use steward_stack::{
+    Home,
+    process::{forget, remember},
+    terminal::{complain, say},
+};
 use svc_core::backoff::Backoff;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
@@ -26,12 +31,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    home::Home,
-    process::{forget, remember},
-};
-use crate::terminal::{complain, say};
-
 /// Exit code of a process that refuses its configuration: starting it again would change nothing.
 pub const BAD_CONFIGURATION: i32 = 64;
 
@@ -40,6 +39,8 @@ const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from
 const SETTLED: Duration = Duration::from_secs(30);
 /// A service drains in at most 25 s; then the supervisor stops waiting.
 const DRAIN: Duration = Duration::from_secs(28);
+/// How to stop a child that an earlier supervisor left behind.
+pub const STOP: &[(Signal, Duration)] = &[(Signal::TERM, DRAIN), (Signal::KILL, Duration::from_secs(5))];
 /// For the last lines of a child that has ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 

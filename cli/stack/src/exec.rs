@@ -3,19 +3,42 @@
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use anyhow::{Context, Result};
+use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
-use super::{clean, home::Home, signals::StopRequests, stack::Stack};
-use crate::terminal::Stages;
+use crate::{
+    docker::Engine,
+    home::Home,
+    signals::StopRequests,
+    stack::{self, Stack},
+    terminal::Stages,
+};
 
-/// Runs `command` between the start and the stop of the servers, in `<home>/test`, so that a development
+/// Variable that names one run of suites; installations that begin with its value are removed at the end.
+pub const TEST_RUN: &str = "STEWARD_TEST_RUN";
+
+/// Label that says whose container it is.
+pub const INSTALLATION_LABEL: &str = "steward.installation";
+
+/// The command to run, and on what.
+#[derive(Debug, Clone, Args)]
+pub struct ExecArgs {
+    /// Begin with an empty database cluster.
+    #[arg(long)]
+    pub fresh: bool,
+    /// The command and its arguments.
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Runs a command between the start and the stop of the servers, in `<home>/test`, so that a development
 /// stack can run beside it.
-pub async fn run(home: &Path, fresh: bool, command: &[OsString]) -> Result<ExitCode> {
+pub async fn run(home: &Path, args: &ExecArgs) -> Result<ExitCode> {
     let mut stops = StopRequests::listen()?;
     let home = Home::open(&home.join("test"))?;
-    if fresh {
-        clean::wipe(&home).await?;
+    if args.fresh {
+        stack::wipe(&home).await?;
     }
     let stack = tokio::select! {
         stack = Stack::up(&home, Stages::silent()) => stack?,
@@ -24,16 +47,36 @@ pub async fn run(home: &Path, fresh: bool, command: &[OsString]) -> Result<ExitC
             return Ok(ExitCode::FAILURE);
         }
     };
-    let result = run_inside(&stack, command, &mut stops).await;
+    let run = format!("test-{}", std::process::id());
+    let result = run_inside(&stack, &run, &args.command, &mut stops).await;
+    let swept = sweep(&stack.engine, &run).await;
     stack.down().await?;
+    swept?;
     result
 }
 
-async fn run_inside(stack: &Stack, command: &[OsString], stops: &mut StopRequests) -> Result<ExitCode> {
+/// Removes containers that the command left behind, as a suite that is killed does.
+async fn sweep(engine: &Engine, run: &str) -> Result<()> {
+    for container in engine.containers(INSTALLATION_LABEL).await? {
+        if container.labels.get(INSTALLATION_LABEL).is_some_and(|installation| installation.starts_with(run))
+        {
+            engine.remove(&container.id).await.with_context(|| format!("remove {}", container.name))?;
+        }
+    }
+    Ok(())
+}
+
+async fn run_inside(
+    stack: &Stack,
+    run: &str,
+    command: &[OsString],
+    stops: &mut StopRequests,
+) -> Result<ExitCode> {
     let (program, arguments) = command.split_first().context("no command given")?;
     let mut child = Command::new(program)
         .args(arguments)
         .envs(stack.environment())
+        .env(TEST_RUN, run)
         .spawn()
         .with_context(|| format!("run {}", program.display()))?;
     let status = loop {

@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::home::Home;
+use crate::home::Home;
 
 const POLL: Duration = Duration::from_millis(20);
 

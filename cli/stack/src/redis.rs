@@ -13,7 +13,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{
+use crate::{
     home::Home,
     process::{Daemon, User},
 };

@@ -4,6 +4,7 @@
 //! every API version understands; everything about sandboxes belongs to sandbox-svc.
 
 use std::{
+    collections::BTreeMap,
     env,
     path::{Path, PathBuf},
     process::Command,
@@ -19,7 +20,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{home::Home, process::Daemon};
+use crate::{home::Home, process::Daemon};
 
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 /// Longest path of a Unix socket, without its closing zero.
@@ -45,6 +46,8 @@ pub struct Container {
     pub name: String,
     /// As Docker says it: `created`, `running`, `paused`, `exited`, …
     pub state: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// The engine to use, and the private one's process if it had to be started.
@@ -178,9 +181,11 @@ fn container(entry: &Value) -> Result<Container> {
             id: text(&entry["Id"])?,
             name: text(&entry["Names"][0])?.trim_start_matches('/').to_owned(),
             state: text(&entry["State"])?,
+            labels: serde_json::from_value(entry["Labels"].clone()).ok()?,
         })
     };
-    read().with_context(|| format!("the engine listed a container without id, name or state: {entry}"))
+    read()
+        .with_context(|| format!("the engine listed a container without id, name, state or labels: {entry}"))
 }
 
 /// Percent-encodes everything but unreserved characters.

@@ -1,19 +1,19 @@
 //! What Steward stands on: Postgres, Redis and a Docker engine. The user's own where the environment names
 //! them, private ones otherwise; what was started here is stopped here.
 
-use std::{env, time::Duration};
+use std::{env, fs, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
-use super::{
+use crate::{
     docker::{self, Engine},
     home::Home,
     postgres,
     process::{self, Daemon},
     redis,
+    terminal::Stages,
 };
-use crate::terminal::Stages;
 
 /// Names the user's own Postgres: a URL whose role may create databases and roles.
 pub const DATABASE_URL: &str = "STEWARD_DATABASE_URL";
@@ -108,6 +108,18 @@ impl Stack {
         }
         bail!(failures.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("\n"))
     }
+}
+
+/// Ends leftover servers of a home and removes its database cluster; keys, ports and the private engine's images
+/// stay.
+pub async fn wipe(home: &Home) -> Result<()> {
+    Stack::end_leftovers(home, Stages::silent()).await?;
+    let mut places = home.elsewhere()?;
+    places.push(home.path("postgres"));
+    for place in places.iter().filter(|place| place.is_dir()) {
+        fs::remove_dir_all(place).with_context(|| format!("remove {}", place.display()))?;
+    }
+    Ok(())
 }
 
 async fn stop_all(owned: Vec<(Daemon, &'static [(Signal, Duration)])>) -> Vec<anyhow::Error> {

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
-use super::{
+use crate::{
     home::Home,
     process::{Daemon, User},
 };

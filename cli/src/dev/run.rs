@@ -1,0 +1,236 @@
+//! `steward dev`: the whole plane on this machine, from nothing to a line to paste, until Ctrl-C.
+//!
+//! What it starts it stops: services, sandboxes, servers, in that order. Data stays for the next start.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use registry_svc::operator::Operator;
+use secrecy::{ExposeSecret, SecretString};
+use steward_stack::{
+    Engine, Home, Stack, StopRequests,
+    exec::INSTALLATION_LABEL,
+    home::{self, read_if_there},
+    ports,
+    process::end_leftover,
+    terminal::Stages,
+};
+use svc_core::pg::{PgConfig, Pool};
+use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    screen,
+    supervise::{self, Supervisor},
+};
+use crate::{
+    db::{DATABASE, Database},
+    operator::api::{ADMIN_TOKEN_FILE, TOKEN_FILE, URL_FILE},
+    plane::{Ground, Overrides, Plane, Service},
+    traces::{Receiver, Traces},
+};
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// How to run the plane.
+#[derive(Debug, Clone, Args)]
+pub struct DevArgs {
+    /// Port of the public door.
+    #[arg(long, env = "STEWARD_PORT", default_value_t = 8080)]
+    pub port: u16,
+    /// The static program that is mounted into sandboxes.
+    #[arg(long, env = "STEWARD_GUEST")]
+    pub guest: PathBuf,
+    /// The image sandboxes start from; by default it is built, if it is not there.
+    #[arg(long, env = "STEWARD_IMAGE")]
+    pub image: Option<String>,
+    /// Seconds since 1970 at which the start began, for the times that stages show.
+    #[arg(long, env = "STEWARD_STARTED", hide = true)]
+    pub started: Option<f64>,
+}
+
+/// Runs the plane until it is told to stop, or something in it cannot run.
+pub async fn run(root: &Path, args: &DevArgs) -> Result<ExitCode> {
+    let mut stops = StopRequests::listen()?;
+    let stages = Stages::since(since(args.started));
+    let home = Home::open(root)?;
+    end_leftovers(&home).await?;
+    if !home::is_free(args.port) {
+        let holder =
+            ports::holder(args.port).map_or("a process of another user".to_owned(), |who| who.to_string());
+        bail!("port {} is taken by {holder}: stop it, or give --port", args.port);
+    }
+    let stack = tokio::select! {
+        stack = Stack::up(&home, stages) => stack?,
+        _ = stops.next() => {
+            Stack::end_leftovers(&home, stages).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let ended = on_stack(&home, args, &stack, stages, &mut stops).await;
+    let sandboxes = stop_sandboxes(&stack.engine, &installation(&home)?).await;
+    let down = stack.down().await;
+    ended.and(sandboxes).and(down)?;
+    stages.report(
+        "stopped",
+        format_args!("data stays in {}; `make clean` removes it", home.root().display()),
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything above the servers.
+async fn on_stack(
+    home: &Home,
+    args: &DevArgs,
+    stack: &Stack,
+    stages: Stages,
+    stops: &mut StopRequests,
+) -> Result<()> {
+    let traces = Traces::at(home.directory("traces")?);
+    traces.prune()?;
+    let receiver = Receiver::bind(home.port("otlp")?, traces).await?;
+    let prepared = async {
+        let image = image(args, &stack.engine, stages).await?;
+        let ground = Ground {
+            database: Database::at(&stack.database_url, DATABASE)?,
+            redis_url: stack.redis_url.clone(),
+            docker_host: stack.engine.host().to_owned(),
+            otlp_url: env::var("OTEL_EXPORTER_OTLP_ENDPOINT").unwrap_or_else(|_| receiver.url()),
+            guest: args.guest.canonicalize().with_context(|| format!("find {}", args.guest.display()))?,
+            image,
+            installation: installation(home)?,
+        };
+        ground.database.init().await?;
+        ground.database.migrate().await?;
+        ensure_tokens(home, &ground.database).await?;
+        stages.report("database", "schemas are up to date")?;
+        Plane::lay_out(home, &Service::ALL, args.port, &ground, &Overrides::default())
+    };
+    let plane = tokio::select! {
+        plane = prepared => plane?,
+        _ = stops.next() => return Ok(()),
+    };
+    plane.layout().write(home.root())?;
+
+    let mut supervisor = Supervisor::new(home)?;
+    let program = env::current_exe().context("find this program")?;
+    for process in &plane.processes {
+        supervisor.keep(supervise::Spec {
+            name: process.service.name(),
+            program: program.clone(),
+            arguments: process.arguments(true).into_iter().map(Into::into).collect(),
+            environment: Vec::new(),
+        });
+    }
+    let closing = CancellationToken::new();
+    let receiving = receiver.run(closing.clone());
+    let lived = async {
+        let lived = live(home, &plane, stages, &mut supervisor, stops).await;
+        let hurried = async {
+            let _again = stops.next().await;
+        };
+        let stopped = supervisor.stop(hurried).await;
+        closing.cancel();
+        lived.and(stopped)
+    };
+    let (received, lived) = tokio::join!(receiving, lived);
+    lived.and(received)
+}
+
+/// From the start of the services to the wish to stop.
+async fn live(
+    home: &Home,
+    plane: &Plane,
+    stages: Stages,
+    supervisor: &mut Supervisor,
+    stops: &mut StopRequests,
+) -> Result<()> {
+    let opened = async {
+        plane.until_ready(READY_WITHIN).await?;
+        stages.report("services", "all are ready")?;
+        let url = plane.url().context("the plane has no gateway")?;
+        std::fs::write(home.path(URL_FILE), &url)?;
+        screen::show(home, &url)
+    };
+    tokio::select! {
+        opened = opened => opened?,
+        failure = supervisor.failure() => return Err(failure),
+        _ = stops.next() => return Ok(()),
+    }
+    tokio::select! {
+        failure = supervisor.failure() => Err(failure),
+        _ = stops.next() => Ok(()),
+    }
+}
+
+/// Makes an account with a token, and an operator's token; those of an earlier start are kept while they work.
+async fn ensure_tokens(home: &Home, database: &Database) -> Result<()> {
+    let config = PgConfig::new(SecretString::from(database.run_url(Service::Registry)?));
+    let pool = Pool::connect(&config).await?;
+    let operator = Operator::new(pool.clone());
+    let known = read_if_there(&home.path(TOKEN_FILE))?.map(|token| SecretString::from(token.trim()));
+    let issued = operator.ensure_account_and_token("dev", known.as_ref()).await?;
+    if known.is_none_or(|known| known.expose_secret() != issued.secret.expose_secret()) {
+        // The database is new: an operator's token of an older one is worth nothing either.
+        home.write_secret(TOKEN_FILE, issued.secret.expose_secret())?;
+        let admin = operator.create_admin_token("steward dev").await?;
+        home.write_secret(ADMIN_TOKEN_FILE, admin.secret.expose_secret())?;
+    }
+    pool.close().await;
+    Ok(())
+}
+
+/// The image a command line names, or the one its recipe in this checkout makes.
+async fn image(args: &DevArgs, engine: &Engine, stages: Stages) -> Result<String> {
+    if let Some(image) = &args.image {
+        return Ok(image.clone());
+    }
+    let output = Command::new("deploy/sandbox/build-image.sh")
+        .env("DOCKER_HOST", engine.host())
+        .stderr(std::process::Stdio::inherit())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("run deploy/sandbox/build-image.sh (start this in a checkout, or give --image)")?;
+    if !output.status.success() {
+        bail!("the sandbox image could not be built (see above)");
+    }
+    let image = String::from_utf8(output.stdout)?.trim().to_owned();
+    stages.report("image", &image)?;
+    Ok(image)
+}
+
+/// Says whose sandboxes are whose on an engine that others use too.
+fn installation(home: &Home) -> Result<String> {
+    Ok(format!("dev-{}", home.secret("installation")?.get(..12).unwrap_or_default()))
+}
+
+async fn stop_sandboxes(engine: &Engine, installation: &str) -> Result<()> {
+    let sandboxes = engine.containers(&format!("{INSTALLATION_LABEL}={installation}")).await?;
+    let running =
+        sandboxes.iter().filter(|container| matches!(container.state.as_str(), "running" | "paused"));
+    for container in running {
+        engine.stop(&container.id).await.with_context(|| format!("stop sandbox {}", container.name))?;
+    }
+    Ok(())
+}
+
+/// Ends services that an earlier, killed `steward dev` left behind.
+async fn end_leftovers(home: &Home) -> Result<()> {
+    for service in Service::ALL {
+        end_leftover(&home.path(&format!("run/{service}.pid")), supervise::STOP).await?;
+    }
+    Ok(())
+}
+
+fn since(started: Option<f64>) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let started = started.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(now);
+    now.saturating_sub(started)
+}

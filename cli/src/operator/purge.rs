@@ -1,0 +1,81 @@
+//! `steward purge`: erases a session and waits for the receipt.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::api::{Api, TOKEN_FILE, Target};
+use steward_stack::terminal::say;
+
+const POLL: Duration = Duration::from_millis(500);
+
+/// What to erase.
+#[derive(Debug, Clone, Args)]
+pub struct PurgeArgs {
+    /// The session: everything about it is erased, everywhere, and cannot be brought back.
+    pub session: String,
+    /// Return once the job is accepted, without waiting for its receipt.
+    #[arg(long)]
+    pub no_wait: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Accepts the erasure and follows it.
+pub async fn run(home: &Path, args: &PurgeArgs) -> Result<()> {
+    let api = Api::open(home, &args.target, TOKEN_FILE)?;
+    let answer = api.post(&format!("/v1/sessions/{}:purge", args.session), &json!({})).await?;
+    let mut purge = answer["purge"].clone();
+    let id = purge["purgeId"].as_str().context("the answer names no job")?.to_owned();
+    say(format_args!("purge {id}"))?;
+    if args.no_wait {
+        return Ok(());
+    }
+    let mut seen = "";
+    loop {
+        let state = state(&purge);
+        if state != seen {
+            let cause = purge["cause"].as_str().filter(|cause| !cause.is_empty());
+            say(format_args!("  {state}{}", cause.map(|cause| format!(" ({cause})")).unwrap_or_default()))?;
+            seen = state;
+        }
+        match state {
+            "committed" => return receipt(&purge["receipt"]),
+            "thawed" => bail!("nothing was erased: the job was given up before it began to erase"),
+            "dead_lettered" => bail!("an operator must decide: see /v1/purges/{id}"),
+            _ => {}
+        }
+        tokio::time::sleep(POLL).await;
+        purge = api.get(&format!("/v1/purges/{id}")).await?["purge"].clone();
+    }
+}
+
+/// `PURGE_STATE_DEAD_LETTERED` as `dead_lettered`.
+fn state(purge: &Value) -> &'static str {
+    match purge["state"].as_str().unwrap_or_default() {
+        "PURGE_STATE_PENDING" => "pending",
+        "PURGE_STATE_FROZEN" => "frozen",
+        "PURGE_STATE_INVENTORIED" => "inventoried",
+        "PURGE_STATE_ERASING" => "erasing",
+        "PURGE_STATE_ERASED" => "erased",
+        "PURGE_STATE_VERIFIED" => "verified",
+        "PURGE_STATE_COMMITTED" => "committed",
+        "PURGE_STATE_BLOCKED" => "blocked",
+        "PURGE_STATE_DEAD_LETTERED" => "dead_lettered",
+        "PURGE_STATE_THAWED" => "thawed",
+        _ => "in a state this version does not know",
+    }
+}
+
+fn receipt(receipt: &Value) -> Result<()> {
+    let hash = receipt["hash"].as_str().context("the job is committed but has no receipt")?;
+    say(format_args!("receipt {} {hash}", receipt["seq"].as_str().unwrap_or("?")))?;
+    for custodian in receipt["custodians"].as_array().into_iter().flatten() {
+        let service = custodian["service"].as_str().unwrap_or("?");
+        let at = custodian["verifiedAt"].as_str().unwrap_or("?");
+        say(format_args!("  {service} read back nothing at {at}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Server-sent events, as far as the plane sends them: `id`, `event`, `data`, comments.
+
+use anyhow::{Context, Result};
+use reqwest::Response;
+
+/// One event.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// Cursor; empty if the frame has none.
+    pub id: String,
+    /// Kind; empty if the frame has none.
+    pub event: String,
+    /// Data; several lines are joined by newlines.
+    pub data: String,
+}
+
+/// A stream of events.
+#[derive(Debug)]
+pub struct Frames {
+    answer: Response,
+    parser: Parser,
+}
+
+impl Frames {
+    /// The events of an answer.
+    pub fn of(answer: Response) -> Self {
+        Self { answer, parser: Parser::default() }
+    }
+
+    /// The next event; nothing at the end of the stream. A frame that is cut off is no event.
+    pub async fn next(&mut self) -> Result<Option<Frame>> {
+        loop {
+            if let Some(frame) = self.parser.next() {
+                return Ok(Some(frame));
+            }
+            match self.answer.chunk().await.context("read the stream")? {
+                Some(bytes) => self.parser.feed(&bytes),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+/// Cuts bytes into frames.
+#[derive(Debug, Default)]
+struct Parser {
+    bytes: Vec<u8>,
+    frame: Frame,
+    begun: bool,
+}
+
+impl Parser {
+    fn feed(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn next(&mut self) -> Option<Frame> {
+        while let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.bytes.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            if let Some(frame) = self.line(line.trim_end_matches(['\r', '\n'])) {
+                return Some(frame);
+            }
+        }
+        None
+    }
+
+    /// Takes one line; an empty one ends the frame.
+    fn line(&mut self, line: &str) -> Option<Frame> {
+        if line.is_empty() {
+            return std::mem::take(&mut self.begun).then(|| std::mem::take(&mut self.frame));
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "id" => value.clone_into(&mut self.frame.id),
+            "event" => value.clone_into(&mut self.frame.event),
+            "data" => {
+                if !self.frame.data.is_empty() {
+                    self.frame.data.push('\n');
+                }
+                self.frame.data.push_str(value);
+            }
+            // A comment keeps the connection alive; anything else is for later versions.
+            _ => return None,
+        }
+        self.begun = true;
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(chunks: &[&str]) -> Vec<Frame> {
+        let mut parser = Parser::default();
+        let mut frames = Vec::new();
+        for chunk in chunks {
+            parser.feed(chunk.as_bytes());
+            frames.extend(std::iter::from_fn(|| parser.next()));
+        }
+        frames
+    }
+
+    #[test]
+    fn frames_are_found_however_the_bytes_are_cut() {
+        let text = ": hello\n\nid: t:1\nevent: text.delta\ndata: {\"text\":\"ä\"}\n\nevent: end\r\ndata: a\r\ndata: b\r\n\r\n";
+        let whole = parse(&[text]);
+        assert_eq!(whole.len(), 2);
+        assert_eq!(
+            whole[0],
+            Frame { id: "t:1".into(), event: "text.delta".into(), data: "{\"text\":\"ä\"}".into() }
+        );
+        assert_eq!(whole[1].data, "a\nb");
+        let pieces: Vec<&str> = text.split_inclusive(' ').collect();
+        assert_eq!(parse(&pieces), whole);
+    }
+
+    #[test]
+    fn a_frame_that_is_cut_off_is_no_event() {
+        assert_eq!(parse(&["id: 1\ndata: {}\n"]), []);
+    }
+}

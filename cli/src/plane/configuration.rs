@@ -1,0 +1,159 @@
+//! The configuration file of each process of a local plane.
+//!
+//! Only what differs from a service's defaults is written: addresses, keys, URLs. Suites add overrides, such as
+//! leases of one second.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Context, Result};
+use purge_svc::domain::subject::Trigger;
+use toml::{Table, Value};
+
+use super::{Ground, Plane, Process, Service};
+use crate::dev::keys::Keys;
+
+/// Settings laid over what a service would get, as TOML text.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides(BTreeMap<Service, Vec<String>>);
+
+impl Overrides {
+    /// Adds settings for a service; later ones win.
+    #[must_use]
+    pub fn with(mut self, service: Service, toml: impl Into<String>) -> Self {
+        self.0.entry(service).or_default().push(toml.into());
+        self
+    }
+}
+
+/// The configuration of one process.
+pub(super) fn of(
+    process: &Process,
+    plane: &Plane,
+    ground: &Ground,
+    overrides: &Overrides,
+    state: &Path,
+) -> Result<Table> {
+    let mut table = shared(process, plane, ground);
+    let own = match process.service {
+        Service::Gateway => gateway(plane, ground),
+        service => owner(service, plane, ground, state)?,
+    };
+    merge(&mut table, own);
+    for text in overrides.0.get(&process.service).into_iter().flatten() {
+        merge(&mut table, text.parse().with_context(|| format!("overrides of {}", process.service))?);
+    }
+    Ok(table)
+}
+
+/// What every process needs: who it is and where its telemetry goes.
+fn shared(process: &Process, plane: &Plane, ground: &Ground) -> Table {
+    let issuer = process.service.full_name();
+    let listen = Table::from_iter([
+        ("listen".to_owned(), Value::from(process.listen.to_string())),
+        ("operator_listen".to_owned(), Value::from(process.operator_listen.to_string())),
+    ]);
+    let mut table = toml::toml! {
+        [process]
+        [telemetry]
+        [identity]
+    };
+    set(&mut table, "telemetry.otlp_endpoint", ground.otlp_url.clone());
+    set(&mut table, "identity.key_id", Keys::id(issuer));
+    set(&mut table, "identity.key_file", plane.keys.private(issuer).display().to_string());
+    set(&mut table, "identity.trust_file", plane.keys.trust().display().to_string());
+    match process.service {
+        Service::Gateway => merge(&mut table, listen),
+        _ => drop(table.insert("server".to_owned(), Value::Table(listen))),
+    }
+    table
+}
+
+fn gateway(plane: &Plane, ground: &Ground) -> Table {
+    let mut table = peers(plane, &Service::OWNERS);
+    set(&mut table, "redis.url", ground.redis_url.clone());
+    table
+}
+
+/// A service that owns a schema.
+fn owner(service: Service, plane: &Plane, ground: &Ground, state: &Path) -> Result<Table> {
+    let mut table = match service {
+        Service::Chat => peers(plane, &[Service::Sandbox, Service::Registry]),
+        Service::Purge => purge(plane),
+        Service::Sandbox => sandbox(plane, ground, state),
+        Service::Registry | Service::Gateway => Table::new(),
+    };
+    set(&mut table, "pg.url", ground.database.run_url(service)?);
+    set(&mut table, "pg.migrate_url", ground.database.owner_url(service)?);
+    set(&mut table, "redis.url", ground.redis_url.clone());
+    Ok(table)
+}
+
+/// Off by default, since an erasure cannot be taken back; here every trigger is on.
+fn purge(plane: &Plane) -> Table {
+    let mut table = peers(plane, &[Service::Chat, Service::Sandbox, Service::Registry]);
+    let triggers: Vec<Value> = Trigger::ALL.iter().map(|trigger| Value::from(trigger.name())).collect();
+    set(&mut table, "triggers", triggers);
+    table
+}
+
+fn sandbox(plane: &Plane, ground: &Ground, state: &Path) -> Table {
+    let mut table = Table::new();
+    if let Some(Value::Table(peers)) = peers(plane, &[Service::Registry]).remove("peers") {
+        merge(&mut table, peers);
+    }
+    set(&mut table, "installation", ground.installation.clone());
+    set(&mut table, "guest", ground.guest.display().to_string());
+    set(&mut table, "run_dir", state.display().to_string());
+    set(&mut table, "engine.host", ground.docker_host.clone());
+    set(&mut table, "shape.image", ground.image.clone());
+    table
+}
+
+fn peers(plane: &Plane, services: &[Service]) -> Table {
+    let mut table = Table::new();
+    for service in services {
+        let urls: Vec<Value> = plane.urls(*service).into_iter().map(Value::from).collect();
+        // A service that this plane does not run keeps its default address, where nobody answers.
+        if !urls.is_empty() {
+            set(&mut table, &format!("peers.{service}.urls"), urls);
+        }
+    }
+    table
+}
+
+/// Sets `a.b.c`, making the tables on the way.
+fn set(table: &mut Table, path: &str, value: impl Into<Value>) {
+    match path.split_once('.') {
+        None => drop(table.insert(path.to_owned(), value.into())),
+        Some((head, rest)) => {
+            let entry = table.entry(head.to_owned()).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(inner) = entry {
+                set(inner, rest, value);
+            }
+        }
+    }
+}
+
+/// Lays `over` onto `table`, key by key.
+fn merge(table: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (table.get_mut(&key), value) {
+            (Some(Value::Table(inner)), Value::Table(more)) => merge(inner, more),
+            (_, value) => drop(table.insert(key, value)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overrides_win_key_by_key() {
+        let mut table = toml::toml! { [pg]
+        url = "a"
+        max_connections = 4 };
+        merge(&mut table, "[pg]\nmax_connections = 8".parse().unwrap());
+        assert_eq!(table, "[pg]\nurl = \"a\"\nmax_connections = 8".parse().unwrap());
+    }
+}

@@ -1,0 +1,143 @@
+//! `steward dev`, as a developer uses it: from nothing to a line that works, and back to nothing running.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use suite_tests::{
+    cluster::{guest, image, program},
+    eventually::eventually,
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    time::timeout,
+};
+
+const LAST_LINE: &str = "Ctrl-C stops everything";
+
+struct Dev {
+    home: PathBuf,
+    port: u16,
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    printed: Vec<String>,
+}
+
+impl Dev {
+    fn start(home: &Path, port: u16) -> Self {
+        let mut child = steward(home, &["dev", "--port", &port.to_string()]).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { home: home.to_owned(), port, child, lines, printed: Vec::new() }
+    }
+
+    async fn until_open(&mut self) {
+        let open = async {
+            while let Some(line) = self.lines.next_line().await.unwrap() {
+                self.printed.push(line);
+                if self.printed.last().unwrap().starts_with(LAST_LINE) {
+                    return true;
+                }
+            }
+            false
+        };
+        let open = timeout(Duration::from_secs(120), open).await;
+        assert!(open == Ok(true), "{}", self.printed.join("\n"));
+    }
+
+    /// Ends it as a terminal's Ctrl-C does, and returns what it printed.
+    async fn interrupt(mut self) -> String {
+        kill_process(Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap(), Signal::INT).unwrap();
+        while let Some(line) =
+            timeout(Duration::from_secs(60), self.lines.next_line()).await.unwrap().unwrap()
+        {
+            self.printed.push(line);
+        }
+        let printed = self.printed.join("\n");
+        let status = self.child.wait().await.unwrap();
+        assert!(status.success(), "{status}\n{printed}");
+        printed
+    }
+
+    async fn run(&self, arguments: &[&str]) -> (bool, String) {
+        let output = steward(&self.home, arguments).output().await.unwrap();
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), text)
+    }
+
+    fn pid(&self, name: &str) -> Option<Pid> {
+        let record = fs::read_to_string(self.home.join(format!("run/{name}.pid"))).ok()?;
+        Pid::from_raw(record.split_whitespace().next()?.parse().ok()?)
+    }
+}
+
+fn steward(home: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    command.args(arguments).env("STEWARD_HOME", home).env("STEWARD_GUEST", guest());
+    command.env("STEWARD_IMAGE", image(&std::env::var("DOCKER_HOST").unwrap_or_default()));
+    // Servers of its own, whatever this run of the suites uses.
+    for variable in
+        ["STEWARD_DATABASE_URL", "STEWARD_REDIS_URL", "STEWARD_URL", "STEWARD_TOKEN", "STEWARD_STARTED"]
+    {
+        command.env_remove(variable);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+#[tokio::test]
+async fn a_developer_gets_a_plane_that_works_heals_and_leaves_nothing_running() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("home");
+    let mut dev = Dev::start(&home, free_port());
+    dev.until_open().await;
+
+    let (well, answer) = dev.run(&["chat", "run uname -s"]).await;
+    assert!(well && answer.contains("← Linux"), "{answer}");
+    let (well, states) = dev.run(&["status"]).await;
+    assert!(well && states.lines().count() == 5, "{states}");
+
+    // Only one at a time, and whoever is second is told about the first.
+    let (well, refusal) = dev.run(&["dev", "--port", &free_port().to_string()]).await;
+    assert!(!well && refusal.contains(&format!("process {}", dev.child.id().unwrap())), "{refusal}");
+    let other = directory.path().join("other");
+    let output = steward(&other, &["dev", "--port", &dev.port.to_string()]).output().await.unwrap();
+    let refusal = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(refusal.contains("is taken by process") && refusal.contains("serve gateway"), "{refusal}");
+
+    // A service that dies is started again.
+    let dead = dev.pid("chat").unwrap();
+    kill_process(dead, Signal::KILL).unwrap();
+    let healed = async || {
+        let (well, _) = dev.run(&["status"]).await;
+        (well && dev.pid("chat").is_some_and(|pid| pid != dead)).then_some(())
+    };
+    eventually("chat back", Duration::from_secs(30), healed).await;
+
+    let running: Vec<Pid> = ["gateway", "chat", "sandbox", "registry", "purge", "postgres", "redis"]
+        .map(|name| dev.pid(name).unwrap())
+        .into();
+    dev.interrupt().await;
+    for pid in running {
+        assert!(rustix::process::test_kill_process(pid).is_err(), "process {pid} still runs");
+    }
+
+    // Data, keys and token are there at the next start.
+    let token = fs::read_to_string(home.join("token")).unwrap();
+    let mut again = Dev::start(&home, free_port());
+    again.until_open().await;
+    assert_eq!(fs::read_to_string(home.join("token")).unwrap(), token);
+    let (well, answer) = again.run(&["chat", "say still there"]).await;
+    assert!(well && answer.contains("still there"), "{answer}");
+    assert!(again.interrupt().await.contains("data stays in"));
+}

@@ -1,0 +1,156 @@
+//! Those who use a plane: each with a credential and the few verbs that scenarios speak.
+
+use serde_json::{Value, json};
+use steward::operator::{
+    api::{Api, Refusal},
+    sse::Frame,
+    token::{create_account, create_token},
+};
+
+use crate::cluster::Cluster;
+
+/// A tenant with a token that may do everything of its account.
+#[derive(Debug, Clone)]
+pub struct Tenant {
+    /// Its account.
+    pub account: String,
+    /// The door, with its token.
+    pub api: Api,
+    /// The token itself.
+    pub token: String,
+}
+
+/// What a stream showed of a turn.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Every event, in order.
+    pub frames: Vec<Frame>,
+}
+
+impl Cluster {
+    /// Somebody without a credential.
+    pub fn anonymous(&self) -> Api {
+        Api::at(&self.url, "").unwrap()
+    }
+
+    /// An operator.
+    pub fn admin(&self) -> Api {
+        Api::at(&self.url, &self.admin_token).unwrap()
+    }
+
+    /// A new tenant.
+    pub async fn tenant(&self, name: &str) -> Tenant {
+        let admin = self.admin();
+        let account = create_account(&admin, name).await.unwrap();
+        let token = create_token(&admin, &account, name, &[], None).await.unwrap();
+        Tenant { api: Api::at(&self.url, &token).unwrap(), account, token }
+    }
+}
+
+impl Tenant {
+    /// A new session.
+    pub async fn session(&self) -> String {
+        let answer = self.api.post("/v1/sessions", &json!({})).await.unwrap();
+        answer["session"]["sessionId"].as_str().unwrap().to_owned()
+    }
+
+    /// Accepts an input as a turn and returns its id.
+    pub async fn begin(&self, session: &str, input: &str) -> String {
+        let answer = self
+            .api
+            .post(&format!("/v1/sessions/{session}/turns"), &json!({ "input": input }))
+            .await
+            .unwrap();
+        answer["turn"]["turnId"].as_str().unwrap().to_owned()
+    }
+
+    /// A turn as it stands.
+    pub async fn turn(&self, turn: &str) -> Value {
+        self.api.get(&format!("/v1/turns/{turn}")).await.unwrap()["turn"].clone()
+    }
+
+    /// A turn's events after a cursor, to the end, through as many streams as it takes.
+    pub async fn watch(&self, turn: &str, after: &str) -> Seen {
+        let mut seen = Seen::default();
+        let mut cursor = after.to_owned();
+        loop {
+            let path = format!("/v1/turns/{turn}/events");
+            if let Ok(mut stream) = self.api.events(&path, &cursor).await {
+                while let Ok(Some(frame)) = stream.next().await {
+                    if frame.event == "problem" {
+                        break;
+                    }
+                    frame.id.clone_into(&mut cursor);
+                    let last = frame.event.starts_with("turn.") && frame.event != "turn.started";
+                    seen.frames.push(frame);
+                    if last {
+                        return seen;
+                    }
+                }
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Runs one turn to its end.
+    pub async fn say(&self, session: &str, input: &str) -> Seen {
+        let turn = self.begin(session, input).await;
+        self.watch(&turn, "").await
+    }
+}
+
+impl Seen {
+    /// The visible answer: text deltas, without those that a reset voids.
+    pub fn text(&self) -> String {
+        let mut deltas: Vec<(u64, String)> = Vec::new();
+        for frame in &self.frames {
+            let data: Value = serde_json::from_str(&frame.data).unwrap();
+            match frame.event.as_str() {
+                "text.delta" => deltas.push((frame.seq(), data["text"].as_str().unwrap().to_owned())),
+                "reset" => {
+                    let from = data["from_seq"].as_u64().unwrap();
+                    deltas.retain(|(seq, _)| *seq < from);
+                }
+                _ => {}
+            }
+        }
+        deltas.into_iter().map(|(_, text)| text).collect()
+    }
+
+    /// Kinds of the events, adjacent repeats left out.
+    pub fn kinds(&self) -> Vec<&str> {
+        let mut kinds: Vec<&str> = self.frames.iter().map(|frame| frame.event.as_str()).collect();
+        kinds.dedup();
+        kinds
+    }
+
+    /// Data of the events of one kind.
+    pub fn all(&self, kind: &str) -> Vec<Value> {
+        let frames = self.frames.iter().filter(|frame| frame.event == kind);
+        frames.map(|frame| serde_json::from_str(&frame.data).unwrap()).collect()
+    }
+
+    /// Panics unless the events are numbered from 1 without a gap or a repeat.
+    pub fn assert_whole(&self) {
+        let numbers: Vec<u64> = self.frames.iter().map(Sequenced::seq).collect();
+        let expected: Vec<u64> = (1..=self.frames.len() as u64).collect();
+        assert_eq!(numbers, expected);
+    }
+}
+
+/// Place of an event in its turn's journal.
+pub trait Sequenced {
+    /// From 1.
+    fn seq(&self) -> u64;
+}
+
+impl Sequenced for Frame {
+    fn seq(&self) -> u64 {
+        self.id.rsplit(':').next().unwrap().parse().unwrap()
+    }
+}
+
+/// The problem that a call ended in.
+pub fn refusal<T: std::fmt::Debug>(result: anyhow::Result<T>) -> Refusal {
+    result.unwrap_err().downcast().unwrap()
+}

@@ -1,0 +1,116 @@
+//! One process of a cluster, and what can happen to it.
+
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use steward::plane::Process;
+use steward_stack::Home;
+
+/// SIGTERM to end, at most, as every service promises; and a little for a busy machine.
+const DRAIN: Duration = Duration::from_secs(25);
+const SLACK: Duration = Duration::from_secs(3);
+
+/// One process. It dies with the test.
+#[derive(Debug)]
+pub struct Child {
+    process: Process,
+    log: PathBuf,
+    running: Option<tokio::process::Child>,
+    asked_to_stop: Option<Instant>,
+}
+
+impl Child {
+    pub(super) fn start(process: &Process, home: &Home) -> Self {
+        let log = home.directory("logs").unwrap().join(format!("{}.log", process.name));
+        let mut child = Self { process: process.clone(), log, running: None, asked_to_stop: None };
+        child.run();
+        child
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.process.name
+    }
+
+    /// Base URL of its gRPC or HTTP door.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.process.listen)
+    }
+
+    /// Whether it was started and has not been seen to end.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Whether it ended by itself.
+    pub(super) fn has_ended(&mut self) -> bool {
+        self.running.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some())
+    }
+
+    /// Starts it, again.
+    pub fn run(&mut self) {
+        assert!(self.running.is_none(), "{} runs already", self.name());
+        let log = File::options().create(true).append(true).open(&self.log).unwrap();
+        let mut command = super::command(&self.process);
+        command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).kill_on_drop(true);
+        self.asked_to_stop = None;
+        self.running = Some(command.spawn().unwrap());
+    }
+
+    /// Sends a signal.
+    pub fn signal(&mut self, signal: Signal) {
+        if signal == Signal::TERM {
+            self.asked_to_stop = Some(Instant::now());
+        }
+        let pid = self.running.as_ref().and_then(tokio::process::Child::id).unwrap();
+        kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+    }
+
+    /// Ends it as a power cut does.
+    pub async fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.running.take().unwrap().wait().await.unwrap();
+    }
+
+    /// Stops it in its tracks: it holds what it holds, and does nothing.
+    pub fn freeze(&mut self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on as if no time had passed.
+    pub fn thaw(&mut self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Asks it to stop and returns how it ended.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.running.take().unwrap().wait().await.unwrap()
+    }
+
+    /// Waits for the end of a process that was asked to stop; says what was wrong with it.
+    pub(super) async fn end(&mut self) -> Result<(), String> {
+        let Some(mut child) = self.running.take() else {
+            return Ok(());
+        };
+        let asked = self.asked_to_stop.unwrap_or_else(Instant::now);
+        let left = (DRAIN + SLACK).saturating_sub(asked.elapsed());
+        match tokio::time::timeout(left, child.wait()).await {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => Err(format!("{} ended with {status}\n{}", self.name(), self.log())),
+            Ok(Err(error)) => Err(format!("{}: {error}", self.name())),
+            Err(_) => Err(format!("{} did not drain within {DRAIN:?}\n{}", self.name(), self.log())),
+        }
+    }
+
+    /// What it logged, under its name.
+    pub fn log(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        text.lines().map(|line| format!("{} | {line}\n", self.name())).collect()
+    }
+}
