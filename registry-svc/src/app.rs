@@ -2,8 +2,10 @@
 
 pub mod accounts;
 pub mod agents;
+pub mod heartbeat;
 pub mod once;
 pub mod register;
+pub mod sweep;
 pub mod tokens;
 
 use svc_core::{

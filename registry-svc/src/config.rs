@@ -8,6 +8,8 @@ use svc_core::{
     redis::RedisConfig, server::ServerConfig, telemetry::TelemetryConfig,
 };
 
+use crate::{domain::beat::Rhythm, store::beats::SweepLimits};
+
 /// Every key and its default.
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
 
@@ -31,6 +33,8 @@ pub struct Config {
     pub tokens: TokensConfig,
     /// Agents.
     pub agents: AgentsConfig,
+    /// Beats of agents.
+    pub heartbeat: HeartbeatConfig,
     /// Calls to URLs that agents give.
     pub outbound: OutboundConfig,
     /// Rows that no longer count.
@@ -56,6 +60,76 @@ pub struct AgentsConfig {
     /// How long an enrolment works.
     #[serde(with = "humantime_serde")]
     pub enrolment_ttl: Duration,
+}
+
+/// Beats of agents.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeartbeatConfig {
+    /// Shortest time between two beats of an agent.
+    #[serde(with = "humantime_serde")]
+    pub shortest_interval: Duration,
+    /// Longest time between two beats of an agent.
+    #[serde(with = "humantime_serde")]
+    pub longest_interval: Duration,
+    /// Beats a second that the installation wants; with more agents each beats less often.
+    pub wanted_per_second: u32,
+    /// Beats that an agent may miss.
+    pub missed_beats: u32,
+    /// Time on top of that before it counts as silent.
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
+    /// How often what beats said is written down.
+    #[serde(with = "humantime_serde")]
+    pub flush_period: Duration,
+    /// How often a replica says that it hears agents.
+    #[serde(with = "humantime_serde")]
+    pub replica_period: Duration,
+    /// How often silent agents are looked for.
+    #[serde(with = "humantime_serde")]
+    pub sweep_period: Duration,
+    /// How often living agents are looked for that Redis does not know.
+    #[serde(with = "humantime_serde")]
+    pub adopt_period: Duration,
+    /// Lease of the one that looks.
+    #[serde(with = "humantime_serde")]
+    pub sweep_lease: Duration,
+    /// So many silent agents are believed at once…
+    pub believed: u32,
+    /// …or such a share of all.
+    pub believed_share: f64,
+    /// How often the credential behind a stream of beats is asked about again.
+    #[serde(with = "humantime_serde")]
+    pub recheck_period: Duration,
+    /// Beats that go through agents' records at once.
+    pub settling: usize,
+    /// Agents remembered in a process.
+    pub remembered: u64,
+}
+
+impl HeartbeatConfig {
+    /// How often agents beat.
+    #[must_use]
+    pub fn rhythm(&self) -> Rhythm {
+        Rhythm {
+            shortest: self.shortest_interval,
+            longest: self.longest_interval,
+            wanted_per_second: self.wanted_per_second,
+            missed: self.missed_beats,
+            grace: self.grace,
+        }
+    }
+
+    /// When silence is believed.
+    #[must_use]
+    pub fn sweep_limits(&self) -> SweepLimits {
+        SweepLimits {
+            period: self.sweep_period,
+            amnesty: self.rhythm().amnesty(),
+            believed: self.believed,
+            believed_share: self.believed_share,
+        }
+    }
 }
 
 /// Rows that no longer count.

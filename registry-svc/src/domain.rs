@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod agent;
+pub mod beat;
 pub mod name;
 pub mod status;
 pub mod token;

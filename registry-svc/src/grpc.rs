@@ -4,12 +4,14 @@ pub mod accounts;
 pub mod agents;
 pub mod auth;
 mod convert;
+pub mod heartbeats;
 mod json;
 
 use svc_core::{
+    auth::Credential,
     error::{ServiceError, to_status},
     idempotency::{Key, RequestHash},
-    principal::{self, Principal},
+    principal::{self, Principal, Refused},
 };
 use tonic::{Request, Status};
 
@@ -18,6 +20,11 @@ use crate::{app::once::Once, error::Error};
 /// The proven caller of a request.
 fn caller<T>(request: &Request<T>) -> Result<Principal, Status> {
     principal::of(request).cloned().map_err(|refused| to_status(&refused))
+}
+
+/// The credential of a request, to be asked about again while a stream lasts.
+fn credential<T>(request: &Request<T>) -> Result<Credential, Status> {
+    request.extensions().get().cloned().ok_or_else(|| to_status(&Refused::Missing))
 }
 
 /// What makes a mutation the same one when it comes again.

@@ -6,9 +6,12 @@ use svc_core::{
     assertion::{LoadError, Verifier},
     auth::{Authenticator, CachedTokens, ContractError, Methods},
     clock::{SharedClock, SystemClock},
+    id,
+    lease::Singleton,
     lifecycle::Lifecycle,
     outbound::{self, Outbound},
     pg::{self, MigrateError, Pool},
+    redis::{self, Redis},
     server::{self, Bound, Server},
     telemetry::Metrics,
 };
@@ -17,12 +20,14 @@ use crate::{
     app::{
         accounts::Accounts,
         agents::{Agents, Limits},
+        heartbeat::{Flusher, Heartbeats, Memory, Seeder, Stamper, Stamping},
         register::Register,
+        sweep::Sweep,
         tokens::Tokens,
     },
-    config::Config,
-    grpc::{accounts::AccountHandler, agents::AgentHandler, auth::AuthHandler},
-    store::MIGRATOR,
+    config::{Config, HeartbeatConfig},
+    grpc::{accounts::AccountHandler, agents::AgentHandler, auth::AuthHandler, heartbeats::BeatDoor},
+    store::{MIGRATOR, beats::BeatStore},
     worker,
 };
 
@@ -47,6 +52,9 @@ pub enum StartError {
     /// Agents cannot be called.
     #[error(transparent)]
     Outbound(#[from] outbound::BuildError),
+    /// Redis cannot be used as configured.
+    #[error("configuration of registry: redis.url is not usable")]
+    Redis(#[source] redis::Error),
     /// The database cannot be used.
     #[error("use the database")]
     Pg(#[from] pg::Error),
@@ -65,41 +73,59 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
     pg::migrate(&MIGRATOR, &config.pg).await?;
     let pool = Pool::connect(&config.pg).await?;
 
-    let app = App::new(&config, &methods, &pool, &clock)?;
-    let resolver = CachedTokens::new(Arc::new(app.tokens.clone()), config.tokens.remembered);
+    let redis = Redis::lazy(&config.redis).map_err(StartError::Redis)?;
+    let beats = BeatStore::new(redis.clone(), id::new_id().simple().to_string());
+    let liveness = Liveness::new(&config.heartbeat, &pool, &clock, &beats);
+
+    let tokens =
+        Tokens::new(pool.clone(), clock.clone(), scopes_of(&methods), config.tokens.max_live_per_account);
+    let accounts = Accounts::new(pool.clone(), clock.clone());
+    let limits =
+        Limits { max_per_account: config.agents.max_per_account, enrolment_ttl: config.agents.enrolment_ttl };
+    let agents = Agents::new(pool.clone(), clock.clone(), liveness.memory.clone(), limits);
+    let outbound = Outbound::new(&config.outbound)?;
+    let rhythm = config.heartbeat.rhythm();
+    let register = Register::new(pool.clone(), clock.clone(), outbound, liveness.memory.clone(), rhythm);
+    let door = BeatDoor::new(liveness.heartbeats, config.heartbeat.recheck_period, lifecycle.soft());
+
+    let resolver = CachedTokens::new(Arc::new(tokens.clone()), config.tokens.remembered);
     let authenticator = Authenticator::new(Arc::new(methods), verifier, Arc::new(resolver));
 
     worker::retention::start(pool.clone(), &config.retention, &lifecycle);
+    worker::liveness::start(liveness.stamping, liveness.flusher, beats, &config.heartbeat, &lifecycle);
+    let singleton = Singleton::new("registry.sweep", config.heartbeat.sweep_lease, &redis, &pool, &lifecycle);
+    worker::liveness::start_sweep(liveness.sweep, singleton, &config.heartbeat, &lifecycle);
     Server::new(NAME, config.server, authenticator)
-        .service(AccountHandler::new(app.accounts, app.tokens.clone()).into_server())
-        .service(AuthHandler::new(app.tokens).into_server())
-        .service(AgentHandler::new(app.agents, app.register).into_server())
+        .service(AccountHandler::new(accounts, tokens.clone()).into_server())
+        .service(AuthHandler::new(tokens).into_server())
+        .service(AgentHandler::new(agents, register, door).into_server())
         .ready_when(pool)
         .start(bound, metrics, &lifecycle)?;
     Ok(())
 }
 
-/// The use cases.
-struct App {
-    accounts: Accounts,
-    tokens: Tokens,
-    agents: Agents,
-    register: Register,
+/// Everything that knows who is alive.
+struct Liveness {
+    memory: Memory,
+    heartbeats: Heartbeats,
+    stamping: Stamping,
+    flusher: Flusher,
+    sweep: Sweep,
 }
 
-impl App {
-    fn new(config: &Config, methods: &Methods, pool: &Pool, clock: &SharedClock) -> Result<Self, StartError> {
-        let (pool, clock) = (|| pool.clone(), || clock.clone());
-        let limits = Limits {
-            max_per_account: config.agents.max_per_account,
-            enrolment_ttl: config.agents.enrolment_ttl,
-        };
-        Ok(Self {
-            accounts: Accounts::new(pool(), clock()),
-            tokens: Tokens::new(pool(), clock(), scopes_of(methods), config.tokens.max_live_per_account),
-            agents: Agents::new(pool(), clock(), limits),
-            register: Register::new(pool(), clock(), Outbound::new(&config.outbound)?),
-        })
+impl Liveness {
+    fn new(config: &HeartbeatConfig, pool: &Pool, clock: &SharedClock, beats: &BeatStore) -> Self {
+        let rhythm = config.rhythm();
+        let memory = Memory::new(beats.clone(), config.remembered);
+        let seeder = Seeder::new(pool.clone(), beats.clone(), rhythm.amnesty());
+        let (stamper, stamping) = Stamper::new(beats.clone(), seeder.clone(), rhythm);
+        let flusher = Flusher::new(pool.clone(), memory.clone());
+        let parts = (memory.clone(), stamper, flusher.clone());
+        let heartbeats = Heartbeats::new(pool.clone(), clock.clone(), rhythm, parts, config.settling);
+        let parts = (beats.clone(), memory.clone(), seeder);
+        let fresh = worker::liveness::replica_fresh(config);
+        let sweep = Sweep::new(pool.clone(), clock.clone(), parts, rhythm, config.sweep_limits(), fresh);
+        Self { memory, heartbeats, stamping, flusher, sweep }
     }
 }
 

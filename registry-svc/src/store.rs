@@ -3,6 +3,8 @@
 
 pub mod accounts;
 pub mod agents;
+pub mod beats;
+pub mod liveness;
 mod pg_enums;
 pub mod tokens;
 

@@ -14,6 +14,7 @@ use svc_core::{
 };
 
 use super::{
+    heartbeat::Memory,
     once::{Attempt, Once},
     tokens,
 };
@@ -24,7 +25,7 @@ use crate::{
         token::{Owner, Scopes, Secret, TokenKind},
     },
     error::{Entity, Error, Result},
-    store,
+    store::{self, beats::Deadline},
 };
 
 /// The listing that page tokens of agents belong to.
@@ -60,14 +61,15 @@ struct Made {
 pub struct Agents {
     pool: Pool,
     clock: SharedClock,
+    memory: Memory,
     limits: Limits,
 }
 
 impl Agents {
     /// On this database, by this clock.
     #[must_use]
-    pub fn new(pool: Pool, clock: SharedClock, limits: Limits) -> Self {
-        Self { pool, clock, limits }
+    pub fn new(pool: Pool, clock: SharedClock, memory: Memory, limits: Limits) -> Self {
+        Self { pool, clock, memory, limits }
     }
 
     /// Creates an agent and its enrolment.
@@ -173,6 +175,7 @@ impl Agents {
             audit::record(&mut tx, &act).await?;
         }
         tx.commit().await?;
+        self.memory.note(&next, Deadline::Drop).await;
         Ok(next)
     }
 

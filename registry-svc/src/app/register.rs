@@ -4,6 +4,8 @@
 //! its token: of two processes with one enrolment, one becomes the agent. Whoever lost that answer gets a new
 //! enrolment from the tenant; registering with it also ends the token that was lost.
 
+use std::time::Duration;
+
 use svc_core::{
     clock::SharedClock,
     error::Invalid,
@@ -13,14 +15,15 @@ use svc_core::{
     principal::Principal,
 };
 
-use super::{agents, tokens};
+use super::{agents, heartbeat::Memory, tokens};
 use crate::{
     domain::{
         agent::{Agent, NotRegistered, Registration},
+        beat::Rhythm,
         token::{Owner, Scopes, Secret, TokenKind},
     },
     error::{Error, Result},
-    store,
+    store::{self, beats::Deadline},
 };
 
 /// An agent that registered, with its token if it came with an enrolment.
@@ -30,6 +33,8 @@ pub struct Registered {
     pub agent: Agent,
     /// Secret of its own token.
     pub secret: Option<Secret>,
+    /// When it should beat for the first time.
+    pub next_beat_in: Duration,
 }
 
 /// The use case of registration.
@@ -38,13 +43,15 @@ pub struct Register {
     pool: Pool,
     clock: SharedClock,
     outbound: Outbound,
+    memory: Memory,
+    rhythm: Rhythm,
 }
 
 impl Register {
-    /// On this database, by this clock; URLs are judged by `outbound`.
+    /// On this database, by this clock; URLs are judged by `outbound`, and agents beat by `rhythm`.
     #[must_use]
-    pub fn new(pool: Pool, clock: SharedClock, outbound: Outbound) -> Self {
-        Self { pool, clock, outbound }
+    pub fn new(pool: Pool, clock: SharedClock, outbound: Outbound, memory: Memory, rhythm: Rhythm) -> Self {
+        Self { pool, clock, outbound, memory, rhythm }
     }
 
     /// Registers the agent that the credential names.
@@ -83,6 +90,9 @@ impl Register {
             Owner::Admin | Owner::Account(_) => return Err(Error::TokenNotLive),
         };
         tx.commit().await?;
-        Ok(Registered { agent: next, secret })
+        // From now on its silence is noticed.
+        self.memory.note(&next, Deadline::AtLeast(self.rhythm.amnesty())).await;
+        let next_beat_in = self.rhythm.next_beat(self.rhythm.shortest, rand::random());
+        Ok(Registered { agent: next, secret, next_beat_in })
     }
 }

@@ -5,9 +5,13 @@ use steward_proto::registry::v1::{
     agent_service_server::{AgentService, AgentServiceServer},
 };
 use svc_core::id::AgentId;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{caller, convert, once, status};
+use super::{
+    caller, convert, credential,
+    heartbeats::{Answers, BeatDoor, sender},
+    once, status,
+};
 use crate::{
     app::{agents::Agents, register::Register},
     domain::agent::{NewAgent, Registration},
@@ -18,13 +22,14 @@ use crate::{
 pub struct AgentHandler {
     agents: Agents,
     register: Register,
+    beats: BeatDoor,
 }
 
 impl AgentHandler {
     /// Serves these agents.
     #[must_use]
-    pub fn new(agents: Agents, register: Register) -> Self {
-        Self { agents, register }
+    pub fn new(agents: Agents, register: Register, beats: BeatDoor) -> Self {
+        Self { agents, register, beats }
     }
 
     /// As a tower service.
@@ -123,5 +128,24 @@ impl AgentService for AgentHandler {
         let registration = Registration::try_from(request.into_inner()).map_err(status)?;
         let registered = self.register.register(&caller, registration).await.map_err(status)?;
         Ok(Response::new(registered.into()))
+    }
+    async fn heartbeat(
+        &self,
+        request: Request<proto::HeartbeatRequest>,
+    ) -> Result<Response<proto::HeartbeatResponse>, Status> {
+        let sender = sender(&caller(&request)?)?;
+        let answer = self.beats.take(sender, request.into_inner().beat).await?;
+        Ok(Response::new(proto::HeartbeatResponse { answer: Some(answer) }))
+    }
+
+    type StreamHeartbeatsStream = Answers;
+
+    async fn stream_heartbeats(
+        &self,
+        request: Request<Streaming<proto::StreamHeartbeatsRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        let sender = sender(&caller(&request)?)?;
+        let credential = credential(&request)?;
+        Ok(Response::new(self.beats.clone().answers(sender, credential, request.into_inner())))
     }
 }

@@ -30,6 +30,11 @@ pub(super) fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: at.timestamp(), nanos }
 }
 
+pub(super) fn duration(duration: Duration) -> prost_types::Duration {
+    let nanos = i32::try_from(duration.subsec_nanos()).unwrap_or_default();
+    prost_types::Duration { seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), nanos }
+}
+
 pub(super) fn parse_duration(field: &str, duration: prost_types::Duration) -> Result<Duration, Invalid> {
     Duration::try_from(duration).map_err(|_| Invalid::new(field, "must not be negative"))
 }

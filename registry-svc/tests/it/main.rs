@@ -5,6 +5,8 @@ mod accounts;
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod heartbeats;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod plane;

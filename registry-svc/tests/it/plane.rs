@@ -13,7 +13,7 @@ use svc_core::{
     assertion::{self, GATEWAY, Signer, TrustedKey},
     client::{Peer, PeerConfig},
     clock::SystemClock,
-    lifecycle::Lifecycle,
+    lifecycle::{Lifecycle, Outcome},
     outbound::Mode,
     telemetry::Metrics,
     testing::{TestDb, TestRedis},
@@ -109,6 +109,63 @@ impl Plane {
         // Agents of tests live on this machine.
         config.outbound.mode = Mode::Dev;
         config
+    }
+
+    /// Stops a replica and waits until it has ended.
+    pub(crate) async fn stop_replica(&mut self, number: usize) {
+        let lifecycle = self.replicas[number].lifecycle.clone();
+        lifecycle.stop();
+        assert_eq!(lifecycle.run_until_stopped(Duration::from_secs(10)).await, Outcome::Clean);
+    }
+
+    /// Everything in this plane's Redis is lost.
+    pub(crate) async fn forget_redis(&self) {
+        let redis = self.redis.redis();
+        let keys: Vec<String> =
+            redis.query(redis::cmd("KEYS").arg(format!("{}hb*", redis.prefix()))).await.unwrap();
+        assert!(!keys.is_empty());
+        redis.query::<i64>(redis::cmd("DEL").arg(keys)).await.unwrap();
+    }
+
+    /// Sends a command; its first argument is a key without the prefix.
+    pub(crate) async fn redis_command(&self, words: &[&str]) {
+        let redis = self.redis.redis();
+        let mut command = redis::cmd(words[0]);
+        command.arg(format!("{}{}", redis.prefix(), words[1]));
+        for word in &words[2..] {
+            command.arg(word);
+        }
+        redis.query::<redis::Value>(&command).await.unwrap();
+    }
+
+    /// Generation and incarnation of an agent's record.
+    pub(crate) async fn generation_of(&self, agent_id: &str) -> (i64, i64) {
+        let id: uuid::Uuid = agent_id.parse().unwrap();
+        let mut db = self.db.owner("registry").await;
+        sqlx::query_as("SELECT generation, incarnation FROM agents WHERE id = $1")
+            .bind(id)
+            .fetch_one(&mut db)
+            .await
+            .unwrap()
+    }
+
+    /// Marks an agent as offline in Postgres alone.
+    pub(crate) async fn mark_offline_untold(&self, agent_id: &str) {
+        let id: uuid::Uuid = agent_id.parse().unwrap();
+        let mut db = self.db.owner("registry").await;
+        sqlx::query(
+            "UPDATE agents SET status = 'offline', incarnation = incarnation + 1, generation = generation + 1
+             WHERE id = $1",
+        )
+        .bind(id)
+        .execute(&mut db)
+        .await
+        .unwrap();
+    }
+
+    /// The metrics of this process.
+    pub(crate) fn metrics(&self) -> Metrics {
+        metrics()
     }
 
     /// An operator's hand on the database.

@@ -3,11 +3,12 @@
 use steward_proto::registry::v1 as proto;
 use svc_core::error::Invalid;
 
-use super::{super::json, timestamp};
+use super::{super::json, duration, timestamp};
 use crate::{
-    app::{agents::Enrolment, register::Registered},
+    app::{agents::Enrolment, heartbeat::Answer, register::Registered},
     domain::{
-        agent::{Agent, DeliveryMode, Registration},
+        agent::{Agent, DeliveryMode, Registration, Vitals},
+        beat::Beat,
         status::Status,
     },
 };
@@ -90,6 +91,36 @@ impl From<Registered> for proto::RegisterAgentResponse {
         Self {
             agent: Some(registered.agent.into()),
             secret: registered.secret.map(|secret| secret.reveal().to_owned()).unwrap_or_default(),
+            next_beat_in: Some(duration(registered.next_beat_in)),
+        }
+    }
+}
+
+impl TryFrom<Option<proto::Beat>> for Beat {
+    type Error = Invalid;
+
+    fn try_from(beat: Option<proto::Beat>) -> Result<Self, Invalid> {
+        let beat = beat.ok_or_else(|| Invalid::new("beat", "is required"))?;
+        Ok(Self {
+            judges_itself: beat.judges_itself,
+            vitals: Vitals {
+                active_tasks: beat.active_tasks,
+                error_rate: beat.error_rate,
+                // A state of a later contract is not a reason to think the worst.
+                wedged: beat.runtime_state() == proto::RuntimeState::Wedged,
+                judges_itself: false,
+                sample_error: beat.sample_error,
+                current_task: beat.current_task,
+            },
+        })
+    }
+}
+
+impl From<Answer> for proto::BeatAnswer {
+    fn from(answer: Answer) -> Self {
+        Self {
+            status: proto::AgentStatus::from(answer.status).into(),
+            next_beat_in: Some(duration(answer.next_beat_in)),
         }
     }
 }

@@ -1,0 +1,385 @@
+//! Beats: who is alive, who is not, and who must not be believed to be dead.
+
+use std::time::{Duration, Instant};
+
+use registry_svc::Config;
+use steward_proto::registry::v1::{
+    Agent, AgentStatus, Beat, BeatAnswer, GetAgentRequest, HeartbeatRequest, PauseAgentRequest,
+    RegisterAgentRequest, RemoveAgentRequest, ResumeAgentRequest, RuntimeState, StreamHeartbeatsRequest,
+    agent_service_client::AgentServiceClient,
+};
+use svc_core::testing::FaultProxy;
+use tokio::time::sleep;
+use tokio_stream::StreamExt;
+use tonic::Code;
+
+use crate::{
+    accounts::refusal,
+    agents::{Agents, create, status_of},
+    plane::Plane,
+};
+
+const URL: &str = "http://127.0.0.1:9/a2a";
+
+/// An agent may be silent for 0.74 s, and an amnesty takes 0.52 s.
+fn fast(config: &mut Config) {
+    let heartbeat = &mut config.heartbeat;
+    heartbeat.shortest_interval = Duration::from_millis(200);
+    heartbeat.longest_interval = Duration::from_millis(200);
+    heartbeat.missed_beats = 2;
+    heartbeat.grace = Duration::from_millis(300);
+    heartbeat.flush_period = Duration::from_millis(150);
+    heartbeat.replica_period = Duration::from_millis(100);
+    heartbeat.sweep_period = Duration::from_millis(100);
+    heartbeat.adopt_period = Duration::from_millis(300);
+    heartbeat.sweep_lease = Duration::from_secs(2);
+    heartbeat.recheck_period = Duration::from_millis(200);
+}
+
+fn well() -> HeartbeatRequest {
+    HeartbeatRequest { beat: Some(Beat::default()) }
+}
+
+fn wedged() -> HeartbeatRequest {
+    let beat = Beat { runtime_state: RuntimeState::Wedged.into(), ..Beat::default() };
+    HeartbeatRequest { beat: Some(beat) }
+}
+
+async fn beat(agent: &mut Agents, request: HeartbeatRequest) -> BeatAnswer {
+    agent.heartbeat(request).await.unwrap().into_inner().answer.unwrap()
+}
+
+/// Waits until an agent stands at `want`; says how long that took.
+async fn until(tenant: &mut Agents, agent: &Agent, want: AgentStatus) -> Duration {
+    let start = Instant::now();
+    loop {
+        let status = status_of(tenant, agent).await;
+        if status == want {
+            return start.elapsed();
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "{status:?} instead of {want:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Beats through `agent` for `time`.
+async fn keep_beating(agent: &mut Agents, time: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < time {
+        beat(agent, well()).await;
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+struct Tenant {
+    plane: Plane,
+    tenant: Agents,
+    agent: Agent,
+    token: String,
+    process: Agents,
+}
+
+async fn tenant(change: impl FnOnce(&mut Config)) -> Tenant {
+    let plane = Plane::with(|config| {
+        fast(config);
+        change(config);
+    })
+    .await;
+    let (_, secret) = plane.tenant("acme").await;
+    let mut tenant = plane.agents(&secret).await;
+    let (agent, token) = plane.registered(&mut tenant, URL).await;
+    let process = plane.agents(&token).await;
+    Tenant { plane, tenant, agent, token, process }
+}
+
+#[tokio::test]
+async fn an_agent_that_falls_silent_goes_offline_and_its_next_beat_brings_it_back() {
+    let Tenant { plane: _plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
+    keep_beating(&mut process, Duration::from_millis(1500)).await;
+    assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);
+    let silence = until(&mut tenant, &agent, AgentStatus::Offline).await;
+    assert!(silence >= Duration::from_millis(600), "believed to be dead after {silence:?}");
+
+    let answer = beat(&mut process, well()).await;
+    assert_eq!(answer.status(), AgentStatus::Online);
+    assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);
+    keep_beating(&mut process, Duration::from_millis(1500)).await;
+    assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);
+}
+
+#[tokio::test]
+async fn an_agent_that_registers_and_never_beats_goes_offline() {
+    let Tenant { plane: _plane, mut tenant, agent, .. } = tenant(|_| {}).await;
+    until(&mut tenant, &agent, AgentStatus::Offline).await;
+}
+
+#[tokio::test]
+async fn an_agent_is_unwell_by_its_word_or_by_its_error_rate() {
+    let Tenant { plane: _plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
+    let failing = |error_rate, judges_itself| HeartbeatRequest {
+        beat: Some(Beat { error_rate, judges_itself, ..Beat::default() }),
+    };
+    for (request, want) in [
+        (failing(0.49, None), AgentStatus::Online),
+        (failing(0.5, None), AgentStatus::Degraded),
+        (failing(0.2, None), AgentStatus::Degraded),
+        (failing(0.05, None), AgentStatus::Online),
+        (wedged(), AgentStatus::Degraded),
+        (well(), AgentStatus::Online),
+        (failing(1.0, Some(true)), AgentStatus::Online),
+        (failing(1.0, None), AgentStatus::Online),
+        (wedged(), AgentStatus::Degraded),
+        (failing(1.0, Some(false)), AgentStatus::Degraded),
+        (well(), AgentStatus::Online),
+    ] {
+        let said = request.clone();
+        assert_eq!(beat(&mut process, request).await.status(), want, "{said:?}");
+        assert_eq!(status_of(&mut tenant, &agent).await, want, "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_beats_say_is_written_down_a_moment_later() {
+    let Tenant { plane: _plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
+    beat(&mut process, well()).await;
+    let said = Beat { active_tasks: 3, current_task: "sums".to_owned(), error_rate: 0.2, ..Beat::default() };
+    beat(&mut process, HeartbeatRequest { beat: Some(said) }).await;
+    sleep(Duration::from_millis(500)).await;
+    let request = GetAgentRequest { agent_id: agent.agent_id.clone() };
+    let seen = tenant.get_agent(request).await.unwrap().into_inner().agent.unwrap();
+    assert_eq!((seen.active_tasks, seen.current_task.as_str(), seen.error_rate), (3, "sums", 0.2));
+    assert!(seen.last_heartbeat_at.unwrap().seconds >= agent.last_heartbeat_at.unwrap().seconds);
+    assert_eq!(seen.status_changed_at, agent.status_changed_at);
+}
+
+#[tokio::test]
+async fn a_paused_agent_learns_it_from_its_beats_and_comes_back_when_it_may() {
+    let Tenant { plane: _plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
+    beat(&mut process, well()).await;
+    let id = || agent.agent_id.clone();
+    tenant.pause_agent(PauseAgentRequest { agent_id: id() }).await.unwrap();
+    for request in [well(), wedged(), well()] {
+        assert_eq!(beat(&mut process, request).await.status(), AgentStatus::Paused);
+    }
+    sleep(Duration::from_millis(1200)).await;
+    assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Paused);
+    tenant.resume_agent(ResumeAgentRequest { agent_id: id() }).await.unwrap();
+    sleep(Duration::from_millis(1200)).await;
+    assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::AwaitingAgent);
+    assert_eq!(beat(&mut process, well()).await.status(), AgentStatus::Online);
+    tenant.remove_agent(RemoveAgentRequest { agent_id: id() }).await.unwrap();
+    let late = process.heartbeat(well()).await.unwrap_err();
+    assert!(matches!(late.code(), Code::NotFound | Code::Unauthenticated), "{late:?}");
+}
+
+#[tokio::test]
+async fn a_redis_that_lost_everything_is_told_who_lives_and_nobody_is_believed_dead_for_it() {
+    let Tenant { plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
+    let (silent, _) = plane.registered(&mut tenant, URL).await;
+    keep_beating(&mut process, Duration::from_millis(300)).await;
+    plane.forget_redis().await;
+    let lost = Instant::now();
+    let forgotten = async {
+        // What would be noticed by the sweep alone: this one does not beat again.
+        until(&mut tenant.clone(), &silent, AgentStatus::Offline).await;
+        lost.elapsed()
+    };
+    let (noticed, ()) = tokio::join!(forgotten, keep_beating(&mut process, Duration::from_secs(2)));
+    assert!(noticed >= Duration::from_millis(500), "everybody gets an amnesty: {noticed:?}");
+    assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);
+}
+
+#[tokio::test]
+async fn what_another_redis_left_behind_is_not_believed() {
+    let Tenant { plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
+    keep_beating(&mut process, Duration::from_millis(300)).await;
+    // As a snapshot on disk of a Redis that is gone would look: our keys, deadlines long over, its mark.
+    plane.redis_command(&["SET", "hbs:generation", "0123:0123456789abcdef0123456789abcdef01234567"]).await;
+    plane.redis_command(&["ZADD", "hb:deadlines", "1", &agent.agent_id]).await;
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);
+    keep_beating(&mut process, Duration::from_secs(1)).await;
+    assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);
+}
+
+#[tokio::test]
+async fn without_redis_beats_are_answered_changes_are_kept_and_nobody_is_believed_dead() {
+    let plane = Plane::with(fast).await;
+    let proxy = FaultProxy::start(plane.redis.address()).await;
+    let redis = plane.redis.config_through(proxy.address());
+    drop(plane);
+
+    let Tenant { plane, mut tenant, agent, mut process, .. } = tenant(|config| config.redis = redis).await;
+    let (silent, _) = plane.registered(&mut tenant, URL).await;
+    beat(&mut process, well()).await;
+    proxy.refuse();
+    sleep(Duration::from_millis(200)).await;
+    for (request, want) in
+        [(well(), AgentStatus::Online), (wedged(), AgentStatus::Degraded), (well(), AgentStatus::Online)]
+    {
+        let start = Instant::now();
+        assert_eq!(beat(&mut process, request).await.status(), want);
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert_eq!(status_of(&mut tenant, &agent).await, want);
+    }
+    keep_beating(&mut process, Duration::from_secs(2)).await;
+    assert_eq!(status_of(&mut tenant, &silent).await, AgentStatus::Online, "nobody can tell");
+
+    proxy.pass();
+    let back = async {
+        let mut tenant = tenant.clone();
+        until(&mut tenant, &silent, AgentStatus::Offline).await
+    };
+    let (noticed, ()) = tokio::join!(back, keep_beating(&mut process, Duration::from_secs(4)));
+    assert!(noticed >= Duration::from_millis(400), "after a pause all get an amnesty: {noticed:?}");
+    assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);
+}
+
+#[tokio::test]
+async fn a_replica_that_is_cut_off_from_redis_still_speaks_for_its_agents() {
+    let Tenant { mut plane, mut tenant, agent, token, .. } = tenant(|_| {}).await;
+    let proxy = FaultProxy::start(plane.redis.address()).await;
+    let redis = plane.redis.config_through(proxy.address());
+    let other = plane
+        .add_replica(|config| {
+            fast(config);
+            config.redis = redis;
+        })
+        .await;
+    let mut process = AgentServiceClient::new(plane.bearer_at(other, &token).await);
+    beat(&mut process, well()).await;
+    proxy.refuse();
+    // The first replica sweeps all the while, and never hears this agent.
+    keep_beating(&mut process, Duration::from_secs(3)).await;
+    assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);
+    until(&mut tenant, &agent, AgentStatus::Offline).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_remembers_an_earlier_incarnation_does_not_bring_it_back() {
+    let Tenant { mut plane, mut tenant, agent, token, .. } = tenant(|_| {}).await;
+    let proxy = FaultProxy::start(plane.redis.address()).await;
+    let redis = plane.redis.config_through(proxy.address());
+    let other = plane
+        .add_replica(|config| {
+            fast(config);
+            config.redis = redis;
+            // Nothing is written down meanwhile, so nothing puts its memory right.
+            config.heartbeat.flush_period = Duration::from_secs(3600);
+        })
+        .await;
+    let mut process = AgentServiceClient::new(plane.bearer_at(other, &token).await);
+    beat(&mut process, well()).await;
+    proxy.refuse();
+    tenant.pause_agent(PauseAgentRequest { agent_id: agent.agent_id.clone() }).await.unwrap();
+    // It remembers "online" and is told "wedged": the record is of another incarnation, and is not touched.
+    let answer = beat(&mut process, wedged()).await;
+    assert_eq!(answer.status(), AgentStatus::Paused);
+    assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Paused);
+    assert_eq!(beat(&mut process, well()).await.status(), AgentStatus::Paused, "and it remembers that");
+}
+
+#[tokio::test]
+async fn too_many_silent_agents_at_once_get_an_amnesty_first() {
+    let Tenant { plane, mut tenant, agent, .. } = tenant(|config| config.heartbeat.believed = 2).await;
+    let mut all = vec![agent];
+    for _ in 0..5 {
+        all.push(plane.registered(&mut tenant, URL).await.0);
+    }
+    let start = Instant::now();
+    for agent in &all {
+        until(&mut tenant, agent, AgentStatus::Offline).await;
+    }
+    // Time for the first beat, then once more.
+    assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
+    let metrics = plane.metrics().render().unwrap();
+    let braked = metrics.lines().find(|line| line.starts_with("registry_sweeps_braked")).unwrap();
+    assert!(braked.ends_with(" 1"), "{braked}");
+}
+
+#[tokio::test]
+async fn several_replicas_mark_a_silent_agent_once() {
+    let Tenant { mut plane, mut tenant, agent, .. } = tenant(|_| {}).await;
+    for _ in 0..2 {
+        plane.add_replica(fast).await;
+    }
+    until(&mut tenant, &agent, AgentStatus::Offline).await;
+    sleep(Duration::from_millis(500)).await;
+    let (generation, incarnation) = plane.generation_of(&agent.agent_id).await;
+    // Created, registered, silent.
+    assert_eq!((generation, incarnation), (3, 3));
+}
+
+#[tokio::test]
+async fn what_redis_was_not_told_is_found_when_beats_are_written_down() {
+    let Tenant { plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
+    beat(&mut process, well()).await;
+    // As if a sweep had marked it and died before it told Redis.
+    plane.mark_offline_untold(&agent.agent_id).await;
+    keep_beating(&mut process, Duration::from_millis(600)).await;
+    assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);
+    let (_, incarnation) = plane.generation_of(&agent.agent_id).await;
+    assert_eq!(incarnation, 3);
+}
+
+fn stream_of(beats: Vec<Beat>) -> impl tokio_stream::Stream<Item = StreamHeartbeatsRequest> {
+    tokio_stream::iter(beats.into_iter().map(|beat| StreamHeartbeatsRequest { beat: Some(beat) }))
+}
+
+#[tokio::test]
+async fn a_stream_of_beats_is_answered_one_by_one_in_order() {
+    let Tenant { plane: _plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
+    let beats: Vec<_> = (0..1000).map(|n| Beat { active_tasks: n, ..Beat::default() }).collect();
+    let mut answers = process.stream_heartbeats(stream_of(beats)).await.unwrap().into_inner();
+    let mut count = 0;
+    while let Some(answer) = answers.next().await {
+        let answer = answer.unwrap().answer.unwrap();
+        assert_eq!(answer.status(), AgentStatus::Online);
+        let next = answer.next_beat_in.unwrap();
+        assert!((180_000_000..=220_000_000).contains(&next.nanos) && next.seconds == 0, "{next:?}");
+        count += 1;
+    }
+    assert_eq!(count, 1000);
+    assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_credential() {
+    let Tenant { plane: _plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
+    let (send, beats) = tokio::sync::mpsc::channel(1);
+    send.send(StreamHeartbeatsRequest { beat: Some(Beat::default()) }).await.unwrap();
+    let beats = tokio_stream::wrappers::ReceiverStream::new(beats);
+    let mut answers = process.stream_heartbeats(beats).await.unwrap().into_inner();
+    answers.next().await.unwrap().unwrap();
+    tenant.remove_agent(RemoveAgentRequest { agent_id: agent.agent_id.clone() }).await.unwrap();
+    // No beat is sent: the stream itself finds out, within what a cache may remember and one look more.
+    let end = tokio::time::timeout(Duration::from_secs(6), answers.next()).await.unwrap().unwrap();
+    assert_eq!(refusal(end).0, Code::Unauthenticated);
+    assert!(answers.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_replica_stops() {
+    let Tenant { mut plane, tenant: _tenant, mut process, .. } = tenant(|_| {}).await;
+    let (send, beats) = tokio::sync::mpsc::channel(1);
+    send.send(StreamHeartbeatsRequest { beat: Some(Beat::default()) }).await.unwrap();
+    let beats = tokio_stream::wrappers::ReceiverStream::new(beats);
+    let mut answers = process.stream_heartbeats(beats).await.unwrap().into_inner();
+    answers.next().await.unwrap().unwrap();
+    plane.stop_replica(0).await;
+    assert!(answers.next().await.is_none());
+}
+
+#[tokio::test]
+async fn an_enrolment_does_not_beat_and_a_tenant_neither() {
+    let Tenant { plane, mut tenant, .. } = tenant(|_| {}).await;
+    let (_, enrolment) = create(&mut tenant, "other").await;
+    let mut newcomer = plane.agents(&enrolment.secret).await;
+    assert_eq!(refusal(newcomer.heartbeat(well()).await).0, Code::PermissionDenied);
+    assert_eq!(refusal(tenant.heartbeat(well()).await).0, Code::PermissionDenied);
+    let request = RegisterAgentRequest { url: URL.to_owned(), ..Default::default() };
+    let token = newcomer.register_agent(request).await.unwrap().into_inner();
+    assert!(token.next_beat_in.is_some());
+    let empty = plane.agents(&token.secret).await.heartbeat(HeartbeatRequest { beat: None }).await;
+    assert_eq!(refusal(empty).0, Code::InvalidArgument);
+}
