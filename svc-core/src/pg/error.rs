@@ -158,6 +158,8 @@ impl From<sqlx::Error> for Error {
             }
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
+            // A connection that ends while it is being made is read as a broken protocol.
+            | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed
