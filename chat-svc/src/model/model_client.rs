@@ -129,8 +129,8 @@ pub enum ModelError {
         /// What it said.
         detail: Detail,
     },
-    /// The upstream could not be reached.
-    #[error("upstream could not be reached")]
+    /// The upstream could not be reached, or hung up before it answered.
+    #[error("upstream could not be reached, or hung up before it answered")]
     Unreachable {
         /// Why.
         #[source]
