@@ -211,7 +211,10 @@ impl CachedTokens {
     /// to that: together they must stay within [`TOKEN_TTL`].
     #[must_use]
     pub fn with_ttl(inner: Arc<dyn TokenResolver>, capacity: u64, live: Duration) -> Self {
-        Self { inner, cache: Cache::builder().max_capacity(capacity).expire_after(ByVerdict { live }).build() }
+        Self {
+            inner,
+            cache: Cache::builder().max_capacity(capacity).expire_after(ByVerdict { live }).build(),
+        }
     }
 }
 
