@@ -1,0 +1,77 @@
+//! What could not be deleted: shown to operators, and settled by them.
+
+use svc_core::{
+    clock::SharedClock,
+    id::PurgeId,
+    page::{self, Page},
+    pg::{Pool, Tx},
+    wake::Wake,
+};
+use uuid::Uuid;
+
+use super::jobs::TOPIC;
+use crate::{
+    domain::job::{self, Input, State},
+    error::{Entity, Error},
+    store::{
+        dead_letters::{self, DeadLetter},
+        jobs,
+    },
+};
+
+const LISTING: &str = "purge.dead_letters";
+
+/// Dead letters; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    pool: Pool,
+    wake: Wake,
+    clock: SharedClock,
+}
+
+impl DeadLetters {
+    /// Dead letters in `pool`.
+    #[must_use]
+    pub const fn new(pool: Pool, wake: Wake, clock: SharedClock) -> Self {
+        Self { pool, wake, clock }
+    }
+
+    /// One page of the letters that nobody has settled, newest first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the token is none of this listing.
+    pub async fn list(&self, size: u32, token: &str) -> Result<Page<DeadLetter>, Error> {
+        let after: Option<Uuid> = page::cursor(LISTING, token)?;
+        let mut db = self.pool.acquire().await?;
+        let found = dead_letters::list(&mut db, after, i64::from(size) + 1).await?;
+        Ok(Page::cut(LISTING, found, size, |letter| letter.dead_letter_id))
+    }
+
+    /// Settles a letter: what it is about can be deleted now, or is gone. With the last one its job goes on, and
+    /// finds out whether that is so. Repeating it changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such letter.
+    pub async fn resolve(&self, id: Uuid, principal_id: &str) -> Result<DeadLetter, Error> {
+        let now = self.clock.now();
+        let mut tx = Tx::system(&self.pool).await?;
+        let letter = dead_letters::find(&mut tx, id).await?.ok_or(Error::NotFound(Entity::DeadLetter))?;
+        // The job before its letters, as its worker does when it lays the job aside.
+        let purge_id = PurgeId(letter.purge_id);
+        let job = jobs::lock(&mut tx, None, purge_id).await?.ok_or(Error::NotFound(Entity::Purge))?;
+        let mut letter = dead_letters::find(&mut tx, id).await?.ok_or(Error::NotFound(Entity::DeadLetter))?;
+        if letter.resolved_at.is_some() {
+            return Ok(letter);
+        }
+        dead_letters::resolve(&mut tx, id, principal_id, now).await?;
+        letter.resolved_at = Some(now);
+        let left = dead_letters::count_unresolved(&mut tx, purge_id).await?;
+        if left == 0 && job.record.state == State::DeadLettered {
+            let moved = job::next(&job.record, Input::Settled, now)?.record;
+            jobs::save(&mut tx, purge_id, &job.record, &moved, None, None).await?;
+        }
+        tx.commit().await?;
+        self.wake.publish(TOPIC, b"").await;
+        Ok(letter)
+    }
+}

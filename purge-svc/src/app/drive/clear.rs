@@ -1,0 +1,28 @@
+//! `inventoried → erasing`: the point of no return, one transaction without any call.
+
+use svc_core::pg::Tx;
+
+use super::{Driver, Stop};
+use crate::{
+    domain::{hold, job::Input},
+    store::{claims::Claim, holds},
+};
+
+impl Driver {
+    /// Passes the point of no return unless a hold stands. The locks make a hold that is being set at this
+    /// moment either visible here or refused there, and the guarded write does the same for a job that is being
+    /// called back.
+    pub(super) async fn clear(&self, claim: &mut Claim) -> Result<(), Stop> {
+        let covering = hold::covering(&claim.subject);
+        let mut tx = Tx::system(&self.pool).await?;
+        holds::lock_subjects(&mut tx, &covering).await?;
+        let input = match holds::held_until(&mut tx, &covering, self.clock.now()).await? {
+            Some(until) => Input::Held(until),
+            None => Input::Cleared,
+        };
+        let moved = self.apply(&mut tx, claim, input, None, self.clock.now()).await?;
+        tx.commit().await?;
+        claim.job.record = moved;
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! `pending → frozen`: every owner stops its writers. And back: every owner lets them go on.
+
+use futures::{FutureExt, future::join_all};
+use tracing::Instrument;
+
+use super::{Driver, Stop};
+use crate::{
+    custodian::{self, Call, Remote},
+    domain::{
+        custodian::Custodian,
+        hold,
+        job::{Cause, Input},
+    },
+    store::{claims::Claim, holds, steps::Step},
+};
+
+/// Reasons with which an owner refuses to thaw what it never froze.
+const NEVER_FROZEN: [&str; 2] = ["SUBJECT_NOT_FROZEN", "NOT_FOUND"];
+
+impl Driver {
+    /// Stops every writer, if everybody who must take part is there, holds what it should, and no hold stands.
+    pub(super) async fn freeze(&self, claim: &mut Claim) -> Result<(), Stop> {
+        let held = {
+            let mut db = self.pool.acquire().await?;
+            holds::held_until(&mut db, &hold::covering(&claim.subject), self.clock.now()).await?
+        };
+        if let Some(until) = held {
+            return Ok(self.settle(claim, Input::Held(until)).await?);
+        }
+        // Before anything is stopped: a job that could never end shall not begin.
+        let described = Custodian::ALL.map(|custodian| self.roster.get(custodian).describe());
+        for description in join_all(described).await {
+            description?;
+        }
+        self.each(claim, Step::Freeze, |remote, call| {
+            async move {
+                let frozen = remote.freeze(&call).await?;
+                if !frozen.known {
+                    tracing::debug!(purge.id = %call.purge_id, "owner of data has nothing of this subject");
+                }
+                Ok(frozen.digest)
+            }
+            .in_current_span()
+            .boxed()
+        })
+        .await?;
+        Ok(self.settle(claim, Input::Frozen).await?)
+    }
+
+    /// Lets every writer go on: the job's owner called it back.
+    pub(super) async fn thaw(&self, claim: &mut Claim) -> Result<(), Stop> {
+        self.each(claim, Step::Thaw, |remote, call| thaw_one(remote, call).in_current_span().boxed()).await?;
+        Ok(self.settle(claim, Input::Thawed).await?)
+    }
+}
+
+/// An owner that was never frozen is frozen first: only what a thaw ended refuses a freeze that is still on its
+/// way, from a worker that died or was overtaken.
+async fn thaw_one(remote: &Remote, call: Call) -> Result<[u8; 32], custodian::Error> {
+    match remote.thaw(&call).await {
+        Err(error) if is_never_frozen(&error) => {
+            remote.freeze(&call).await?;
+            remote.thaw(&call).await
+        }
+        answered => answered,
+    }
+}
+
+fn is_never_frozen(error: &custodian::Error) -> bool {
+    error.cause() == Cause::CustodianRefused
+        && error.refusal().is_some_and(|reason| NEVER_FROZEN.contains(&reason.as_str()))
+}

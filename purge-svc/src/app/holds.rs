@@ -1,0 +1,125 @@
+//! Holds: set, released and listed by operators; looked at by every job before the point of no return.
+
+use chrono::{DateTime, Utc};
+use svc_core::{
+    clock::SharedClock,
+    error::Invalid,
+    id::new_id,
+    page::{self, Page},
+    pg::{Pool, Tx},
+    wake::Wake,
+};
+use uuid::Uuid;
+
+use super::jobs::{Once, Opened, TOPIC};
+use crate::{
+    domain::{
+        hold::{Basis, Hold, Reference},
+        subject::{SubjectHash, SubjectKind},
+    },
+    error::{Entity, Error},
+    store::{holds, jobs},
+};
+
+const LISTING: &str = "purge.holds";
+
+/// Holds; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Holds {
+    pool: Pool,
+    wake: Wake,
+    clock: SharedClock,
+}
+
+/// An operator's wish to keep a subject.
+#[derive(Debug, Clone)]
+pub struct NewHold {
+    /// What kind of subject.
+    pub kind: SubjectKind,
+    /// Which.
+    pub subject_id: Uuid,
+    /// What allows it.
+    pub basis: Basis,
+    /// Number of the case.
+    pub reference: Reference,
+    /// When it ends by itself.
+    pub ends_at: DateTime<Utc>,
+}
+
+impl Holds {
+    /// Holds in `pool`.
+    #[must_use]
+    pub const fn new(pool: Pool, wake: Wake, clock: SharedClock) -> Self {
+        Self { pool, wake, clock }
+    }
+
+    /// Sets a hold. It is there before the point of no return of the subject's job, or it is refused.
+    ///
+    /// # Errors
+    /// [`Error::ErasureStarted`] if it comes too late.
+    pub async fn set(&self, new: &NewHold, principal_id: &str, once: &Once) -> Result<Hold, Error> {
+        let now = self.clock.now();
+        if new.ends_at <= now {
+            return Err(Invalid::new("ends_at", "must lie in the future").into());
+        }
+        let subject_hash = SubjectHash::of(new.kind, new.subject_id);
+        let (mut tx, slot) = match once.open(&self.pool, None).await? {
+            Opened::Replay(made) => return self.get(made).await,
+            Opened::First(tx, slot) => (tx, slot),
+        };
+        holds::lock_subjects(&mut tx, &[subject_hash]).await?;
+        if jobs::is_past_return(&mut tx, subject_hash).await? {
+            tx.rollback().await?;
+            return Err(Error::ErasureStarted);
+        }
+        let hold = Hold {
+            hold_id: new_id(),
+            kind: new.kind,
+            subject_hash,
+            basis: new.basis,
+            reference: new.reference.as_str().to_owned(),
+            set_by: principal_id.to_owned(),
+            set_at: now,
+            ends_at: new.ends_at,
+            released_at: None,
+        };
+        holds::insert(&mut tx, &hold).await?;
+        if let Some(slot) = slot {
+            slot.finish(&mut tx, &hold.hold_id).await?;
+        }
+        tx.commit().await?;
+        Ok(hold)
+    }
+
+    /// Ends a hold before its time; jobs that wait for it look again at once. Repeating it changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such hold.
+    pub async fn release(&self, hold_id: Uuid, principal_id: &str) -> Result<Hold, Error> {
+        let now = self.clock.now();
+        let mut tx = Tx::system(&self.pool).await?;
+        if holds::release(&mut tx, hold_id, principal_id, now).await? {
+            jobs::wake_held(&mut tx, now).await?;
+        }
+        let hold = holds::find(&mut tx, hold_id).await?.ok_or(Error::NotFound(Entity::Hold))?;
+        tx.commit().await?;
+        self.wake.publish(TOPIC, b"").await;
+        Ok(hold)
+    }
+
+    async fn get(&self, hold_id: Uuid) -> Result<Hold, Error> {
+        let mut db = self.pool.acquire().await?;
+        holds::find(&mut db, hold_id).await?.ok_or(Error::NotFound(Entity::Hold))
+    }
+
+    /// One page of the holds that stand, newest first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the token is none of this listing.
+    pub async fn list(&self, size: u32, token: &str) -> Result<Page<Hold>, Error> {
+        let after: Option<Uuid> = page::cursor(LISTING, token)?;
+        let mut db = self.pool.acquire().await?;
+        let found = holds::list(&mut db, after, i64::from(size) + 1, self.clock.now()).await?;
+        Ok(Page::cut(LISTING, found, size, |hold| hold.hold_id))
+    }
+}

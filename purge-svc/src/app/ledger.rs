@@ -1,0 +1,61 @@
+//! The ledger of receipts, read from its beginning and checked link by link.
+
+use svc_core::pg::Pool;
+
+use crate::{
+    domain::receipt::{self, Broken, Head},
+    error::Error,
+    store::receipts,
+};
+
+/// Receipts that are read together.
+const PAGE: i64 = 500;
+
+/// What a check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checked {
+    /// The newest link that holds.
+    pub head: Head,
+    /// What is wrong after it.
+    pub broken: Option<Broken>,
+}
+
+/// The ledger; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    pool: Pool,
+}
+
+impl Ledger {
+    /// The ledger in `pool`.
+    #[must_use]
+    pub const fn new(pool: Pool) -> Self {
+        Self { pool }
+    }
+
+    /// Checks the whole ledger.
+    ///
+    /// # Errors
+    /// [`Error`] if it cannot be read.
+    pub async fn check(&self) -> Result<Checked, Error> {
+        let mut head = Head::EMPTY;
+        loop {
+            let page = {
+                let mut db = self.pool.acquire().await?;
+                receipts::page(&mut db, head.seq, PAGE).await?
+            };
+            if page.is_empty() {
+                return Ok(Checked { head, broken: None });
+            }
+            for receipt in &page {
+                match receipt::verify(head, [receipt]) {
+                    Ok(next) => head = next,
+                    Err(broken) => {
+                        tracing::error!(%broken, "erasure ledger is broken");
+                        return Ok(Checked { head, broken: Some(broken) });
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! A simulated owner of data: keeps its rows in memory, moves by the machine that every real owner moves by, and
+//! can be told to fail, to lose its answers, to leave residue, and to hold what cannot be deleted.
+//!
+//! It is served over gRPC ([`FakeCustodian::serve`]), so that what tests meet is a real peer on a real socket.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use svc_core::{
+    custody::{Record, Refused, State, Step, StepKind, admit},
+    pg::Subject,
+};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::domain::{
+    custodian::{CONTRACT_VERSION, Custodian, Description},
+    external::{ExternalObject, ItemOutcome, ItemResult},
+};
+
+mod service;
+
+pub use self::service::Serving;
+
+/// What goes wrong with one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It says that it is away, and does nothing.
+    Unavailable,
+    /// It does what it is asked, and its answer is lost.
+    LoseReply,
+    /// It does what it is asked, and does not answer before [`FakeCustodian::resume`].
+    Stall,
+}
+
+/// A call that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Called {
+    /// The step.
+    pub step: StepKind,
+    /// The worker's epoch.
+    pub epoch: i64,
+    /// Whom it was about.
+    pub subject: Subject,
+}
+
+/// Rows and objects of one subject.
+#[derive(Debug, Default)]
+struct Holdings {
+    rows: BTreeMap<String, i64>,
+    objects: BTreeSet<ExternalObject>,
+}
+
+impl Holdings {
+    fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.rows.values().all(|rows| *rows == 0)
+    }
+}
+
+#[derive(Debug)]
+struct Kept {
+    account: Uuid,
+    record: Record,
+    /// By purge: what was answered to which step.
+    answers: HashMap<Uuid, Vec<(StepKind, Vec<u8>)>>,
+    holdings: Holdings,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    subjects: HashMap<Uuid, Kept>,
+    faults: HashMap<StepKind, VecDeque<Fault>>,
+    /// Objects that cannot be deleted, and why.
+    stuck: HashMap<String, (ItemOutcome, &'static str)>,
+    /// Rows that turn up after the next erasure: a writer that nobody knew of.
+    residue: i64,
+    calls: Vec<Called>,
+    version: i32,
+    undeclared: Option<String>,
+}
+
+/// The simulator; clones are the same owner.
+#[derive(Debug, Clone)]
+pub struct FakeCustodian {
+    custodian: Custodian,
+    kinds: Arc<[String]>,
+    /// Rows that it deletes in one call.
+    chunk: i64,
+    inner: Arc<Mutex<Inner>>,
+    resumed: Arc<Notify>,
+}
+
+/// What the machine says to a call.
+pub(super) enum Admitted {
+    /// It was answered before, with this.
+    Replay(Vec<u8>),
+    /// Do it.
+    Do,
+}
+
+impl FakeCustodian {
+    /// Plays `custodian`, with two kinds of rows and one of external objects.
+    #[must_use]
+    pub fn new(custodian: Custodian) -> Self {
+        let name = custodian.service().trim_end_matches("-svc");
+        let kinds = [format!("{name}.heads"), format!("{name}.rows"), format!("{name}.objects")];
+        let inner = Inner { version: CONTRACT_VERSION, ..Inner::default() };
+        Self {
+            custodian,
+            kinds: kinds.into(),
+            chunk: 100,
+            inner: Arc::new(Mutex::new(inner)),
+            resumed: Arc::new(Notify::new()),
+        }
+    }
+
+    /// Whom it plays.
+    #[must_use]
+    pub const fn custodian(&self) -> Custodian {
+        self.custodian
+    }
+
+    /// Gives a subject `rows` rows and these external objects.
+    pub fn seed(&self, subject: Subject, rows: i64, objects: &[&str]) {
+        let mut inner = self.inner();
+        let kept = inner.meet(subject);
+        kept.holdings.rows.insert(self.kinds[0].clone(), 1);
+        kept.holdings.rows.insert(self.kinds[1].clone(), rows);
+        kept.holdings.objects.extend(objects.iter().map(|id| self.object(id)));
+    }
+
+    /// Writes one row of a subject, if it may be written; says whether it was.
+    pub fn write(&self, subject: Subject) -> bool {
+        let mut inner = self.inner();
+        let kept = inner.meet(subject);
+        let live = kept.record.state == State::Live;
+        if live {
+            *kept.holdings.rows.entry(self.kinds[1].clone()).or_default() += 1;
+        }
+        live
+    }
+
+    /// Whether it holds something of this subject, for this account.
+    #[must_use]
+    pub fn has(&self, subject: Subject) -> bool {
+        let inner = self.inner();
+        let kept = inner.subjects.get(&subject.id());
+        kept.is_some_and(|kept| kept.account == subject.account().0 && !kept.holdings.is_empty())
+    }
+
+    /// Whether nothing of a subject is left but its tombstone.
+    #[must_use]
+    pub fn is_erased(&self, subject: Subject) -> bool {
+        let inner = self.inner();
+        inner
+            .subjects
+            .get(&subject.id())
+            .is_some_and(|kept| kept.record.state == State::Erased && kept.holdings.is_empty())
+    }
+
+    /// Whether a subject may be written.
+    #[must_use]
+    pub fn is_live(&self, subject: Subject) -> bool {
+        self.inner().subjects.get(&subject.id()).is_none_or(|kept| kept.record.state == State::Live)
+    }
+
+    /// Rows of a subject that are left.
+    #[must_use]
+    pub fn rows(&self, subject: Subject) -> i64 {
+        self.inner().subjects.get(&subject.id()).map_or(0, |kept| kept.holdings.rows.values().sum())
+    }
+
+    /// Lets the next `times` calls of a step go wrong.
+    pub fn fail(&self, step: StepKind, fault: Fault, times: usize) {
+        self.inner().faults.entry(step).or_default().extend(std::iter::repeat_n(fault, times));
+    }
+
+    /// Lets calls that stall be answered.
+    pub fn resume(&self) {
+        self.resumed.notify_waiters();
+    }
+
+    /// Makes an object impossible to delete.
+    pub fn jam(&self, object_id: &str, outcome: ItemOutcome, code: &'static str) {
+        self.inner().stuck.insert(object_id.to_owned(), (outcome, code));
+    }
+
+    /// Makes it possible again.
+    pub fn unjam(&self, object_id: &str) {
+        self.inner().stuck.remove(object_id);
+    }
+
+    /// Lets this many rows turn up after the next erasure.
+    pub fn leave_residue(&self, rows: i64) {
+        self.inner().residue = rows;
+    }
+
+    /// Speaks another version of the contract.
+    pub fn speak(&self, version: i32) {
+        self.inner().version = version;
+    }
+
+    /// Holds one object of a kind that it does not declare.
+    pub fn hide_a_kind(&self, kind: Option<&str>) {
+        self.inner().undeclared = kind.map(str::to_owned);
+    }
+
+    /// Every call so far.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Called> {
+        self.inner().calls.clone()
+    }
+
+    /// How often a step was asked for.
+    #[must_use]
+    pub fn count(&self, step: StepKind) -> usize {
+        self.inner().calls.iter().filter(|called| called.step == step).count()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn object(&self, id: &str) -> ExternalObject {
+        ExternalObject {
+            kind: self.kinds[2].clone(),
+            provider: "simulator".to_owned(),
+            object_id: id.to_owned(),
+        }
+    }
+
+    pub(super) fn describe(&self) -> Description {
+        Description {
+            service: self.custodian.service().to_owned(),
+            contract_version: self.inner().version,
+            kinds: self.kinds.iter().cloned().collect(),
+        }
+    }
+
+    pub(super) fn fault(&self, step: StepKind) -> Option<Fault> {
+        self.inner().faults.get_mut(&step)?.pop_front()
+    }
+
+    pub(super) async fn until_resumed(&self) {
+        self.resumed.notified().await;
+    }
+
+    /// Counts a call, and admits it by the machine.
+    pub(super) fn admit(&self, step: &Step) -> Result<Admitted, NotAdmitted> {
+        let mut inner = self.inner();
+        inner.calls.push(Called { step: step.kind, epoch: step.epoch, subject: step.subject });
+        if step.kind == StepKind::Freeze {
+            inner.meet(step.subject);
+        }
+        let kept = inner.subjects.get_mut(&step.subject.id());
+        let kept = kept.filter(|kept| kept.account == step.subject.account().0);
+        let kept = kept.ok_or(NotAdmitted::Unknown)?;
+        let answers = kept.answers.entry(step.purge_id.0).or_default();
+        let state =
+            admit(&kept.record, step, answers.iter().map(|(kind, _)| *kind)).map_err(NotAdmitted::Refused)?;
+        kept.record = Record { state, epoch: step.epoch, purge_id: Some(step.purge_id) };
+        match answers.iter().find(|(kind, _)| *kind == step.kind) {
+            Some((_, answer)) => Ok(Admitted::Replay(answer.clone())),
+            None => Ok(Admitted::Do),
+        }
+    }
+
+    /// Remembers what a step was answered.
+    pub(super) fn answered(&self, step: &Step, answer: Vec<u8>) {
+        let mut inner = self.inner();
+        let kept = inner.meet(step.subject);
+        kept.answers.entry(step.purge_id.0).or_default().push((step.kind, answer));
+    }
+
+    /// Whether it has anything of a subject.
+    pub(super) fn knows(&self, subject: Subject) -> bool {
+        !self.inner().meet(subject).holdings.is_empty()
+    }
+
+    pub(super) fn list(&self, subject: Subject) -> Vec<ExternalObject> {
+        let mut inner = self.inner();
+        let hidden = inner.undeclared.clone();
+        let mut objects: Vec<_> = inner.meet(subject).holdings.objects.iter().cloned().collect();
+        let hidden = hidden.map(|kind| ExternalObject { kind, ..self.object("hidden") });
+        objects.extend(hidden);
+        objects
+    }
+
+    /// Deletes a chunk: rows deleted, what became of objects, and whether nothing is left to do.
+    pub(super) fn erase(&self, subject: Subject) -> (Vec<(String, i64)>, Vec<ItemResult>, bool) {
+        let mut inner = self.inner();
+        let (stuck, residue) = (inner.stuck.clone(), inner.residue);
+        let kept = inner.meet(subject);
+        let mut budget = self.chunk;
+        let mut deleted = Vec::new();
+        for (kind, rows) in &mut kept.holdings.rows {
+            let some = (*rows).min(budget);
+            *rows -= some;
+            budget -= some;
+            deleted.push((kind.clone(), some));
+        }
+        let mut items = Vec::new();
+        kept.holdings.objects.retain(|object| {
+            let (outcome, code) = stuck.get(&object.object_id).copied().unwrap_or((ItemOutcome::Deleted, ""));
+            items.push(ItemResult { object: object.clone(), outcome, code: code.to_owned() });
+            !outcome.is_gone()
+        });
+        let done = kept.holdings.is_empty();
+        if done && residue > 0 {
+            kept.holdings.rows.insert(self.kinds[1].clone(), residue);
+            inner.residue = 0;
+        }
+        (deleted, items, done)
+    }
+
+    /// What is left, by kind. A read-back that finds something voids what was said about erasing.
+    pub(super) fn verify(&self, step: &Step) -> Vec<(String, i64)> {
+        let mut inner = self.inner();
+        let kept = inner.meet(step.subject);
+        let objects = i64::try_from(kept.holdings.objects.len()).unwrap_or(i64::MAX);
+        let count = |kind: &String| kept.holdings.rows.get(kind).copied().unwrap_or(0);
+        let left: Vec<_> = self.kinds.iter().map(|kind| (kind.clone(), count(kind))).collect();
+        let left: Vec<_> = left
+            .into_iter()
+            .map(|(kind, rows)| if kind == self.kinds[2] { (kind, objects) } else { (kind, rows) })
+            .collect();
+        if left.iter().any(|(_, count)| *count != 0)
+            && let Some(answers) = kept.answers.get_mut(&step.purge_id.0)
+        {
+            answers.retain(|(kind, _)| *kind != StepKind::Erase);
+        }
+        left
+    }
+}
+
+/// Why a call was not admitted.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum NotAdmitted {
+    /// It never met the subject, or knows it as somebody else's.
+    Unknown,
+    /// The machine refused.
+    Refused(Refused),
+}
+
+impl Inner {
+    fn meet(&mut self, subject: Subject) -> &mut Kept {
+        self.subjects.entry(subject.id()).or_insert_with(|| Kept {
+            account: subject.account().0,
+            record: Record { state: State::Live, epoch: 0, purge_id: None },
+            answers: HashMap::new(),
+            holdings: Holdings::default(),
+        })
+    }
+}

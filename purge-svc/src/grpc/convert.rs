@@ -1,0 +1,190 @@
+//! Between the contract's types and the domain's. Inbound: `TryFrom`, whose error names the field. Outbound:
+//! `From`, which cannot fail.
+
+use chrono::{DateTime, Utc};
+use steward_proto::purge::v1 as proto;
+use svc_core::{
+    error::Invalid,
+    id::parse_id,
+    page::{self, Page},
+};
+
+use crate::{
+    app::{holds::NewHold, jobs::Shown, ledger::Checked},
+    domain::{
+        hold::{Basis, Hold, Reference},
+        job::{Cause, Phase, State},
+        receipt::Receipt,
+        subject::{SubjectKind, hex},
+    },
+    store::dead_letters::DeadLetter,
+};
+
+/// Page sizes of this service: the default and the most.
+const PAGE_SIZE: (u32, u32) = (50, 200);
+
+/// Shown as the cause of jobs whose trigger is switched off: they are accepted, and wait.
+const SWITCHED_OFF: &str = "SWITCHED_OFF";
+
+pub(super) fn page_size(asked: i32) -> Result<u32, Invalid> {
+    page::size(asked, PAGE_SIZE.0, PAGE_SIZE.1)
+}
+
+/// A page as the contract has it.
+pub(super) fn parts<T, U: From<T>>(page: Page<T>) -> (Vec<U>, String) {
+    (page.items.into_iter().map(U::from).collect(), page.next_page_token)
+}
+
+fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
+    let nanos = i32::try_from(at.timestamp_subsec_nanos()).unwrap_or(999_999_999);
+    prost_types::Timestamp { seconds: at.timestamp(), nanos }
+}
+
+fn parse_timestamp(field: &str, at: Option<prost_types::Timestamp>) -> Result<DateTime<Utc>, Invalid> {
+    let at = at.ok_or_else(|| Invalid::new(field, "is required"))?;
+    // Whole microseconds: what Postgres keeps.
+    let nanos = u32::try_from(at.nanos).ok().map(|nanos| nanos / 1000 * 1000);
+    nanos
+        .and_then(|nanos| DateTime::from_timestamp(at.seconds, nanos))
+        .ok_or_else(|| Invalid::new(field, "is no time"))
+}
+
+impl TryFrom<proto::SetHoldRequest> for NewHold {
+    type Error = Invalid;
+
+    fn try_from(request: proto::SetHoldRequest) -> Result<Self, Invalid> {
+        use proto::set_hold_request::Subject;
+        let basis = match request.basis() {
+            proto::HoldBasis::Unspecified => return Err(Invalid::new("basis", "is required")),
+            proto::HoldBasis::LegalClaim => Basis::LegalClaim,
+            proto::HoldBasis::TaxRecord => Basis::TaxRecord,
+            proto::HoldBasis::FraudInvestigation => Basis::FraudInvestigation,
+        };
+        let (kind, subject_id) = match &request.subject {
+            Some(Subject::SessionId(id)) => (SubjectKind::Session, parse_id("session_id", id)?),
+            Some(Subject::AccountId(id)) => (SubjectKind::Account, parse_id("account_id", id)?),
+            None => return Err(Invalid::new("session_id", "or account_id is required")),
+        };
+        Ok(Self {
+            kind,
+            subject_id,
+            basis,
+            reference: Reference::parse("reference", &request.reference)?,
+            ends_at: parse_timestamp("ends_at", request.ends_at)?,
+        })
+    }
+}
+
+impl From<State> for proto::PurgeState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Working(Phase::Pending) => Self::Pending,
+            State::Working(Phase::Frozen) => Self::Frozen,
+            State::Working(Phase::Inventoried) => Self::Inventoried,
+            State::Working(Phase::Erasing) => Self::Erasing,
+            State::Working(Phase::Erased) => Self::Erased,
+            State::Working(Phase::Verified) => Self::Verified,
+            State::Blocked(_) => Self::Blocked,
+            State::DeadLettered => Self::DeadLettered,
+            State::Committed => Self::Committed,
+            State::Thawed => Self::Thawed,
+        }
+    }
+}
+
+impl From<Shown> for proto::Purge {
+    fn from(shown: Shown) -> Self {
+        let Shown { job, receipt, enabled } = shown;
+        let record = job.record;
+        let open = record.state.workable().is_some();
+        let cause = match record.cause {
+            Some(cause) => Cause::name(cause),
+            None if open && !enabled => SWITCHED_OFF,
+            None => "",
+        };
+        let session = job.subject.and_then(|subject| match subject.kind() {
+            SubjectKind::Session => Some(subject.id().to_string()),
+            SubjectKind::Account => None,
+        });
+        Self {
+            purge_id: job.purge_id.to_string(),
+            session_id: session.unwrap_or_default(),
+            state: proto::PurgeState::from(record.state).into(),
+            cause: cause.to_owned(),
+            attempts: i32::try_from(record.attempts).unwrap_or(i32::MAX),
+            created_at: Some(timestamp(job.created_at)),
+            committed_at: record.committed_at.map(timestamp),
+            receipt: receipt.map(Into::into),
+            waits_for: job.waits_for.map(|custodian| custodian.service().to_owned()).unwrap_or_default(),
+            canceling: record.giving_up && open,
+            next_attempt_at: (open && record.cause.is_some()).then(|| timestamp(record.next_attempt_at)),
+        }
+    }
+}
+
+impl From<Receipt> for proto::Receipt {
+    fn from(receipt: Receipt) -> Self {
+        let digests = receipt.body.custodians.into_iter().map(|custodian| proto::CustodianDigest {
+            service: custodian.service,
+            digest: hex(&custodian.digest),
+            verified_at: Some(timestamp(custodian.verified_at)),
+        });
+        Self {
+            seq: receipt.seq,
+            subject_hash: receipt.body.subject_hash.to_string(),
+            custodians: digests.collect(),
+            hash: hex(&receipt.hash),
+            previous_hash: hex(&receipt.previous_hash),
+        }
+    }
+}
+
+impl From<Basis> for proto::HoldBasis {
+    fn from(basis: Basis) -> Self {
+        match basis {
+            Basis::LegalClaim => Self::LegalClaim,
+            Basis::TaxRecord => Self::TaxRecord,
+            Basis::FraudInvestigation => Self::FraudInvestigation,
+        }
+    }
+}
+
+impl From<Hold> for proto::Hold {
+    fn from(hold: Hold) -> Self {
+        Self {
+            hold_id: hold.hold_id.to_string(),
+            subject_hash: hold.subject_hash.to_string(),
+            basis: proto::HoldBasis::from(hold.basis).into(),
+            reference: hold.reference,
+            set_at: Some(timestamp(hold.set_at)),
+            ends_at: Some(timestamp(hold.ends_at)),
+            released_at: hold.released_at.map(timestamp),
+        }
+    }
+}
+
+impl From<DeadLetter> for proto::DeadLetter {
+    fn from(letter: DeadLetter) -> Self {
+        Self {
+            dead_letter_id: letter.dead_letter_id.to_string(),
+            purge_id: letter.purge_id.to_string(),
+            service: letter.custodian,
+            kind: letter.kind,
+            provider: letter.provider,
+            object_id: letter.object_id.unwrap_or_default(),
+            code: letter.code,
+            created_at: Some(timestamp(letter.created_at)),
+            resolved_at: letter.resolved_at.map(timestamp),
+        }
+    }
+}
+
+impl From<Checked> for proto::CheckLedgerResponse {
+    fn from(checked: Checked) -> Self {
+        Self {
+            receipts: checked.head.seq,
+            head_hash: hex(&checked.head.hash),
+            problem: checked.broken.map(|broken| broken.to_string()).unwrap_or_default(),
+        }
+    }
+}

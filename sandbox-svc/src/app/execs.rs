@@ -1,0 +1,237 @@
+//! Keyed calls: intent in the journal, then the guest, then the outcome in the journal.
+//!
+//! A key runs at most once. Between intent and outcome nobody here knows, so nothing is guessed: a repeated call
+//! goes to the guest under the same key, which runs it only if it never did, and [`resolve`] has the guest write
+//! the key off if it never arrived. A row that is `running` while its sandbox goes is `in_doubt` for ever.
+//!
+//! The call goes on on a task of its own: a caller that leaves stops its wait, not the call.
+
+use std::{sync::Arc, time::Duration};
+
+use steward_proto::guest::v1::{self as wire, RecordState};
+use svc_core::{
+    failpoint,
+    id::{AccountId, SandboxId},
+    pg::Tx,
+};
+
+use super::{Context, Shared, lifecycle::find, subject};
+use crate::{
+    client::guest,
+    domain::{
+        exec::{CONTENT_BYTES, Call, ExecState, Key, Outcome, Record},
+        sandbox::{Container, Owner, Sandbox, State, after},
+    },
+    error::{Error, Result},
+    store::{execs, sandboxes},
+};
+
+/// What the guest may keep of a stream: the journal's bound.
+const STREAM_BYTES: u32 = CONTENT_BYTES as u32;
+
+/// Makes a call and waits for its end, or for the end of the same call made before.
+///
+/// # Errors
+/// [`Error::KeyReused`] if the key means another call; [`Error::Guest`] if nobody knows yet what became of it.
+pub async fn call(ctx: &Shared, account: AccountId, id: SandboxId, key: Key, call: Call) -> Result<Record> {
+    let sandbox = find(ctx, account, id).await?;
+    let owner = sandbox.owner.ok_or(Error::NotFound)?;
+    // Before anything is journaled: a call that cannot be sent from here leaves no trace here.
+    ctx.served_for(&sandbox)?;
+    if let Some(known) = intend(ctx, owner, &sandbox, &key, &call.hash()).await? {
+        return Ok(known);
+    }
+    failpoint::hit("sandbox.exec.intended").await;
+    let (ctx, hard) = (Arc::clone(ctx), ctx.lifecycle.hard());
+    let sent = ctx.lifecycle.clone().spawn("exec", async move {
+        tokio::select! {
+            settled = send(&ctx, owner, &sandbox, &key, call) => settled,
+            () = hard.cancelled() => Err(Error::Stopping),
+        }
+    });
+    sent.await.ok().flatten().unwrap_or(Err(Error::Stopping))
+}
+
+/// Journals the intent; answers the record of a key that is settled already.
+async fn intend(
+    ctx: &Context,
+    owner: Owner,
+    sandbox: &Sandbox,
+    key: &Key,
+    hash: &[u8; 32],
+) -> Result<Option<Record>> {
+    let now = ctx.now();
+    let mut tx = Tx::for_subject(&ctx.pool, subject(owner)).await?;
+    // Holds the row: a sandbox that is being removed gets no new calls.
+    let lifetimes = &ctx.settings.lifetimes;
+    let until = after(now, lifetimes.idle);
+    let runs = sandboxes::touch(&mut tx, owner, sandbox.id, now, until, lifetimes.most).await?;
+    let new = runs && execs::begin(&mut tx, owner, sandbox.id, key.as_str(), hash, now).await?;
+    let known = match new {
+        true => None,
+        false => execs::find(&mut tx, owner, sandbox.id, key.as_str()).await?,
+    };
+    let state = sandbox_state(&mut tx, runs, owner, sandbox).await?;
+    match known {
+        None if new => {}
+        // It does not run, and never met this key.
+        None => return Err(Error::NotRunning(state)),
+        Some(entry) => {
+            if entry.hash.is_some_and(|known| known != *hash) {
+                return Err(Error::KeyReused);
+            }
+            match entry.record.state {
+                ExecState::Finished | ExecState::Abandoned | ExecState::InDoubt => {
+                    return Ok(Some(entry.record));
+                }
+                ExecState::Running if !runs => return Err(Error::NotRunning(state)),
+                ExecState::Running => {}
+            }
+        }
+    }
+    tx.commit().await?;
+    Ok(None)
+}
+
+async fn sandbox_state(tx: &mut Tx, runs: bool, owner: Owner, sandbox: &Sandbox) -> Result<State> {
+    if runs {
+        return Ok(State::Running);
+    }
+    let now = sandboxes::find(tx, Some(owner.account), sandbox.id).await?;
+    Ok(now.ok_or(Error::NotFound)?.state)
+}
+
+/// Sends the call to the guest and journals what it answers.
+async fn send(ctx: &Context, owner: Owner, sandbox: &Sandbox, key: &Key, call: Call) -> Result<Record> {
+    let (container, guest) = reach(ctx, sandbox).await?;
+    let instance = container.instance.clone().unwrap_or_default();
+    failpoint::hit("sandbox.exec.sending").await;
+    let answer = match call {
+        Call::Command(command) => {
+            let request = wire::ExecRequest {
+                key: key.as_str().to_owned(),
+                argv: command.argv,
+                stdin: command.stdin,
+                cwd: command.cwd,
+                env: command.env.into_iter().collect(),
+                timeout: command.timeout.try_into().ok(),
+                output_limit_bytes: STREAM_BYTES,
+                instance,
+            };
+            guest.exec(request, command.timeout).await
+        }
+        Call::Write(write) => {
+            let request = wire::WriteFileRequest {
+                key: key.as_str().to_owned(),
+                path: write.path,
+                content: write.content,
+                mode: write.mode,
+                instance,
+            };
+            guest.write_file(request).await
+        }
+    };
+    failpoint::hit("sandbox.exec.answered").await;
+    settle(ctx, owner, sandbox, key, answer).await
+}
+
+/// Says what became of a key, waiting up to `wait` for the end of a running call; a key that nobody used, or that
+/// never arrived, is written off.
+///
+/// # Errors
+/// [`Error::Guest`] if nobody can say now.
+pub async fn resolve(
+    ctx: &Shared,
+    account: AccountId,
+    id: SandboxId,
+    key: Key,
+    wait: Duration,
+) -> Result<Record> {
+    let sandbox = find(ctx, account, id).await?;
+    let owner = sandbox.owner.ok_or(Error::NotFound)?;
+    let mut tx = Tx::for_subject(&ctx.pool, subject(owner)).await?;
+    let known = match execs::write_off(&mut tx, owner, id, key.as_str(), ctx.now()).await? {
+        true => None,
+        false => execs::find(&mut tx, owner, id, key.as_str()).await?,
+    };
+    // Under the same lock as the rows of a sandbox that goes: either it doubts this call, or it still runs.
+    let state = sandboxes::lock(&mut tx, Some(account), id).await?.ok_or(Error::NotFound)?.state;
+    tx.commit().await?;
+    match known.map(|entry| entry.record) {
+        None => Ok(Record { key: key.as_str().to_owned(), state: ExecState::Abandoned, outcome: None }),
+        Some(record) if record.state != ExecState::Running => Ok(record),
+        // Its container may be gone or not: known only once its absence is.
+        Some(record) if state != State::Running => Ok(record),
+        Some(_) => ask(ctx, owner, &sandbox, &key, wait).await,
+    }
+}
+
+async fn ask(ctx: &Context, owner: Owner, sandbox: &Sandbox, key: &Key, wait: Duration) -> Result<Record> {
+    let (container, guest) = reach(ctx, sandbox).await?;
+    let request = wire::ResolveRequest {
+        key: key.as_str().to_owned(),
+        wait: None,
+        instance: container.instance.clone().unwrap_or_default(),
+    };
+    let answer = guest.resolve(request, wait).await;
+    settle(ctx, owner, sandbox, key, answer).await
+}
+
+async fn reach<'a>(ctx: &Context, sandbox: &'a Sandbox) -> Result<(&'a Container, guest::Guest)> {
+    let container = sandbox.container.as_ref().ok_or(Error::NotRunning(sandbox.state))?;
+    let guest = ctx.served_for(sandbox)?.guest(sandbox.id, container).await?;
+    Ok((container, guest))
+}
+
+/// Journals what the guest says of a key.
+async fn settle(
+    ctx: &Context,
+    owner: Owner,
+    sandbox: &Sandbox,
+    key: &Key,
+    answer: Result<wire::Record, guest::Error>,
+) -> Result<Record> {
+    let record = match answer {
+        Ok(record) => record,
+        Err(error @ guest::Error::Refused { .. }) => return Err(error.into()),
+        Err(error) => {
+            ctx.served_for(sandbox)?.forget_guest(sandbox.id).await;
+            return Err(error.into());
+        }
+    };
+    let now = ctx.now();
+    let state = match record.state() {
+        // More than it was asked to keep, or nothing that is known: no guest of ours says that.
+        RecordState::Finished if record.stdout.len().max(record.stderr.len()) > CONTENT_BYTES => {
+            return Err(guest::Error::Nonsense("more output than asked for").into());
+        }
+        RecordState::Finished => ExecState::Finished,
+        RecordState::Abandoned => ExecState::Abandoned,
+        RecordState::Running | RecordState::Unspecified => ExecState::Running,
+    };
+    if state == ExecState::Running {
+        return Ok(Record { key: key.as_str().to_owned(), state, outcome: None });
+    }
+    let mut tx = Tx::for_subject(&ctx.pool, subject(owner)).await?;
+    if state == ExecState::Finished {
+        execs::finish(&mut tx, owner, sandbox.id, key.as_str(), &outcome(record), now).await?;
+    } else {
+        execs::abandon(&mut tx, owner, sandbox.id, key.as_str(), now).await?;
+    }
+    // What the journal says is what happened: somebody else may have settled it before.
+    let settled = execs::find(&mut tx, owner, sandbox.id, key.as_str()).await?.ok_or(Error::NotFound)?;
+    tx.commit().await?;
+    Ok(settled.record)
+}
+
+fn outcome(record: wire::Record) -> Outcome {
+    Outcome {
+        exit_code: record.exit_code,
+        stdout: record.stdout.into(),
+        stderr: record.stderr.into(),
+        stdout_truncated: record.stdout_truncated,
+        stderr_truncated: record.stderr_truncated,
+        timed_out: record.timed_out,
+        duration: record.duration.and_then(|duration| duration.try_into().ok()).unwrap_or_default(),
+    }
+}

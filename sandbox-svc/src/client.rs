@@ -1,0 +1,3 @@
+//! Whom this service calls: the guest inside each sandbox.
+
+pub mod guest;

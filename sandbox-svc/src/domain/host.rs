@@ -1,0 +1,172 @@
+//! How an engine's host stands, from what the kernel shows: pure, samples and time come in.
+//!
+//! A level is entered at once if it is critical, after two bad samples if it is a warning, and left one step at a
+//! time after a clean while. An input that is missing is not judged: it neither raises nor holds a level.
+
+use std::time::{Duration, Instant};
+
+/// Memory left, in bytes, below which a host is critical and warned of.
+const MEMORY: (u64, u64) = (512 << 20, 1 << 30);
+/// Share of time in which everything waits for memory, below which a host is fine.
+const STALLED: (f64, f64) = (0.20, 0.05);
+/// Share of the engine's disk that is left.
+const DISK: (f64, f64) = (0.05, 0.15);
+const BAD_SAMPLES: u32 = 2;
+const CLEAN: Duration = Duration::from_secs(120);
+
+/// How the host stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Nothing to be careful about.
+    Fine,
+    /// The pool is not filled.
+    Warning,
+    /// Nothing new is made; what runs is left alone, and claims from the pool go on.
+    Critical,
+}
+
+/// What was read at one time; nothing where it could not be.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Sample {
+    /// Memory that can be had without swapping, in bytes.
+    pub memory_available: Option<u64>,
+    /// Share of the last ten seconds in which every process waited for memory.
+    pub memory_stalled: Option<f64>,
+    /// Share of the engine's disk that is free.
+    pub disk_free: Option<f64>,
+}
+
+impl Sample {
+    /// What this sample alone says.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        let below = |value: f64, (critical, warning): (f64, f64)| match value {
+            value if value < critical => Level::Critical,
+            value if value < warning => Level::Warning,
+            _ => Level::Fine,
+        };
+        #[expect(clippy::cast_precision_loss, reason = "compared with a few round numbers")]
+        let bytes = |bytes: u64| bytes as f64;
+        let memory = self.memory_available.map(|left| below(bytes(left), (bytes(MEMORY.0), bytes(MEMORY.1))));
+        let stalled = self.memory_stalled.map(|share| below(-share, (-STALLED.0, -STALLED.1)));
+        let disk = self.disk_free.map(|share| below(share, DISK));
+        [memory, stalled, disk].into_iter().flatten().max().unwrap_or(Level::Fine)
+    }
+}
+
+/// The level that holds.
+#[derive(Debug, Clone)]
+pub struct Gauge {
+    level: Level,
+    bad: u32,
+    clean_since: Option<Instant>,
+}
+
+impl Default for Gauge {
+    fn default() -> Self {
+        Self { level: Level::Fine, bad: 0, clean_since: None }
+    }
+}
+
+impl Gauge {
+    /// The level after a sample at `now`.
+    pub fn observe(&mut self, sample: &Sample, now: Instant) -> Level {
+        let seen = sample.level();
+        if seen >= self.level {
+            self.clean_since = None;
+        } else if now.duration_since(*self.clean_since.get_or_insert(now)) >= CLEAN {
+            self.level = if self.level == Level::Critical { Level::Warning } else { Level::Fine };
+            self.clean_since = (self.level > seen).then_some(now);
+        }
+        self.bad = if seen > self.level { self.bad + 1 } else { 0 };
+        if seen > self.level && (seen == Level::Critical || self.bad >= BAD_SAMPLES) {
+            self.level = seen;
+            self.bad = 0;
+        }
+        self.level
+    }
+}
+
+/// Memory available, from the text of `/proc/meminfo`.
+#[must_use]
+pub fn memory_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// Share of the last ten seconds in which everything waited, from the text of `/proc/pressure/memory`.
+#[must_use]
+pub fn memory_stalled(pressure: &str) -> Option<f64> {
+    let line = pressure.lines().find_map(|line| line.strip_prefix("full "))?;
+    let percent: f64 =
+        line.split_whitespace().find_map(|field| field.strip_prefix("avg10="))?.parse().ok()?;
+    Some(percent / 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(mebibytes: u64) -> Sample {
+        Sample { memory_available: Some(mebibytes << 20), ..Sample::default() }
+    }
+
+    #[test]
+    fn the_worst_input_decides_and_a_missing_one_does_not() {
+        assert_eq!(Sample::default().level(), Level::Fine);
+        for (mebibytes, level) in [(511, Level::Critical), (512, Level::Warning), (1024, Level::Fine)] {
+            assert_eq!(memory(mebibytes).level(), level, "{mebibytes} MiB");
+        }
+        let disk = |free| Sample { disk_free: Some(free), ..memory(4000) };
+        assert_eq!(
+            [disk(0.04), disk(0.1), disk(0.5)].map(|s| s.level()),
+            [Level::Critical, Level::Warning, Level::Fine]
+        );
+        let stalled = |share| Sample { memory_stalled: Some(share), ..memory(4000) };
+        assert_eq!(
+            [stalled(0.3), stalled(0.1), stalled(0.0)].map(|s| s.level()),
+            [Level::Critical, Level::Warning, Level::Fine]
+        );
+    }
+
+    #[test]
+    fn a_warning_takes_two_samples_and_a_critical_one_takes_one() {
+        let now = Instant::now();
+        let mut gauge = Gauge::default();
+        assert_eq!(gauge.observe(&memory(800), now), Level::Fine);
+        assert_eq!(gauge.observe(&memory(4000), now), Level::Fine);
+        assert_eq!(gauge.observe(&memory(800), now), Level::Fine);
+        assert_eq!(gauge.observe(&memory(800), now), Level::Warning);
+        assert_eq!(gauge.observe(&memory(100), now), Level::Critical);
+    }
+
+    #[test]
+    fn levels_are_left_one_at_a_time_after_a_clean_while() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut gauge = Gauge::default();
+        assert_eq!(gauge.observe(&memory(100), at(0)), Level::Critical);
+        for (second, sample, level) in [
+            (1, memory(4000), Level::Critical),
+            (100, memory(100), Level::Critical),
+            (101, memory(4000), Level::Critical),
+            (220, memory(4000), Level::Critical),
+            (221, memory(4000), Level::Warning),
+            (340, memory(4000), Level::Warning),
+            (341, memory(4000), Level::Fine),
+        ] {
+            assert_eq!(gauge.observe(&sample, at(second)), level, "at {second}");
+        }
+    }
+
+    #[test]
+    fn the_kernels_texts_are_read() {
+        assert_eq!(memory_available("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2048 << 10));
+        assert_eq!(memory_available("MemTotal: 9 kB\n"), None);
+        let pressure =
+            "some avg10=1.00 avg60=0.00 avg300=0.00 total=5\nfull avg10=12.50 avg60=0.00 total=5\n";
+        assert_eq!(memory_stalled(pressure), Some(0.125));
+        assert_eq!(memory_stalled(""), None);
+    }
+}

@@ -1,0 +1,192 @@
+//! Between the contract's types and the domain's. Inbound: `TryFrom`, whose error names the field. Outbound: `From`,
+//! which cannot fail.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use steward_proto::sandbox::v1 as proto;
+use svc_core::{error::Invalid, page};
+
+use crate::{
+    app::{
+        files::{Entry, Kind},
+        lifecycle::View,
+    },
+    domain::{
+        exec::{CONTENT_BYTES, Command, ExecState, Record, Write, timeout},
+        sandbox::{Cause, Sandbox, State},
+    },
+};
+
+/// Page sizes of this service: the default and the most.
+const PAGE_SIZE: (u32, u32) = (50, 200);
+/// Longest wait of one call.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+pub(super) fn page_size(asked: i32) -> Result<u32, Invalid> {
+    page::size(asked, PAGE_SIZE.0, PAGE_SIZE.1)
+}
+
+pub(super) fn wait(asked: Option<prost_types::Duration>) -> Result<Duration, Invalid> {
+    Ok(duration("wait", asked)?.unwrap_or_default().min(LONGEST_WAIT))
+}
+
+fn duration(field: &'static str, asked: Option<prost_types::Duration>) -> Result<Option<Duration>, Invalid> {
+    asked.map(Duration::try_from).transpose().map_err(|_| Invalid::new(field, "must not be negative"))
+}
+
+fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
+    let nanos = i32::try_from(at.timestamp_subsec_nanos()).unwrap_or(999_999_999);
+    prost_types::Timestamp { seconds: at.timestamp(), nanos }
+}
+
+impl TryFrom<proto::ExecRequest> for Command {
+    type Error = Invalid;
+
+    fn try_from(request: proto::ExecRequest) -> Result<Self, Invalid> {
+        let command = Self {
+            argv: request.argv,
+            stdin: request.stdin,
+            cwd: request.cwd,
+            env: request.env.into_iter().collect(),
+            timeout: timeout(duration("timeout", request.timeout)?)?,
+        };
+        command.check()?;
+        Ok(command)
+    }
+}
+
+impl TryFrom<proto::WriteFileRequest> for Write {
+    type Error = Invalid;
+
+    fn try_from(request: proto::WriteFileRequest) -> Result<Self, Invalid> {
+        let write = Self { path: request.path, content: request.content, mode: request.mode };
+        write.check()?;
+        Ok(write)
+    }
+}
+
+impl From<View> for proto::Sandbox {
+    fn from(View { sandbox, position }: View) -> Self {
+        Self { queue_position: i32::try_from(position).unwrap_or(i32::MAX), ..sandbox.into() }
+    }
+}
+
+impl From<Sandbox> for proto::Sandbox {
+    fn from(sandbox: Sandbox) -> Self {
+        Self {
+            sandbox_id: sandbox.id.to_string(),
+            session_id: sandbox.owner.map(|owner| owner.session.to_string()).unwrap_or_default(),
+            state: proto::SandboxState::from(sandbox.state).into(),
+            queue_position: 0,
+            cause: sandbox.cause.map(cause).unwrap_or_default().to_owned(),
+            image_digest: sandbox.container.map(|container| container.image).unwrap_or_default(),
+            created_at: Some(timestamp(sandbox.created_at)),
+            deadline_at: Some(timestamp(sandbox.deadline_at)).filter(|_| !sandbox.state.is_final()),
+            warm: sandbox.warm,
+            engine_id: sandbox.engine,
+        }
+    }
+}
+
+impl From<State> for proto::SandboxState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Requested => Self::Requested,
+            State::Creating => Self::Creating,
+            State::Running => Self::Running,
+            State::Deleting => Self::Deleting,
+            State::Gone => Self::Gone,
+            State::Failed => Self::Failed,
+        }
+    }
+}
+
+fn cause(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Deleted => "DELETED",
+        Cause::Expired => "EXPIRED",
+        Cause::Erased => "ERASED",
+        Cause::Retired => "RETIRED",
+        Cause::CreateTimeout => "CREATE_TIMEOUT",
+        Cause::ImageMissing => "IMAGE_MISSING",
+        Cause::EngineRefused => "ENGINE_REFUSED",
+        Cause::GuestSilent => "GUEST_SILENT",
+        Cause::ContainerLost => "CONTAINER_LOST",
+        Cause::ContainerExited => "CONTAINER_EXITED",
+        Cause::GuestRestarted => "GUEST_RESTARTED",
+        Cause::Orphaned => "ORPHANED",
+    }
+}
+
+impl From<Record> for proto::ExecRecord {
+    fn from(record: Record) -> Self {
+        let state = match record.state {
+            ExecState::Running => proto::ExecState::Running,
+            ExecState::Finished => proto::ExecState::Finished,
+            ExecState::Abandoned => proto::ExecState::Abandoned,
+            ExecState::InDoubt => proto::ExecState::InDoubt,
+        };
+        let named = Self { key: record.key, state: state.into(), ..Self::default() };
+        let Some(outcome) = record.outcome else { return named };
+        let (stdout, stdout_cut) = text(&outcome.stdout);
+        let (stderr, stderr_cut) = text(&outcome.stderr);
+        Self {
+            exit_code: outcome.exit_code,
+            stdout,
+            stderr,
+            stdout_truncated: outcome.stdout_truncated || stdout_cut,
+            stderr_truncated: outcome.stderr_truncated || stderr_cut,
+            timed_out: outcome.timed_out,
+            duration: outcome.duration.try_into().ok(),
+            ..named
+        }
+    }
+}
+
+/// Output as text. What is no UTF-8 grows when it is replaced: the bound is kept, and whether it cut is told.
+fn text(bytes: &[u8]) -> (String, bool) {
+    let mut text = String::from_utf8_lossy(bytes).into_owned();
+    let whole = text.len();
+    text.truncate(text.floor_char_boundary(CONTENT_BYTES));
+    let cut = text.len() < whole;
+    (text, cut)
+}
+
+impl From<Entry> for proto::FileEntry {
+    fn from(entry: Entry) -> Self {
+        let kind = match entry.kind {
+            Kind::File => proto::FileKind::File,
+            Kind::Directory => proto::FileKind::Directory,
+            Kind::Symlink => proto::FileKind::Symlink,
+            Kind::Other => proto::FileKind::Unspecified,
+        };
+        Self {
+            name: entry.name,
+            kind: kind.into(),
+            size_bytes: entry.size_bytes,
+            mode: entry.mode,
+            modified_at: entry.modified_at.map(timestamp),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_that_grows_by_replacement_keeps_its_bound() {
+        assert_eq!(text(b"plain"), ("plain".to_owned(), false));
+        let (replaced, cut) = text(&vec![0xff; CONTENT_BYTES]);
+        assert!(replaced.len() <= CONTENT_BYTES && replaced.chars().all(|c| c == '\u{fffd}') && cut);
+    }
+
+    #[test]
+    fn waits_have_a_bound_and_no_sign() {
+        let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+        assert_eq!(wait(None).unwrap(), Duration::ZERO);
+        assert_eq!(wait(seconds(600)).unwrap(), LONGEST_WAIT);
+        assert_eq!(wait(seconds(-1)).unwrap_err().field, "wait");
+    }
+}

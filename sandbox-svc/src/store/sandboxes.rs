@@ -1,0 +1,544 @@
+//! Rows of sandboxes. [`update`] is the one writer of what [`next`](crate::domain::sandbox::next) decides;
+//! [`claim`] is the one statement that takes a sandbox out of the pool.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use svc_core::{
+    id::{AccountId, SandboxId, SessionId},
+    pg::{self, ensure_affected},
+};
+use uuid::Uuid;
+
+use crate::domain::{
+    VolumeId,
+    pool::{PoolState, Slot},
+    sandbox::{Cause, Container, Owner, Sandbox, State},
+    spec::{Network, Shape},
+};
+
+svc_core::item_lease! {
+    /// Who makes or removes a sandbox.
+    pub struct SandboxLeases: "sandboxes", "id"
+}
+
+/// The unique index that gives a session one live sandbox.
+pub const ONE_LIVE_A_SESSION: &str = "sandboxes_one_live_a_session";
+/// The unique index that gives a volume one container.
+pub const ONE_CONTAINER_A_VOLUME: &str = "sandboxes_one_container_a_volume";
+
+struct SandboxRow {
+    id: Uuid,
+    account_id: Option<Uuid>,
+    session_id: Option<Uuid>,
+    engine_id: String,
+    state: State,
+    generation: i64,
+    epoch: i64,
+    warm: bool,
+    pool_slot: Option<i32>,
+    pool_state: Option<PoolState>,
+    retire_at: Option<DateTime<Utc>>,
+    image: String,
+    runtime: String,
+    cpu_millis: i32,
+    memory_bytes: i64,
+    network: Network,
+    volume_id: Uuid,
+    container_generation: Option<i64>,
+    container_run_dir: Option<String>,
+    container_image: Option<String>,
+    container_id: Option<String>,
+    guest_instance: Option<String>,
+    fence_until: Option<DateTime<Utc>>,
+    cause: Option<Cause>,
+    created_at: DateTime<Utc>,
+    running_at: Option<DateTime<Utc>>,
+    last_active_at: DateTime<Utc>,
+    deadline_at: DateTime<Utc>,
+    ended_at: Option<DateTime<Utc>>,
+}
+
+impl From<SandboxRow> for Sandbox {
+    // Columns that are set together only as a whole are held to that by the table's checks.
+    fn from(row: SandboxRow) -> Self {
+        let owner = row.account_id.zip(row.session_id);
+        let slot = row.pool_slot.zip(row.pool_state);
+        let container =
+            row.container_generation.zip(row.container_run_dir).zip(row.container_image.zip(row.fence_until));
+        Self {
+            id: SandboxId(row.id),
+            owner: owner
+                .map(|(account, session)| Owner { account: AccountId(account), session: SessionId(session) }),
+            engine: row.engine_id,
+            state: row.state,
+            generation: row.generation,
+            epoch: row.epoch,
+            warm: row.warm,
+            slot: slot.map(|(number, state)| Slot { number, state }),
+            retire_at: row.retire_at,
+            shape: Shape {
+                image: row.image,
+                runtime: row.runtime,
+                cpu_millis: row.cpu_millis,
+                memory_bytes: row.memory_bytes,
+                network: row.network,
+            },
+            volume: VolumeId(row.volume_id),
+            container: container.map(|((generation, run_dir), (image, fence_until))| Container {
+                generation,
+                run_dir,
+                image,
+                id: row.container_id,
+                instance: row.guest_instance,
+                fence_until,
+            }),
+            cause: row.cause,
+            created_at: row.created_at,
+            running_at: row.running_at,
+            last_active_at: row.last_active_at,
+            deadline_at: row.deadline_at,
+            ended_at: row.ended_at,
+        }
+    }
+}
+
+/// Sandboxes by id, newest first; of `account` alone, if one is named.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn read(
+    db: &mut PgConnection,
+    account: Option<AccountId>,
+    ids: &[Uuid],
+) -> Result<Vec<Sandbox>, pg::Error> {
+    let rows = sqlx::query_as!(
+        SandboxRow,
+        "SELECT id, account_id, session_id, engine_id, state, generation, epoch, warm, pool_slot, pool_state, retire_at,
+                image, runtime, cpu_millis, memory_bytes, network, volume_id, container_generation, container_run_dir,
+                container_image, container_id, guest_instance, fence_until, cause, created_at, running_at,
+                last_active_at, deadline_at, ended_at
+           FROM sandboxes
+          WHERE id = ANY($1) AND ($2::uuid IS NULL OR account_id = $2)
+          ORDER BY id DESC",
+        ids,
+        account.map(|account| account.0),
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(Into::into).collect())
+}
+
+/// One sandbox, of `account` alone, if one is named.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn find(
+    db: &mut PgConnection,
+    account: Option<AccountId>,
+    id: SandboxId,
+) -> Result<Option<Sandbox>, pg::Error> {
+    Ok(read(db, account, &[id.0]).await?.pop())
+}
+
+/// Like [`find`], and keeps everybody else from changing it until the transaction ends.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn lock(
+    db: &mut PgConnection,
+    account: Option<AccountId>,
+    id: SandboxId,
+) -> Result<Option<Sandbox>, pg::Error> {
+    sqlx::query!("SELECT id FROM sandboxes WHERE id = $1 FOR NO KEY UPDATE", id.0)
+        .fetch_optional(&mut *db)
+        .await?;
+    find(db, account, id).await
+}
+
+/// The session's sandbox that is requested, creating or running; whoever's it is.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn find_live(db: &mut PgConnection, session: SessionId) -> Result<Option<Sandbox>, pg::Error> {
+    let id = sqlx::query_scalar!(
+        "SELECT id FROM sandboxes WHERE session_id = $1 AND state IN ('requested', 'creating', 'running')",
+        session.0,
+    )
+    .fetch_optional(&mut *db)
+    .await?;
+    match id {
+        Some(id) => find(db, None, SandboxId(id)).await,
+        None => Ok(None),
+    }
+}
+
+/// A page of an account's sandboxes, newest first, from after `after`; of one session, if it is named.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn list(
+    db: &mut PgConnection,
+    account: AccountId,
+    session: Option<SessionId>,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<Sandbox>, pg::Error> {
+    let ids = sqlx::query_scalar!(
+        "SELECT id FROM sandboxes
+          WHERE account_id = $1 AND ($2::uuid IS NULL OR session_id = $2) AND ($3::uuid IS NULL OR id < $3)
+          ORDER BY id DESC
+          LIMIT $4",
+        account.0,
+        session.map(|session| session.0),
+        after,
+        limit,
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    read(db, Some(account), &ids).await
+}
+
+/// Every sandbox of an engine that is in one of `states`.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn in_states(
+    db: &mut PgConnection,
+    engine: &str,
+    states: &[State],
+) -> Result<Vec<Sandbox>, pg::Error> {
+    let ids = sqlx::query_scalar!(
+        "SELECT id FROM sandboxes WHERE engine_id = $1 AND state = ANY($2::sandbox_state[])",
+        engine,
+        states as &[State],
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    read(db, None, &ids).await
+}
+
+/// Sandboxes whose deadline passed, other than those being deleted.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn due(db: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Result<Vec<SandboxId>, pg::Error> {
+    let ids = sqlx::query_scalar!(
+        "SELECT id FROM sandboxes
+          WHERE state IN ('requested', 'creating', 'running') AND deadline_at <= $1
+          ORDER BY deadline_at
+          LIMIT $2",
+        now,
+        limit,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(ids.into_iter().map(SandboxId).collect())
+}
+
+/// Writes a new sandbox.
+///
+/// # Errors
+/// [`pg::Error::Conflict`] on [`ONE_LIVE_A_SESSION`] if the session has one.
+pub async fn insert(db: &mut PgConnection, sandbox: &Sandbox) -> Result<(), pg::Error> {
+    let container = sandbox.container.as_ref();
+    sqlx::query!(
+        "INSERT INTO sandboxes (id, account_id, session_id, engine_id, state, generation, epoch, warm, pool_slot,
+                                pool_state, retire_at, image, runtime, cpu_millis, memory_bytes, network, volume_id,
+                                container_generation, container_run_dir, container_image, container_id, fence_until,
+                                cause, created_at, running_at, last_active_at, deadline_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+                 $23, $24, $25, $26, $27)",
+        sandbox.id.0,
+        sandbox.owner.map(|owner| owner.account.0),
+        sandbox.owner.map(|owner| owner.session.0),
+        sandbox.engine,
+        sandbox.state as State,
+        sandbox.generation,
+        sandbox.epoch,
+        sandbox.warm,
+        sandbox.slot.map(|slot| slot.number),
+        sandbox.slot.map(|slot| slot.state) as Option<PoolState>,
+        sandbox.retire_at,
+        sandbox.shape.image,
+        sandbox.shape.runtime,
+        sandbox.shape.cpu_millis,
+        sandbox.shape.memory_bytes,
+        sandbox.shape.network as Network,
+        sandbox.volume.0,
+        container.map(|container| container.generation),
+        container.map(|container| container.run_dir.as_str()),
+        container.map(|container| container.image.as_str()),
+        container.and_then(|container| container.id.as_deref()),
+        container.map(|container| container.fence_until),
+        sandbox.cause as Option<Cause>,
+        sandbox.created_at,
+        sandbox.running_at,
+        sandbox.last_active_at,
+        sandbox.deadline_at,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Writes what became of a sandbox, unless it changed since it was read. A change of state ends whatever lease
+/// there was; `lease` names who holds the new one, and for how long.
+///
+/// # Errors
+/// [`pg::Error::Stale`] if somebody was faster; [`pg::Error::Conflict`] on [`ONE_CONTAINER_A_VOLUME`].
+pub async fn update(
+    db: &mut PgConnection,
+    before: &Sandbox,
+    after: &Sandbox,
+    lease: Option<(&str, Duration)>,
+) -> Result<(), pg::Error> {
+    let container = after.container.as_ref();
+    let done = sqlx::query!(
+        "UPDATE sandboxes
+            SET state = $4, generation = $5, epoch = $6, pool_slot = $7, pool_state = $8,
+                container_generation = $9, container_run_dir = $10, container_image = $11, container_id = $12,
+                guest_instance = $13, fence_until = $14, cause = $15, running_at = $16, last_active_at = $17,
+                deadline_at = $18, ended_at = $19,
+                lease_owner = CASE WHEN $20::text IS NOT NULL THEN $20 WHEN state = $4 THEN lease_owner END,
+                lease_until = CASE WHEN $20::text IS NOT NULL THEN now() + make_interval(secs => $21)
+                                   WHEN state = $4 THEN lease_until END
+          WHERE id = $1 AND generation = $2 AND epoch = $3",
+        before.id.0,
+        before.generation,
+        before.epoch,
+        after.state as State,
+        after.generation,
+        after.epoch,
+        after.slot.map(|slot| slot.number),
+        after.slot.map(|slot| slot.state) as Option<PoolState>,
+        container.map(|container| container.generation),
+        container.map(|container| container.run_dir.as_str()),
+        container.map(|container| container.image.as_str()),
+        container.and_then(|container| container.id.as_deref()),
+        container.and_then(|container| container.instance.as_deref()),
+        container.map(|container| container.fence_until),
+        after.cause as Option<Cause>,
+        after.running_at,
+        after.last_active_at,
+        after.deadline_at,
+        after.ended_at,
+        lease.map(|(owner, _)| owner),
+        lease.map_or(0.0, |(_, ttl)| ttl.as_secs_f64()),
+    )
+    .execute(db)
+    .await?;
+    ensure_affected(&done, 1)
+}
+
+/// What a sandbox must be to be claimed.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The engine.
+    pub engine: &'a str,
+    /// The shape.
+    pub shape: &'a Shape,
+    /// Not one that retires before.
+    pub lives_until: DateTime<Utc>,
+}
+
+/// Takes the oldest sandbox that fits out of the pool for `owner`. Answers its id and volume.
+///
+/// # Errors
+/// [`pg::Error::Conflict`] on [`ONE_LIVE_A_SESSION`] if the session got one meanwhile.
+pub async fn claim(
+    db: &mut PgConnection,
+    wanted: Wanted<'_>,
+    owner: Owner,
+    now: DateTime<Utc>,
+    deadline_at: DateTime<Utc>,
+) -> Result<Option<(SandboxId, VolumeId)>, pg::Error> {
+    let row = sqlx::query!(
+        "WITH free AS (
+             SELECT id FROM sandboxes
+              WHERE engine_id = $1 AND state = 'running' AND pool_state = 'available' AND deadline_at > $2
+                AND image = $3 AND runtime = $4 AND cpu_millis = $5 AND memory_bytes = $6 AND network = $7
+              ORDER BY created_at, id
+              LIMIT 1
+                FOR NO KEY UPDATE SKIP LOCKED)
+         UPDATE sandboxes
+            SET account_id = $8, session_id = $9, pool_slot = NULL, pool_state = NULL, retire_at = NULL,
+                generation = generation + 1, last_active_at = $10, deadline_at = $11
+           FROM free
+          WHERE sandboxes.id = free.id
+      RETURNING sandboxes.id, sandboxes.volume_id",
+        wanted.engine,
+        wanted.lives_until,
+        wanted.shape.image,
+        wanted.shape.runtime,
+        wanted.shape.cpu_millis,
+        wanted.shape.memory_bytes,
+        wanted.shape.network as Network,
+        owner.account.0,
+        owner.session.0,
+        now,
+        deadline_at,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(|row| (SandboxId(row.id), VolumeId(row.volume_id))))
+}
+
+/// Notes that a sandbox is used and moves its deadline, at most to `longest` after it began to run. Nothing is
+/// written, and `false` answered, if it does not run. It is no transition, so the generation stays; who ends
+/// sandboxes by their deadline reads it under the row's lock.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn touch(
+    db: &mut PgConnection,
+    owner: Owner,
+    id: SandboxId,
+    now: DateTime<Utc>,
+    deadline_at: DateTime<Utc>,
+    longest: Duration,
+) -> Result<bool, pg::Error> {
+    let done = sqlx::query!(
+        "UPDATE sandboxes
+            SET last_active_at = $4,
+                deadline_at = greatest(deadline_at, least($5, running_at + make_interval(secs => $6)))
+          WHERE id = $1 AND account_id = $2 AND session_id = $3 AND state = 'running'",
+        id.0,
+        owner.account.0,
+        owner.session.0,
+        now,
+        deadline_at,
+        longest.as_secs_f64(),
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// The sandbox of an engine that is to be made next: users before the pool, then the oldest whose volume is free.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn next_queued(
+    db: &mut PgConnection,
+    engine: &str,
+    warm: bool,
+) -> Result<Option<SandboxId>, pg::Error> {
+    let id = sqlx::query_scalar!(
+        "SELECT id FROM sandboxes s
+          WHERE engine_id = $1 AND state = 'requested' AND (NOT warm OR $2)
+            AND NOT EXISTS (SELECT FROM sandboxes other
+                             WHERE other.volume_id = s.volume_id AND other.state IN ('creating', 'running', 'deleting'))
+          ORDER BY warm, created_at, id
+          LIMIT 1",
+        engine,
+        warm,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(id.map(SandboxId))
+}
+
+/// How many sandboxes of its engine are made before a queued one.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn position(db: &mut PgConnection, sandbox: &Sandbox) -> Result<i64, pg::Error> {
+    let ahead = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM sandboxes
+            WHERE engine_id = $1 AND state = 'requested' AND (warm, created_at, id) < ($2, $3, $4)"#,
+        sandbox.engine,
+        sandbox.warm,
+        sandbox.created_at,
+        sandbox.id.0,
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(ahead)
+}
+
+/// Sandboxes in `state` that nobody works on: ids and epochs. Those whose lease ran out only if `expired`.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn unattended(
+    db: &mut PgConnection,
+    engine: &str,
+    state: State,
+    expired: bool,
+    limit: i64,
+) -> Result<Vec<(SandboxId, i64)>, pg::Error> {
+    let rows = sqlx::query!(
+        "SELECT id, epoch FROM sandboxes
+          WHERE engine_id = $1 AND state = $2 AND (lease_until IS NULL OR ($3 AND lease_until < now()))
+          ORDER BY deadline_at
+          LIMIT $4",
+        engine,
+        state as State,
+        expired,
+        limit,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|row| (SandboxId(row.id), row.epoch)).collect())
+}
+
+/// Memory promised to sandboxes of an engine that have, or are about to have, a container.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn committed_memory(db: &mut PgConnection, engine: &str) -> Result<i64, pg::Error> {
+    let bytes = sqlx::query_scalar!(
+        r#"SELECT coalesce(sum(memory_bytes), 0)::bigint AS "bytes!" FROM sandboxes
+            WHERE engine_id = $1 AND state IN ('creating', 'running', 'deleting')"#,
+        engine,
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(bytes)
+}
+
+/// The sandbox in a place of the pool.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn in_slot(
+    db: &mut PgConnection,
+    engine: &str,
+    number: i32,
+    state: PoolState,
+) -> Result<Option<SandboxId>, pg::Error> {
+    let id = sqlx::query_scalar!(
+        "SELECT id FROM sandboxes WHERE engine_id = $1 AND pool_slot = $2 AND pool_state = $3",
+        engine,
+        number,
+        state as PoolState,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(id.map(SandboxId))
+}
+
+/// How many sandboxes made for the pool failed within the last `window`.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn recent_pool_failures(
+    db: &mut PgConnection,
+    engine: &str,
+    now: DateTime<Utc>,
+    window: Duration,
+) -> Result<i64, pg::Error> {
+    let failures = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM sandboxes
+            WHERE engine_id = $1 AND warm AND state IN ('deleting', 'failed') AND running_at IS NULL
+              AND cause NOT IN ('retired', 'deleted', 'erased') AND created_at > $2::timestamptz - make_interval(secs => $3)"#,
+        engine,
+        now,
+        window.as_secs_f64(),
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(failures)
+}

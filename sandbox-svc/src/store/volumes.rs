@@ -1,0 +1,173 @@
+//! Rows of workspaces. A row says `live` before its volume is made and `gone` after its absence was confirmed.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use svc_core::pg::{self, ensure_affected};
+use uuid::Uuid;
+
+use crate::domain::{VolumeId, sandbox::Owner};
+
+/// Writes a new workspace: of `owner`, or of nobody while it waits in the pool.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn insert(
+    db: &mut PgConnection,
+    id: VolumeId,
+    engine: &str,
+    owner: Option<Owner>,
+    now: DateTime<Utc>,
+) -> Result<(), pg::Error> {
+    sqlx::query!(
+        "INSERT INTO volumes (id, account_id, session_id, engine_id, state, created_at)
+         VALUES ($1, $2, $3, $4, 'live', $5)",
+        id.0,
+        owner.map(|owner| owner.account.0),
+        owner.map(|owner| owner.session.0),
+        engine,
+        now,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Keeps the session's workspace from being removed, because a sandbox is to have it; answers it and its engine.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn keep_of_session(
+    db: &mut PgConnection,
+    owner: Owner,
+) -> Result<Option<(VolumeId, String)>, pg::Error> {
+    let row = sqlx::query!(
+        "UPDATE volumes SET retain_until = NULL
+          WHERE account_id = $1 AND session_id = $2 AND state = 'live'
+      RETURNING id, engine_id",
+        owner.account.0,
+        owner.session.0,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(|row| (VolumeId(row.id), row.engine_id)))
+}
+
+/// Gives a workspace of the pool to the session that claimed its sandbox.
+///
+/// # Errors
+/// [`pg::Error::Stale`] if it has an owner.
+pub async fn assign(db: &mut PgConnection, id: VolumeId, owner: Owner) -> Result<(), pg::Error> {
+    let done = sqlx::query!(
+        "UPDATE volumes SET account_id = $2, session_id = $3
+          WHERE id = $1 AND session_id IS NULL AND state = 'live'",
+        id.0,
+        owner.account.0,
+        owner.session.0,
+    )
+    .execute(db)
+    .await?;
+    ensure_affected(&done, 1)
+}
+
+/// Lets a workspace go at `retain_until`, because its sandbox is final, unless another is to have it.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn release(
+    db: &mut PgConnection,
+    id: VolumeId,
+    retain_until: DateTime<Utc>,
+) -> Result<(), pg::Error> {
+    sqlx::query!(
+        "UPDATE volumes SET retain_until = $2
+          WHERE id = $1 AND state = 'live'
+            AND NOT EXISTS (SELECT FROM sandboxes
+                             WHERE volume_id = $1 AND state IN ('requested', 'creating', 'running', 'deleting'))",
+        id.0,
+        retain_until,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Commits workspaces of an engine to removal that nobody has and whose time is over, or that are so committed
+/// already. A sandbox that is to have one clears its time first, so it is not among them.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn begin_removal(
+    db: &mut PgConnection,
+    engine: &str,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<VolumeId>, pg::Error> {
+    let ids = sqlx::query_scalar!(
+        "UPDATE volumes SET state = 'removing'
+          WHERE id IN (SELECT id FROM volumes
+                        WHERE engine_id = $1 AND (state = 'removing' OR (state = 'live' AND retain_until <= $2))
+                        ORDER BY retain_until
+                        LIMIT $3
+                          FOR NO KEY UPDATE SKIP LOCKED)
+      RETURNING id",
+        engine,
+        now,
+        limit,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(ids.into_iter().map(VolumeId).collect())
+}
+
+/// Notes that a workspace's absence was confirmed. Answers `false` if it was before.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn confirm_removal(
+    db: &mut PgConnection,
+    id: VolumeId,
+    now: DateTime<Utc>,
+) -> Result<bool, pg::Error> {
+    let done = sqlx::query!(
+        "UPDATE volumes SET state = 'gone', ended_at = $2 WHERE id = $1 AND state = 'removing'",
+        id.0,
+        now,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Which of these are known, in whatever state.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn known(db: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<VolumeId>, pg::Error> {
+    let ids = sqlx::query_scalar!("SELECT id FROM volumes WHERE id = ANY($1)", ids).fetch_all(db).await?;
+    Ok(ids.into_iter().map(VolumeId).collect())
+}
+
+/// Takes a volume without a row under the same rule as one whose sandbox is gone: it is removed later, not now.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn adopt(
+    db: &mut PgConnection,
+    id: VolumeId,
+    engine: &str,
+    now: DateTime<Utc>,
+    retain_until: DateTime<Utc>,
+) -> Result<(), pg::Error> {
+    sqlx::query!(
+        "INSERT INTO volumes (id, engine_id, state, created_at, retain_until)
+         VALUES ($1, $2, 'live', $3, $4)
+         ON CONFLICT (id) DO NOTHING",
+        id.0,
+        engine,
+        now,
+        retain_until,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}

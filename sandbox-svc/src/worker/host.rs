@@ -1,0 +1,98 @@
+//! Samples the engine's host, in every process: each gates its own creates by what it saw itself.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Instant,
+};
+
+use crate::{
+    app::Shared,
+    config::HostConfig,
+    domain::host::{Gauge, Level, Sample, memory_available, memory_stalled},
+};
+
+/// How the host stands, as of the last sample.
+#[derive(Debug, Clone, Default)]
+pub struct HostLevel(Arc<AtomicU8>);
+
+impl HostLevel {
+    /// The level.
+    #[must_use]
+    pub fn get(&self) -> Level {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Level::Fine,
+            1 => Level::Warning,
+            _ => Level::Critical,
+        }
+    }
+
+    /// Sets the level; for tests and the sampler.
+    pub fn set(&self, level: Level) {
+        let number = match level {
+            Level::Fine => 0,
+            Level::Warning => 1,
+            Level::Critical => 2,
+        };
+        self.0.store(number, Ordering::Relaxed);
+    }
+}
+
+/// Starts sampling.
+pub fn start(ctx: &Shared, config: &HostConfig, level: &HostLevel) {
+    let (ctx, level, proc_root) = (ctx.clone(), level.clone(), config.proc_root.clone());
+    let lifecycle = ctx.lifecycle.clone();
+    let gauge = Arc::new(std::sync::Mutex::new(Gauge::default()));
+    lifecycle.every("host monitor", config.period, move || {
+        let (level, gauge, proc_root) = (level.clone(), gauge.clone(), proc_root.clone());
+        let disk = ctx.served.get().map(|served| PathBuf::from(&served.info.root));
+        async move {
+            let sample = tokio::task::spawn_blocking(move || sample(&proc_root, disk.as_deref())).await?;
+            let before = level.get();
+            let after = gauge
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .observe(&sample, Instant::now());
+            level.set(after);
+            if before != after {
+                tracing::warn!(?before, ?after, ?sample, "state of the engine's host changed");
+            }
+            Ok(())
+        }
+    });
+}
+
+/// Reads what can be read; what cannot is left out.
+fn sample(proc_root: &Path, disk: Option<&Path>) -> Sample {
+    let read = |name: &str| std::fs::read_to_string(proc_root.join(name)).ok();
+    #[expect(clippy::cast_precision_loss, reason = "a share")]
+    let free = |disk: &Path| {
+        let stat = rustix::fs::statvfs(disk).ok()?;
+        (stat.f_blocks > 0).then(|| stat.f_bavail as f64 / stat.f_blocks as f64)
+    };
+    Sample {
+        memory_available: read("meminfo").as_deref().and_then(memory_available),
+        memory_stalled: read("pressure/memory").as_deref().and_then(memory_stalled),
+        disk_free: disk.and_then(free),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_of_this_test_can_be_sampled() {
+        let sample = sample(Path::new("/proc"), Some(Path::new("/")));
+        assert!(sample.memory_available.is_some_and(|bytes| bytes > 0));
+        assert!(sample.disk_free.is_some_and(|share| (0.0..=1.0).contains(&share)));
+    }
+
+    #[test]
+    fn a_host_that_shows_nothing_is_not_judged() {
+        assert_eq!(sample(Path::new("/nowhere"), None), Sample::default());
+    }
+}
