@@ -13,7 +13,7 @@ use crate::plane::Service;
 pub struct ServeArgs {
     /// The service.
     pub service: Service,
-    /// Its configuration; keys it leaves out have their defaults, and STEWARD_<SERVICE>_<KEY> overrides both.
+    /// Its configuration; keys it leaves out have their defaults, and `STEWARD_<SERVICE>_<KEY>` overrides both.
     #[arg(long)]
     pub config: Option<PathBuf>,
     /// Stop when standard input closes: a supervisor that is killed leaves nothing running.

@@ -1,7 +1,7 @@
 //! Runs one command to its end: no shell, its own process group, bounded output, killed whole at its timeout.
 //!
 //! The end is the end of the command itself. What it leaves in the background lives on with its output discarded,
-//! so that a server started by one exec serves the next; only a timeout takes the descendants along ([`kill`]).
+//! so that a server started by one exec serves the next; only a timeout takes the descendants along.
 
 use std::{
     collections::BTreeMap,
