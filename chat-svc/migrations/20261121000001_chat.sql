@@ -46,7 +46,7 @@ CREATE TABLE turns (
     ended_at      timestamptz,
     deadline_at   timestamptz NOT NULL,
     CONSTRAINT turns_in_order UNIQUE (session_id, ordinal),
-    CONSTRAINT turns_lease_while_running CHECK (status = 'running' OR lease_until IS NULL),
+    CONSTRAINT turns_lease_while_running CHECK ((status = 'running') = (lease_until IS NOT NULL)),
     CONSTRAINT turns_end_once CHECK ((status IN ('completed', 'failed', 'canceled')) = (ended_at IS NOT NULL))
 );
 -- What the claimer walks: only rows that wait, and only rows whose lease can run out or was given back.
@@ -67,7 +67,7 @@ COMMENT ON COLUMN turns.generation IS 'custody=session; Version of the row';
 COMMENT ON COLUMN turns.attempts IS 'custody=session; Workers that ran it';
 COMMENT ON COLUMN turns.barren_claims IS 'custody=session; Claims since it last got further';
 COMMENT ON COLUMN turns.lease_owner IS 'custody=session; Process that runs it';
-COMMENT ON COLUMN turns.lease_until IS 'custody=session; When another may take it; none: at once';
+COMMENT ON COLUMN turns.lease_until IS 'custody=session; When another may take it; -infinity: at once, it was handed over';
 COMMENT ON COLUMN turns.traceparent IS 'custody=session; Trace that all of its spans share';
 COMMENT ON COLUMN turns.created_at IS 'custody=session; When it was made';
 COMMENT ON COLUMN turns.started_at IS 'custody=session; When it first ran';

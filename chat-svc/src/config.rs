@@ -13,6 +13,7 @@ use crate::{
     client::sandbox::SandboxConfig,
     domain::{failover::RetryPolicy, session::DEFAULT_ROUTE, step::ClockLimits},
     journal::JournalConfig,
+    model::openai::OpenAiConfig,
     worker::{claimer::WorkerConfig, retention::RetentionConfig},
 };
 
@@ -51,6 +52,8 @@ pub struct Config {
     pub breaker: BreakerPolicy,
     /// How patiently sandbox-svc is called.
     pub sandbox: SandboxConfig,
+    /// Whether prompts and answers are recorded in traces.
+    pub capture_content: bool,
     /// Models by name.
     pub models: BTreeMap<String, ModelSection>,
     /// Named lists of models.
@@ -127,6 +130,22 @@ pub enum ModelSection {
         /// Time before every word.
         #[serde(default, with = "humantime_serde")]
         pace: Duration,
+        /// Whether it goes on from an answer that another model began; what the capability table says if not set.
+        #[serde(default)]
+        prefill: Option<bool>,
+    },
+    /// Speaks Chat Completions.
+    OpenAi {
+        /// The model's id at its provider.
+        model: String,
+        /// Where it is, and its key.
+        endpoint: Box<OpenAiConfig>,
+        /// Most tokens that it may write in one step.
+        #[serde(default)]
+        max_output_tokens: Option<u32>,
+        /// As for `demo`.
+        #[serde(default)]
+        prefill: Option<bool>,
     },
 }
 

@@ -32,7 +32,14 @@ use crate::{
     config::{Config, ConfigError, ModelSection},
     grpc::{chat::ChatHandler, custodian::CustodianHandler, stream::Streams},
     journal::Journal,
-    model::{breakers::LocalBreakers, capabilities::Capabilities, demo::Demo, model_client::ModelClient},
+    model::{
+        breakers::LocalBreakers,
+        capabilities::Capabilities,
+        demo::Demo,
+        model_client::ModelClient,
+        observed::Observed,
+        openai::{self, OpenAi},
+    },
     store::MIGRATOR,
     worker::{self, claimer::Claimer, driver::Driver, leases::InHand},
 };
@@ -46,6 +53,14 @@ pub enum StartError {
     /// Keys of the configuration do not fit together.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A model cannot be asked as it is configured.
+    #[error("models.{name}")]
+    Model {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        source: openai::ConfigError,
+    },
     /// A port is taken, or a service is not part of the contract.
     #[error(transparent)]
     Server(#[from] server::Error),
@@ -92,7 +107,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
 
     let journal = Journal::start(config.journal.clone(), pool.clone(), wake.clone(), &lifecycle);
     let notices = Notices::start(wake, &lifecycle);
-    let routes = routes(&config);
+    let routes = routes(&config)?;
     let breakers = Arc::new(LocalBreakers::new(config.breaker, clock.clone()));
     let toolbox = Toolbox::new(Sandboxes::new(sandbox, config.sandbox.clone()));
     let backend = Arc::new(Native::new(config.native(), routes.clone(), breakers, Some(toolbox)));
@@ -141,26 +156,33 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
 }
 
 /// The configured routes, with a client for every model; [`Config::check`] has seen that the names fit.
-fn routes(config: &Config) -> Routes {
-    let models: BTreeMap<&str, RouteModel> =
-        config.models.iter().map(|(name, section)| (name.as_str(), model(name, section))).collect();
+fn routes(config: &Config) -> Result<Routes, StartError> {
+    let mut models = BTreeMap::new();
+    for (name, section) in &config.models {
+        models.insert(name.as_str(), model(name, section, config.capture_content)?);
+    }
     let route = |names: &Vec<String>| {
         names.iter().filter_map(|name| models.get(name.as_str()).cloned()).collect::<Vec<_>>()
     };
-    Routes::new(config.routes.iter().map(|(name, names)| (name.clone(), route(names))).collect())
+    Ok(Routes::new(config.routes.iter().map(|(name, names)| (name.clone(), route(names))).collect()))
 }
 
-fn model(name: &str, section: &ModelSection) -> RouteModel {
-    let (id, client): (String, Arc<dyn ModelClient>) = match section {
-        ModelSection::Demo { pace } => ("demo".to_owned(), Arc::new(Demo::new(*pace))),
+fn model(name: &str, section: &ModelSection, capture_content: bool) -> Result<RouteModel, StartError> {
+    let (id, prefill, max_output_tokens, client): (&str, _, _, Arc<dyn ModelClient>) = match section {
+        ModelSection::Demo { pace, prefill } => ("demo", *prefill, None, Arc::new(Demo::new(*pace))),
+        ModelSection::OpenAi { model, endpoint, max_output_tokens, prefill } => {
+            let client = OpenAi::new(endpoint)
+                .map_err(|source| StartError::Model { name: name.to_owned(), source })?;
+            (model, *prefill, *max_output_tokens, Arc::new(client))
+        }
     };
-    let capabilities = Capabilities::of(&id);
-    RouteModel {
+    let capabilities = Capabilities::of(id);
+    Ok(RouteModel {
         name: name.to_owned(),
-        id,
-        prefill: capabilities.prefill,
+        id: id.to_owned(),
+        prefill: prefill.unwrap_or(capabilities.prefill),
         tools: capabilities.tools,
-        max_output_tokens: None,
-        client,
-    }
+        max_output_tokens,
+        client: Arc::new(Observed::new(client, capture_content)),
+    })
 }

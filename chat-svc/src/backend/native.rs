@@ -95,12 +95,6 @@ enum CallEnd {
     Stopped(Stop),
 }
 
-impl From<Stop> for CallEnd {
-    fn from(stop: Stop) -> Self {
-        Self::Stopped(stop)
-    }
-}
-
 impl Native {
     /// A loop over these routes; without a toolbox, models are offered no tools.
     #[must_use]
@@ -237,29 +231,10 @@ impl Native {
         model: &RouteModel,
         ticket: Ticket,
     ) -> Result<StepRecord, CallEnd> {
-        let span = tracing::info_span!(
-            "chat",
-            otel.name = format!("chat {}", model.id),
-            otel.kind = "client",
-            gen_ai.operation.name = "chat",
-            gen_ai.provider.name = model.client.provider(),
-            gen_ai.request.model = model.id,
-            gen_ai.request.stream = true,
-            gen_ai.conversation.id = %trying.run.turn().session_id,
-            gen_ai.response.finish_reasons = tracing::field::Empty,
-            gen_ai.usage.input_tokens = tracing::field::Empty,
-            gen_ai.usage.output_tokens = tracing::field::Empty,
-            error.type = tracing::field::Empty,
-            turn.step = trying.number,
-        );
         let clocks = Clocks::start(self.config.clocks, trying.run.deadline(), Instant::now());
         let mut step = Step::new(trying.number, trying.kept.clone(), clocks);
-        let outcome = self.ask(trying, model, &mut step).instrument(span.clone()).await;
+        let outcome = self.ask(trying, model, &mut step).await;
         let spent = step.usage();
-        if let Some(usage) = spent {
-            span.record("gen_ai.usage.input_tokens", usage.input_tokens);
-            span.record("gen_ai.usage.output_tokens", usage.output_tokens);
-        }
         let outcome = match outcome {
             Ok(()) => step.end().map_err(CallFailure::Step),
             Err(error) => Err(error),
@@ -271,33 +246,26 @@ impl Native {
             Err(CallFailure::Step(_) | CallFailure::Stopped(_)) => Verdict::Nothing,
         };
         self.breakers.record(ticket, verdict).await;
-        match outcome {
-            Ok(record) => {
-                span.record("gen_ai.response.finish_reasons", record.finish.as_str());
-                Ok(record)
-            }
-            Err(CallFailure::Stopped(stop)) => Err(CallEnd::Stopped(stop)),
-            Err(CallFailure::Model(error)) => {
-                span.record("error.type", error.class().reason());
-                tracing::warn!(
-                    parent: &span, error = %Chain(&error), model = model.name, "model call failed"
-                );
-                let failure = Failure { class: error.class(), retry_after: error.retry_after() };
-                Err(CallEnd::Failed { failure, spent })
-            }
-            Err(CallFailure::Step(error)) => {
-                tracing::warn!(
-                    parent: &span, error = %Chain(&error), model = model.name, "model call failed"
-                );
-                match error.class() {
-                    Some(class) => {
-                        span.record("error.type", class.reason());
-                        Err(CallEnd::Failed { failure: Failure { class, retry_after: None }, spent })
-                    }
-                    None => Err(Stop::Failed { cause: FailCause::DeadlineExceeded, spent }.into()),
+        outcome.map_err(|failure| {
+            let failure = match failure {
+                CallFailure::Stopped(stop) => return CallEnd::Stopped(stop),
+                CallFailure::Model(error) => {
+                    tracing::warn!(error = %Chain(&error), model = model.name, "model call failed");
+                    Failure { class: error.class(), retry_after: error.retry_after() }
                 }
-            }
-        }
+                CallFailure::Step(error) => {
+                    tracing::warn!(error = %Chain(&error), model = model.name, "model call failed");
+                    match error.class() {
+                        Some(class) => Failure { class, retry_after: None },
+                        None => {
+                            let cause = FailCause::DeadlineExceeded;
+                            return CallEnd::Stopped(Stop::Failed { cause, spent });
+                        }
+                    }
+                }
+            };
+            CallEnd::Failed { failure, spent }
+        })
     }
 
     /// Reads one model to its end, showing what comes.

@@ -19,7 +19,7 @@ use std::{
 };
 
 use svc_core::{
-    error::{Chain, ErrorKind, ServiceError},
+    error::Chain,
     failpoint,
     id::TurnId,
     lifecycle::Lifecycle,
@@ -388,7 +388,8 @@ impl Portion {
     }
 }
 
-/// Whether trying again later may help.
+/// Whether trying again later may help. Only what the database says about these very rows is for ever: any other
+/// error, even one that nobody has seen before, may be a server that comes back.
 fn is_passing(error: &pg::Error) -> bool {
-    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::DeadlineExceeded | ErrorKind::Aborted)
+    !matches!(error, pg::Error::Conflict { .. } | pg::Error::Inconsistency { .. })
 }

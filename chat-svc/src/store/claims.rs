@@ -56,7 +56,8 @@ pub async fn claim_queued(
     Ok(rows.into_iter().map(Into::into).collect())
 }
 
-/// Takes over up to `limit` turns that were handed over or, if `expired`, whose lease ran out; longest first.
+/// Takes over up to `limit` turns that were handed over or, if `expired`, whose lease ran out; longest first. What was
+/// handed over has no time left at all, so one range of the index finds both.
 pub async fn take_over(
     db: &mut PgConnection,
     owner: &str,
@@ -68,8 +69,8 @@ pub async fn take_over(
         TurnRow,
         r#"WITH candidates AS (
                SELECT id FROM turns
-                WHERE status = 'running' AND (lease_until IS NULL OR ($3 AND lease_until < now()))
-                ORDER BY lease_until NULLS FIRST
+                WHERE status = 'running' AND lease_until < CASE WHEN $3 THEN now() ELSE 'epoch'::timestamptz END
+                ORDER BY lease_until
                 LIMIT $4
                   FOR NO KEY UPDATE SKIP LOCKED)
            UPDATE turns

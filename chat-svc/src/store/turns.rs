@@ -301,7 +301,7 @@ pub async fn renew(
 pub async fn release(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
     let result = sqlx::query!(
         "UPDATE turns
-            SET lease_owner = NULL, lease_until = NULL, barren_claims = greatest(barren_claims - 1, 0), generation = generation + 1
+            SET lease_owner = NULL, lease_until = '-infinity', barren_claims = greatest(barren_claims - 1, 0), generation = generation + 1
           WHERE id = $1 AND epoch = $2 AND status = 'running'",
         id as TurnId,
         epoch,

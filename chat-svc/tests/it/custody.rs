@@ -1,0 +1,145 @@
+//! An erasure at chat-svc: writers are stopped, turns end, rows go, and nothing comes back.
+
+use steward_proto::{
+    chat::v1::{CreateSessionRequest, GetSessionRequest, TurnStatus},
+    custody::v1::{
+        self as proto, CheckInvariantsRequest, CommitRequest, DescribeRequest, EraseRequest, FreezeRequest,
+        ListAllRequest, Step, Subject, SubjectKind, ThawRequest, VerifyRequest,
+    },
+};
+use svc_core::{error::reason_of, id::PurgeId, principal::Principal};
+use tonic::Code;
+
+use crate::plane::{Plane, Tenant, all, until};
+
+fn step(purge: PurgeId, epoch: i64, tenant: &Tenant, session: Option<&str>) -> Option<Step> {
+    let account_id = tenant.account.to_string();
+    let subject = match session {
+        Some(session) => {
+            Subject { kind: SubjectKind::Session.into(), subject_id: session.to_owned(), account_id }
+        }
+        None => Subject { kind: SubjectKind::Account.into(), subject_id: account_id.clone(), account_id },
+    };
+    Some(Step { purge_id: purge.to_string(), epoch, subject: Some(subject) })
+}
+
+async fn rows_of(plane: &Plane, session: &str) -> i64 {
+    let session: uuid::Uuid = session.parse().unwrap();
+    sqlx::query_scalar(
+        "SELECT (SELECT count(*) FROM sessions WHERE id = $1) + (SELECT count(*) FROM turns WHERE session_id = $1)
+              + (SELECT count(*) FROM messages WHERE session_id = $1)
+              + (SELECT count(*) FROM tool_calls WHERE session_id = $1)
+              + (SELECT count(*) FROM turn_events e WHERE NOT EXISTS (SELECT FROM turns t WHERE t.id = e.turn_id))",
+    )
+    .bind(session)
+    .fetch_one(&mut plane.db.owner("chat").await)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_session_is_frozen_erased_verified_and_committed() {
+    let plane = Plane::start().await;
+    let (mut tenant, mut purge) = (plane.tenant(), plane.purge());
+    let session = tenant.session().await;
+    let kept = tenant.session().await;
+    tenant.run(&session, "run make").await;
+    tenant.run(&kept, "say stay").await;
+    let running = tenant.say(&session, "count to 1000 every 10ms").await.turn_id;
+    let queued = tenant.say(&session, "say never").await.turn_id;
+    let mut stream = tenant.follow(&running, "").await;
+    until(&mut stream, "text.delta").await;
+
+    let id = PurgeId::new();
+    let at = |epoch| step(id, epoch, &tenant, Some(&session));
+    let frozen = purge.freeze(FreezeRequest { step: at(1) }).await.unwrap().into_inner();
+    assert!(frozen.known);
+    let last = all(stream).await.pop().unwrap();
+    assert_eq!((last.kind.as_str(), last.json()["cause"].as_str()), ("turn.canceled", Some("ERASED")));
+    for turn in [&running, &queued] {
+        assert_eq!(tenant.clone().turn(turn).await.status(), TurnStatus::Canceled);
+    }
+    let refused = tenant.clone().try_say(&session, "say more").await.unwrap_err();
+    assert_eq!(reason_of(&refused).as_deref(), Some("SUBJECT_FROZEN"));
+    assert!(tenant.clone().try_say(&kept, "say more").await.is_ok(), "others are not touched");
+
+    let stale = purge.erase(EraseRequest { step: at(0) }).await.unwrap_err();
+    assert_eq!(stale.code(), Code::FailedPrecondition);
+    let erased = purge.erase(EraseRequest { step: at(1) }).await.unwrap().into_inner();
+    assert!(
+        erased.done && erased.deleted.iter().any(|kind| kind.kind == "chat.turn_events" && kind.count > 0)
+    );
+    let again = purge.erase(EraseRequest { step: at(1) }).await.unwrap().into_inner();
+    assert_eq!(again, erased, "answered the same again");
+    let too_late = purge.thaw(ThawRequest { step: at(1) }).await.unwrap_err();
+    assert_eq!(reason_of(&too_late).as_deref(), Some("ERASURE_STARTED"));
+
+    let described = purge.describe(DescribeRequest {}).await.unwrap().into_inner();
+    let verified = purge.verify(VerifyRequest { step: at(1) }).await.unwrap().into_inner();
+    let kinds: Vec<_> = verified.residue.iter().map(|kind| kind.kind.clone()).collect();
+    assert_eq!(kinds, described.kinds);
+    assert!(verified.residue.iter().all(|kind| kind.count == 0), "{:?}", verified.residue);
+    purge.commit(CommitRequest { step: at(1) }).await.unwrap();
+    assert_eq!(rows_of(&plane, &session).await, 0);
+    let gone = GetSessionRequest { session_id: session.clone() };
+    assert_eq!(tenant.clone().client.get_session(gone).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(tenant.clone().try_say(&session, "say more").await.unwrap_err().code(), Code::NotFound);
+    let checked = purge.check_invariants(CheckInvariantsRequest {}).await.unwrap().into_inner();
+    assert!(checked.violations.is_empty() && !checked.checked.is_empty(), "{:?}", checked.violations);
+    let listed = purge.list_all(ListAllRequest::default()).await.unwrap().into_inner().subjects;
+    assert!(listed.iter().all(|subject| subject.subject_id != session));
+    assert!(listed.iter().any(|subject| subject.subject_id == kept));
+    let audit: i64 = sqlx::query_scalar("SELECT count(*) FROM audit_log WHERE act = 'session.erased'")
+        .fetch_one(&mut plane.db.owner("chat").await)
+        .await
+        .unwrap();
+    assert_eq!(audit, 1);
+}
+
+#[tokio::test]
+async fn a_thawed_session_goes_on() {
+    let plane = Plane::start().await;
+    let (mut tenant, mut purge) = (plane.tenant(), plane.purge());
+    let session = tenant.session().await;
+    let id = PurgeId::new();
+    purge.freeze(FreezeRequest { step: step(id, 1, &tenant, Some(&session)) }).await.unwrap();
+    assert!(tenant.try_say(&session, "say no").await.is_err());
+    purge.thaw(ThawRequest { step: step(id, 1, &tenant, Some(&session)) }).await.unwrap();
+    assert!(tenant.try_say(&session, "say yes").await.is_ok());
+}
+
+#[tokio::test]
+async fn an_account_takes_all_its_sessions_and_keys_with_it() {
+    let plane = Plane::start().await;
+    let (mut tenant, mut bystander, mut purge) = (plane.tenant(), plane.tenant(), plane.purge());
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        let session = tenant.session().await;
+        tenant.run(&session, "say hello").await;
+        sessions.push(session);
+    }
+    let other = bystander.session().await;
+    bystander.run(&other, "say hello").await;
+    let id = PurgeId::new();
+    let at = || step(id, 1, &tenant, None);
+    purge.freeze(FreezeRequest { step: at() }).await.unwrap();
+    let refused = tenant.clone().client.create_session(CreateSessionRequest::default()).await.unwrap_err();
+    assert_eq!(reason_of(&refused).as_deref(), Some("SUBJECT_FROZEN"));
+    while !purge.erase(EraseRequest { step: at() }).await.unwrap().into_inner().done {}
+    let verified = purge.verify(VerifyRequest { step: at() }).await.unwrap().into_inner();
+    assert!(verified.residue.iter().all(|kind| kind.count == 0), "{:?}", verified.residue);
+    purge.commit(CommitRequest { step: at() }).await.unwrap();
+    for session in &sessions {
+        assert_eq!(rows_of(&plane, session).await, 0);
+    }
+    assert_eq!(bystander.messages(&other).await.len(), 2, "others are not touched");
+}
+
+#[tokio::test]
+async fn only_purge_svc_is_answered() {
+    let plane = Plane::start().await;
+    let caller = plane.stating(Principal::service("registry-svc", None));
+    let mut client = proto::custodian_service_client::CustodianServiceClient::new(caller);
+    let status = client.describe(DescribeRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+}

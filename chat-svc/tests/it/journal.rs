@@ -1,0 +1,401 @@
+//! The event journal by itself: fenced, in order, once, and bounded, whatever happens to the database.
+
+use std::{sync::Arc, time::Duration};
+
+use chat_svc::{
+    MIGRATOR,
+    domain::event::{StoredEvent, TurnEvent},
+    journal::{Journal, JournalConfig, TurnLog},
+    store::{claims, events},
+};
+use sqlx::Connection;
+use svc_core::{
+    id::{AccountId, SessionId, TurnId},
+    lifecycle::Lifecycle,
+    pg::Pool,
+    testing::{FaultProxy, TestDb, TestRedis},
+    wake::Wake,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::plane::{PATIENCE, eventually};
+
+struct Fixture {
+    db: TestDb,
+    pool: Pool,
+    journal: Journal,
+    lifecycle: Lifecycle,
+    _redis: TestRedis,
+}
+
+fn config() -> JournalConfig {
+    JournalConfig {
+        max_batch_events: 2000,
+        max_queued_bytes: 1 << 20,
+        retry_pause: Duration::from_millis(20),
+        poll: Duration::from_millis(200),
+        page_events: 100,
+        hub_batches: 64,
+        slow_reader: Duration::from_secs(5),
+    }
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let db = TestDb::new(&[("chat", &MIGRATOR)]).await;
+        let pool = db.pool("chat");
+        Self::over(db, pool, config())
+    }
+
+    fn over(db: TestDb, pool: Pool, config: JournalConfig) -> Self {
+        crate::plane::metrics();
+        let (redis, lifecycle) = (TestRedis::new(), Lifecycle::new());
+        let wake = Wake::start(&redis.redis(), &lifecycle);
+        let journal = Journal::start(config, pool.clone(), wake, &lifecycle);
+        Self { db, pool, journal, lifecycle, _redis: redis }
+    }
+
+    /// A running turn at epoch 1.
+    async fn turn(&self) -> TurnId {
+        let (account, session, turn) = (AccountId::new(), SessionId::new(), TurnId::new());
+        let mut db = self.db.owner("chat").await;
+        sqlx::query(
+            "INSERT INTO sessions (id, account_id, title, input_policy, route, created_at, updated_at)
+             VALUES ($1, $2, '', 'queue', 'default', now(), now())",
+        )
+        .bind(session.0)
+        .bind(account.0)
+        .execute(&mut db)
+        .await
+        .unwrap();
+        sqlx::query(
+            "INSERT INTO turns (id, account_id, session_id, ordinal, status, epoch, lease_until, created_at, deadline_at)
+             VALUES ($1, $2, $3, 1, 'running', 1, now(), now(), now() + interval '1 hour')",
+        )
+        .bind(turn.0)
+        .bind(account.0)
+        .bind(session.0)
+        .execute(&mut db)
+        .await
+        .unwrap();
+        turn
+    }
+
+    fn log(&self, turn: TurnId, epoch: i64, last_seq: i64) -> (TurnLog, CancellationToken) {
+        let fenced = CancellationToken::new();
+        (self.journal.open(turn, epoch, last_seq, fenced.clone()), fenced)
+    }
+
+    async fn stored(&self, turn: TurnId) -> Vec<StoredEvent> {
+        let mut db = self.db.owner("chat").await;
+        events::list_after(&mut db, turn, 0, 1_000_000).await.unwrap()
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.lifecycle.hard().cancel();
+    }
+}
+
+fn text(text: impl Into<String>) -> TurnEvent {
+    TurnEvent::TextDelta { step: 1, text: text.into() }
+}
+
+fn texts(events: &[StoredEvent]) -> String {
+    events
+        .iter()
+        .map(|event| match serde_json::from_slice(&event.payload).unwrap() {
+            TurnEvent::TextDelta { text, .. } => text,
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+fn assert_gapless(events: &[StoredEvent]) {
+    let seqs: Vec<i64> = events.iter().map(|event| event.seq).collect();
+    assert_eq!(seqs, (1..=i64::try_from(events.len()).unwrap()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_many_turns_append_at_once_is_stored_in_order_without_a_gap() {
+    let fixture = Fixture::new().await;
+    let mut logs = Vec::new();
+    for _ in 0..20 {
+        let turn = fixture.turn().await;
+        logs.push((turn, Arc::new(fixture.log(turn, 1, 0).0)));
+    }
+    let appends = logs.iter().map(|(_, log)| {
+        let log = log.clone();
+        async move {
+            for number in 0..200 {
+                log.append(text(format!("{number} "))).await.unwrap();
+                if number % 7 == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            log.flush().await.unwrap()
+        }
+    });
+    let last = futures::future::join_all(appends).await;
+    let want: String = (0..200).map(|number| format!("{number} ")).collect();
+    for ((turn, _), last) in logs.iter().zip(last) {
+        let stored = fixture.stored(*turn).await;
+        assert_gapless(&stored);
+        assert_eq!(texts(&stored), want);
+        assert_eq!(stored.last().unwrap().seq, last);
+        assert!(stored.len() <= 200, "adjacent deltas of one batch are one event");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_was_passed_commits_nothing_and_is_told() {
+    let fixture = Fixture::new().await;
+    let (turn, other) = (fixture.turn().await, fixture.turn().await);
+    let (stale, fenced) = fixture.log(turn, 1, 0);
+    let (healthy, _) = fixture.log(other, 1, 0);
+    stale.append(text("before")).await.unwrap();
+    stale.flush().await.unwrap();
+
+    let mut db = fixture.pool.acquire().await.unwrap();
+    sqlx::query("UPDATE turns SET lease_until = now() - interval '1 second'")
+        .execute(&mut *db)
+        .await
+        .unwrap();
+    let taken = claims::take_over(&mut db, "other", Duration::from_secs(9), true, 10).await.unwrap();
+    assert_eq!(taken.len(), 2);
+    // The second turn is given back to its worker, as if it had claimed it itself.
+    sqlx::query("UPDATE turns SET epoch = 1 WHERE id = $1").bind(other.0).execute(&mut *db).await.unwrap();
+
+    stale.append(text("after")).await.unwrap();
+    healthy.append(text("untouched")).await.unwrap();
+    assert!(stale.flush().await.is_err());
+    tokio::time::timeout(PATIENCE, fenced.cancelled()).await.expect("the worker is told");
+    assert!(stale.append(text("more")).await.is_err());
+    healthy.flush().await.unwrap();
+    assert_eq!(texts(&fixture.stored(turn).await), "before");
+    assert_eq!(texts(&fixture.stored(other).await), "untouched");
+
+    // The new worker goes on where the old one's last committed event is.
+    let (new, _) = fixture.log(turn, 2, 1);
+    new.append(text(" and on")).await.unwrap();
+    assert_eq!(new.flush().await.unwrap(), 2);
+    assert_eq!(texts(&fixture.stored(turn).await), "before and on");
+}
+
+#[tokio::test]
+async fn a_takeover_in_the_middle_of_writing_leaves_one_gapless_sequence() {
+    let fixture = Fixture::new().await;
+    let turn = fixture.turn().await;
+    let (old, _) = fixture.log(turn, 1, 0);
+    let old = Arc::new(old);
+    let writing = {
+        let old = old.clone();
+        fixture.lifecycle.spawn("old worker", async move {
+            for number in 0.. {
+                let event = TurnEvent::TextDelta { step: number, text: "old".to_owned() };
+                if old.append(event).await.is_err() {
+                    return number;
+                }
+                tokio::task::yield_now().await;
+            }
+            0
+        })
+    };
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut db = fixture.pool.acquire().await.unwrap();
+    sqlx::query("UPDATE turns SET lease_until = now() - interval '1 second'")
+        .execute(&mut *db)
+        .await
+        .unwrap();
+    let taken = eventually("the turn is taken", async || {
+        let taken = claims::take_over(&mut db, "other", Duration::from_secs(9), true, 1).await.unwrap();
+        taken.into_iter().next()
+    })
+    .await;
+    let last = events::last_seq(&mut db, turn).await.unwrap();
+    let (new, _) = fixture.log(turn, taken.standing.epoch, last);
+    for number in 0..500 {
+        new.append(TurnEvent::TextDelta { step: number, text: "new".to_owned() }).await.unwrap();
+    }
+    new.flush().await.unwrap();
+    writing.await.unwrap().unwrap();
+    let stored = fixture.stored(turn).await;
+    assert_gapless(&stored);
+    let old_after_new = stored
+        .iter()
+        .skip_while(|event| !String::from_utf8_lossy(&event.payload).contains("new"))
+        .any(|event| String::from_utf8_lossy(&event.payload).contains("old"));
+    assert!(!old_after_new && stored[usize::try_from(last).unwrap()].seq == last + 1);
+}
+
+#[tokio::test]
+async fn a_turn_that_is_locked_waits_and_holds_up_nobody() {
+    let fixture = Fixture::new().await;
+    let (locked, free) = (fixture.turn().await, fixture.turn().await);
+    let mut holder = fixture.db.owner("chat").await;
+    let mut tx = holder.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM turns WHERE id = $1 FOR UPDATE")
+        .bind(locked.0)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let (waits, fenced) = fixture.log(locked, 1, 0);
+    let (goes, _) = fixture.log(free, 1, 0);
+    waits.append(text("late")).await.unwrap();
+    goes.append(text("now")).await.unwrap();
+    tokio::time::timeout(PATIENCE, goes.flush()).await.expect("others go on").unwrap();
+    assert!(fixture.stored(locked).await.is_empty());
+    tx.commit().await.unwrap();
+    tokio::time::timeout(PATIENCE, waits.flush()).await.expect("it follows").unwrap();
+    assert_eq!(texts(&fixture.stored(locked).await), "late");
+    assert!(!fenced.is_cancelled());
+}
+
+#[tokio::test]
+async fn an_outage_of_the_database_loses_and_doubles_nothing() {
+    let db = TestDb::new(&[("chat", &MIGRATOR)]).await;
+    let proxy = FaultProxy::start(db.address()).await;
+    let mut through = db.config_through("chat", proxy.address());
+    through.acquire_timeout = Duration::from_millis(500);
+    let pool = Pool::lazy(&through).unwrap();
+    let fixture = Fixture::over(db, pool, config());
+    let turn = fixture.turn().await;
+    let (log, _) = fixture.log(turn, 1, 0);
+    let mut want = String::new();
+    for round in 0..5 {
+        for number in 0..50 {
+            let piece = format!("{round}.{number} ");
+            log.append(text(piece.clone())).await.unwrap();
+            want.push_str(&piece);
+            if number == 25 {
+                // In the middle of a batch: some commits are answered by a dead connection.
+                proxy.cut();
+                proxy.refuse();
+            }
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        proxy.pass();
+    }
+    tokio::time::timeout(PATIENCE, log.flush()).await.expect("the journal recovers").unwrap();
+    let stored = fixture.stored(turn).await;
+    assert_gapless(&stored);
+    assert_eq!(texts(&stored), want);
+}
+
+#[tokio::test]
+async fn a_full_queue_makes_the_worker_wait() {
+    let db = TestDb::new(&[("chat", &MIGRATOR)]).await;
+    let proxy = FaultProxy::start(db.address()).await;
+    let pool = Pool::lazy(&db.config_through("chat", proxy.address())).unwrap();
+    let fixture = Fixture::over(db, pool, JournalConfig { max_queued_bytes: 4096, ..config() });
+    let turn = fixture.turn().await;
+    let (log, _) = fixture.log(turn, 1, 0);
+    log.append(text("first")).await.unwrap();
+    log.flush().await.unwrap();
+    proxy.stall();
+    let mut accepted = 0;
+    let full = async {
+        loop {
+            log.append(text("x".repeat(200))).await.unwrap();
+            accepted += 1;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_millis(300), full).await.is_err());
+    assert!((1..40).contains(&accepted), "{accepted} events of 300 bytes fit into 4 KiB");
+    proxy.pass();
+    tokio::time::timeout(PATIENCE, log.flush()).await.expect("it goes on").unwrap();
+    assert_eq!(texts(&fixture.stored(turn).await).len(), 5 + accepted * 200);
+}
+
+#[tokio::test]
+async fn a_reader_sees_nothing_that_is_not_committed() {
+    let db = TestDb::new(&[("chat", &MIGRATOR)]).await;
+    let proxy = FaultProxy::start(db.address()).await;
+    let pool = Pool::lazy(&db.config_through("chat", proxy.address())).unwrap();
+    let fixture = Fixture::over(db, pool, config());
+    let turn = fixture.turn().await;
+    let mut reader = fixture.journal.reader(turn, 0).await;
+    let (log, _) = fixture.log(turn, 1, 0);
+    log.append(text("seen")).await.unwrap();
+    let first = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(texts(&first), "seen");
+    proxy.stall();
+    log.append(text("in flight")).await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(150), reader.next()).await.is_err());
+    proxy.pass();
+    let second = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(texts(&second), "in flight");
+}
+
+#[tokio::test]
+async fn a_reader_that_lags_reads_the_database_and_misses_nothing() {
+    let db = TestDb::new(&[("chat", &MIGRATOR)]).await;
+    let pool = db.pool("chat");
+    let fixture = Fixture::over(db, pool, JournalConfig { hub_batches: 2, page_events: 3, ..config() });
+    let turn = fixture.turn().await;
+    let mut reader = fixture.journal.reader(turn, 0).await;
+    let (log, _) = fixture.log(turn, 1, 0);
+    for number in 0..50 {
+        log.append(TurnEvent::TextDelta { step: number, text: "x".to_owned() }).await.unwrap();
+        log.flush().await.unwrap();
+    }
+    let mut seen = Vec::new();
+    while seen.len() < 50 {
+        let more = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap().unwrap();
+        seen.extend(more);
+    }
+    assert_gapless(&seen);
+    assert_eq!(seen, fixture.stored(turn).await, "byte for byte");
+}
+
+#[tokio::test]
+async fn the_claim_walks_the_partial_indexes() {
+    let fixture = Fixture::new().await;
+    let mut db = fixture.db.owner("chat").await;
+    sqlx::query(
+        "INSERT INTO sessions (id, account_id, title, input_policy, route, created_at, updated_at)
+         SELECT gen_random_uuid(), gen_random_uuid(), '', 'queue', 'default', now(), now()
+           FROM generate_series(1, 5000)",
+    )
+    .execute(&mut db)
+    .await
+    .unwrap();
+    sqlx::query(
+        "INSERT INTO turns (id, account_id, session_id, ordinal, status, created_at, ended_at, deadline_at)
+         SELECT gen_random_uuid(), account_id, id, n, 'completed', now(), now(), now()
+           FROM sessions, generate_series(1, 4) n",
+    )
+    .execute(&mut db)
+    .await
+    .unwrap();
+    sqlx::query(
+        "INSERT INTO turns (id, account_id, session_id, ordinal, status, created_at, deadline_at)
+         SELECT gen_random_uuid(), account_id, id, 5, 'queued', now(), now() FROM sessions LIMIT 50",
+    )
+    .execute(&mut db)
+    .await
+    .unwrap();
+    sqlx::query(
+        "INSERT INTO turns (id, account_id, session_id, ordinal, status, lease_until, created_at, deadline_at)
+         SELECT gen_random_uuid(), account_id, id, 6, 'running', now() + interval '1 second', now(), now()
+           FROM sessions LIMIT 2000",
+    )
+    .execute(&mut db)
+    .await
+    .unwrap();
+    sqlx::query("ANALYZE turns").execute(&mut db).await.unwrap();
+    let queued =
+        "SELECT id FROM turns WHERE status = 'queued' AND id >= '00000000-0000-7000-8000-000000000000'
+                   ORDER BY id LIMIT 64 FOR NO KEY UPDATE SKIP LOCKED";
+    let leased = "SELECT id FROM turns WHERE status = 'running' AND lease_until < now()
+                   ORDER BY lease_until LIMIT 64 FOR NO KEY UPDATE SKIP LOCKED";
+    for (query, index) in [(queued, "turns_queued"), (leased, "turns_leased")] {
+        let plan: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("EXPLAIN {query}")))
+            .fetch_all(&mut db)
+            .await
+            .unwrap();
+        assert!(plan.join("\n").contains(index), "{plan:?}");
+    }
+}

@@ -1,0 +1,22 @@
+//! chat-svc over real sockets, on a real Postgres and Redis: one file a behaviour.
+
+#[cfg(test)]
+mod custody;
+#[cfg(test)]
+mod journal;
+#[cfg(test)]
+mod plane;
+#[cfg(test)]
+mod resume;
+#[cfg(test)]
+mod sandbox;
+#[cfg(test)]
+mod schema;
+#[cfg(test)]
+mod sessions;
+#[cfg(test)]
+mod takeover;
+#[cfg(test)]
+mod tools;
+#[cfg(test)]
+mod turns;

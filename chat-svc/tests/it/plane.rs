@@ -1,0 +1,398 @@
+//! chat-svc as the tests start it, and the actors that use it.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use chat_svc::{Config, MIGRATOR, config::ModelSection};
+use futures::{Stream, StreamExt};
+use serde_json::Value;
+use steward_proto::{
+    chat::v1::{
+        self as proto, CreateSessionRequest, CreateTurnRequest, GetTurnRequest, RunTurnRequest,
+        RunTurnResponse, StreamTurnEventsRequest, StreamTurnEventsResponse, Turn, TurnEvent, TurnStatus,
+        chat_service_client::ChatServiceClient,
+    },
+    custody::v1::custodian_service_client::CustodianServiceClient,
+};
+use svc_core::{
+    assertion::{self, GATEWAY, Signer, TrustedKey},
+    client::{Caller, Peer, PeerConfig},
+    clock::SystemClock,
+    id::AccountId,
+    lifecycle::{Lifecycle, Outcome},
+    principal::Principal,
+    telemetry::Metrics,
+    testing::{TestDb, TestRedis},
+};
+use tonic::{Request, Status};
+
+use crate::sandbox::FakeSandbox;
+
+/// How long a test waits for what must happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A database, a Redis, a sandbox-svc of the test's own, and the replicas that share them.
+pub(crate) struct Plane {
+    pub(crate) db: TestDb,
+    pub(crate) redis: TestRedis,
+    pub(crate) sandbox: FakeSandbox,
+    keys: Keys,
+    replicas: Vec<Replica>,
+}
+
+pub(crate) struct Replica {
+    address: SocketAddr,
+    lifecycle: Lifecycle,
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.lifecycle.hard().cancel();
+    }
+}
+
+/// Keys of the processes, and the file by which replicas trust them.
+struct Keys {
+    directory: tempfile::TempDir,
+    gateway: Arc<Signer>,
+    purge: Arc<Signer>,
+}
+
+impl Keys {
+    fn make() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut trusted = Vec::new();
+        let mut signer = |issuer: &str| {
+            let (private, public_key) = assertion::generate_key().unwrap();
+            trusted.push(TrustedKey { id: issuer.to_owned(), issuer: issuer.to_owned(), public_key });
+            std::fs::write(directory.path().join(format!("{issuer}.key")), &private).unwrap();
+            let private = BASE64.decode(private).unwrap();
+            Arc::new(Signer::new(issuer, issuer, &private, SystemClock::shared()).unwrap())
+        };
+        let (gateway, purge) = (signer(GATEWAY), signer("purge-svc"));
+        signer("chat-svc");
+        std::fs::write(directory.path().join("trust.toml"), assertion::trust_file(&trusted).unwrap())
+            .unwrap();
+        Self { directory, gateway, purge }
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.directory.path().join(file)
+    }
+}
+
+impl Plane {
+    /// One replica.
+    pub(crate) async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// One replica with a changed configuration.
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut plane = Self::empty().await;
+        plane.add_replica(change).await;
+        plane
+    }
+
+    /// No replica yet.
+    pub(crate) async fn empty() -> Self {
+        let db = TestDb::new(&[("chat", &MIGRATOR)]).await;
+        let keys = Keys::make();
+        let sandbox = FakeSandbox::start().await;
+        Self { db, redis: TestRedis::new(), sandbox, keys, replicas: Vec::new() }
+    }
+
+    /// Another replica; returns its number.
+    pub(crate) async fn add_replica(&mut self, change: impl FnOnce(&mut Config)) -> usize {
+        let mut config = self.config();
+        change(&mut config);
+        let (address, lifecycle) = (config.server.listen, Lifecycle::new());
+        chat_svc::start(config, lifecycle.clone(), metrics()).await.unwrap();
+        self.replicas.push(Replica { address, lifecycle });
+        self.replicas.len() - 1
+    }
+
+    /// Ends a replica as SIGKILL does: nothing is flushed, nothing released.
+    pub(crate) fn kill(&self, number: usize) {
+        self.replicas[number].lifecycle.hard().cancel();
+    }
+
+    /// Stops a replica as SIGTERM does, and waits for it.
+    pub(crate) async fn stop(&self, number: usize) -> Outcome {
+        let lifecycle = &self.replicas[number].lifecycle;
+        lifecycle.stop();
+        lifecycle.run_until_stopped(Duration::from_secs(10)).await
+    }
+
+    fn config(&self) -> Config {
+        let file = self.keys.path("chat.toml");
+        std::fs::write(&file, "pg.url = ''\nredis.url = ''\n").unwrap();
+        let mut config = Config::load(Some(Path::new(&file))).unwrap();
+        config.identity.trust_file = self.keys.path("trust.toml");
+        config.identity.key_file = self.keys.path("chat-svc.key");
+        config.pg = self.db.config("chat");
+        config.pg.max_connections = 8;
+        config.redis = self.redis.config();
+        config.server.listen = free_address();
+        config.server.operator_listen = free_address();
+        config.server.drain_delay = Duration::from_millis(1);
+        config.peers.sandbox.urls = vec![self.sandbox.url()];
+        config.worker.lease_ttl = Duration::from_secs(1);
+        config.worker.renew_period = Duration::from_millis(300);
+        config.worker.scan_period = Duration::from_millis(100);
+        let demo = ModelSection::Demo { pace: Duration::from_millis(1), prefill: Some(false) };
+        config.models.insert("demo".to_owned(), demo);
+        config.journal.poll = Duration::from_millis(500);
+        config.sandbox.resolve_wait = Duration::from_millis(500);
+        config.sandbox.resolve_patience = Duration::from_secs(2);
+        config.sandbox.resolve_pause = Duration::from_millis(50);
+        config
+    }
+
+    /// A tenant at replica `number`.
+    pub(crate) fn tenant_at(&self, number: usize, account: AccountId) -> Tenant {
+        let caller = self.peer(number, &self.keys.gateway).stating(Principal::account(account));
+        Tenant { account, client: ChatServiceClient::new(caller) }
+    }
+
+    /// A new tenant at the first replica.
+    pub(crate) fn tenant(&self) -> Tenant {
+        self.tenant_at(0, AccountId::new())
+    }
+
+    /// purge-svc at the first replica.
+    pub(crate) fn purge(&self) -> CustodianServiceClient<Caller> {
+        CustodianServiceClient::new(self.peer(0, &self.keys.purge).acting_for(None))
+    }
+
+    /// The gateway at the first replica, in somebody's name.
+    pub(crate) fn stating(&self, principal: Principal) -> Caller {
+        self.peer(0, &self.keys.gateway).stating(principal)
+    }
+
+    fn peer(&self, number: usize, signer: &Arc<Signer>) -> Peer {
+        let urls = vec![format!("http://{}", self.replicas[number].address)];
+        let config = PeerConfig { urls, timeout: PATIENCE };
+        Peer::lazy("chat-svc", &config, signer.clone()).unwrap()
+    }
+}
+
+/// Somebody with sessions.
+#[derive(Clone)]
+pub(crate) struct Tenant {
+    pub(crate) account: AccountId,
+    pub(crate) client: ChatServiceClient<Caller>,
+}
+
+impl Tenant {
+    pub(crate) async fn session(&mut self) -> String {
+        self.session_with(proto::InputPolicy::Queue, "").await
+    }
+
+    pub(crate) async fn session_with(&mut self, policy: proto::InputPolicy, route: &str) -> String {
+        let request = CreateSessionRequest {
+            title: "test".to_owned(),
+            input_policy: policy.into(),
+            route: route.to_owned(),
+        };
+        self.client.create_session(request).await.unwrap().into_inner().session.unwrap().session_id
+    }
+
+    pub(crate) async fn say(&mut self, session: &str, input: &str) -> Turn {
+        self.try_say(session, input).await.unwrap()
+    }
+
+    pub(crate) async fn try_say(&mut self, session: &str, input: &str) -> Result<Turn, Status> {
+        let request = CreateTurnRequest { session_id: session.to_owned(), input: input.to_owned() };
+        Ok(self.client.create_turn(request).await?.into_inner().turn.unwrap())
+    }
+
+    pub(crate) async fn turn(&mut self, id: &str) -> Turn {
+        let request = GetTurnRequest { turn_id: id.to_owned() };
+        self.client.get_turn(request).await.unwrap().into_inner().turn.unwrap()
+    }
+
+    /// Runs a turn to its end.
+    pub(crate) async fn run(&mut self, session: &str, input: &str) -> Vec<Event> {
+        let request = RunTurnRequest { session_id: session.to_owned(), input: input.to_owned() };
+        let stream = self.client.run_turn(request).await.unwrap().into_inner();
+        all(stream).await
+    }
+
+    /// The events of a turn after a cursor, to its end.
+    pub(crate) async fn events(&mut self, turn: &str, after: &str) -> Vec<Event> {
+        all(self.follow(turn, after).await).await
+    }
+
+    /// The events of a turn after a cursor, as they come.
+    pub(crate) async fn follow(
+        &mut self,
+        turn: &str,
+        after: &str,
+    ) -> impl Stream<Item = Result<StreamTurnEventsResponse, Status>> + Unpin + use<> {
+        let request = StreamTurnEventsRequest { turn_id: turn.to_owned(), last_event_id: after.to_owned() };
+        self.client.stream_turn_events(request).await.unwrap().into_inner()
+    }
+
+    pub(crate) async fn messages(&mut self, session: &str) -> Vec<proto::Message> {
+        let request = proto::ListMessagesRequest { session_id: session.to_owned(), ..Default::default() };
+        self.client.list_messages(request).await.unwrap().into_inner().messages
+    }
+
+    /// Waits until the turn is final.
+    pub(crate) async fn wait(&mut self, id: &str) -> Turn {
+        eventually("the turn is final", async || {
+            let turn = self.turn(id).await;
+            let done = !matches!(turn.status(), TurnStatus::Queued | TurnStatus::Running);
+            done.then_some(turn)
+        })
+        .await
+    }
+}
+
+/// One event as a client sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Event {
+    pub(crate) id: String,
+    pub(crate) kind: String,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Event {
+    pub(crate) fn seq(&self) -> i64 {
+        self.id.rsplit(':').next().unwrap().parse().unwrap()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.payload).unwrap()
+    }
+}
+
+impl From<TurnEvent> for Event {
+    fn from(event: TurnEvent) -> Self {
+        Self { id: event.id, kind: event.kind, payload: event.payload.to_vec() }
+    }
+}
+
+/// A response that carries an event.
+pub(crate) trait Carries {
+    fn event(self) -> Event;
+}
+
+impl Carries for RunTurnResponse {
+    fn event(self) -> Event {
+        self.event.unwrap().into()
+    }
+}
+
+impl Carries for StreamTurnEventsResponse {
+    fn event(self) -> Event {
+        self.event.unwrap().into()
+    }
+}
+
+/// A stream to its end.
+pub(crate) async fn all<T: Carries>(stream: impl Stream<Item = Result<T, Status>>) -> Vec<Event> {
+    let collect = stream.map(|item| item.unwrap().event()).collect();
+    tokio::time::timeout(PATIENCE, collect).await.expect("the stream ends")
+}
+
+/// A stream until an event of this kind.
+pub(crate) async fn until<T: Carries>(
+    stream: &mut (impl Stream<Item = Result<T, Status>> + Unpin),
+    kind: &str,
+) -> Vec<Event> {
+    let mut seen: Vec<Event> = Vec::new();
+    let read = async {
+        while let Some(item) = stream.next().await {
+            seen.push(item.unwrap().event());
+            if seen.last().unwrap().kind == kind {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.unwrap_or_else(|_| panic!("no {kind}"));
+    seen
+}
+
+/// What is visible after every event: text of the answer, with what was reset left out.
+pub(crate) fn visible_text(events: &[Event]) -> String {
+    let mut texts: Vec<(i64, String)> = Vec::new();
+    for event in events {
+        let json = event.json();
+        match event.kind.as_str() {
+            "text.delta" => texts.push((event.seq(), json["text"].as_str().unwrap().to_owned())),
+            "reset" => {
+                let from = json["from_seq"].as_i64().unwrap();
+                texts.retain(|(seq, _)| *seq < from);
+            }
+            _ => {}
+        }
+    }
+    texts.into_iter().map(|(_, text)| text).collect()
+}
+
+/// Sequence numbers run from 1 without a gap or a repeat, and the last event is final.
+pub(crate) fn assert_whole(events: &[Event]) {
+    let seqs: Vec<i64> = events.iter().map(Event::seq).collect();
+    let want: Vec<i64> = (1..=i64::try_from(events.len()).unwrap()).collect();
+    assert_eq!(seqs, want, "{:?}", kinds(events));
+    let finals = events
+        .iter()
+        .filter(|e| matches!(e.kind.as_str(), "turn.completed" | "turn.failed" | "turn.canceled"))
+        .count();
+    assert_eq!(finals, 1, "{:?}", kinds(events));
+    assert!(events.last().unwrap().kind.starts_with("turn."));
+}
+
+pub(crate) fn kinds(events: &[Event]) -> Vec<&str> {
+    events.iter().map(|event| event.kind.as_str()).collect()
+}
+
+/// How often an event of this kind is there.
+pub(crate) fn count(events: &[Event], kind: &str) -> usize {
+    events.iter().filter(|event| event.kind == kind).count()
+}
+
+/// Asks again until there is an answer.
+pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("never: {what}"))
+}
+
+/// A request with an idempotency key.
+pub(crate) fn keyed<T>(key: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("idempotency-key", key.parse().unwrap());
+    request
+}
+
+/// Telemetry is one a process, however many replicas it plays.
+pub(crate) fn metrics() -> Metrics {
+    static METRICS: OnceLock<Metrics> = OnceLock::new();
+    METRICS
+        .get_or_init(|| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), "pg.url = ''\nredis.url = ''\n").unwrap();
+            let mut config = Config::load(Some(file.path())).unwrap();
+            config.telemetry.log_filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
+            svc_core::telemetry::init("chat-svc", &config.telemetry).unwrap().metrics()
+        })
+        .clone()
+}
+
+pub(crate) fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
