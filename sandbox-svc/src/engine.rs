@@ -5,7 +5,6 @@
 //! [`fake`] a simulator that can stall, fail, lose replies and create late, [`contract`] what both must do, and
 //! [`limiter`] what every caller goes through.
 
-mod breaker;
 #[cfg(any(test, feature = "test-util"))]
 pub mod contract;
 pub mod docker;
@@ -16,10 +15,9 @@ pub mod limiter;
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
-use svc_core::id::SandboxId;
 
-use crate::domain::spec::{ContainerSpec, Mount, VolumeSpec, label};
+pub use crate::domain::observed::{Container, ContainerId, ContainerState};
+use crate::domain::spec::{ContainerSpec, VolumeSpec};
 
 /// An engine that components share.
 pub type SharedEngine = Arc<dyn ContainerEngine>;
@@ -56,16 +54,6 @@ pub trait ContainerEngine: fmt::Debug + Send + Sync {
 
     /// Every volume of an installation: all of them or an error.
     async fn list_volumes(&self, installation: &str) -> Result<Vec<Volume>, Error>;
-}
-
-/// Full id of a container, as its engine gives it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ContainerId(pub String);
-
-impl fmt::Display for ContainerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 /// How a container is named to an engine.
@@ -131,40 +119,6 @@ pub struct EngineInfo {
     pub root: String,
 }
 
-/// A container as its engine shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Container {
-    /// Full id.
-    pub id: ContainerId,
-    /// Name.
-    pub name: String,
-    /// Image id.
-    pub image: String,
-    /// Labels.
-    pub labels: BTreeMap<String, String>,
-    /// Binds and volumes, sorted.
-    pub mounts: Vec<Mount>,
-    /// What it does.
-    pub state: ContainerState,
-    /// When the engine made it.
-    pub created_at: Option<DateTime<Utc>>,
-}
-
-/// What a container does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ContainerState {
-    /// Made, never started.
-    Created,
-    /// Runs (or is about to end or to run again).
-    Running,
-    /// Frozen.
-    Paused,
-    /// Being removed.
-    Removing,
-    /// Ended.
-    Exited,
-}
-
 /// A volume as its engine shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
@@ -172,28 +126,6 @@ pub struct Volume {
     pub name: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-}
-
-impl Container {
-    /// The sandbox and its generation that the labels name.
-    #[must_use]
-    pub fn sandbox(&self) -> Option<(SandboxId, i64)> {
-        let sandbox = SandboxId::parse(label::SANDBOX, self.labels.get(label::SANDBOX)?).ok()?;
-        Some((sandbox, self.labels.get(label::GENERATION)?.parse().ok()?))
-    }
-
-    /// Whether this is the container that `spec` asks for: same name, labels, image and mounts.
-    /// Only the time at which it was asked for may differ.
-    #[must_use]
-    pub fn is_of(&self, spec: &ContainerSpec) -> bool {
-        let mut mounts = spec.mounts.clone();
-        mounts.sort();
-        let labels = [label::INSTALLATION, label::ENGINE, label::SANDBOX, label::GENERATION];
-        self.name == spec.name
-            && self.image == spec.image
-            && self.mounts == mounts
-            && labels.iter().all(|name| self.labels.get(*name) == spec.labels.get(name))
-    }
 }
 
 /// Why an engine did not do what it was asked.

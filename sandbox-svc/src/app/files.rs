@@ -93,16 +93,20 @@ async fn answered<T>(ctx: &Context, sandbox: &Sandbox, answer: Result<T, guest::
 
 /// An entry as it goes on; nothing if no file can have that name.
 fn entry(entry: FileEntry) -> Option<Entry> {
+    if entry.name.len() > NAME_BYTES || entry.name.contains(['/', '\0']) {
+        return None;
+    }
+    let kind = match entry.kind.as_str() {
+        "file" => Kind::File,
+        "directory" => Kind::Directory,
+        "symlink" => Kind::Symlink,
+        _ => Kind::Other,
+    };
     let modified_at =
         entry.modified_at.and_then(|at| DateTime::from_timestamp(at.seconds, at.nanos.try_into().ok()?));
-    (entry.name.len() <= NAME_BYTES && !entry.name.contains(['/', '\0'])).then(|| Entry {
-        kind: match entry.kind.as_str() {
-            "file" => Kind::File,
-            "directory" => Kind::Directory,
-            "symlink" => Kind::Symlink,
-            _ => Kind::Other,
-        },
+    Some(Entry {
         name: entry.name,
+        kind,
         size_bytes: entry.size_bytes,
         mode: entry.mode & 0o7777,
         modified_at,

@@ -1,4 +1,4 @@
-//! What every [`ContainerEngine`] does, as tests: run on the simulator and on Docker alike, so that what is proven
+//! What every [`ContainerEngine`](super::ContainerEngine) does, as tests: run on the simulator and on Docker alike, so that what is proven
 //! with the one holds with the other.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 

@@ -14,6 +14,10 @@ use std::{
 
 use async_trait::async_trait;
 use serde::Deserialize;
+use svc_core::{
+    breaker::{Breaker, BreakerPolicy, Verdict},
+    clock::SharedClock,
+};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -22,7 +26,6 @@ use tokio::{
 use super::{
     Container, ContainerEngine, ContainerId, EngineInfo, Error, Handle, Observed, Removal, SharedEngine,
     Volume,
-    breaker::{Breaker, Patience},
 };
 use crate::domain::spec::{ContainerSpec, VolumeSpec};
 
@@ -51,11 +54,8 @@ pub struct LimiterConfig {
     /// Deadline of a removal.
     #[serde(with = "humantime_serde")]
     pub remove_deadline: Duration,
-    /// Unanswered calls in a row after which the engine is left alone.
-    pub breaker_failures: u32,
-    /// How long it is left alone.
-    #[serde(with = "humantime_serde")]
-    pub breaker_rest: Duration,
+    /// When an engine that does not answer is left alone.
+    pub breaker: BreakerPolicy,
 }
 
 /// An engine behind its bounds.
@@ -67,22 +67,21 @@ pub struct Limited {
     looks: Semaphore,
     waiting: AtomicUsize,
     breaker: Mutex<Breaker>,
+    clock: SharedClock,
 }
 
 impl Limited {
     /// Puts `engine` behind the bounds of `config`.
     #[must_use]
-    pub fn new(engine: SharedEngine, config: LimiterConfig) -> Self {
+    pub fn new(engine: SharedEngine, config: LimiterConfig, clock: SharedClock) -> Self {
         Self {
             engine,
             config,
             changes: Semaphore::new(config.changes),
             looks: Semaphore::new(config.looks),
             waiting: AtomicUsize::new(0),
-            breaker: Mutex::new(Breaker::new(Patience {
-                failures: config.breaker_failures,
-                rest: config.breaker_rest,
-            })),
+            breaker: Mutex::default(),
+            clock,
         }
     }
 
@@ -105,12 +104,16 @@ impl Limited {
             }
         };
         // After the wait: the engine may have stopped answering meanwhile.
-        self.with_breaker(|breaker| breaker.admit(Instant::now())).map_err(Error::BreakerOpen)?;
+        let policy = &self.config.breaker;
+        let permit = self
+            .with_breaker(|breaker| breaker.admit(policy, self.clock.now()))
+            .map_err(|refused| Error::BreakerOpen(refused.retry_after))?;
         let answer = timeout_at(until, call).await.unwrap_or(Err(Error::TimedOut(deadline)));
-        match &answer {
-            Err(error) if error.is_outage() => self.with_breaker(|breaker| breaker.failed(Instant::now())),
-            Ok(_) | Err(_) => self.with_breaker(Breaker::succeeded),
-        }
+        let verdict = match &answer {
+            Err(error) if error.is_outage() => Verdict::Failure,
+            Ok(_) | Err(_) => Verdict::Success,
+        };
+        self.with_breaker(|breaker| breaker.record(permit, verdict, policy, self.clock.now()));
         answer
     }
 
@@ -198,10 +201,16 @@ impl ContainerEngine for Limited {
 mod tests {
     use std::sync::Arc;
 
+    use svc_core::clock::{MockClock, SystemClock};
+
     use super::*;
     use crate::engine::fake::{FakeEngine, Fault, Verb};
 
     fn limited(engine: &Arc<FakeEngine>) -> Limited {
+        limited_by(engine, SystemClock::shared())
+    }
+
+    fn limited_by(engine: &Arc<FakeEngine>, clock: SharedClock) -> Limited {
         let config = LimiterConfig {
             changes: 2,
             looks: 1,
@@ -211,10 +220,13 @@ mod tests {
             create_deadline: Duration::from_secs(5),
             start_deadline: Duration::from_secs(5),
             remove_deadline: Duration::from_secs(5),
-            breaker_failures: 3,
-            breaker_rest: Duration::from_secs(10),
+            breaker: BreakerPolicy {
+                threshold: 3,
+                cooldown: Duration::from_secs(10),
+                ..BreakerPolicy::default()
+            },
         };
-        Limited::new(engine.clone(), config)
+        Limited::new(engine.clone(), config, clock)
     }
 
     #[tokio::test(start_paused = true)]
@@ -264,12 +276,13 @@ mod tests {
         for _ in 0..3 {
             engine.fault(Verb::Info, Fault::Stall);
         }
-        let limited = limited(&engine);
+        let clock = MockClock::at(chrono::DateTime::UNIX_EPOCH);
+        let limited = limited_by(&engine, clock.clone());
         for _ in 0..3 {
             assert!(matches!(limited.info().await, Err(Error::TimedOut(_))));
         }
         assert!(matches!(limited.info().await, Err(Error::BreakerOpen(_))));
-        tokio::time::advance(Duration::from_secs(10)).await;
+        clock.advance(Duration::from_secs(10));
         assert!(limited.info().await.is_ok());
     }
 

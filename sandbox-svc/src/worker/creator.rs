@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{host::HostLevel, patience};
 use crate::{
-    app::{Served, Shared, engine_topic, making},
+    app::{Shared, engine_topic, making},
     domain::{host::Level, sandbox::State},
     error::Result,
     store::sandboxes,
@@ -119,7 +119,7 @@ impl Creator {
 /// # Errors
 /// [`crate::Error`].
 #[cfg(any(test, feature = "test-util"))]
-pub async fn make_next(ctx: &Shared, served: &Served, owner: &str) -> Result<bool> {
+pub async fn make_next(ctx: &Shared, served: &crate::app::Served, owner: &str) -> Result<bool> {
     match making::take_next(ctx, served, owner, true).await? {
         Some(job) => making::make(ctx, served, job).await.map(|()| true),
         None => Ok(false),

@@ -3,9 +3,9 @@
 use std::{collections::HashMap, fs, path::PathBuf, process::Command, time::Duration};
 
 use sandbox_svc::{
+    client::guest::{Error, Guest},
     domain::spec::{ContainerSpec, label},
     engine::{ContainerId, contract::Bench},
-    guest::{Error, Guest},
     testing::{docker_host, guest_program},
 };
 use serde_json::{Value, json};

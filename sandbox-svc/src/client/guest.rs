@@ -56,11 +56,11 @@ pub enum Error {
     /// It did not answer in time: it may have done it, or do it yet.
     #[error("guest did not answer in time")]
     TimedOut,
-    /// It refused the call, for a reason of the caller's, and did nothing.
-    #[error("guest refused the call ({code:?}): {message}")]
+    /// It refused the call and did nothing.
+    #[error("guest refused the call ({why:?}): {message}")]
     Refused {
         /// Why.
-        code: Code,
+        why: Refusal,
         /// What it says, cut; for the caller, never for a decision.
         message: String,
     },
@@ -70,6 +70,23 @@ pub enum Error {
     /// It answered something that cannot be.
     #[error("guest sent an answer that makes no sense: {0}")]
     Nonsense(&'static str),
+}
+
+/// Why a guest refused a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The request is wrong.
+    Invalid,
+    /// There is no such file.
+    NotFound,
+    /// Something is larger than it may be.
+    TooLarge,
+    /// The user of the sandbox may not.
+    Denied,
+    /// It is something else than was asked for.
+    NotUsable,
+    /// Too much runs already, or there is no room.
+    Busy,
 }
 
 impl Error {
@@ -224,14 +241,15 @@ fn answered<T>(answer: Result<tonic::Response<T>, Status>) -> Result<T, Error> {
         Err(status) => status,
     };
     let message = status.message().chars().take(300).collect();
+    let refused = |why| Err(Error::Refused { why, message });
+    // The guest's own refusals are made before anything is recorded.
     match status.code() {
-        // The guest's own refusals, each made before anything is recorded.
-        code @ (Code::InvalidArgument
-        | Code::NotFound
-        | Code::OutOfRange
-        | Code::PermissionDenied
-        | Code::FailedPrecondition
-        | Code::ResourceExhausted) => Err(Error::Refused { code, message }),
+        Code::InvalidArgument => refused(Refusal::Invalid),
+        Code::NotFound => refused(Refusal::NotFound),
+        Code::OutOfRange => refused(Refusal::TooLarge),
+        Code::PermissionDenied => refused(Refusal::Denied),
+        Code::FailedPrecondition => refused(Refusal::NotUsable),
+        Code::ResourceExhausted => refused(Refusal::Busy),
         Code::Aborted => Err(Error::OtherInstance),
         Code::DeadlineExceeded | Code::Cancelled => Err(Error::TimedOut),
         Code::Ok

@@ -1,0 +1,244 @@
+//! Keyed calls: at most once, whoever asks, whatever is lost on the way.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use bytes::Bytes;
+use sandbox_svc::{
+    Error,
+    app::{execs, files},
+    client::guest,
+    domain::{
+        exec::{Call, Command, ExecState, Key, Record, Write},
+        sandbox::Sandbox,
+    },
+    store,
+};
+use svc_core::id::AccountId;
+
+use crate::plane::Plane;
+
+fn command(argv: &[&str]) -> Call {
+    Call::Command(Command {
+        argv: argv.iter().map(|argument| (*argument).to_owned()).collect(),
+        stdin: Bytes::new(),
+        cwd: String::new(),
+        env: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
+        timeout: Duration::from_secs(20),
+    })
+}
+
+fn key(text: &str) -> Key {
+    Key::parse(text.to_owned()).unwrap()
+}
+
+pub(crate) async fn run(
+    plane: &Plane,
+    sandbox: &Sandbox,
+    name: &str,
+    argv: &[&str],
+) -> Result<Record, Error> {
+    execs::call(&plane.ctx, sandbox.owner.unwrap().account, sandbox.id, key(name), command(argv)).await
+}
+
+async fn resolve(plane: &Plane, sandbox: &Sandbox, name: &str, wait: Duration) -> Result<Record, Error> {
+    execs::resolve(&plane.ctx, sandbox.owner.unwrap().account, sandbox.id, key(name), wait).await
+}
+
+/// Journals an intent as a replica does that dies before it could send it.
+async fn intend(plane: &Plane, sandbox: &Sandbox, name: &str, call: &Call) {
+    let mut db = plane.ctx.pool.acquire().await.unwrap();
+    let owner = sandbox.owner.unwrap();
+    let now = plane.ctx.now();
+    assert!(store::execs::begin(&mut db, owner, sandbox.id, name, &call.hash(), now).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_command_runs_and_its_outcome_is_journaled() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    let record = run(&plane, &sandbox, "a", &["sh", "-c", "echo out; echo err >&2; exit 3"]).await.unwrap();
+    let outcome = record.outcome.as_ref().unwrap();
+    assert_eq!((record.state, outcome.exit_code), (ExecState::Finished, 3));
+    assert_eq!((&outcome.stdout[..], &outcome.stderr[..]), (&b"out\n"[..], &b"err\n"[..]));
+    // The journal knows it without the guest.
+    plane.engine.exit(&plane.engine.containers()[0].id);
+    assert_eq!(
+        run(&plane, &sandbox, "a", &["sh", "-c", "echo out; echo err >&2; exit 3"]).await.unwrap(),
+        record
+    );
+    assert_eq!(resolve(&plane, &sandbox, "a", Duration::ZERO).await.unwrap(), record);
+}
+
+#[tokio::test]
+async fn a_repeated_key_runs_once_and_another_call_under_it_is_refused() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    let count = &["sh", "-c", "echo x >> ran; wc -l < ran"];
+    let asked = futures::future::join_all((0..8).map(|_| run(&plane, &sandbox, "a", count))).await;
+    let first = asked[0].as_ref().unwrap();
+    assert!(asked.iter().all(|record| record.as_ref().unwrap() == first));
+    assert_eq!(first.outcome.as_ref().unwrap().stdout, b"1\n");
+    let other = run(&plane, &sandbox, "a", &["true"]).await;
+    assert!(matches!(other, Err(Error::KeyReused)), "{other:?}");
+}
+
+#[tokio::test]
+async fn an_intent_that_was_never_sent_is_sent_by_the_one_that_repeats_it() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    let argv = &["sh", "-c", "echo x >> ran; cat ran"];
+    intend(&plane, &sandbox, "a", &command(argv)).await;
+    let record = run(&plane, &sandbox, "a", argv).await.unwrap();
+    assert_eq!(record.outcome.unwrap().stdout, b"x\n");
+}
+
+#[tokio::test]
+async fn an_intent_that_was_never_sent_is_written_off_by_the_one_that_resolves_it() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    let argv = &["sh", "-c", "touch ran"];
+    intend(&plane, &sandbox, "a", &command(argv)).await;
+    assert_eq!(resolve(&plane, &sandbox, "a", Duration::ZERO).await.unwrap().state, ExecState::Abandoned);
+    // However it still travels.
+    assert_eq!(run(&plane, &sandbox, "a", argv).await.unwrap().state, ExecState::Abandoned);
+    assert!(!plane.files(&sandbox).join("workspace/ran").exists());
+}
+
+#[tokio::test]
+async fn a_key_that_nobody_used_is_written_off() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    assert_eq!(resolve(&plane, &sandbox, "a", Duration::ZERO).await.unwrap().state, ExecState::Abandoned);
+    assert_eq!(run(&plane, &sandbox, "a", &["touch", "ran"]).await.unwrap().state, ExecState::Abandoned);
+    assert!(!plane.files(&sandbox).join("workspace/ran").exists());
+}
+
+#[tokio::test]
+async fn a_call_whose_replica_died_is_waited_for_and_adopted() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    let until_told = "touch started; while [ ! -e told ]; do sleep 0.01; done; echo done";
+    let workspace = plane.files(&sandbox).join("workspace");
+    // A replica sends it and is gone before the answer.
+    let replica = plane.replica().await;
+    let account = sandbox.owner.unwrap().account;
+    let call = execs::call(&replica, account, sandbox.id, key("a"), command(&["sh", "-c", until_told]));
+    let started = async {
+        while !workspace.join("started").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        answer = call => panic!("answered: {answer:?}"),
+        () = started => replica.lifecycle.stop(),
+    }
+    replica.lifecycle.run_until_stopped(Duration::from_millis(50)).await;
+
+    assert_eq!(resolve(&plane, &sandbox, "a", Duration::ZERO).await.unwrap().state, ExecState::Running);
+    fs::write(workspace.join("told"), "").unwrap();
+    let record = resolve(&plane, &sandbox, "a", Duration::from_secs(20)).await.unwrap();
+    assert_eq!((record.state, record.outcome.unwrap().stdout), (ExecState::Finished, b"done\n".to_vec()));
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_stops_its_wait_and_not_the_call() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    let until_told = "touch started; while [ ! -e told ]; do sleep 0.01; done; echo done";
+    let workspace = plane.files(&sandbox).join("workspace");
+    let started = async {
+        while !workspace.join("started").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let argv = ["sh", "-c", until_told];
+    tokio::select! {
+        answer = run(&plane, &sandbox, "a", &argv) => panic!("answered: {answer:?}"),
+        () = started => {}
+    }
+    fs::write(workspace.join("told"), "").unwrap();
+    // Nobody asks, and the journal has it all the same.
+    let mut db = plane.ctx.pool.acquire().await.unwrap();
+    let owner = sandbox.owner.unwrap();
+    loop {
+        let entry = store::execs::find(&mut db, owner, sandbox.id, "a").await.unwrap().unwrap();
+        if entry.record.state == ExecState::Finished {
+            break assert_eq!(entry.record.outcome.unwrap().stdout, b"done\n");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn calls_that_run_when_their_sandbox_goes_are_in_doubt() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    intend(&plane, &sandbox, "a", &command(&["true"])).await;
+    plane.delete(&sandbox).await;
+    // Until its absence is confirmed, nobody knows.
+    assert_eq!(resolve(&plane, &sandbox, "a", Duration::ZERO).await.unwrap().state, ExecState::Running);
+    plane.remove_all().await;
+    assert_eq!(resolve(&plane, &sandbox, "a", Duration::ZERO).await.unwrap().state, ExecState::InDoubt);
+    assert_eq!(run(&plane, &sandbox, "a", &["true"]).await.unwrap().state, ExecState::InDoubt);
+    let new = run(&plane, &sandbox, "b", &["true"]).await;
+    assert!(matches!(new, Err(Error::NotRunning(_))), "{new:?}");
+}
+
+#[tokio::test]
+async fn a_guest_that_was_started_anew_runs_nothing_of_before() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    intend(&plane, &sandbox, "a", &command(&["touch", "ran"])).await;
+    // Somebody restarts the container by hand: the records of the first life are lost.
+    let container = plane.engine.containers()[0].id.clone();
+    plane.engine.exit(&container);
+    sandbox_svc::engine::ContainerEngine::start(&*plane.engine, &container).await.unwrap();
+    let run_dir = plane.served().run_dirs.path(&sandbox.container.as_ref().unwrap().run_dir);
+    while guest::Guest::connect(&run_dir).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    plane.served().forget_guest(sandbox.id).await;
+    for answer in [
+        run(&plane, &sandbox, "a", &["touch", "ran"]).await,
+        resolve(&plane, &sandbox, "a", Duration::ZERO).await,
+        run(&plane, &sandbox, "b", &["touch", "ran"]).await,
+    ] {
+        assert!(matches!(answer, Err(Error::Guest(guest::Error::OtherInstance))), "{answer:?}");
+    }
+    assert!(!plane.files(&sandbox).join("workspace/ran").exists());
+}
+
+#[tokio::test]
+async fn another_tenants_sandbox_runs_nothing_and_shows_nothing() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    let stranger = AccountId::new();
+    let calls = [
+        execs::call(&plane.ctx, stranger, sandbox.id, key("a"), command(&["touch", "ran"])).await.map(drop),
+        execs::resolve(&plane.ctx, stranger, sandbox.id, key("a"), Duration::ZERO).await.map(drop),
+        files::read(&plane.ctx, stranger, sandbox.id, "x".into()).await.map(drop),
+        files::list(&plane.ctx, stranger, sandbox.id, String::new()).await.map(drop),
+    ];
+    for call in calls {
+        assert!(matches!(call, Err(Error::NotFound)), "{call:?}");
+    }
+    assert!(!plane.files(&sandbox).join("workspace/ran").exists());
+}
+
+#[tokio::test]
+async fn files_are_written_once_and_read_back() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    let account = sandbox.owner.unwrap().account;
+    let write = Call::Write(Write { path: "dir/file".into(), content: "hello".into(), mode: 0 });
+    let first = execs::call(&plane.ctx, account, sandbox.id, key("w"), write.clone()).await.unwrap();
+    assert_eq!(first.outcome.as_ref().unwrap().exit_code, 0);
+    assert_eq!(files::read(&plane.ctx, account, sandbox.id, "dir/file".into()).await.unwrap(), "hello");
+    run(&plane, &sandbox, "a", &["sh", "-c", "echo changed > dir/file"]).await.unwrap();
+    assert_eq!(execs::call(&plane.ctx, account, sandbox.id, key("w"), write).await.unwrap(), first);
+    assert_eq!(files::read(&plane.ctx, account, sandbox.id, "dir/file".into()).await.unwrap(), "changed\n");
+    let (entries, more) = files::list(&plane.ctx, account, sandbox.id, "dir".into()).await.unwrap();
+    assert_eq!((entries.len(), entries[0].name.as_str(), more), (1, "file", false));
+    let missing = files::read(&plane.ctx, account, sandbox.id, "none".into()).await;
+    assert!(matches!(missing, Err(Error::Guest(guest::Error::Refused { .. }))), "{missing:?}");
+}

@@ -1,0 +1,151 @@
+//! Ending sandboxes: no row says "gone" while its container exists or can still start.
+
+use std::{fs, time::Duration};
+
+use sandbox_svc::{
+    app::lifecycle,
+    domain::sandbox::{Cause, State},
+    engine::fake::{Fault, Verb},
+    worker::{deadlines, volumes},
+};
+
+use crate::plane::Plane;
+
+#[tokio::test]
+async fn a_deleted_sandbox_is_gone_once_its_container_is_absent() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    let deleting = plane.delete(&sandbox).await;
+    assert_eq!((deleting.state, deleting.cause), (State::Deleting, Some(Cause::Deleted)));
+    assert_eq!(plane.engine.containers().len(), 1);
+    plane.remove_all().await;
+    let gone = plane.sandbox(sandbox.id).await;
+    assert_eq!((gone.state, gone.ended_at.is_some()), (State::Gone, true));
+    assert!(plane.engine.containers().is_empty() && plane.run_dirs().is_empty());
+    // Asked again it is what it is, and the act is told once.
+    assert_eq!(plane.delete(&gone).await.state, State::Gone);
+    assert_eq!(plane.audited("sandbox.deleted").await, 1);
+}
+
+#[tokio::test]
+async fn a_removal_whose_outcome_is_unknown_is_not_called_done() {
+    for verb in [Verb::Remove, Verb::Observe] {
+        let plane = Plane::start().await;
+        let sandbox = plane.running(plane.owner()).await;
+        plane.delete(&sandbox).await;
+        plane.engine.fault(verb, Fault::Stall);
+        plane.remove_all().await;
+        assert_eq!(plane.state(sandbox.id).await, State::Deleting, "{verb:?}");
+        plane.remove_all().await;
+        assert_eq!(plane.state(sandbox.id).await, State::Gone, "{verb:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_removal_whose_answer_is_lost_is_found_to_be_done() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    plane.delete(&sandbox).await;
+    plane.engine.fault(Verb::Remove, Fault::LoseReply);
+    plane.remove_all().await;
+    assert_eq!(plane.state(sandbox.id).await, State::Deleting);
+    plane.remove_all().await;
+    assert_eq!(plane.state(sandbox.id).await, State::Gone);
+}
+
+#[tokio::test]
+async fn what_a_sandbox_left_in_its_run_directory_goes_with_it() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    let run_dir = plane.served().run_dirs.path(&sandbox.container.as_ref().unwrap().run_dir);
+    fs::create_dir_all(run_dir.join("deep/er")).unwrap();
+    std::os::unix::fs::symlink("/etc", run_dir.join("deep/link")).unwrap();
+    plane.delete(&sandbox).await;
+    plane.remove_all().await;
+    assert!(!run_dir.exists() && plane.run_dirs().is_empty());
+    assert!(fs::metadata("/etc/passwd").is_ok());
+}
+
+#[tokio::test]
+async fn a_sandbox_that_nobody_uses_is_ended_and_one_that_is_used_is_not() {
+    let plane = Plane::start().await;
+    let (idle, busy) = (plane.running(plane.owner()).await, plane.running(plane.owner()).await);
+    plane.clock.advance(Duration::from_secs(7_000));
+    super::execs::run(&plane, &busy, "key", &["true"]).await.unwrap();
+    plane.clock.advance(Duration::from_secs(201));
+    assert_eq!(deadlines::sweep(&plane.ctx).await.unwrap(), 1);
+    let ended = plane.sandbox(idle.id).await;
+    assert_eq!((ended.state, ended.cause), (State::Deleting, Some(Cause::Expired)));
+    assert_eq!(plane.state(busy.id).await, State::Running);
+}
+
+#[tokio::test]
+async fn a_busy_sandbox_has_an_end_all_the_same() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    for hour in 0..23 {
+        plane.clock.advance(Duration::from_secs(3_600));
+        super::execs::run(&plane, &sandbox, &format!("key{hour}"), &["true"]).await.unwrap();
+    }
+    plane.clock.advance(Duration::from_secs(3_600));
+    assert_eq!(deadlines::sweep(&plane.ctx).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_workspace_stays_for_its_retention_and_while_a_sandbox_has_it() {
+    let plane = Plane::start().await;
+    let owner = plane.owner();
+    let sandbox = plane.running(owner).await;
+    let mut kept = plane.kept("volumes");
+    plane.delete(&sandbox).await;
+    plane.remove_all().await;
+    plane.clock.advance(Duration::from_secs(604_799));
+    volumes::pass(&plane.ctx, &mut kept).await.unwrap();
+    assert_eq!(volumes_there(&plane).await, 1);
+    // A sandbox is to have it: its time no longer counts.
+    let again = plane.create(owner).await;
+    plane.clock.advance(Duration::from_secs(590));
+    volumes::pass(&plane.ctx, &mut kept).await.unwrap();
+    assert_eq!(volumes_there(&plane).await, 1);
+    plane.delete(&again).await;
+    plane.remove_all().await;
+    plane.clock.advance(Duration::from_secs(604_800));
+    volumes::pass(&plane.ctx, &mut kept).await.unwrap();
+    assert_eq!(volumes_there(&plane).await, 0);
+    assert_eq!(plane.audited("workspace.removed").await, 1);
+    // The session's next one is a new one.
+    assert_ne!(plane.create(owner).await.volume, sandbox.volume);
+}
+
+#[tokio::test]
+async fn a_workspace_whose_removal_is_unknown_stays_committed_to_it() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    plane.delete(&sandbox).await;
+    plane.remove_all().await;
+    plane.clock.advance(Duration::from_secs(604_800));
+    let mut kept = plane.kept("volumes");
+    plane.engine.fault(Verb::RemoveVolume, Fault::LoseReply);
+    volumes::pass(&plane.ctx, &mut kept).await.unwrap();
+    assert_eq!(plane.audited("workspace.removed").await, 0);
+    volumes::pass(&plane.ctx, &mut kept).await.unwrap();
+    assert_eq!(plane.audited("workspace.removed").await, 1);
+}
+
+#[tokio::test]
+async fn a_sandbox_can_be_deleted_while_it_waits_and_is_gone_without_the_engine() {
+    let plane = Plane::start().await;
+    let owner = plane.owner();
+    let requested = plane.create(owner).await;
+    plane.delete(&requested).await;
+    plane.engine.fault(Verb::Observe, Fault::Stall);
+    plane.remove_all().await;
+    let view = lifecycle::get(&plane.ctx, owner.account, requested.id, Duration::ZERO).await.unwrap();
+    assert_eq!(view.sandbox.state, State::Gone);
+    assert_eq!(plane.engine.calls(Verb::Observe), 0);
+}
+
+async fn volumes_there(plane: &Plane) -> usize {
+    use sandbox_svc::engine::ContainerEngine;
+    plane.engine.list_volumes("test").await.unwrap().len()
+}

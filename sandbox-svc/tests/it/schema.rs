@@ -1,0 +1,39 @@
+//! The live schema is what the code thinks it is.
+
+use sandbox_svc::{
+    domain::{
+        exec::ExecState,
+        pool::PoolState,
+        sandbox::{Cause, State},
+        spec::Network,
+    },
+    store::MIGRATIONS,
+};
+use svc_core::{
+    custody::data_map,
+    pg_enum::{PgEnum, labels},
+    testing::TestDb,
+};
+
+#[tokio::test]
+async fn every_place_says_what_an_erasure_does_to_it() {
+    let db = TestDb::new(&[("sandbox", &MIGRATIONS)]).await;
+    let unannotated = data_map::unannotated(&mut db.owner("sandbox").await).await.unwrap();
+    assert!(unannotated.is_empty(), "{unannotated:?}");
+}
+
+#[tokio::test]
+async fn enums_have_the_labels_of_the_database() {
+    async fn check<E: PgEnum>(db: &TestDb) {
+        let stored = labels(&mut db.owner("sandbox").await, E::TYPE).await.unwrap();
+        let ours: Vec<_> = E::LABELS.iter().map(|(_, label)| (*label).to_owned()).collect();
+        assert_eq!(stored, ours, "{}", E::TYPE);
+    }
+    let db = TestDb::new(&[("sandbox", &MIGRATIONS)]).await;
+    check::<State>(&db).await;
+    check::<Cause>(&db).await;
+    check::<PoolState>(&db).await;
+    check::<Network>(&db).await;
+    check::<ExecState>(&db).await;
+    assert_eq!((State::LABELS.len(), Cause::LABELS.len()), (State::ALL.len(), Cause::ALL.len()));
+}
