@@ -140,9 +140,8 @@ CREATE TABLE dead_letters (
 );
 
 -- However often a job meets it, one thing that cannot be deleted is one letter.
-CREATE UNIQUE INDEX dead_letters_unresolved ON dead_letters (custodian, provider, kind, object_id)
+CREATE UNIQUE INDEX dead_letters_unresolved ON dead_letters (purge_id, custodian, provider, kind, object_id)
     WHERE resolved_at IS NULL;
-CREATE INDEX dead_letters_by_purge ON dead_letters (purge_id);
 
 COMMENT ON TABLE dead_letters IS 'custody=ledger; What could not be deleted; an unresolved one keeps its job from going on';
 COMMENT ON COLUMN dead_letters.dead_letter_id IS 'custody=ledger; The letter';

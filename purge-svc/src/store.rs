@@ -8,6 +8,7 @@ use crate::domain::{
     subject::{SubjectHash, SubjectKind, Trigger},
 };
 
+pub mod claims;
 pub mod dead_letters;
 pub mod external_objects;
 pub mod holds;

@@ -129,11 +129,13 @@ pub enum Cause {
     ItemsPermanent,
     /// An owner found something left after it had deleted all.
     Residue,
+    /// Something went wrong in purge-svc itself.
+    Internal,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::CustodianUnavailable,
         Self::CustodianRefused,
         Self::ContractMismatch,
@@ -142,6 +144,7 @@ impl Cause {
         Self::ItemsTransient,
         Self::ItemsPermanent,
         Self::Residue,
+        Self::Internal,
     ];
 
     /// Its name, on the wire and in the database.
@@ -156,6 +159,7 @@ impl Cause {
             Self::ItemsTransient => "ITEMS_TRANSIENT",
             Self::ItemsPermanent => "ITEMS_PERMANENT",
             Self::Residue => "RESIDUE",
+            Self::Internal => "INTERNAL",
         }
     }
 

@@ -23,7 +23,7 @@ use crate::{
 /// Page sizes of this service: the default and the most.
 const PAGE_SIZE: (u32, u32) = (50, 200);
 
-/// Shown as the cause of jobs whose trigger is switched off: they are accepted, and wait.
+/// Shown as the cause of jobs that do not begin because their trigger is switched off: accepted, they wait.
 const SWITCHED_OFF: &str = "SWITCHED_OFF";
 
 pub(super) fn page_size(asked: i32) -> Result<u32, Invalid> {
@@ -99,7 +99,9 @@ impl From<Shown> for proto::Purge {
         let open = record.state.workable().is_some();
         let cause = match record.cause {
             Some(cause) => Cause::name(cause),
-            None if open && !enabled => SWITCHED_OFF,
+            None if !enabled && !record.giving_up && record.state == State::Working(Phase::Pending) => {
+                SWITCHED_OFF
+            }
             None => "",
         };
         let session = job.subject.and_then(|subject| match subject.kind() {

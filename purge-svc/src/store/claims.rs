@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use svc_core::{item_lease, lease::ItemLease, pg};
+use svc_core::{error::Chain, item_lease, lease::ItemLease, pg};
 
 use super::jobs;
 use crate::domain::{
@@ -44,7 +44,11 @@ pub struct Claiming<'a> {
 }
 
 /// Takes jobs that are due at `now` and that nobody holds: the most urgent first, then those that waited
-/// longest, so that a job which was just tried stands behind its equals.
+/// longest, so that a job which was just tried stands behind its equals. Of triggers that are switched off only
+/// those are taken that have begun already, or are being given up: what is frozen shall not stay so.
+///
+/// A row that makes no sense to this program is reported and left alone until its lease runs out; it keeps
+/// nobody else waiting.
 ///
 /// # Errors
 /// [`pg::Error`] if none was taken.
@@ -55,7 +59,7 @@ pub async fn claim(db: &mut PgConnection, how: Claiming<'_>, now: DateTime<Utc>)
              FROM purge_jobs
              WHERE state NOT IN ('dead_lettered', 'committed', 'thawed')
                AND next_attempt_at <= $1
-               AND trigger = ANY ($2)
+               AND (trigger = ANY ($2) OR phase <> 'pending' OR giving_up)
                AND (lease_until IS NULL OR ($3 AND lease_until < now()))
              ORDER BY priority, next_attempt_at, purge_id
              LIMIT $4
@@ -74,19 +78,21 @@ pub async fn claim(db: &mut PgConnection, how: Claiming<'_>, now: DateTime<Utc>)
     )
     .fetch_all(&mut *db)
     .await?;
-    let jobs = jobs::by_urgency(db, &taken).await?;
-    jobs.into_iter()
-        .map(|job| {
-            let subject = job.subject.ok_or_else(|| {
-                pg::Error::inconsistent(
-                    "purge_jobs",
-                    "subject_id",
-                    job.purge_id,
-                    "is null in a job with work left",
-                )
-            })?;
-            let lease = ItemLease { id: job.purge_id.0, epoch: job.epoch, owner: how.owner.to_owned() };
-            Ok(Claim { job, subject, lease })
-        })
-        .collect()
+    let mut claims = Vec::with_capacity(taken.len());
+    for job in jobs::by_urgency(db, &taken).await? {
+        match job.and_then(|job| held(job, how.owner)) {
+            Ok(claim) => claims.push(claim),
+            Err(error) => tracing::error!(error = %Chain(&error), "purge cannot be read, leaving it"),
+        }
+    }
+    Ok(claims)
+}
+
+fn held(job: Job, owner: &str) -> pg::Result<Claim> {
+    let purge_id = job.purge_id;
+    let subject = job.subject.ok_or_else(|| {
+        pg::Error::inconsistent("purge_jobs", "subject_id", purge_id, "is null in a job with work left")
+    })?;
+    let lease = ItemLease { id: purge_id.0, epoch: job.epoch, owner: owner.to_owned() };
+    Ok(Claim { job, subject, lease })
 }

@@ -49,7 +49,7 @@ pub async fn write(
             "INSERT INTO dead_letters
                  (dead_letter_id, purge_id, custodian, kind, provider, object_id, code, created_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-             ON CONFLICT (custodian, provider, kind, object_id) WHERE resolved_at IS NULL DO NOTHING",
+             ON CONFLICT (purge_id, custodian, provider, kind, object_id) WHERE resolved_at IS NULL DO NOTHING",
             id,
             purge_id.0,
             custodian.service(),
@@ -65,17 +65,16 @@ pub async fn write(
     Ok(())
 }
 
-/// A letter, locked until the transaction ends.
+/// A letter, settled or not.
 ///
 /// # Errors
 /// [`svc_core::pg::Error`] if it cannot be read.
-pub async fn lock(db: &mut PgConnection, id: Uuid) -> Result<Option<DeadLetter>> {
+pub async fn find(db: &mut PgConnection, id: Uuid) -> Result<Option<DeadLetter>> {
     let letter = sqlx::query_as!(
         DeadLetter,
         "SELECT dead_letter_id, purge_id, custodian, kind, provider, object_id, code, created_at, resolved_at
          FROM dead_letters
-         WHERE dead_letter_id = $1
-         FOR UPDATE",
+         WHERE dead_letter_id = $1",
         id
     )
     .fetch_optional(db)

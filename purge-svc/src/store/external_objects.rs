@@ -75,20 +75,6 @@ pub async fn settle(
     Ok(())
 }
 
-/// Objects of which nobody has said yet that they are gone.
-///
-/// # Errors
-/// [`svc_core::pg::Error`] if they cannot be counted.
-pub async fn count_unsettled(db: &mut PgConnection, purge_id: PurgeId) -> Result<i64> {
-    let count = sqlx::query_scalar!(
-        r#"SELECT count(*) AS "count!" FROM external_objects WHERE purge_id = $1 AND settled_at IS NULL"#,
-        purge_id.0
-    )
-    .fetch_one(db)
-    .await?;
-    Ok(count)
-}
-
 /// Deletes a job's copies: they name what belonged to somebody.
 ///
 /// # Errors

@@ -1,12 +1,9 @@
-//! Jobs: accepting, reading, claiming them, and the one statement that writes their state.
-
-use std::time::Duration;
+//! Jobs: accepting and reading them, and the one statement that writes their state.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{
     id::{AccountId, PurgeId},
-    item_lease,
     lease::ItemLease,
     pg::{self, ensure_affected},
     pg_enum,
@@ -21,11 +18,6 @@ use crate::domain::{
 };
 
 const TABLE: &str = "purge_jobs";
-
-item_lease! {
-    /// Jobs being worked on.
-    pub struct JobLeases: "purge_jobs", "purge_id"
-}
 
 /// A job's state as it is stored: beside it stands the phase from which it goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,17 +79,6 @@ pub const fn to_columns(state: State) -> (StateLabel, Option<Phase>) {
 #[must_use]
 pub fn from_columns(label: StateLabel, phase: Option<Phase>) -> Option<State> {
     State::ALL.into_iter().find(|state| to_columns(*state) == (label, phase))
-}
-
-/// A job that a worker holds.
-#[derive(Debug, Clone)]
-pub struct Claim {
-    /// The job.
-    pub job: Job,
-    /// Whom it erases.
-    pub subject: Subject,
-    /// The right to write it.
-    pub lease: ItemLease,
 }
 
 /// A job that was accepted and is to be stored.
@@ -311,65 +292,16 @@ pub async fn list(
     rows.into_iter().map(Job::try_from).collect()
 }
 
-/// How jobs are claimed.
-#[derive(Debug, Clone, Copy)]
-pub struct Claiming<'a> {
-    /// The worker.
-    pub owner: &'a str,
-    /// How long its lease lasts.
-    pub ttl: Duration,
-    /// Triggers that are switched on.
-    pub triggers: &'a [Trigger],
-    /// Whether leases that ran out may be taken over.
-    pub expired: bool,
-    /// Most jobs.
-    pub limit: i64,
-}
-
-/// Takes jobs that are due at `now` and that nobody holds: the most urgent first, then those that waited
-/// longest, so that a job which was just tried stands behind its equals.
+/// Jobs in the order in which they should be worked on, each by itself: one that makes no sense to this program
+/// does not hide the others.
 ///
 /// # Errors
-/// [`pg::Error`] if none was taken.
-pub async fn claim(db: &mut PgConnection, how: Claiming<'_>, now: DateTime<Utc>) -> pg::Result<Vec<Claim>> {
-    let taken = sqlx::query_scalar!(
-        "WITH due AS (
-             SELECT purge_id
-             FROM purge_jobs
-             WHERE state NOT IN ('dead_lettered', 'committed', 'thawed')
-               AND next_attempt_at <= $1
-               AND trigger = ANY ($2)
-               AND (lease_until IS NULL OR ($3 AND lease_until < now()))
-             ORDER BY priority, next_attempt_at, purge_id
-             LIMIT $4
-             FOR UPDATE SKIP LOCKED)
-         UPDATE purge_jobs
-         SET epoch = epoch + 1, lease_owner = $5, lease_until = now() + make_interval(secs => $6)
-         FROM due
-         WHERE purge_jobs.purge_id = due.purge_id
-         RETURNING purge_jobs.purge_id",
-        now,
-        how.triggers as &[Trigger],
-        how.expired,
-        how.limit,
-        how.owner,
-        how.ttl.as_secs_f64(),
-    )
-    .fetch_all(&mut *db)
-    .await?;
-    let rows = select!("WHERE purge_id = ANY ($1) ORDER BY priority, next_attempt_at, purge_id", &taken[..])
+/// [`pg::Error`] if they cannot be read.
+pub async fn by_urgency(db: &mut PgConnection, purges: &[Uuid]) -> pg::Result<Vec<pg::Result<Job>>> {
+    let rows = select!("WHERE purge_id = ANY ($1) ORDER BY priority, next_attempt_at, purge_id", purges)
         .fetch_all(db)
         .await?;
-    rows.into_iter()
-        .map(|row| {
-            let job = Job::try_from(row)?;
-            let subject = job.subject.ok_or_else(|| {
-                pg::Error::inconsistent(TABLE, "subject_id", job.purge_id, "is null in a job with work left")
-            })?;
-            let lease = ItemLease { id: job.purge_id.0, epoch: job.epoch, owner: how.owner.to_owned() };
-            Ok(Claim { job, subject, lease })
-        })
-        .collect()
+    Ok(rows.into_iter().map(Job::try_from).collect())
 }
 
 /// The job that a worker holds, as it is now; `None` if somebody else took it.
@@ -454,6 +386,23 @@ pub async fn forget(db: &mut PgConnection, subject: &Subject) -> pg::Result<()> 
         .await?;
     }
     Ok(())
+}
+
+/// Whether the erasure of a subject has started, or is over.
+///
+/// # Errors
+/// [`pg::Error`] if it cannot be read.
+pub async fn is_past_return(db: &mut PgConnection, subject: SubjectHash) -> pg::Result<bool> {
+    let past = sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+               SELECT FROM purge_jobs
+               WHERE subject_hash = $1
+                 AND (state = 'committed' OR phase IN ('erasing', 'erased', 'verified'))) AS "past!""#,
+        &subject.0[..]
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(past)
 }
 
 /// Wakes jobs that wait for a hold on their subject, or on its account, to end.

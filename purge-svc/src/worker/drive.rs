@@ -30,8 +30,10 @@ use crate::{
     },
     config::WorkerConfig,
     domain::subject::Trigger,
-    jobs,
-    store::claims::{self, Claim, Claiming, JobLeases},
+    store::{
+        claims::{self, Claim, Claiming, JobLeases},
+        jobs,
+    },
 };
 
 /// Takes and drives jobs; cheap to clone.
@@ -154,11 +156,12 @@ impl Worker {
         self.release(&claim).await;
     }
 
-    /// Postgres being away says nothing about the job; anything else would happen again at once.
+    /// Postgres being away, or not saying whether it committed, says nothing about the job; anything else would
+    /// happen again at once.
     async fn stumble(&self, claim: &mut Claim, error: &pg::Error) {
         let purge_id = claim.job.purge_id;
         tracing::error!(purge.id = %purge_id, error = %Chain(error), "purge cannot be driven now");
-        if error.kind() == ErrorKind::Unavailable {
+        if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::DeadlineExceeded | ErrorKind::Aborted) {
             return;
         }
         if let Err(error) = self.driver.step_back(claim).await {

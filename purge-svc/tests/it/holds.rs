@@ -1,0 +1,216 @@
+//! What stops an erasure before the point of no return, and what no longer can.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use purge_svc::{
+    app::{drive::Progress, holds::NewHold, jobs::Once},
+    custodian::fake::Fault,
+    domain::{
+        hold::{Basis, Hold, Reference},
+        job::{Cause, Phase, State},
+        subject::SubjectKind,
+    },
+    error::Error,
+};
+use svc_core::{
+    custody::StepKind, error::ServiceError, id::AccountId, idempotency::RequestHash, pg::Subject,
+};
+use uuid::Uuid;
+
+use crate::plane::Plane;
+
+fn once() -> Once {
+    Once {
+        method: "steward.purge.v1.PurgeAdminService/SetHold",
+        key: None,
+        hash: RequestHash::of(&String::new()),
+    }
+}
+
+async fn hold(plane: &Plane, kind: SubjectKind, subject_id: Uuid) -> Result<Hold, Error> {
+    let new = NewHold {
+        kind,
+        subject_id,
+        basis: Basis::LegalClaim,
+        reference: Reference::parse("reference", "HC-2026/17").unwrap(),
+        ends_at: plane.now() + TimeDelta::days(30),
+    };
+    plane.holds.set(&new, "operator", &once()).await
+}
+
+async fn hold_session(plane: &Plane, subject: Subject) -> Result<Hold, Error> {
+    hold(plane, SubjectKind::Session, subject.id()).await
+}
+
+#[tokio::test]
+async fn a_held_session_is_not_even_frozen() {
+    let plane = Plane::new().await;
+    let (subject, purge_id) = plane.accepted().await;
+    let held = hold_session(&plane, subject).await.unwrap();
+    assert_eq!(plane.run().await, Progress::Waits);
+    let job = plane.job(purge_id).await;
+    assert_eq!((job.record.state, job.record.cause), (State::Blocked(Phase::Pending), Some(Cause::Held)));
+    assert_eq!((job.record.next_attempt_at, job.record.attempts), (held.ends_at, 0));
+    assert!(plane.chat.is_live(subject) && plane.chat.write(subject));
+
+    let released = plane.holds.release(held.hold_id, "operator").await.unwrap();
+    assert!(released.released_at.is_some());
+    assert_eq!(plane.run().await, Progress::Final, "it goes on at once");
+    plane.assert_erased(subject, purge_id).await;
+    let again = plane.holds.release(held.hold_id, "other").await.unwrap();
+    assert_eq!(again.released_at, released.released_at);
+}
+
+#[tokio::test]
+async fn a_hold_on_an_account_covers_its_sessions() {
+    let plane = Plane::new().await;
+    let (subject, purge_id) = plane.accepted().await;
+    let (_, other) = plane.accepted().await;
+    hold(&plane, SubjectKind::Account, subject.account().0).await.unwrap();
+    hold(&plane, SubjectKind::Account, AccountId::new().0).await.unwrap();
+    plane.run().await;
+    plane.run().await;
+    assert_eq!(plane.job(purge_id).await.record.cause, Some(Cause::Held));
+    assert_eq!(plane.job(other).await.record.state, State::Committed);
+    let standing = plane.holds.list(10, "").await.unwrap().items;
+    assert_eq!(standing.len(), 2);
+}
+
+#[tokio::test]
+async fn a_hold_set_on_the_way_stops_the_erasure_before_anything_is_deleted() {
+    let plane = Plane::new().await;
+    let (subject, purge_id) = plane.accepted().await;
+    let mut claim = plane.claim().await.unwrap();
+    let driver = plane.driver();
+    for _ in 0..2 {
+        assert_eq!(driver.advance(&mut claim).await.unwrap(), Progress::Advanced);
+    }
+    let held = hold_session(&plane, subject).await.unwrap();
+    assert_eq!(plane.drive(&mut claim).await, Progress::Waits);
+    let job = plane.job(purge_id).await;
+    assert_eq!((job.record.state, job.record.cause), (State::Blocked(Phase::Inventoried), Some(Cause::Held)));
+    assert_eq!(plane.chat.rows(subject), 251);
+    assert_eq!(plane.acts().await, Vec::<String>::new());
+
+    // It ends by itself.
+    plane.clock.advance((held.ends_at - plane.now()).to_std().unwrap());
+    assert_eq!(plane.run().await, Progress::Final);
+    plane.assert_erased(subject, purge_id).await;
+}
+
+#[tokio::test]
+async fn nothing_stops_an_erasure_that_has_begun() {
+    let plane = Plane::new().await;
+    let (subject, purge_id) = plane.accepted().await;
+    plane.chat.fail(StepKind::Erase, Fault::Unavailable, 1);
+    assert_eq!(plane.run().await, Progress::Waits);
+    let late = hold_session(&plane, subject).await.unwrap_err();
+    assert_eq!(late.reason(), "ERASURE_STARTED");
+    let late = plane.jobs.cancel(subject.account(), purge_id).await.unwrap_err();
+    assert_eq!(late.reason(), "ERASURE_STARTED");
+    // A hold on the whole account still protects what else it has.
+    hold(&plane, SubjectKind::Account, subject.account().0).await.unwrap();
+    plane.run_to_the_end(purge_id).await;
+    plane.assert_erased(subject, purge_id).await;
+    assert_eq!(hold_session(&plane, subject).await.unwrap_err().reason(), "ERASURE_STARTED");
+    let late = plane.jobs.cancel(subject.account(), purge_id).await.unwrap_err();
+    assert_eq!(late.reason(), "ERASURE_STARTED");
+}
+
+#[tokio::test]
+async fn a_hold_and_the_point_of_no_return_see_each_other() {
+    let plane = Plane::new().await;
+    for _ in 0..12 {
+        let (subject, purge_id) = plane.accepted().await;
+        let mut claim = plane.claim().await.unwrap();
+        let driver = plane.driver();
+        for _ in 0..2 {
+            assert_eq!(driver.advance(&mut claim).await.unwrap(), Progress::Advanced);
+        }
+        let (cleared, held) = tokio::join!(driver.advance(&mut claim), hold_session(&plane, subject));
+        let state = plane.job(purge_id).await.record.state;
+        match (cleared.unwrap(), held) {
+            (Progress::Advanced, Err(error)) => {
+                assert_eq!((state, &*error.reason()), (State::Working(Phase::Erasing), "ERASURE_STARTED"));
+            }
+            (Progress::Waits, Ok(_)) => assert_eq!(state, State::Blocked(Phase::Inventoried)),
+            (progress, held) => panic!("{progress:?} and {held:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hold_must_end_in_the_future() {
+    let plane = Plane::new().await;
+    let new = NewHold {
+        kind: SubjectKind::Session,
+        subject_id: plane.session().id(),
+        basis: Basis::TaxRecord,
+        reference: Reference::parse("reference", "T-1").unwrap(),
+        ends_at: plane.now(),
+    };
+    let refused = plane.holds.set(&new, "operator", &once()).await.unwrap_err();
+    assert_eq!(refused.invalid_fields()[0].field, "ends_at");
+}
+
+#[tokio::test]
+async fn a_job_that_is_called_back_harms_nothing_and_may_be_followed_by_another() {
+    let plane = Plane::new().await;
+    for steps in 0..3 {
+        let (subject, purge_id) = plane.accepted().await;
+        let mut claim = plane.claim().await.unwrap();
+        for _ in 0..steps {
+            plane.driver().advance(&mut claim).await.unwrap();
+        }
+        let shown = plane.jobs.cancel(subject.account(), purge_id).await.unwrap();
+        assert!(shown.job.record.giving_up);
+        let again = plane.jobs.cancel(subject.account(), purge_id).await.unwrap();
+        assert_eq!(again.job.record, shown.job.record, "repeating it changes nothing");
+        assert_eq!(plane.drive(&mut claim).await, Progress::Final);
+        assert_eq!(plane.job(purge_id).await.record.state, State::Thawed, "after {steps} steps");
+        for owner in plane.owners() {
+            assert!(owner.write(subject), "{} lets writers go on", owner.custodian());
+        }
+        assert_eq!(plane.chat.rows(subject), 252);
+
+        let second = plane.accept(subject).await.job.purge_id;
+        assert_ne!(second, purge_id);
+        assert_eq!(plane.run().await, Progress::Final);
+        plane.assert_erased(subject, second).await;
+        // The first job forgot the session together with the second.
+        assert_eq!(plane.job(purge_id).await.subject, None);
+    }
+}
+
+#[tokio::test]
+async fn a_freeze_that_is_on_its_way_when_its_job_is_called_back_comes_too_late() {
+    let plane = Plane::new().await;
+    let (subject, purge_id) = plane.accepted().await;
+    // The worker dies in the middle of the freeze; registry-svc was not reached.
+    plane.registry.fail(StepKind::Freeze, Fault::Unavailable, 1);
+    assert_eq!(plane.run().await, Progress::Waits);
+    plane.jobs.cancel(subject.account(), purge_id).await.unwrap();
+    assert_eq!(plane.run().await, Progress::Final);
+    assert_eq!(plane.job(purge_id).await.record.state, State::Thawed);
+    for owner in plane.owners() {
+        assert!(owner.is_live(subject));
+        assert!(owner.count(StepKind::Freeze) >= 1, "also who was not reached knows the purge, and its end");
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_is_called_back_waits_for_owners_that_are_away() {
+    let plane = Plane::new().await;
+    let (subject, purge_id) = plane.accepted().await;
+    let mut claim = plane.claim().await.unwrap();
+    plane.driver().advance(&mut claim).await.unwrap();
+    plane.sandbox.fail(StepKind::Thaw, Fault::LoseReply, 1);
+    plane.jobs.cancel(subject.account(), purge_id).await.unwrap();
+    assert_eq!(plane.drive(&mut claim).await, Progress::Waits);
+    assert_eq!(plane.job(purge_id).await.record.cause, Some(Cause::CustodianUnavailable));
+    plane.clock.advance(Duration::from_secs(60));
+    assert_eq!(plane.run().await, Progress::Final);
+    assert_eq!(plane.job(purge_id).await.record.state, State::Thawed);
+    assert_eq!(plane.receipts().await.len(), 0);
+}
