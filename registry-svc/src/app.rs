@@ -5,6 +5,7 @@ pub mod agents;
 pub mod heartbeat;
 pub mod once;
 pub mod register;
+pub mod relay;
 pub mod sweep;
 pub mod tokens;
 

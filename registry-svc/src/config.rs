@@ -4,11 +4,15 @@ use std::{path::Path, time::Duration};
 
 use serde::Deserialize;
 use svc_core::{
-    assertion::IdentityConfig, outbound::OutboundConfig, pg::PgConfig, process::ProcessConfig,
-    redis::RedisConfig, server::ServerConfig, telemetry::TelemetryConfig,
+    assertion::IdentityConfig, backoff::Backoff, outbound::OutboundConfig, pg::PgConfig,
+    process::ProcessConfig, redis::RedisConfig, server::ServerConfig, telemetry::TelemetryConfig,
 };
 
-use crate::{domain::beat::Rhythm, store::beats::SweepLimits};
+use crate::{
+    app::relay::{RelayLimits, deliver::DeliveryLimits},
+    domain::{beat::Rhythm, delivery::Patience},
+    store::beats::SweepLimits,
+};
 
 /// Every key and its default.
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
@@ -35,6 +39,8 @@ pub struct Config {
     pub agents: AgentsConfig,
     /// Beats of agents.
     pub heartbeat: HeartbeatConfig,
+    /// Messages to agents.
+    pub relay: RelayConfig,
     /// Calls to URLs that agents give.
     pub outbound: OutboundConfig,
     /// Rows that no longer count.
@@ -139,8 +145,86 @@ pub struct RetentionConfig {
     /// How often they are deleted.
     #[serde(with = "humantime_serde")]
     pub period: Duration,
+    /// How long messages are kept after their end.
+    #[serde(with = "humantime_serde")]
+    pub messages: Duration,
     /// Rows deleted in one statement.
     pub batch: u32,
+}
+
+/// Messages to agents.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelayConfig {
+    /// Longest request, bytes.
+    pub max_request_bytes: usize,
+    /// Messages that may wait for one agent.
+    pub max_waiting: u32,
+    /// How long a sender waits for its agent's answer.
+    #[serde(with = "humantime_serde")]
+    pub wait: Duration,
+    /// How long a message is kept for an agent that is away.
+    #[serde(with = "humantime_serde")]
+    pub ttl: Duration,
+    /// Longest time for an agent to answer a message.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Longest time for an agent to answer a question about a task.
+    #[serde(with = "humantime_serde")]
+    pub ask_timeout: Duration,
+    /// Lease of a lane.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+    /// Longest time for writing an outcome down while Postgres is away.
+    #[serde(with = "humantime_serde")]
+    pub settle_timeout: Duration,
+    /// How often a message is sent that can have arrived.
+    pub max_arrivals: i32,
+    /// Time after the first attempt; doubles.
+    #[serde(with = "humantime_serde")]
+    pub first_retry: Duration,
+    /// Longest time between attempts.
+    #[serde(with = "humantime_serde")]
+    pub longest_retry: Duration,
+    /// Messages that one process has on their way at once.
+    pub max_dispatches: usize,
+    /// How often lanes are looked for that are ready.
+    #[serde(with = "humantime_serde")]
+    pub scan_period: Duration,
+    /// How often messages are looked for whose time is over.
+    #[serde(with = "humantime_serde")]
+    pub expire_period: Duration,
+    /// Time that what is on its way gets at a stop.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+}
+
+impl RelayConfig {
+    /// Limits of accepting.
+    #[must_use]
+    pub fn limits(&self) -> RelayLimits {
+        RelayLimits {
+            max_request: self.max_request_bytes,
+            max_waiting: self.max_waiting,
+            wait: self.wait,
+            ttl: self.ttl,
+        }
+    }
+
+    /// Limits of delivering.
+    #[must_use]
+    pub fn delivery(&self) -> DeliveryLimits {
+        DeliveryLimits {
+            lease: self.lease,
+            timeout: self.timeout,
+            ask_timeout: self.ask_timeout,
+            settle_timeout: self.settle_timeout,
+            patience: Patience {
+                arrivals: self.max_arrivals,
+                backoff: Backoff::new(self.first_retry, self.longest_retry),
+            },
+        }
+    }
 }
 
 impl Config {

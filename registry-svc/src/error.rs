@@ -13,6 +13,9 @@ use crate::domain::status;
 /// Result of a use case.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// When to come back to an agent for which too many messages wait.
+const BUSY: Duration = Duration::from_secs(5);
+
 /// What was not found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entity {
@@ -22,6 +25,8 @@ pub enum Entity {
     Token,
     /// An agent.
     Agent,
+    /// A message in the relay.
+    Message,
 }
 
 impl Entity {
@@ -30,6 +35,7 @@ impl Entity {
             Self::Account => "account",
             Self::Token => "token",
             Self::Agent => "agent",
+            Self::Message => "message",
         }
     }
 }
@@ -60,6 +66,12 @@ pub enum Error {
         /// How many it may have.
         most: u32,
     },
+    /// The request is longer than is read.
+    #[error("request has more than {0} bytes")]
+    TooLarge(usize),
+    /// Too many messages wait for the agent.
+    #[error("{0} messages wait for the agent already")]
+    AgentBusy(u32),
     /// Where the agent stands, this has no meaning.
     #[error(transparent)]
     Status(#[from] status::Refused),
@@ -83,6 +95,8 @@ impl ServiceError for Error {
             Self::TokenNotLive => ErrorKind::Unauthenticated,
             Self::ScopeExceeded(_) => ErrorKind::PermissionDenied,
             Self::TooMany { .. } => ErrorKind::FailedPrecondition,
+            Self::TooLarge(_) => ErrorKind::PayloadTooLarge,
+            Self::AgentBusy(_) => ErrorKind::ResourceExhausted,
             Self::Status(status::Refused::Removed) => ErrorKind::NotFound,
             Self::Status(status::Refused::Paused | status::Refused::NotPaused) => {
                 ErrorKind::FailedPrecondition
@@ -101,6 +115,8 @@ impl ServiceError for Error {
             Self::TokenNotLive => "TOKEN_NOT_LIVE".into(),
             Self::ScopeExceeded(_) => "SCOPE_EXCEEDED".into(),
             Self::TooMany { .. } => "LIMIT_REACHED".into(),
+            Self::TooLarge(_) => self.kind().row().reason.into(),
+            Self::AgentBusy(_) => "AGENT_BUSY".into(),
             Self::Status(status::Refused::Removed) => self.kind().row().reason.into(),
             Self::Status(status::Refused::Paused) => "AGENT_PAUSED".into(),
             Self::Status(status::Refused::NotPaused) => "AGENT_NOT_PAUSED".into(),
@@ -118,6 +134,8 @@ impl ServiceError for Error {
             Self::TokenNotLive => "a valid credential is required".into(),
             Self::ScopeExceeded(what) => format!("this credential may not give away {what}").into(),
             Self::TooMany { what, most } => format!("an account has at most {most} {what}").into(),
+            Self::TooLarge(most) => format!("a request has at most {most} bytes").into(),
+            Self::AgentBusy(_) => "too many messages wait for this agent".into(),
             Self::Status(status::Refused::Removed) => "no such agent".into(),
             Self::Status(refused) => refused.to_string().into(),
             Self::Idempotency(error) => error.public_message(),
@@ -131,12 +149,14 @@ impl ServiceError for Error {
             Self::Idempotency(error) => error.retry_after(),
             Self::Custody(error) => error.retry_after(),
             Self::Pg(error) => error.retry_after(),
+            Self::AgentBusy(_) => Some(BUSY),
             Self::Invalid(_)
             | Self::Refused(_)
             | Self::NotFound(_)
             | Self::TokenNotLive
             | Self::ScopeExceeded(_)
             | Self::TooMany { .. }
+            | Self::TooLarge(_)
             | Self::Status(_) => None,
         }
     }
@@ -149,6 +169,8 @@ impl ServiceError for Error {
             | Self::TokenNotLive
             | Self::ScopeExceeded(_)
             | Self::TooMany { .. }
+            | Self::TooLarge(_)
+            | Self::AgentBusy(_)
             | Self::Status(_)
             | Self::Idempotency(_)
             | Self::Custody(_)

@@ -6,6 +6,7 @@ pub mod auth;
 mod convert;
 pub mod heartbeats;
 mod json;
+pub mod relay;
 
 use svc_core::{
     auth::Credential,

@@ -1,11 +1,13 @@
 //! registry-svc's metrics: every name, unit and meaning.
 
+use std::time::Duration;
+
 use opentelemetry::{
     KeyValue, global,
-    metrics::{Counter, Meter},
+    metrics::{Counter, Histogram, Meter},
 };
 
-use crate::app::heartbeat::Stamp;
+use crate::{app::heartbeat::Stamp, domain::delivery::Verdict};
 
 fn meter() -> Meter {
     global::meter("steward")
@@ -92,6 +94,40 @@ impl Sweeps {
 }
 
 impl Default for Sweeps {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Attempts to deliver a message.
+#[derive(Debug, Clone)]
+pub struct Deliveries(Histogram<f64>);
+
+impl Deliveries {
+    /// The instrument.
+    #[must_use]
+    pub fn new() -> Self {
+        let histogram = meter()
+            .f64_histogram("registry.relay.attempt.duration")
+            .with_unit("s")
+            .with_description("time that an agent took to answer a message, or not to, by what followed")
+            .build();
+        Self(histogram)
+    }
+
+    /// Counts one attempt.
+    pub fn attempted(&self, verdict: &Verdict, took: Duration) {
+        let (verdict, problem) = match verdict {
+            Verdict::Delivered(_) => ("delivered", ""),
+            Verdict::Again { problem, .. } => ("again", problem.code()),
+            Verdict::GivenUp(problem) => ("given_up", problem.code()),
+        };
+        let labels = [KeyValue::new("verdict", verdict), KeyValue::new("problem", problem)];
+        self.0.record(took.as_secs_f64(), &labels);
+    }
+}
+
+impl Default for Deliveries {
     fn default() -> Self {
         Self::new()
     }

@@ -16,17 +16,23 @@ use svc_core::{
     telemetry::Metrics,
 };
 
+use tokio::sync::Notify;
+
 use crate::{
     app::{
         accounts::Accounts,
         agents::{Agents, Limits},
         heartbeat::{Flusher, Heartbeats, Memory, Seeder, Stamper, Stamping},
         register::Register,
+        relay::{Relay, Waiting, deliver::Deliverer},
         sweep::Sweep,
         tokens::Tokens,
     },
     config::{Config, HeartbeatConfig},
-    grpc::{accounts::AccountHandler, agents::AgentHandler, auth::AuthHandler, heartbeats::BeatDoor},
+    grpc::{
+        accounts::AccountHandler, agents::AgentHandler, auth::AuthHandler, heartbeats::BeatDoor,
+        relay::RelayHandler,
+    },
     store::{MIGRATOR, beats::BeatStore},
     worker,
 };
@@ -74,7 +80,8 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
     let pool = Pool::connect(&config.pg).await?;
 
     let redis = Redis::lazy(&config.redis).map_err(StartError::Redis)?;
-    let beats = BeatStore::new(redis.clone(), id::new_id().simple().to_string());
+    let replica = id::new_id().simple().to_string();
+    let beats = BeatStore::new(redis.clone(), replica.clone());
     let liveness = Liveness::new(&config.heartbeat, &pool, &clock, &beats);
 
     let tokens =
@@ -85,13 +92,20 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
     let agents = Agents::new(pool.clone(), clock.clone(), liveness.memory.clone(), limits);
     let outbound = Outbound::new(&config.outbound)?;
     let rhythm = config.heartbeat.rhythm();
-    let register = Register::new(pool.clone(), clock.clone(), outbound, liveness.memory.clone(), rhythm);
+    let register =
+        Register::new(pool.clone(), clock.clone(), outbound.clone(), liveness.memory.clone(), rhythm);
+    let (waiting, hint) = (Waiting::default(), Arc::<Notify>::default());
+    let limits = config.relay.delivery();
+    let deliverer = Deliverer::new(pool.clone(), clock.clone(), outbound, limits, waiting.clone());
+    let limits = config.relay.limits();
+    let relay = Relay::new(pool.clone(), clock.clone(), limits, deliverer.clone(), waiting, hint.clone());
     let door = BeatDoor::new(liveness.heartbeats, config.heartbeat.recheck_period, lifecycle.soft());
 
     let resolver = CachedTokens::new(Arc::new(tokens.clone()), config.tokens.remembered);
     let authenticator = Authenticator::new(Arc::new(methods), verifier, Arc::new(resolver));
 
-    worker::retention::start(pool.clone(), &config.retention, &lifecycle);
+    worker::retention::start(pool.clone(), clock, &config.retention, &lifecycle);
+    worker::relay::start(deliverer, pool.clone(), hint, replica, &config.relay, &lifecycle);
     worker::liveness::start(liveness.stamping, liveness.flusher, beats, &config.heartbeat, &lifecycle);
     let singleton = Singleton::new("registry.sweep", config.heartbeat.sweep_lease, &redis, &pool, &lifecycle);
     worker::liveness::start_sweep(liveness.sweep, singleton, &config.heartbeat, &lifecycle);
@@ -99,6 +113,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
         .service(AccountHandler::new(accounts, tokens.clone()).into_server())
         .service(AuthHandler::new(tokens).into_server())
         .service(AgentHandler::new(agents, register, door).into_server())
+        .service(RelayHandler::new(relay, config.relay.max_request_bytes).into_server())
         .ready_when(pool)
         .start(bound, metrics, &lifecycle)?;
     Ok(())

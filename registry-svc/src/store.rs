@@ -4,7 +4,9 @@
 pub mod accounts;
 pub mod agents;
 pub mod beats;
+pub mod lanes;
 pub mod liveness;
+pub mod messages;
 mod pg_enums;
 pub mod tokens;
 

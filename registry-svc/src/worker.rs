@@ -3,7 +3,9 @@
 //! | Task | Period | What it does |
 //! |---|---|---|
 //! | [`liveness`] | several | stamps beats, writes them down, looks for silent agents |
-//! | [`retention`] | `retention.period` | deletes idempotency keys that no longer count |
+//! | [`relay`] | `relay.scan_period`, and when told | delivers messages; ends those whose time is over |
+//! | [`retention`] | `retention.period` | deletes idempotency keys, messages and lanes that no longer count |
 
 pub mod liveness;
+pub mod relay;
 pub mod retention;

@@ -146,7 +146,7 @@ impl Agents {
         self.change(caller, id, Input::Resume).await
     }
 
-    /// Removes an agent for good, with its credentials.
+    /// Removes an agent for good, with its credentials and what waits for it.
     pub async fn remove(&self, caller: &Principal, id: AgentId) -> Result<Agent> {
         self.change(caller, id, Input::Remove).await
     }
@@ -165,6 +165,8 @@ impl Agents {
         if next.status == Status::Removed {
             let kinds = [TokenKind::Enrolment, TokenKind::Agent];
             store::tokens::revoke_of_agent(&mut tx, account, id, &kinds, now).await?;
+            store::lanes::close(&mut tx, id).await?;
+            store::messages::drop_all(&mut tx, id, now).await?;
             let act = Act {
                 act: "agent.removed",
                 subject: SubjectHash::of("agent", id.0),

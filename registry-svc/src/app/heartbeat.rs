@@ -148,6 +148,9 @@ impl Heartbeats {
         } else {
             let next = Agent { vitals, last_heartbeat_at: Some(now), ..next };
             store::agents::update(&mut tx, &next, agent.generation).await?;
+            if next.status.is_reachable() && !agent.status.is_reachable() {
+                store::lanes::wake(&mut tx, next.id).await?;
+            }
             tx.commit().await?;
             next
         };

@@ -77,6 +77,9 @@ impl Register {
             NotRegistered::NoUrl => Invalid::new("url", "is required for push delivery").into(),
         })?;
         store::agents::update(&mut tx, &next, agent.generation).await?;
+        // What waits for it goes on, in the way it wants it now.
+        store::lanes::change_mode(&mut tx, id, next.delivery_mode).await?;
+        store::lanes::wake(&mut tx, id).await?;
         let secret = match token.owner {
             Owner::Enrolment(..) => {
                 let used = [TokenKind::Enrolment, TokenKind::Agent];

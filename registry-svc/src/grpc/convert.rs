@@ -2,6 +2,7 @@
 //! `From`, which cannot fail.
 
 mod agents;
+pub(super) mod relay;
 
 use std::time::Duration;
 

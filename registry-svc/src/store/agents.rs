@@ -112,6 +112,28 @@ pub async fn find(
     Ok(row.map(Agent::from))
 }
 
+/// A tenant's agent, kept as it is until the transaction ends.
+pub async fn hold(
+    db: &mut PgConnection,
+    account: AccountId,
+    id: AgentId,
+) -> Result<Option<Agent>, pg::Error> {
+    let row = sqlx::query_as!(
+        Row,
+        "SELECT id, account_id, name, role, status, status_changed_at, generation, incarnation, delivery_mode,
+                url, card, max_concurrent_tasks, active_tasks, error_rate, wedged, judges_itself, sample_error,
+                current_task, last_heartbeat_at, registered_at, created_at
+         FROM agents
+         WHERE id = $1 AND account_id = $2
+         FOR SHARE",
+        id as AgentId,
+        account as AccountId,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(Agent::from))
+}
+
 /// A tenant's agents that were not removed, newest first, from after `before`.
 pub async fn list(
     db: &mut PgConnection,

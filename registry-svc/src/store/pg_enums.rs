@@ -1,6 +1,6 @@
 //! How the domain's enums are stored.
 
-use crate::domain::{agent::DeliveryMode, status::Status, token::TokenKind};
+use crate::domain::{a2a::Version, agent::DeliveryMode, delivery::State, status::Status, token::TokenKind};
 
 svc_core::pg_enum!(TokenKind as "token_kind" {
     Admin => "admin",
@@ -17,3 +17,12 @@ svc_core::pg_enum!(Status as "agent_status" {
     Removed => "removed",
 });
 svc_core::pg_enum!(DeliveryMode as "delivery_mode" { Push => "push", Poll => "poll" });
+svc_core::pg_enum!(State as "relay_state" {
+    Queued => "queued",
+    Dispatched => "dispatched",
+    Delivered => "delivered",
+    Failed => "failed",
+    Expired => "expired",
+    Dropped => "dropped",
+});
+svc_core::pg_enum!(Version as "a2a_version" { V03 => "0.3", V10 => "1.0" });

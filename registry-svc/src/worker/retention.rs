@@ -1,34 +1,60 @@
-//! Deletes rows that no longer count: idempotency keys older than their 24 hours. Nothing else reads those, so
-//! every replica may do it; they skip each other's rows.
+//! Deletes rows that no longer count: idempotency keys older than their 24 hours, messages that ended long ago,
+//! lanes in which nothing is left. Nothing else reads those, so every replica may do it; they skip each other's rows.
+
+use std::time::Duration;
 
 use svc_core::{
+    clock::SharedClock,
     idempotency,
     lifecycle::{Lifecycle, LoopResult},
     pg::{self, Pool},
 };
 
-use crate::config::RetentionConfig;
+use crate::{config::RetentionConfig, store};
 
 /// Starts the task.
-pub fn start(pool: Pool, config: &RetentionConfig, lifecycle: &Lifecycle) {
-    let batch = i64::from(config.batch);
+pub fn start(pool: Pool, clock: SharedClock, config: &RetentionConfig, lifecycle: &Lifecycle) {
+    let pass = Pass { pool, clock, batch: i64::from(config.batch), messages: config.messages };
     lifecycle.every("retention", config.period, move || {
-        let pool = pool.clone();
-        async move { run(&pool, batch).await }
+        let pass = pass.clone();
+        async move { pass.run().await }
     });
 }
 
-/// One pass: batch after batch until one is short.
-async fn run(pool: &Pool, batch: i64) -> LoopResult {
-    loop {
-        let deleted = sweep(pool, batch).await?;
-        if i64::try_from(deleted).is_ok_and(|deleted| deleted < batch) {
-            return Ok(());
-        }
-    }
+#[derive(Debug, Clone)]
+struct Pass {
+    pool: Pool,
+    clock: SharedClock,
+    batch: i64,
+    messages: Duration,
 }
 
-async fn sweep(pool: &Pool, batch: i64) -> Result<u64, pg::Error> {
-    let mut db = pool.acquire().await?;
-    idempotency::sweep(&mut db, batch).await
+impl Pass {
+    /// Batch after batch of each kind until one is short.
+    async fn run(&self) -> LoopResult {
+        while self.keys().await? {}
+        while self.messages().await? {}
+        while self.lanes().await? {}
+        Ok(())
+    }
+
+    async fn keys(&self) -> Result<bool, pg::Error> {
+        let mut db = self.pool.acquire().await?;
+        Ok(self.is_full(idempotency::sweep(&mut db, self.batch).await?))
+    }
+
+    async fn messages(&self) -> Result<bool, pg::Error> {
+        let before = self.clock.now() - self.messages;
+        let mut db = self.pool.acquire().await?;
+        Ok(self.is_full(store::messages::delete_settled(&mut db, before, self.batch).await?))
+    }
+
+    async fn lanes(&self) -> Result<bool, pg::Error> {
+        let mut db = self.pool.acquire().await?;
+        Ok(self.is_full(store::lanes::delete_idle(&mut db, self.batch).await?))
+    }
+
+    fn is_full(&self, deleted: u64) -> bool {
+        i64::try_from(deleted).is_ok_and(|deleted| deleted >= self.batch)
+    }
 }

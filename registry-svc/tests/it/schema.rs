@@ -2,7 +2,7 @@
 
 use registry_svc::{
     MIGRATOR,
-    domain::{agent::DeliveryMode, status::Status, token::TokenKind},
+    domain::{a2a::Version, agent::DeliveryMode, delivery::State, status::Status, token::TokenKind},
 };
 use svc_core::{
     custody::data_map,
@@ -30,4 +30,6 @@ async fn every_enum_has_the_values_that_the_database_has() {
     assert_same_labels::<TokenKind>(&db).await;
     assert_same_labels::<Status>(&db).await;
     assert_same_labels::<DeliveryMode>(&db).await;
+    assert_same_labels::<State>(&db).await;
+    assert_same_labels::<Version>(&db).await;
 }

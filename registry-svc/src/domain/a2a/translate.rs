@@ -1,0 +1,228 @@
+//! From one version of the protocol to the other. What one of them cannot say is left out; what both say is said in
+//! the other's words.
+
+use serde_json::{Map, Value, json};
+
+use super::{Call, Code, RpcError, Version};
+
+/// States of a task, as 0.3 and as 1.0 call them.
+const STATES: [(&str, &str); 9] = [
+    ("submitted", "TASK_STATE_SUBMITTED"),
+    ("working", "TASK_STATE_WORKING"),
+    ("input-required", "TASK_STATE_INPUT_REQUIRED"),
+    ("auth-required", "TASK_STATE_AUTH_REQUIRED"),
+    ("completed", "TASK_STATE_COMPLETED"),
+    ("failed", "TASK_STATE_FAILED"),
+    ("canceled", "TASK_STATE_CANCELED"),
+    ("rejected", "TASK_STATE_REJECTED"),
+    ("unknown", "TASK_STATE_UNSPECIFIED"),
+];
+
+/// Roles, as 0.3 and as 1.0 call them.
+const ROLES: [(&str, &str); 2] = [("user", "ROLE_USER"), ("agent", "ROLE_AGENT")];
+
+/// The method of `call` in `version`.
+#[must_use]
+const fn method(call: &Call, version: Version) -> &'static str {
+    match (call, version) {
+        (Call::Send { .. }, Version::V03) => "message/send",
+        (Call::Send { .. }, Version::V10) => "SendMessage",
+        (Call::GetTask { .. }, Version::V03) => "tasks/get",
+        (Call::GetTask { .. }, Version::V10) => "GetTask",
+        (Call::CancelTask { .. }, Version::V03) => "tasks/cancel",
+        (Call::CancelTask { .. }, Version::V10) => "CancelTask",
+    }
+}
+
+/// Method and parameters of a call of version `from` as an agent of version `to` reads them.
+///
+/// # Errors
+/// [`RpcError`] for what cannot be said there.
+pub fn params_for(call: &Call, from: Version, to: Version) -> Result<(&'static str, Value), RpcError> {
+    let (Call::Send { params, .. } | Call::GetTask { params, .. } | Call::CancelTask { params, .. }) = call;
+    let method = method(call, to);
+    if from == to {
+        return Ok((method, params.clone()));
+    }
+    let Value::Object(params) = params else { return Ok((method, params.clone())) };
+    let mut params = params.clone();
+    // Only 1.0 has tenants, and the relay's agents have none.
+    params.remove("tenant");
+    if let Some(message) = params.get_mut("message") {
+        *message = message_for(message, to);
+    }
+    if let Some(Value::Object(configuration)) = params.get_mut("configuration") {
+        configure(configuration, to)?;
+    }
+    Ok((method, params.into()))
+}
+
+fn configure(configuration: &mut Map<String, Value>, to: Version) -> Result<(), RpcError> {
+    if ["pushNotificationConfig", "taskPushNotificationConfig"]
+        .iter()
+        .any(|key| configuration.contains_key(*key))
+    {
+        let problem = "push notifications are not passed on to an agent of another A2A version";
+        return Err(RpcError::new(Code::PushNotSupported, problem));
+    }
+    // The same flag, the other way round.
+    let (from, to) = match to {
+        Version::V10 => ("blocking", "returnImmediately"),
+        Version::V03 => ("returnImmediately", "blocking"),
+    };
+    if let Some(flag) = configuration.remove(from).as_ref().and_then(Value::as_bool) {
+        configuration.insert(to.to_owned(), (!flag).into());
+    }
+    Ok(())
+}
+
+/// The result of `call` by an agent of version `from` as a caller of version `to` reads it; `None` if it is none.
+#[must_use]
+pub fn result_for(call: &Call, result: &Value, from: Version, to: Version) -> Option<Value> {
+    match call {
+        Call::Send { .. } => {
+            let (is_task, inner) = unwrapped(result, from)?;
+            let inner = match (from == to, is_task) {
+                (true, _) => inner.clone(),
+                (false, true) => task_for(inner, to),
+                (false, false) => message_for(inner, to),
+            };
+            Some(wrapped(is_task, inner, to))
+        }
+        Call::GetTask { .. } | Call::CancelTask { .. } => {
+            let task = result.as_object().filter(|task| task.contains_key("status"))?;
+            let task = Value::Object(task.clone());
+            Some(if from == to { task } else { task_for(&task, to) })
+        }
+    }
+}
+
+/// What is inside a result of sending, and whether it is a task.
+pub(super) fn unwrapped(result: &Value, version: Version) -> Option<(bool, &Value)> {
+    match version {
+        Version::V03 => match result.get("kind").and_then(Value::as_str) {
+            Some("task") => Some((true, result)),
+            Some("message") => Some((false, result)),
+            // 0.2 agents were seen to leave the kind out.
+            Some(_) | None if result.get("status").is_some_and(Value::is_object) => Some((true, result)),
+            Some(_) | None if result.get("parts").is_some_and(Value::is_array) => Some((false, result)),
+            Some(_) | None => None,
+        },
+        Version::V10 => match (result.get("task"), result.get("message")) {
+            (Some(task @ Value::Object(_)), None) => Some((true, task)),
+            (None, Some(message @ Value::Object(_))) => Some((false, message)),
+            _ => None,
+        },
+    }
+}
+
+/// A task or message as the result of sending in `version`.
+pub(super) fn wrapped(is_task: bool, inner: Value, version: Version) -> Value {
+    match (version, is_task) {
+        (Version::V10, true) => json!({ "task": inner }),
+        (Version::V10, false) => json!({ "message": inner }),
+        (Version::V03, _) => inner,
+    }
+}
+
+fn renamed(word: &Value, names: &[(&'static str, &'static str)], to: Version) -> Value {
+    let found = word.as_str().and_then(|word| names.iter().find(|(old, new)| *old == word || *new == word));
+    match (found, to) {
+        (Some((old, _)), Version::V03) => (*old).into(),
+        (Some((_, new)), Version::V10) => (*new).into(),
+        (None, _) => word.clone(),
+    }
+}
+
+fn kind(object: &mut Map<String, Value>, kind: &str, to: Version) {
+    match to {
+        Version::V03 => drop(object.insert("kind".to_owned(), kind.into())),
+        Version::V10 => drop(object.remove("kind")),
+    }
+}
+
+fn message_for(message: &Value, to: Version) -> Value {
+    let Value::Object(message) = message else { return message.clone() };
+    let mut message = message.clone();
+    kind(&mut message, "message", to);
+    if let Some(role) = message.get_mut("role") {
+        *role = renamed(role, &ROLES, to);
+    }
+    parts_in(&mut message, to);
+    message.into()
+}
+
+fn parts_in(object: &mut Map<String, Value>, to: Version) {
+    for part in object.get_mut("parts").and_then(Value::as_array_mut).into_iter().flatten() {
+        *part = part_for(part, to);
+    }
+}
+
+fn task_for(task: &Value, to: Version) -> Value {
+    let Value::Object(task) = task else { return task.clone() };
+    let mut task = task.clone();
+    kind(&mut task, "task", to);
+    if let Some(Value::Object(status)) = task.get_mut("status") {
+        if let Some(state) = status.get_mut("state") {
+            *state = renamed(state, &STATES, to);
+        }
+        if let Some(message) = status.get_mut("message") {
+            *message = message_for(message, to);
+        }
+    }
+    for message in task.get_mut("history").and_then(Value::as_array_mut).into_iter().flatten() {
+        *message = message_for(message, to);
+    }
+    for artifact in task.get_mut("artifacts").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Value::Object(artifact) = artifact {
+            parts_in(artifact, to);
+        }
+    }
+    task.into()
+}
+
+fn part_for(part: &Value, to: Version) -> Value {
+    let Value::Object(part) = part else { return part.clone() };
+    match to {
+        Version::V10 => part_for_10(part),
+        Version::V03 => part_for_03(part),
+    }
+}
+
+/// `{kind: file, file: {bytes | uri, mimeType, name}}` becomes `{raw | url, mediaType, filename}`.
+fn part_for_10(part: &Map<String, Value>) -> Value {
+    let mut new = part.clone();
+    new.remove("kind");
+    if let Some(Value::Object(file)) = new.remove("file") {
+        for (old, key) in [("bytes", "raw"), ("uri", "url"), ("mimeType", "mediaType"), ("name", "filename")]
+        {
+            if let Some(value) = file.get(old) {
+                new.insert(key.to_owned(), value.clone());
+            }
+        }
+    }
+    new.into()
+}
+
+fn part_for_03(part: &Map<String, Value>) -> Value {
+    let mut new = part.clone();
+    let media_type = new.remove("mediaType");
+    let name = new.remove("filename");
+    let content = [("raw", "bytes"), ("url", "uri")]
+        .into_iter()
+        .find_map(|(new_key, old)| new.remove(new_key).map(|value| (old, value)));
+    if let Some((key, value)) = content {
+        let mut file = Map::from_iter([(key.to_owned(), value)]);
+        for (key, value) in [("mimeType", media_type), ("name", name)] {
+            if let Some(value) = value {
+                file.insert(key.to_owned(), value);
+            }
+        }
+        new.insert("kind".to_owned(), "file".into());
+        new.insert("file".to_owned(), file.into());
+    } else {
+        let kind = if new.contains_key("text") { "text" } else { "data" };
+        new.insert("kind".to_owned(), kind.into());
+    }
+    new.into()
+}

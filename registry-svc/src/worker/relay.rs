@@ -1,0 +1,142 @@
+//! Delivers what is stored: takes ready lanes, oldest first, and works on as many at once as is allowed; and ends
+//! messages whose time is over.
+//!
+//! A candidate is a lane of an agent that is called, with something to send, whose time has come and that nobody
+//! works on. A lane whose holder's lease ran out is taken only after this process has been in touch with Postgres
+//! for the time of a lease, so that holders could renew after an outage.
+
+use std::{sync::Arc, time::Duration};
+
+use svc_core::{
+    error::Chain,
+    lease::Scanner,
+    lifecycle::{Lifecycle, LoopResult},
+    pg::{Pool, Tx},
+};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::relay::deliver::Deliverer,
+    config::RelayConfig,
+    store::{self, lanes::Lane},
+};
+
+/// Lanes taken in one statement.
+const BATCH: usize = 32;
+
+/// Expired messages ended in one statement.
+const EXPIRED: i64 = 500;
+
+/// Starts the tasks.
+pub fn start(
+    deliverer: Deliverer,
+    pool: Pool,
+    hint: Arc<Notify>,
+    owner: String,
+    config: &RelayConfig,
+    lifecycle: &Lifecycle,
+) {
+    let period = config.expire_period;
+    let expirer = deliverer.clone();
+    lifecycle.every("expired messages", period, move || {
+        let deliverer = expirer.clone();
+        async move {
+            deliverer.expire(EXPIRED).await?;
+            Ok(())
+        }
+    });
+
+    let stop = CancellationToken::new();
+    let (soft, drained, drain) = (lifecycle.soft(), stop.clone(), config.drain);
+    // What is on its way at a stop gets this long; then its lane is given back for others.
+    drop(lifecycle.spawn("drain deliveries", async move {
+        soft.cancelled().await;
+        tokio::time::sleep(drain).await;
+        drained.cancel();
+    }));
+    let dispatcher = Dispatcher {
+        deliverer,
+        pool,
+        hint,
+        owner,
+        slots: Arc::new(Semaphore::new(config.max_dispatches)),
+        period: config.scan_period,
+        lifecycle: lifecycle.clone(),
+        stop,
+    };
+    lifecycle.supervise("deliver messages", config.scan_period * 3 + Duration::from_secs(30), move |beat| {
+        let dispatcher = dispatcher.clone();
+        async move { dispatcher.run(beat).await }
+    });
+}
+
+#[derive(Debug, Clone)]
+struct Dispatcher {
+    deliverer: Deliverer,
+    pool: Pool,
+    hint: Arc<Notify>,
+    owner: String,
+    slots: Arc<Semaphore>,
+    period: Duration,
+    lifecycle: Lifecycle,
+    stop: CancellationToken,
+}
+
+impl Dispatcher {
+    async fn run(&self, beat: svc_core::lifecycle::Beat) -> LoopResult {
+        let soft = self.lifecycle.soft();
+        let mut scanner = Scanner::new(self.deliverer.lease());
+        while !soft.is_cancelled() {
+            let free = self.slots.available_permits().min(BATCH);
+            let taken = if free == 0 { 0 } else { self.take(&mut scanner, free).await? };
+            beat.tick();
+            if taken == free && free > 0 {
+                continue;
+            }
+            tokio::select! {
+                () = soft.cancelled() => {}
+                () = self.hint.notified() => {}
+                () = tokio::time::sleep(self.period) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up to `free` lanes and starts on them.
+    async fn take(&self, scanner: &mut Scanner, free: usize) -> Result<usize, svc_core::pg::Error> {
+        let lapsed = scanner.may_take(Instant::now());
+        let limit = i64::try_from(free).unwrap_or(i64::MAX);
+        // Leases of lanes, and nothing of what is in them: a freeze fences these in its own transaction.
+        let mut tx = Tx::system(&self.pool).await?;
+        let lanes = store::lanes::claim(&mut tx, &self.owner, self.deliverer.lease(), lapsed, limit).await?;
+        tx.commit().await?;
+        scanner.reached(Instant::now());
+        let taken = lanes.len();
+        for lane in lanes {
+            self.start(lane);
+        }
+        Ok(taken)
+    }
+
+    fn start(&self, lane: Lane) {
+        // There are as many slots as were asked for: this task alone takes them.
+        let Ok(slot) = self.slots.clone().try_acquire_owned() else { return };
+        let this = self.clone();
+        drop(self.lifecycle.spawn("deliver a message", async move {
+            match this.deliverer.work(&lane, &this.stop).await {
+                Ok(_) => {}
+                // The lane goes to whoever takes it when the lease has run out.
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&error), agent.id = %lane.target, "lane not worked on")
+                }
+            }
+            drop(slot);
+            // A slot is free, and the lane may have more.
+            this.hint.notify_one();
+        }));
+    }
+}
