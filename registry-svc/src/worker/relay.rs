@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use svc_core::{
     error::Chain,
     lease::Scanner,
-    lifecycle::{Lifecycle, LoopResult},
+    lifecycle::{Beat, Lifecycle, LoopResult},
     pg::{Pool, Tx},
 };
 use tokio::{
@@ -50,14 +50,6 @@ pub fn start(
         }
     });
 
-    let stop = CancellationToken::new();
-    let (soft, drained, drain) = (lifecycle.soft(), stop.clone(), config.drain);
-    // What is on its way at a stop gets this long; then its lane is given back for others.
-    drop(lifecycle.spawn("drain deliveries", async move {
-        soft.cancelled().await;
-        tokio::time::sleep(drain).await;
-        drained.cancel();
-    }));
     let dispatcher = Dispatcher {
         deliverer,
         pool,
@@ -66,7 +58,9 @@ pub fn start(
         slots: Arc::new(Semaphore::new(config.max_dispatches)),
         period: config.scan_period,
         lifecycle: lifecycle.clone(),
-        stop,
+        max_dispatches: u32::try_from(config.max_dispatches).unwrap_or(u32::MAX),
+        drain: config.drain,
+        stop: CancellationToken::new(),
     };
     lifecycle.supervise("deliver messages", config.scan_period * 3 + Duration::from_secs(30), move |beat| {
         let dispatcher = dispatcher.clone();
@@ -83,11 +77,24 @@ struct Dispatcher {
     slots: Arc<Semaphore>,
     period: Duration,
     lifecycle: Lifecycle,
+    max_dispatches: u32,
+    drain: Duration,
     stop: CancellationToken,
 }
 
 impl Dispatcher {
-    async fn run(&self, beat: svc_core::lifecycle::Beat) -> LoopResult {
+    async fn run(&self, beat: Beat) -> LoopResult {
+        let ended = self.dispatch(beat).await;
+        if self.lifecycle.soft().is_cancelled() {
+            // What is on its way at a stop gets this long; then its lane is given back for others.
+            let all_done = self.slots.acquire_many(self.max_dispatches);
+            let _late = tokio::time::timeout(self.drain, all_done).await;
+            self.stop.cancel();
+        }
+        ended
+    }
+
+    async fn dispatch(&self, beat: Beat) -> LoopResult {
         let soft = self.lifecycle.soft();
         let mut scanner = Scanner::new(self.deliverer.lease());
         while !soft.is_cancelled() {
