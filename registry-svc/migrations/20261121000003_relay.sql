@@ -21,6 +21,8 @@ CREATE TABLE relay_lanes (
 
 -- What a dispatcher looks for: the longest ready first.
 CREATE INDEX relay_lanes_ready ON relay_lanes (ready_at) WHERE mode = 'push' AND ready_at IS NOT NULL;
+-- How many an agent has on their way.
+CREATE INDEX relay_lanes_held ON relay_lanes (target_id) WHERE lease_owner IS NOT NULL;
 CREATE INDEX relay_lanes_by_account ON relay_lanes (account_id);
 -- What retention deletes once its messages are gone.
 CREATE INDEX relay_lanes_idle ON relay_lanes (id) WHERE pending = 0;

@@ -188,6 +188,8 @@ pub struct RelayConfig {
     pub longest_retry: Duration,
     /// Messages that one process has on their way at once.
     pub max_dispatches: usize,
+    /// Messages that one agent has on their way at once.
+    pub max_dispatches_per_agent: u32,
     /// How often lanes are looked for that are ready.
     #[serde(with = "humantime_serde")]
     pub scan_period: Duration,

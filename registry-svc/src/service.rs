@@ -94,11 +94,12 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
     let rhythm = config.heartbeat.rhythm();
     let register =
         Register::new(pool.clone(), clock.clone(), outbound.clone(), liveness.memory.clone(), rhythm);
-    let (waiting, hint) = (Waiting::default(), Arc::<Notify>::default());
+    let hint = Arc::<Notify>::default();
     let limits = config.relay.delivery();
-    let deliverer = Deliverer::new(pool.clone(), clock.clone(), outbound, limits, waiting.clone());
+    let deliverer = Deliverer::new(pool.clone(), clock.clone(), outbound, limits, Waiting::default());
     let limits = config.relay.limits();
-    let relay = Relay::new(pool.clone(), clock.clone(), limits, deliverer.clone(), waiting, hint.clone());
+    let (wake, stop) = (hint.clone(), lifecycle.soft());
+    let relay = Relay::new(pool.clone(), clock.clone(), limits, deliverer.clone(), wake, stop);
     let door = BeatDoor::new(liveness.heartbeats, config.heartbeat.recheck_period, lifecycle.soft());
 
     let resolver = CachedTokens::new(Arc::new(tokens.clone()), config.tokens.remembered);

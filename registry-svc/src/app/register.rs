@@ -78,7 +78,9 @@ impl Register {
         })?;
         store::agents::update(&mut tx, &next, agent.generation).await?;
         // What waits for it goes on, in the way it wants it now.
-        store::lanes::change_mode(&mut tx, id, next.delivery_mode).await?;
+        if store::lanes::change_mode(&mut tx, id, next.delivery_mode).await? > 0 {
+            store::messages::put_all_back(&mut tx, id).await?;
+        }
         store::lanes::wake(&mut tx, id).await?;
         let secret = match token.owner {
             Owner::Enrolment(..) => {

@@ -24,6 +24,7 @@ use svc_core::{
     telemetry,
 };
 use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use self::waiting::Waiting;
@@ -97,20 +98,24 @@ pub struct Relay {
     waiting: Waiting,
     /// Tells this process's dispatcher to look now.
     hint: Arc<Notify>,
+    /// Fires when nobody should wait any longer.
+    stop: CancellationToken,
 }
 
 impl Relay {
-    /// Stores in this database; `hint` wakes the dispatcher, which tells `waiting` what it settled.
+    /// Stores in this database; `hint` wakes the dispatcher, which tells the deliverer's waiting senders what it
+    /// settled. Nobody waits once `stop` fires.
     #[must_use]
     pub fn new(
         pool: Pool,
         clock: SharedClock,
         limits: RelayLimits,
         deliverer: Deliverer,
-        waiting: Waiting,
         hint: Arc<Notify>,
+        stop: CancellationToken,
     ) -> Self {
-        Self { pool, clock, limits, deliverer, waiting, hint }
+        let waiting = deliverer.waiting();
+        Self { pool, clock, limits, deliverer, waiting, hint, stop }
     }
 
     /// Relays one request. What is wrong with it as A2A is a [`Reply`]; an error is the relay's own.
@@ -183,9 +188,15 @@ impl Relay {
         deadline: Option<Deadline>,
     ) -> Result<Reply> {
         // Waiting begins before there is anything to wait for, so that nothing is missed.
-        let message = match self.store(agent, new).await? {
-            Stored::New(message) => message,
-            Stored::Known(message) if message.request_hash == new.request_hash => message,
+        let waiter = self.waiting.wait_for(new.id);
+        let (message, waiter) = match self.store(agent.id, new).await? {
+            Stored::New(message) => (message, waiter),
+            Stored::Known(message) if message.request_hash == new.request_hash => {
+                let waiter = self.waiting.wait_for(message.id);
+                // It may have ended just before.
+                let read = self.find(message.account_id, message.id).await?;
+                (read.ok_or(Error::NotFound(Entity::Message))?, waiter)
+            }
             Stored::Known(_) => {
                 let problem = "this messageId was used for another message";
                 let error = RpcError::new(Code::InvalidParams, problem).of(&envelope.id);
@@ -197,14 +208,18 @@ impl Relay {
         let patience = deadline
             .map_or(self.limits.wait, |deadline| deadline.left().saturating_sub(SPARE).min(self.limits.wait));
         let until = Instant::now() + if answerable { patience } else { Duration::ZERO };
-        let waiter = self.waiting.wait_for(message.id);
         let message = self.settled(message, &waiter, until).await?;
         Ok(conclusion(envelope, &message))
     }
 
-    async fn store(&self, agent: &Agent, new: &NewMessage) -> Result<Stored> {
+    async fn store(&self, target: AgentId, new: &NewMessage) -> Result<Stored> {
         let account = new.account_id;
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
+        // Held, so that the lane is made for the way in which the agent gets its messages now, and none is made for
+        // one that is being removed.
+        let agent = store::agents::hold(&mut tx, account, target).await?;
+        let agent = agent.filter(|agent| agent.status != Status::Removed);
+        let agent = agent.ok_or(Error::NotFound(Entity::Agent))?;
         let sender = &new.sender_id;
         if let Some(known) =
             store::messages::find_sent(&mut tx, account, agent.id, sender, &new.ids.message).await?
@@ -236,10 +251,15 @@ impl Relay {
 
     /// The message once it ended, or as it stands at `until`.
     async fn settled(&self, mut message: Message, waiter: &Waiter, until: Instant) -> Result<Message> {
-        while !message.state.is_final() && Instant::now() < until {
+        while !message.state.is_final() && Instant::now() < until && !self.stop.is_cancelled() {
             let look = (Instant::now() + LOOK_PERIOD).min(until);
             // Told or not, what counts is what is stored; another replica's word comes with the next look.
-            let _told = tokio::time::timeout_at(look, waiter.told()).await;
+            tokio::select! {
+                () = waiter.told() => {}
+                () = tokio::time::sleep_until(look) => {}
+                // Whoever waits gets the task that stands for the message, and asks another replica.
+                () = self.stop.cancelled() => {}
+            }
             let read = self.find(message.account_id, message.id).await?;
             message = read.ok_or(Error::NotFound(Entity::Message))?;
         }

@@ -59,22 +59,28 @@ pub async fn enter(
     Ok((row.id, row.last_seq))
 }
 
-/// Takes up to `limit` ready lanes of agents that are called, the longest ready first. A lane whose holder's lease
-/// ran out is taken only if `lapsed` ones may be; one of an account that is being erased, never.
+/// Takes up to `limit` ready lanes of agents that are called, the longest ready first, as long as fewer than `each`
+/// of an agent's lanes are held. A lane whose holder's lease ran out is taken only if `lapsed` ones may be; one of an
+/// account that is being erased, never.
 pub async fn claim(
     db: &mut PgConnection,
     owner: &str,
     ttl: Duration,
     lapsed: bool,
-    limit: i64,
+    (limit, each): (i64, i64),
 ) -> Result<Vec<Lane>, pg::Error> {
     let rows = sqlx::query!(
-        "UPDATE relay_lanes
-         SET epoch = epoch + 1, lease_owner = $1, lease_until = now() + make_interval(secs => $2)
-         WHERE id IN (
-             SELECT id
+        "WITH ready AS (
+             SELECT relay_lanes.id, target_id, ready_at, held
              FROM relay_lanes
-             WHERE mode = 'push' AND ready_at <= now()
+             -- Of those that two processes take at the same time, neither sees the other's.
+             CROSS JOIN LATERAL (
+                 SELECT count(*) AS held
+                 FROM relay_lanes AS others
+                 WHERE others.target_id = relay_lanes.target_id
+                   AND others.lease_owner IS NOT NULL AND others.lease_until >= now()
+             ) AS of_agent
+             WHERE mode = 'push' AND ready_at <= now() AND held < $5
                AND (lease_until IS NULL OR ($3 AND lease_until < now()))
                AND EXISTS (
                    SELECT
@@ -82,14 +88,24 @@ pub async fn claim(
                    WHERE kind = 'account' AND subject_id = relay_lanes.account_id AND state = 'live'
                )
              ORDER BY ready_at
-             LIMIT $4
-             FOR UPDATE SKIP LOCKED
+             -- More than are taken, since an agent may have many of the longest ready ones.
+             LIMIT 4 * $4::bigint
+             FOR UPDATE OF relay_lanes SKIP LOCKED
+         ), ranked AS (
+             SELECT id, ready_at, held + row_number() OVER (PARTITION BY target_id ORDER BY ready_at, id) AS nth
+             FROM ready
+         ), taken AS (
+             SELECT id FROM ranked WHERE nth <= $5 ORDER BY ready_at LIMIT $4
          )
+         UPDATE relay_lanes
+         SET epoch = epoch + 1, lease_owner = $1, lease_until = now() + make_interval(secs => $2)
+         WHERE id IN (SELECT id FROM taken)
          RETURNING id, epoch, account_id, target_id",
         owner,
         ttl.as_secs_f64(),
         lapsed,
         limit,
+        each,
     )
     .fetch_all(db)
     .await?;
@@ -204,10 +220,12 @@ pub async fn leave(db: &mut PgConnection, lane: Uuid) -> Result<(), pg::Error> {
     ensure_affected(&done, 1)
 }
 
-/// An agent can be reached again: its lanes go on.
+/// An agent can be reached again: its lanes go on, also those that wait before the next attempt.
 pub async fn wake(db: &mut PgConnection, target: AgentId) -> Result<u64, pg::Error> {
     let done = sqlx::query!(
-        "UPDATE relay_lanes SET ready_at = now() WHERE target_id = $1 AND pending > 0 AND ready_at IS NULL",
+        "UPDATE relay_lanes
+         SET ready_at = now()
+         WHERE target_id = $1 AND pending > 0 AND (ready_at IS NULL OR ready_at > now())",
         target as AgentId,
     )
     .execute(db)

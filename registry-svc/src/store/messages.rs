@@ -240,7 +240,20 @@ pub async fn put_back(
     ensure_affected(&done, 1)
 }
 
-/// Ends a message that stands at `from` with the agent's answer.
+/// Puts everything back that is on its way to an agent, whose deliverers were fenced out: what came of it will not
+/// be written down.
+pub async fn put_all_back(db: &mut PgConnection, target: AgentId) -> Result<u64, pg::Error> {
+    let done = sqlx::query!(
+        "UPDATE relay_messages SET state = 'queued', code = $2 WHERE target_id = $1 AND state = 'dispatched'",
+        target as AgentId,
+        Problem::ConnectionLost.code(),
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Ends a message that is on its way with the agent's answer.
 pub async fn deliver(
     db: &mut PgConnection,
     id: Uuid,
@@ -298,7 +311,7 @@ pub async fn drop_all(db: &mut PgConnection, target: AgentId, now: DateTime<Utc>
     Ok(done.rows_affected())
 }
 
-/// Ends up to `limit` messages whose time is over, and says which. Lanes that somebody works on are left for the
+/// Ends up to `limit` messages whose time is over, and says which. Lanes that somebody changes now are left for the
 /// next time, accounts that are being erased for ever.
 pub async fn expire(db: &mut PgConnection, limit: i64, now: DateTime<Utc>) -> Result<Vec<Uuid>, pg::Error> {
     let ids = sqlx::query_scalar!(
@@ -306,6 +319,12 @@ pub async fn expire(db: &mut PgConnection, limit: i64, now: DateTime<Utc>) -> Re
              SELECT id, lane_id, account_id
              FROM relay_messages
              WHERE state = 'queued' AND expires_at <= $3
+               -- Those that stay must not fill the batch.
+               AND EXISTS (
+                   SELECT
+                   FROM custody
+                   WHERE kind = 'account' AND subject_id = relay_messages.account_id AND state = 'live'
+               )
              ORDER BY expires_at
              LIMIT $1
          ), live AS (

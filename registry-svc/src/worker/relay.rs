@@ -56,6 +56,7 @@ pub fn start(
         hint,
         owner,
         slots: Arc::new(Semaphore::new(config.max_dispatches)),
+        each: config.max_dispatches_per_agent.into(),
         period: config.scan_period,
         lifecycle: lifecycle.clone(),
         max_dispatches: u32::try_from(config.max_dispatches).unwrap_or(u32::MAX),
@@ -75,6 +76,7 @@ struct Dispatcher {
     hint: Arc<Notify>,
     owner: String,
     slots: Arc<Semaphore>,
+    each: i64,
     period: Duration,
     lifecycle: Lifecycle,
     max_dispatches: u32,
@@ -119,7 +121,9 @@ impl Dispatcher {
         let limit = i64::try_from(free).unwrap_or(i64::MAX);
         // Leases of lanes, and nothing of what is in them: a freeze fences these in its own transaction.
         let mut tx = Tx::system(&self.pool).await?;
-        let lanes = store::lanes::claim(&mut tx, &self.owner, self.deliverer.lease(), lapsed, limit).await?;
+        let lanes =
+            store::lanes::claim(&mut tx, &self.owner, self.deliverer.lease(), lapsed, (limit, self.each))
+                .await?;
         tx.commit().await?;
         scanner.reached(Instant::now());
         let taken = lanes.len();

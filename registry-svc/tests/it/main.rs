@@ -5,10 +5,14 @@ mod accounts;
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod fake_agent;
+#[cfg(test)]
 mod heartbeats;
 #[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod plane;
+#[cfg(test)]
+mod relay;
 #[cfg(test)]
 mod schema;

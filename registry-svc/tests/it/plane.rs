@@ -9,6 +9,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use registry_svc::{Config, MIGRATOR, operator::Operator};
+use secrecy::ExposeSecret;
 use svc_core::{
     assertion::{self, GATEWAY, Signer, TrustedKey},
     client::{Peer, PeerConfig},
@@ -109,6 +110,24 @@ impl Plane {
         // Agents of tests live on this machine.
         config.outbound.mode = Mode::Dev;
         config
+    }
+
+    /// A configuration file for a replica that is a process of its own, with `further` settings.
+    pub(crate) fn config_file(&self, further: &str) -> PathBuf {
+        let config = self.config();
+        let file = self.keys.directory.path().join(format!("{}.toml", svc_core::id::new_id()));
+        let text = format!(
+            "pg.url = '{}'\nredis.url = '{}'\nredis.key_prefix = '{}'\nidentity.trust_file = '{}'\n\
+             server.listen = '{}'\nserver.operator_listen = '{}'\n{further}",
+            config.pg.url.expose_secret(),
+            config.redis.url.expose_secret(),
+            config.redis.key_prefix,
+            config.identity.trust_file.display(),
+            config.server.listen,
+            config.server.operator_listen,
+        );
+        std::fs::write(&file, text).unwrap();
+        file
     }
 
     /// Stops a replica and waits until it has ended.

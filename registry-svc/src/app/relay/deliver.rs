@@ -100,6 +100,12 @@ impl Deliverer {
         Self { pool, clock, outbound, limits, waiting, metrics: Deliveries::new() }
     }
 
+    /// Who waits for the end of messages in this process.
+    #[must_use]
+    pub(super) fn waiting(&self) -> Waiting {
+        self.waiting.clone()
+    }
+
     /// How long a lane is leased.
     #[must_use]
     pub fn lease(&self) -> Duration {
@@ -158,7 +164,15 @@ impl Deliverer {
                 (Some(agent), _) if agent.status == Status::Removed => Problem::AgentRemoved,
                 (_, State::Queued) if head.expires_at <= now => Problem::Expired,
                 (_, _) if head.arrivals >= self.limits.patience.arrivals => Problem::AttemptsExhausted,
-                (Some(agent), _) => break callable(agent).map(|(url, speaks)| Job { head, url, speaks }),
+                (Some(agent), state) => match callable(agent) {
+                    Some((url, speaks)) => break Some(Job { head, url, speaks }),
+                    // Its deliverer died, and now it cannot be sent: it waits, and may expire, like any other.
+                    None if state == State::Dispatched => {
+                        store::messages::put_back(&mut tx, head.id, Problem::ConnectionLost, true).await?;
+                        break None;
+                    }
+                    None => break None,
+                },
             };
             let input = match problem {
                 Problem::AgentRemoved => Input::Remove,

@@ -13,6 +13,9 @@ use crate::{
 /// What a relayed answer is.
 const JSON: &str = "application/json";
 
+/// Seconds after which an agent that is away may be back.
+const RETRY_AFTER: &str = "5";
+
 /// Reads a request and how long its caller waits.
 pub(in crate::grpc) fn incoming(
     request: proto::RelayA2aRequest,
@@ -35,7 +38,9 @@ impl From<Reply> for proto::RelayA2aResponse {
     fn from(reply: Reply) -> Self {
         let version = reply.version.map(|version| ("a2a-version", version.header().to_owned()));
         let message = reply.message.map(|id| ("x-steward-relay-message", id.to_string()));
-        let headers = version.into_iter().chain(message);
+        // As every 503 of the plane.
+        let advice = (reply.http_status == 503).then(|| ("retry-after", RETRY_AFTER.to_owned()));
+        let headers = version.into_iter().chain(message).chain(advice);
         Self {
             http_status: reply.http_status.into(),
             content_type: JSON.to_owned(),
