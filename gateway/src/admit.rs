@@ -23,6 +23,9 @@ use crate::{
     problem::Problem,
 };
 
+/// The media type of JSON.
+pub const JSON: &str = "application/json";
+
 /// Lets requests in.
 #[derive(Debug, Clone)]
 pub struct Admission {
@@ -90,15 +93,20 @@ impl Admission {
         self.concurrency.stream(principal)
     }
 
-    /// Reads the whole body, never more of it than is allowed.
+    /// Reads the whole body, never more of it than is allowed. It must be of one of these media types.
     ///
     /// # Errors
-    /// 415 for anything but JSON, 413, 408 if it comes too slowly, 400 if it breaks off.
-    pub async fn read_body(&self, headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    /// 415 for anything else, 413, 408 if it comes too slowly, 400 if it breaks off.
+    pub async fn read_body(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+        media_types: &[&'static str],
+    ) -> Result<Bytes, Problem> {
         if body.is_end_stream() {
             return Ok(Bytes::new());
         }
-        expect_json(headers)?;
+        expect_type(headers, media_types)?;
         let announced =
             headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
         if announced.is_some_and(|bytes: u64| bytes > self.max_body_bytes as u64) {
@@ -125,18 +133,19 @@ impl Admission {
     }
 }
 
-/// A body that is there must be JSON, and not compressed.
-fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let unsupported =
-        |detail| Err(Problem::http(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", detail));
+/// A body that is there must be of a known type, and not compressed.
+fn expect_type(headers: &HeaderMap, media_types: &[&'static str]) -> Result<(), Problem> {
+    let unsupported = |detail: String| {
+        Err(Problem::http(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", detail))
+    };
     let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
     let encoding = text(header::CONTENT_ENCODING).unwrap_or("identity");
     if !encoding.eq_ignore_ascii_case("identity") {
-        return unsupported("the body must not be compressed");
+        return unsupported("the body must not be compressed".to_owned());
     }
     let essence = text(header::CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    match essence.eq_ignore_ascii_case("application/json") {
+    match media_types.iter().any(|known| essence.eq_ignore_ascii_case(known)) {
         true => Ok(()),
-        false => unsupported("the body must be application/json"),
+        false => unsupported(format!("the body must be {}", media_types.join(" or "))),
     }
 }

@@ -1,5 +1,6 @@
-//! Routes that are not the contract's: health for balancers, the API's description.
+//! Routes that are not the contract's: agents' own protocol, health for balancers, the API's description.
 
+pub mod a2a;
 pub mod health;
 pub mod openapi;
 
@@ -8,7 +9,7 @@ use http::Method;
 
 use crate::problem::Problem;
 
-/// The answer to a method that a hand-written route does not serve; they all serve GET alone.
+/// The answer to a method that a hand-written route does not serve; they serve GET alone, if they do not say otherwise.
 pub async fn method_not_allowed() -> Response {
     Problem::method_not_allowed(&[Method::GET, Method::HEAD]).into_response()
 }

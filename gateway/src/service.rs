@@ -19,7 +19,7 @@ use crate::{
     Error,
     admit::Admission,
     config::{Config, Unusable},
-    door::{self, health::Readiness},
+    door::{self, a2a::A2aDoor, health::Readiness},
     limit::rate::RateLimiter,
     openapi, server, stack,
     table::Table,
@@ -61,6 +61,7 @@ pub struct Gateway {
     table: Table,
     admission: Admission,
     upstreams: Upstreams,
+    a2a: Option<A2aDoor>,
 }
 
 impl Gateway {
@@ -89,7 +90,8 @@ impl Gateway {
         let upstreams = Upstreams::new(&table, peers, &config.requests)?;
         let rate = RateLimiter::new(&config.rate_limit, Redis::lazy(&config.redis).map_err(Error::Redis)?);
         let admission = Admission::new(&config, tokens, rate);
-        Ok(Self { config, public, operators, metrics: deps.metrics, table, admission, upstreams })
+        let a2a = A2aDoor::new(&table, &admission, &upstreams)?;
+        Ok(Self { config, public, operators, metrics: deps.metrics, table, admission, upstreams, a2a })
     }
 
     /// The public address in force (where the configuration said port 0).
@@ -110,14 +112,14 @@ impl Gateway {
 
     /// Serves until the lifecycle's soft token fires, then drains. Spawns its tasks and returns.
     pub fn start(self, lifecycle: &Lifecycle) {
-        let Self { config, public, operators, metrics, table, admission, upstreams } = self;
+        let Self { config, public, operators, metrics, table, admission, upstreams, a2a } = self;
         let peers = upstreams.peers().map(|(name, peer)| (name.to_owned(), peer.clone())).collect();
         let readiness = Readiness::watch(peers, lifecycle);
         let document = door::openapi::Document(Bytes::from(openapi::document(&table).to_string()));
         // Fires once the door closes: streams end then, not already when readiness does.
         let drain = CancellationToken::new();
         let transcoder = Transcoder::new(table, admission, upstreams, config.streams, drain.clone());
-        let router = stack::public(transcoder, readiness.clone(), document, &config.cors.origins);
+        let router = stack::public(transcoder, readiness.clone(), document, a2a, &config.cors.origins);
         let closed = CancellationToken::new();
 
         let stop =

@@ -8,7 +8,7 @@ use axum::{
 
 use crate::{
     config::Origin,
-    door::{self, health::Readiness},
+    door::{self, a2a::A2aDoor, health::Readiness},
     layer::{access_log, cors, problems, request_id, trace},
     metrics,
     transcode::Transcoder,
@@ -19,6 +19,7 @@ pub fn public(
     transcoder: Transcoder,
     readiness: Readiness,
     openapi: door::openapi::Document,
+    a2a: Option<A2aDoor>,
     origins: &[Origin],
 ) -> Router {
     let router = Router::new()
@@ -27,6 +28,8 @@ pub fn public(
         .route("/readyz", get(door::health::readyz).with_state(readiness))
         // The contract, for people and tools.
         .route("/openapi.json", get(door::openapi::serve).with_state(openapi))
+        // Agents' own protocol, which the registry reads.
+        .merge(a2a.map_or_else(Router::new, A2aDoor::into_router))
         // A known path with another method is a problem like any other.
         .method_not_allowed_fallback(door::method_not_allowed)
         // Every other path is the contract's, or nobody's.

@@ -152,6 +152,27 @@ impl Table {
         &self.pool
     }
 
+    /// The route of a method that the contract gives no door, for one that is written by hand; `None` if the contract
+    /// has no such method. It is none of [`Self::routes`].
+    ///
+    /// # Errors
+    /// [`Error`] says why it cannot be served.
+    pub fn by_hand(&self, rpc: &str, method: Method, template: &str) -> Result<Option<Arc<Route>>, Error> {
+        let (service, name) = rpc.rsplit_once('.').unwrap_or_default();
+        let service = self.pool.get_service_by_name(service);
+        let Some(rpc) = service.and_then(|service| service.methods().find(|found| found.name() == name))
+        else {
+            return Ok(None);
+        };
+        let unservable = |problem| Error::Unservable { rpc: rpc.full_name().to_owned(), problem };
+        let options = Options::find(&self.pool).map_err(Error::OptionMissing)?;
+        let auth = options.auth(&rpc).map_err(unservable)?;
+        let auth = auth.ok_or_else(|| Error::AuthMissing { rpc: rpc.full_name().to_owned() })?;
+        let binding = Binding { method, template: template.to_owned(), body: String::new() };
+        let route = route(&options, &rpc, auth, binding).map_err(unservable)?;
+        Ok(Some(Arc::new(route)))
+    }
+
     /// Names of the services that the routes need.
     #[must_use]
     pub fn upstreams(&self) -> HashSet<&str> {

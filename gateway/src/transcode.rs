@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::call::{Upstreams, last_event_id, verdict};
 use crate::{
-    admit::{Admission, Admitted},
+    admit::{Admission, Admitted, JSON},
     config::StreamsConfig,
     layer::{access_log::Took, request_id::RequestId, trace},
     problem::Problem,
@@ -92,7 +92,7 @@ impl Inner {
             tracing::Span::current().record("account.id", account.to_string());
         }
         let context = self.upstreams.context(route, principal.clone(), &parts.headers, request_id)?;
-        let body = self.admission.read_body(&parts.headers, body).await?;
+        let body = self.admission.read_body(&parts.headers, body, &[JSON]).await?;
         let input = decode::Input {
             values: &matched.values,
             query: parts.uri.query(),

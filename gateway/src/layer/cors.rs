@@ -11,6 +11,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use super::request_id::REQUEST_ID;
 use crate::{
     config::Origin,
+    door::a2a::{A2A_VERSION, RELAY_MESSAGE},
     transcode::call::{IDEMPOTENCY_KEY, REQUEST_TIMEOUT},
 };
 
@@ -29,6 +30,7 @@ pub fn layer(origins: &[Origin]) -> CorsLayer {
             IDEMPOTENCY_KEY,
             REQUEST_TIMEOUT,
             HeaderName::from_static("last-event-id"),
+            A2A_VERSION,
             HeaderName::from_static("traceparent"),
             HeaderName::from_static("tracestate"),
             request_id.clone(),
@@ -36,6 +38,8 @@ pub fn layer(origins: &[Origin]) -> CorsLayer {
         .expose_headers([
             request_id,
             header::RETRY_AFTER,
+            A2A_VERSION,
+            RELAY_MESSAGE,
             HeaderName::from_static("ratelimit"),
             HeaderName::from_static("ratelimit-policy"),
         ])

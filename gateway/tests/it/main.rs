@@ -1,6 +1,8 @@
 //! The gateway over real sockets: a real listener in front, a real gRPC server behind, one file a behaviour.
 
 #[cfg(test)]
+mod a2a;
+#[cfg(test)]
 mod auth;
 #[cfg(test)]
 mod bad_requests;
