@@ -100,7 +100,7 @@ impl Database {
         for service in Service::OWNERS {
             let migrator = match service {
                 Service::Chat => &chat_svc::MIGRATOR,
-                Service::Sandbox => &sandbox_svc::store::MIGRATIONS,
+                Service::Sandbox => &sandbox_svc::MIGRATOR,
                 Service::Purge => &purge_svc::MIGRATOR,
                 Service::Registry | Service::Gateway => &registry_svc::MIGRATOR,
             };

@@ -149,8 +149,13 @@ impl Plane {
         }
         let plane = Self { processes, keys };
         for process in &plane.processes {
-            let table =
-                configuration::of(process, &plane, ground, overrides, &state_directory(home, process)?)?;
+            let table = configuration::of(
+                process,
+                &plane,
+                ground,
+                overrides,
+                &state_directory(home, process.service)?,
+            )?;
             let text = toml::to_string(&table).context("write a configuration")?;
             home.write_secret(&format!("config/{}.toml", process.name), &text)?;
         }
@@ -191,8 +196,7 @@ impl Process {
     }
 }
 
-/// A place for what a process keeps on disk.
-fn state_directory(home: &Home, process: &Process) -> Result<PathBuf> {
-    let name: &Path = Path::new("state");
-    home.directory(&name.join(&process.name).display().to_string())
+/// A place for what a service keeps on disk; its replicas share it, as they share the host.
+fn state_directory(home: &Home, service: Service) -> Result<PathBuf> {
+    home.directory(&Path::new("state").join(service.name()).display().to_string())
 }

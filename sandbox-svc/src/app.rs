@@ -110,6 +110,17 @@ impl Served {
         Ok(guest)
     }
 
+    /// Checks that the daemon at the engine's address is the engine: another one would show everything as absent.
+    ///
+    /// # Errors
+    /// [`Error::OtherEngine`] if it is another; [`Error::Engine`] if it does not say.
+    pub async fn still_itself(&self) -> Result<()> {
+        match self.engine.info().await?.id {
+            id if id == self.info.id => Ok(()),
+            id => Err(Error::OtherEngine(id)),
+        }
+    }
+
     /// Connects anew next time.
     pub async fn forget_guest(&self, id: SandboxId) {
         self.guests.invalidate(&id).await;

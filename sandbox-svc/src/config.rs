@@ -70,7 +70,7 @@ pub struct EngineConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateConfig {
-    /// Made at once on one engine.
+    /// Made at once on one engine; 0 makes none here.
     pub cap: u32,
     /// Longest wait in the queue.
     #[serde(with = "humantime_serde")]
@@ -193,7 +193,6 @@ impl Config {
             (!self.shape.image.is_empty(), "shape.image", "must name an image"),
             (self.shape.cpu_millis > 0, "shape.cpu_millis", "must be positive"),
             (self.shape.memory_bytes >= 16 << 20, "shape.memory_bytes", "must be at least 16 MiB"),
-            (self.create.cap > 0, "create.cap", "must be positive"),
             (self.engine.limits.changes > 0, "engine.limits.changes", "must be positive"),
             (self.engine.limits.looks > 0, "engine.limits.looks", "must be positive"),
             (self.host.overcommit > 0.0, "host.overcommit", "must be positive"),
@@ -236,8 +235,8 @@ mod tests {
 
     #[test]
     fn values_that_cannot_be_are_refused_by_name() {
-        let config = load("[create]\ncap = 0\n").unwrap();
-        assert_eq!(config.check().unwrap_err().to_string(), "create.cap must be positive");
+        let config = load("[host]\novercommit = 0.0\n").unwrap();
+        assert_eq!(config.check().unwrap_err().to_string(), "host.overcommit must be positive");
         let config = load("shape.memory_bytes = 5\n").unwrap();
         assert!(config.check().unwrap_err().to_string().starts_with("shape.memory_bytes"));
     }

@@ -50,6 +50,12 @@ pub enum Error {
     /// It lives on an engine that this process does not serve.
     #[error("engine {0} is not served here")]
     Elsewhere(String),
+    /// Another engine answers at the address of this one.
+    #[error("engine {0} answers in place of this one")]
+    OtherEngine(String),
+    /// Sandboxes of the engine have their run directories elsewhere, so those here revoke nothing.
+    #[error("run directories of the engine are not in {0}, where this process looks for them")]
+    OtherRunDirectories(String),
     /// The engine did not do it.
     #[error(transparent)]
     Engine(#[from] engine::Error),
@@ -83,9 +89,12 @@ impl ServiceError for Error {
             Self::NotFound | Self::SessionNotFound => ErrorKind::NotFound,
             Self::NotRunning(_) | Self::Refused(_) => ErrorKind::FailedPrecondition,
             Self::KeyReused => ErrorKind::AlreadyExists,
-            Self::EngineAway | Self::Elsewhere(_) | Self::Engine(_) | Self::Stopping => {
-                ErrorKind::Unavailable
-            }
+            Self::EngineAway
+            | Self::Elsewhere(_)
+            | Self::OtherEngine(_)
+            | Self::OtherRunDirectories(_)
+            | Self::Engine(_)
+            | Self::Stopping => ErrorKind::Unavailable,
             Self::Guest(error) => guest_kind(error),
             Self::Custody(error) => error.kind(),
             Self::Pg(error) => error.kind(),
@@ -96,7 +105,11 @@ impl ServiceError for Error {
         match self {
             Self::NotRunning(_) => "SANDBOX_NOT_RUNNING".into(),
             Self::KeyReused => "EXEC_KEY_REUSED".into(),
-            Self::EngineAway | Self::Elsewhere(_) | Self::Engine(_) => "ENGINE_UNAVAILABLE".into(),
+            Self::EngineAway
+            | Self::Elsewhere(_)
+            | Self::OtherEngine(_)
+            | Self::OtherRunDirectories(_)
+            | Self::Engine(_) => "ENGINE_UNAVAILABLE".into(),
             Self::Guest(error) => guest_reason(error).into(),
             Self::Custody(error) => error.reason(),
             Self::Pg(error) => error.reason(),
@@ -119,9 +132,11 @@ impl ServiceError for Error {
             Self::NotRunning(_) => "this sandbox is not running any more".into(),
             Self::Refused(_) => "this sandbox is in another state".into(),
             Self::KeyReused => "this key was used for another call".into(),
-            Self::EngineAway | Self::Elsewhere(_) | Self::Engine(_) => {
-                "the container engine is not available".into()
-            }
+            Self::EngineAway
+            | Self::Elsewhere(_)
+            | Self::OtherEngine(_)
+            | Self::OtherRunDirectories(_)
+            | Self::Engine(_) => "the container engine is not available".into(),
             Self::Guest(guest::Error::Refused { message, .. }) => Cow::Owned(message.clone()),
             Self::Guest(guest::Error::TimedOut | guest::Error::Unreachable(_)) => {
                 "outcome unknown: repeat with the same key, or resolve it".into()

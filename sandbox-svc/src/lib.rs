@@ -22,4 +22,4 @@ pub mod store;
 pub mod testing;
 pub mod worker;
 
-pub use self::{config::Config, error::Error, service::start};
+pub use self::{config::Config, error::Error, service::start, store::MIGRATOR};

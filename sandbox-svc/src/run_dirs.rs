@@ -43,6 +43,12 @@ impl RunDirectories {
         Ok(Self(base.canonicalize().map_err(failed("find"))?))
     }
 
+    /// Where they are.
+    #[must_use]
+    pub fn base(&self) -> &Path {
+        &self.0
+    }
+
     /// Makes a new directory and answers its name.
     ///
     /// # Errors

@@ -25,10 +25,10 @@ use svc_core::{
 use crate::{
     app::{Context, Served, Settings, Shared},
     config::{Config, Unusable},
-    engine::{SharedEngine, docker::DockerEngine, limiter::Limited},
+    engine::{EngineInfo, SharedEngine, docker::DockerEngine, limiter::Limited},
     grpc::sandbox::SandboxHandler,
     run_dirs::{self, RunDirectories},
-    store::{MIGRATIONS, engines},
+    store::{MIGRATOR, engines},
     worker::{self, host::HostLevel},
 };
 
@@ -90,7 +90,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
     let registry = Peer::lazy("registry-svc", &config.registry, signer)?;
     let tokens = CachedTokens::new(Arc::new(RegistryTokens::new(registry)), TOKENS);
     let run_dirs = RunDirectories::open(&config.run_dir)?;
-    pg::migrate(&MIGRATIONS, &config.pg).await?;
+    pg::migrate(&MIGRATOR, &config.pg).await?;
     let pool = Pool::connect(&config.pg).await?;
     let redis = Redis::lazy(&config.redis)?;
 
@@ -145,9 +145,7 @@ async fn introduce(ctx: &Context, engine: SharedEngine, run_dirs: RunDirectories
     for failures in 1.. {
         let seen = async {
             let info = engine.info().await?;
-            let mut tx = Tx::system(&ctx.pool).await?;
-            engines::see(&mut tx, &info, ctx.now()).await?;
-            tx.commit().await?;
+            see(ctx, &info, &run_dirs).await?;
             Ok::<_, crate::Error>(info)
         };
         match seen.await {
@@ -161,6 +159,16 @@ async fn introduce(ctx: &Context, engine: SharedEngine, run_dirs: RunDirectories
         tokio::time::sleep(AGAIN.ceiling(failures)).await;
     }
     String::new()
+}
+
+/// Notes that the engine answered.
+async fn see(ctx: &Context, info: &EngineInfo, run_dirs: &RunDirectories) -> Result<(), crate::Error> {
+    let base = run_dirs.base().display().to_string();
+    let mut tx = Tx::system(&ctx.pool).await?;
+    if !engines::see(&mut tx, info, &base, ctx.now()).await? {
+        return Err(crate::Error::OtherRunDirectories(base));
+    }
+    Ok(tx.commit().await?)
 }
 
 fn start_workers(ctx: &Shared, config: &Config, redis: &Redis, engine: &str) {
@@ -182,10 +190,9 @@ fn start_workers(ctx: &Shared, config: &Config, redis: &Redis, engine: &str) {
     lifecycle.every("engine seen", SEEN_PERIOD, move || {
         let ctx = watched.clone();
         async move {
-            let info = ctx.served()?.engine.info().await.map_err(crate::Error::from)?;
-            let mut tx = Tx::system(&ctx.pool).await?;
-            engines::see(&mut tx, &info, ctx.now()).await?;
-            Ok(tx.commit().await?)
+            let served = ctx.served()?;
+            served.still_itself().await?;
+            Ok(see(&ctx, &served.info, &served.run_dirs).await?)
         }
     });
 }

@@ -14,7 +14,7 @@ use crate::domain::{
 };
 
 /// The migrations of this service's schema.
-pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
 
 svc_core::pg_enum!(State as "sandbox_state" {
     Requested => "requested",

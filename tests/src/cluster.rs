@@ -23,7 +23,7 @@ use steward::{
 };
 use steward_stack::{
     Daemon, Engine, Home, Stack,
-    docker::Container,
+    docker::{Container, Volume},
     exec::{INSTALLATION_LABEL, TEST_RUN},
     redis,
     terminal::Stages,
@@ -219,7 +219,17 @@ impl Cluster {
 
     /// Containers of this cluster's sandboxes.
     pub async fn containers(&self) -> Vec<Container> {
-        self.engine.containers(&format!("{INSTALLATION_LABEL}={}", self.installation)).await.unwrap()
+        self.engine.containers(&self.label()).await.unwrap()
+    }
+
+    /// Volumes of this cluster's sandboxes.
+    pub async fn volumes(&self) -> Vec<Volume> {
+        self.engine.volumes(&self.label()).await.unwrap()
+    }
+
+    /// The label that all its containers and volumes have.
+    pub fn label(&self) -> String {
+        format!("{INSTALLATION_LABEL}={}", self.installation)
     }
 
     /// What every process logged, for the message of a failure.
@@ -256,6 +266,9 @@ impl Cluster {
         }
         for container in self.containers().await {
             self.engine.remove(&container.id).await.unwrap();
+        }
+        for volume in self.volumes().await {
+            self.engine.remove_volume(&volume.name).await.unwrap();
         }
         if let Some(redis) = self.redis.take() {
             redis.stop(redis::STOP).await.unwrap();

@@ -50,6 +50,15 @@ pub struct Container {
     pub labels: BTreeMap<String, String>,
 }
 
+/// One volume of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
 /// The engine to use, and the private one's process if it had to be started.
 pub async fn start(home: &Home) -> Result<(Engine, Option<Daemon>)> {
     if let Ok(host) = env::var("DOCKER_HOST") {
@@ -140,6 +149,20 @@ impl Engine {
         self.call("DELETE", &format!("/containers/{id}?force=1&v=1")).await.map(drop)
     }
 
+    /// All volumes that carry a label (`key` or `key=value`).
+    pub async fn volumes(&self, label: &str) -> Result<Vec<Volume>> {
+        let filters = serde_json::json!({ "label": [label] }).to_string();
+        let path = format!("/volumes?filters={}", escape(&filters));
+        let listing: Value = serde_json::from_str(&self.call("GET", &path).await?)?;
+        // None at all is written as null.
+        listing["Volumes"].as_array().into_iter().flatten().map(volume).collect()
+    }
+
+    /// Removes a volume; one that is gone already, or that a container still has, is left as it is.
+    pub async fn remove_volume(&self, name: &str) -> Result<()> {
+        self.call("DELETE", &format!("/volumes/{name}")).await.map(drop)
+    }
+
     async fn call(&self, method: &str, path: &str) -> Result<String> {
         let answer = async {
             match self.host.split_once("://") {
@@ -186,6 +209,13 @@ fn container(entry: &Value) -> Result<Container> {
     };
     read()
         .with_context(|| format!("the engine listed a container without id, name, state or labels: {entry}"))
+}
+
+fn volume(entry: &Value) -> Result<Volume> {
+    let name = entry["Name"].as_str().map(str::to_owned);
+    let labels = serde_json::from_value::<Option<BTreeMap<_, _>>>(entry["Labels"].clone())?;
+    let volume = name.map(|name| Volume { name, labels: labels.unwrap_or_default() });
+    volume.with_context(|| format!("the engine listed a volume without a name: {entry}"))
 }
 
 /// Percent-encodes everything but unreserved characters.

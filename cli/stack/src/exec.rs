@@ -1,6 +1,6 @@
 //! `steward stack exec`: one command with the servers around it.
 
-use std::{ffi::OsString, path::Path, process::ExitCode};
+use std::{collections::BTreeMap, ffi::OsString, path::Path, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -55,13 +55,16 @@ pub async fn run(home: &Path, args: &ExecArgs) -> Result<ExitCode> {
     result
 }
 
-/// Removes containers that the command left behind, as a suite that is killed does.
+/// Removes containers and volumes that the command left behind, as a suite that is killed does.
 async fn sweep(engine: &Engine, run: &str) -> Result<()> {
-    for container in engine.containers(INSTALLATION_LABEL).await? {
-        if container.labels.get(INSTALLATION_LABEL).is_some_and(|installation| installation.starts_with(run))
-        {
-            engine.remove(&container.id).await.with_context(|| format!("remove {}", container.name))?;
-        }
+    let ours = |labels: &BTreeMap<String, String>| {
+        labels.get(INSTALLATION_LABEL).is_some_and(|installation| installation.starts_with(run))
+    };
+    for container in engine.containers(INSTALLATION_LABEL).await?.iter().filter(|c| ours(&c.labels)) {
+        engine.remove(&container.id).await.with_context(|| format!("remove {}", container.name))?;
+    }
+    for volume in engine.volumes(INSTALLATION_LABEL).await?.iter().filter(|v| ours(&v.labels)) {
+        engine.remove_volume(&volume.name).await.with_context(|| format!("remove {}", volume.name))?;
     }
     Ok(())
 }

@@ -15,12 +15,17 @@ use svc_core::{
     pg::Tx,
 };
 
-use super::{Context, Shared, lifecycle::find, subject};
+use super::{
+    Context, Shared,
+    lifecycle::{end, find},
+    making::WORKER,
+    subject,
+};
 use crate::{
     client::guest,
     domain::{
         exec::{CONTENT_BYTES, Call, ExecState, Key, Outcome, Record},
-        sandbox::{Container, Owner, Sandbox, State, after},
+        sandbox::{Cause, Container, Owner, Sandbox, State, after},
     },
     error::{Error, Result},
     store::{execs, sandboxes},
@@ -196,6 +201,9 @@ async fn settle(
         Err(error @ guest::Error::Refused { .. }) => return Err(error.into()),
         Err(error) => {
             ctx.served_for(sandbox)?.forget_guest(sandbox.id).await;
+            if matches!(error, guest::Error::OtherInstance) {
+                end_restarted(ctx, owner, sandbox).await?;
+            }
             return Err(error.into());
         }
     };
@@ -222,6 +230,21 @@ async fn settle(
     let settled = execs::find(&mut tx, owner, sandbox.id, key.as_str()).await?.ok_or(Error::NotFound)?;
     tx.commit().await?;
     Ok(settled.record)
+}
+
+/// Commits a sandbox to removal whose guest was started anew: the records that make a key run once are lost, so no
+/// call can be made there any more. Its calls end in doubt; the session's next sandbox has its workspace.
+async fn end_restarted(ctx: &Context, owner: Owner, sandbox: &Sandbox) -> Result<()> {
+    let mut tx = Tx::for_subject(&ctx.pool, subject(owner)).await?;
+    let Some(now) = sandboxes::lock(&mut tx, Some(owner.account), sandbox.id).await? else { return Ok(()) };
+    if now.state != State::Running || now.container != sandbox.container {
+        return Ok(());
+    }
+    end(ctx, &mut tx, &now, Cause::GuestRestarted, WORKER).await?;
+    tx.commit().await?;
+    ctx.tell(sandbox.id).await;
+    ctx.tell_workers(&sandbox.engine).await;
+    Ok(())
 }
 
 fn outcome(record: wire::Record) -> Outcome {

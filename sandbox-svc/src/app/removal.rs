@@ -51,6 +51,10 @@ async fn steps(ctx: &Context, served: &Served, sandbox: &Sandbox) -> Result<bool
     {
         return Ok(false);
     }
+    if sandbox.container.is_some() {
+        // On another daemon at the same address it would be absent, too.
+        served.still_itself().await?;
+    }
     failpoint::hit("sandbox.remove.absent").await;
     confirm(ctx, served, sandbox.id).await
 }

@@ -6,21 +6,32 @@ use svc_core::pg;
 
 use crate::engine::EngineInfo;
 
-/// Notes that an engine answered.
+/// Notes that an engine answered a replica that keeps its run directories in `run_dir`. Answers `false`, and notes
+/// nothing, if sandboxes there may have theirs elsewhere: who looks for them in the wrong place revokes nothing.
 ///
 /// # Errors
 /// [`pg::Error`].
-pub async fn see(db: &mut PgConnection, engine: &EngineInfo, now: DateTime<Utc>) -> Result<(), pg::Error> {
-    sqlx::query!(
-        "INSERT INTO engines (id, memory_bytes, seen_at) VALUES ($1, $2, $3)
-         ON CONFLICT (id) DO UPDATE SET memory_bytes = excluded.memory_bytes, seen_at = excluded.seen_at",
+pub async fn see(
+    db: &mut PgConnection,
+    engine: &EngineInfo,
+    run_dir: &str,
+    now: DateTime<Utc>,
+) -> Result<bool, pg::Error> {
+    let done = sqlx::query!(
+        "INSERT INTO engines (id, memory_bytes, run_dir, seen_at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (id) DO UPDATE
+            SET memory_bytes = excluded.memory_bytes, run_dir = excluded.run_dir, seen_at = excluded.seen_at
+          WHERE coalesce(engines.run_dir, excluded.run_dir) = excluded.run_dir
+             OR NOT EXISTS (SELECT FROM sandboxes
+                             WHERE engine_id = engines.id AND state IN ('creating', 'running', 'deleting'))",
         engine.id,
         engine.memory_bytes,
+        run_dir,
         now,
     )
     .execute(db)
     .await?;
-    Ok(())
+    Ok(done.rows_affected() == 1)
 }
 
 /// Locks the engine's row until the transaction ends, and counts what is being created on it: whoever wants to

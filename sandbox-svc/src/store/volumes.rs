@@ -1,5 +1,7 @@
 //! Rows of workspaces. A row says `live` before its volume is made and `gone` after its absence was confirmed.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::pg::{self, ensure_affected};
@@ -138,13 +140,15 @@ pub async fn confirm_removal(
     Ok(done.rows_affected() == 1)
 }
 
-/// Which of these are known, in whatever state.
+/// Which of these are known, and whether they are to be there no more.
 ///
 /// # Errors
 /// [`pg::Error`].
-pub async fn known(db: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<VolumeId>, pg::Error> {
-    let ids = sqlx::query_scalar!("SELECT id FROM volumes WHERE id = ANY($1)", ids).fetch_all(db).await?;
-    Ok(ids.into_iter().map(VolumeId).collect())
+pub async fn known(db: &mut PgConnection, ids: &[Uuid]) -> Result<HashMap<VolumeId, bool>, pg::Error> {
+    let rows = sqlx::query!(r#"SELECT id, state = 'gone' AS "gone!" FROM volumes WHERE id = ANY($1)"#, ids)
+        .fetch_all(db)
+        .await?;
+    Ok(rows.into_iter().map(|row| (VolumeId(row.id), row.gone)).collect())
 }
 
 /// Takes a volume without a row under the same rule as one whose sandbox is gone: it is removed later, not now.

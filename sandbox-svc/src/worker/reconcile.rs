@@ -8,11 +8,15 @@
 //! * A container without a row gets one that is `deleting`; a conflict there means that it was no orphan. One whose
 //!   row is final is removed by its full id. What contradicts its row is left alone and told.
 //! * A running row whose container is lost or ended is committed to removal, which confirms the absence.
-//! * A run directory without a live row is removed; a volume without a row gets one and its retention.
+//! * A run directory without a live row is removed; a volume without a row gets one and its retention, and one whose
+//!   row is final is removed.
+//!
+//! A holder that was stopped and wakes finds its lease taken before it writes or removes anything.
 
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use svc_core::{
+    failpoint,
     id::SandboxId,
     lease::{Held, Singleton},
     pg,
@@ -22,7 +26,7 @@ use uuid::Uuid;
 
 use super::Kept;
 use crate::{
-    app::{Served, Shared, lifecycle::end, making::WORKER},
+    app::{Served, Shared, lifecycle::end, making::WORKER, volume_name},
     config::ReconcileConfig,
     domain::{
         VolumeId,
@@ -69,6 +73,8 @@ pub struct Report {
     pub run_dirs: usize,
     /// Volumes that got a row.
     pub volumes: usize,
+    /// Volumes removed whose row was final.
+    pub late_volumes: usize,
     /// Containers that contradict their rows.
     pub strange: usize,
 }
@@ -81,7 +87,7 @@ pub struct Reconciler {
     containers: Sightings<ContainerId>,
     rows: Sightings<(SandboxId, Missing)>,
     run_dirs: Sightings<String>,
-    volumes: Sightings<String>,
+    volumes: Sightings<VolumeId>,
 }
 
 impl Reconciler {
@@ -109,18 +115,14 @@ impl Reconciler {
         let mut report = Report::default();
 
         let running = in_states(ctx, engine, &[State::Running]).await?;
-        // Another daemon at the same address would show that everything is missing.
-        let id = served.engine.info().await?.id;
-        if id != *engine {
-            tracing::error!(expected = %engine, found = %id, "another engine answers at the address of this one");
-            return Ok(report);
-        }
+        served.still_itself().await?;
         let listed = served.engine.list(installation).await?;
         let named: Vec<Uuid> = listed.iter().filter_map(|c| c.sandbox()).map(|(id, _)| id.0).collect();
         let rows = {
             let mut db = ctx.pool.acquire().await?;
             sandboxes::read(&mut db, None, &named).await?
         };
+        failpoint::hit("sandbox.reconcile.listed").await;
 
         let now = ctx.now();
         let find = |container: &Container| {
@@ -138,6 +140,7 @@ impl Reconciler {
         let seen: Vec<ContainerId> = judged.iter().filter_map(stray).collect();
         let ripe = self.containers.look(held.epoch(), &seen, self.config.period, Instant::now());
         for (container, finding) in judged.iter().filter(|(container, _)| ripe.contains(&container.id)) {
+            failpoint::hit("sandbox.reconcile.acting").await;
             match finding {
                 Finding::WithoutRow if orphan(ctx, held, served, container).await? => report.orphans += 1,
                 Finding::Leftover if leftover(held, served, container).await? => report.leftovers += 1,
@@ -147,11 +150,12 @@ impl Reconciler {
 
         let seen = missing(&running, &listed);
         for (id, how) in self.rows.look(held.epoch(), &seen, self.config.period, Instant::now()) {
+            failpoint::hit("sandbox.reconcile.acting").await;
             report.missing += usize::from(lost(ctx, held, served, id, how).await?);
         }
 
         report.run_dirs = self.run_dirs(ctx, served).await?;
-        report.volumes = self.volumes(ctx, served).await?;
+        (report.volumes, report.late_volumes) = self.volumes(ctx, served).await?;
         Ok(report)
     }
 
@@ -164,13 +168,15 @@ impl Reconciler {
         let seen: Vec<String> = listed.into_iter().filter(|name| !used.contains(name.as_str())).collect();
         let ripe = self.run_dirs.look(held.epoch(), &seen, self.config.period, Instant::now());
         for name in &ripe {
+            failpoint::hit("sandbox.reconcile.acting").await;
+            still_held(held).await?;
             served.run_dirs.revoke(name).and_then(|()| served.run_dirs.discard(name)).map_err(on_host)?;
         }
         Ok(ripe.len())
     }
 
-    async fn volumes(&mut self, ctx: &Shared, served: &Served) -> Result<usize> {
-        let Some(held) = self.kept.hold().await? else { return Ok(0) };
+    async fn volumes(&mut self, ctx: &Shared, served: &Served) -> Result<(usize, usize)> {
+        let Some(held) = self.kept.hold().await? else { return Ok((0, 0)) };
         let listed = served.engine.list_volumes(&ctx.settings.installation).await?;
         let id = |labels: &std::collections::BTreeMap<String, String>| {
             let ours = labels.get(label::ENGINE) == Some(&served.info.id);
@@ -182,21 +188,33 @@ impl Reconciler {
             let mut db = ctx.pool.acquire().await?;
             volumes::known(&mut db, &ids).await?
         };
-        let unknown: Vec<VolumeId> = labelled.into_iter().filter(|id| !known.contains(id)).collect();
-        let seen: Vec<String> = unknown.iter().map(ToString::to_string).collect();
-        let ripe = self.volumes.look(held.epoch(), &seen, self.config.period, Instant::now());
-        let now = ctx.now();
-        let mut adopted = 0;
-        for id in unknown.into_iter().filter(|id| ripe.contains(&id.to_string())) {
-            let mut tx = held.tx().await?;
-            let until = after(now, ctx.settings.lifetimes.volume_retention);
-            volumes::adopt(&mut tx, id, &served.info.id, now, until).await?;
-            tx.commit().await?;
-            tracing::warn!(volume.id = %id, "workspace without a row found");
-            adopted += 1;
+        let seen: Vec<VolumeId> = labelled.into_iter().filter(|id| known.get(id) != Some(&false)).collect();
+        let (mut adopted, mut late) = (0, 0);
+        for id in self.volumes.look(held.epoch(), &seen, self.config.period, Instant::now()) {
+            failpoint::hit("sandbox.reconcile.acting").await;
+            if known.contains_key(&id) {
+                // Made after its row was final, by a create that was under way for longer than anybody remembers.
+                still_held(held).await?;
+                tracing::warn!(volume.id = %id, "workspace outlived its row");
+                served.engine.remove_volume(&volume_name(id)).await?;
+                late += 1;
+            } else {
+                let now = ctx.now();
+                let mut tx = held.tx().await?;
+                let until = after(now, ctx.settings.lifetimes.volume_retention);
+                volumes::adopt(&mut tx, id, &served.info.id, now, until).await?;
+                tx.commit().await?;
+                tracing::warn!(volume.id = %id, "workspace without a row found");
+                adopted += 1;
+            }
         }
-        Ok(adopted)
+        Ok((adopted, late))
     }
+}
+
+/// Refuses to go on once the lease was taken: before what only final rows allow, which needs no write.
+async fn still_held(held: &Held) -> Result<()> {
+    Ok(held.tx().await?.commit().await?)
 }
 
 async fn in_states(ctx: &Shared, engine: &str, states: &[State]) -> Result<Vec<Sandbox>> {
@@ -257,7 +275,7 @@ async fn orphan(ctx: &Shared, held: &Held, served: &Served, container: &Containe
 /// Removes a container whose row is final: it came late, and nothing may become of it.
 async fn leftover(held: &Held, served: &Served, container: &Container) -> Result<bool> {
     // Final states are never left, so only the lease needs to be still ours.
-    held.tx().await?.commit().await?;
+    still_held(held).await?;
     tracing::warn!(container = %container.id, name = container.name, "container outlived its row");
     served.engine.remove(Handle::Id(&container.id)).await?;
     Ok(true)

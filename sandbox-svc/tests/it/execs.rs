@@ -8,8 +8,8 @@ use sandbox_svc::{
     app::{execs, files},
     client::guest,
     domain::{
-        exec::{Call, Command, ExecState, Key, Record, Write},
-        sandbox::Sandbox,
+        exec::{CONTENT_BYTES, Call, Command, ExecState, Key, Record, Write},
+        sandbox::{Cause, Sandbox, State},
     },
     store,
 };
@@ -198,14 +198,66 @@ async fn a_guest_that_was_started_anew_runs_nothing_of_before() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     plane.served().forget_guest(sandbox.id).await;
-    for answer in [
-        run(&plane, &sandbox, "a", &["touch", "ran"]).await,
-        resolve(&plane, &sandbox, "a", Duration::ZERO).await,
-        run(&plane, &sandbox, "b", &["touch", "ran"]).await,
-    ] {
-        assert!(matches!(answer, Err(Error::Guest(guest::Error::OtherInstance))), "{answer:?}");
+    let answer = run(&plane, &sandbox, "b", &["touch", "ran"]).await;
+    assert!(matches!(answer, Err(Error::Guest(guest::Error::OtherInstance))), "{answer:?}");
+    // Nothing can be run there any more, so it goes, and its calls with it.
+    let ended = plane.sandbox(sandbox.id).await;
+    assert_eq!((ended.state, ended.cause), (State::Deleting, Some(Cause::GuestRestarted)));
+    assert_eq!(resolve(&plane, &sandbox, "a", Duration::ZERO).await.unwrap().state, ExecState::Running);
+    plane.remove_all().await;
+    for key in ["a", "b"] {
+        assert_eq!(run(&plane, &sandbox, key, &["touch", "ran"]).await.unwrap().state, ExecState::InDoubt);
+        assert_eq!(resolve(&plane, &sandbox, key, Duration::ZERO).await.unwrap().state, ExecState::InDoubt);
     }
     assert!(!plane.files(&sandbox).join("workspace/ran").exists());
+    // The session goes on in another one, with the same files.
+    assert_eq!(plane.running(sandbox.owner.unwrap()).await.volume, sandbox.volume);
+}
+
+#[tokio::test]
+async fn output_beyond_the_bound_is_cut_and_says_so() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    let loud = &["sh", "-c", "head -c 3000000 /dev/zero; head -c 1048576 /dev/zero >&2"];
+    let record = run(&plane, &sandbox, "a", loud).await.unwrap();
+    let outcome = record.outcome.as_ref().unwrap();
+    assert_eq!((outcome.stdout.len(), outcome.stdout_truncated), (CONTENT_BYTES, true));
+    assert_eq!((outcome.stderr.len(), outcome.stderr_truncated), (CONTENT_BYTES, false));
+    assert_eq!(resolve(&plane, &sandbox, "a", Duration::ZERO).await.unwrap(), record);
+}
+
+#[tokio::test]
+async fn paths_that_lead_out_of_a_sandbox_are_refused_and_touch_nothing() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    let account = sandbox.owner.unwrap().account;
+    let workspace = plane.files(&sandbox).join("workspace");
+    let outside = plane.base.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("secret"), "secret").unwrap();
+    std::os::unix::fs::symlink(&outside, workspace.join("link")).unwrap();
+    std::os::unix::fs::symlink(outside.join("secret"), workspace.join("file")).unwrap();
+    let up = "../".repeat(20) + outside.to_str().unwrap().trim_start_matches('/');
+    let direct = outside.display().to_string();
+    for (number, path) in
+        ["link/secret", "file", &format!("{up}/secret"), &format!("{direct}/secret")].into_iter().enumerate()
+    {
+        let read = files::read(&plane.ctx, account, sandbox.id, path.to_owned()).await;
+        assert!(matches!(read, Err(Error::Guest(guest::Error::Refused { .. }))), "{path}: {read:?}");
+        let write = Write { path: path.to_owned(), content: "changed".into(), mode: 0 };
+        let key = key(&format!("write{number}"));
+        match execs::call(&plane.ctx, account, sandbox.id, key, Call::Write(write)).await {
+            // A link in the file's own place is replaced, never followed.
+            Ok(record) => assert!(path == "file" || record.outcome.unwrap().exit_code != 0, "{path}"),
+            Err(error) => assert!(matches!(error, Error::Guest(guest::Error::Refused { .. })), "{error:?}"),
+        }
+    }
+    for path in ["link", "..", &up, &direct] {
+        let listed = files::list(&plane.ctx, account, sandbox.id, path.to_owned()).await;
+        assert!(matches!(listed, Err(Error::Guest(guest::Error::Refused { .. }))), "{path}: {listed:?}");
+    }
+    assert_eq!(fs::read_to_string(outside.join("secret")).unwrap(), "secret");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
 }
 
 #[tokio::test]

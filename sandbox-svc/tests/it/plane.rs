@@ -19,7 +19,7 @@ use sandbox_svc::{
         limiter::{Limited, LimiterConfig},
     },
     run_dirs::RunDirectories,
-    store::{MIGRATIONS, engines, sandboxes},
+    store::{MIGRATOR, engines, sandboxes},
     worker::{Kept, creator::make_next, reconcile::Reconciler},
 };
 use steward_guest::{Config as GuestConfig, Limits, files::Roots};
@@ -54,7 +54,7 @@ impl Plane {
     pub(crate) async fn start() -> Self {
         let base = tempfile::tempdir().unwrap();
         fs::write(base.path().join("guest"), "").unwrap();
-        let db = TestDb::new(&[("sandbox", &MIGRATIONS)]).await;
+        let db = TestDb::new(&[("sandbox", &MIGRATOR)]).await;
         let redis = TestRedis::new();
         let engine = FakeEngine::on_start(ENGINE, guests(base.path().join("fs")));
         engine.add_image(IMAGE, "sha256:1");
@@ -190,10 +190,11 @@ async fn context(
         clock: clock.clone(),
     };
     let info = EngineInfo { id: ENGINE.into(), memory_bytes: 16 << 30, root: "/".into() };
-    let mut tx = Tx::system(&ctx.pool).await.unwrap();
-    engines::see(&mut tx, &info, ctx.now()).await.unwrap();
-    tx.commit().await.unwrap();
     let run_dirs = RunDirectories::open(&base.path().join("run")).unwrap();
+    let mut tx = Tx::system(&ctx.pool).await.unwrap();
+    let run_dir = run_dirs.base().display().to_string();
+    assert!(engines::see(&mut tx, &info, &run_dir, ctx.now()).await.unwrap());
+    tx.commit().await.unwrap();
     let limited = Arc::new(Limited::new(engine.clone(), limits(), clock));
     ctx.served.get_or_init(|| Served::new(info, limited, run_dirs));
     Arc::new(ctx)

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sandbox_svc::{
-    app::Shared,
+    Error,
+    app::{Shared, making, removal, volume_name},
     domain::{
         sandbox::{Cause, State},
         spec::{ContainerSpec, Identity, Places},
@@ -13,7 +14,11 @@ use sandbox_svc::{
         ContainerEngine, ContainerId,
         fake::{Fault, Verb},
     },
-    worker::reconcile::{Reconciler, Report},
+    store::engines,
+    worker::{
+        reconcile::{Reconciler, Report},
+        volumes,
+    },
 };
 use svc_core::id::SandboxId;
 use tokio::time::sleep;
@@ -262,7 +267,51 @@ async fn nothing_is_done_when_another_engine_answers() {
     });
     let mut reconciler = plane.reconciler(&ctx);
     for _ in 0..3 {
-        assert_eq!(pass(&mut reconciler, &ctx).await, Report::default());
+        let refused = reconciler.pass(&ctx).await;
+        assert!(matches!(refused, Err(Error::OtherEngine(_))), "{refused:?}");
     }
     assert_eq!(plane.state(sandbox.id).await, State::Running);
+    // Nor is it believed that a container is absent.
+    plane.delete(&sandbox).await;
+    let epoch = plane.sandbox(sandbox.id).await.epoch;
+    let refused = removal::remove(&ctx, ctx.served().unwrap(), sandbox.id, epoch, "remover").await;
+    assert!(matches!(refused, Err(Error::OtherEngine(_))), "{refused:?}");
+    assert_eq!(plane.state(sandbox.id).await, State::Deleting);
+    plane.remove_all().await;
+    assert_eq!(plane.state(sandbox.id).await, State::Gone);
+    assert!(ids(&plane).is_empty());
+}
+
+#[tokio::test]
+async fn a_volume_that_came_after_its_row_was_final_is_removed() {
+    let plane = Plane::start().await;
+    let mut reconciler = plane.reconciler(&plane.ctx);
+    let sandbox = plane.running(plane.owner()).await;
+    let kept = plane.running(plane.owner()).await;
+    plane.delete(&sandbox).await;
+    plane.remove_all().await;
+    plane.clock.advance(Duration::from_secs(604_800));
+    volumes::pass(&plane.ctx, &mut plane.kept("volumes")).await.unwrap();
+    // A worker that was stopped before it made the volume wakes up now.
+    plane.engine.create_volume(&making::volume_spec(&plane.ctx, &sandbox)).await.unwrap();
+    assert_eq!(pass(&mut reconciler, &plane.ctx).await.late_volumes, 0);
+    assert_eq!(pass(&mut reconciler, &plane.ctx).await.late_volumes, 1);
+    let left: Vec<_> =
+        plane.engine.list_volumes("test").await.unwrap().into_iter().map(|volume| volume.name).collect();
+    assert_eq!(left, [volume_name(kept.volume)]);
+}
+
+#[tokio::test]
+async fn a_replica_with_other_run_directories_is_told_and_serves_no_engine_with_sandboxes() {
+    let plane = Plane::start().await;
+    let info = &plane.served().info;
+    let mut db = plane.ctx.pool.acquire().await.unwrap();
+    assert!(engines::see(&mut db, info, "/elsewhere", plane.ctx.now()).await.unwrap());
+    assert!(engines::see(&mut db, info, "/run", plane.ctx.now()).await.unwrap());
+    let sandbox = plane.running(plane.owner()).await;
+    assert!(!engines::see(&mut db, info, "/elsewhere", plane.ctx.now()).await.unwrap());
+    assert!(engines::see(&mut db, info, "/run", plane.ctx.now()).await.unwrap());
+    plane.delete(&sandbox).await;
+    plane.remove_all().await;
+    assert!(engines::see(&mut db, info, "/elsewhere", plane.ctx.now()).await.unwrap());
 }

@@ -7,7 +7,7 @@ use sandbox_svc::{
         sandbox::{Cause, State},
         spec::Network,
     },
-    store::MIGRATIONS,
+    store::MIGRATOR,
 };
 use svc_core::{
     custody::data_map,
@@ -17,7 +17,7 @@ use svc_core::{
 
 #[tokio::test]
 async fn every_place_says_what_an_erasure_does_to_it() {
-    let db = TestDb::new(&[("sandbox", &MIGRATIONS)]).await;
+    let db = TestDb::new(&[("sandbox", &MIGRATOR)]).await;
     let unannotated = data_map::unannotated(&mut db.owner("sandbox").await).await.unwrap();
     assert!(unannotated.is_empty(), "{unannotated:?}");
 }
@@ -29,7 +29,7 @@ async fn enums_have_the_labels_of_the_database() {
         let ours: Vec<_> = E::LABELS.iter().map(|(_, label)| (*label).to_owned()).collect();
         assert_eq!(stored, ours, "{}", E::TYPE);
     }
-    let db = TestDb::new(&[("sandbox", &MIGRATIONS)]).await;
+    let db = TestDb::new(&[("sandbox", &MIGRATOR)]).await;
     check::<State>(&db).await;
     check::<Cause>(&db).await;
     check::<PoolState>(&db).await;
