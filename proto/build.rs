@@ -23,6 +23,7 @@ fn main() -> Result {
     let path = PathBuf::from(env::var("OUT_DIR")?).join("contract.binpb");
     fs::write(&path, &descriptors)?;
 
-    tonic_prost_build::configure().bytes(".").compile_fds(compiler.file_descriptor_set())?;
+    // Ordered maps: a request has one encoding, by whose hash an idempotency key knows it again.
+    tonic_prost_build::configure().bytes(".").btree_map(".").compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

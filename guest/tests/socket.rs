@@ -1,7 +1,7 @@
 //! The guest as its host sees it: through the socket.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use std::{collections::HashMap, fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use steward_guest::{Config, Limits, SOCKET_NAME, files::Roots, serve};
@@ -147,7 +147,7 @@ async fn a_call_meant_for_another_instance_is_refused_and_not_recorded() {
 async fn bound_environment_reaches_later_calls_and_the_calls_own_wins() {
     let place = guest().await;
     let env =
-        HashMap::from([("WHO".to_owned(), "bound".to_owned()), ("WHERE".to_owned(), "here".to_owned())]);
+        BTreeMap::from([("WHO".to_owned(), "bound".to_owned()), ("WHERE".to_owned(), "here".to_owned())]);
     place.client.clone().bind(BindRequest { env }).await.unwrap();
     let mut request = sh("a", "echo $WHO $WHERE");
     request.env.insert("WHO".into(), "mine".into());
@@ -158,7 +158,7 @@ async fn bound_environment_reaches_later_calls_and_the_calls_own_wins() {
 async fn calls_that_cannot_be_taken_are_refused() {
     let place = guest().await;
     let mut client = place.client.clone();
-    let bad_env = HashMap::from([("A=B".to_owned(), String::new())]);
+    let bad_env = BTreeMap::from([("A=B".to_owned(), String::new())]);
     for (what, request, code) in [
         ("no key", sh("", "true"), Code::InvalidArgument),
         ("long key", sh(&"k".repeat(129), "true"), Code::InvalidArgument),
