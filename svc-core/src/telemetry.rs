@@ -154,7 +154,10 @@ pub fn init(service: &'static str, config: &TelemetryConfig) -> Result<Telemetry
     let meter = meter.build();
     global::set_meter_provider(meter.clone());
 
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // Colours are for people: a file or a collector gets the text alone.
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     let lines = match config.log_format {
         LogFormat::Text => lines.with_target(true).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
