@@ -6,9 +6,11 @@
 //! written off for ever, and the call is made under the next one. Nobody can tell: the model reads that it is in
 //! doubt. Calls that only read need none of this.
 
-use std::time::Duration;
-
-use svc_core::{error::Chain, failpoint, id::SandboxId};
+use svc_core::{
+    error::Chain,
+    failpoint,
+    id::{AccountId, SandboxId},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -19,9 +21,6 @@ use crate::{
         tools::{BuiltIn, ExecResult, Outcome},
     },
 };
-
-/// Times that a call which only reads is tried.
-const READ_TRIES: u32 = 3;
 
 /// The built-in tools.
 #[derive(Debug, Clone)]
@@ -62,8 +61,8 @@ impl Toolbox {
     async fn make(&self, run: &Run, call: &mut JournaledCall, tool: &BuiltIn) -> Result<Outcome, Stop> {
         let turn = run.turn();
         loop {
-            let ready = self.sandboxes.ready(turn.account_id, turn.session_id);
-            let sandbox = match interruptible(run, ready).await? {
+            let ready = || self.sandboxes.ready(turn.account_id, turn.session_id);
+            let sandbox = match self.patiently(run, ready).await? {
                 Ok(sandbox) => sandbox,
                 Err(error) => return Ok(unusable(&error)),
             };
@@ -142,31 +141,47 @@ impl Toolbox {
         }
     }
 
-    /// Calls that only read: trying again does no harm.
+    /// Calls that only read.
     async fn look(&self, run: &Run, sandbox: SandboxId, tool: &BuiltIn) -> Result<Outcome, Stop> {
         let account = run.turn().account_id;
-        let mut tries = 0;
+        let looked = self.patiently(run, || self.look_once(account, sandbox, tool)).await?;
+        Ok(looked.unwrap_or_else(|error| unusable(&error)))
+    }
+
+    async fn look_once(
+        &self,
+        account: AccountId,
+        sandbox: SandboxId,
+        tool: &BuiltIn,
+    ) -> Result<Outcome, CallFailed> {
+        match tool {
+            BuiltIn::ListFiles { path } => {
+                let (entries, truncated) = self.sandboxes.list_files(account, sandbox, path).await?;
+                Ok(Outcome::Listed { entries, truncated })
+            }
+            BuiltIn::ReadFile { path } => {
+                let content = self.sandboxes.read_file(account, sandbox, path).await?;
+                Ok(Outcome::Read { content })
+            }
+            BuiltIn::Shell { .. } | BuiltIn::WriteFile { .. } => Ok(Outcome::InDoubt),
+        }
+    }
+
+    /// Makes a call that may be made again, until somebody answers: a replica that ends, or an engine that
+    /// restarts, is no reason for a tool to fail.
+    async fn patiently<T, F: Future<Output = Result<T, CallFailed>>>(
+        &self,
+        run: &Run,
+        call: impl Fn() -> F,
+    ) -> Result<Result<T, CallFailed>, Stop> {
+        let config = self.sandboxes.config();
+        let silent_since = Instant::now();
         loop {
-            let looked = async {
-                match tool {
-                    BuiltIn::ListFiles { path } => {
-                        let (entries, truncated) = self.sandboxes.list_files(account, sandbox, path).await?;
-                        Ok(Outcome::Listed { entries, truncated })
-                    }
-                    BuiltIn::ReadFile { path } => {
-                        let content = self.sandboxes.read_file(account, sandbox, path).await?;
-                        Ok(Outcome::Read { content })
-                    }
-                    BuiltIn::Shell { .. } | BuiltIn::WriteFile { .. } => Ok(Outcome::InDoubt),
+            match interruptible(run, call()).await? {
+                Err(CallFailed::Unknown(_)) if silent_since.elapsed() < config.resolve_patience => {
+                    interruptible(run, tokio::time::sleep(config.resolve_pause)).await?;
                 }
-            };
-            tries += 1;
-            match interruptible(run, looked).await? {
-                Ok(outcome) => return Ok(outcome),
-                Err(CallFailed::Unknown(_)) if tries < READ_TRIES => {
-                    interruptible(run, tokio::time::sleep(Duration::from_millis(500))).await?;
-                }
-                Err(error) => return Ok(unusable(&error)),
+                answered => return Ok(answered),
             }
         }
     }
