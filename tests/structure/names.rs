@@ -14,12 +14,16 @@ pub(crate) struct Names {
     pub(crate) crates: BTreeSet<String>,
     /// Top modules of the own crate: `app` of `crate::app::turns`.
     pub(crate) modules: BTreeSet<String>,
+    /// Names that a `use` binds to something inside a crate, which hide a crate of that name:
+    /// `redis` of `use svc_core::redis`.
+    bound: BTreeSet<String>,
 }
 
 /// What `source` names.
 pub(crate) fn of(source: &str) -> Names {
     let mut names = Names::default();
     names.visit_file(&syn::parse_file(source).unwrap());
+    names.crates.retain(|name| !names.bound.contains(name));
     names
 }
 
@@ -40,10 +44,30 @@ impl Names {
         let grown = |name: String| [prefix, &[name]].concat();
         match tree {
             UseTree::Path(path) => self.walk(&grown(path.ident.to_string()), &path.tree),
-            UseTree::Name(name) => self.used(grown(name.ident.to_string())),
-            UseTree::Rename(rename) => self.used(grown(rename.ident.to_string())),
+            UseTree::Name(name) => {
+                self.bind(prefix, &name.ident.to_string());
+                self.used(grown(name.ident.to_string()));
+            }
+            UseTree::Rename(rename) => {
+                self.bind(prefix, &rename.rename.to_string());
+                self.used(grown(rename.ident.to_string()));
+            }
             UseTree::Glob(_) => self.used(grown("*".to_owned())),
             UseTree::Group(group) => group.items.iter().for_each(|tree| self.walk(prefix, tree)),
+        }
+    }
+
+    /// What `use` brings into the file under `name`, if it is not the crate of that name itself.
+    fn bind(&mut self, prefix: &[String], name: &str) {
+        match (prefix, name) {
+            ([] | [_], "self") => {}
+            ([.., module], "self") => {
+                self.bound.insert(module.clone());
+            }
+            ([first, ..], name) if first != name => {
+                self.bound.insert(name.to_owned());
+            }
+            _ => {}
         }
     }
 
@@ -128,6 +152,15 @@ fn names_are_found_in_uses_paths_macros_and_derives() {
         assert!(names.crates.contains(library), "{library} is missing from {:?}", names.crates);
     }
     assert_eq!(names.modules, BTreeSet::from(["store".to_owned()]));
+}
+
+#[test]
+fn a_module_may_be_called_as_a_crate_is() {
+    let names = of("use svc_core::{redis::{self, Redis}, pg}; fn f() -> redis::Error { pg::get() }");
+    assert_eq!(names.crates, BTreeSet::from(["svc_core".to_owned()]));
+    let names =
+        of("use redis::{self, Client}; use other::thing as sqlx; fn f() -> redis::Error { sqlx::get() }");
+    assert_eq!(names.crates, BTreeSet::from(["other".to_owned(), "redis".to_owned()]));
 }
 
 #[test]
