@@ -6,6 +6,7 @@ mod degraded;
 mod dev;
 mod erasure;
 mod readme;
+mod replicas;
 mod takeover;
 mod tenancy;
 mod tools;

@@ -34,8 +34,13 @@ async fn what_the_readme_shows_is_what_happens() {
 
     let script: String = steps.iter().map(|step| format!("{}\necho '{MARK}'\n", step.command)).collect();
     let path = format!("{}:{}", program().parent().unwrap().display(), std::env::var("PATH").unwrap());
-    let mut shell = Command::new("bash");
-    shell.args(["-c", &script]).current_dir(directory.path()).env("PATH", path).env_remove("STEWARD_HOME");
+    // A command that hangs is shown as one that printed nothing.
+    let mut shell = Command::new("timeout");
+    shell
+        .args(["90", "bash", "-c", &script])
+        .current_dir(directory.path())
+        .env("PATH", path)
+        .env_remove("STEWARD_HOME");
     shell.env_remove("STEWARD_URL").env_remove("STEWARD_TOKEN").stdin(Stdio::null());
     let output = tokio::task::spawn_blocking(move || shell.output()).await.unwrap().unwrap();
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

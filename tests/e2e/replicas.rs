@@ -1,0 +1,71 @@
+//! Two replicas of everything at once: nothing may depend on there being one.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use serde_json::json;
+use steward::{operator::api::Api, plane::Service};
+use suite_tests::{actors::Tenant, cluster::Cluster, eventually::eventually};
+use tokio::task::JoinSet;
+
+/// Enough that each of two workers gets some.
+const TURNS: usize = 8;
+
+async fn doubled() -> Cluster {
+    let builder = Service::ALL.into_iter().fold(Cluster::builder(), |all, service| all.replicas(service, 2));
+    builder.start().await
+}
+
+/// The same tenant, through each gateway.
+fn doors(cluster: &Cluster, tenant: &Tenant) -> Vec<Tenant> {
+    let urls = cluster.plane.urls(Service::Gateway);
+    urls.iter().map(|url| Tenant { api: Api::at(url, &tenant.token).unwrap(), ..tenant.clone() }).collect()
+}
+
+#[tokio::test]
+async fn a_plane_of_two_of_each_serves_at_every_door_and_survives_half_of_itself() {
+    let mut cluster = doubled().await;
+    let tenant = cluster.tenant("twice").await;
+    let doors = doors(&cluster, &tenant);
+    assert_eq!(doors.len(), 2);
+
+    // Turns begun at one door, watched at the other, and resumed at the first.
+    let mut turns = JoinSet::new();
+    for number in 0..TURNS {
+        let (here, there) = (doors[number % 2].clone(), doors[(number + 1) % 2].clone());
+        turns.spawn(async move {
+            let session = here.session().await;
+            let turn = here.begin(&session, &format!("run echo turn-{number}")).await;
+            let live = there.watch(&turn, "").await;
+            live.assert_whole();
+            assert!(live.text().contains(&format!("turn-{number}")), "{}", live.text());
+            let middle = live.frames.len() / 2;
+            let rest = here.watch(&turn, &live.frames[middle].id).await;
+            assert_eq!(rest.frames, live.frames[middle + 1..]);
+            session
+        });
+    }
+    let sessions: BTreeSet<String> = turns.join_all().await.into_iter().collect();
+    assert_eq!(sessions.len(), TURNS);
+    // One container a session, however many replicas could have made it.
+    assert_eq!(cluster.containers().await.len(), TURNS);
+
+    // Without one of each, the others take everything over.
+    for service in Service::ALL {
+        cluster.process(service.name()).kill().await;
+    }
+    let left = doors[1].clone();
+    for session in &sessions {
+        let begun = async || {
+            let path = format!("/v1/sessions/{session}/turns");
+            let answer = left.api.post(&path, &json!({ "input": "run echo again" })).await.ok()?;
+            Some(answer["turn"]["turnId"].as_str().unwrap().to_owned())
+        };
+        let (turn, _) = eventually("an accepted turn", Duration::from_secs(15), begun).await;
+        let seen = left.watch(&turn, "").await;
+        seen.assert_whole();
+        assert_eq!(seen.kinds().last(), Some(&"turn.completed"));
+        assert!(seen.text().contains("again"), "{}", seen.text());
+    }
+    assert_eq!(cluster.containers().await.len(), TURNS, "a session got a second sandbox, or lost its own");
+    cluster.stop().await;
+}
