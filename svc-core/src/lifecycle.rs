@@ -256,18 +256,22 @@ impl Lifecycle {
                 return Outcome::Failed;
             }
         };
-        tokio::select! {
-            _ = term.recv() => tracing::info!("SIGTERM: draining"),
-            _ = int.recv() => tracing::info!("SIGINT: draining"),
-            () = self.soft.cancelled() => tracing::info!("draining"),
-        }
+        let patient = tokio::select! {
+            _ = term.recv() => { tracing::info!("SIGTERM: draining"); false }
+            _ = int.recv() => { tracing::info!("SIGINT: draining"); false }
+            // Nobody has asked yet: the first signal that comes now asks for no more than this.
+            () = self.soft.cancelled() => { tracing::info!("draining"); true }
+        };
         self.soft.cancel();
         self.tracker.close();
         let forced = tokio::select! {
             () = self.tracker.wait() => false,
             () = tokio::time::sleep(grace) => { tracing::warn!(?grace, "grace period is over, ending what still runs"); true }
-            _ = term.recv() => true,
-            _ = int.recv() => true,
+            () = async {
+                for _ in 0..=u8::from(patient) {
+                    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+                }
+            } => true,
         };
         if forced {
             self.hard.cancel();
