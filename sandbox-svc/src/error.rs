@@ -176,11 +176,11 @@ fn guest_kind(error: &guest::Error) -> ErrorKind {
             Refusal::Busy => ErrorKind::ResourceExhausted,
         },
         guest::Error::TimedOut | guest::Error::Unreachable(_) => ErrorKind::DeadlineExceeded,
-        guest::Error::OtherInstance => ErrorKind::FailedPrecondition,
-        guest::Error::RunDirectory(_)
-        | guest::Error::NoSocket
-        | guest::Error::NotASocket
-        | guest::Error::Nonsense(_) => ErrorKind::Unavailable,
+        // What runs in the sandbox took the guest's place: only another sandbox helps.
+        guest::Error::OtherInstance | guest::Error::NotASocket => ErrorKind::FailedPrecondition,
+        guest::Error::RunDirectory(_) | guest::Error::NoSocket | guest::Error::Nonsense(_) => {
+            ErrorKind::Unavailable
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use svc_core::{
     id::{AccountId, SandboxId},
     pg::Tx,
 };
+use tracing::Instrument;
 
 use super::{
     Context, Shared,
@@ -22,7 +23,7 @@ use super::{
     subject,
 };
 use crate::{
-    client::guest,
+    client::guest::{self, Refusal},
     domain::{
         exec::{CONTENT_BYTES, Call, ExecState, Key, Outcome, Record},
         sandbox::{Cause, Container, Owner, Sandbox, State, after},
@@ -43,18 +44,37 @@ pub async fn call(ctx: &Shared, account: AccountId, id: SandboxId, key: Key, cal
     let owner = sandbox.owner.ok_or(Error::NotFound)?;
     // Before anything is journaled: a call that cannot be sent from here leaves no trace here.
     ctx.served_for(&sandbox)?;
-    if let Some(known) = intend(ctx, owner, &sandbox, &key, &call.hash()).await? {
-        return Ok(known);
-    }
+    let first = match intend(ctx, owner, &sandbox, &key, &call.hash()).await? {
+        Intent::Settled(record) => return Ok(record),
+        Intent::Noted { first } => first,
+    };
     failpoint::hit("sandbox.exec.intended").await;
-    let (ctx, hard) = (Arc::clone(ctx), ctx.lifecycle.hard());
-    let sent = ctx.lifecycle.clone().spawn("exec", async move {
-        tokio::select! {
+    let (ctx, lifecycle, hard) = (Arc::clone(ctx), ctx.lifecycle.clone(), ctx.lifecycle.hard());
+    let work = async move {
+        let settled = tokio::select! {
             settled = send(&ctx, owner, &sandbox, &key, call) => settled,
             () = hard.cancelled() => Err(Error::Stopping),
+        };
+        if first
+            && matches!(&settled, Err(Error::Guest(guest::Error::Refused { why, .. })) if *why != Refusal::Busy)
+        {
+            forget(&ctx, owner, &sandbox, &key).await?;
         }
-    });
+        settled
+    };
+    let sent = lifecycle.spawn("exec", work.in_current_span());
     sent.await.ok().flatten().unwrap_or(Err(Error::Stopping))
+}
+
+/// What the journal says before a call is sent.
+enum Intent {
+    /// It is over.
+    Settled(Record),
+    /// It is to be sent.
+    Noted {
+        /// Whether nobody sent it before.
+        first: bool,
+    },
 }
 
 /// Journals the intent; answers the record of a key that is settled already.
@@ -64,7 +84,7 @@ async fn intend(
     sandbox: &Sandbox,
     key: &Key,
     hash: &[u8; 32],
-) -> Result<Option<Record>> {
+) -> Result<Intent> {
     let now = ctx.now();
     let mut tx = Tx::for_subject(&ctx.pool, subject(owner)).await?;
     // Holds the row: a sandbox that is being removed gets no new calls.
@@ -87,7 +107,7 @@ async fn intend(
             }
             match entry.record.state {
                 ExecState::Finished | ExecState::Abandoned | ExecState::InDoubt => {
-                    return Ok(Some(entry.record));
+                    return Ok(Intent::Settled(entry.record));
                 }
                 ExecState::Running if !runs => return Err(Error::NotRunning(state)),
                 ExecState::Running => {}
@@ -95,7 +115,15 @@ async fn intend(
         }
     }
     tx.commit().await?;
-    Ok(None)
+    Ok(Intent::Noted { first: new })
+}
+
+/// Takes back the intent of a call that the guest refused: it does so before it records anything, so the key was not
+/// used. Only the call that wrote the intent does, and not where the next one might be let in.
+async fn forget(ctx: &Context, owner: Owner, sandbox: &Sandbox, key: &Key) -> Result<()> {
+    let mut tx = Tx::for_subject(&ctx.pool, subject(owner)).await?;
+    execs::forget(&mut tx, owner, sandbox.id, key.as_str()).await?;
+    Ok(tx.commit().await?)
 }
 
 async fn sandbox_state(tx: &mut Tx, runs: bool, owner: Owner, sandbox: &Sandbox) -> Result<State> {

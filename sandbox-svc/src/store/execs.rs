@@ -74,6 +74,29 @@ pub async fn write_off(
     Ok(done.rows_affected() == 1)
 }
 
+/// Removes the intent of a call that did not happen.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn forget(
+    db: &mut PgConnection,
+    owner: Owner,
+    sandbox: SandboxId,
+    key: &str,
+) -> Result<(), pg::Error> {
+    sqlx::query!(
+        "DELETE FROM execs
+          WHERE sandbox_id = $1 AND key = $2 AND account_id = $3 AND session_id = $4 AND state = 'running'",
+        sandbox.0,
+        key,
+        owner.account.0,
+        owner.session.0,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// What is journaled of a key.
 ///
 /// # Errors
