@@ -34,6 +34,9 @@ pub struct Span {
     pub parent_span_id: String,
     /// `service.name` of the process that made it.
     pub service: String,
+    /// `service.instance.id` of that process.
+    #[serde(default)]
+    pub instance: String,
     /// Its name.
     pub name: String,
     /// Nanoseconds since 1970.

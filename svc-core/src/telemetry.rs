@@ -4,6 +4,8 @@
 //! metadata, and stored with queued work. Whether a trace is sampled is decided once, at the edge: everything
 //! after follows its parent.
 
+mod sql;
+
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -170,6 +172,7 @@ pub fn init(service: &'static str, config: &TelemetryConfig) -> Result<Telemetry
             Some(layer.with_filter(filter(&format!("{},{EXPORT_PATH}", config.log_filter))?))
         }
     };
+    let statements = tracer.as_ref().map(|provider| sql::layer(provider.tracer("steward")));
     let bridge = match &logger {
         None => None,
         Some(provider) => Some(
@@ -180,6 +183,7 @@ pub fn init(service: &'static str, config: &TelemetryConfig) -> Result<Telemetry
     tracing_subscriber::registry()
         .with(lines.with_filter(filter(&config.log_filter)?))
         .with(spans)
+        .with(statements)
         .with(bridge)
         .try_init()?;
     Ok(Telemetry { tracer, logger, meter, metrics: Metrics(registry) })

@@ -105,17 +105,19 @@ impl MetricsService for Inbox {
 fn spans(group: ResourceSpans) -> Vec<Span> {
     let resource = texts(group.resource.map(|resource| resource.attributes).unwrap_or_default());
     let service = resource.get("service.name").cloned().unwrap_or_default();
+    let instance = resource.get("service.instance.id").cloned().unwrap_or_default();
     let spans = group.scope_spans.into_iter().flat_map(|scope| scope.spans);
-    spans.map(|span| from_wire(span, &service)).collect()
+    spans.map(|span| from_wire(span, &service, &instance)).collect()
 }
 
-fn from_wire(span: WireSpan, service: &str) -> Span {
+fn from_wire(span: WireSpan, service: &str, instance: &str) -> Span {
     let failed = span.status.filter(|status| status.code() == StatusCode::Error);
     Span {
         trace_id: hex(&span.trace_id),
         span_id: hex(&span.span_id),
         parent_span_id: hex(&span.parent_span_id),
         service: service.to_owned(),
+        instance: instance.to_owned(),
         name: span.name,
         start_ns: span.start_time_unix_nano,
         end_ns: span.end_time_unix_nano,

@@ -73,6 +73,7 @@ mod tests {
             span_id: id.to_owned(),
             parent_span_id: parent.to_owned(),
             service: "chat-svc".to_owned(),
+            instance: String::new(),
             name: name.to_owned(),
             start_ns,
             end_ns: start_ns + 1_000_000,

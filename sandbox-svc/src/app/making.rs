@@ -14,8 +14,10 @@ use svc_core::{
     failpoint,
     lease::{ItemLease, item},
     pg::{self, Tx},
+    telemetry,
 };
 use tokio::time::{Instant, sleep};
+use tracing::Instrument;
 
 use super::{Context, Served, lifecycle::end, volume_name};
 use crate::{
@@ -168,10 +170,27 @@ pub async fn take_over(
 }
 
 /// Makes the container and waits for its guest. Whatever happens, the row says so, or stays for the next worker.
+/// It is done in the trace of whoever waits for the sandbox, or in one of its own for the pool.
 ///
 /// # Errors
 /// [`Error`] if it stays.
 pub async fn make(ctx: &Context, served: &Served, job: Job) -> Result<()> {
+    let traceparent = {
+        let mut db = ctx.pool.acquire().await?;
+        sandboxes::trace(&mut db, job.sandbox.id).await?
+    };
+    let span = tracing::info_span!(
+        "sandbox.make",
+        otel.kind = "internal",
+        sandbox.id = %job.sandbox.id,
+        sandbox.epoch = job.lease.epoch,
+        sandbox.warm = job.sandbox.warm,
+    );
+    telemetry::follow(&span, traceparent.as_deref());
+    make_traced(ctx, served, job).instrument(span).await
+}
+
+async fn make_traced(ctx: &Context, served: &Served, job: Job) -> Result<()> {
     failpoint::hit("sandbox.create.taken").await;
     let soft = ctx.lifecycle.soft();
     let made = tokio::select! {

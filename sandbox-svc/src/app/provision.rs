@@ -3,6 +3,7 @@
 use svc_core::{
     id::{AccountId, SandboxId, SessionId},
     pg::{self, Tx},
+    telemetry,
 };
 
 use super::{
@@ -82,6 +83,9 @@ async fn provide(ctx: &Context, owner: Owner) -> Result<Sandbox> {
     };
     let sandbox = Sandbox { owner: Some(owner), ..wish(ctx, engine, volume) };
     sandboxes::insert(&mut tx, &sandbox).await?;
+    if let Some(traceparent) = telemetry::traceparent(&tracing::Span::current()) {
+        sandboxes::note_trace(&mut tx, sandbox.id, &traceparent).await?;
+    }
     tx.commit().await?;
     ctx.tell_workers(&sandbox.engine).await;
     Ok(sandbox)

@@ -27,6 +27,7 @@ use tonic::{
     Code, Request, Status,
     transport::{Channel, Endpoint},
 };
+use tracing::Instrument;
 
 /// Name of the socket in the run directory.
 const SOCKET: &str = "guest.sock";
@@ -149,7 +150,7 @@ impl Guest {
     /// # Errors
     /// [`Error`].
     pub async fn bind(&self, request: BindRequest) -> Result<(), Error> {
-        answered(self.0.clone().bind(within(request, QUICK)).await).map(drop)
+        traced("Bind", self.0.clone().bind(within(request, QUICK))).await.map(drop)
     }
 
     /// Runs a command and waits for its end, which the guest brings about after `timeout`.
@@ -158,7 +159,7 @@ impl Guest {
     /// [`Error`].
     pub async fn exec(&self, request: ExecRequest, timeout: Duration) -> Result<Record, Error> {
         let key = request.key.clone();
-        let answer = answered(self.0.clone().exec(within(request, timeout + SLACK)).await)?;
+        let answer = traced("Exec", self.0.clone().exec(within(request, timeout + SLACK))).await?;
         checked(answer.record, &key)
     }
 
@@ -169,7 +170,7 @@ impl Guest {
     pub async fn resolve(&self, request: ResolveRequest, wait: Duration) -> Result<Record, Error> {
         let key = request.key.clone();
         let request = ResolveRequest { wait: wait.try_into().ok(), ..request };
-        let answer = answered(self.0.clone().resolve(within(request, wait + SLACK)).await)?;
+        let answer = traced("Resolve", self.0.clone().resolve(within(request, wait + SLACK))).await?;
         checked(answer.record, &key)
     }
 
@@ -180,7 +181,7 @@ impl Guest {
     pub async fn read_file(&self, path: String, limit: usize) -> Result<bytes::Bytes, Error> {
         let limit_bytes = u64::try_from(limit).unwrap_or(u64::MAX);
         let request = ReadFileRequest { path, limit_bytes };
-        let answer = answered(self.0.clone().read_file(within(request, QUICK)).await)?;
+        let answer = traced("ReadFile", self.0.clone().read_file(within(request, QUICK))).await?;
         match answer.content.len() <= limit {
             true => Ok(answer.content),
             false => Err(Error::Nonsense("more bytes than asked for")),
@@ -193,7 +194,7 @@ impl Guest {
     /// [`Error`].
     pub async fn write_file(&self, request: WriteFileRequest) -> Result<Record, Error> {
         let key = request.key.clone();
-        let answer = answered(self.0.clone().write_file(within(request, QUICK)).await)?;
+        let answer = traced("WriteFile", self.0.clone().write_file(within(request, QUICK))).await?;
         checked(answer.record, &key)
     }
 
@@ -202,8 +203,8 @@ impl Guest {
     /// # Errors
     /// [`Error`].
     pub async fn list_files(&self, path: String, limit: u32) -> Result<(Vec<FileEntry>, bool), Error> {
-        let answer =
-            answered(self.0.clone().list_files(within(ListFilesRequest { path, limit }, QUICK)).await)?;
+        let request = within(ListFilesRequest { path, limit }, QUICK);
+        let answer = traced("ListFiles", self.0.clone().list_files(request)).await?;
         match u32::try_from(answer.entries.len()).is_ok_and(|entries| entries <= limit) {
             true => Ok((answer.entries, answer.truncated)),
             false => Err(Error::Nonsense("more entries than asked for")),
@@ -233,6 +234,31 @@ fn within<T>(message: T, deadline: Duration) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(deadline);
     request
+}
+
+/// Makes a call as a client span of whoever it is made for. The guest itself is shown nothing: it is not trusted.
+async fn traced<T>(
+    method: &'static str,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Error> {
+    let method = format!("steward.guest.v1.GuestService/{method}");
+    let span = tracing::info_span!(
+        "rpc.client",
+        otel.name = method,
+        otel.kind = "client",
+        otel.status_code = tracing::field::Empty,
+        rpc.system.name = "grpc",
+        rpc.method = method,
+        server.address = "guest",
+        rpc.response.status_code = tracing::field::Empty,
+    );
+    let answer = call.instrument(span.clone()).await;
+    let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
+    span.record("rpc.response.status_code", format!("{code:?}"));
+    if code != Code::Ok {
+        span.record("otel.status_code", "ERROR");
+    }
+    answered(answer)
 }
 
 fn answered<T>(answer: Result<tonic::Response<T>, Status>) -> Result<T, Error> {

@@ -1,7 +1,8 @@
 //! Docker, through its API: the only place that knows bollard.
 //!
 //! Connects on first use and agrees on the API version then, so a daemon that is away at start is only unreachable.
-//! Sets no deadline of its own: [`super::limiter`] does, for each kind of call.
+//! Sets no deadline of its own: [`super::limiter`] does, for each kind of call. A call made for somebody's trace is
+//! a client span in it, by the conventions for HTTP.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -21,6 +22,7 @@ use bollard::{
 };
 use chrono::{DateTime, Utc};
 use tokio::sync::OnceCell;
+use tracing::Instrument;
 
 use super::{
     Container, ContainerEngine, ContainerId, ContainerState, EngineInfo, Error, Handle, Observed, Removal,
@@ -53,12 +55,52 @@ impl DockerEngine {
             .await
             .map_err(error)
     }
+
+    /// Makes one call, named as the API's reference has it.
+    async fn call<'a, T, F>(
+        &'a self,
+        method: &'static str,
+        path: &'static str,
+        ask: impl FnOnce(&'a Docker) -> F + Send,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, BollardError>> + Send,
+    {
+        let span = match tracing::Span::current().is_none() {
+            // Reconcilers look every period: those looks are nobody's trace.
+            true => tracing::Span::none(),
+            false => tracing::info_span!(
+                "docker",
+                otel.name = format!("{method} {path}"),
+                otel.kind = "client",
+                otel.status_code = tracing::field::Empty,
+                http.request.method = method,
+                url.template = path,
+                server.address = self.host,
+                http.response.status_code = tracing::field::Empty,
+                error.r#type = tracing::field::Empty,
+            ),
+        };
+        let asked = async { ask(self.client().await?).await.map_err(error) };
+        let answer = asked.instrument(span.clone()).await;
+        if let Err(error) = &answer {
+            span.record("otel.status_code", "ERROR");
+            match status_of(error) {
+                Some(status) => {
+                    span.record("http.response.status_code", status);
+                    span.record("error.type", status.to_string());
+                }
+                None => drop(span.record("error.type", "unreachable")),
+            }
+        }
+        answer
+    }
 }
 
 #[async_trait]
 impl ContainerEngine for DockerEngine {
     async fn info(&self) -> Result<EngineInfo, Error> {
-        let info = self.client().await?.info().await.map_err(error)?;
+        let info = self.call("GET", "/info", Docker::info).await?;
         Ok(EngineInfo {
             id: info.id.filter(|id| !id.is_empty()).ok_or(Error::Malformed("an engine id"))?,
             memory_bytes: info.mem_total.ok_or(Error::Malformed("the host's memory"))?,
@@ -68,7 +110,7 @@ impl ContainerEngine for DockerEngine {
 
     async fn image(&self, name: &str) -> Observed<String> {
         let inspect = async {
-            let image = self.client().await?.inspect_image(name).await.map_err(error)?;
+            let image = self.call("GET", "/images/{name}/json", |docker| docker.inspect_image(name)).await?;
             image.id.ok_or(Error::Malformed("an image id"))
         };
         inspect.await.into()
@@ -76,19 +118,21 @@ impl ContainerEngine for DockerEngine {
 
     async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, Error> {
         let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
-        let created =
-            self.client().await?.create_container(Some(options), body(spec)).await.map_err(error)?;
+        let create = |docker| Docker::create_container(docker, Some(options), body(spec));
+        let created = self.call("POST", "/containers/create", create).await?;
         Ok(ContainerId(created.id))
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), Error> {
-        self.client().await?.start_container(&id.0, None::<StartContainerOptions>).await.map_err(error)
+        let options = None::<StartContainerOptions>;
+        self.call("POST", "/containers/{id}/start", |docker| docker.start_container(&id.0, options)).await
     }
 
     async fn observe(&self, handle: Handle<'_>) -> Observed<Container> {
         let inspect = async {
             let options = None::<InspectContainerOptions>;
-            inspected(self.client().await?.inspect_container(handle.as_str(), options).await.map_err(error)?)
+            let look = |docker| Docker::inspect_container(docker, handle.as_str(), options);
+            inspected(self.call("GET", "/containers/{id}/json", look).await?)
         };
         inspect.await.into()
     }
@@ -96,7 +140,8 @@ impl ContainerEngine for DockerEngine {
     async fn remove(&self, handle: Handle<'_>) -> Result<Removal, Error> {
         // One forced call: a stop before it would only leave time for something to happen between the two.
         let options = RemoveContainerOptionsBuilder::default().force(true).v(false).build();
-        match self.client().await?.remove_container(handle.as_str(), Some(options)).await.map_err(error) {
+        let remove = |docker| Docker::remove_container(docker, handle.as_str(), Some(options));
+        match self.call("DELETE", "/containers/{id}", remove).await {
             Ok(()) => Ok(Removal::Removed),
             Err(Error::NoSuch) => Ok(Removal::Absent),
             Err(Error::Conflict(_)) => Ok(Removal::InProgress),
@@ -107,7 +152,8 @@ impl ContainerEngine for DockerEngine {
     async fn list(&self, installation: &str) -> Result<Vec<Container>, Error> {
         let options =
             ListContainersOptionsBuilder::default().all(true).filters(&labelled(installation)).build();
-        let listed = self.client().await?.list_containers(Some(options)).await.map_err(error)?;
+        let list = |docker| Docker::list_containers(docker, Some(options));
+        let listed = self.call("GET", "/containers/json", list).await?;
         listed.into_iter().map(summarised).collect()
     }
 
@@ -119,7 +165,7 @@ impl ContainerEngine for DockerEngine {
             ..VolumeCreateRequest::default()
         };
         // Docker answers with the volume that is there already, whoever made it.
-        let volume = self.client().await?.create_volume(request).await.map_err(error)?;
+        let volume = self.call("POST", "/volumes/create", |docker| docker.create_volume(request)).await?;
         match spec.labels.iter().all(|(name, value)| volume.labels.get(*name) == Some(value)) {
             true => Ok(()),
             false => Err(Error::Conflict(format!("volume {} is somebody else's", spec.name))),
@@ -127,7 +173,8 @@ impl ContainerEngine for DockerEngine {
     }
 
     async fn remove_volume(&self, name: &str) -> Result<Removal, Error> {
-        match self.client().await?.remove_volume(name, None::<RemoveVolumeOptions>).await.map_err(error) {
+        let remove = |docker| Docker::remove_volume(docker, name, None::<RemoveVolumeOptions>);
+        match self.call("DELETE", "/volumes/{name}", remove).await {
             Ok(()) => Ok(Removal::Removed),
             Err(Error::NoSuch) => Ok(Removal::Absent),
             Err(error) => Err(error),
@@ -136,13 +183,27 @@ impl ContainerEngine for DockerEngine {
 
     async fn list_volumes(&self, installation: &str) -> Result<Vec<Volume>, Error> {
         let options = ListVolumesOptionsBuilder::default().filters(&labelled(installation)).build();
-        let listed = self.client().await?.list_volumes(Some(options)).await.map_err(error)?;
+        let listed = self.call("GET", "/volumes", |docker| docker.list_volumes(Some(options))).await?;
         Ok(listed
             .volumes
             .unwrap_or_default()
             .into_iter()
             .map(|volume| Volume { name: volume.name, labels: volume.labels.into_iter().collect() })
             .collect())
+    }
+}
+
+/// What the daemon answered, if it did.
+fn status_of(error: &Error) -> Option<u16> {
+    match error {
+        Error::NoSuch => Some(404),
+        Error::Conflict(_) => Some(409),
+        Error::Refused { status, .. } | Error::Failed { status, .. } => Some(*status),
+        Error::Unreachable(_)
+        | Error::TimedOut(_)
+        | Error::Busy
+        | Error::BreakerOpen(_)
+        | Error::Malformed(_) => None,
     }
 }
 

@@ -283,6 +283,28 @@ pub async fn insert(db: &mut PgConnection, sandbox: &Sandbox) -> Result<(), pg::
     Ok(())
 }
 
+/// Notes whose trace waits for a new sandbox.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn note_trace(db: &mut PgConnection, id: SandboxId, traceparent: &str) -> Result<(), pg::Error> {
+    sqlx::query!("UPDATE sandboxes SET traceparent = $2 WHERE id = $1", id.0, traceparent)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Whose trace waits for a sandbox.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn trace(db: &mut PgConnection, id: SandboxId) -> Result<Option<String>, pg::Error> {
+    let traceparent = sqlx::query_scalar!("SELECT traceparent FROM sandboxes WHERE id = $1", id.0)
+        .fetch_optional(db)
+        .await?;
+    Ok(traceparent.flatten())
+}
+
 /// Writes what became of a sandbox, unless it changed since it was read. A change of state ends whatever lease
 /// there was; `lease` names who holds the new one, and for how long.
 ///

@@ -79,7 +79,7 @@ async fn trace(request: Request, next: Next) -> Response {
     );
     telemetry::follow_headers(&span, request.headers());
     let response = next.run(request).instrument(span.clone()).await;
-    span.record("rpc.response.status_code", code_of(&response).description());
+    span.record("rpc.response.status_code", format!("{:?}", code_of(&response)));
     response
 }
 
