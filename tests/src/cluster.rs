@@ -341,5 +341,7 @@ pub fn repository() -> PathBuf {
 fn command(process: &Process) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(program());
     command.args(process.arguments(true));
+    // Spans leave soon, so that a process that is killed takes few along.
+    command.env("OTEL_BSP_SCHEDULE_DELAY", "500");
     command
 }

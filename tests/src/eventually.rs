@@ -25,3 +25,11 @@ pub async fn eventually<T>(
         tokio::time::sleep(POLL).await;
     }
 }
+
+/// Runs something beside the test, which waits for it.
+#[expect(clippy::disallowed_methods, reason = "there is no lifecycle to drain: the test waits")]
+pub fn elsewhere<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> tokio::task::JoinHandle<T> {
+    tokio::spawn(work)
+}

@@ -3,10 +3,15 @@
 //! It knows no table: whatever has a row, a key or a label is looked at, so a store that somebody adds is
 //! searched from its first day.
 
+use std::collections::BTreeMap;
+
 use redis::AsyncTypedCommands;
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::cluster::Cluster;
+
+const TABLES: &str = "SELECT table_schema, table_name FROM information_schema.tables
+    WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ('pg_catalog', 'information_schema')";
 
 impl Cluster {
     /// Every place where `needle` stands, as "chat.messages", "redis key", "container name".
@@ -22,13 +27,24 @@ impl Cluster {
         places
     }
 
+    /// How many rows every table has.
+    pub async fn rows(&self) -> BTreeMap<String, i64> {
+        let mut connection = PgConnection::connect(&self.database.admin_url().unwrap()).await.unwrap();
+        let mut rows = BTreeMap::new();
+        for table in sqlx::query(TABLES).fetch_all(&mut connection).await.unwrap() {
+            let (schema, name): (String, String) = (table.get(0), table.get(1));
+            let query = format!("SELECT count(*) FROM \"{schema}\".\"{name}\"");
+            let count =
+                sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(&mut connection).await.unwrap();
+            rows.insert(format!("{schema}.{name}"), count);
+        }
+        connection.close().await.unwrap();
+        rows
+    }
+
     async fn rows_with(&self, needle: &str) -> Vec<String> {
         let mut connection = PgConnection::connect(&self.database.admin_url().unwrap()).await.unwrap();
-        let tables = sqlx::query(
-            "SELECT table_schema, table_name FROM information_schema.tables
-             WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ('pg_catalog', 'information_schema')",
-        );
-        let tables = tables.fetch_all(&mut connection).await.unwrap();
+        let tables = sqlx::query(TABLES).fetch_all(&mut connection).await.unwrap();
         let hex: String = needle.bytes().map(|byte| format!("{byte:02x}")).collect();
         let mut places = Vec::new();
         for table in tables {
