@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod custody;
 #[cfg(test)]
+mod failover;
+#[cfg(test)]
 mod journal;
 #[cfg(test)]
 mod plane;
