@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{ErrorKind, Invalid, ServiceError},
-    id::AccountId,
+    id::{AccountId, SessionId},
     pg::{self, Tx, ensure_affected},
 };
 
@@ -114,7 +114,10 @@ pub enum Begin<'a, T> {
 /// The right to be the first with a key, until its transaction ends.
 #[derive(Debug)]
 #[must_use = "a key whose effect is not recorded does not protect it"]
-pub struct Slot<'a>(Request<'a>);
+pub struct Slot<'a> {
+    request: Request<'a>,
+    session: Option<SessionId>,
+}
 
 /// Why a request with a key is not done.
 #[derive(Debug, thiserror::Error)]
@@ -223,31 +226,40 @@ pub async fn begin<'a, T: DeserializeOwned>(
     .fetch_optional(&mut **tx)
     .await?;
     match row {
-        None => Ok(Begin::First(Slot(*request))),
+        None => Ok(Begin::First(Slot { request: *request, session: None })),
         Some((hash, _)) if hash != request.hash.0 => Err(Error::Reused),
         Some((_, result)) => Ok(Begin::Replay(serde_json::from_value(result)?)),
     }
 }
 
 impl Slot<'_> {
+    /// Says that the effect belongs to a session: the key then goes with it.
+    pub const fn of_session(mut self, session: SessionId) -> Self {
+        self.session = Some(session);
+        self
+    }
+
     /// Records what the request made: ids alone, last thing before the commit.
     ///
     /// # Errors
     /// [`Error::Pg`]; the transaction must not commit then.
     pub async fn finish<T: Serialize + Sync>(self, tx: &mut Tx, ids: &T) -> Result<(), Error> {
         let done = sqlx::query(
-            "INSERT INTO idempotency_keys AS held (account_id, method, key, request_hash, result, expires_at)
-             VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6))
+            "INSERT INTO idempotency_keys AS held
+                 (account_id, method, key, request_hash, result, expires_at, session_id)
+             VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6), $7)
              ON CONFLICT (account_id, method, key) DO UPDATE
-             SET request_hash = excluded.request_hash, result = excluded.result, expires_at = excluded.expires_at
+             SET request_hash = excluded.request_hash, result = excluded.result, expires_at = excluded.expires_at,
+                 session_id = excluded.session_id
              WHERE held.expires_at <= now()",
         )
-        .bind(self.0.scope())
-        .bind(self.0.method)
-        .bind(&self.0.key.0)
-        .bind(&self.0.hash.0[..])
+        .bind(self.request.scope())
+        .bind(self.request.method)
+        .bind(&self.request.key.0)
+        .bind(&self.request.hash.0[..])
         .bind(serde_json::to_value(ids)?)
         .bind(LIFETIME.as_secs_f64())
+        .bind(self.session.map(|session| session.0))
         .execute(&mut **tx)
         .await?;
         Ok(ensure_affected(&done, 1)?)
@@ -281,6 +293,23 @@ pub async fn sweep(connection: &mut PgConnection, batch: i64) -> Result<u64, pg:
 /// [`pg::Error`] if they were not deleted.
 pub async fn erase_account(connection: &mut PgConnection, account: AccountId) -> Result<u64, pg::Error> {
     let done = sqlx::query("DELETE FROM idempotency_keys WHERE account_id = $1")
+        .bind(account.0)
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// Deletes every key of a session, for its erasure, and says how many there were.
+///
+/// # Errors
+/// [`pg::Error`] if they were not deleted.
+pub async fn erase_session(
+    connection: &mut PgConnection,
+    account: AccountId,
+    session: SessionId,
+) -> Result<u64, pg::Error> {
+    let done = sqlx::query("DELETE FROM idempotency_keys WHERE session_id = $1 AND account_id = $2")
+        .bind(session.0)
         .bind(account.0)
         .execute(connection)
         .await?;

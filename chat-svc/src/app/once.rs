@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 use svc_core::{
-    id::AccountId,
+    id::{AccountId, SessionId},
     idempotency::{self, Begin, Key, RequestHash, Slot},
     pg::Tx,
 };
@@ -52,6 +52,11 @@ impl Once {
 }
 
 impl First<'_> {
+    /// Says that what is made belongs to a session.
+    pub fn of_session(self, session: SessionId) -> Self {
+        Self(self.0.map(|slot| slot.of_session(session)))
+    }
+
     /// Records what was made, last thing before the commit.
     pub async fn finish<T: Serialize + Sync>(self, tx: &mut Tx, ids: &T) -> Result<()> {
         match self.0 {

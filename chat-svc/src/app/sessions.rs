@@ -78,7 +78,7 @@ impl Sessions {
         };
         custody::create(&mut tx, Subject::Session { account: account_id, session: session.id }).await?;
         sessions::insert(&mut tx, &session).await?;
-        first.finish(&mut tx, &session.id).await?;
+        first.of_session(session.id).finish(&mut tx, &session.id).await?;
         tx.commit().await?;
         Ok(session)
     }

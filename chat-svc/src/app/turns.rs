@@ -131,7 +131,7 @@ impl Turns {
         let mut said = ending::message_of(&turn, MessageId::new(), 0, Role::User, now);
         said.message = Message::user(input);
         messages::insert(&mut tx, &said).await?;
-        first.finish(&mut tx, &turn.id).await?;
+        first.of_session(session_id).finish(&mut tx, &turn.id).await?;
         tx.commit().await?;
         for ended in interrupted {
             self.tell(ended);

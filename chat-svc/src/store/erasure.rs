@@ -19,7 +19,7 @@ pub enum Kind {
     Messages,
     /// Turns themselves.
     Turns,
-    /// Keys of an account's requests; a session has none.
+    /// Keys of requests.
     IdempotencyKeys,
     /// Heads: they go last, when the erasure is committed.
     Sessions,
@@ -117,7 +117,7 @@ pub async fn delete_some(
             sqlx::query!(
                 "DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
                      SELECT ctid FROM idempotency_keys
-                      WHERE account_id = $1 AND $2::uuid IS NULL LIMIT $3))",
+                      WHERE account_id = $1 AND ($2::uuid IS NULL OR session_id = $2) LIMIT $3))",
                 account,
                 session,
                 limit,
@@ -183,7 +183,7 @@ pub async fn count(
                   (SELECT count(*) FROM turns
                     WHERE account_id = $1 AND ($2::uuid IS NULL OR session_id = $2)) AS "turns!",
                   (SELECT count(*) FROM idempotency_keys
-                    WHERE account_id = $1 AND $2::uuid IS NULL) AS "keys!",
+                    WHERE account_id = $1 AND ($2::uuid IS NULL OR session_id = $2)) AS "keys!",
                   (SELECT count(*) FROM sessions
                     WHERE account_id = $1 AND ($2::uuid IS NULL OR id = $2)) AS "sessions!",
                   clock_timestamp() AS "at!""#,

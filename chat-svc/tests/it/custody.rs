@@ -1,16 +1,24 @@
 //! An erasure at chat-svc: writers are stopped, turns end, rows go, and nothing comes back.
 
+use std::time::Duration;
+
 use steward_proto::{
-    chat::v1::{CreateSessionRequest, GetSessionRequest, TurnStatus},
+    chat::v1::{CreateSessionRequest, CreateTurnRequest, GetSessionRequest, TurnStatus},
     custody::v1::{
         self as proto, CheckInvariantsRequest, CommitRequest, DescribeRequest, EraseRequest, FreezeRequest,
         ListAllRequest, Step, Subject, SubjectKind, ThawRequest, VerifyRequest,
     },
 };
-use svc_core::{error::reason_of, id::PurgeId, principal::Principal};
+use svc_core::{
+    error::reason_of,
+    id::{PurgeId, SessionId},
+    pg::{self, Tx},
+    principal::Principal,
+};
+use tokio::time::timeout;
 use tonic::Code;
 
-use crate::plane::{Plane, Tenant, all, until};
+use crate::plane::{Plane, Tenant, all, keyed, until};
 
 fn step(purge: PurgeId, epoch: i64, tenant: &Tenant, session: Option<&str>) -> Option<Step> {
     let account_id = tenant.account.to_string();
@@ -94,6 +102,77 @@ async fn a_session_is_frozen_erased_verified_and_committed() {
         .await
         .unwrap();
     assert_eq!(audit, 1);
+}
+
+#[tokio::test]
+async fn a_writer_that_is_inside_is_waited_for_and_leaves_nothing() {
+    let plane = Plane::start().await;
+    let (mut tenant, mut purge) = (plane.tenant(), plane.purge());
+    let session = tenant.session().await;
+    tenant.run(&session, "say hello").await;
+    let id = SessionId(session.parse().unwrap());
+    let pool = plane.db.pool("chat");
+    let inside = pg::Subject::Session { account: tenant.account, session: id };
+    let mut writer = Tx::for_subject(&pool, inside).await.unwrap();
+
+    let purge_id = PurgeId::new();
+    let at = || step(purge_id, 1, &tenant, Some(&session));
+    let mut freezer = purge.clone();
+    let freeze = freezer.freeze(FreezeRequest { step: at() });
+    tokio::pin!(freeze);
+    assert!(timeout(Duration::from_millis(300), &mut freeze).await.is_err(), "froze over a writer");
+    // What it writes now, it writes while the freeze waits; whoever comes later is refused.
+    let written = sqlx::query(
+        "INSERT INTO messages SELECT $2, account_id, session_id, turn_id, ordinal, 99, role,
+                parts, model, finish_reason, created_at
+           FROM messages WHERE session_id = $1 LIMIT 1",
+    )
+    .bind(id.0)
+    .bind(svc_core::id::new_id())
+    .execute(&mut *writer)
+    .await
+    .unwrap();
+    assert_eq!(written.rows_affected(), 1);
+    let late = Tx::for_subject(&pool, inside).await.unwrap_err();
+    assert!(matches!(late, pg::Error::SubjectFrozen(_)), "{late:?}");
+    assert!(timeout(Duration::from_millis(300), &mut freeze).await.is_err(), "froze over a writer");
+    writer.commit().await.unwrap();
+    assert!(freeze.await.unwrap().into_inner().known);
+
+    let erased = purge.erase(EraseRequest { step: at() }).await.unwrap().into_inner();
+    let messages = erased.deleted.iter().find(|kind| kind.kind == "chat.messages").unwrap();
+    assert_eq!(messages.count, 3, "the late one is among them");
+    let verified = purge.verify(VerifyRequest { step: at() }).await.unwrap().into_inner();
+    assert!(verified.residue.iter().all(|kind| kind.count == 0), "{:?}", verified.residue);
+    purge.commit(CommitRequest { step: at() }).await.unwrap();
+    assert_eq!(rows_of(&plane, &session).await, 0);
+}
+
+#[tokio::test]
+async fn a_session_takes_the_keys_of_its_requests_with_it() {
+    let plane = Plane::start().await;
+    let (mut tenant, mut purge) = (plane.tenant(), plane.purge());
+    let request = keyed("made-by-me", CreateSessionRequest::default());
+    let made = tenant.client.create_session(request).await.unwrap().into_inner();
+    let session = made.session.unwrap().session_id;
+    let kept = keyed("kept", CreateSessionRequest::default());
+    tenant.client.create_session(kept).await.unwrap();
+    let said = CreateTurnRequest { session_id: session.clone(), input: "say hello".to_owned() };
+    tenant.client.create_turn(keyed("said-by-me", said)).await.unwrap();
+    let keys = async || {
+        sqlx::query_scalar::<_, String>("SELECT key FROM idempotency_keys ORDER BY key")
+            .fetch_all(&mut plane.db.owner("chat").await)
+            .await
+            .unwrap()
+    };
+    assert_eq!(keys().await, ["kept", "made-by-me", "said-by-me"]);
+    let id = PurgeId::new();
+    let at = || step(id, 1, &tenant, Some(&session));
+    purge.freeze(FreezeRequest { step: at() }).await.unwrap();
+    while !purge.erase(EraseRequest { step: at() }).await.unwrap().into_inner().done {}
+    let verified = purge.verify(VerifyRequest { step: at() }).await.unwrap().into_inner();
+    assert!(verified.residue.iter().all(|kind| kind.count == 0), "{:?}", verified.residue);
+    assert_eq!(keys().await, ["kept"]);
 }
 
 #[tokio::test]

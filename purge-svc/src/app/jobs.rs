@@ -159,7 +159,7 @@ impl Jobs {
         let job = jobs::find_by_subject(&mut tx, demand.account, subject.hash()).await?;
         let job = job.ok_or(Error::NotFound(Entity::Session))?;
         if let Some(slot) = slot {
-            slot.finish(&mut tx, &job.purge_id).await?;
+            slot.of_session(demand.session).finish(&mut tx, &job.purge_id).await?;
         }
         tx.commit().await?;
         self.wake.publish(TOPIC, b"").await;
@@ -177,7 +177,7 @@ impl Jobs {
             return Ok(None);
         };
         if let Some(slot) = slot {
-            slot.finish(&mut tx, &job.purge_id).await?;
+            slot.of_session(demand.session).finish(&mut tx, &job.purge_id).await?;
         }
         tx.commit().await?;
         self.show(job).await.map(Some)

@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 use purge_svc::{
-    app::jobs::Once,
+    app::jobs::{Demand, Once},
     domain::job::{Phase, State},
     error::{Entity, Error},
 };
@@ -48,6 +48,16 @@ async fn a_session_of_somebody_else_does_not_exist() {
     let refused = plane.jobs.accept(&Plane::demand(unknown)).await.unwrap_err();
     assert!(matches!(refused, Error::NotFound(Entity::Session)), "{refused:?}");
     assert_eq!(plane.count("purge_jobs").await, 1);
+}
+
+#[tokio::test]
+async fn the_key_of_a_demand_goes_with_its_session() {
+    let plane = Plane::new().await;
+    let demand = Demand { once: once("a-key", "a"), ..Plane::demand(plane.session()) };
+    let purge_id = plane.jobs.accept(&demand).await.unwrap().job.purge_id;
+    assert_eq!(plane.count("idempotency_keys").await, 1);
+    plane.run_to_the_end(purge_id).await;
+    assert_eq!(plane.count("idempotency_keys").await, 0);
 }
 
 #[tokio::test]

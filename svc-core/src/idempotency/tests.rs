@@ -157,3 +157,25 @@ fn a_key_is_short_and_visible() {
     metadata.insert(HEADER, "k 1".parse().unwrap());
     assert!(Key::from_metadata(&metadata).is_err());
 }
+
+#[tokio::test]
+async fn a_sessions_keys_go_with_it_and_no_others() {
+    let at = Fixture::new().await;
+    let (session, other) = (SessionId::new(), SessionId::new());
+    let mut tx = Tx::system(&at.pool).await.unwrap();
+    for (key, of) in [("mine", Some(session)), ("other", Some(other)), ("account", None)] {
+        let key: Key = key.parse().unwrap();
+        let request = Request { key: &key, ..at.request("a") };
+        let Begin::First(slot) = begin::<Uuid>(&mut tx, &request).await.unwrap() else { panic!("it is new") };
+        let slot = match of {
+            Some(session) => slot.of_session(session),
+            None => slot,
+        };
+        slot.finish(&mut tx, &crate::id::new_id()).await.unwrap();
+    }
+    assert_eq!(erase_session(&mut tx, AccountId::new(), session).await.unwrap(), 0, "another tenant's");
+    assert_eq!(erase_session(&mut tx, at.account, session).await.unwrap(), 1);
+    assert_eq!(erase_session(&mut tx, at.account, session).await.unwrap(), 0);
+    assert_eq!(erase_account(&mut tx, at.account).await.unwrap(), 2);
+    tx.commit().await.unwrap();
+}

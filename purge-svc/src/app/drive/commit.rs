@@ -1,6 +1,6 @@
 //! `verified → committed`: owners let the subject's head go, the one that holds it last; then the receipt.
 
-use svc_core::{failpoint, pg::Tx};
+use svc_core::{failpoint, idempotency, pg::Tx};
 
 use super::{Driver, Stop, answered, call};
 use crate::{
@@ -59,9 +59,12 @@ impl Driver {
         external_objects::forget(&mut tx, job.purge_id).await?;
         dead_letters::forget(&mut tx, job.purge_id).await?;
         jobs::forget(&mut tx, &claim.subject).await?;
-        if let Subject::Account { account } = claim.subject {
-            svc_core::idempotency::erase_account(&mut tx, account).await?;
-        }
+        match claim.subject {
+            Subject::Account { account } => idempotency::erase_account(&mut tx, account).await?,
+            Subject::Session { account, session } => {
+                idempotency::erase_session(&mut tx, account, session).await?
+            }
+        };
         tx.commit().await?;
         self.metrics.committed(job.trigger, now - job.created_at);
         tracing::info!(purge.id = %job.purge_id, receipt.seq = receipt.seq, "erasure committed");
