@@ -1,5 +1,6 @@
 //! Use cases: they make ids and times, own transactions, and decide what happens to what failed.
 
+pub mod custodian;
 pub mod execs;
 pub mod files;
 pub mod lifecycle;

@@ -5,6 +5,7 @@ pub mod host;
 pub mod observed;
 pub mod pool;
 pub mod reconcile;
+pub mod residue;
 pub mod sandbox;
 pub mod spec;
 

@@ -23,10 +23,10 @@ use svc_core::{
 };
 
 use crate::{
-    app::{Context, Served, Settings, Shared},
+    app::{Context, Served, Settings, Shared, custodian::Custodian},
     config::{Config, Unusable},
     engine::{EngineInfo, SharedEngine, docker::DockerEngine, limiter::Limited},
-    grpc::sandbox::SandboxHandler,
+    grpc::{custodian::CustodianHandler, sandbox::SandboxHandler},
     run_dirs::{self, RunDirectories},
     store::{MIGRATOR, engines},
     worker::{self, host::HostLevel},
@@ -117,6 +117,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
 
     let authenticator = Authenticator::new(Arc::new(methods), verifier, Arc::new(tokens));
     Server::new(NAME, server, authenticator)
+        .service(CustodianHandler::new(Custodian::new(ctx.clone())).into_server())
         .service(SandboxHandler::new(ctx).into_server())
         .ready_when(pool)
         .start(bound, metrics, &lifecycle)?;

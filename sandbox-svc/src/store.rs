@@ -2,6 +2,7 @@
 //! exactly what it is given, and names the tenant wherever a caller names a row.
 
 pub mod engines;
+pub mod erasure;
 pub mod execs;
 pub mod sandboxes;
 pub mod volumes;

@@ -27,11 +27,15 @@ use crate::{
     pg::{self, Pool, Subject, SubjectKind, Tx, ensure_affected},
 };
 
+mod answers;
 pub mod data_map;
 mod machine;
 pub mod wire;
 
-pub use self::machine::{Record, Refused, State, Step, StepKind, admit};
+pub use self::{
+    answers::{Answered, answer_of, begin_as},
+    machine::{Record, Refused, State, Step, StepKind, admit},
+};
 
 /// Why a step was not done.
 #[derive(Debug, thiserror::Error)]

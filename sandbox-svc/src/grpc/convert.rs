@@ -35,7 +35,7 @@ fn duration(field: &'static str, asked: Option<prost_types::Duration>) -> Result
     asked.map(Duration::try_from).transpose().map_err(|_| Invalid::new(field, "must not be negative"))
 }
 
-fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
+pub(super) fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
     let nanos = i32::try_from(at.timestamp_subsec_nanos()).unwrap_or(999_999_999);
     prost_types::Timestamp { seconds: at.timestamp(), nanos }
 }

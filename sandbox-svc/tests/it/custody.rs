@@ -1,0 +1,324 @@
+//! An erasure at sandbox-svc: writers are stopped, containers and volumes go as every removal does, and an engine
+//! that does not answer is never taken for an empty one.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use purge_svc::{
+    custodian::contract::{self, Owner as Contracted},
+    domain::{custodian::Custodian as Name, subject::Subject as Purged},
+};
+use sandbox_svc::{
+    app::{
+        custodian::{Custodian, Erased},
+        execs, provision,
+    },
+    domain::{
+        exec::{Call, ExecState, Key, Write},
+        residue::{Fate, Hindrance, ThingKind},
+        sandbox::{Cause, Owner, Sandbox, State},
+    },
+    engine::{
+        ContainerEngine,
+        fake::{Fault, Verb},
+    },
+    grpc::custodian::CustodianHandler,
+};
+use steward_proto::custody::v1::custodian_service_server::CustodianServiceServer;
+use svc_core::{
+    assertion::{self, Signer},
+    client::{Peer, PeerConfig},
+    clock::SystemClock,
+    custody::{Step, StepKind},
+    error::ServiceError,
+    id::{PurgeId, SessionId},
+    pg::Subject,
+    principal::Principal,
+};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_stream::wrappers::TcpListenerStream;
+
+use crate::{execs::run, plane::Plane};
+
+/// One purge of one subject.
+#[derive(Clone, Copy)]
+struct Purge {
+    id: PurgeId,
+    subject: Subject,
+}
+
+impl Purge {
+    fn of_session(owner: Owner) -> Self {
+        let subject = Subject::Session { account: owner.account, session: owner.session };
+        Self { id: PurgeId::new(), subject }
+    }
+
+    fn of_account(owner: Owner) -> Self {
+        Self { id: PurgeId::new(), subject: Subject::Account { account: owner.account } }
+    }
+
+    fn step(&self, kind: StepKind) -> Step {
+        Step { purge_id: self.id, epoch: 1, subject: self.subject, kind }
+    }
+}
+
+fn custodian(plane: &Plane) -> Custodian {
+    Custodian::new(plane.ctx.clone())
+}
+
+async fn freeze_and_list(custodian: &Custodian, purge: &Purge) {
+    assert!(custodian.freeze(purge.step(StepKind::Freeze)).await.unwrap().known);
+    custodian.inventory(purge.step(StepKind::Inventory)).await.unwrap();
+}
+
+async fn write(plane: &Plane, sandbox: &Sandbox, key: &str, content: &str) -> ExecState {
+    let write = Write { path: "secret.txt".into(), content: content.as_bytes().to_vec().into(), mode: 0o644 };
+    let key = Key::parse(key.to_owned()).unwrap();
+    let account = sandbox.owner.unwrap().account;
+    execs::call(&plane.ctx, account, sandbox.id, key, Call::Write(write)).await.unwrap().state
+}
+
+fn residue(counts: &[(String, i64)]) -> Vec<&(String, i64)> {
+    counts.iter().filter(|(_, count)| *count > 0).collect()
+}
+
+async fn rows_of(plane: &Plane, owner: Owner) -> i64 {
+    sqlx::query_scalar(
+        "SELECT (SELECT count(*) FROM sandboxes WHERE session_id = $1)
+              + (SELECT count(*) FROM volumes WHERE session_id = $1)
+              + (SELECT count(*) FROM execs WHERE session_id = $1)",
+    )
+    .bind(owner.session.0)
+    .fetch_one(&mut plane.db.owner("sandbox").await)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_sessions_container_volume_directory_and_rows_go_and_nobody_elses() {
+    let plane = Plane::start().await;
+    let (custodian, owner) = (custodian(&plane), plane.owner());
+    let sandbox = plane.running(owner).await;
+    let kept = plane.running(plane.owner()).await;
+    write(&plane, &sandbox, "a", "secret").await;
+    run(&plane, &sandbox, "b", &["echo", "secret"]).await.unwrap();
+
+    let purge = Purge::of_session(owner);
+    assert!(custodian.freeze(purge.step(StepKind::Freeze)).await.unwrap().known);
+    // What runs stays until it cannot be given back any more.
+    assert_eq!(plane.state(sandbox.id).await, State::Running);
+    let listed = custodian.inventory(purge.step(StepKind::Inventory)).await.unwrap().things;
+    let kinds: Vec<_> = listed.iter().map(|thing| thing.kind).collect();
+    assert_eq!(kinds, ThingKind::ALL);
+
+    let erased = custodian.erase(purge.step(StepKind::Erase)).await.unwrap();
+    assert!(erased.done, "{erased:?}");
+    assert_eq!(erased.deleted.iter().map(|(_, count)| count).sum::<i64>(), 4, "{erased:?}");
+    assert_eq!(
+        erased.things.iter().map(|(thing, _)| thing).collect::<Vec<_>>(),
+        listed.iter().collect::<Vec<_>>()
+    );
+    assert_eq!(
+        custodian.erase(purge.step(StepKind::Erase)).await.unwrap(),
+        erased,
+        "answered the same again"
+    );
+    let verified = custodian.verify(purge.step(StepKind::Verify)).await.unwrap();
+    assert!(residue(&verified.residue).is_empty(), "{verified:?}");
+    custodian.commit(purge.step(StepKind::Commit)).await.unwrap();
+
+    assert_eq!(rows_of(&plane, owner).await, 0);
+    assert_eq!((plane.engine.containers().len(), plane.run_dirs().len()), (1, 1));
+    assert_eq!(plane.engine.list_volumes("test").await.unwrap().len(), 1);
+    assert_eq!(plane.state(kept.id).await, State::Running);
+    for (act, times) in [("sandbox.deleted", 1), ("workspace.removed", 1), ("session.erased", 1)] {
+        assert_eq!(plane.audited(act).await, times, "{act}");
+    }
+    let late = provision::create(&plane.ctx, owner.account, owner.session).await.unwrap_err();
+    assert_eq!(late.reason(), "NOT_FOUND");
+    for invariant in custodian.check_invariants().await.unwrap() {
+        assert!(invariant.offenders.is_empty(), "{invariant:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_does_not_answer_is_never_taken_for_an_empty_one() {
+    let plane = Plane::start().await;
+    let (custodian, owner) = (custodian(&plane), plane.owner());
+    plane.running(owner).await;
+    let purge = Purge::of_session(owner);
+    freeze_and_list(&custodian, &purge).await;
+
+    plane.engine.fault(Verb::Remove, Fault::Stall);
+    let erased = custodian.erase(purge.step(StepKind::Erase)).await.unwrap();
+    let unknown = |erased: &Erased| {
+        !erased.done
+            && erased.things.iter().all(|(_, fate)| *fate == Fate::Later(Hindrance::EngineUnavailable))
+    };
+    assert!(unknown(&erased), "{erased:?}");
+    assert!(rows_of(&plane, owner).await > 0, "what is not known to be gone keeps its row");
+
+    plane.engine.fault(Verb::RemoveVolume, Fault::Fail(500));
+    let erased = custodian.erase(purge.step(StepKind::Erase)).await.unwrap();
+    assert!(!erased.done && rows_of(&plane, owner).await > 0, "{erased:?}");
+    plane.engine.fault(Verb::Info, Fault::Stall);
+    let erased = custodian.erase(purge.step(StepKind::Erase)).await.unwrap();
+    assert!(unknown(&erased), "{erased:?}");
+    assert!(custodian.erase(purge.step(StepKind::Erase)).await.unwrap().done);
+
+    for verb in [Verb::Info, Verb::List, Verb::ListVolumes] {
+        plane.engine.fault(verb, Fault::Stall);
+        let unknown = custodian.verify(purge.step(StepKind::Verify)).await.unwrap_err();
+        assert_eq!(unknown.reason(), "ENGINE_UNAVAILABLE", "{verb:?}");
+    }
+    let verified = custodian.verify(purge.step(StepKind::Verify)).await.unwrap();
+    assert!(residue(&verified.residue).is_empty(), "{verified:?}");
+}
+
+#[tokio::test]
+async fn what_comes_back_after_the_erasure_is_found_and_removed() {
+    let plane = Plane::start().await;
+    let (custodian, owner) = (custodian(&plane), plane.owner());
+    let sandbox = plane.running(owner).await;
+    let volume = sandbox_svc::app::making::volume_spec(&plane.ctx, &sandbox);
+    let purge = Purge::of_session(owner);
+    freeze_and_list(&custodian, &purge).await;
+    assert!(custodian.erase(purge.step(StepKind::Erase)).await.unwrap().done);
+    plane.engine.create_volume(&volume).await.unwrap();
+
+    let verified = custodian.verify(purge.step(StepKind::Verify)).await.unwrap();
+    assert_eq!(residue(&verified.residue), [&("docker.volume".to_owned(), 1)]);
+    let early = custodian.commit(purge.step(StepKind::Commit)).await.unwrap_err();
+    assert_eq!(early.reason(), "ERASURE_NOT_VERIFIED");
+    let erased = custodian.erase(purge.step(StepKind::Erase)).await.unwrap();
+    assert!(erased.things.iter().any(|(thing, fate)| thing.name == volume.name && *fate == Fate::Removed));
+    let verified = custodian.verify(purge.step(StepKind::Verify)).await.unwrap();
+    assert!(residue(&verified.residue).is_empty(), "{verified:?}");
+}
+
+#[tokio::test]
+async fn a_call_under_way_leaves_nothing_behind() {
+    let plane = Plane::start().await;
+    let (custodian, owner) = (custodian(&plane), plane.owner());
+    let sandbox = plane.running(owner).await;
+    let running = async || {
+        let mut db = plane.db.owner("sandbox").await;
+        sqlx::query_scalar::<_, i64>("SELECT count(*) FROM execs WHERE state = 'running'")
+            .fetch_one(&mut db)
+            .await
+            .unwrap()
+            == 1
+    };
+    let purge = Purge::of_session(owner);
+    let erase = async {
+        while !running().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        freeze_and_list(&custodian, &purge).await;
+        assert!(custodian.erase(purge.step(StepKind::Erase)).await.unwrap().done);
+    };
+    let argv = ["sh", "-c", "sleep 15"];
+    let (called, ()) = tokio::join!(run(&plane, &sandbox, "slow", &argv), erase);
+    assert!(called.is_err(), "its outcome is nobody's any more: {called:?}");
+    assert_eq!(rows_of(&plane, owner).await, 0);
+    let verified = custodian.verify(purge.step(StepKind::Verify)).await.unwrap();
+    assert!(residue(&verified.residue).is_empty(), "{verified:?}");
+}
+
+#[tokio::test]
+async fn a_sandbox_that_is_being_made_is_given_up_by_the_freeze() {
+    let plane = Plane::start().await;
+    let (custodian, owner) = (custodian(&plane), plane.owner());
+    let queued = plane.create(owner).await;
+    let purge = Purge::of_session(owner);
+    freeze_and_list(&custodian, &purge).await;
+    let given_up = plane.sandbox(queued.id).await;
+    assert_eq!((given_up.state, given_up.cause), (State::Deleting, Some(Cause::Erased)));
+    let refused = provision::create(&plane.ctx, owner.account, owner.session).await.unwrap_err();
+    assert_eq!(refused.reason(), "SUBJECT_FROZEN");
+    custodian.thaw(purge.step(StepKind::Thaw)).await.unwrap();
+    // Its workspace is free again once the removal is done.
+    plane.remove_all().await;
+    assert_ne!(plane.running(owner).await.id, queued.id);
+}
+
+#[tokio::test]
+async fn an_account_takes_all_its_sessions_with_it() {
+    let plane = Plane::start().await;
+    let (custodian, first) = (custodian(&plane), plane.owner());
+    let second = Owner { session: plane.owner().session, ..first };
+    plane.running(first).await;
+    let deleted = plane.running(second).await;
+    plane.delete(&deleted).await;
+    let bystander = plane.running(plane.owner()).await;
+    let purge = Purge::of_account(first);
+    freeze_and_list(&custodian, &purge).await;
+    assert!(custodian.erase(purge.step(StepKind::Erase)).await.unwrap().done);
+    let verified = custodian.verify(purge.step(StepKind::Verify)).await.unwrap();
+    assert!(residue(&verified.residue).is_empty(), "{verified:?}");
+    custodian.commit(purge.step(StepKind::Commit)).await.unwrap();
+    assert_eq!(rows_of(&plane, first).await + rows_of(&plane, second).await, 0);
+    assert_eq!(plane.engine.containers().len(), 1);
+    assert_eq!(plane.state(bystander.id).await, State::Running);
+    let listed = custodian.list(100, "").await.unwrap().items;
+    assert!(!listed.contains(&purge.subject) && !listed.is_empty());
+}
+
+/// sandbox-svc behind its door, called as purge-svc calls it.
+struct Served<'a> {
+    plane: &'a Plane,
+    peer: Peer,
+}
+
+impl Contracted for Served<'_> {
+    fn custodian(&self) -> Name {
+        Name::Sandbox
+    }
+
+    fn peer(&self) -> Peer {
+        self.peer.clone()
+    }
+
+    async fn seed(&self, subject: Purged) {
+        let sandbox = self.plane.running(owner(subject)).await;
+        write(self.plane, &sandbox, "seed", "secret").await;
+    }
+
+    async fn write(&self, subject: Purged) -> bool {
+        let owner = owner(subject);
+        provision::create(&self.plane.ctx, owner.account, owner.session).await.is_ok()
+    }
+}
+
+fn owner(subject: Purged) -> Owner {
+    match subject {
+        Purged::Session { account, session } => Owner { account, session },
+        Purged::Account { account } => Owner { account, session: SessionId::new() },
+    }
+}
+
+#[tokio::test]
+async fn it_keeps_the_contract_of_every_owner_of_data() {
+    let plane = Plane::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = PeerConfig {
+        urls: vec![format!("http://{}", listener.local_addr().unwrap())],
+        timeout: Duration::from_secs(30),
+    };
+    // Who calls is settled before the door; here it is always purge-svc.
+    let from_purge = |mut request: tonic::Request<()>| {
+        request.extensions_mut().insert(Principal::service("purge-svc", None));
+        Ok(request)
+    };
+    let handler = CustodianHandler::new(custodian(&plane));
+    let served = tonic::transport::Server::builder()
+        .add_service(CustodianServiceServer::with_interceptor(handler, from_purge))
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    let mut server = JoinSet::new();
+    server.spawn(served);
+    let (private, _) = assertion::generate_key().unwrap();
+    let key = BASE64.decode(private).unwrap();
+    let signer = Arc::new(Signer::new("purge-svc", "purge-svc", &key, SystemClock::shared()).unwrap());
+    let peer = Peer::lazy("sandbox-svc", &config, signer).unwrap();
+    contract::run(&Served { plane: &plane, peer }).await;
+}

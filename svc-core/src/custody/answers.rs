@@ -1,0 +1,68 @@
+//! Answers of a purge's steps as a service's own records: stored as JSON, read back when a step comes again.
+
+use serde::{Serialize, de::DeserializeOwned};
+use sqlx::PgConnection;
+
+use super::{Begin, Error, Step, StepKind, StepTx, begin};
+use crate::{
+    id::PurgeId,
+    pg::{self, Pool},
+};
+
+/// What [`begin_as`] says.
+#[derive(Debug)]
+pub enum Answered<T> {
+    /// This step was answered before, with this.
+    Before(T),
+    /// Do it now.
+    Now(StepTx),
+}
+
+/// Like [`begin`], with the answer as the record that [`StepTx::finish_as`] stored.
+///
+/// # Errors
+/// As [`begin`]; [`pg::Error::Inconsistency`] if the stored answer is no such record.
+pub async fn begin_as<T: DeserializeOwned>(pool: &Pool, step: Step) -> Result<Answered<T>, Error> {
+    match begin(pool, step).await? {
+        Begin::Open(open) => Ok(Answered::Now(open)),
+        Begin::Replay(reply) => Ok(Answered::Before(read(&step, &reply)?)),
+    }
+}
+
+/// What another step of the same purge was answered with, if it was.
+///
+/// # Errors
+/// [`pg::Error`] if it cannot be read.
+pub async fn answer_of<T: DeserializeOwned>(
+    connection: &mut PgConnection,
+    step: Step,
+    kind: StepKind,
+) -> Result<Option<T>, pg::Error> {
+    let reply: Option<Vec<u8>> =
+        sqlx::query_scalar("SELECT reply FROM custody_steps WHERE purge_id = $1 AND step = $2")
+            .bind(step.purge_id.0)
+            .bind(kind.name())
+            .fetch_optional(connection)
+            .await?;
+    reply.map(|reply| read(&Step { kind, ..step }, &reply)).transpose()
+}
+
+impl StepTx {
+    /// Like [`Self::finish`], with a record as the answer.
+    ///
+    /// # Errors
+    /// [`pg::Error`]; the step may then be begun again.
+    pub async fn finish_as(self, reply: &(impl Serialize + Sync)) -> Result<(), pg::Error> {
+        let purge = self.step.purge_id;
+        let reply = serde_json::to_vec(reply).map_err(|error| unreadable(purge, error))?;
+        self.finish(&reply).await
+    }
+}
+
+fn read<T: DeserializeOwned>(step: &Step, reply: &[u8]) -> Result<T, pg::Error> {
+    serde_json::from_slice(reply).map_err(|error| unreadable(step.purge_id, error))
+}
+
+fn unreadable(purge: PurgeId, error: serde_json::Error) -> pg::Error {
+    pg::Error::inconsistent("custody_steps", "reply", purge, error)
+}
