@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod agents;
+pub mod custodian;
 pub mod heartbeat;
 pub mod once;
 pub mod register;

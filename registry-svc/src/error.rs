@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use svc_core::{
     custody,
     error::{ErrorKind, Invalid, ServiceError},
-    idempotency, pg, principal,
+    idempotency, pg, principal, redis,
 };
 
 use crate::domain::status;
@@ -81,6 +81,9 @@ pub enum Error {
     /// A step of an erasure was refused.
     #[error(transparent)]
     Custody(#[from] custody::Error),
+    /// Redis did not do it, where nothing else would do.
+    #[error(transparent)]
+    Redis(#[from] redis::Error),
     /// The database did not do it.
     #[error(transparent)]
     Pg(#[from] pg::Error),
@@ -103,6 +106,7 @@ impl ServiceError for Error {
             }
             Self::Idempotency(error) => error.kind(),
             Self::Custody(error) => error.kind(),
+            Self::Redis(error) => error.kind(),
             Self::Pg(error) => error.kind(),
         }
     }
@@ -122,6 +126,7 @@ impl ServiceError for Error {
             Self::Status(status::Refused::NotPaused) => "AGENT_NOT_PAUSED".into(),
             Self::Idempotency(error) => error.reason(),
             Self::Custody(error) => error.reason(),
+            Self::Redis(error) => error.reason(),
             Self::Pg(error) => error.reason(),
         }
     }
@@ -140,6 +145,7 @@ impl ServiceError for Error {
             Self::Status(refused) => refused.to_string().into(),
             Self::Idempotency(error) => error.public_message(),
             Self::Custody(error) => error.public_message(),
+            Self::Redis(error) => error.public_message(),
             Self::Pg(error) => error.public_message(),
         }
     }
@@ -148,6 +154,7 @@ impl ServiceError for Error {
         match self {
             Self::Idempotency(error) => error.retry_after(),
             Self::Custody(error) => error.retry_after(),
+            Self::Redis(error) => error.retry_after(),
             Self::Pg(error) => error.retry_after(),
             Self::AgentBusy(_) => Some(BUSY),
             Self::Invalid(_)
@@ -174,6 +181,7 @@ impl ServiceError for Error {
             | Self::Status(_)
             | Self::Idempotency(_)
             | Self::Custody(_)
+            | Self::Redis(_)
             | Self::Pg(_) => &[],
         }
     }

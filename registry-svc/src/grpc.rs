@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod agents;
 pub mod auth;
 mod convert;
+pub mod custodian;
 pub mod heartbeats;
 mod json;
 pub mod relay;

@@ -22,6 +22,7 @@ use crate::{
     app::{
         accounts::Accounts,
         agents::{Agents, Limits},
+        custodian::Custodian,
         heartbeat::{Flusher, Heartbeats, Memory, Seeder, Stamper, Stamping},
         register::Register,
         relay::{Relay, Waiting, deliver::Deliverer},
@@ -30,8 +31,8 @@ use crate::{
     },
     config::{Config, HeartbeatConfig},
     grpc::{
-        accounts::AccountHandler, agents::AgentHandler, auth::AuthHandler, heartbeats::BeatDoor,
-        relay::RelayHandler,
+        accounts::AccountHandler, agents::AgentHandler, auth::AuthHandler, custodian::CustodianHandler,
+        heartbeats::BeatDoor, relay::RelayHandler,
     },
     store::{MIGRATOR, beats::BeatStore},
     worker,
@@ -94,6 +95,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
     let rhythm = config.heartbeat.rhythm();
     let register =
         Register::new(pool.clone(), clock.clone(), outbound.clone(), liveness.memory.clone(), rhythm);
+    let custodian = Custodian::new(pool.clone(), clock.clone(), beats.clone(), liveness.memory.clone());
     let hint = Arc::<Notify>::default();
     let limits = config.relay.delivery();
     let deliverer = Deliverer::new(pool.clone(), clock.clone(), outbound, limits, Waiting::default());
@@ -114,6 +116,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
         .service(AccountHandler::new(accounts, tokens.clone()).into_server())
         .service(AuthHandler::new(tokens).into_server())
         .service(AgentHandler::new(agents, register, door).into_server())
+        .service(CustodianHandler::new(custodian).into_server())
         .service(RelayHandler::new(relay, config.relay.max_request_bytes).into_server())
         .ready_when(pool)
         .start(bound, metrics, &lifecycle)?;

@@ -4,6 +4,7 @@
 pub mod accounts;
 pub mod agents;
 pub mod beats;
+pub mod erasure;
 pub mod lanes;
 pub mod liveness;
 pub mod messages;

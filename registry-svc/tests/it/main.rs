@@ -5,6 +5,8 @@ mod accounts;
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod custody;
+#[cfg(test)]
 mod fake_agent;
 #[cfg(test)]
 mod heartbeats;

@@ -45,11 +45,12 @@ impl Drop for Replica {
     }
 }
 
-/// Keys of the gateway and of one service, and the file by which replicas trust them.
+/// Keys of the gateway and of two services, and the file by which replicas trust them.
 struct Keys {
     directory: tempfile::TempDir,
     gateway: Arc<Signer>,
     service: Arc<Signer>,
+    purge: Arc<Signer>,
 }
 
 impl Keys {
@@ -62,10 +63,10 @@ impl Keys {
             let private = BASE64.decode(private).unwrap();
             Arc::new(Signer::new(issuer, issuer, &private, SystemClock::shared()).unwrap())
         };
-        let (gateway, service) = (signer(GATEWAY), signer("chat-svc"));
+        let (gateway, service, purge) = (signer(GATEWAY), signer("chat-svc"), signer("purge-svc"));
         std::fs::write(directory.path().join("trust.toml"), assertion::trust_file(&trusted).unwrap())
             .unwrap();
-        Self { directory, gateway, service }
+        Self { directory, gateway, service, purge }
     }
 
     fn trust_file(&self) -> PathBuf {
@@ -207,6 +208,11 @@ impl Plane {
     /// The first replica as another service reaches it.
     pub(crate) fn as_service(&self) -> Peer {
         self.peer(self.keys.service.clone())
+    }
+
+    /// The first replica as purge-svc reaches it.
+    pub(crate) fn as_purge(&self) -> Peer {
+        self.peer(self.keys.purge.clone())
     }
 
     /// The first replica as the gateway reaches it.
