@@ -212,6 +212,11 @@ impl Cluster {
         self.home.root()
     }
 
+    /// The label's value that tells its containers and volumes from others.
+    pub fn installation(&self) -> &str {
+        &self.installation
+    }
+
     /// One process, by name: "chat", "chat-2".
     pub fn process(&mut self, name: &str) -> &mut Child {
         self.children.iter_mut().find(|child| child.name() == name).unwrap()

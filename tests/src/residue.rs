@@ -1,30 +1,84 @@
 //! A byte search through every store of a plane: where does a text still stand?
 //!
-//! It knows no table: whatever has a row, a key or a label is looked at, so a store that somebody adds is
-//! searched from its first day.
+//! It knows no table, key or directory by name: whatever has a row, a key, a file or a label is looked at, so a
+//! store that somebody adds is searched from its first day. Searched are
+//!
+//! * every row of every schema, as a dump would show it;
+//! * every key and value of Redis;
+//! * every file of the plane's home: run directories, logs of all processes, received spans, configuration;
+//! * on the engine, whatever carries the installation's label: containers with their record, layer, output,
+//!   memory filesystems and the environments of their processes; volumes; images.
+//!
+//! A text is looked for as it is, in hex (how Postgres shows bytes) and in base64. Not searched are the files of
+//! the database server itself: what was deleted lingers there until it is vacuumed, and in its log until that is
+//! recycled.
 
-use std::collections::BTreeMap;
+pub mod docker;
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use memchr::memmem::Finder;
 use redis::AsyncTypedCommands;
 use sqlx::{Connection, PgConnection, Row};
 
 use crate::cluster::Cluster;
 
+/// Directories of the home that belong to servers of their own, which are asked in their own language.
+const SERVERS: [&str; 2] = ["postgres", "docker"];
+
 const TABLES: &str = "SELECT table_schema, table_name FROM information_schema.tables
     WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ('pg_catalog', 'information_schema')";
 
-impl Cluster {
-    /// Every place where `needle` stands, as "chat.messages", "redis key", "container name".
-    pub async fn places_of(&self, needle: &str) -> Vec<String> {
-        let mut places = self.rows_with(needle).await;
-        places.extend(self.keys_with(needle).await);
-        for container in self.containers().await {
-            let labels = container.labels.values().any(|value| value.contains(needle));
-            if labels || container.name.contains(needle) {
-                places.push(format!("container {}", container.name));
+/// Where each text was found: "row chat.messages", "key hb:…", "file logs/chat.log", "volume …".
+pub type Places = BTreeMap<String, BTreeSet<String>>;
+
+/// Texts to look for, each in every form in which it may be written.
+#[derive(Debug)]
+pub struct Needles<'a>(Vec<(&'a str, Vec<String>)>);
+
+impl<'a> Needles<'a> {
+    /// Looks for these.
+    pub fn new(texts: &[&'a str]) -> Self {
+        Self(texts.iter().map(|text| (*text, forms(text))).collect())
+    }
+
+    /// Notes `place` for each text that stands in `bytes`.
+    fn look(&self, bytes: &[u8], place: &str, found: &mut Places) {
+        for (text, forms) in &self.0 {
+            if forms.iter().any(|form| Finder::new(form).find(bytes).is_some()) {
+                found.entry((*text).to_owned()).or_default().insert(place.to_owned());
             }
         }
-        places
+    }
+}
+
+/// A text as it is, in hex, and in base64 wherever it begins in a longer text.
+fn forms(text: &str) -> Vec<String> {
+    let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let base64 = (0..3).map(|before| {
+        let encoded = BASE64.encode([&vec![0; before], text.as_bytes()].concat());
+        // Only digits that no neighbour of the text has a bit in.
+        let (from, to) = ((before * 8).div_ceil(6), (before + text.len()) * 8 / 6);
+        encoded[from..to].to_owned()
+    });
+    [text.to_owned(), hex].into_iter().chain(base64).collect()
+}
+
+impl Cluster {
+    /// Every place where any of these texts stands.
+    pub async fn search(&self, texts: &[&str]) -> Places {
+        let needles = Needles::new(texts);
+        let mut found = Places::new();
+        self.search_rows(&needles, &mut found).await;
+        self.search_redis(&needles, &mut found).await;
+        self.search_docker(self.installation(), &needles, &mut found).await;
+        search_files(self.home(), &needles, &mut found);
+        found
     }
 
     /// How many rows every table has.
@@ -42,40 +96,130 @@ impl Cluster {
         rows
     }
 
-    async fn rows_with(&self, needle: &str) -> Vec<String> {
+    async fn search_rows(&self, needles: &Needles<'_>, found: &mut Places) {
         let mut connection = PgConnection::connect(&self.database.admin_url().unwrap()).await.unwrap();
-        let tables = sqlx::query(TABLES).fetch_all(&mut connection).await.unwrap();
-        let hex: String = needle.bytes().map(|byte| format!("{byte:02x}")).collect();
-        let mut places = Vec::new();
-        for table in tables {
+        for table in sqlx::query(TABLES).fetch_all(&mut connection).await.unwrap() {
             let (schema, name): (String, String) = (table.get(0), table.get(1));
-            // A row's text form shows bytea as hex digits.
-            let query = format!(
-                "SELECT count(*) FROM \"{schema}\".\"{name}\" AS r WHERE strpos(r::text, $1) > 0 OR strpos(r::text, $2) > 0"
-            );
-            let query = sqlx::query_scalar(sqlx::AssertSqlSafe(query)).bind(needle).bind(&hex);
-            let rows: i64 = query.fetch_one(&mut connection).await.unwrap();
-            if rows > 0 {
-                places.push(format!("{schema}.{name} ({rows} rows)"));
+            for (text, forms) in &needles.0 {
+                let query = format!(
+                    "SELECT count(*) FROM \"{schema}\".\"{name}\" AS r, unnest($1::text[]) AS form
+                     WHERE strpos(r::text, form) > 0"
+                );
+                let query = sqlx::query_scalar(sqlx::AssertSqlSafe(query)).bind(forms);
+                let rows: i64 = query.fetch_one(&mut connection).await.unwrap();
+                if rows > 0 {
+                    found.entry((*text).to_owned()).or_default().insert(format!("row {schema}.{name}"));
+                }
             }
         }
         connection.close().await.unwrap();
-        places
     }
 
-    async fn keys_with(&self, needle: &str) -> Vec<String> {
+    async fn search_redis(&self, needles: &Needles<'_>, found: &mut Places) {
         let client = redis::Client::open(self.redis_url.as_str()).unwrap();
         let mut redis = client.get_multiplexed_async_connection().await.unwrap();
-        let mut places = Vec::new();
         for key in redis.keys("*").await.unwrap() {
-            // A dump is the value as Redis stores it; long texts in it may be compressed, short ones are not.
-            let dump: Option<Vec<u8>> = redis::cmd("DUMP").arg(&key).query_async(&mut redis).await.unwrap();
-            let found =
-                dump.unwrap_or_default().windows(needle.len()).any(|window| window == needle.as_bytes());
-            if found || key.contains(needle) {
-                places.push(format!("redis {key}"));
+            let place = format!("key {key}");
+            needles.look(key.as_bytes(), &place, found);
+            let kind: String = redis::cmd("TYPE").arg(&key).query_async(&mut redis).await.unwrap();
+            // Read in the clear: a dump would be compressed.
+            let read: &[&str] = match kind.as_str() {
+                "string" => &["GET"],
+                "hash" => &["HGETALL"],
+                "list" => &["LRANGE", "0", "-1"],
+                "set" => &["SMEMBERS"],
+                "zset" => &["ZRANGE", "0", "-1"],
+                "stream" => &["XRANGE", "-", "+"],
+                // It ended between the two looks.
+                "none" => continue,
+                other => panic!("no way to read a {other} of Redis"),
+            };
+            let mut command = redis::cmd(read[0]);
+            command.arg(&key).arg(&read[1..]);
+            let value: redis::Value = command.query_async(&mut redis).await.unwrap();
+            look_at_value(&value, needles, &place, found);
+        }
+    }
+}
+
+fn look_at_value(value: &redis::Value, needles: &Needles<'_>, place: &str, found: &mut Places) {
+    match value {
+        redis::Value::BulkString(bytes) => needles.look(bytes, place, found),
+        redis::Value::SimpleString(text) => needles.look(text.as_bytes(), place, found),
+        redis::Value::Array(values) | redis::Value::Set(values) => {
+            values.iter().for_each(|value| look_at_value(value, needles, place, found));
+        }
+        redis::Value::Map(pairs) => {
+            for (key, value) in pairs {
+                look_at_value(key, needles, place, found);
+                look_at_value(value, needles, place, found);
             }
         }
-        places
+        // Numbers and the like hold no text.
+        _ => {}
+    }
+}
+
+/// Looks at every file of a plane's home, by name and content.
+fn search_files(home: &Path, needles: &Needles<'_>, found: &mut Places) {
+    let mut left: Vec<_> = vec![home.to_owned()];
+    while let Some(path) = left.pop() {
+        let name = path.strip_prefix(home).unwrap().display().to_string();
+        if SERVERS.contains(&name.as_str()) {
+            continue;
+        }
+        let place = format!("file {name}");
+        needles.look(name.as_bytes(), &place, found);
+        // Directories of sandboxes come and go meanwhile; what cannot be read for another reason fails the search.
+        let read = fs::symlink_metadata(&path).and_then(|kind| {
+            if kind.is_dir() {
+                for entry in fs::read_dir(&path)? {
+                    left.push(entry?.path());
+                }
+            } else if kind.is_file() {
+                needles.look(&fs::read(&path)?, &place, found);
+            } else if kind.is_symlink() {
+                needles.look(fs::read_link(&path)?.as_os_str().as_encoded_bytes(), &place, found);
+            }
+            Ok(())
+        });
+        match read {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            read => read.unwrap(),
+        }
+    }
+}
+
+/// Panics unless each text was found in a place that begins so.
+pub fn assert_found(found: &Places, expected: &[(&str, &str)]) {
+    for (text, place) in expected {
+        let places = found.get(*text).into_iter().flatten().collect::<Vec<_>>();
+        assert!(
+            places.iter().any(|known| known.starts_with(place)),
+            "{text} is not found in {place:?} but in {places:?}"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_found_in_each_of_its_forms_wherever_it_begins() {
+        let text = "marker-0123456789abcdef";
+        let needles = Needles::new(&[text]);
+        for padding in ["", "x", "xy", "xyz"] {
+            let longer = format!("{padding}{text}{padding}");
+            let hex: String = longer.bytes().map(|byte| format!("{byte:02x}")).collect();
+            for written in [longer.clone(), hex, BASE64.encode(&longer)] {
+                let mut found = Places::new();
+                needles.look(written.as_bytes(), "here", &mut found);
+                assert_found(&found, &[(text, "here")]);
+            }
+        }
+        let mut found = Places::new();
+        needles.look(b"marker-0123456789abcde", "here", &mut found);
+        assert_eq!(found, Places::new());
     }
 }
