@@ -9,6 +9,7 @@ use prost_reflect::{DynamicMessage, MessageDescriptor};
 use svc_core::{
     client::{Caller, Peer},
     deadline::{Deadline, GRPC_TIMEOUT, parse_grpc_timeout},
+    error::reason_of,
     principal::Principal,
 };
 use tonic::{
@@ -30,6 +31,9 @@ pub const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeo
 
 /// Header that makes a mutation safe to repeat.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The registry's reason for a token that has ended meanwhile.
+const TOKEN_NOT_LIVE: &str = "TOKEN_NOT_LIVE";
 
 const MAX_IDEMPOTENCY_KEY: usize = 255;
 
@@ -175,8 +179,9 @@ impl Upstreams {
 pub fn verdict(route: &Route, status: Status) -> Problem {
     let rpc = route.rpc.full_name();
     match status.code() {
-        // The caller was proven here: what was refused is our own word for it.
-        Code::Unauthenticated => {
+        // The caller was proven here: what was refused is our own word for it; unless the registry knows better than
+        // what was remembered, as of an enrolment that was used a moment ago.
+        Code::Unauthenticated if reason_of(&status).as_deref() != Some(TOKEN_NOT_LIVE) => {
             tracing::error!(rpc.method = rpc, error = %status, "service refused the gateway's assertion");
             Problem::internal()
         }

@@ -158,13 +158,19 @@ async fn what_the_relay_refuses_is_a_problem() {
         (ErrorKind::NotFound, "NOT_FOUND", 404),
         (ErrorKind::ResourceExhausted, "AGENT_BUSY", 429),
         (ErrorKind::Unavailable, "UNAVAILABLE", 503),
+        // Remembered here as live, and ended meanwhile.
+        (ErrorKind::Unauthenticated, "TOKEN_NOT_LIVE", 401),
     ] {
         let refuse = move |_: Call| async move { Err(error::to_status(&Refusal(kind, code))) };
         let door = Door::open(refuse).await;
         let (status, _, document) = problem(send(&door, BODY)).await;
         assert_eq!((status.as_u16(), document["code"].as_str()), (want, Some(code)), "{document}");
     }
-    // An answer that is none of HTTP is a defect of ours.
+    // A refusal of our own word for the caller is a defect of ours, and so is an answer that is none of HTTP.
+    let refuse =
+        |_: Call| async { Err(error::to_status(&Refusal(ErrorKind::Unauthenticated, "UNAUTHENTICATED"))) };
+    let (status, _, document) = problem(send(&Door::open(refuse).await, BODY)).await;
+    assert_eq!((status.as_u16(), document["code"].as_str()), (500, Some("INTERNAL")));
     let door = Door::open(|_: Call| async { one(&RelayA2aResponse::default()) }).await;
     let (status, _, document) = problem(send(&door, BODY)).await;
     assert_eq!((status.as_u16(), document["code"].as_str()), (500, Some("INTERNAL")));
