@@ -90,7 +90,9 @@ impl Child {
     /// Asks it to stop and returns how it ended.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
-        self.running.take().unwrap().wait().await.unwrap()
+        let mut child = self.running.take().unwrap();
+        let _input = child.stdin.take();
+        child.wait().await.unwrap()
     }
 
     /// Waits for the end of a process that was asked to stop; says what was wrong with it.
@@ -98,6 +100,8 @@ impl Child {
         let Some(mut child) = self.running.take() else {
             return Ok(());
         };
+        // Kept open: waiting would close it, which asks to stop a second time and so without grace.
+        let _input = child.stdin.take();
         let asked = self.asked_to_stop.unwrap_or_else(Instant::now);
         let left = (DRAIN + SLACK).saturating_sub(asked.elapsed());
         match tokio::time::timeout(left, child.wait()).await {
