@@ -133,7 +133,7 @@ impl Error {
             }
             Self::Stopping => (
                 ErrorKind::Unavailable,
-                "REPLICA_STOPPING",
+                svc_core::client::REPLICA_STOPPING,
                 "this replica is stopping; go on from the last event's id".into(),
             ),
             Self::Invalid(_)

@@ -1,5 +1,7 @@
-//! Calls to other Steward services: one lazily connected channel a peer, and on every call an assertion, the
-//! trace context and a deadline.
+//! Calls to other Steward services: lazily connected channels to a peer's replicas, and on every call an assertion,
+//! the trace context and a deadline. A call is one message; what answers it may be a stream.
+
+mod replicas;
 
 use std::{
     borrow::Cow,
@@ -12,14 +14,12 @@ use std::{
 
 use http::HeaderValue;
 use serde::Deserialize;
-use tonic::{
-    Status,
-    body::Body,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Status, body::Body, transport::Endpoint};
 use tower::Service;
 use tracing::Instrument;
 
+pub use self::replicas::REPLICA_STOPPING;
+use self::replicas::Replicas;
 use crate::{
     assertion::{METADATA_KEY, Signer},
     deadline::{Deadline, GRPC_TIMEOUT},
@@ -62,7 +62,7 @@ pub enum Error {
 #[derive(Debug, Clone)]
 pub struct Peer {
     name: &'static str,
-    channel: Channel,
+    replicas: Replicas,
     signer: Arc<Signer>,
     timeout: Duration,
 }
@@ -89,12 +89,11 @@ impl Peer {
                     .keep_alive_while_idle(true),
             );
         }
-        let channel = match endpoints.len() {
-            0 => return Err(Error::NoUrl(name)),
-            1 => endpoints.remove(0).connect_lazy(),
-            _ => Channel::balance_list(endpoints.into_iter()),
-        };
-        Ok(Self { name, channel, signer, timeout: config.timeout })
+        if endpoints.is_empty() {
+            return Err(Error::NoUrl(name));
+        }
+        let replicas = Replicas::new(endpoints.iter().map(Endpoint::connect_lazy).collect());
+        Ok(Self { name, replicas, signer, timeout: config.timeout })
     }
 
     /// The peer's name.
@@ -141,14 +140,13 @@ impl Service<http::Request<Body>> for Caller {
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.peer.channel.poll_ready(cx).map_err(Into::into)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // Which replica is called, and thus who has to be ready, is decided with the call.
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        // The clone that was polled ready is the one that is called.
-        let ready = self.peer.channel.clone();
-        let mut channel = std::mem::replace(&mut self.peer.channel, ready);
+        let replicas = self.peer.replicas.clone();
         let path = request.uri().path().trim_start_matches('/').to_owned();
         let span = tracing::info_span!(
             "rpc.client",
@@ -170,8 +168,8 @@ impl Service<http::Request<Body>> for Caller {
                 let millis = left.as_millis().clamp(1, 99_999_999);
                 headers.insert(GRPC_TIMEOUT, HeaderValue::try_from(format!("{millis}m"))?);
             }
-            match tokio::time::timeout(left, channel.call(request)).await {
-                Ok(answered) => Ok(answered?),
+            match tokio::time::timeout(left, replicas.call(request)).await {
+                Ok(answered) => answered,
                 Err(_) => Err(Status::deadline_exceeded("no answer within the deadline").into()),
             }
         };

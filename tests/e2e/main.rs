@@ -5,6 +5,7 @@
 mod degraded;
 mod dev;
 mod erasure;
+mod kills;
 mod readme;
 mod refusals;
 mod replicas;

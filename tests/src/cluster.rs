@@ -6,6 +6,7 @@
 //! there are any (`steward stack exec`), private ones otherwise.
 
 mod child;
+mod wires;
 
 use std::{
     env,
@@ -36,6 +37,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::child::Child;
+pub use self::wires::Wires;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -44,11 +46,13 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 pub struct Builder {
     services: Vec<Service>,
     overrides: Overrides,
+    wired: bool,
 }
 
 impl Default for Builder {
     fn default() -> Self {
-        let mut builder = Self { services: Service::ALL.to_vec(), overrides: Overrides::default() };
+        let mut builder =
+            Self { services: Service::ALL.to_vec(), overrides: Overrides::default(), wired: false };
         for (service, settings) in SHORT_TIMES {
             builder = builder.settings(*service, settings);
         }
@@ -97,6 +101,13 @@ impl Builder {
         self
     }
 
+    /// Lets the services reach Postgres and Docker over [`Wires`] that can be cut.
+    #[must_use]
+    pub fn wired(mut self) -> Self {
+        self.wired = true;
+        self
+    }
+
     /// Starts everything and waits until it is ready.
     pub async fn start(self) -> Cluster {
         Cluster::start(self).await
@@ -120,6 +131,7 @@ pub struct Cluster {
     pub redis_url: String,
     /// The operator's token.
     pub admin_token: String,
+    wires: Option<Wires>,
     installation: String,
     children: Vec<Child>,
     redis: Option<Daemon>,
@@ -161,14 +173,20 @@ impl Cluster {
         let run = env::var(TEST_RUN).unwrap_or_else(|_| format!("test-{}", std::process::id()));
         let id = new_id().simple().to_string();
         let installation = format!("{run}-{}", &id[id.len() - 8..]);
-        let database = Database::at(&stack.database_url, &format!("steward_{id}")).unwrap();
+        let name = format!("steward_{id}");
+        let database = Database::at(&stack.database_url, &name).unwrap();
         database.init().await.unwrap();
         database.migrate().await.unwrap();
         let admin_token = admin_token(&database).await;
+        let wires = if builder.wired { Some(Wires::lay(&stack).await) } else { None };
+        let (database_url, docker_host) = match &wires {
+            Some(wires) => (wires.database_url(&stack), wires.docker_host()),
+            None => (stack.database_url.clone(), stack.engine.host().to_owned()),
+        };
         let ground = Ground {
-            database: database.clone(),
+            database: Database::at(&database_url, &name).unwrap(),
             redis_url: redis.url.clone(),
-            docker_host: stack.engine.host().to_owned(),
+            docker_host,
             otlp_url: receiver.url(),
             guest: guest(),
             image: image(stack.engine.host()),
@@ -188,6 +206,7 @@ impl Cluster {
             database,
             redis_url: redis.url,
             admin_token,
+            wires,
             installation,
             children,
             redis: Some(redis.daemon),
@@ -240,6 +259,14 @@ impl Cluster {
     /// What every process logged, for the message of a failure.
     pub fn logs(&self) -> String {
         self.children.iter().map(Child::log).collect::<Vec<_>>().join("\n")
+    }
+
+    /// What the services reach Postgres and Docker over.
+    ///
+    /// # Panics
+    /// Unless the cluster was built [`Builder::wired`].
+    pub fn wires(&self) -> &Wires {
+        self.wires.as_ref().unwrap()
     }
 
     /// Ends Redis as a crash does.

@@ -6,3 +6,5 @@ pub mod actors;
 pub mod cluster;
 pub mod eventually;
 pub mod residue;
+pub mod rounds;
+pub mod witness;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use prost::Message;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use steward_proto::chat::v1::{
@@ -62,7 +63,10 @@ async fn a_request_reaches_its_service_in_its_callers_name() {
     assert!(call.header("traceparent").unwrap().contains("0af7651916cd43dd8448eb211c80319c"));
     assert_eq!(call.header("tracestate"), Some("a=b"));
     assert!(call.header("grpc-timeout").is_some());
-    for absent in ["authorization", "cookie", "x-other", "host", "content-length"] {
+    // A length is that of the message, not of the caller's JSON.
+    let length = (5 + request.encoded_len()).to_string();
+    assert!(call.header("content-length").is_none_or(|stated| stated == length));
+    for absent in ["authorization", "cookie", "x-other", "host"] {
         assert_eq!(call.header(absent), None, "{absent}");
     }
     assert!(!format!("{:?}", call.metadata).contains(TOKEN));

@@ -1,10 +1,10 @@
-//! A TCP proxy that fails on demand: what stands in for a cut cable, a stalled peer, a dead host.
+//! A proxy that fails on demand: what stands in for a cut cable, a stalled peer, a dead host.
 
 use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, tcp},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
+    net::{TcpListener, TcpStream, UnixStream},
     sync::watch,
     task::JoinSet,
 };
@@ -37,7 +37,7 @@ pub struct FaultProxy {
 }
 
 impl FaultProxy {
-    /// A proxy of the server at `upstream`, as `127.0.0.1:5432`.
+    /// A proxy of the server at `upstream`, as `127.0.0.1:5432` or `unix:///var/run/docker.sock`.
     pub async fn start(upstream: impl Into<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind a port of loopback");
         let address = listener.local_addr().expect("a bound listener has an address");
@@ -100,15 +100,26 @@ async fn accept(listener: TcpListener, upstream: String, state: watch::Receiver<
 }
 
 /// Serves one connection until either side closes it or it is cut. An error of either side closes both.
-async fn connect(client: TcpStream, upstream: String, mut state: watch::Receiver<State>) {
-    let cuts = state.borrow().cuts;
-    let Ok(server) = TcpStream::connect(upstream).await else { return };
+async fn connect(client: TcpStream, upstream: String, state: watch::Receiver<State>) {
     // Pieces must not wait for each other unless the test says so.
-    if client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).is_err() {
+    if client.set_nodelay(true).is_err() {
         return;
     }
-    let (client_in, client_out) = client.into_split();
-    let (server_in, server_out) = server.into_split();
+    if let Some(path) = upstream.strip_prefix("unix://") {
+        if let Ok(server) = UnixStream::connect(path).await {
+            join(client, server, state).await;
+        }
+    } else if let Ok(server) = TcpStream::connect(upstream).await
+        && server.set_nodelay(true).is_ok()
+    {
+        join(client, server, state).await;
+    }
+}
+
+async fn join(client: TcpStream, server: impl AsyncRead + AsyncWrite, mut state: watch::Receiver<State>) {
+    let cuts = state.borrow_and_update().cuts;
+    let (client_in, client_out) = split(client);
+    let (server_in, server_out) = split(server);
     let (up, down) = (state.clone(), state.clone());
     tokio::select! {
         _ = state.wait_for(|state| state.cuts != cuts) => {}
@@ -118,8 +129,8 @@ async fn connect(client: TcpStream, upstream: String, mut state: watch::Receiver
 }
 
 async fn pump(
-    mut from: tcp::OwnedReadHalf,
-    mut to: tcp::OwnedWriteHalf,
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
     mut state: watch::Receiver<State>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];

@@ -21,6 +21,10 @@ use svc_core::{
     server::{Bound, Server, ServerConfig},
     telemetry::{LogFormat, TelemetryConfig},
 };
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 use tonic::{Code, Request, Response, Status, transport::Channel};
 
 #[derive(Debug)]
@@ -71,6 +75,11 @@ fn free_address() -> SocketAddr {
 }
 
 async fn plane() -> Plane {
+    plane_with(async |_| Vec::new()).await
+}
+
+/// With more addresses at which the peer is said to be, given its true one.
+async fn plane_with(more: impl AsyncFnOnce(SocketAddr) -> Vec<SocketAddr>) -> Plane {
     let (private, public_key) = assertion::generate_key().unwrap();
     let key = TrustedKey { id: "k".to_owned(), issuer: "chat-svc".to_owned(), public_key };
     let signer =
@@ -100,7 +109,9 @@ async fn plane() -> Plane {
         .service(AuthServiceServer::new(Echo))
         .start(bound, metrics, &lifecycle)
         .unwrap();
-    let peer = PeerConfig { urls: vec![format!("http://{address}")], timeout: Duration::from_secs(2) };
+    let mut urls = vec![format!("http://{address}")];
+    urls.extend(more(address).await.into_iter().map(|address| format!("http://{address}")));
+    let peer = PeerConfig { urls, timeout: Duration::from_secs(2) };
     let peer = Peer::lazy("registry-svc", &peer, Arc::new(signer)).unwrap();
     Plane { address, operator, peer, lifecycle }
 }
@@ -162,6 +173,30 @@ async fn more_than_the_server_carries_is_refused_at_once() {
     let shed = futures::future::join_all(calls).await;
     let shed = shed.iter().filter(|s| reason_of(s).as_deref() == Some("OVERLOADED")).count();
     assert_eq!(shed, 8, "four of twelve fit");
+}
+
+#[tokio::test]
+async fn a_replica_that_never_was_or_has_died_costs_no_call() {
+    let mut door = JoinSet::new();
+    let plane = plane_with(async |address| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = vec![listener.local_addr().unwrap(), free_address()];
+        door.spawn(async move {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut server = TcpStream::connect(address).await.unwrap();
+            tokio::io::copy_bidirectional(&mut client, &mut server).await.map(drop)
+        });
+        addresses
+    })
+    .await;
+    let mut client = AuthServiceClient::new(plane.peer.acting_for(None));
+    for call in 0..20 {
+        if call == 10 {
+            // Its connection, which is in use, ends, and nobody listens any more.
+            door.shutdown().await;
+        }
+        client.authenticate(ask("")).await.unwrap();
+    }
 }
 
 #[tokio::test]

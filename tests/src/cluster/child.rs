@@ -10,6 +10,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use steward::plane::Process;
 use steward_stack::Home;
+use tokio::process::ChildStdin;
 
 /// SIGTERM to end, at most, as every service promises; and a little for a busy machine.
 const DRAIN: Duration = Duration::from_secs(25);
@@ -21,13 +22,24 @@ pub struct Child {
     process: Process,
     log: PathBuf,
     running: Option<tokio::process::Child>,
+    /// Its standard input, kept open: when it closes the process takes its supervisor for dead.
+    lifeline: Option<ChildStdin>,
     asked_to_stop: Option<Instant>,
+    /// Fail points of its next run alone.
+    armed: Option<String>,
 }
 
 impl Child {
     pub(super) fn start(process: &Process, home: &Home) -> Self {
         let log = home.directory("logs").unwrap().join(format!("{}.log", process.name));
-        let mut child = Self { process: process.clone(), log, running: None, asked_to_stop: None };
+        let mut child = Self {
+            process: process.clone(),
+            log,
+            running: None,
+            lifeline: None,
+            asked_to_stop: None,
+            armed: None,
+        };
         child.run();
         child
     }
@@ -52,14 +64,25 @@ impl Child {
         self.running.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some())
     }
 
+    /// Arms fail points (`svc_core::failpoint`) for its next run; the runs after have none.
+    pub fn arm(&mut self, failpoints: &str) {
+        self.armed = Some(failpoints.to_owned());
+    }
+
     /// Starts it, again.
     pub fn run(&mut self) {
         assert!(self.running.is_none(), "{} runs already", self.name());
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
         let mut command = super::command(&self.process);
         command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).kill_on_drop(true);
+        if let Some(failpoints) = self.armed.take() {
+            let service = self.process.service.name().to_uppercase();
+            command.env(format!("STEWARD_{service}_PROCESS__FAILPOINTS"), failpoints);
+        }
         self.asked_to_stop = None;
-        self.running = Some(command.spawn().unwrap());
+        let mut running = command.spawn().unwrap();
+        self.lifeline = running.stdin.take();
+        self.running = Some(running);
     }
 
     /// Sends a signal.
@@ -75,6 +98,19 @@ impl Child {
     pub async fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.running.take().unwrap().wait().await.unwrap();
+    }
+
+    /// Waits for it to end by itself; `None` if it still runs after that time.
+    pub async fn died(&mut self, within: Duration) -> Option<ExitStatus> {
+        let status = tokio::time::timeout(within, self.running.as_mut().unwrap().wait()).await.ok()?.unwrap();
+        self.running = None;
+        Some(status)
+    }
+
+    /// How often its log says that a fail point was hit.
+    pub fn hits(&self, failpoint: &str) -> usize {
+        let log = self.log();
+        log.lines().filter(|line| line.contains("fail point hit") && line.contains(failpoint)).count()
     }
 
     /// Stops it in its tracks: it holds what it holds, and does nothing.

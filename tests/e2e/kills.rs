@@ -1,0 +1,212 @@
+//! Workers die at every moment that matters, and at moments that chance picks: turns go on, clients miss nothing and
+//! see nothing twice, and what a tool did is done once.
+//!
+//! The oracle is a client that logged every byte of every event over all its connections, beside the journal, the
+//! stored messages and a file that the tools append to inside the sandbox.
+
+use std::{
+    collections::BTreeMap,
+    os::unix::process::ExitStatusExt,
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
+use rustix::process::Signal;
+use steward::plane::Service;
+use suite_tests::{
+    actors::Tenant,
+    cluster::Cluster,
+    rounds::{chance, report, rounds},
+    witness::Testimony,
+};
+use tokio::task::JoinSet;
+
+/// Named moments between two commitments.
+const POINTS: [&str; 6] = [
+    "chat.turn.claimed",
+    "chat.tool.intended",
+    "chat.tool.dispatched",
+    "chat.tool.returned",
+    "chat.journal.committed",
+    "chat.turn.finishing",
+];
+/// Rounds at each point for every so many rounds in all.
+const SHARE: usize = 16;
+const REPLICAS: [&str; 2] = ["chat", "chat-2"];
+/// From a death to the next event.
+const PROMISE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A plane with two workers, one of which dies again and again.
+struct Range {
+    cluster: Cluster,
+    tenant: Tenant,
+    /// Two whose turns use tools, and one whose turns only talk.
+    sessions: [String; 3],
+    /// What each session's file must say, line by line.
+    effects: BTreeMap<String, Vec<String>>,
+    chance: StdRng,
+    volleys: usize,
+    tally: Tally,
+}
+
+#[derive(Default)]
+struct Tally {
+    hits: BTreeMap<&'static str, usize>,
+    random: usize,
+    turns: usize,
+    events: usize,
+    streams: usize,
+    longest: Duration,
+}
+
+impl Range {
+    async fn open(chance: StdRng) -> Self {
+        let cluster = Cluster::builder().replicas(Service::Chat, 2).start().await;
+        let tenant = cluster.tenant("target").await;
+        let sessions = [tenant.session().await, tenant.session().await, tenant.session().await];
+        let (effects, tally) = (BTreeMap::new(), Tally::default());
+        Self { cluster, tenant, sessions, effects, chance, volleys: 0, tally }
+    }
+
+    /// Turns in every session at once, each with a client.
+    fn volley(&mut self) -> JoinSet<Testimony> {
+        self.volleys += 1;
+        let mut clients = JoinSet::new();
+        for (at, session) in self.sessions.clone().into_iter().enumerate() {
+            let name = format!("{}.{at}", self.volleys);
+            let input = if at == 2 {
+                "count to 40 every 15ms".to_owned()
+            } else {
+                let lines = self.effects.entry(session.clone()).or_default();
+                lines.extend([format!("{name}.a"), format!("{name}.b")]);
+                format!("run echo {name}.a >> effects then run echo {name}.b >> effects; sleep 0.2")
+            };
+            let tenant = self.tenant.clone();
+            clients.spawn(async move {
+                let turn = tenant.begin_surely(&session, &input, &name, PATIENCE).await;
+                tenant.witness(&turn, PATIENCE).await
+            });
+        }
+        clients
+    }
+
+    /// Lets a worker die at a point, at its first or second passing, while both workers have turns.
+    async fn die_at(&mut self, point: &'static str, victim: &str) {
+        let passing = self.chance.random_range(1..=2);
+        let process = self.cluster.process(victim);
+        if process.is_running() {
+            process.kill().await;
+        }
+        process.arm(&format!("{point}=kill@{passing}"));
+        process.run();
+        self.cluster.plane.until_ready(PATIENCE).await.unwrap();
+        let before = self.cluster.process(victim).hits(point);
+        // Which worker takes a turn is open, so one volley may pass the point too seldom.
+        for _ in 0..20 {
+            let mut clients = pin!(self.volley().join_all());
+            let death = tokio::select! {
+                status = self.cluster.process(victim).died(PATIENCE) => status.map(|status| (status, Instant::now())),
+                testimonies = &mut clients => {
+                    self.hear(&testimonies, None).await;
+                    None
+                }
+            };
+            let Some((status, died)) = death else { continue };
+            assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{}", self.cluster.logs());
+            self.hear(&clients.await, Some(died)).await;
+            assert_eq!(self.cluster.process(victim).hits(point), before + 1, "{}", self.cluster.logs());
+            *self.tally.hits.entry(point).or_default() += 1;
+            return;
+        }
+        panic!("{victim} never passed {point} {passing} times\n{}", self.cluster.logs());
+    }
+
+    /// Kills a worker at some moment and starts it again at another, while both have turns.
+    async fn die_sometime(&mut self) {
+        let victim = *REPLICAS.choose(&mut self.chance).unwrap();
+        let (alive, dead) =
+            (self.chance.random_range(0..1200), Duration::from_millis(self.chance.random_range(0..600)));
+        let clients = self.volley();
+        tokio::time::sleep(Duration::from_millis(alive)).await;
+        self.cluster.process(victim).kill().await;
+        let died = Instant::now();
+        tokio::time::sleep(dead).await;
+        self.cluster.process(victim).run();
+        self.hear(&clients.join_all().await, Some(died)).await;
+        self.cluster.plane.until_ready(PATIENCE).await.unwrap();
+        self.tally.random += 1;
+    }
+
+    /// Checks what the clients of a volley saw.
+    async fn hear(&mut self, testimonies: &[Testimony], died: Option<Instant>) {
+        for testimony in testimonies {
+            self.cluster.verify(&self.tenant, testimony).await;
+            let silence = died.and_then(|died| testimony.silence_after(died)).unwrap_or_default();
+            assert!(silence <= PROMISE, "turn {} was silent for {silence:?}", testimony.turn);
+            self.tally.turns += 1;
+            self.tally.events += testimony.sightings.len();
+            self.tally.streams += testimony.streams;
+            self.tally.longest = self.tally.longest.max(silence);
+        }
+    }
+
+    /// Reads each session's file: every line that a call was to write, once.
+    async fn count_effects(&self) -> usize {
+        for (session, expected) in &self.effects {
+            let seen = self.tenant.say(session, "run cat effects").await;
+            let results = seen.all("tool.result");
+            let output = results[0]["content"].as_str().unwrap();
+            let mut lines: Vec<&str> =
+                output.lines().filter(|line| expected.iter().any(|e| e == line)).collect();
+            lines.sort_unstable();
+            let mut expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+            expected.sort_unstable();
+            assert_eq!(lines, expected, "effects of session {session}: {output}");
+        }
+        self.effects.values().map(Vec::len).sum()
+    }
+}
+
+#[tokio::test]
+async fn whenever_a_worker_dies_nothing_is_lost_shown_twice_or_done_twice() {
+    let total = rounds("kills", 32);
+    let at_each = (total / SHARE).max(2);
+    let (chance, seed) = chance();
+    let mut range = Range::open(chance).await;
+    // Everyone has a sandbox before anybody dies: making one is another suite's matter.
+    let ready = range.volley().join_all().await;
+    range.hear(&ready, None).await;
+
+    for pass in 0..at_each {
+        let victim = REPLICAS[pass % REPLICAS.len()];
+        for point in POINTS {
+            range.die_at(point, victim).await;
+        }
+        // It is started again as it is at every other time: without a fail point.
+        range.cluster.process(victim).run();
+        range.cluster.plane.until_ready(PATIENCE).await.unwrap();
+    }
+    for _ in POINTS.len() * at_each..total.max(POINTS.len() * at_each + 1) {
+        range.die_sometime().await;
+    }
+
+    let effects = range.count_effects().await;
+    let Range { tally, cluster, .. } = range;
+    cluster.stop().await;
+    report(
+        "kills",
+        format_args!(
+            "{} at named points {:?}, {} at random moments (seed {seed}); {} turns, {} events over {} streams, \
+             {effects} effects once each, longest silence {:.1?}",
+            tally.hits.values().sum::<usize>(),
+            tally.hits,
+            tally.random,
+            tally.turns,
+            tally.events,
+            tally.streams,
+            tally.longest,
+        ),
+    );
+}

@@ -1,0 +1,249 @@
+//! A client that writes down every byte it is shown of a turn, and when, and comes back with the id of the last whole
+//! event whenever it is cut off.
+//!
+//! What it joined over all its connections is compared with the journal byte by byte: that is what "no gap, no
+//! duplicate, nothing unseen" means to a client.
+
+use std::time::{Duration, Instant};
+
+use reqwest::{Client, Response, StatusCode, header};
+use serde_json::{Value, json};
+use sqlx::{PgConnection, Row};
+use steward::operator::sse::Frame;
+
+use crate::{
+    actors::{Seen, Tenant},
+    cluster::Cluster,
+};
+
+const CONNECT: Duration = Duration::from_secs(5);
+/// A stream says something every 15 s, if only a comment.
+const SILENCE: Duration = Duration::from_secs(20);
+/// Pause before it comes back.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// One whole event, as its bytes arrived.
+#[derive(Debug, Clone)]
+pub struct Sighting {
+    /// When it was whole.
+    pub at: Instant,
+    /// Every byte of it.
+    pub bytes: Vec<u8>,
+    /// What they say.
+    pub frame: Frame,
+}
+
+/// All that a client saw of one turn.
+#[derive(Debug, Clone, Default)]
+pub struct Testimony {
+    /// The turn.
+    pub turn: String,
+    /// Its events, in the order in which they came.
+    pub sightings: Vec<Sighting>,
+    /// Streams it took.
+    pub streams: usize,
+}
+
+/// A client of one turn.
+#[derive(Debug)]
+struct Witness<'a> {
+    http: Client,
+    tenant: &'a Tenant,
+    testimony: Testimony,
+    /// Bytes of an event that is not whole yet.
+    open: Vec<u8>,
+}
+
+impl Tenant {
+    /// Watches a turn to its end, however often it is cut off.
+    ///
+    /// # Panics
+    /// If the turn is refused in a way that does not pass, or has not ended `within`.
+    pub async fn witness(&self, turn: &str, within: Duration) -> Testimony {
+        let http = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).build().unwrap();
+        let testimony = Testimony { turn: turn.to_owned(), ..Testimony::default() };
+        let mut witness = Witness { http, tenant: self, testimony, open: Vec::new() };
+        if tokio::time::timeout(within, witness.watch()).await.is_err() {
+            panic!("turn {turn} has not ended within {within:?}; seen: {:?}", witness.testimony.kinds());
+        }
+        witness.testimony
+    }
+
+    /// Accepts an input as a turn, however often the answer is lost: every try carries one key.
+    ///
+    /// # Panics
+    /// If the input is refused in a way that does not pass, or not accepted `within`.
+    pub async fn begin_surely(&self, session: &str, input: &str, key: &str, within: Duration) -> String {
+        let http = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).build().unwrap();
+        let url = format!("{}/v1/sessions/{session}/turns", self.api.url());
+        let started = Instant::now();
+        loop {
+            let request = http.post(&url).bearer_auth(&self.token).header("idempotency-key", key);
+            if let Ok(answer) = request.json(&json!({ "input": input })).send().await {
+                let status = answer.status();
+                if status.is_success()
+                    && let Ok(body) = answer.json::<Value>().await
+                {
+                    return body["turn"]["turnId"].as_str().unwrap().to_owned();
+                }
+                assert!(may_pass(status) || status.is_success(), "{status} for {input}");
+            }
+            assert!(started.elapsed() < within, "{input} was not accepted within {within:?}");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Whether a refusal invites to come back.
+fn may_pass(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS | StatusCode::GATEWAY_TIMEOUT
+    ) || status == StatusCode::CONFLICT
+}
+
+impl Witness<'_> {
+    async fn watch(&mut self) {
+        while !self.testimony.is_over() {
+            // A cut stream leaves half an event behind: a client throws it away and asks for it again.
+            self.open.clear();
+            if let Some(mut stream) = self.connect().await {
+                self.testimony.streams += 1;
+                while let Ok(Some(bytes)) = stream.chunk().await {
+                    self.take(&bytes);
+                }
+            }
+            if !self.testimony.is_over() {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    async fn connect(&self) -> Option<Response> {
+        let url = format!("{}/v1/turns/{}/events", self.tenant.api.url(), self.testimony.turn);
+        let mut request =
+            self.http.get(url).bearer_auth(&self.tenant.token).header(header::ACCEPT, "text/event-stream");
+        if let Some(last) = self.testimony.sightings.last() {
+            request = request.header("last-event-id", &last.frame.id);
+        }
+        let answer = request.send().await.ok()?;
+        let status = answer.status();
+        assert!(status.is_success() || may_pass(status), "{status} for turn {}", self.testimony.turn);
+        status.is_success().then_some(answer)
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.open.extend_from_slice(bytes);
+        while let Some(end) = self.open.windows(2).position(|pair| pair == b"\n\n") {
+            let bytes: Vec<u8> = self.open.drain(..end + 2).collect();
+            let frame = parse(&bytes);
+            // A comment is no event, nor is a problem: that one is about the stream.
+            if !frame.id.is_empty() {
+                self.testimony.sightings.push(Sighting { at: Instant::now(), bytes, frame });
+            }
+        }
+    }
+}
+
+/// Reads the lines of one event.
+fn parse(bytes: &[u8]) -> Frame {
+    let mut frame = Frame::default();
+    for line in std::str::from_utf8(bytes).unwrap().lines() {
+        match line.split_once(": ") {
+            Some(("id", value)) => value.clone_into(&mut frame.id),
+            Some(("event", value)) => value.clone_into(&mut frame.event),
+            Some(("data", value)) => value.clone_into(&mut frame.data),
+            _ => {}
+        }
+    }
+    frame
+}
+
+impl Testimony {
+    /// Whether the last event is the turn's last.
+    pub fn is_over(&self) -> bool {
+        let last = self.sightings.last().map(|sighting| sighting.frame.event.as_str());
+        matches!(last, Some("turn.completed" | "turn.failed" | "turn.canceled"))
+    }
+
+    /// What it saw, as any client sees it.
+    pub fn seen(&self) -> Seen {
+        Seen { frames: self.sightings.iter().map(|sighting| sighting.frame.clone()).collect() }
+    }
+
+    /// Kinds of the events, adjacent repeats left out.
+    pub fn kinds(&self) -> Vec<String> {
+        self.seen().kinds().into_iter().map(str::to_owned).collect()
+    }
+
+    /// How long after `moment` the next event came; `None` if the turn was over by then.
+    pub fn silence_after(&self, moment: Instant) -> Option<Duration> {
+        let next = self.sightings.iter().find(|sighting| sighting.at > moment)?;
+        Some(next.at - moment)
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.sightings.iter().flat_map(|sighting| sighting.bytes.iter().copied()).collect()
+    }
+}
+
+impl Cluster {
+    /// A connection that sees everything.
+    pub async fn administrator(&self) -> PgConnection {
+        <PgConnection as sqlx::Connection>::connect(&self.database.admin_url().unwrap()).await.unwrap()
+    }
+
+    /// Checks a testimony against the journal and the stored messages.
+    ///
+    /// # Panics
+    /// If a byte differs, an event is missing or double, the turn did not complete, or what the client was shown in
+    /// the end is not what is stored.
+    pub async fn verify(&self, tenant: &Tenant, testimony: &Testimony) {
+        let turn = &testimony.turn;
+        let mut journal = Vec::new();
+        let mut places = Vec::new();
+        let id = sqlx::types::Uuid::parse_str(turn).unwrap();
+        let rows =
+            sqlx::query("SELECT seq, kind, payload FROM chat.turn_events WHERE turn_id = $1 ORDER BY seq")
+                .bind(id)
+                .fetch_all(&mut self.administrator().await)
+                .await
+                .unwrap();
+        for row in rows {
+            let (seq, kind, payload): (i64, String, Vec<u8>) = (row.get(0), row.get(1), row.get(2));
+            journal.extend(format!("id: {turn}:{seq}\nevent: {kind}\ndata: ").bytes());
+            journal.extend(payload);
+            journal.extend(b"\n\n");
+            places.push(seq);
+        }
+        let seen = testimony.seen();
+        let whole: Vec<i64> = (1..=i64::try_from(places.len()).unwrap()).collect();
+        assert_eq!(places, whole, "turn {turn}: the journal has a gap");
+        assert_eq!(
+            String::from_utf8(testimony.bytes()).unwrap(),
+            String::from_utf8(journal).unwrap(),
+            "turn {turn}: what was seen is not what is stored"
+        );
+        assert_eq!(seen.kinds().last(), Some(&"turn.completed"), "turn {turn}: {:?}", seen.frames.last());
+        assert_eq!(seen.all("turn.started").len(), 1, "turn {turn} started more than once");
+        self.verify_message(tenant, &seen, turn).await;
+    }
+
+    /// The stored messages of a turn say what its client saw.
+    async fn verify_message(&self, tenant: &Tenant, seen: &Seen, turn: &str) {
+        let record = tenant.turn(turn).await;
+        assert_eq!(record["status"], "TURN_STATUS_COMPLETED");
+        let rows = sqlx::query_scalar::<_, Value>(
+            "SELECT parts FROM chat.messages WHERE turn_id = $1 AND role = 'assistant' ORDER BY step",
+        );
+        let messages = rows
+            .bind(sqlx::types::Uuid::parse_str(turn).unwrap())
+            .fetch_all(&mut self.administrator().await)
+            .await
+            .unwrap();
+        let texts = messages.iter().flat_map(|parts| parts.as_array().into_iter().flatten());
+        let stored: String =
+            texts.filter(|part| part["type"] == "text").filter_map(|part| part["text"].as_str()).collect();
+        assert_eq!(seen.text(), stored, "turn {turn}: the stored answer is not what was shown");
+    }
+}
