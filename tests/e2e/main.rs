@@ -6,6 +6,7 @@ mod degraded;
 mod dev;
 mod erasure;
 mod kills;
+mod outages;
 mod readme;
 mod refusals;
 mod replicas;

@@ -5,6 +5,7 @@
 pub mod actors;
 pub mod cluster;
 pub mod eventually;
+pub mod load;
 pub mod residue;
 pub mod rounds;
 pub mod witness;

@@ -1,0 +1,185 @@
+//! A part of the ground goes away for ten seconds, during turns and beats, and comes back: callers are told to come
+//! back, or notice nothing; nothing that was accepted is lost, nothing is done twice, nobody is called dead, and no
+//! container is left over.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use steward::plane::Service;
+use suite_tests::{
+    actors::Tenant,
+    cluster::{Builder, Cluster},
+    load::{Agent, Load, Outcome},
+    rounds::{report, rounds},
+};
+
+const AWAY: Duration = Duration::from_secs(10);
+/// From the return to a plane that answers everything.
+const RECOVERY: Duration = Duration::from_secs(5);
+/// Agents that miss three beats of a second are silent after about five: half of [`AWAY`].
+const BEATS: &str = "
+heartbeat.shortest_interval = '1s'
+heartbeat.longest_interval = '1s'
+heartbeat.grace = '2s'
+heartbeat.flush_period = '1s'
+heartbeat.replica_period = '500ms'
+heartbeat.sweep_period = '1s'
+heartbeat.sweep_lease = '3s'
+heartbeat.adopt_period = '5s'
+";
+
+struct Scene {
+    cluster: Cluster,
+    tenant: Tenant,
+    /// Two that talk, then one with a sandbox.
+    sessions: Vec<String>,
+    agents: Vec<Agent>,
+    /// Since when each of them is where it stands.
+    since: Vec<Value>,
+    /// Lines that the file in the sandbox must have.
+    effects: Vec<String>,
+    answers: usize,
+    refusals: usize,
+    turns: usize,
+}
+
+fn plane() -> Builder {
+    Cluster::builder().replicas(Service::Chat, 2).settings(Service::Registry, BEATS)
+}
+
+impl Scene {
+    async fn open(builder: Builder) -> Self {
+        let cluster = builder.start().await;
+        let tenant = cluster.tenant("steady").await;
+        let (mut sessions, mut agents, mut since) = (Vec::new(), Vec::new(), Vec::new());
+        for number in 0..3 {
+            sessions.push(tenant.session().await);
+            let agent = tenant.agent(&format!("agent {number}")).await;
+            since.push(tenant.standing(&agent).await["statusChangedAt"].clone());
+            agents.push(agent);
+        }
+        tenant.say(&sessions[2], "run touch effects").await;
+        let (answers, refusals, turns) = (0, 0, 0);
+        Self { cluster, tenant, sessions, agents, since, effects: Vec::new(), answers, refusals, turns }
+    }
+
+    /// Load, with a turn that talks and one whose tool works all through the outage.
+    fn load(&mut self) -> Load {
+        let mut load = Load::begin(&self.tenant, &self.sessions[..2], &self.agents);
+        load.turn(&self.tenant, &self.sessions[0], "count to 70 every 200ms");
+        let line = format!("line {}", self.effects.len());
+        let input = format!("run echo {line} >> effects; sleep 6 then run cat effects");
+        load.turn(&self.tenant, &self.sessions[2], &input);
+        self.effects.push(line);
+        load
+    }
+
+    /// What must be true afterwards, whatever was away.
+    async fn settle(&mut self, outcome: &Outcome) {
+        for testimony in &outcome.testimonies {
+            self.cluster.verify(&self.tenant, testimony).await;
+        }
+        for (agent, since) in self.agents.iter().zip(&self.since) {
+            let standing = self.tenant.standing(agent).await;
+            // Not silent now, and not for a moment in between.
+            let always = standing["status"] == "AGENT_STATUS_ONLINE" && standing["statusChangedAt"] == *since;
+            assert!(always, "{standing}, before since {since}\n{}", self.cluster.logs());
+        }
+        let seen = self.tenant.say(&self.sessions[2], "run cat effects").await;
+        let output = seen.all("tool.result")[0]["content"].as_str().unwrap().to_owned();
+        let lines: Vec<&str> = output.lines().filter(|line| line.starts_with("line ")).collect();
+        assert_eq!(lines, self.effects, "{output}");
+        self.answers += outcome.answers.len();
+        self.refusals += outcome.answers.iter().filter(|answer| answer.status == 503).count();
+        self.turns += outcome.testimonies.len();
+    }
+
+    async fn close(self, suite: &str, rounds: usize) {
+        let Self { cluster, answers, refusals, turns, .. } = self;
+        cluster.stop().await;
+        report(
+            suite,
+            format_args!(
+                "{rounds} of {AWAY:?}; {answers} answers, {refusals} of them 503 with advice, {turns} turns whole"
+            ),
+        );
+    }
+}
+
+#[tokio::test]
+async fn postgres_away_is_503_with_advice_and_nothing_is_lost() {
+    let mut scene = Scene::open(plane().wired()).await;
+    let rounds = rounds("outages", 1);
+    for _ in 0..rounds {
+        let load = scene.load();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        scene.cluster.wires().postgres.refuse();
+        tokio::time::sleep(AWAY).await;
+        scene.cluster.wires().postgres.pass();
+        let back = Instant::now();
+        tokio::time::sleep(RECOVERY + Duration::from_secs(2)).await;
+        let outcome = load.end().await;
+        outcome.assert_civil(true);
+        outcome.assert_well_after(back + RECOVERY);
+        assert!(outcome.answers.iter().any(|answer| answer.status == 503), "nobody noticed");
+        scene.settle(&outcome).await;
+        let containers = scene.cluster.containers().await;
+        assert_eq!(containers.len(), 1, "{containers:?}");
+    }
+    scene.close("outages of Postgres", rounds).await;
+}
+
+#[tokio::test]
+async fn redis_away_and_flushed_is_noticed_by_nobody() {
+    let mut scene = Scene::open(plane()).await;
+    let rounds = rounds("outages", 1);
+    for _ in 0..rounds {
+        let load = scene.load();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        scene.cluster.lose_redis().await;
+        tokio::time::sleep(AWAY).await;
+        scene.cluster.regain_redis().await;
+        // Long enough for an agent to be called silent, if what came back knew nobody.
+        tokio::time::sleep(RECOVERY * 2).await;
+        let outcome = load.end().await;
+        outcome.assert_civil(false);
+        scene.settle(&outcome).await;
+        assert_eq!(scene.cluster.containers().await.len(), 1);
+    }
+    scene.close("outages of Redis", rounds).await;
+}
+
+#[tokio::test]
+async fn docker_away_or_hung_holds_up_new_sandboxes_and_nothing_else() {
+    let mut scene = Scene::open(plane().wired()).await;
+    let rounds = rounds("outages", 1);
+    let mut sandboxes = 1;
+    for _ in 0..rounds {
+        for hung in [false, true] {
+            let mut load = scene.load();
+            let docker = &scene.cluster.wires().docker;
+            if hung {
+                docker.stall();
+            } else {
+                docker.refuse();
+            }
+            // Who has no sandbox yet waits for one.
+            let newcomer = scene.tenant.session().await;
+            load.turn(&scene.tenant, &newcomer, "run echo mine >> effects; cat effects");
+            sandboxes += 1;
+            tokio::time::sleep(AWAY).await;
+            docker.pass();
+            let outcome = load.end().await;
+            outcome.assert_civil(false);
+            scene.settle(&outcome).await;
+            let seen = scene.tenant.say(&newcomer, "run cat effects").await;
+            let results = seen.all("tool.result");
+            let once = results[0]["content"].as_str().unwrap().matches("mine").count();
+            assert_eq!(once, 1, "{results:?}\n{}", scene.cluster.logs());
+            let containers = scene.cluster.containers().await;
+            let running = containers.iter().filter(|container| container.state == "running").count();
+            assert_eq!((running, containers.len()), (sandboxes, sandboxes), "{containers:?}");
+        }
+    }
+    scene.close("outages of Docker", rounds * 2).await;
+}
