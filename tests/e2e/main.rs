@@ -2,9 +2,13 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that meets what it does not expect fails")]
 
+mod agents;
 mod degraded;
 mod dev;
 mod erasure;
+#[path = "../../registry-svc/tests/it/fake_agent.rs"]
+#[expect(dead_code, reason = "what is not scripted here is in the registry's own tests")]
+mod fake_agent;
 mod kills;
 mod outages;
 mod readme;
