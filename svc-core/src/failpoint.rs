@@ -32,6 +32,9 @@ struct Point {
     hits: AtomicU64,
 }
 
+/// Longer than the kernel takes to stop every thread of a process, on a busy machine too.
+const STOPPING: Duration = Duration::from_millis(250);
+
 static ARMED: AtomicBool = AtomicBool::new(false);
 static POINTS: OnceLock<HashMap<String, Point>> = OnceLock::new();
 
@@ -102,7 +105,11 @@ async fn act(name: &str) {
     tracing::warn!(failpoint = name, hit, action = ?point.action, "fail point hit");
     match point.action {
         Action::Kill => signal_self(rustix::process::Signal::KILL),
-        Action::Stop => signal_self(rustix::process::Signal::STOP),
+        Action::Stop => {
+            signal_self(rustix::process::Signal::STOP);
+            // Threads stop one by one: this one goes nowhere until it is its turn.
+            std::thread::sleep(STOPPING);
+        }
         Action::Sleep(time) => tokio::time::sleep(time).await,
     }
 }

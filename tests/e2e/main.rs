@@ -9,6 +9,7 @@ mod erasure;
 #[path = "../../registry-svc/tests/it/fake_agent.rs"]
 #[expect(dead_code, reason = "what is not scripted here is in the registry's own tests")]
 mod fake_agent;
+mod fencing;
 mod kills;
 mod outages;
 mod readme;

@@ -96,6 +96,11 @@ impl Api {
         self.json(self.request(Method::POST, path).json(body).header("idempotency-key", key)).await
     }
 
+    /// Deletes and reads JSON.
+    pub async fn delete(&self, path: &str) -> Result<Value> {
+        self.json(self.request(Method::DELETE, path)).await
+    }
+
     /// Reads a stream of events; `last_event_id` goes on after an event already seen.
     pub async fn events(&self, path: &str, last_event_id: &str) -> Result<Frames> {
         let mut request = self.request(Method::GET, path).header(ACCEPT, "text/event-stream");

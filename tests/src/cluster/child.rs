@@ -1,8 +1,9 @@
 //! One process of a cluster, and what can happen to it.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -10,6 +11,8 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use steward::plane::Process;
 use steward_stack::Home;
+
+use crate::eventually::eventually;
 use tokio::process::ChildStdin;
 
 /// SIGTERM to end, at most, as every service promises; and a little for a busy machine.
@@ -25,6 +28,8 @@ pub struct Child {
     /// Its standard input, kept open: when it closes the process takes its supervisor for dead.
     lifeline: Option<ChildStdin>,
     asked_to_stop: Option<Instant>,
+    /// Variables with what is set for it alone.
+    settings: BTreeMap<String, String>,
     /// Fail points of its next run alone.
     armed: Option<String>,
 }
@@ -38,6 +43,7 @@ impl Child {
             running: None,
             lifeline: None,
             asked_to_stop: None,
+            settings: BTreeMap::new(),
             armed: None,
         };
         child.run();
@@ -69,12 +75,31 @@ impl Child {
         self.armed = Some(failpoints.to_owned());
     }
 
+    /// Sets `a.b` of its configuration, for this replica alone and from its next run on.
+    pub fn set(&mut self, key: &str, value: &str) {
+        let service = self.process.service.name();
+        let variable = format!("steward_{service}_{}", key.replace('.', "__")).to_uppercase();
+        self.settings.insert(variable, value.to_owned());
+    }
+
+    /// Waits until it stands at an armed fail point that stops it.
+    pub async fn until_stopped(&self, within: Duration) {
+        let pid = self.running.as_ref().and_then(tokio::process::Child::id).unwrap();
+        eventually(format!("{} stops", self.name()), within, async || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            // The state follows the name, which is in parentheses.
+            stat.rsplit(')').next().unwrap().trim_start().starts_with('T').then_some(())
+        })
+        .await;
+    }
+
     /// Starts it, again.
     pub fn run(&mut self) {
         assert!(self.running.is_none(), "{} runs already", self.name());
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
         let mut command = super::command(&self.process);
         command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).kill_on_drop(true);
+        command.envs(&self.settings);
         if let Some(failpoints) = self.armed.take() {
             let service = self.process.service.name().to_uppercase();
             command.env(format!("STEWARD_{service}_PROCESS__FAILPOINTS"), failpoints);
@@ -146,6 +171,11 @@ impl Child {
             Ok(Err(error)) => Err(format!("{}: {error}", self.name())),
             Err(_) => Err(format!("{} did not drain within {DRAIN:?}\n{}", self.name(), self.log())),
         }
+    }
+
+    /// Where it logs.
+    pub fn log_file(&self) -> &Path {
+        &self.log
     }
 
     /// What it logged, under its name.

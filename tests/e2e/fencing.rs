@@ -1,0 +1,446 @@
+//! Stale actors before a real engine: whoever was stopped and wakes when others have gone on writes nothing, makes
+//! nothing and removes nothing.
+//!
+//! Two replicas of sandbox-svc serve one engine. "sandbox" is the one that is stopped, by SIGSTOP or at a fail point;
+//! "sandbox-2" is the one that goes on. What happened is read from rows, from the engine's containers and volumes,
+//! from run directories, and from the engine's own log of events, which shows what came and went in between.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rand::RngExt;
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use steward::plane::Service;
+use suite_tests::{
+    actors::Tenant,
+    cluster::{Cluster, image},
+    eventually::eventually,
+    rounds::{chance, report, rounds},
+};
+use svc_core::id::new_id;
+
+const SOON: Duration = Duration::from_secs(30);
+/// How long the replica that goes on holds its lease before it acts on what it has seen: time for the other one to
+/// wake up and try.
+const HELD: &str = "sandbox.reconcile.acting=sleep:5000";
+
+struct Scene {
+    cluster: Cluster,
+    tenant: Tenant,
+}
+
+/// A plane with two replicas of sandbox-svc. Things are soon old enough to be judged, and
+/// a workspace goes with its sandbox.
+async fn scene(settings: &str) -> Scene {
+    let cluster = Cluster::builder()
+        .replicas(Service::Sandbox, 2)
+        .settings(Service::Sandbox, "reconcile.min_age = '2s'\nlifetimes.volume_retention = '0s'")
+        .settings(Service::Sandbox, settings)
+        .start()
+        .await;
+    let tenant = cluster.tenant("fenced").await;
+    Scene { cluster, tenant }
+}
+
+impl Scene {
+    /// Ends both replicas of sandbox-svc and returns the last epoch of the lease on reconciling.
+    async fn kill_both(&mut self) -> i64 {
+        self.cluster.process("sandbox").kill().await;
+        self.cluster.process("sandbox-2").kill().await;
+        fs::write(self.cluster.process("sandbox").log_file(), "").unwrap();
+        self.epoch().await
+    }
+
+    async fn db(&self) -> PgConnection {
+        PgConnection::connect(&self.cluster.database.admin_url().unwrap()).await.unwrap()
+    }
+
+    /// Every row that a worker may write, but for who holds what until when.
+    async fn rows(&self) -> Vec<String> {
+        let mut db = self.db().await;
+        sqlx::query_scalar(
+            "SELECT concat('sandbox ', to_jsonb(s) - 'lease_owner' - 'lease_until') FROM sandbox.sandboxes s
+             UNION ALL SELECT concat('volume ', to_jsonb(v)) FROM sandbox.volumes v
+             UNION ALL SELECT concat('exec ', to_jsonb(e)) FROM sandbox.execs e
+             UNION ALL SELECT concat('audit ', to_jsonb(a)) FROM sandbox.audit_log a
+             UNION ALL SELECT concat('lease ', to_jsonb(l)) FROM sandbox.leases l WHERE name LIKE 'sandbox.reconcile/%'
+             ORDER BY 1",
+        )
+        .fetch_all(&mut db)
+        .await
+        .unwrap()
+    }
+
+    /// Epoch of the lease on reconciling.
+    async fn epoch(&self) -> i64 {
+        let query =
+            "SELECT coalesce(max(epoch), 0) FROM sandbox.leases WHERE name LIKE 'sandbox.reconcile/%'";
+        sqlx::query_scalar(query).fetch_one(&mut self.db().await).await.unwrap()
+    }
+
+    async fn until_epoch_above(&self, seen: i64) {
+        let look = async || (self.epoch().await > seen).then_some(());
+        eventually("the lease is taken", SOON, look).await;
+    }
+
+    /// A column of a sandbox's row, as text; `None` without a row.
+    async fn column(&self, sandbox: &str, column: &str) -> Option<String> {
+        let query =
+            format!("SELECT to_jsonb(s) ->> '{column}' FROM sandbox.sandboxes s WHERE id = '{sandbox}'");
+        let row: Option<Option<String>> = sqlx::query_scalar(sqlx::AssertSqlSafe(query))
+            .fetch_optional(&mut self.db().await)
+            .await
+            .unwrap();
+        row.flatten()
+    }
+
+    async fn until_state(&self, sandbox: &str, state: &str) {
+        let look = async || (self.column(sandbox, "state").await.as_deref() == Some(state)).then_some(());
+        eventually(format!("{sandbox} is {state}"), SOON, look).await;
+    }
+
+    /// A new session's sandbox, requested.
+    async fn request(&self) -> String {
+        let session = new_id();
+        let look = async || {
+            // A replica that is stopped keeps its answer to itself, and one that just came up may refuse: the row
+            // tells.
+            let body = json!({ "sessionId": session.to_string() });
+            let post = self.tenant.api.post("/v1/sandboxes", &body);
+            let _answer = tokio::time::timeout(Duration::from_secs(2), post).await;
+            let row = sqlx::query_scalar("SELECT id::text FROM sandbox.sandboxes WHERE session_id = $1");
+            row.bind(session).fetch_optional(&mut self.db().await).await.unwrap()
+        };
+        eventually("a sandbox is requested", SOON, look).await.0
+    }
+
+    async fn delete(&self, sandbox: &str) {
+        let path = format!("/v1/sandboxes/{sandbox}");
+        eventually("it is deleted", SOON, async || self.tenant.api.delete(&path).await.ok()).await;
+        self.until_state(sandbox, "gone").await;
+    }
+
+    async fn running(&self) -> String {
+        let sandbox = self.request().await;
+        self.until_state(&sandbox, "running").await;
+        sandbox
+    }
+
+    /// A sandbox that is gone, with everything that it had.
+    async fn gone(&self) -> String {
+        let sandbox = self.running().await;
+        self.delete(&sandbox).await;
+        self.until_volumes_are_settled().await;
+        sandbox
+    }
+
+    async fn until_volumes_are_settled(&self) {
+        let query =
+            "SELECT count(*) FROM sandbox.volumes WHERE state = 'removing' OR retain_until IS NOT NULL
+                                                              AND state = 'live'";
+        let look = async || {
+            let left: i64 = sqlx::query_scalar(query).fetch_one(&mut self.db().await).await.unwrap();
+            (left == 0).then_some(())
+        };
+        eventually("no workspace is about to go", SOON, look).await;
+    }
+
+    fn docker(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new("docker");
+        command.args(["--host", self.cluster.engine.host()]).args(arguments);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn engine_id(&self) -> String {
+        self.docker(&["info", "--format", "{{.ID}}"])
+    }
+
+    fn run_dirs(&self) -> PathBuf {
+        self.cluster.home().join("state/sandbox")
+    }
+
+    /// Run directories, revoked ones included.
+    fn run_dir_names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.run_dirs()).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Everything outside Postgres: containers and their states, volumes, run directories.
+    async fn things(&self) -> Vec<String> {
+        let mut things: Vec<String> = self.run_dir_names();
+        let containers = self.cluster.containers().await;
+        things.extend(containers.into_iter().map(|found| format!("{} {}", found.name, found.state)));
+        things.extend(self.cluster.volumes().await.into_iter().map(|found| found.name));
+        things.sort();
+        things
+    }
+
+    /// Things whose name has one of these parts.
+    async fn traces(&self, parts: &[&str]) -> Vec<String> {
+        let mut things = self.things().await;
+        things.retain(|thing| parts.iter().any(|part| thing.contains(part)));
+        things
+    }
+
+    /// What came to pass with this installation's containers: "create steward-…-2".
+    fn events(&self, since: SystemTime) -> Vec<String> {
+        let seconds = |at: SystemTime| {
+            let since = at.duration_since(UNIX_EPOCH).unwrap();
+            format!("{}.{:09}", since.as_secs(), since.subsec_nanos())
+        };
+        let label = format!("label={}", self.cluster.label());
+        let (since, until) = (seconds(since), seconds(SystemTime::now()));
+        let filters = ["--filter", "type=container", "--filter", &label];
+        let window = ["--since", &since, "--until", &until, "--format", "{{json .}}"];
+        let lines = self.docker(&[&["events"], &filters[..], &window[..]].concat());
+        let event = |line: &str| {
+            let event: Value = serde_json::from_str(line).unwrap();
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            format!("{} {}", text(&event["Action"]), text(&event["Actor"]["Attributes"]["name"]))
+        };
+        lines.lines().map(event).collect()
+    }
+
+    /// How often "sandbox" has logged `text` since it was started.
+    fn said(&mut self, text: &str) -> usize {
+        count(self.cluster.process("sandbox").log_file(), text)
+    }
+
+    async fn row(&self, sandbox: &str) -> Vec<String> {
+        let rows = self.rows().await;
+        rows.into_iter().filter(|row| row.starts_with("sandbox ") && row.contains(sandbox)).collect()
+    }
+}
+
+/// What a reconciler acts on.
+#[derive(Debug, Clone, Copy)]
+enum Stray {
+    /// A container without a row: a row would be written.
+    Orphan,
+    /// A container whose row is final: it would be removed.
+    Leftover,
+    /// A row whose container is lost: it would be ended.
+    Lost,
+    /// A run directory that no row names: it would be removed.
+    RunDirectory,
+    /// A volume without a row: a row would be written.
+    Volume,
+    /// A volume whose row is final: it would be removed.
+    LateVolume,
+}
+
+impl Stray {
+    const ALL: [Self; 6] =
+        [Self::Orphan, Self::Leftover, Self::Lost, Self::RunDirectory, Self::Volume, Self::LateVolume];
+
+    /// Makes what it needs to be planted.
+    async fn prepare(self, scene: &Scene) -> String {
+        match self {
+            Self::Orphan | Self::Volume => new_id().to_string(),
+            Self::RunDirectory => new_id().simple().to_string(),
+            Self::Leftover | Self::LateVolume => scene.gone().await,
+            Self::Lost => scene.running().await,
+        }
+    }
+
+    async fn plant(self, scene: &Scene, id: &str) {
+        let engine = format!("steward.engine={}", scene.engine_id());
+        let installation = scene.cluster.label();
+        let labels = ["--label", &installation, "--label", &engine];
+        let container = |generation: &str| {
+            let name = format!("steward-{id}-{generation}");
+            let (sandbox, generation) =
+                (format!("steward.sandbox={id}"), format!("steward.generation={generation}"));
+            let own = ["--name", &name, "--label", &sandbox, "--label", &generation];
+            let image = image(scene.cluster.engine.host());
+            scene.docker(&[&["create"], &labels[..], &own[..], &[&image, "/bin/true"]].concat());
+        };
+        let volume = |id: &str| {
+            let (name, label) = (format!("steward-workspace-{id}"), format!("steward.volume={id}"));
+            scene.docker(&[&["volume", "create"], &labels[..], &["--label", &label, &name]].concat());
+        };
+        match self {
+            Self::Orphan => container("2"),
+            Self::Leftover => container(&scene.column(id, "container_generation").await.unwrap()),
+            Self::Lost => {
+                drop(scene.docker(&["rm", "--force", &scene.column(id, "container_id").await.unwrap()]))
+            }
+            Self::RunDirectory => {
+                let path = scene.run_dirs().join(id);
+                fs::create_dir(&path).unwrap();
+                let long_ago = SystemTime::now() - Duration::from_secs(3600);
+                fs::File::open(&path).unwrap().set_modified(long_ago).unwrap();
+            }
+            Self::Volume => volume(id),
+            Self::LateVolume => volume(&scene.column(id, "volume_id").await.unwrap()),
+        }
+    }
+
+    /// Whether it was dealt with.
+    async fn is_settled(self, scene: &Scene, id: &str) -> bool {
+        let state = scene.column(id, "state").await;
+        let things = scene.things().await;
+        let none_of = |part: &str| !things.iter().any(|thing| thing.contains(part));
+        match self {
+            Self::Orphan | Self::Lost => state.as_deref() == Some("gone") && none_of(id),
+            Self::Leftover | Self::RunDirectory | Self::Volume => none_of(id),
+            Self::LateVolume => none_of(&scene.column(id, "volume_id").await.unwrap()),
+        }
+    }
+}
+
+/// What a reconciler logs whose write is refused.
+const REFUSED: &str = "lease sandbox.reconcile";
+/// What "sandbox" would log had it acted.
+const ACTS: [&str; 4] = [
+    "container without a row found",
+    "container outlived its row",
+    "workspace without a row found",
+    "workspace outlived its row",
+];
+
+#[tokio::test]
+async fn a_reconciler_that_was_stopped_past_its_lease_writes_and_removes_nothing() {
+    let rounds = rounds("reconciler", 4);
+    let (mut chance, seed) = chance();
+    let mut scene = scene("reconcile.lease = '3s'").await;
+    let mut in_the_act = 0;
+    for round in 0..rounds {
+        let stray = Stray::ALL[round % Stray::ALL.len()];
+        // In the middle of a pass, about to act on what it has seen twice; every fourth time, wherever a SIGSTOP from
+        // outside meets it.
+        let act = round % 4 != 3;
+        in_the_act += usize::from(act);
+        let anywhere = Duration::from_millis(chance.random_range(0..3000));
+        scene.stopped_and_woken(stray, (!act).then_some(anywhere)).await;
+    }
+    report(
+        "reconciler",
+        format_args!(
+            "{rounds} stops past the lease, {in_the_act} of them in the act, nothing stale done, seed {seed}"
+        ),
+    );
+    scene.cluster.stop().await;
+}
+
+impl Scene {
+    /// One round: "sandbox" holds the lease and is stopped with `stray` in its hands, or after `anywhere`; the other
+    /// one takes the lease; "sandbox" wakes up before the other one acts.
+    async fn stopped_and_woken(&mut self, stray: Stray, anywhere: Option<Duration>) {
+        let seen = self.kill_both().await;
+        self.cluster.process("sandbox").arm("sandbox.reconcile.acting=stop");
+        self.cluster.process("sandbox").run();
+        self.until_epoch_above(seen).await;
+        self.cluster.process("sandbox-2").arm(HELD);
+        self.cluster.process("sandbox-2").run();
+        self.cluster.plane.until_ready(SOON).await.unwrap();
+        let id = stray.prepare(self).await;
+        stray.plant(self, &id).await;
+
+        match anywhere {
+            None => self.cluster.process("sandbox").until_stopped(SOON).await,
+            Some(pause) => {
+                tokio::time::sleep(pause).await;
+                self.cluster.process("sandbox").freeze();
+            }
+        }
+        let stale = self.epoch().await;
+        self.until_epoch_above(stale).await;
+        let (rows, things, since) = (self.rows().await, self.things().await, SystemTime::now());
+        let refused = self.said(REFUSED);
+        self.cluster.process("sandbox").thaw();
+        if anywhere.is_none() {
+            let log = self.cluster.process("sandbox").log_file().to_owned();
+            let look = async || (count(&log, REFUSED) > refused).then_some(());
+            eventually("the sleeper finds its lease lost", SOON, look).await;
+        }
+        self.cluster.plane.until_ready(SOON).await.unwrap();
+        assert_eq!(self.rows().await, rows, "{stray:?}: rows changed\n{}", self.cluster.logs());
+        assert_eq!(self.things().await, things, "{stray:?}\n{}", self.cluster.logs());
+        assert_eq!(self.events(since), Vec::<String>::new(), "{stray:?}\n{}", self.cluster.logs());
+
+        // The one that holds the lease does what is to be done.
+        let look = async || stray.is_settled(self, &id).await.then_some(());
+        eventually(format!("{stray:?} is settled"), SOON, look).await;
+        assert_eq!(self.epoch().await, stale + 1, "{stray:?}: the lease was taken again");
+        for act in ACTS {
+            assert_eq!(self.said(act), 0, "{stray:?}\n{}", self.cluster.process("sandbox").log());
+        }
+    }
+}
+
+/// Where a worker is when its sandbox is given up.
+const LATE: [&str; 3] = ["sandbox.create.taken", "sandbox.create.sending", "sandbox.create.made"];
+
+#[tokio::test]
+async fn a_create_sent_after_its_sandbox_was_given_up_leaves_nothing() {
+    let rounds = rounds("late_create", LATE.len());
+    // Given up soon, and taken over by nobody before that; the sleeper does not renew, either, and so goes on.
+    let mut scene =
+        scene("create.deadline = '8s'\ncreate.lease = '120s'\nlifetimes.sweep_period = '200ms'").await;
+    let mut refused = 0;
+    for round in 0..rounds {
+        refused += usize::from(scene.given_up_and_sent(LATE[round % LATE.len()]).await);
+    }
+    assert!(refused > 0, "none was sent late");
+    report(
+        "late create",
+        format_args!(
+            "{rounds} creates went on after they were given up, {refused} refused by the engine, nothing left of any"
+        ),
+    );
+    scene.cluster.stop().await;
+}
+
+impl Scene {
+    /// One round: "sandbox" is stopped at `point` with a sandbox in the making; the other one, which makes none
+    /// itself, gives it up and calls it failed; "sandbox" wakes up and goes on. Answers whether the engine refused it.
+    async fn given_up_and_sent(&mut self, point: &str) -> bool {
+        self.kill_both().await;
+        self.cluster.process("sandbox").arm(&format!("{point}=stop@1"));
+        self.cluster.process("sandbox").run();
+        self.cluster.process("sandbox-2").set("create.cap", "0");
+        self.cluster.process("sandbox-2").run();
+        self.cluster.plane.until_ready(SOON).await.unwrap();
+
+        let sandbox = self.request().await;
+        self.cluster.process("sandbox").until_stopped(SOON).await;
+        self.until_state(&sandbox, "failed").await;
+        self.until_volumes_are_settled().await;
+        assert_eq!(self.column(&sandbox, "cause").await.as_deref(), Some("create_timeout"));
+        let volume = self.column(&sandbox, "volume_id").await.unwrap();
+        let run_dir = self.column(&sandbox, "container_run_dir").await.unwrap();
+        let row = self.row(&sandbox).await;
+        let parts = [sandbox.as_str(), &volume, &run_dir];
+        assert_eq!(self.traces(&parts).await, Vec::<String>::new(), "{point}: before it was sent");
+
+        let since = SystemTime::now();
+        self.cluster.process("sandbox").thaw();
+        // It is the only one that makes any: that it makes the next one shows that it is through with this one.
+        let next = self.running().await;
+        let refused = self.said("engine refused a container") == 1;
+        // A volume, which the engine makes for anybody, is found and removed.
+        let look = async || self.traces(&parts).await.is_empty().then_some(());
+        eventually(format!("{point}: nothing is left"), SOON, look).await;
+        let events = self.events(since);
+        assert!(events.iter().all(|event| !event.contains(&sandbox)), "{point}: {events:?}");
+        assert!(events.iter().any(|event| event.contains(&next)), "{point}: the engine told nothing");
+        assert_eq!(self.row(&sandbox).await, row, "{point}: the row changed");
+        self.delete(&next).await;
+        refused
+    }
+}
+
+fn count(log: &Path, text: &str) -> usize {
+    fs::read_to_string(log).unwrap().lines().filter(|line| line.contains(text)).count()
+}
