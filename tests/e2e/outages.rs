@@ -9,6 +9,7 @@ use steward::plane::Service;
 use suite_tests::{
     actors::Tenant,
     cluster::{Builder, Cluster},
+    eventually::eventually,
     load::{Agent, Load, Outcome},
     rounds::{report, rounds},
 };
@@ -51,21 +52,34 @@ impl Scene {
     async fn open(builder: Builder) -> Self {
         let cluster = builder.start().await;
         let tenant = cluster.tenant("steady").await;
-        let (mut sessions, mut agents, mut since) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut sessions, mut agents) = (Vec::new(), Vec::new());
         for number in 0..3 {
             sessions.push(tenant.session().await);
-            let agent = tenant.agent(&format!("agent {number}")).await;
-            since.push(tenant.standing(&agent).await["statusChangedAt"].clone());
-            agents.push(agent);
+            agents.push(tenant.agent(&format!("agent {number}")).await);
         }
         tenant.say(&sessions[2], "run touch effects").await;
         let (answers, refusals, turns) = (0, 0, 0);
-        Self { cluster, tenant, sessions, agents, since, effects: Vec::new(), answers, refusals, turns }
+        let (since, effects) = (Vec::new(), Vec::new());
+        Self { cluster, tenant, sessions, agents, since, effects, answers, refusals, turns }
     }
 
-    /// Load, with a turn that talks and one whose tool works all through the outage.
-    fn load(&mut self) -> Load {
+    /// Load, with a turn that talks and one whose tool works all through the outage. From here on agents beat.
+    async fn load(&mut self) -> Load {
+        let mut before = Vec::new();
+        for agent in &self.agents {
+            before.push(self.tenant.standing(agent).await["lastHeartbeatAt"].clone());
+        }
         let mut load = Load::begin(&self.tenant, &self.sessions[..2], &self.agents);
+        self.since.clear();
+        for (agent, before) in self.agents.iter().zip(&before) {
+            let heard = async || {
+                let standing = self.tenant.standing(agent).await;
+                let heard =
+                    standing["status"] == "AGENT_STATUS_ONLINE" && standing["lastHeartbeatAt"] != *before;
+                heard.then(|| standing["statusChangedAt"].clone())
+            };
+            self.since.push(eventually("a beat is heard", Duration::from_secs(10), heard).await.0);
+        }
         load.turn(&self.tenant, &self.sessions[0], "count to 70 every 200ms");
         let line = format!("line {}", self.effects.len());
         let input = format!("run echo {line} >> effects; sleep 6 then run cat effects");
@@ -111,7 +125,7 @@ async fn postgres_away_is_503_with_advice_and_nothing_is_lost() {
     let mut scene = Scene::open(plane().wired()).await;
     let rounds = rounds("outages", 1);
     for _ in 0..rounds {
-        let load = scene.load();
+        let load = scene.load().await;
         tokio::time::sleep(Duration::from_secs(2)).await;
         scene.cluster.wires().postgres.refuse();
         tokio::time::sleep(AWAY).await;
@@ -134,7 +148,7 @@ async fn redis_away_and_flushed_is_noticed_by_nobody() {
     let mut scene = Scene::open(plane()).await;
     let rounds = rounds("outages", 1);
     for _ in 0..rounds {
-        let load = scene.load();
+        let load = scene.load().await;
         tokio::time::sleep(Duration::from_secs(2)).await;
         scene.cluster.lose_redis().await;
         tokio::time::sleep(AWAY).await;
@@ -156,7 +170,7 @@ async fn docker_away_or_hung_holds_up_new_sandboxes_and_nothing_else() {
     let mut sandboxes = 1;
     for _ in 0..rounds {
         for hung in [false, true] {
-            let mut load = scene.load();
+            let mut load = scene.load().await;
             let docker = &scene.cluster.wires().docker;
             if hung {
                 docker.stall();
