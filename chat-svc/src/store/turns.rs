@@ -271,6 +271,9 @@ pub async fn hold(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool,
 }
 
 /// Renews leases, those that ran out and were not taken included. Returns the turns still held.
+///
+/// A turn that was handed over is held by nobody, though its epoch is still the last holder's: renewed, it would
+/// lie until that lease ran out.
 pub async fn renew(
     db: &mut PgConnection,
     held: &[(TurnId, i64)],
@@ -282,7 +285,7 @@ pub async fn renew(
         r#"WITH mine AS (
                SELECT t.id FROM turns t
                  JOIN unnest($1::uuid[], $2::bigint[]) AS h (id, epoch) ON t.id = h.id AND t.epoch = h.epoch
-                WHERE t.status = 'running'
+                WHERE t.status = 'running' AND t.lease_owner IS NOT NULL
                 ORDER BY t.id
                   FOR NO KEY UPDATE OF t)
            UPDATE turns SET lease_until = now() + make_interval(secs => $3)

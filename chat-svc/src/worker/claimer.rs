@@ -122,21 +122,17 @@ impl Claimer {
                 return Ok(());
             }
             let mut db = self.pool.acquire().await?;
-            let mut claimed = claims::take_over(&mut db, owner, ttl, expired, limit).await?;
-            let left = limit - i64::try_from(claimed.len()).unwrap_or(limit);
+            let taken = claims::take_over(&mut db, owner, ttl, expired, limit).await?;
+            let mut left = limit - i64::try_from(taken.len()).unwrap_or(limit);
+            // Driven before more is asked for: what was claimed and is dropped lies until its lease runs out.
+            self.drive(taken, &mut slots);
             if left > 0 {
                 let queued = claims::claim_queued(&mut db, owner, ttl, *floor, left).await?;
                 *floor = queued.iter().map(|turn| turn.id.0).max().unwrap_or(*floor);
-                claimed.extend(queued);
+                left -= i64::try_from(queued.len()).unwrap_or(left);
+                self.drive(queued, &mut slots);
             }
-            drop(db);
-            let full = i64::try_from(claimed.len()).is_ok_and(|claimed| claimed == limit);
-            for turn in claimed {
-                if let Some(slot) = slots.pop() {
-                    self.drive(turn, slot);
-                }
-            }
-            if !full {
+            if left > 0 {
                 return Ok(());
             }
         }
@@ -147,13 +143,16 @@ impl Claimer {
         std::iter::from_fn(take).take(self.config.claim_batch).collect()
     }
 
-    fn drive(&self, turn: Turn, slot: OwnedSemaphorePermit) {
-        let (driver, in_hand) = (self.driver.clone(), self.in_hand.clone());
-        let hard = self.lifecycle.hard();
-        drop(self.lifecycle.spawn("turn driver", async move {
-            // Hard ends it in the middle, as a crash would: another worker takes the turn up.
-            let _ended = hard.run_until_cancelled(Box::pin(driver.drive(turn, &in_hand))).await;
-            drop(slot);
-        }));
+    fn drive(&self, turns: Vec<Turn>, slots: &mut Vec<OwnedSemaphorePermit>) {
+        for turn in turns {
+            let Some(slot) = slots.pop() else { return };
+            let (driver, in_hand) = (self.driver.clone(), self.in_hand.clone());
+            let hard = self.lifecycle.hard();
+            drop(self.lifecycle.spawn("turn driver", async move {
+                // Hard ends it in the middle, as a crash would: another worker takes the turn up.
+                let _ended = hard.run_until_cancelled(Box::pin(driver.drive(turn, &in_hand))).await;
+                drop(slot);
+            }));
+        }
     }
 }

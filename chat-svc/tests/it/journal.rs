@@ -6,7 +6,7 @@ use chat_svc::{
     MIGRATOR,
     domain::event::{StoredEvent, TurnEvent},
     journal::{Journal, JournalConfig, TurnLog},
-    store::{claims, events},
+    store::{claims, events, turns},
 };
 use sqlx::Connection;
 use svc_core::{
@@ -398,4 +398,20 @@ async fn the_claim_walks_the_partial_indexes() {
             .unwrap();
         assert!(plan.join("\n").contains(index), "{plan:?}");
     }
+}
+
+#[tokio::test]
+async fn a_turn_that_was_handed_over_is_not_renewed_by_its_last_holder() {
+    let fixture = Fixture::new().await;
+    let turn = fixture.turn().await;
+    let mut db = fixture.pool.acquire().await.unwrap();
+    let ttl = Duration::from_secs(60);
+    let epoch = claims::take_over(&mut db, "first", ttl, true, 1).await.unwrap()[0].standing.epoch;
+    assert_eq!(turns::renew(&mut db, &[(turn, epoch)], ttl).await.unwrap(), [turn]);
+    assert!(turns::release(&mut db, turn, epoch).await.unwrap());
+    // One that was on its way already, under the same epoch.
+    assert!(turns::renew(&mut db, &[(turn, epoch)], ttl).await.unwrap().is_empty());
+    // Still anybody's, without waiting for a lease.
+    let heir = claims::take_over(&mut db, "second", ttl, false, 1).await.unwrap();
+    assert_eq!(heir[0].standing.epoch, epoch + 1);
 }
