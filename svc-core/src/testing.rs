@@ -8,7 +8,18 @@ mod db;
 mod fault_proxy;
 mod redis;
 
+use url::Url;
+
 pub use self::{db::TestDb, fault_proxy::FaultProxy, redis::TestRedis};
+
+/// The server that `variable` names. There is no default: a test that found some other server by chance would
+/// pass where it was written and nowhere else.
+fn server_url(variable: &str) -> Url {
+    let Ok(server) = std::env::var(variable) else {
+        panic!("{variable} is not set: run tests with `make test`, or under `steward stack exec`");
+    };
+    Url::parse(&server).expect("the test server's URL is one")
+}
 
 #[cfg(test)]
 mod tests;

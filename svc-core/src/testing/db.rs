@@ -5,7 +5,7 @@
 //! first drops what a killed test left in it. A test takes *one* `TestDb`, with as many schemas as it needs:
 //! tests that held one and waited for another would wait for each other.
 
-use std::{env, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
@@ -16,12 +16,11 @@ use sqlx::{
 use tokio::sync::oneshot;
 use url::Url;
 
+use super::server_url;
 use crate::pg::{self, PgConfig, Pool, bootstrap};
 
-/// Variable with the URL of a superuser on the server that tests use.
-const SERVER: &str = "STEWARD_TEST_DATABASE_URL";
-
-const DEFAULT_SERVER: &str = "postgres://postgres@127.0.0.1:55432/postgres";
+/// Variable with the URL of a superuser on the server that tests use: `steward stack exec` sets it.
+const SERVER: &str = "STEWARD_DATABASE_URL";
 
 /// Databases that exist at once.
 pub(super) const SLOTS: i32 = 8;
@@ -45,8 +44,7 @@ pub struct TestDb {
 impl TestDb {
     /// Clones a database with these schemas migrated, as `[("chat", &MIGRATOR)]`.
     pub async fn new(schemas: &[(&str, &Migrator)]) -> Self {
-        let server = env::var(SERVER).unwrap_or_else(|_| DEFAULT_SERVER.to_owned());
-        let server = Url::parse(&server).expect("the test server's URL is one");
+        let server = server_url(SERVER);
         let wanted = Template::of(schemas);
         let (ready, made) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();

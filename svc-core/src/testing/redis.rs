@@ -1,16 +1,15 @@
 //! A Redis of one test: the shared server, under a prefix of its own.
 
-use std::{env, net::SocketAddr};
+use std::net::SocketAddr;
 
 use secrecy::SecretString;
 use url::Url;
 
+use super::server_url;
 use crate::redis::{Redis, RedisConfig};
 
-/// Variable with the URL of the server that tests use.
-const SERVER: &str = "STEWARD_TEST_REDIS_URL";
-
-const DEFAULT_SERVER: &str = "redis://127.0.0.1:56379";
+/// Variable with the URL of the server that tests use: `steward stack exec` sets it.
+const SERVER: &str = "STEWARD_REDIS_URL";
 
 /// Keys under a prefix that no other test has, deleted with it.
 #[derive(Debug)]
@@ -24,9 +23,7 @@ impl TestRedis {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "a default would hide that a server is needed")]
     pub fn new() -> Self {
-        let server = env::var(SERVER).unwrap_or_else(|_| DEFAULT_SERVER.to_owned());
-        let server = Url::parse(&server).expect("the test server's URL is one");
-        Self { server, prefix: format!("steward-test-{}:", crate::id::new_id().simple()) }
+        Self { server: server_url(SERVER), prefix: format!("steward-test-{}:", crate::id::new_id().simple()) }
     }
 
     /// Where the server listens, for a [`FaultProxy`](super::FaultProxy).
