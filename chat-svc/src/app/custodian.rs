@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use svc_core::{
     audit::{self, SubjectHash},
     clock::SharedClock,
-    custody::{self, Begin, Step, StepTx},
+    custody::{self, Answered, Step},
     page::{self, Page},
     pg::{Pool, Subject, SubjectKind, Tx},
 };
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     domain::turn::{CancelCause, Input},
-    error::{Error, Result},
+    error::Result,
     journal::Journal,
     store::{
         erasure::{self, Kind, Scope},
@@ -104,7 +104,7 @@ impl Custodian {
 
     /// Stops every writer of the subject and ends its turns.
     pub async fn freeze(&self, step: Step) -> Result<Frozen> {
-        let mut open = match self.begin(step).await? {
+        let mut open = match custody::begin_as(&self.pool, step).await? {
             Answered::Before(reply) => return Ok(reply),
             Answered::Now(open) => open,
         };
@@ -112,7 +112,7 @@ impl Custodian {
         let known = erasure::exists(open.tx(), scope).await?;
         let ended = self.end_turns(open.tx(), scope).await?;
         let reply = Frozen { known };
-        finish(open, &reply).await?;
+        open.finish_as(&reply).await?;
         for Ended { turn, events, .. } in ended {
             self.notices.turn_ended(turn.id, None);
             self.journal.announce(turn.id, events);
@@ -132,7 +132,7 @@ impl Custodian {
 
     /// Deletes rows, kind by kind; what personal data the head holds goes too.
     pub async fn erase(&self, step: Step) -> Result<Erased> {
-        let mut open = match self.begin(step).await? {
+        let mut open = match custody::begin_as(&self.pool, step).await? {
             Answered::Before(reply) => return Ok(reply),
             Answered::Now(open) => open,
         };
@@ -159,13 +159,13 @@ impl Custodian {
             }
         }
         let reply = Erased { deleted, done: true };
-        finish(open, &reply).await?;
+        open.finish_as(&reply).await?;
         Ok(reply)
     }
 
     /// Reads back what is left.
     pub async fn verify(&self, step: Step) -> Result<Verified> {
-        let mut open = match self.begin(step).await? {
+        let mut open = match custody::begin_as(&self.pool, step).await? {
             Answered::Before(reply) => return Ok(reply),
             Answered::Now(open) => open,
         };
@@ -177,7 +177,7 @@ impl Custodian {
             .collect();
         let reply = Verified { residue, at };
         if reply.residue.iter().all(|(_, count)| *count == 0) {
-            finish(open, &reply).await?;
+            open.finish_as(&reply).await?;
         } else {
             open.found_residue().await?;
         }
@@ -186,7 +186,7 @@ impl Custodian {
 
     /// Deletes the heads: the tombstone alone stays.
     pub async fn commit(&self, step: Step) -> Result<Committed> {
-        let mut open = match self.begin(step).await? {
+        let mut open = match custody::begin_as(&self.pool, step).await? {
             Answered::Before(reply) => return Ok(reply),
             Answered::Now(open) => open,
         };
@@ -205,7 +205,7 @@ impl Custodian {
         };
         audit::record(open.tx(), &act).await?;
         let reply = Committed { at };
-        finish(open, &reply).await?;
+        open.finish_as(&reply).await?;
         Ok(reply)
     }
 
@@ -254,22 +254,13 @@ impl Custodian {
         Ok(ended)
     }
 
-    async fn answer<T: Serialize + DeserializeOwned>(&self, step: Step, reply: T) -> Result<T> {
-        match self.begin(step).await? {
+    async fn answer<T: Serialize + DeserializeOwned + Sync>(&self, step: Step, reply: T) -> Result<T> {
+        match custody::begin_as(&self.pool, step).await? {
             Answered::Before(before) => Ok(before),
             Answered::Now(open) => {
-                finish(open, &reply).await?;
+                open.finish_as(&reply).await?;
                 Ok(reply)
             }
-        }
-    }
-
-    async fn begin<T: DeserializeOwned>(&self, step: Step) -> Result<Answered<T>> {
-        match custody::begin(&self.pool, step).await? {
-            Begin::Open(open) => Ok(Answered::Now(open)),
-            Begin::Replay(reply) => serde_json::from_slice(&reply)
-                .map(Answered::Before)
-                .map_err(|_| Error::Inconsistent("a stored answer of an erasure cannot be read")),
         }
     }
 }
@@ -277,18 +268,6 @@ impl Custodian {
 /// Kinds that Erase deletes and Verify counts. The head goes at Commit.
 pub fn erased_kinds() -> impl Iterator<Item = Kind> {
     Kind::ALL.into_iter().filter(|kind| *kind != Kind::Sessions)
-}
-
-/// Whether a step was answered before.
-enum Answered<T> {
-    Before(T),
-    Now(StepTx),
-}
-
-async fn finish(open: StepTx, reply: &impl Serialize) -> Result<()> {
-    let reply = serde_json::to_vec(reply)
-        .map_err(|_| Error::Inconsistent("an answer of an erasure cannot be written"))?;
-    Ok(open.finish(&reply).await?)
 }
 
 fn scope(subject: Subject) -> Scope {

@@ -5,12 +5,8 @@ use steward_proto::custody::v1::{
     custodian_service_server::{CustodianService, CustodianServiceServer},
 };
 use svc_core::{
-    custody::{Step, StepKind},
-    error::{ErrorKind, Invalid, to_status},
-    id::{AccountId, PurgeId, SessionId},
+    custody::{Step, StepKind, wire},
     page,
-    pg::Subject,
-    principal,
 };
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
@@ -21,9 +17,6 @@ use crate::{
     service::NAME,
     store::erasure::SURVIVOR,
 };
-
-/// The only caller.
-const PURGE: &str = "purge-svc";
 
 /// Version of the contract that is spoken.
 const CONTRACT: i32 = 1;
@@ -51,38 +44,8 @@ impl CustodianHandler {
     }
 }
 
-fn only_purge<T>(request: Request<T>) -> Result<T, Status> {
-    let caller = principal::of(&request).map_err(|refused| to_status(&refused))?;
-    if caller.subject_id != PURGE {
-        return Err(svc_core::error::status(
-            ErrorKind::PermissionDenied,
-            "PERMISSION_DENIED",
-            "this credential does not allow it",
-            None,
-            &[],
-        ));
-    }
-    Ok(request.into_inner())
-}
-
 fn step(step: Option<proto::Step>, kind: StepKind) -> Result<Step, Status> {
-    parse_step(step, kind).map_err(status)
-}
-
-fn parse_step(step: Option<proto::Step>, kind: StepKind) -> Result<Step, Invalid> {
-    let step = step.ok_or_else(|| Invalid::new("step", "is required"))?;
-    let subject = step.subject.ok_or_else(|| Invalid::new("step.subject", "is required"))?;
-    let account = AccountId::parse("step.subject.account_id", &subject.account_id)?;
-    let id = svc_core::id::parse_id("step.subject.subject_id", &subject.subject_id)?;
-    let subject = match subject.kind() {
-        proto::SubjectKind::Session => Subject::Session { account, session: SessionId(id) },
-        proto::SubjectKind::Account if id == account.0 => Subject::Account { account },
-        proto::SubjectKind::Account => {
-            return Err(Invalid::new("step.subject.account_id", "must be the account itself"));
-        }
-        proto::SubjectKind::Unspecified => return Err(Invalid::new("step.subject.kind", "is required")),
-    };
-    Ok(Step { purge_id: PurgeId::parse("step.purge_id", &step.purge_id)?, epoch: step.epoch, subject, kind })
+    wire::step(step, kind).map_err(status)
 }
 
 fn counts(counts: Counts) -> Vec<proto::KindCount> {
@@ -95,7 +58,7 @@ impl CustodianService for CustodianHandler {
         &self,
         request: Request<proto::DescribeRequest>,
     ) -> Result<Response<proto::DescribeResponse>, Status> {
-        only_purge(request)?;
+        wire::from_purge(request)?;
         Ok(Response::new(proto::DescribeResponse {
             service: NAME.to_owned(),
             contract_version: CONTRACT,
@@ -108,7 +71,7 @@ impl CustodianService for CustodianHandler {
         &self,
         request: Request<proto::FreezeRequest>,
     ) -> Result<Response<proto::FreezeResponse>, Status> {
-        let step = step(only_purge(request)?.step, StepKind::Freeze)?;
+        let step = step(wire::from_purge(request)?.step, StepKind::Freeze)?;
         let frozen = self.custodian.freeze(step).await.map_err(status)?;
         Ok(Response::new(proto::FreezeResponse { known: frozen.known }))
     }
@@ -117,7 +80,7 @@ impl CustodianService for CustodianHandler {
         &self,
         request: Request<proto::ThawRequest>,
     ) -> Result<Response<proto::ThawResponse>, Status> {
-        let step = step(only_purge(request)?.step, StepKind::Thaw)?;
+        let step = step(wire::from_purge(request)?.step, StepKind::Thaw)?;
         self.custodian.thaw(step).await.map_err(status)?;
         Ok(Response::new(proto::ThawResponse {}))
     }
@@ -128,7 +91,7 @@ impl CustodianService for CustodianHandler {
         &self,
         request: Request<proto::InventoryRequest>,
     ) -> Result<Response<Self::InventoryStream>, Status> {
-        let step = step(only_purge(request)?.step, StepKind::Inventory)?;
+        let step = step(wire::from_purge(request)?.step, StepKind::Inventory)?;
         self.custodian.inventory(step).await.map_err(status)?;
         Ok(Response::new(tokio_stream::empty()))
     }
@@ -137,7 +100,7 @@ impl CustodianService for CustodianHandler {
         &self,
         request: Request<proto::EraseRequest>,
     ) -> Result<Response<proto::EraseResponse>, Status> {
-        let step = step(only_purge(request)?.step, StepKind::Erase)?;
+        let step = step(wire::from_purge(request)?.step, StepKind::Erase)?;
         let erased = self.custodian.erase(step).await.map_err(status)?;
         Ok(Response::new(proto::EraseResponse {
             deleted: counts(erased.deleted),
@@ -150,7 +113,7 @@ impl CustodianService for CustodianHandler {
         &self,
         request: Request<proto::VerifyRequest>,
     ) -> Result<Response<proto::VerifyResponse>, Status> {
-        let step = step(only_purge(request)?.step, StepKind::Verify)?;
+        let step = step(wire::from_purge(request)?.step, StepKind::Verify)?;
         let verified = self.custodian.verify(step).await.map_err(status)?;
         Ok(Response::new(proto::VerifyResponse {
             residue: counts(verified.residue),
@@ -162,7 +125,7 @@ impl CustodianService for CustodianHandler {
         &self,
         request: Request<proto::CommitRequest>,
     ) -> Result<Response<proto::CommitResponse>, Status> {
-        let step = step(only_purge(request)?.step, StepKind::Commit)?;
+        let step = step(wire::from_purge(request)?.step, StepKind::Commit)?;
         let committed = self.custodian.commit(step).await.map_err(status)?;
         Ok(Response::new(proto::CommitResponse { committed_at: Some(timestamp(committed.at)) }))
     }
@@ -171,19 +134,11 @@ impl CustodianService for CustodianHandler {
         &self,
         request: Request<proto::ListAllRequest>,
     ) -> Result<Response<proto::ListAllResponse>, Status> {
-        let request = only_purge(request)?;
+        let request = wire::from_purge(request)?;
         let size = page::size(request.page_size, PAGE_SIZE.0, PAGE_SIZE.1).map_err(status)?;
         let page = self.custodian.list(size, &request.page_token).await.map_err(status)?;
-        let subjects = page.items.into_iter().map(|subject| proto::Subject {
-            kind: match subject {
-                Subject::Session { .. } => proto::SubjectKind::Session.into(),
-                Subject::Account { .. } => proto::SubjectKind::Account.into(),
-            },
-            subject_id: subject.id().to_string(),
-            account_id: subject.account().to_string(),
-        });
         Ok(Response::new(proto::ListAllResponse {
-            subjects: subjects.collect(),
+            subjects: page.items.into_iter().map(Into::into).collect(),
             next_page_token: page.next_page_token,
         }))
     }
@@ -192,7 +147,7 @@ impl CustodianService for CustodianHandler {
         &self,
         request: Request<proto::CheckInvariantsRequest>,
     ) -> Result<Response<proto::CheckInvariantsResponse>, Status> {
-        only_purge(request)?;
+        wire::from_purge(request)?;
         let invariants = self.custodian.check_invariants().await.map_err(status)?;
         let checked = invariants.iter().map(|invariant| invariant.name.to_owned()).collect();
         let violations = invariants
