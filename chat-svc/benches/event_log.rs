@@ -1,10 +1,9 @@
 //! The event journal against what it stands on: bare multi-row inserts of the same rows, in batches of the same
 //! size, over as many connections, with no fence, no order and no readers.
 //!
-//! Prints one line (what, ours, baseline, ratio, floor, verdict) from the medians of five rounds each, taken in
-//! turns, and fails on a miss beyond the noise. `fsync` is nearly free on a test disk, which flatters both alike.
+//! Fails on a miss beyond the noise.
 
-#![expect(clippy::print_stdout, clippy::expect_used, reason = "a benchmark talks to a person and may fail")]
+#![expect(clippy::expect_used, reason = "a benchmark may fail")]
 
 use std::{
     process::ExitCode,
@@ -21,20 +20,21 @@ use svc_core::{
     id::{AccountId, SessionId, TurnId},
     lifecycle::Lifecycle,
     pg::Pool,
-    testing::{TestDb, TestRedis},
+    testing::{
+        TestDb, TestRedis,
+        bench::{Floor, ROUNDS, compare},
+    },
     wake::Wake,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-const ROUNDS: usize = 5;
 const TURNS: usize = 1000;
 const EVENTS_A_TURN: usize = 100;
 const BATCH: usize = 2000;
 const WRITERS: usize = 2;
-const FLOOR: f64 = 0.7;
-const NOISE: f64 = 0.2;
+const FLOOR: Floor = Floor::AtLeast(0.7);
 
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -46,19 +46,9 @@ fn main() -> ExitCode {
             bare.push(inserts(&db).await);
         }
     });
-    let (ours, bare) = (median(ours), median(bare));
-    let ratio = ours / bare;
-    let missed = ratio < FLOOR * (1.0 - NOISE);
-    let verdict = if ratio >= FLOOR { "ok" } else { "miss" };
-    println!(
-        "event log: {ours:.0} events/s, bare inserts {bare:.0} events/s, ratio {ratio:.2}, floor {FLOOR}, {verdict}"
-    );
-    if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-}
-
-fn median(mut rates: Vec<f64>) -> f64 {
-    rates.sort_by(f64::total_cmp);
-    rates[rates.len() / 2]
+    let met =
+        compare("event log", &mut ours, ("bare inserts", &mut bare), FLOOR, |rate| format!("{rate:.0}/s"));
+    if met { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn rate(began: Instant) -> f64 {

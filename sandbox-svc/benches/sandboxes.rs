@@ -5,16 +5,9 @@
 //! * A cold create from the wish to the guest's answer, through queue, lease and rows, beside creating and starting
 //!   a container with the same configuration and not asking whether anything answers in it.
 //!
-//! Each prints one line (what, ours, baseline, ratio, floor, verdict) from the medians of five rounds taken in turns
-//! with their baseline. A miss beyond the noise fails. `fsync` is nearly free on a test disk, which flatters whatever
-//! writes rows.
+//! A miss beyond the noise fails.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a benchmark talks to a person and may fail"
-)]
+#![expect(clippy::expect_used, clippy::panic, reason = "a benchmark may fail")]
 
 use std::{
     collections::BTreeMap,
@@ -44,14 +37,15 @@ use svc_core::{
     lease::Singleton,
     lifecycle::Lifecycle,
     pg::Tx,
-    testing::{TestDb, TestRedis},
+    testing::{
+        TestDb, TestRedis,
+        bench::{Floor, ROUNDS, compare, milliseconds},
+    },
     wake::Wake,
 };
 
-const ROUNDS: usize = 5;
 const EXECS: u32 = 20;
 const CREATES: u32 = 3;
-const NOISE: f64 = 0.2;
 
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -191,19 +185,9 @@ fn config(base: &tempfile::TempDir, installation: &Installation) -> Config {
     Config::load(Some(&file)).expect("a configuration")
 }
 
-/// One line, and whether the floor is met, noise allowed for. `floor` is the most that `ours` may be of `bare`.
-fn line(what: &str, ours: &mut [Duration], bare: (&str, &mut [Duration]), floor: f64) -> bool {
-    let (name, bare) = bare;
-    let (ours, bare) = (median(ours), median(bare));
-    let ratio = ours.as_secs_f64() / bare.as_secs_f64();
-    let verdict = if ratio <= floor { "ok" } else { "miss" };
-    println!("{what}: {ours:.2?}, {name} {bare:.2?}, ratio {ratio:.3}, floor {floor:.3}, {verdict}");
-    ratio <= floor * (1.0 + NOISE)
-}
-
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort();
-    times[times.len() / 2]
+/// One line, and whether ours took at most the share `floor` of `bare`.
+fn line(what: &str, ours: &mut [f64], bare: (&str, &mut [f64]), floor: f64) -> bool {
+    compare(what, ours, bare, Floor::AtMost(floor), milliseconds)
 }
 
 async fn exec(ground: &Ground) -> bool {
@@ -229,14 +213,14 @@ async fn exec(ground: &Ground) -> bool {
                 record.state == ExecState::Finished && record.outcome.is_some_and(|end| end.exit_code == 0)
             );
         }
-        ours.push(began.elapsed() / EXECS);
+        ours.push((began.elapsed() / EXECS).as_secs_f64());
         let began = Instant::now();
         for _ in 0..EXECS {
             let mut docker = Process::new("docker");
             docker.args(["--host", &docker_host(), "exec", &id, "/bin/true"]).stdin(Stdio::null());
             assert!(docker.status().expect("docker exec").success());
         }
-        bare.push(began.elapsed() / EXECS);
+        bare.push((began.elapsed() / EXECS).as_secs_f64());
     }
     ground.remove(owner, sandbox.id).await;
     line("exec through the guest", &mut ours, ("docker exec", &mut bare), 1.0 / 10.0)
@@ -254,11 +238,11 @@ async fn claim(ground: &Ground) -> bool {
     for _ in 0..ROUNDS {
         let began = Instant::now();
         let (owner, claimed) = ground.wish().await;
-        ours.push(began.elapsed());
+        ours.push(began.elapsed().as_secs_f64());
         assert!(claimed.warm && claimed.state == State::Running, "{claimed:?}");
         ground.remove(owner, claimed.id).await;
         let (took, id) = ground.raw().await;
-        bare.push(took);
+        bare.push(took.as_secs_f64());
         ground.remove_raw(&id).await;
     }
     line("warm claim", &mut ours, ("raw create and start", &mut bare), 1.0 / 30.0)
@@ -277,8 +261,8 @@ async fn cold(ground: &Ground) -> bool {
             raw += took;
             ground.remove_raw(&id).await;
         }
-        ours.push(served / CREATES);
-        bare.push(raw / CREATES);
+        ours.push((served / CREATES).as_secs_f64());
+        bare.push((raw / CREATES).as_secs_f64());
     }
     line("cold create", &mut ours, ("raw create and start", &mut bare), 1.1)
 }

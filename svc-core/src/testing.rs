@@ -4,6 +4,7 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test without its database has failed")]
 
+pub mod bench;
 mod db;
 mod fault_proxy;
 mod redis;

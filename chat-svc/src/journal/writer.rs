@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use opentelemetry::{global, metrics::Histogram};
 use svc_core::{
     error::Chain,
     failpoint,
@@ -25,7 +26,10 @@ use svc_core::{
     lifecycle::Lifecycle,
     pg::{self, Pool},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{JournalConfig, hub::Hub};
@@ -84,7 +88,8 @@ impl Writer {
         // Bounded in bytes by `room`, which every event holds a piece of.
         let (queue, entries) = mpsc::unbounded_channel();
         let max_queued_bytes = config.max_queued_bytes.min(Semaphore::MAX_PERMITS);
-        let task = Task { config, pool, hub, entries, locked: BTreeMap::new(), held: None };
+        let commits = commits();
+        let task = Task { config, pool, hub, entries, commits, locked: BTreeMap::new(), held: None };
         // It ends with the last handle: workers flush on their way out.
         drop(lifecycle.spawn("journal writer", task.run(lifecycle.hard())));
         Self { queue, room: Arc::new(Semaphore::new(max_queued_bytes)), max_queued_bytes }
@@ -167,6 +172,7 @@ struct Task {
     pool: Pool,
     hub: Hub,
     entries: mpsc::UnboundedReceiver<Entry>,
+    commits: Histogram<f64>,
     /// Turns whose row was locked when the last batch was written: they come first in the next.
     locked: BTreeMap<TurnId, Portion>,
     /// An entry that did not fit into the last batch.
@@ -259,8 +265,10 @@ impl Task {
         if pending.is_empty() {
             return;
         }
+        let began = Instant::now();
         match self.write(&pending, Try::First).await {
             Ok(verdicts) => {
+                self.commits.record(began.elapsed().as_secs_f64(), &[]);
                 failpoint::hit("chat.journal.committed").await;
                 for (portion, verdict) in pending.into_iter().zip(verdicts) {
                     self.close(portion, verdict);
@@ -386,6 +394,19 @@ impl Portion {
             let _gone = done.send(());
         }
     }
+}
+
+/// How long commits take: what an event waits for, once or twice, before anybody is shown it.
+fn commits() -> Histogram<f64> {
+    let halves = [1.0, 1.5].into_iter();
+    let boundaries =
+        (0..13).flat_map(|power| halves.clone().map(move |half| 0.000_25 * half * f64::from(1 << power)));
+    global::meter("steward.chat")
+        .f64_histogram("steward.journal.commit.duration")
+        .with_unit("s")
+        .with_description("Time to commit one batch of the event journal.")
+        .with_boundaries(boundaries.collect())
+        .build()
 }
 
 /// Whether trying again later may help. Only what the database says about these very rows is for ever: any other

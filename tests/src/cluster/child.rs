@@ -60,6 +60,25 @@ impl Child {
         format!("http://{}", self.process.listen)
     }
 
+    /// Base URL at which operators ask it how it is.
+    pub fn operator_url(&self) -> String {
+        self.process.operator_url()
+    }
+
+    /// Processor time it has taken so far, in user space and for it in the kernel.
+    pub fn processor_time(&self) -> Duration {
+        let pid = self.pid();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        // utime and stime are the 14th and 15th field; the name, in parentheses, is the second.
+        let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+    }
+
+    fn pid(&self) -> u32 {
+        self.running.as_ref().and_then(tokio::process::Child::id).unwrap()
+    }
+
     /// Whether it was started and has not been seen to end.
     pub fn is_running(&self) -> bool {
         self.running.is_some()
@@ -84,7 +103,7 @@ impl Child {
 
     /// Waits until it stands at an armed fail point that stops it.
     pub async fn until_stopped(&self, within: Duration) {
-        let pid = self.running.as_ref().and_then(tokio::process::Child::id).unwrap();
+        let pid = self.pid();
         eventually(format!("{} stops", self.name()), within, async || {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
             // The state follows the name, which is in parentheses.
@@ -115,8 +134,7 @@ impl Child {
         if signal == Signal::TERM {
             self.asked_to_stop = Some(Instant::now());
         }
-        let pid = self.running.as_ref().and_then(tokio::process::Child::id).unwrap();
-        kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+        kill_process(Pid::from_raw(self.pid().cast_signed()).unwrap(), signal).unwrap();
     }
 
     /// Ends it as a power cut does.

@@ -1,0 +1,252 @@
+//! What Steward adds to a model's stream: 200 clients watch 200 turns on a plane of real processes, and beside it 200
+//! clients read the same upstream through a bare proxy that stores nothing.
+//!
+//! The upstream speaks the real wire format and writes into every chunk when it was sent, so each chunk's age is known
+//! where it arrives. Compared are the 99th percentiles over all chunks of a round; a chunk through the plane is
+//! committed before it is shown, so it is allowed one commit (its 99th percentile in the same round) and 2 ms more.
+//! What an event costs the gateway and chat-svc in processor time is printed below.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark talks to a person and may fail")]
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    process::ExitCode,
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
+use axum::{Router, body::Body, extract::State, response::Response, routing::post};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use reqwest::{Client, header};
+use serde_json::json;
+use steward::plane::Service;
+use suite_tests::{actors::Tenant, cluster::Cluster};
+use svc_core::testing::bench::{Floor, ROUNDS, compare, median, milliseconds};
+use tokio::{net::TcpListener, task::JoinSet};
+
+const STREAMS: usize = 200;
+const CHUNKS: usize = 100;
+/// Between two chunks of one stream: 20 a second, as a fast model speaks.
+const PACE: Duration = Duration::from_millis(50);
+const ALLOWANCE: Duration = Duration::from_millis(2);
+/// Precedes the time at which a chunk was sent, in microseconds since [`START`].
+const MARK: u8 = b'@';
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn main() -> ExitCode {
+    LazyLock::force(&START);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    if runtime.block_on(measure()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn measure() -> bool {
+    let mut servers = JoinSet::new();
+    let upstream = serve(&mut servers, Router::new().route("/v1/chat/completions", post(speak))).await;
+    let upstream = format!("http://{upstream}/v1/chat/completions");
+    let proxy = Router::new().route("/", post(pass_on)).with_state((Client::new(), upstream.clone()));
+    let proxy = format!("http://{}/", serve(&mut servers, proxy).await);
+    let base = upstream.trim_end_matches("/chat/completions");
+    let model = format!(
+        "models.upstream = {{ api = 'openai', model = 'clock', endpoint = {{ base_url = '{base}' }} }}\n\
+         routes.default = ['upstream']"
+    );
+    let limits = "streams.max_per_principal = 1000\nrate_limit.burst = 10000\nrate_limit.per_second = 10000";
+    let mut cluster = Cluster::builder()
+        .production_times()
+        .settings(Service::Chat, &model)
+        .settings(Service::Gateway, limits)
+        .start()
+        .await;
+    let tenant = cluster.tenant("bench").await;
+
+    let (mut ours, mut allowed, mut bare, mut commits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut edge, mut chat) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let before = Reading::take(&mut cluster).await;
+        ours.push(percentile_99(through_the_plane(&tenant).await));
+        let after = Reading::take(&mut cluster).await;
+        let events = after.events - before.events;
+        edge.push((after.gateway - before.gateway).as_secs_f64() / events);
+        chat.push((after.chat - before.chat).as_secs_f64() / events);
+        let commit = before.commits.until(&after.commits);
+        commits.push(commit);
+        let proxied = percentile_99(through_the_proxy(&proxy).await);
+        bare.push(proxied);
+        allowed.push(proxied + commit + ALLOWANCE.as_secs_f64());
+    }
+    cluster.stop().await;
+
+    let met = compare(
+        "streaming, p99 of a chunk at 200 streams",
+        &mut ours,
+        ("bare proxy + one commit + 2 ms", &mut allowed),
+        Floor::AtMost(1.0),
+        milliseconds,
+    );
+    println!("  bare proxy {}, p99 of a commit {}", show(&mut bare), show(&mut commits));
+    println!("  processor time of an event: gateway {}, chat-svc {}", show(&mut edge), show(&mut chat));
+    met
+}
+
+fn show(seconds: &mut [f64]) -> String {
+    milliseconds(median(seconds))
+}
+
+/// What the plane's processes have done so far.
+struct Reading {
+    gateway: Duration,
+    chat: Duration,
+    events: f64,
+    commits: Histogram,
+}
+
+impl Reading {
+    async fn take(cluster: &mut Cluster) -> Self {
+        let mut db = cluster.administrator().await;
+        let events: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM chat.turn_events").fetch_one(&mut db).await.unwrap();
+        let page = reqwest::get(format!("{}/metrics", cluster.process("chat").operator_url())).await.unwrap();
+        Self {
+            gateway: cluster.process("gateway").processor_time(),
+            chat: cluster.process("chat").processor_time(),
+            #[expect(clippy::cast_precision_loss, reason = "far below the precision's end")]
+            events: events as f64,
+            commits: Histogram::read(&page.text().await.unwrap(), "steward_journal_commit_duration_seconds"),
+        }
+    }
+}
+
+/// Upper bounds and how many observations lay at or below each.
+struct Histogram(Vec<(f64, f64)>);
+
+impl Histogram {
+    fn read(page: &str, name: &str) -> Self {
+        let prefix = format!("{name}_bucket{{");
+        let buckets = page.lines().filter(|line| line.starts_with(&prefix)).map(|line| {
+            let bound = line.split("le=\"").nth(1).unwrap().split('"').next().unwrap();
+            let count = line.rsplit(' ').next().unwrap().parse().unwrap();
+            (bound.parse().unwrap_or(f64::INFINITY), count)
+        });
+        Self(buckets.collect())
+    }
+
+    /// The 99th percentile of what was observed from here until `later`, between the bounds of its bucket.
+    fn until(&self, later: &Self) -> f64 {
+        let before = |index: usize| self.0.get(index).map_or(0.0, |(_, count)| *count);
+        let counts: Vec<(f64, f64)> = later
+            .0
+            .iter()
+            .enumerate()
+            .map(|(index, (bound, count))| (*bound, count - before(index)))
+            .collect();
+        let wanted = counts.last().unwrap().1 * 0.99;
+        let (mut low, mut below) = (0.0, 0.0);
+        for (bound, count) in counts {
+            if count >= wanted {
+                return low + (bound - low) * (wanted - below) / (count - below);
+            }
+            (low, below) = (bound, count);
+        }
+        f64::INFINITY
+    }
+}
+
+async fn serve(servers: &mut JoinSet<()>, router: Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    servers.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    address
+}
+
+/// The upstream: a chunk at every tick, with the time at which it was sent.
+async fn speak() -> Response {
+    // Streams that begin together would speak together, as no two models do.
+    let offset = PACE.mul_f64(rand::random::<f64>());
+    let chunks = stream::unfold((0, tokio::time::Instant::now() + offset), |(number, due)| async move {
+        tokio::time::sleep_until(due).await;
+        let delta = match number {
+            0..CHUNKS => json!({ "content": format!("a token{}{} ", char::from(MARK), now()) }),
+            CHUNKS => json!({}),
+            _ => return None,
+        };
+        let finish = if number == CHUNKS { Some("stop") } else { None };
+        let choice = json!({ "index": 0, "delta": delta, "finish_reason": finish });
+        let chunk =
+            json!({ "id": "c", "object": "chat.completion.chunk", "model": "clock", "choices": [choice] });
+        let end = if number == CHUNKS { "data: [DONE]\n\n" } else { "" };
+        Some((Ok::<_, Infallible>(format!("data: {chunk}\n\n{end}")), (number + 1, due + PACE)))
+    });
+    event_stream(chunks.map(|chunk| chunk.map(Bytes::from)))
+}
+
+/// The baseline: what comes from the upstream goes to the client.
+async fn pass_on(State((client, upstream)): State<(Client, String)>, body: Bytes) -> Response {
+    let answer = client.post(upstream).header(header::CONTENT_TYPE, "application/json").body(body);
+    event_stream(answer.send().await.unwrap().bytes_stream())
+}
+
+fn event_stream<E>(chunks: impl Stream<Item = Result<Bytes, E>> + Send + 'static) -> Response
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+{
+    let response = Response::builder().header(header::CONTENT_TYPE, "text/event-stream");
+    response.body(Body::from_stream(chunks)).unwrap()
+}
+
+fn now() -> u128 {
+    START.elapsed().as_micros()
+}
+
+/// Ages of the chunks, in seconds.
+async fn through_the_plane(tenant: &Tenant) -> Vec<f64> {
+    let client = Client::new();
+    let mut turns = JoinSet::new();
+    for _ in 0..STREAMS {
+        let (tenant, client) = (tenant.clone(), client.clone());
+        turns.spawn(async move {
+            let session = tenant.session().await;
+            let url = format!("{}/v1/sessions/{session}/turns:run", tenant.api.url());
+            let request =
+                client.post(url).bearer_auth(&tenant.token).header(header::ACCEPT, "text/event-stream");
+            ages(request.json(&json!({ "input": "speak" })).send().await.unwrap()).await
+        });
+    }
+    turns.join_all().await.concat()
+}
+
+async fn through_the_proxy(proxy: &str) -> Vec<f64> {
+    let client = Client::new();
+    let mut calls = JoinSet::new();
+    for _ in 0..STREAMS {
+        let request = client.post(proxy).json(&json!({ "model": "clock", "stream": true, "messages": [] }));
+        calls.spawn(async move { ages(request.send().await.unwrap()).await });
+    }
+    calls.join_all().await.concat()
+}
+
+/// Reads a stream to its end; the age of every chunk when it arrived.
+async fn ages(mut answer: reqwest::Response) -> Vec<f64> {
+    assert!(answer.status().is_success(), "{answer:?}");
+    let (mut ages, mut tail) = (Vec::with_capacity(CHUNKS), Vec::new());
+    while let Some(bytes) = answer.chunk().await.unwrap() {
+        let arrived = now();
+        tail.extend_from_slice(&bytes);
+        while let Some(mark) = memchr::memchr(MARK, &tail) {
+            let Some(end) = memchr::memchr(b' ', &tail[mark..]) else { break };
+            let sent: u128 = std::str::from_utf8(&tail[mark + 1..mark + end]).unwrap().parse().unwrap();
+            let age = u64::try_from(arrived - sent).unwrap();
+            ages.push(Duration::from_micros(age).as_secs_f64());
+            tail.drain(..mark + end);
+        }
+    }
+    assert_eq!(ages.len(), CHUNKS, "{}", String::from_utf8_lossy(&tail));
+    ages
+}
+
+fn percentile_99(mut ages: Vec<f64>) -> f64 {
+    ages.sort_by(f64::total_cmp);
+    ages[ages.len() * 99 / 100]
+}
