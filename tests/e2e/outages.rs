@@ -197,3 +197,27 @@ async fn docker_away_or_hung_holds_up_new_sandboxes_and_nothing_else() {
     }
     scene.close("outages of Docker", rounds * 2).await;
 }
+
+#[tokio::test]
+async fn docker_restarted_ends_what_ran_in_it_and_loses_no_work() {
+    let mut scene = Scene::open(plane().own_engine()).await;
+    let rounds = rounds("outages", 1);
+    for _ in 0..rounds {
+        let load = scene.load().await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        scene.cluster.stop_engine().await;
+        tokio::time::sleep(AWAY).await;
+        scene.cluster.start_engine().await;
+        let outcome = load.end().await;
+        outcome.assert_civil(false);
+        // The container ended in the middle of a command. Its session goes on in a new one, on the same workspace,
+        // where the command is not repeated.
+        scene.settle(&outcome).await;
+        let alone = async || {
+            let containers = scene.cluster.containers().await;
+            (containers.len() == 1 && containers[0].state == "running").then_some(())
+        };
+        eventually("one container runs and none is left over", Duration::from_secs(20), alone).await;
+    }
+    scene.close("restarts of Docker", rounds).await;
+}

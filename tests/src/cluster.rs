@@ -24,7 +24,7 @@ use steward::{
 };
 use steward_stack::{
     Daemon, Engine, Home, Stack,
-    docker::{Container, Volume},
+    docker::{self, Container, Volume},
     exec::{INSTALLATION_LABEL, TEST_RUN},
     redis,
     terminal::Stages,
@@ -47,12 +47,17 @@ pub struct Builder {
     services: Vec<Service>,
     overrides: Overrides,
     wired: bool,
+    own_engine: bool,
 }
 
 impl Default for Builder {
     fn default() -> Self {
-        let mut builder =
-            Self { services: Service::ALL.to_vec(), overrides: Overrides::default(), wired: false };
+        let mut builder = Self {
+            services: Service::ALL.to_vec(),
+            overrides: Overrides::default(),
+            wired: false,
+            own_engine: false,
+        };
         for (service, settings) in SHORT_TIMES {
             builder = builder.settings(*service, settings);
         }
@@ -108,6 +113,13 @@ impl Builder {
         self
     }
 
+    /// Runs a Docker engine for this cluster alone, which can be stopped: it takes root.
+    #[must_use]
+    pub fn own_engine(mut self) -> Self {
+        self.own_engine = true;
+        self
+    }
+
     /// Starts everything and waits until it is ready.
     pub async fn start(self) -> Cluster {
         Cluster::start(self).await
@@ -135,6 +147,8 @@ pub struct Cluster {
     installation: String,
     children: Vec<Child>,
     redis: Option<Daemon>,
+    /// The engine, if it is the cluster's own and runs.
+    dockerd: Option<Daemon>,
     stack: Stack,
     background: JoinSet<anyhow::Result<()>>,
     closing: CancellationToken,
@@ -167,6 +181,12 @@ impl Cluster {
         let home = ScratchHome { home: Home::open(directory.path()).unwrap(), _directory: directory };
         let stack = Stack::up(&home, Stages::silent()).await.unwrap();
         let redis = redis::start(&home).await.unwrap();
+        let (engine, dockerd) = if builder.own_engine {
+            let (engine, dockerd) = docker::start_private(&home).await.unwrap();
+            (engine, Some(dockerd))
+        } else {
+            (stack.engine.clone(), None)
+        };
         let traces = Traces::at(home.directory("traces").unwrap());
         let receiver = Receiver::bind(0, traces.clone()).await.unwrap();
 
@@ -181,7 +201,7 @@ impl Cluster {
         let wires = if builder.wired { Some(Wires::lay(&stack).await) } else { None };
         let (database_url, docker_host) = match &wires {
             Some(wires) => (wires.database_url(&stack), wires.docker_host()),
-            None => (stack.database_url.clone(), stack.engine.host().to_owned()),
+            None => (stack.database_url.clone(), engine.host().to_owned()),
         };
         let ground = Ground {
             database: Database::at(&database_url, &name).unwrap(),
@@ -189,7 +209,7 @@ impl Cluster {
             docker_host,
             otlp_url: receiver.url(),
             guest: guest(),
-            image: image(stack.engine.host()),
+            image: image(engine.host()),
             installation: installation.clone(),
         };
         let port = home.port("gateway").unwrap();
@@ -201,7 +221,7 @@ impl Cluster {
         let children = plane.processes.iter().map(|process| Child::start(process, &home)).collect();
         let mut cluster = Self {
             url: plane.url().unwrap(),
-            engine: stack.engine.clone(),
+            engine,
             traces,
             database,
             redis_url: redis.url,
@@ -210,6 +230,7 @@ impl Cluster {
             installation,
             children,
             redis: Some(redis.daemon),
+            dockerd,
             stack,
             background,
             closing,
@@ -281,6 +302,20 @@ impl Cluster {
         self.redis = Some(redis::start(&self.home).await.unwrap().daemon);
     }
 
+    /// Stops the engine as its package does at an upgrade: every container ends with it.
+    ///
+    /// # Panics
+    /// Unless the cluster was built with [`Builder::own_engine`].
+    pub async fn stop_engine(&mut self) {
+        self.dockerd.take().unwrap().stop(docker::STOP).await.unwrap();
+    }
+
+    /// Starts the engine again, on what it knew.
+    pub async fn start_engine(&mut self) {
+        assert!(self.dockerd.is_none());
+        self.dockerd = Some(docker::start_private(&self.home).await.unwrap().1);
+    }
+
     /// Stops every process and checks that each drained in time and ended well; then removes what they made.
     pub async fn stop(mut self) {
         for child in self.children.iter_mut().filter(|child| child.is_running()) {
@@ -304,6 +339,9 @@ impl Cluster {
         }
         if let Some(redis) = self.redis.take() {
             redis.stop(redis::STOP).await.unwrap();
+        }
+        if let Some(dockerd) = self.dockerd.take() {
+            dockerd.stop(docker::STOP).await.unwrap();
         }
         self.stack.down().await.unwrap();
         assert!(failures.is_empty(), "{}", failures.join("\n"));

@@ -79,6 +79,12 @@ pub async fn start(home: &Home) -> Result<(Engine, Option<Daemon>)> {
              (sudo usermod -aG docker $USER), or set DOCKER_HOST"
         );
     }
+    let (engine, daemon) = start_private(home).await?;
+    Ok((engine, Some(daemon)))
+}
+
+/// An engine of this home's own, whatever else there is. It takes root.
+pub async fn start_private(home: &Home) -> Result<(Engine, Daemon)> {
     let socket = socket_path(home)?;
     let private = Engine::at(format!("unix://{}", socket.display()));
     let mut daemon = Daemon::start(home, "dockerd", command(home, &socket)?, "")?;
@@ -87,7 +93,7 @@ pub async fn start(home: &Home) -> Result<(Engine, Option<Daemon>)> {
         daemon.stop(STOP).await?;
         return Err(error);
     }
-    Ok((private, Some(daemon)))
+    Ok((private, daemon))
 }
 
 fn command(home: &Home, socket: &Path) -> Result<Command> {
