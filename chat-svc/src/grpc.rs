@@ -2,7 +2,6 @@
 
 pub mod chat;
 mod convert;
-pub mod custodian;
 pub mod stream;
 
 use svc_core::{

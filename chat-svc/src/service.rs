@@ -7,6 +7,7 @@ use svc_core::{
     auth::{Authenticator, CachedTokens, ContractError, Methods, remote::RegistryTokens},
     client::{self, Peer},
     clock::SystemClock,
+    custody::server::CustodianHandler,
     id,
     lifecycle::Lifecycle,
     pg::{self, MigrateError, Pool},
@@ -30,7 +31,7 @@ use crate::{
     },
     client::sandbox::Sandboxes,
     config::{Config, ConfigError, ModelSection},
-    grpc::{chat::ChatHandler, custodian::CustodianHandler, stream::Streams},
+    grpc::{chat::ChatHandler, stream::Streams},
     journal::Journal,
     model::{
         breakers::LocalBreakers,
@@ -149,7 +150,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
     let streams = Streams::new(lifecycle.clone(), config.journal.slow_reader);
     Server::new(NAME, config.server, authenticator)
         .service(ChatHandler::new(sessions, turns, streams).into_server())
-        .service(CustodianHandler::new(custodian).into_server())
+        .service(CustodianHandler::new(NAME, custodian).into_server())
         .ready_when(pool)
         .start(bound, metrics, &lifecycle)?;
     Ok(())

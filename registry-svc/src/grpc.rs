@@ -4,7 +4,6 @@ pub mod accounts;
 pub mod agents;
 pub mod auth;
 mod convert;
-pub mod custodian;
 pub mod heartbeats;
 mod json;
 pub mod relay;

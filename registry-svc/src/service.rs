@@ -6,6 +6,7 @@ use svc_core::{
     assertion::{LoadError, Verifier},
     auth::{Authenticator, CachedTokens, ContractError, Methods},
     clock::{SharedClock, SystemClock},
+    custody::server::CustodianHandler,
     id,
     lease::Singleton,
     lifecycle::Lifecycle,
@@ -31,8 +32,8 @@ use crate::{
     },
     config::{Config, HeartbeatConfig},
     grpc::{
-        accounts::AccountHandler, agents::AgentHandler, auth::AuthHandler, custodian::CustodianHandler,
-        heartbeats::BeatDoor, relay::RelayHandler,
+        accounts::AccountHandler, agents::AgentHandler, auth::AuthHandler, heartbeats::BeatDoor,
+        relay::RelayHandler,
     },
     store::{MIGRATOR, beats::BeatStore},
     worker,
@@ -116,7 +117,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
         .service(AccountHandler::new(accounts, tokens.clone()).into_server())
         .service(AuthHandler::new(tokens).into_server())
         .service(AgentHandler::new(agents, register, door).into_server())
-        .service(CustodianHandler::new(custodian).into_server())
+        .service(CustodianHandler::new(NAME, custodian).into_server())
         .service(RelayHandler::new(relay, config.relay.max_request_bytes).into_server())
         .ready_when(pool)
         .start(bound, metrics, &lifecycle)?;

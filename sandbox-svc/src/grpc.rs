@@ -1,7 +1,6 @@
 //! The wire: parse, call, map, answer.
 
 mod convert;
-pub mod custodian;
 pub mod sandbox;
 
 use svc_core::{

@@ -11,6 +11,7 @@ use svc_core::{
     backoff::Backoff,
     client::{self, Peer},
     clock::SystemClock,
+    custody::server::CustodianHandler,
     error::Chain,
     id::new_id,
     lease::Singleton,
@@ -26,7 +27,7 @@ use crate::{
     app::{Context, Served, Settings, Shared, custodian::Custodian},
     config::{Config, Unusable},
     engine::{EngineInfo, SharedEngine, docker::DockerEngine, limiter::Limited},
-    grpc::{custodian::CustodianHandler, sandbox::SandboxHandler},
+    grpc::sandbox::SandboxHandler,
     run_dirs::{self, RunDirectories},
     store::{MIGRATOR, engines},
     worker::{self, host::HostLevel},
@@ -117,7 +118,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
 
     let authenticator = Authenticator::new(Arc::new(methods), verifier, Arc::new(tokens));
     Server::new(NAME, server, authenticator)
-        .service(CustodianHandler::new(Custodian::new(ctx.clone())).into_server())
+        .service(CustodianHandler::new(NAME, Custodian::new(ctx.clone())).into_server())
         .service(SandboxHandler::new(ctx).into_server())
         .ready_when(pool)
         .start(bound, metrics, &lifecycle)?;

@@ -28,8 +28,10 @@ use crate::{
 };
 
 mod answers;
+pub mod custodian;
 pub mod data_map;
 mod machine;
+pub mod server;
 pub mod wire;
 
 pub use self::{

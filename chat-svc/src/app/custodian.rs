@@ -1,17 +1,17 @@
 //! chat-svc's half of an erasure: what it holds of a subject, how that is stopped, deleted and read back.
 //!
 //! Who may still write, which step may follow which, and that a step is answered the same again is
-//! [`svc_core::custody`]'s part. Answers are stored as this module's own records.
+//! [`svc_core::custody`]'s part. Answers are stored as records, not as the contract has them.
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use svc_core::{
-    audit::{self, SubjectHash},
     clock::SharedClock,
-    custody::{self, Answered, Step},
-    page::{self, Page},
-    pg::{Pool, Subject, SubjectKind, Tx},
+    custody::{
+        self, Answered, Step,
+        custodian::{self, Committed, Counts, Description, Done, Frozen, Invariant, Object, Verified},
+    },
+    pg::{Pool, Subject, Tx},
 };
-use uuid::Uuid;
 
 use super::{
     ending::{self, Ended},
@@ -19,15 +19,13 @@ use super::{
 };
 use crate::{
     domain::turn::{CancelCause, Input},
-    error::Result,
+    error::{Error, Result},
     journal::Journal,
     store::{
-        erasure::{self, Kind, Scope},
+        erasure::{self, Kind, SURVIVOR, Scope},
         sessions, turns,
     },
 };
-
-const SUBJECTS: &str = "chat.subjects";
 
 /// Rows that one call of Erase deletes at most: a call ends well before its caller's patience does.
 const ERASE_AT_ONCE: i64 = 20_000;
@@ -38,52 +36,19 @@ const ERASE_BATCH: i64 = 2_000;
 /// Ids that one broken invariant names at most.
 const MAX_OFFENDERS: i64 = 50;
 
-/// Rows by kind.
-pub type Counts = Vec<(String, i64)>;
-
-/// Answer of Freeze.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Frozen {
-    /// Whether there was anything of the subject.
-    pub known: bool,
-}
-
-/// Answer of Erase.
+/// Answer of Erase, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Erased {
+struct Erased {
     /// Rows deleted by this call.
-    pub deleted: Counts,
+    deleted: Counts,
     /// Whether nothing is left to do.
-    pub done: bool,
+    done: bool,
 }
 
-/// Answer of Verify.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verified {
-    /// Rows left, zeros included.
-    pub residue: Counts,
-    /// When it was read, by the database's clock.
-    pub at: chrono::DateTime<chrono::Utc>,
-}
-
-/// Answer of Commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Committed {
-    /// When.
-    pub at: chrono::DateTime<chrono::Utc>,
-}
-
-/// Answer of steps that say nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Done {}
-
-/// An invariant and the ids that break it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invariant {
-    /// Its name.
-    pub name: &'static str,
-    /// Ids that break it.
-    pub offenders: Vec<Uuid>,
+impl From<Erased> for custodian::Erased {
+    fn from(Erased { deleted, done }: Erased) -> Self {
+        Self { deleted, objects: Vec::new(), done }
+    }
 }
 
 /// Use cases of an erasure.
@@ -101,9 +66,24 @@ impl Custodian {
     pub fn new(pool: Pool, clock: SharedClock, journal: Journal, notices: Notices) -> Self {
         Self { pool, clock, journal, notices }
     }
+}
+
+impl custodian::Custodian for Custodian {
+    type Error = Error;
+
+    fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    fn describe(&self) -> Description {
+        Description {
+            kinds: erased_kinds().map(|kind| kind.name().to_owned()).collect(),
+            survivors: vec![SURVIVOR.to_owned()],
+        }
+    }
 
     /// Stops every writer of the subject and ends its turns.
-    pub async fn freeze(&self, step: Step) -> Result<Frozen> {
+    async fn freeze(&self, step: Step) -> Result<Frozen> {
         let mut open = match custody::begin_as(&self.pool, step).await? {
             Answered::Before(reply) => return Ok(reply),
             Answered::Now(open) => open,
@@ -120,20 +100,16 @@ impl Custodian {
         Ok(reply)
     }
 
-    /// Lets writers go on.
-    pub async fn thaw(&self, step: Step) -> Result<Done> {
-        self.answer(step, Done {}).await
-    }
-
-    /// What is outside Postgres: nothing yet.
-    pub async fn inventory(&self, step: Step) -> Result<Done> {
-        self.answer(step, Done {}).await
+    /// Nothing of it is outside Postgres.
+    async fn inventory(&self, step: Step) -> Result<Vec<Object>> {
+        custodian::answer(&self.pool, step, Done {}).await?;
+        Ok(Vec::new())
     }
 
     /// Deletes rows, kind by kind; what personal data the head holds goes too.
-    pub async fn erase(&self, step: Step) -> Result<Erased> {
+    async fn erase(&self, step: Step) -> Result<custodian::Erased> {
         let mut open = match custody::begin_as(&self.pool, step).await? {
-            Answered::Before(reply) => return Ok(reply),
+            Answered::Before(reply) => return Ok(Erased::into(reply)),
             Answered::Now(open) => open,
         };
         let scope = scope(step.subject);
@@ -155,16 +131,16 @@ impl Custodian {
             deleted.push((kind.name().to_owned(), count));
             if left == 0 {
                 open.pause().await?;
-                return Ok(Erased { deleted, done: false });
+                return Ok(Erased { deleted, done: false }.into());
             }
         }
         let reply = Erased { deleted, done: true };
         open.finish_as(&reply).await?;
-        Ok(reply)
+        Ok(reply.into())
     }
 
     /// Reads back what is left.
-    pub async fn verify(&self, step: Step) -> Result<Verified> {
+    async fn verify(&self, step: Step) -> Result<Verified> {
         let mut open = match custody::begin_as(&self.pool, step).await? {
             Answered::Before(reply) => return Ok(reply),
             Answered::Now(open) => open,
@@ -175,52 +151,22 @@ impl Custodian {
             .filter(|(kind, _)| *kind != Kind::Sessions)
             .map(|(kind, count)| (kind.name().to_owned(), count))
             .collect();
-        let reply = Verified { residue, at };
-        if reply.residue.iter().all(|(_, count)| *count == 0) {
-            open.finish_as(&reply).await?;
-        } else {
-            open.found_residue().await?;
-        }
-        Ok(reply)
+        Ok(open.finish_verify(residue, at).await?)
     }
 
     /// Deletes the heads: the tombstone alone stays.
-    pub async fn commit(&self, step: Step) -> Result<Committed> {
+    async fn commit(&self, step: Step) -> Result<Committed> {
         let mut open = match custody::begin_as(&self.pool, step).await? {
             Answered::Before(reply) => return Ok(reply),
             Answered::Now(open) => open,
         };
         let scope = scope(step.subject);
         while erasure::delete_some(open.tx(), Kind::Sessions, scope, ERASE_BATCH).await? > 0 {}
-        let at = self.clock.now();
-        let act = audit::Act {
-            act: match step.subject.kind() {
-                SubjectKind::Session => "session.erased",
-                SubjectKind::Account => "account.erased",
-            },
-            subject: SubjectHash::of(&step.subject.kind().to_string(), step.subject.id()),
-            generation: step.epoch,
-            principal_id: "purge-svc",
-            at,
-        };
-        audit::record(open.tx(), &act).await?;
-        let reply = Committed { at };
-        open.finish_as(&reply).await?;
-        Ok(reply)
-    }
-
-    /// Subjects that are not erased.
-    pub async fn list(&self, size: u32, token: &str) -> Result<Page<Subject>> {
-        let after = page::cursor::<(bool, Uuid)>(SUBJECTS, token)?;
-        let after = after
-            .map(|(session, id)| (if session { SubjectKind::Session } else { SubjectKind::Account }, id));
-        let mut db = self.pool.acquire().await?;
-        let rows = custody::list(&mut db, after, i64::from(size) + 1).await?;
-        Ok(Page::cut(SUBJECTS, rows, size, |last| (last.kind() == SubjectKind::Session, last.id())))
+        Ok(open.finish_commit(self.clock.now()).await?)
     }
 
     /// Runs the custody invariants.
-    pub async fn check_invariants(&self) -> Result<Vec<Invariant>> {
+    async fn check_invariants(&self) -> Result<Vec<Invariant>> {
         let mut db = self.pool.acquire().await?;
         Ok(vec![
             Invariant {
@@ -237,7 +183,9 @@ impl Custodian {
             },
         ])
     }
+}
 
+impl Custodian {
     async fn end_turns(&self, tx: &mut Tx, scope: Scope) -> Result<Vec<Ended>> {
         let mut ended = Vec::new();
         for id in turns::list_open_of(tx, scope.account_id, scope.session_id).await? {
@@ -252,16 +200,6 @@ impl Custodian {
             sessions::touch(tx, scope.account_id, session, self.clock.now()).await?;
         }
         Ok(ended)
-    }
-
-    async fn answer<T: Serialize + DeserializeOwned + Sync>(&self, step: Step, reply: T) -> Result<T> {
-        match custody::begin_as(&self.pool, step).await? {
-            Answered::Before(before) => Ok(before),
-            Answered::Now(open) => {
-                open.finish_as(&reply).await?;
-                Ok(reply)
-            }
-        }
     }
 }
 

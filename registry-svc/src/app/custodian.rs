@@ -12,31 +12,27 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use svc_core::{
-    audit::{self, Act, SubjectHash},
     clock::SharedClock,
-    custody::{self, Answered, Step, StepKind},
+    custody::{
+        self, Answered, Step, StepKind,
+        custodian::{self, Committed, Counts, Description, Frozen, Invariant, Object, Outcome, Verified},
+    },
     id::AgentId,
-    page::{self, Page},
-    pg::{Pool, Subject, SubjectKind, Tx},
+    pg::{Pool, Subject, Tx},
 };
 use uuid::Uuid;
 
 use super::heartbeat::Memory;
 use crate::{
-    error::Result,
+    error::{Error, Result},
     store::{
         beats::BeatStore,
         erasure::{self, Kind},
     },
 };
 
-const SUBJECTS: &str = "registry.subjects";
-
-/// Who the audit log names.
-const PURGE: &str = "purge-svc";
-
 /// What is kept of an agent in Redis, as the contract names it.
-pub const BEATS: &str = "registry.heartbeats";
+const BEATS: &str = "registry.heartbeats";
 
 /// Rows that one call of Erase deletes at most, and one statement.
 const ERASE_AT_ONCE: i64 = 20_000;
@@ -45,61 +41,40 @@ const ERASE_BATCH: i64 = 2_000;
 /// Ids that one broken invariant names at most.
 const MAX_OFFENDERS: i64 = 50;
 
-/// What there is of each kind.
-pub type Counts = Vec<(String, i64)>;
-
-/// Answer of Freeze.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Frozen {
-    /// Whether there was anything of the subject.
-    pub known: bool,
-}
-
-/// Answer of Inventory.
+/// Answer of Inventory, as it is stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listed {
+struct Listed {
     /// Agents of which something may be in Redis.
-    pub agents: BTreeSet<Uuid>,
+    agents: BTreeSet<Uuid>,
 }
 
-/// Answer of Erase.
+/// Answer of Erase, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Erased {
+struct Erased {
     /// Rows deleted by this call.
-    pub deleted: Counts,
+    deleted: Counts,
     /// Agents that Redis has forgotten.
-    pub forgotten: BTreeSet<Uuid>,
+    forgotten: BTreeSet<Uuid>,
     /// Whether nothing is left to do.
-    pub done: bool,
+    done: bool,
 }
 
-/// Answer of Verify.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verified {
-    /// What is left, zeros included.
-    pub residue: Counts,
-    /// When it was read, by the database's clock.
-    pub at: chrono::DateTime<chrono::Utc>,
+impl From<Listed> for Vec<Object> {
+    fn from(Listed { agents }: Listed) -> Self {
+        agents.into_iter().map(object).collect()
+    }
 }
 
-/// Answer of Commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Committed {
-    /// When.
-    pub at: chrono::DateTime<chrono::Utc>,
+impl From<Erased> for custodian::Erased {
+    fn from(Erased { deleted, forgotten, done }: Erased) -> Self {
+        let objects = forgotten.into_iter().map(|agent| (object(agent), Outcome::Deleted)).collect();
+        Self { deleted, objects, done }
+    }
 }
 
-/// Answer of steps that say nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Done {}
-
-/// An invariant and the ids that break it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invariant {
-    /// Its name.
-    pub name: &'static str,
-    /// Ids that break it.
-    pub offenders: Vec<Uuid>,
+/// What Redis may know of an agent.
+fn object(agent: Uuid) -> Object {
+    Object { kind: BEATS.to_owned(), provider: "redis".to_owned(), id: agent.to_string() }
 }
 
 /// Use cases of an erasure.
@@ -117,9 +92,21 @@ impl Custodian {
     pub const fn new(pool: Pool, clock: SharedClock, beats: BeatStore, memory: Memory) -> Self {
         Self { pool, clock, beats, memory }
     }
+}
+
+impl custodian::Custodian for Custodian {
+    type Error = Error;
+
+    fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    fn describe(&self) -> Description {
+        Description { kinds: kinds().map(str::to_owned).collect(), survivors: Vec::new() }
+    }
 
     /// Stops every writer of the subject.
-    pub async fn freeze(&self, step: Step) -> Result<Frozen> {
+    async fn freeze(&self, step: Step) -> Result<Frozen> {
         let mut open = match custody::begin_as(&self.pool, step).await? {
             Answered::Before(reply) => return Ok(reply),
             Answered::Now(open) => open,
@@ -133,32 +120,21 @@ impl Custodian {
         Ok(reply)
     }
 
-    /// Lets writers go on.
-    pub async fn thaw(&self, step: Step) -> Result<Done> {
-        match custody::begin_as(&self.pool, step).await? {
-            Answered::Before(reply) => Ok(reply),
-            Answered::Now(open) => {
-                open.finish_as(&Done {}).await?;
-                Ok(Done {})
-            }
-        }
-    }
-
     /// What is outside Postgres: what Redis may know of the account's agents.
-    pub async fn inventory(&self, step: Step) -> Result<Listed> {
+    async fn inventory(&self, step: Step) -> Result<Vec<Object>> {
         let mut open = match custody::begin_as(&self.pool, step).await? {
-            Answered::Before(reply) => return Ok(reply),
+            Answered::Before(reply) => return Ok(Listed::into(reply)),
             Answered::Now(open) => open,
         };
         let reply = Listed { agents: agents(open.tx(), step).await? };
         open.finish_as(&reply).await?;
-        Ok(reply)
+        Ok(reply.into())
     }
 
     /// Has Redis forget, then deletes rows, kind by kind; what personal data the head holds goes too.
-    pub async fn erase(&self, step: Step) -> Result<Erased> {
+    async fn erase(&self, step: Step) -> Result<custodian::Erased> {
         let mut open = match custody::begin_as(&self.pool, step).await? {
-            Answered::Before(reply) => return Ok(reply),
+            Answered::Before(reply) => return Ok(Erased::into(reply)),
             Answered::Now(open) => open,
         };
         let known = agents(open.tx(), step).await?;
@@ -167,7 +143,7 @@ impl Custodian {
         self.forget(&known).await?;
 
         let mut open = match custody::begin_as(&self.pool, step).await? {
-            Answered::Before(reply) => return Ok(reply),
+            Answered::Before(reply) => return Ok(Erased::into(reply)),
             Answered::Now(open) => open,
         };
         let mut reply = Erased { deleted: Counts::new(), forgotten: known, done: true };
@@ -190,15 +166,15 @@ impl Custodian {
             }
             if left == 0 {
                 open.pause().await?;
-                return Ok(Erased { done: false, ..reply });
+                return Ok(Erased { done: false, ..reply }.into());
             }
         }
         open.finish_as(&reply).await?;
-        Ok(reply)
+        Ok(reply.into())
     }
 
     /// Reads back what is left, here and in Redis.
-    pub async fn verify(&self, step: Step) -> Result<Verified> {
+    async fn verify(&self, step: Step) -> Result<Verified> {
         let mut open = match custody::begin_as(&self.pool, step).await? {
             Answered::Before(reply) => return Ok(reply),
             Answered::Now(open) => open,
@@ -220,17 +196,11 @@ impl Custodian {
         };
         let (counts, at) = erasure::count(open.tx(), account).await?;
         let rows = counts.into_iter().map(|(kind, count)| (kind.name().to_owned(), count));
-        let reply = Verified { residue: rows.chain([(BEATS.to_owned(), remembered)]).collect(), at };
-        if reply.residue.iter().all(|(_, count)| *count == 0) {
-            open.finish_as(&reply).await?;
-        } else {
-            open.found_residue().await?;
-        }
-        Ok(reply)
+        Ok(open.finish_verify(rows.chain([(BEATS.to_owned(), remembered)]).collect(), at).await?)
     }
 
     /// Deletes the head: the tombstone alone stays.
-    pub async fn commit(&self, step: Step) -> Result<Committed> {
+    async fn commit(&self, step: Step) -> Result<Committed> {
         let mut open = match custody::begin_as(&self.pool, step).await? {
             Answered::Before(reply) => return Ok(reply),
             Answered::Now(open) => open,
@@ -238,35 +208,11 @@ impl Custodian {
         if let Subject::Account { account } = step.subject {
             erasure::delete_head(open.tx(), account).await?;
         }
-        let at = self.clock.now();
-        let act = Act {
-            act: match step.subject.kind() {
-                SubjectKind::Session => "session.erased",
-                SubjectKind::Account => "account.erased",
-            },
-            subject: SubjectHash::of(&step.subject.kind().to_string(), step.subject.id()),
-            generation: step.epoch,
-            principal_id: PURGE,
-            at,
-        };
-        audit::record(open.tx(), &act).await?;
-        let reply = Committed { at };
-        open.finish_as(&reply).await?;
-        Ok(reply)
-    }
-
-    /// Subjects that are not erased.
-    pub async fn list(&self, size: u32, token: &str) -> Result<Page<Subject>> {
-        let after = page::cursor::<(bool, Uuid)>(SUBJECTS, token)?;
-        let after = after
-            .map(|(session, id)| (if session { SubjectKind::Session } else { SubjectKind::Account }, id));
-        let mut db = self.pool.acquire().await?;
-        let rows = custody::list(&mut db, after, i64::from(size) + 1).await?;
-        Ok(Page::cut(SUBJECTS, rows, size, |last| (last.kind() == SubjectKind::Session, last.id())))
+        Ok(open.finish_commit(self.clock.now()).await?)
     }
 
     /// Runs the custody invariants.
-    pub async fn check_invariants(&self) -> Result<Vec<Invariant>> {
+    async fn check_invariants(&self) -> Result<Vec<Invariant>> {
         let mut db = self.pool.acquire().await?;
         Ok(vec![
             Invariant {
@@ -279,7 +225,9 @@ impl Custodian {
             },
         ])
     }
+}
 
+impl Custodian {
     /// Forgets agents, in this process and in Redis. That Redis has not forgotten them is an error here, unlike
     /// elsewhere.
     async fn forget(&self, agents: &BTreeSet<Uuid>) -> Result<()> {

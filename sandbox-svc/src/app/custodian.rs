@@ -18,10 +18,14 @@ use std::{collections::BTreeSet, time::Duration};
 use serde::{Deserialize, Serialize};
 use svc_core::{
     audit::{self, Act, SubjectHash},
-    custody::{self, Answered, Step, StepKind},
+    custody::{
+        self, Answered, Step, StepKind,
+        custodian::{
+            self, Committed, Counts, Description, Frozen, Invariant, Object, Outcome, PURGE, Verified,
+        },
+    },
     id::new_id,
-    page::{self, Page},
-    pg::{Subject, SubjectKind, Tx},
+    pg::{Pool, Subject, Tx},
 };
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -33,17 +37,12 @@ use crate::{
         sandbox::{Cause, Sandbox, State},
         spec::container_name,
     },
-    error::Result,
+    error::{Error, Result},
     store::{
         erasure::{self, Kind, Scope},
         sandboxes,
     },
 };
-
-const SUBJECTS: &str = "sandbox.subjects";
-
-/// Who the audit log names.
-const PURGE: &str = "purge-svc";
 
 /// How long one call of Erase goes on removing: it ends well before its caller's patience does.
 const ERASE_WITHIN: Duration = Duration::from_secs(20);
@@ -58,61 +57,51 @@ const ERASE_BATCH: i64 = 2_000;
 /// Ids that one broken invariant names at most.
 const MAX_OFFENDERS: i64 = 50;
 
-/// What there is of each kind.
-pub type Counts = Vec<(String, i64)>;
-
-/// Answer of Freeze.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Frozen {
-    /// Whether there was anything of the subject.
-    pub known: bool,
-}
-
-/// Answer of Inventory.
+/// Answer of Inventory, as it is stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listed {
+struct Listed {
     /// Everything outside Postgres.
-    pub things: BTreeSet<Thing>,
+    things: BTreeSet<Thing>,
 }
 
-/// Answer of Erase.
+/// Answer of Erase, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Erased {
+struct Erased {
     /// Rows deleted by this call.
-    pub deleted: Counts,
+    deleted: Counts,
     /// What became of things outside Postgres.
-    pub things: Vec<(Thing, Fate)>,
+    things: Vec<(Thing, Fate)>,
     /// Whether nothing is left to do.
-    pub done: bool,
+    done: bool,
 }
 
-/// Answer of Verify.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verified {
-    /// What is left, zeros included.
-    pub residue: Counts,
-    /// When it was read, by the database's clock.
-    pub at: chrono::DateTime<chrono::Utc>,
+impl From<Listed> for Vec<Object> {
+    fn from(Listed { things }: Listed) -> Self {
+        things.into_iter().map(Object::from).collect()
+    }
 }
 
-/// Answer of Commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Committed {
-    /// When.
-    pub at: chrono::DateTime<chrono::Utc>,
+impl From<Erased> for custodian::Erased {
+    fn from(Erased { deleted, things, done }: Erased) -> Self {
+        let objects = things.into_iter().map(|(thing, fate)| (thing.into(), fate.into())).collect();
+        Self { deleted, objects, done }
+    }
 }
 
-/// Answer of steps that say nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Done {}
+impl From<Thing> for Object {
+    fn from(thing: Thing) -> Self {
+        Self { kind: thing.kind.name().to_owned(), provider: thing.provider(), id: thing.name }
+    }
+}
 
-/// An invariant and the ids that break it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invariant {
-    /// Its name.
-    pub name: &'static str,
-    /// Ids that break it.
-    pub offenders: Vec<Uuid>,
+impl From<Fate> for Outcome {
+    fn from(fate: Fate) -> Self {
+        match fate {
+            Fate::Removed => Self::Deleted,
+            Fate::Absent => Self::AlreadyGone,
+            Fate::Later(hindrance) => Self::Transient(hindrance.code()),
+        }
+    }
 }
 
 /// Use cases of an erasure.
@@ -137,9 +126,21 @@ impl Custodian {
     pub fn new(ctx: Shared) -> Self {
         Self { ctx, owner: format!("custodian/{}", new_id()) }
     }
+}
+
+impl custodian::Custodian for Custodian {
+    type Error = Error;
+
+    fn pool(&self) -> &Pool {
+        &self.ctx.pool
+    }
+
+    fn describe(&self) -> Description {
+        Description { kinds: kinds().map(str::to_owned).collect(), survivors: Vec::new() }
+    }
 
     /// Stops every writer of the subject, and gives up the sandboxes that nobody has used yet.
-    pub async fn freeze(&self, step: Step) -> Result<Frozen> {
+    async fn freeze(&self, step: Step) -> Result<Frozen> {
         let mut open = match custody::begin_as(&self.ctx.pool, step).await? {
             Answered::Before(reply) => return Ok(reply),
             Answered::Now(open) => open,
@@ -153,45 +154,34 @@ impl Custodian {
         Ok(reply)
     }
 
-    /// Lets writers go on.
-    pub async fn thaw(&self, step: Step) -> Result<Done> {
-        match custody::begin_as(&self.ctx.pool, step).await? {
-            Answered::Before(reply) => Ok(reply),
-            Answered::Now(open) => {
-                open.finish_as(&Done {}).await?;
-                Ok(Done {})
-            }
-        }
-    }
-
     /// What is outside Postgres. Nothing is added to it later: whatever could is frozen or was given up.
-    pub async fn inventory(&self, step: Step) -> Result<Listed> {
+    async fn inventory(&self, step: Step) -> Result<Vec<Object>> {
         let mut open = match custody::begin_as(&self.ctx.pool, step).await? {
-            Answered::Before(reply) => return Ok(reply),
+            Answered::Before(reply) => return Ok(Listed::into(reply)),
             Answered::Now(open) => open,
         };
         let scope = scope(step.subject);
         let sandboxes = self.unfinished(open.tx(), scope).await?;
         let reply = Listed { things: things(open.tx(), scope, &sandboxes).await? };
         open.finish_as(&reply).await?;
-        Ok(reply)
+        Ok(reply.into())
     }
 
     /// Removes everything, as far as it goes within one call.
-    pub async fn erase(&self, step: Step) -> Result<Erased> {
+    async fn erase(&self, step: Step) -> Result<custodian::Erased> {
         let until = Instant::now() + ERASE_WITHIN;
         let scope = scope(step.subject);
         let mut deleted = Counts::new();
         loop {
             let mut open = match custody::begin_as(&self.ctx.pool, step).await? {
-                Answered::Before(reply) => return Ok(reply),
+                Answered::Before(reply) => return Ok(Erased::into(reply)),
                 Answered::Now(open) => open,
             };
             let (doomed, ended) = self.doom(open.tx(), step, &mut deleted).await?;
             open.pause().await?;
             self.tell(&ended).await;
             if doomed.more {
-                return Ok(Erased { deleted, things: Vec::new(), done: false });
+                return Ok(Erased { deleted, things: Vec::new(), done: false }.into());
             }
             let hindrance = self.remove(&doomed.sandboxes).await;
             if !doomed.sandboxes.is_empty() && hindrance.is_none() && Instant::now() < until {
@@ -207,14 +197,14 @@ impl Custodian {
                 }
             };
             if fates.iter().any(|(_, fate)| matches!(fate, Fate::Later(_))) {
-                return Ok(Erased { deleted, things: fates, done: false });
+                return Ok(Erased { deleted, things: fates, done: false }.into());
             }
-            return self.finish(step, scope, deleted, fates).await;
+            return Ok(self.finish(step, scope, deleted, fates).await?.into());
         }
     }
 
     /// Reads back what is left, here and at the engine.
-    pub async fn verify(&self, step: Step) -> Result<Verified> {
+    async fn verify(&self, step: Step) -> Result<Verified> {
         let mut open = match custody::begin_as(&self.ctx.pool, step).await? {
             Answered::Before(reply) => return Ok(reply),
             Answered::Now(open) => open,
@@ -231,50 +221,20 @@ impl Custodian {
         let (counts, at) = erasure::count(open.tx(), scope(step.subject)).await?;
         let rows = counts.into_iter().map(|(kind, count)| (kind.name().to_owned(), count));
         let outside = seen.into_iter().map(|(kind, count)| (kind.name().to_owned(), count));
-        let reply = Verified { residue: rows.chain(outside).collect(), at };
-        if reply.residue.iter().all(|(_, count)| *count == 0) {
-            open.finish_as(&reply).await?;
-        } else {
-            open.found_residue().await?;
-        }
-        Ok(reply)
+        Ok(open.finish_verify(rows.chain(outside).collect(), at).await?)
     }
 
     /// Leaves the tombstone alone; there is no head here.
-    pub async fn commit(&self, step: Step) -> Result<Committed> {
-        let mut open = match custody::begin_as(&self.ctx.pool, step).await? {
+    async fn commit(&self, step: Step) -> Result<Committed> {
+        let open = match custody::begin_as(&self.ctx.pool, step).await? {
             Answered::Before(reply) => return Ok(reply),
             Answered::Now(open) => open,
         };
-        let at = self.ctx.now();
-        let act = Act {
-            act: match step.subject.kind() {
-                SubjectKind::Session => "session.erased",
-                SubjectKind::Account => "account.erased",
-            },
-            subject: SubjectHash::of(&step.subject.kind().to_string(), step.subject.id()),
-            generation: step.epoch,
-            principal_id: PURGE,
-            at,
-        };
-        audit::record(open.tx(), &act).await?;
-        let reply = Committed { at };
-        open.finish_as(&reply).await?;
-        Ok(reply)
-    }
-
-    /// Subjects that are not erased.
-    pub async fn list(&self, size: u32, token: &str) -> Result<Page<Subject>> {
-        let after = page::cursor::<(bool, Uuid)>(SUBJECTS, token)?;
-        let after = after
-            .map(|(session, id)| (if session { SubjectKind::Session } else { SubjectKind::Account }, id));
-        let mut db = self.ctx.pool.acquire().await?;
-        let rows = custody::list(&mut db, after, i64::from(size) + 1).await?;
-        Ok(Page::cut(SUBJECTS, rows, size, |last| (last.kind() == SubjectKind::Session, last.id())))
+        Ok(open.finish_commit(self.ctx.now()).await?)
     }
 
     /// Runs the custody invariants.
-    pub async fn check_invariants(&self) -> Result<Vec<Invariant>> {
+    async fn check_invariants(&self) -> Result<Vec<Invariant>> {
         let mut db = self.ctx.pool.acquire().await?;
         Ok(vec![
             Invariant {
@@ -291,7 +251,9 @@ impl Custodian {
             },
         ])
     }
+}
 
+impl Custodian {
     /// Commits everything of the subject to removal, deletes what calls left, and answers what is to be removed.
     async fn doom(&self, tx: &mut Tx, step: Step, deleted: &mut Counts) -> Result<(Doomed, Vec<Sandbox>)> {
         let scope = scope(step.subject);

@@ -9,27 +9,27 @@ use purge_svc::{
     domain::{custodian::Custodian as Name, subject::Subject as Purged},
 };
 use sandbox_svc::{
-    app::{
-        custodian::{Custodian, Erased},
-        execs, provision,
-    },
+    app::{custodian::Custodian, execs, provision},
     domain::{
         exec::{Call, ExecState, Key, Write},
-        residue::{Fate, Hindrance, ThingKind},
+        residue::{Hindrance, ThingKind},
         sandbox::{Cause, Owner, Sandbox, State},
     },
     engine::{
         ContainerEngine,
         fake::{Fault, Verb},
     },
-    grpc::custodian::CustodianHandler,
 };
 use steward_proto::custody::v1::custodian_service_server::CustodianServiceServer;
 use svc_core::{
     assertion::{self, Signer},
     client::{Peer, PeerConfig},
     clock::SystemClock,
-    custody::{Step, StepKind},
+    custody::{
+        Step, StepKind,
+        custodian::{Custodian as _, Done, Erased, Outcome, answer, subjects},
+        server::CustodianHandler,
+    },
     error::ServiceError,
     id::{PurgeId, SessionId},
     pg::Subject,
@@ -107,15 +107,15 @@ async fn a_sessions_container_volume_directory_and_rows_go_and_nobody_elses() {
     assert!(custodian.freeze(purge.step(StepKind::Freeze)).await.unwrap().known);
     // What runs stays until it cannot be given back any more.
     assert_eq!(plane.state(sandbox.id).await, State::Running);
-    let listed = custodian.inventory(purge.step(StepKind::Inventory)).await.unwrap().things;
-    let kinds: Vec<_> = listed.iter().map(|thing| thing.kind).collect();
-    assert_eq!(kinds, ThingKind::ALL);
+    let listed = custodian.inventory(purge.step(StepKind::Inventory)).await.unwrap();
+    let kinds: Vec<_> = listed.iter().map(|object| object.kind.as_str()).collect();
+    assert_eq!(kinds, ThingKind::ALL.map(ThingKind::name));
 
     let erased = custodian.erase(purge.step(StepKind::Erase)).await.unwrap();
     assert!(erased.done, "{erased:?}");
     assert_eq!(erased.deleted.iter().map(|(_, count)| count).sum::<i64>(), 4, "{erased:?}");
     assert_eq!(
-        erased.things.iter().map(|(thing, _)| thing).collect::<Vec<_>>(),
+        erased.objects.iter().map(|(thing, _)| thing).collect::<Vec<_>>(),
         listed.iter().collect::<Vec<_>>()
     );
     assert_eq!(
@@ -153,7 +153,10 @@ async fn an_engine_that_does_not_answer_is_never_taken_for_an_empty_one() {
     let erased = custodian.erase(purge.step(StepKind::Erase)).await.unwrap();
     let unknown = |erased: &Erased| {
         !erased.done
-            && erased.things.iter().all(|(_, fate)| *fate == Fate::Later(Hindrance::EngineUnavailable))
+            && erased
+                .objects
+                .iter()
+                .all(|(_, fate)| *fate == Outcome::Transient(Hindrance::EngineUnavailable.code()))
     };
     assert!(unknown(&erased), "{erased:?}");
     assert!(rows_of(&plane, owner).await > 0, "what is not known to be gone keeps its row");
@@ -191,7 +194,7 @@ async fn what_comes_back_after_the_erasure_is_found_and_removed() {
     let early = custodian.commit(purge.step(StepKind::Commit)).await.unwrap_err();
     assert_eq!(early.reason(), "ERASURE_NOT_VERIFIED");
     let erased = custodian.erase(purge.step(StepKind::Erase)).await.unwrap();
-    assert!(erased.things.iter().any(|(thing, fate)| thing.name == volume.name && *fate == Fate::Removed));
+    assert!(erased.objects.iter().any(|(thing, fate)| thing.id == volume.name && *fate == Outcome::Deleted));
     let verified = custodian.verify(purge.step(StepKind::Verify)).await.unwrap();
     assert!(residue(&verified.residue).is_empty(), "{verified:?}");
 }
@@ -236,7 +239,7 @@ async fn a_sandbox_that_is_being_made_is_given_up_by_the_freeze() {
     assert_eq!((given_up.state, given_up.cause), (State::Deleting, Some(Cause::Erased)));
     let refused = provision::create(&plane.ctx, owner.account, owner.session).await.unwrap_err();
     assert_eq!(refused.reason(), "SUBJECT_FROZEN");
-    custodian.thaw(purge.step(StepKind::Thaw)).await.unwrap();
+    answer(custodian.pool(), purge.step(StepKind::Thaw), Done {}).await.unwrap();
     // Its workspace is free again once the removal is done.
     plane.remove_all().await;
     assert_ne!(plane.running(owner).await.id, queued.id);
@@ -260,7 +263,7 @@ async fn an_account_takes_all_its_sessions_with_it() {
     assert_eq!(rows_of(&plane, first).await + rows_of(&plane, second).await, 0);
     assert_eq!(plane.engine.containers().len(), 1);
     assert_eq!(plane.state(bystander.id).await, State::Running);
-    let listed = custodian.list(100, "").await.unwrap().items;
+    let listed = subjects(custodian.pool(), 100, None).await.unwrap().items;
     assert!(!listed.contains(&purge.subject) && !listed.is_empty());
 }
 
@@ -310,7 +313,7 @@ async fn it_keeps_the_contract_of_every_owner_of_data() {
         request.extensions_mut().insert(Principal::service("purge-svc", None));
         Ok(request)
     };
-    let handler = CustodianHandler::new(custodian(&plane));
+    let handler = CustodianHandler::new("sandbox-svc", custodian(&plane));
     let served = tonic::transport::Server::builder()
         .add_service(CustodianServiceServer::with_interceptor(handler, from_purge))
         .serve_with_incoming(TcpListenerStream::new(listener));

@@ -1,23 +1,22 @@
-//! `CustodianService`: what purge-svc asks of registry-svc. Nobody else may ask.
+//! `CustodianService`, served for any [`Custodian`]: what purge-svc asks of a service. Nobody else may ask.
 
-use std::vec;
+use std::{sync::Arc, vec};
 
-use futures::stream::{self, Iter};
 use steward_proto::custody::v1::{
     self as proto,
     custodian_service_server::{CustodianService, CustodianServiceServer},
 };
-use svc_core::{
-    custody::{Step, StepKind, wire},
-    page,
-};
+use tokio_stream::Iter;
 use tonic::{Request, Response, Status};
-use uuid::Uuid;
 
-use super::{convert::timestamp, status};
+use super::{
+    Error, StepKind,
+    custodian::{Counts, Custodian, Done, Object, Outcome, after, answer, subjects},
+    wire,
+};
 use crate::{
-    app::custodian::{self, BEATS, Counts, Custodian},
-    service::NAME,
+    error::{ServiceError, to_status},
+    page,
 };
 
 /// Version of the contract that is spoken.
@@ -27,16 +26,23 @@ const CONTRACT: i32 = 1;
 const PAGE_SIZE: (u32, u32) = (500, 1000);
 
 /// Serves `CustodianService`.
-#[derive(Debug, Clone)]
-pub struct CustodianHandler {
-    custodian: Custodian,
+#[derive(Debug)]
+pub struct CustodianHandler<C> {
+    service: &'static str,
+    custodian: Arc<C>,
 }
 
-impl CustodianHandler {
-    /// Serves this custodian.
+impl<C> Clone for CustodianHandler<C> {
+    fn clone(&self) -> Self {
+        Self { service: self.service, custodian: self.custodian.clone() }
+    }
+}
+
+impl<C: Custodian> CustodianHandler<C> {
+    /// Serves the custodian of `service`, as `chat-svc`.
     #[must_use]
-    pub const fn new(custodian: Custodian) -> Self {
-        Self { custodian }
+    pub fn new(service: &'static str, custodian: C) -> Self {
+        Self { service, custodian: Arc::new(custodian) }
     }
 
     /// As a tower service.
@@ -46,43 +52,47 @@ impl CustodianHandler {
     }
 }
 
-fn step(step: Option<proto::Step>, kind: StepKind) -> Result<Step, Status> {
-    wire::step(step, kind).map_err(status)
+fn status<E: ServiceError>(error: E) -> Status {
+    to_status(&error)
 }
 
 fn counts(counts: Counts) -> Vec<proto::KindCount> {
     counts.into_iter().map(|(kind, count)| proto::KindCount { kind, count }).collect()
 }
 
-/// What Redis may know of an agent.
-fn object(agent: Uuid) -> proto::ExternalObject {
-    proto::ExternalObject {
-        kind: BEATS.to_owned(),
-        provider: "redis".to_owned(),
-        object_id: agent.to_string(),
+fn timestamp(at: chrono::DateTime<chrono::Utc>) -> prost_types::Timestamp {
+    let nanos = i32::try_from(at.timestamp_subsec_nanos()).unwrap_or(999_999_999);
+    prost_types::Timestamp { seconds: at.timestamp(), nanos }
+}
+
+impl From<Object> for proto::ExternalObject {
+    fn from(Object { kind, provider, id }: Object) -> Self {
+        Self { kind, provider, object_id: id }
     }
 }
 
-fn forgotten(agent: Uuid) -> proto::ItemResult {
-    proto::ItemResult {
-        object: Some(object(agent)),
-        outcome: proto::ItemOutcome::Deleted.into(),
-        code: String::new(),
-    }
+fn item((object, outcome): (Object, Outcome)) -> proto::ItemResult {
+    let (outcome, code) = match outcome {
+        Outcome::Deleted => (proto::ItemOutcome::Deleted, ""),
+        Outcome::AlreadyGone => (proto::ItemOutcome::AlreadyGone, ""),
+        Outcome::Transient(code) => (proto::ItemOutcome::Transient, code),
+    };
+    proto::ItemResult { object: Some(object.into()), outcome: outcome.into(), code: code.to_owned() }
 }
 
 #[tonic::async_trait]
-impl CustodianService for CustodianHandler {
+impl<C: Custodian> CustodianService for CustodianHandler<C> {
     async fn describe(
         &self,
         request: Request<proto::DescribeRequest>,
     ) -> Result<Response<proto::DescribeResponse>, Status> {
         wire::from_purge(request)?;
+        let description = self.custodian.describe();
         Ok(Response::new(proto::DescribeResponse {
-            service: NAME.to_owned(),
+            service: self.service.to_owned(),
             contract_version: CONTRACT,
-            kinds: custodian::kinds().map(str::to_owned).collect(),
-            survivors: Vec::new(),
+            kinds: description.kinds,
+            survivors: description.survivors,
         }))
     }
 
@@ -90,7 +100,7 @@ impl CustodianService for CustodianHandler {
         &self,
         request: Request<proto::FreezeRequest>,
     ) -> Result<Response<proto::FreezeResponse>, Status> {
-        let step = step(wire::from_purge(request)?.step, StepKind::Freeze)?;
+        let step = wire::step(wire::from_purge(request)?.step, StepKind::Freeze).map_err(status)?;
         let frozen = self.custodian.freeze(step).await.map_err(status)?;
         Ok(Response::new(proto::FreezeResponse { known: frozen.known }))
     }
@@ -99,8 +109,8 @@ impl CustodianService for CustodianHandler {
         &self,
         request: Request<proto::ThawRequest>,
     ) -> Result<Response<proto::ThawResponse>, Status> {
-        let step = step(wire::from_purge(request)?.step, StepKind::Thaw)?;
-        self.custodian.thaw(step).await.map_err(status)?;
+        let step = wire::step(wire::from_purge(request)?.step, StepKind::Thaw).map_err(status)?;
+        answer(self.custodian.pool(), step, Done {}).await.map_err(C::Error::from).map_err(status)?;
         Ok(Response::new(proto::ThawResponse {}))
     }
 
@@ -110,22 +120,22 @@ impl CustodianService for CustodianHandler {
         &self,
         request: Request<proto::InventoryRequest>,
     ) -> Result<Response<Self::InventoryStream>, Status> {
-        let step = step(wire::from_purge(request)?.step, StepKind::Inventory)?;
+        let step = wire::step(wire::from_purge(request)?.step, StepKind::Inventory).map_err(status)?;
         let listed = self.custodian.inventory(step).await.map_err(status)?;
-        let agents = listed.agents.into_iter();
-        let items = agents.map(|agent| Ok(proto::InventoryResponse { object: Some(object(agent)) }));
-        Ok(Response::new(stream::iter(items.collect::<Vec<_>>())))
+        let items =
+            listed.into_iter().map(|object| Ok(proto::InventoryResponse { object: Some(object.into()) }));
+        Ok(Response::new(tokio_stream::iter(items.collect::<Vec<_>>())))
     }
 
     async fn erase(
         &self,
         request: Request<proto::EraseRequest>,
     ) -> Result<Response<proto::EraseResponse>, Status> {
-        let step = step(wire::from_purge(request)?.step, StepKind::Erase)?;
+        let step = wire::step(wire::from_purge(request)?.step, StepKind::Erase).map_err(status)?;
         let erased = self.custodian.erase(step).await.map_err(status)?;
         Ok(Response::new(proto::EraseResponse {
             deleted: counts(erased.deleted),
-            items: erased.forgotten.into_iter().map(forgotten).collect(),
+            items: erased.objects.into_iter().map(item).collect(),
             done: erased.done,
         }))
     }
@@ -134,7 +144,7 @@ impl CustodianService for CustodianHandler {
         &self,
         request: Request<proto::VerifyRequest>,
     ) -> Result<Response<proto::VerifyResponse>, Status> {
-        let step = step(wire::from_purge(request)?.step, StepKind::Verify)?;
+        let step = wire::step(wire::from_purge(request)?.step, StepKind::Verify).map_err(status)?;
         let verified = self.custodian.verify(step).await.map_err(status)?;
         Ok(Response::new(proto::VerifyResponse {
             residue: counts(verified.residue),
@@ -146,7 +156,7 @@ impl CustodianService for CustodianHandler {
         &self,
         request: Request<proto::CommitRequest>,
     ) -> Result<Response<proto::CommitResponse>, Status> {
-        let step = step(wire::from_purge(request)?.step, StepKind::Commit)?;
+        let step = wire::step(wire::from_purge(request)?.step, StepKind::Commit).map_err(status)?;
         let committed = self.custodian.commit(step).await.map_err(status)?;
         Ok(Response::new(proto::CommitResponse { committed_at: Some(timestamp(committed.at)) }))
     }
@@ -157,7 +167,10 @@ impl CustodianService for CustodianHandler {
     ) -> Result<Response<proto::ListAllResponse>, Status> {
         let request = wire::from_purge(request)?;
         let size = page::size(request.page_size, PAGE_SIZE.0, PAGE_SIZE.1).map_err(status)?;
-        let page = self.custodian.list(size, &request.page_token).await.map_err(status)?;
+        let after = after(&request.page_token).map_err(status)?;
+        let page = subjects(self.custodian.pool(), size, after)
+            .await
+            .map_err(|error| status(C::Error::from(Error::Pg(error))))?;
         Ok(Response::new(proto::ListAllResponse {
             subjects: page.items.into_iter().map(Into::into).collect(),
             next_page_token: page.next_page_token,
