@@ -4,6 +4,8 @@
 pub mod engines;
 pub mod erasure;
 pub mod execs;
+pub mod pool;
+pub mod queue;
 pub mod sandboxes;
 pub mod volumes;
 

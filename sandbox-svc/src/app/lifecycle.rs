@@ -15,7 +15,7 @@ use super::{Context, sandbox_topic, subject};
 use crate::{
     domain::sandbox::{Cause, Input, Sandbox, State, next},
     error::{Error, Result},
-    store::sandboxes,
+    store::{queue, sandboxes},
 };
 
 const LISTING: &str = "sandbox.sandboxes";
@@ -67,7 +67,7 @@ pub async fn view(ctx: &Context, sandbox: Sandbox) -> Result<View> {
     let position = match sandbox.state {
         State::Requested => {
             let mut db = ctx.pool.acquire().await?;
-            sandboxes::position(&mut db, &sandbox).await?
+            queue::position(&mut db, &sandbox).await?
         }
         State::Creating | State::Running | State::Deleting | State::Gone | State::Failed => 0,
     };

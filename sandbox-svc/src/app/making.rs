@@ -30,7 +30,7 @@ use crate::{
     engine::{self, ContainerId, ContainerState, Handle, Observed},
     error::{Error, Result},
     store::{
-        engines,
+        engines, pool, queue,
         sandboxes::{self, ONE_CONTAINER_A_VOLUME, SandboxLeases},
     },
 };
@@ -78,7 +78,7 @@ pub async fn take_next(ctx: &Context, served: &Served, owner: &str, warm: bool) 
     let engine = &served.info.id;
     let found = {
         let mut db = ctx.pool.acquire().await?;
-        match sandboxes::next_queued(&mut db, engine, warm).await? {
+        match queue::next_queued(&mut db, engine, warm).await? {
             Some(id) => sandboxes::find(&mut db, None, id).await?,
             None => None,
         }
@@ -135,7 +135,7 @@ async fn take(
         return Ok(None);
     }
     // Under the same lock, so that two workers do not promise the same memory.
-    let committed = sandboxes::committed_memory(&mut tx, &sandbox.engine).await?;
+    let committed = queue::committed_memory(&mut tx, &sandbox.engine).await?;
     if committed + sandbox.shape.memory_bytes > promisable {
         tracing::debug!(committed, promisable, sandbox.id = %sandbox.id, "no memory left to promise");
         return Ok(None);
@@ -414,8 +414,7 @@ async fn ready(ctx: &Context, sandbox: &Sandbox, instance: String) -> Result<()>
     let Some(after) = next(sandbox, input, ctx.now())? else { return Ok(()) };
     let mut tx = Tx::system(&ctx.pool).await?;
     if let Some(slot) = after.slot {
-        let replaced =
-            sandboxes::in_slot(&mut tx, &sandbox.engine, slot.number, PoolState::Available).await?;
+        let replaced = pool::in_slot(&mut tx, &sandbox.engine, slot.number, PoolState::Available).await?;
         if let Some(id) = replaced
             && let Some(replaced) = sandboxes::lock(&mut tx, None, id).await?
             && replaced.slot == Some(slot)

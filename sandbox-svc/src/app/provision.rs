@@ -19,7 +19,8 @@ use crate::{
     },
     error::{Error, Result},
     store::{
-        sandboxes::{self, ONE_LIVE_A_SESSION, Wanted},
+        pool::{self, Wanted},
+        sandboxes::{self, ONE_LIVE_A_SESSION},
         volumes,
     },
 };
@@ -68,7 +69,7 @@ async fn provide(ctx: &Context, owner: Owner) -> Result<Sandbox> {
                 lives_until: after(now, MIN_LIFE),
             };
             let deadline = after(now, ctx.settings.lifetimes.idle);
-            if let Some((id, volume)) = sandboxes::claim(&mut tx, wanted, owner, now, deadline).await? {
+            if let Some((id, volume)) = pool::claim(&mut tx, wanted, owner, now, deadline).await? {
                 volumes::assign(&mut tx, volume, owner).await?;
                 let claimed =
                     sandboxes::find(&mut tx, Some(owner.account), id).await?.ok_or(Error::NotFound)?;

@@ -17,7 +17,7 @@ use crate::{
     app::{Shared, engine_topic, making},
     domain::{host::Level, sandbox::State},
     error::Result,
-    store::sandboxes,
+    store::queue,
 };
 
 /// Rows looked at in one round.
@@ -74,7 +74,7 @@ impl Creator {
         let expired = scanner.may_take(Instant::now());
         let left = {
             let mut db = self.ctx.pool.acquire().await?;
-            sandboxes::unattended(&mut db, &served.info.id, State::Creating, expired, BATCH).await?
+            queue::unattended(&mut db, &served.info.id, State::Creating, expired, BATCH).await?
         };
         for (id, seen) in left {
             if self.places.available_permits() == 0 {

@@ -19,7 +19,7 @@ use crate::{
     },
     engine::Observed,
     error::Result,
-    store::sandboxes,
+    store::{self, sandboxes},
 };
 
 /// Starts keeping the pool.
@@ -52,7 +52,7 @@ pub async fn pass(ctx: &Shared, config: &PoolConfig, host: &HostLevel, kept: &mu
         let states = [State::Requested, State::Creating, State::Running];
         let rows = sandboxes::in_states(&mut db, &served.info.id, &states).await?;
         let window = config.failure_window;
-        (rows, sandboxes::recent_pool_failures(&mut db, &served.info.id, now, window).await?)
+        (rows, store::pool::recent_pool_failures(&mut db, &served.info.id, now, window).await?)
     };
     let pooled: Vec<_> = rows.into_iter().filter_map(|row| row.slot.map(|slot| (slot, row))).collect();
     let occupants: Vec<Occupant> = pooled

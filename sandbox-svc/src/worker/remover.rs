@@ -12,7 +12,7 @@ use crate::{
     app::{Shared, engine_topic, removal},
     domain::sandbox::State,
     error::Result,
-    store::sandboxes,
+    store::queue,
 };
 
 /// Removals at once: as many as the engine takes without others waiting for it.
@@ -54,7 +54,7 @@ async fn round(ctx: &Shared, owner: &str, scanner: &Scanner, places: &Arc<Semaph
     let expired = scanner.may_take(Instant::now());
     let left = {
         let mut db = ctx.pool.acquire().await?;
-        sandboxes::unattended(&mut db, &served.info.id, State::Deleting, expired, BATCH).await?
+        queue::unattended(&mut db, &served.info.id, State::Deleting, expired, BATCH).await?
     };
     for (id, seen) in left {
         let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };

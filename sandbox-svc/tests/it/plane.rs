@@ -19,7 +19,7 @@ use sandbox_svc::{
         limiter::{Limited, LimiterConfig},
     },
     run_dirs::RunDirectories,
-    store::{MIGRATOR, engines, sandboxes},
+    store::{MIGRATOR, engines, queue, sandboxes},
     worker::{Kept, creator::make_next, reconcile::Reconciler},
 };
 use steward_guest::{Config as GuestConfig, Limits, files::Roots};
@@ -99,7 +99,7 @@ impl Plane {
     pub(crate) async fn remove_all(&self) {
         let left = {
             let mut db = self.ctx.pool.acquire().await.unwrap();
-            sandboxes::unattended(&mut db, ENGINE, State::Deleting, true, 100).await.unwrap()
+            queue::unattended(&mut db, ENGINE, State::Deleting, true, 100).await.unwrap()
         };
         for (id, seen) in left {
             // What fails is left for the next time, as with the worker.

@@ -1,0 +1,111 @@
+//! Sandboxes that are kept warm. [`claim`] is the one statement that takes one out of the pool.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use svc_core::{id::SandboxId, pg};
+
+use crate::domain::{
+    VolumeId,
+    pool::PoolState,
+    sandbox::Owner,
+    spec::{Network, Shape},
+};
+
+/// What a sandbox must be to be claimed.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The engine.
+    pub engine: &'a str,
+    /// The shape.
+    pub shape: &'a Shape,
+    /// Not one that retires before.
+    pub lives_until: DateTime<Utc>,
+}
+
+/// Takes the oldest sandbox that fits out of the pool for `owner`. Answers its id and volume.
+///
+/// # Errors
+/// [`pg::Error::Conflict`] on [`ONE_LIVE_A_SESSION`](super::sandboxes::ONE_LIVE_A_SESSION) if the session got one meanwhile.
+pub async fn claim(
+    db: &mut PgConnection,
+    wanted: Wanted<'_>,
+    owner: Owner,
+    now: DateTime<Utc>,
+    deadline_at: DateTime<Utc>,
+) -> Result<Option<(SandboxId, VolumeId)>, pg::Error> {
+    let row = sqlx::query!(
+        "WITH free AS (
+             SELECT id FROM sandboxes
+              WHERE engine_id = $1 AND state = 'running' AND pool_state = 'available' AND deadline_at > $2
+                AND image = $3 AND runtime = $4 AND cpu_millis = $5 AND memory_bytes = $6 AND network = $7
+              ORDER BY created_at, id
+              LIMIT 1
+                FOR NO KEY UPDATE SKIP LOCKED)
+         UPDATE sandboxes
+            SET account_id = $8, session_id = $9, pool_slot = NULL, pool_state = NULL, retire_at = NULL,
+                generation = generation + 1, last_active_at = $10, deadline_at = $11
+           FROM free
+          WHERE sandboxes.id = free.id
+      RETURNING sandboxes.id, sandboxes.volume_id",
+        wanted.engine,
+        wanted.lives_until,
+        wanted.shape.image,
+        wanted.shape.runtime,
+        wanted.shape.cpu_millis,
+        wanted.shape.memory_bytes,
+        wanted.shape.network as Network,
+        owner.account.0,
+        owner.session.0,
+        now,
+        deadline_at,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(|row| (SandboxId(row.id), VolumeId(row.volume_id))))
+}
+
+/// The sandbox in a place of the pool.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn in_slot(
+    db: &mut PgConnection,
+    engine: &str,
+    number: i32,
+    state: PoolState,
+) -> Result<Option<SandboxId>, pg::Error> {
+    let id = sqlx::query_scalar!(
+        "SELECT id FROM sandboxes WHERE engine_id = $1 AND pool_slot = $2 AND pool_state = $3",
+        engine,
+        number,
+        state as PoolState,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(id.map(SandboxId))
+}
+
+/// How many sandboxes made for the pool failed within the last `window`.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn recent_pool_failures(
+    db: &mut PgConnection,
+    engine: &str,
+    now: DateTime<Utc>,
+    window: Duration,
+) -> Result<i64, pg::Error> {
+    let failures = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM sandboxes
+            WHERE engine_id = $1 AND warm AND state IN ('deleting', 'failed') AND running_at IS NULL
+              AND cause NOT IN ('retired', 'deleted', 'erased') AND created_at > $2::timestamptz - make_interval(secs => $3)"#,
+        engine,
+        now,
+        window.as_secs_f64(),
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(failures)
+}
