@@ -108,6 +108,8 @@ impl PgConfig {
     fn options(&self, url: &SecretString, unlimited: bool) -> Result<PgConnectOptions> {
         let options: PgConnectOptions = url.expose_secret().parse().map_err(Error::from)?;
         let statement = if unlimited { Duration::ZERO } else { self.statement_timeout };
+        // "Already exists, skipping" at every start is nobody's news.
+        let options = options.options([("client_min_messages", "warning")]);
         Ok(options.options([
             ("statement_timeout", statement.as_millis()),
             ("lock_timeout", self.lock_timeout.as_millis()),

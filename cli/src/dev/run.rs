@@ -191,13 +191,14 @@ async fn image(args: &DevArgs, engine: &Engine, stages: Stages) -> Result<String
     if let Some(image) = &args.image {
         return Ok(image.clone());
     }
-    let output = Command::new("deploy/sandbox/build-image.sh")
+    // Its progress goes to the terminal; `Command::output` would keep it.
+    let build = Command::new("deploy/sandbox/build-image.sh")
         .env("DOCKER_HOST", engine.host())
-        .stderr(std::process::Stdio::inherit())
+        .stdout(std::process::Stdio::piped())
         .kill_on_drop(true)
-        .output()
-        .await
+        .spawn()
         .context("run deploy/sandbox/build-image.sh (start this in a checkout, or give --image)")?;
+    let output = build.wait_with_output().await?;
     if !output.status.success() {
         bail!("the sandbox image could not be built (see above)");
     }
