@@ -9,7 +9,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rand::RngExt;
@@ -364,7 +364,7 @@ impl Scene {
             let look = async || (count(&log, REFUSED) > refused).then_some(());
             eventually("the sleeper finds its lease lost", SOON, look).await;
         }
-        self.cluster.plane.until_ready(SOON).await.unwrap();
+        self.until_awake().await;
         assert_eq!(self.rows().await, rows, "{stray:?}: rows changed\n{}", self.cluster.logs());
         assert_eq!(self.things().await, things, "{stray:?}\n{}", self.cluster.logs());
         assert_eq!(self.events(since), Vec::<String>::new(), "{stray:?}\n{}", self.cluster.logs());
@@ -375,6 +375,21 @@ impl Scene {
         assert_eq!(self.epoch().await, stale + 1, "{stray:?}: the lease was taken again");
         for act in ACTS {
             assert_eq!(self.said(act), 0, "{stray:?}\n{}", self.cluster.process("sandbox").log());
+        }
+    }
+}
+
+impl Scene {
+    /// Waits for "sandbox" to answer again. Where it was stopped on its way to the armed fail point, it stops there
+    /// once more.
+    async fn until_awake(&mut self) {
+        let woken = Instant::now();
+        while let Err(error) = self.cluster.plane.until_ready(Duration::from_secs(1)).await {
+            assert!(woken.elapsed() < SOON, "{error:#}\n{}", self.cluster.logs());
+            let sleeper = self.cluster.process("sandbox");
+            if sleeper.is_stopped() {
+                sleeper.thaw();
+            }
         }
     }
 }

@@ -103,13 +103,14 @@ impl Child {
 
     /// Waits until it stands at an armed fail point that stops it.
     pub async fn until_stopped(&self, within: Duration) {
-        let pid = self.pid();
-        eventually(format!("{} stops", self.name()), within, async || {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-            // The state follows the name, which is in parentheses.
-            stat.rsplit(')').next().unwrap().trim_start().starts_with('T').then_some(())
-        })
-        .await;
+        eventually(format!("{} stops", self.name()), within, async || self.is_stopped().then_some(())).await;
+    }
+
+    /// Whether it is stopped, by us or by a fail point.
+    pub fn is_stopped(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // The state follows the name, which is in parentheses.
+        stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
     }
 
     /// Starts it, again.
