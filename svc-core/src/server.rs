@@ -8,11 +8,11 @@ use std::{collections::BTreeSet, convert::Infallible, net::SocketAddr, sync::Arc
 
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     body::Body,
     server::NamedService,
     service::{Routes, RoutesBuilder},
+    transport::server::TcpIncoming,
 };
 use tower::Service;
 
@@ -160,7 +160,9 @@ impl Server {
 
         let soft = lifecycle.soft();
         let (drain_delay, names) = (self.config.drain_delay, self.services);
-        let incoming = TcpListenerStream::new(bound.grpc);
+        // Events are small: held back until the last one was acknowledged, each would wait for milliseconds. The
+        // builder's own setting of this name applies only to sockets that the builder binds.
+        let incoming = TcpIncoming::from(bound.grpc).with_nodelay(Some(true));
         let reporter = health.clone();
         let drain = async move {
             soft.cancelled().await;
@@ -172,7 +174,6 @@ impl Server {
         };
         lifecycle.spawn_essential("grpc server", async move {
             tonic::transport::Server::builder()
-                .tcp_nodelay(true)
                 .http2_keepalive_interval(Some(Duration::from_secs(20)))
                 .http2_keepalive_timeout(Some(Duration::from_secs(10)))
                 .max_connection_age_grace(Duration::from_secs(30))
