@@ -20,7 +20,7 @@ use opentelemetry::KeyValue;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sqlx::{
-    Connection, PgConnection, PgPool, Postgres,
+    Connection as _, PgConnection, PgPool, Postgres,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -118,6 +118,9 @@ impl PgConfig {
     }
 }
 
+/// One of a [`Pool`]'s connections; goes back when it is dropped.
+pub type Connection = PoolConnection<Postgres>;
+
 /// A process's connections to Postgres; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Pool(PgPool);
@@ -160,7 +163,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if there is none in time.
-    pub async fn acquire(&self) -> Result<PoolConnection<Postgres>> {
+    pub async fn acquire(&self) -> Result<Connection> {
         Ok(self.0.acquire().await?)
     }
 

@@ -41,6 +41,10 @@ use crate::{
 /// Pause before a turn that was locked is tried again, where nothing else is to be written.
 const LOCKED_PAUSE: Duration = Duration::from_millis(2);
 
+/// How long a writer without work keeps its connection. While it writes it gives none back: handing one over costs
+/// a round trip, and the next would have other plans and pages at hand.
+const KEEP_CONNECTION: Duration = Duration::from_millis(100);
+
 /// The turn is run by somebody else, or by nobody any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the turn's epoch was passed")]
@@ -89,7 +93,16 @@ impl Writer {
         let (queue, entries) = mpsc::unbounded_channel();
         let max_queued_bytes = config.max_queued_bytes.min(Semaphore::MAX_PERMITS);
         let commits = commits();
-        let task = Task { config, pool, hub, entries, commits, locked: BTreeMap::new(), held: None };
+        let task = Task {
+            config,
+            pool,
+            connection: None,
+            hub,
+            entries,
+            commits,
+            locked: BTreeMap::new(),
+            held: None,
+        };
         // It ends with the last handle: workers flush on their way out.
         drop(lifecycle.spawn("journal writer", task.run(lifecycle.hard())));
         Self { queue, room: Arc::new(Semaphore::new(max_queued_bytes)), max_queued_bytes }
@@ -170,6 +183,8 @@ impl TurnLog {
 struct Task {
     config: Arc<JournalConfig>,
     pool: Pool,
+    /// The connection of the last batch, while another may follow soon.
+    connection: Option<pg::Connection>,
     hub: Hub,
     entries: mpsc::UnboundedReceiver<Entry>,
     commits: Histogram<f64>,
@@ -220,7 +235,15 @@ impl Task {
             return true;
         }
         if self.locked.is_empty() {
-            self.held = self.entries.recv().await;
+            if self.connection.is_some() {
+                match tokio::time::timeout(KEEP_CONNECTION, self.entries.recv()).await {
+                    Ok(entry) => self.held = entry,
+                    Err(_) => self.connection = None,
+                }
+            }
+            if self.held.is_none() {
+                self.held = self.entries.recv().await;
+            }
             return self.held.is_some();
         }
         // A lock is held for a moment: an ending, a renewal.
@@ -291,7 +314,7 @@ impl Task {
     ///
     /// An earlier try may have been committed without our hearing of it, so the portion must stay exactly as it
     /// is until there is a verdict: a locked turn is tried again here, not merged into the next batch.
-    async fn write_until_answered(&self, portion: &Portion) -> Verdict {
+    async fn write_until_answered(&mut self, portion: &Portion) -> Verdict {
         loop {
             match self.write(std::slice::from_ref(portion), Try::Again).await {
                 Ok(verdicts) => match verdicts.first() {
@@ -314,7 +337,7 @@ impl Task {
     }
 
     /// One statement for all `portions`, and a question about each that it did not write.
-    async fn write(&self, portions: &[Portion], which: Try) -> Result<Vec<Verdict>, pg::Error> {
+    async fn write(&mut self, portions: &[Portion], which: Try) -> Result<Vec<Verdict>, pg::Error> {
         let mut batch = Batch::default();
         for portion in portions {
             batch.turns.push(portion.turn.turn_id.0);
@@ -323,7 +346,11 @@ impl Task {
                 batch.push(portion.turn.turn_id, seq, event.kind(), event.payload());
             }
         }
-        let mut db = self.pool.acquire().await?;
+        // Taken out, so that one that failed, or was dropped in the middle, is not used again.
+        let mut db = match self.connection.take() {
+            Some(db) => db,
+            None => self.pool.acquire().await?,
+        };
         let written = match which {
             Try::First => events::append(&mut db, &batch).await?,
             Try::Again => events::append_again(&mut db, &batch).await?,
@@ -339,6 +366,7 @@ impl Task {
                 Verdict::Fenced
             });
         }
+        self.connection = Some(db);
         Ok(verdicts)
     }
 
