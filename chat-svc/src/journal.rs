@@ -88,8 +88,9 @@ impl Journal {
     }
 
     /// A reader of the turn from after `seq` on.
-    pub async fn reader(&self, turn_id: TurnId, seq: i64) -> Reader {
-        Reader::new(self.config.clone(), self.pool.clone(), &self.hub, turn_id, seq).await
+    #[must_use]
+    pub fn reader(&self, turn_id: TurnId, seq: i64) -> Reader {
+        Reader::new(self.config.clone(), self.pool.clone(), &self.hub, turn_id, seq)
     }
 }
 

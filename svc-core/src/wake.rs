@@ -92,19 +92,22 @@ impl Wake {
         }
     }
 
-    /// Tells the subscribers of several topics in one round trip.
-    pub async fn publish_all<'a>(&self, messages: impl IntoIterator<Item = (&'a str, &'a [u8])>) {
+    /// Tells the subscribers of several topics in one round trip. Returns how many there were, by what Redis says of
+    /// its own connections: 0 if it is away.
+    pub async fn publish_all<'a>(&self, messages: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> u64 {
         let mut pipeline = redis::pipe();
-        let mut count = 0_usize;
         for (topic, payload) in messages {
-            pipeline.cmd("PUBLISH").arg(self.channel(topic)).arg(payload).ignore();
-            count += 1;
+            pipeline.cmd("PUBLISH").arg(self.channel(topic)).arg(payload);
         }
-        if count == 0 {
-            return;
+        if pipeline.is_empty() {
+            return 0;
         }
-        if let Err(error) = self.redis.pipeline::<()>(&pipeline).await {
-            tracing::debug!(error = %crate::error::Chain(&error), count, "wake-ups not sent");
+        match self.redis.pipeline::<Vec<u64>>(&pipeline).await {
+            Ok(heard) => heard.into_iter().sum(),
+            Err(error) => {
+                tracing::debug!(error = %crate::error::Chain(&error), count = pipeline.len(), "wake-ups not sent");
+                0
+            }
         }
     }
 

@@ -195,7 +195,7 @@ impl Turns {
         if cursor.seq > turn.last_seq {
             return Err(Invalid::new(CURSOR_FIELD, "is ahead of the turn's events").into());
         }
-        Ok(self.journal.reader(id, cursor.seq).await)
+        Ok(self.journal.reader(id, cursor.seq))
     }
 
     /// Ends a turn that may have become final meanwhile; `None` then.

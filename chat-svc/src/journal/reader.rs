@@ -1,10 +1,11 @@
 //! Serves one client a turn's events, from any cursor, on any replica: each once, in order, to the end.
 //!
-//! It registers with the hub and for hints first, then reads the database from its cursor to the head, then takes
-//! what the hub hands out and drops what it has sent. A gap sends it back to the database; so does a hint, and so
-//! does a second without news while the turn is not final. The bytes are the stored ones either way.
+//! It registers with the hub first, and for hints if the turn does not run in this process; then it reads the
+//! database from its cursor to the head; then it takes what the hub hands out and drops what it has sent. A gap sends
+//! it back to the database; so does a hint, and so does a second without news while the turn is not final. The bytes
+//! are the stored ones either way.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use svc_core::{
     id::TurnId,
@@ -15,7 +16,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
     JournalConfig,
-    hub::{Committed, Hub},
+    hub::{Hub, News},
 };
 use crate::{
     domain::event::{StoredEvent, TurnEvent},
@@ -40,8 +41,9 @@ pub struct Reader {
     pool: Pool,
     hub: Hub,
     turn_id: TurnId,
-    committed: Option<Receiver<Committed>>,
-    hints: Subscription,
+    news: Option<Receiver<News>>,
+    /// While the turn runs elsewhere, or nowhere.
+    hints: Option<Subscription>,
     last_seq: i64,
     /// The database may hold more than was sent.
     behind: bool,
@@ -50,24 +52,18 @@ pub struct Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.committed = None;
+        self.news = None;
         self.hub.tidy(self.turn_id);
     }
 }
 
 impl Reader {
-    pub(super) async fn new(
-        config: Arc<JournalConfig>,
-        pool: Pool,
-        hub: &Hub,
-        turn_id: TurnId,
-        seq: i64,
-    ) -> Self {
+    pub(super) fn new(config: Arc<JournalConfig>, pool: Pool, hub: &Hub, turn_id: TurnId, seq: i64) -> Self {
         Self {
             config,
             pool,
-            committed: Some(hub.subscribe(turn_id)),
-            hints: hub.hints_of_others(turn_id).await,
+            news: Some(hub.subscribe(turn_id)),
+            hints: None,
             hub: hub.clone(),
             turn_id,
             last_seq: seq,
@@ -86,6 +82,7 @@ impl Reader {
             if self.done {
                 return Ok(None);
             }
+            self.attend().await;
             let found = if self.behind { self.read().await? } else { self.listen().await };
             if let Some(last) = found.last() {
                 self.last_seq = last.seq;
@@ -107,30 +104,53 @@ impl Reader {
         Ok(page)
     }
 
+    /// Asks for hints exactly while the hub does not hear everything itself.
+    async fn attend(&mut self) {
+        let here = self.hub.runs_here(self.turn_id);
+        if here {
+            self.hints = None;
+        } else if self.hints.is_none() {
+            self.hints = Some(self.hub.hints_of_others(self.turn_id).await);
+            // What was committed elsewhere before that was announced to nobody here.
+            self.behind = true;
+        }
+    }
+
     async fn listen(&mut self) -> Vec<StoredEvent> {
-        let Some(committed) = &mut self.committed else { return Vec::new() };
+        let Some(news) = &mut self.news else { return Vec::new() };
         tokio::select! {
             biased;
-            batch = committed.recv() => match batch {
-                Ok(batch) => {
+            news = news.recv() => match news {
+                Ok(News::Committed(batch)) => {
                     let new: Vec<StoredEvent> =
                         batch.iter().filter(|event| event.seq > self.last_seq).cloned().collect();
                     let gap = new.first().is_some_and(|first| first.seq != self.last_seq + 1);
                     self.behind = gap;
                     if gap { Vec::new() } else { new }
                 }
+                Ok(News::Left) => Vec::new(),
                 Err(RecvError::Lagged(_) | RecvError::Closed) => {
                     self.behind = true;
                     Vec::new()
                 }
             },
-            hint = self.hints.next(self.config.poll) => {
+            hint = hint(&mut self.hints, self.config.poll) => {
                 self.behind = match hint {
                     Hint::Message(sender) => !self.hub.is_own(&sender),
                     Hint::Look => true,
                 };
                 Vec::new()
             }
+        }
+    }
+}
+
+async fn hint(hints: &mut Option<Subscription>, poll: Duration) -> Hint {
+    match hints {
+        Some(hints) => hints.next(poll).await,
+        None => {
+            tokio::time::sleep(poll).await;
+            Hint::Look
         }
     }
 }

@@ -117,6 +117,12 @@ pub struct TurnLog {
     hub: Hub,
 }
 
+impl Drop for TurnLog {
+    fn drop(&mut self) {
+        self.hub.leave(self.turn.turn_id);
+    }
+}
+
 impl TurnLog {
     pub(super) fn new(
         turn_id: TurnId,
@@ -126,6 +132,7 @@ impl TurnLog {
         writer: Writer,
         hub: Hub,
     ) -> Self {
+        hub.enter(turn_id);
         let turn = Shared { turn_id, epoch, last_seq: AtomicI64::new(last_seq), fenced };
         Self { turn: Arc::new(turn), writer, hub }
     }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chat_svc::{
     MIGRATOR,
     domain::event::{StoredEvent, TurnEvent},
-    journal::{Journal, JournalConfig, TurnLog},
+    journal::{Journal, JournalConfig, Reader, TurnLog},
     store::{claims, events, turns},
 };
 use sqlx::Connection;
@@ -25,7 +25,7 @@ struct Fixture {
     pool: Pool,
     journal: Journal,
     lifecycle: Lifecycle,
-    _redis: TestRedis,
+    redis: TestRedis,
 }
 
 fn config() -> JournalConfig {
@@ -40,6 +40,10 @@ fn config() -> JournalConfig {
     }
 }
 
+fn journal(config: JournalConfig, pool: &Pool, redis: &TestRedis, lifecycle: &Lifecycle) -> Journal {
+    Journal::start(config, pool.clone(), Wake::start(&redis.redis(), lifecycle), lifecycle)
+}
+
 impl Fixture {
     async fn new() -> Self {
         let db = TestDb::new(&[("chat", &MIGRATOR)]).await;
@@ -50,9 +54,13 @@ impl Fixture {
     fn over(db: TestDb, pool: Pool, config: JournalConfig) -> Self {
         crate::plane::metrics();
         let (redis, lifecycle) = (TestRedis::new(), Lifecycle::new());
-        let wake = Wake::start(&redis.redis(), &lifecycle);
-        let journal = Journal::start(config, pool.clone(), wake, &lifecycle);
-        Self { db, pool, journal, lifecycle, _redis: redis }
+        let journal = journal(config, &pool, &redis, &lifecycle);
+        Self { db, pool, journal, lifecycle, redis }
+    }
+
+    /// Another process's journal.
+    fn replica(&self, config: JournalConfig) -> Journal {
+        journal(config, &self.pool, &self.redis, &self.lifecycle)
     }
 
     /// A running turn at epoch 1.
@@ -84,6 +92,11 @@ impl Fixture {
     fn log(&self, turn: TurnId, epoch: i64, last_seq: i64) -> (TurnLog, CancellationToken) {
         let fenced = CancellationToken::new();
         (self.journal.open(turn, epoch, last_seq, fenced.clone()), fenced)
+    }
+
+    /// Processes that ask for hints about the turn.
+    async fn listeners(&self, turn: TurnId) -> u64 {
+        self.redis.listeners(&format!("chat.turn:{turn}")).await
     }
 
     async fn stored(&self, turn: TurnId) -> Vec<StoredEvent> {
@@ -316,7 +329,7 @@ async fn a_reader_sees_nothing_that_is_not_committed() {
     let pool = Pool::lazy(&db.config_through("chat", proxy.address())).unwrap();
     let fixture = Fixture::over(db, pool, config());
     let turn = fixture.turn().await;
-    let mut reader = fixture.journal.reader(turn, 0).await;
+    let mut reader = fixture.journal.reader(turn, 0);
     let (log, _) = fixture.log(turn, 1, 0);
     log.append(text("seen")).await.unwrap();
     let first = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap().unwrap();
@@ -335,7 +348,7 @@ async fn a_reader_that_lags_reads_the_database_and_misses_nothing() {
     let pool = db.pool("chat");
     let fixture = Fixture::over(db, pool, JournalConfig { hub_batches: 2, page_events: 3, ..config() });
     let turn = fixture.turn().await;
-    let mut reader = fixture.journal.reader(turn, 0).await;
+    let mut reader = fixture.journal.reader(turn, 0);
     let (log, _) = fixture.log(turn, 1, 0);
     for number in 0..50 {
         log.append(TurnEvent::TextDelta { step: number, text: "x".to_owned() }).await.unwrap();
@@ -348,6 +361,45 @@ async fn a_reader_that_lags_reads_the_database_and_misses_nothing() {
     }
     assert_gapless(&seen);
     assert_eq!(seen, fixture.stored(turn).await, "byte for byte");
+}
+
+/// Neither side looks by itself here: what does not come from the hub comes by a hint.
+#[tokio::test]
+async fn a_reader_asks_for_hints_only_while_the_turn_runs_elsewhere() {
+    let config = JournalConfig { poll: Duration::from_mins(10), ..config() };
+    let db = TestDb::new(&[("chat", &MIGRATOR)]).await;
+    let pool = db.pool("chat");
+    let fixture = Fixture::over(db, pool, config.clone());
+    let other = fixture.replica(config);
+    let turn = fixture.turn().await;
+    let open = |journal: &Journal, last_seq| journal.open(turn, 1, last_seq, CancellationToken::new());
+    let mut reader = fixture.journal.reader(turn, 0);
+    let heard = async |reader: &mut Reader, log: &TurnLog, said: &str| {
+        log.append(text(said)).await.unwrap();
+        let next = tokio::time::timeout(PATIENCE, reader.next()).await.expect(said).unwrap().unwrap();
+        assert_eq!(texts(&next), said);
+    };
+    // Nobody runs it yet, as when a client asks for a new turn's events.
+    assert!(tokio::time::timeout(Duration::from_millis(100), reader.next()).await.is_err());
+    assert_eq!(fixture.listeners(turn).await, 1);
+
+    let log = open(&fixture.journal, 0);
+    heard(&mut reader, &log, "here").await;
+    heard(&mut reader, &log, "here again").await;
+    eventually("it asks for hints no more", async || (fixture.listeners(turn).await == 0).then_some(()))
+        .await;
+
+    drop(log);
+    assert!(tokio::time::timeout(Duration::from_millis(100), reader.next()).await.is_err());
+    assert_eq!(fixture.listeners(turn).await, 1);
+    let log = open(&other, 2);
+    heard(&mut reader, &log, "there").await;
+    heard(&mut reader, &log, "there again").await;
+    drop(log);
+
+    let log = open(&fixture.journal, 4);
+    heard(&mut reader, &log, "back").await;
+    assert_gapless(&fixture.stored(turn).await);
 }
 
 #[tokio::test]

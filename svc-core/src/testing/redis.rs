@@ -60,6 +60,17 @@ impl TestRedis {
         Redis::lazy(&self.config_through(address)).expect("made here")
     }
 
+    /// Processes that listen to a topic of [`Wake`](crate::wake::Wake).
+    ///
+    /// # Panics
+    /// If the server does not answer.
+    pub async fn listeners(&self, topic: &str) -> u64 {
+        let channel = format!("{}wake:{topic}", self.prefix);
+        let (_, count): (String, u64) =
+            self.redis().query(redis::cmd("PUBSUB").arg("NUMSUB").arg(channel)).await.expect("Redis answers");
+        count
+    }
+
     fn config_at(&self, url: Url) -> RedisConfig {
         RedisConfig {
             key_prefix: self.prefix.clone(),

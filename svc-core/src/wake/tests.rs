@@ -37,13 +37,6 @@ async fn publish_until_heard(wake: &Wake, topic: &str, subscription: &mut Subscr
     }
 }
 
-async fn subscribers(redis: &Redis, topic: &str) -> i64 {
-    let channel = format!("{}wake:{topic}", redis.prefix());
-    let (_, count): (String, i64) =
-        redis.query(redis::cmd("PUBSUB").arg("NUMSUB").arg(channel)).await.unwrap();
-    count
-}
-
 #[tokio::test]
 async fn what_is_published_after_subscribing_is_heard_by_every_replica() {
     let (server, lifecycle) = (TestRedis::new(), Lifecycle::new());
@@ -56,7 +49,8 @@ async fn what_is_published_after_subscribing_is_heard_by_every_replica() {
     let mut deaf = there.subscribe("turn:2").await;
     publish_until_heard(&here, "turn:1", &mut ears[0]).await;
     publish_until_heard(&here, "turn:1", &mut ears[2]).await;
-    here.publish_all([("turn:1", &b"last"[..]), ("turn:3", b"other")]).await;
+    let heard = here.publish_all([("turn:1", &b"last"[..]), ("turn:3", b"other")]).await;
+    assert_eq!(heard, 2, "one connection a hub");
     for ear in &mut ears {
         while next_message(ear).await != message("last") {}
     }
@@ -86,10 +80,10 @@ async fn topics_that_nobody_listens_to_are_given_up_and_can_be_had_again() {
     publish_until_heard(&wake, "turn:1", &mut first).await;
     let second = wake.subscribe("turn:1").await;
     drop(first);
-    assert_eq!(subscribers(&redis, "turn:1").await, 1);
+    assert_eq!(server.listeners("turn:1").await, 1);
     drop(second);
     let asked = Instant::now();
-    while subscribers(&redis, "turn:1").await != 0 {
+    while server.listeners("turn:1").await != 0 {
         assert!(asked.elapsed() < SOON, "still subscribed");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
