@@ -15,8 +15,8 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ScriptInvocation,
-    ServerErrorKind, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError,
+    ScriptInvocation, ServerErrorKind, aio::MultiplexedConnection, io::tcp::TcpSettings,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -179,7 +179,11 @@ impl Redis {
     /// # Errors
     /// [`Error::Refused`] if the URL cannot be read.
     pub fn lazy(config: &RedisConfig) -> Result<Self, Error> {
-        let client = Client::open(config.url.expose_secret()).map_err(Error::Refused)?;
+        // One connection carries everybody's commands: held back until the last one was acknowledged, each would
+        // wait for those of others.
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let server = config.url.expose_secret().into_connection_info().map_err(Error::Refused)?;
+        let client = Client::open(server.set_tcp_settings(tcp)).map_err(Error::Refused)?;
         let redis = Self(Arc::new(Inner {
             client,
             prefix: config.key_prefix.clone(),
