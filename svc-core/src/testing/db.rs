@@ -31,6 +31,14 @@ const SLOT_CLASS: i32 = 0x5354_5744;
 /// How often a waiting test looks for a slot.
 const POLL: Duration = Duration::from_millis(50);
 
+/// How long a test waits for its drop. Postgres 15 lets `DROP DATABASE` wait for every connection on the server
+/// that is in the middle of its password exchange, for up to `authentication_timeout`, a minute; and the client
+/// of such a connection is not polled any more if its test is the one that waits here.
+const DROP_PATIENCE: &str = "2s";
+
+/// `query_canceled`: a statement took longer than it may.
+const CANCELLED: &str = "57014";
+
 /// A database of one test, dropped with it. Every schema and role of [`bootstrap`] is there; the schemas that
 /// were asked for are migrated.
 #[derive(Debug)]
@@ -180,7 +188,16 @@ async fn keep(
         // The test ends by asking or by being gone.
         let _end = stopped.await;
     }
-    execute(&mut admin, format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
+    leave(&mut admin, &name).await;
+}
+
+/// Drops the database, or leaves that to whoever gets its slot next.
+async fn leave(admin: &mut PgConnection, name: &str) {
+    execute(admin, format!("SET statement_timeout = '{DROP_PATIENCE}'")).await;
+    match try_execute(admin, drop_database(name)).await {
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(CANCELLED) => {}
+        dropped => dropped.unwrap_or_else(|error| panic!("drop {name}: {error}")),
+    }
 }
 
 async fn take_slot(admin: &mut PgConnection) -> i32 {
@@ -208,7 +225,7 @@ async fn drop_leftovers(admin: &mut PgConnection, slot: i32) {
             .await
             .expect("list databases");
     for name in left {
-        execute(admin, format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
+        execute(admin, drop_database(&name)).await;
     }
 }
 
@@ -224,7 +241,7 @@ async fn ensure_template(server: &Url, admin: &mut PgConnection, template: &Temp
         .expect("lock the template");
     if !is_whole(admin, &template.name).await {
         bootstrap::roles(admin).await.expect("make the roles");
-        execute(admin, format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", template.name)).await;
+        execute(admin, drop_database(&template.name)).await;
         execute(admin, format!("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'", template.name)).await;
         let mut url = server.clone();
         url.set_path(&template.name);
@@ -259,9 +276,17 @@ async fn is_whole(admin: &mut PgConnection, template: &str) -> bool {
 
 /// Runs a statement that takes no parameters; names in it are made here.
 async fn execute(admin: &mut PgConnection, sql: String) {
-    if let Err(error) = sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(admin).await {
+    if let Err(error) = try_execute(admin, sql.clone()).await {
         panic!("{sql}: {error}");
     }
+}
+
+async fn try_execute(admin: &mut PgConnection, sql: String) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(admin).await.map(|_| ())
+}
+
+fn drop_database(name: &str) -> String {
+    format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 }
 
 /// URL of the superuser acting as `role`: rights are the role's, and no password of it need be known. A clone
