@@ -12,7 +12,7 @@ use svc_core::{
     custody::{Record, Refused, State, Step, StepKind, admit},
     pg::Subject,
 };
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::domain::{
@@ -71,7 +71,7 @@ struct Kept {
 #[derive(Debug, Default)]
 struct Inner {
     subjects: HashMap<Uuid, Kept>,
-    faults: HashMap<StepKind, VecDeque<Fault>>,
+    faults: HashMap<StepKind, VecDeque<Option<Fault>>>,
     /// Objects that cannot be deleted, and why.
     stuck: HashMap<String, (ItemOutcome, &'static str)>,
     /// Rows that turn up after the next erasure: a writer that nobody knew of.
@@ -89,7 +89,7 @@ pub struct FakeCustodian {
     /// Rows that it deletes in one call.
     chunk: i64,
     inner: Arc<Mutex<Inner>>,
-    resumed: Arc<Notify>,
+    resumed: watch::Sender<()>,
 }
 
 /// What the machine says to a call.
@@ -112,7 +112,7 @@ impl FakeCustodian {
             kinds: kinds.into(),
             chunk: 100,
             inner: Arc::new(Mutex::new(inner)),
-            resumed: Arc::new(Notify::new()),
+            resumed: watch::Sender::new(()),
         }
     }
 
@@ -174,12 +174,18 @@ impl FakeCustodian {
 
     /// Lets the next `times` calls of a step go wrong.
     pub fn fail(&self, step: StepKind, fault: Fault, times: usize) {
-        self.inner().faults.entry(step).or_default().extend(std::iter::repeat_n(fault, times));
+        self.inner().faults.entry(step).or_default().extend(std::iter::repeat_n(Some(fault), times));
+    }
+
+    /// Lets one call of a step go wrong, after this many that go well.
+    pub fn fail_after(&self, step: StepKind, calls: usize, fault: Fault) {
+        let faults = std::iter::repeat_n(None, calls).chain([Some(fault)]);
+        self.inner().faults.entry(step).or_default().extend(faults);
     }
 
     /// Lets calls that stall be answered.
     pub fn resume(&self) {
-        self.resumed.notify_waiters();
+        self.resumed.send_replace(());
     }
 
     /// Makes an object impossible to delete.
@@ -240,11 +246,13 @@ impl FakeCustodian {
     }
 
     pub(super) fn fault(&self, step: StepKind) -> Option<Fault> {
-        self.inner().faults.get_mut(&step)?.pop_front()
+        self.inner().faults.get_mut(&step)?.pop_front()?
     }
 
-    pub(super) async fn until_resumed(&self) {
-        self.resumed.notified().await;
+    /// Changes with the next [`resume`](Self::resume). Taken before a call is counted: who sees that it was made
+    /// may let it go on, even if it does not wait yet.
+    pub(super) fn resumption(&self) -> watch::Receiver<()> {
+        self.resumed.subscribe()
     }
 
     /// Counts a call, and admits it by the machine.

@@ -98,6 +98,28 @@ pub async fn resolve(db: &mut PgConnection, id: Uuid, by: &str, now: DateTime<Ut
     ensure_affected(&done, 1)
 }
 
+/// Settles what an owner of data could not delete for a job, once it could after all.
+///
+/// # Errors
+/// [`svc_core::pg::Error`] if that was not written.
+pub async fn resolve_all(
+    db: &mut PgConnection,
+    purge_id: PurgeId,
+    custodian: Custodian,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query!(
+        "UPDATE dead_letters SET resolved_at = $3, resolved_by = 'purge-svc'
+         WHERE purge_id = $1 AND custodian = $2 AND resolved_at IS NULL",
+        purge_id.0,
+        custodian.service(),
+        now
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// Letters of a job that nobody has settled.
 ///
 /// # Errors

@@ -56,6 +56,16 @@ async fn letters(plane: &Plane) -> Vec<DeadLetter> {
     plane.dead_letters.list(50, "").await.unwrap().items
 }
 
+/// The letter, as soon as there is one.
+async fn first_letter(plane: &Plane) -> DeadLetter {
+    loop {
+        match letters(plane).await.pop() {
+            Some(letter) => return letter,
+            None => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_deleted_waits_for_an_operator() {
     let plane = Plane::new().await;
@@ -127,12 +137,10 @@ async fn a_letter_that_is_settled_while_its_job_is_laid_aside_is_not_lost() {
     // Registry stalls after the letter is written and before the job is laid aside.
     plane.registry.fail(StepKind::Erase, Fault::Stall, 1);
     let settle = async {
-        let letter = loop {
-            match letters(&plane).await.pop() {
-                Some(letter) => break letter,
-                None => tokio::time::sleep(Duration::from_millis(5)).await,
-            }
-        };
+        let letter = first_letter(&plane).await;
+        while plane.registry.count(StepKind::Erase) == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         plane.sandbox.unjam(&volume);
         plane.dead_letters.resolve(letter.dead_letter_id, "operator").await.unwrap();
         plane.registry.resume();
@@ -142,6 +150,52 @@ async fn a_letter_that_is_settled_while_its_job_is_laid_aside_is_not_lost() {
     assert_eq!(plane.job(purge_id).await.record.state, State::Working(Phase::Erasing));
     plane.run_to_the_end(purge_id).await;
     plane.assert_erased(subject, purge_id).await;
+}
+
+#[tokio::test]
+async fn an_owner_that_gets_on_writes_no_letter_yet() {
+    let plane = Plane::new().await;
+    let (subject, purge_id) = plane.accepted().await;
+    let volume = format!("volume-{}", subject.id());
+    plane.sandbox.jam(&volume, ItemOutcome::Permanent, "REFUSED");
+    // Its first call deletes all but the volume. The worker dies while it waits for the second.
+    plane.sandbox.fail_after(StepKind::Erase, 1, Fault::Stall);
+    let mut claim = plane.claim().await.unwrap();
+    let second_call = async {
+        while plane.sandbox.count(StepKind::Erase) < 2 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::select! {
+        _ = plane.drive(&mut claim) => panic!("an owner stalls"),
+        () = second_call => {}
+    }
+    plane.end_leases().await;
+    plane.sandbox.unjam(&volume);
+    assert_eq!(plane.run().await, Progress::Final);
+    plane.assert_erased(subject, purge_id).await;
+    assert_eq!(plane.count("dead_letters").await, 0);
+}
+
+#[tokio::test]
+async fn a_letter_about_what_could_be_deleted_after_all_is_settled_by_its_job() {
+    let plane = Plane::new().await;
+    let (subject, purge_id) = plane.accepted().await;
+    let volume = format!("volume-{}", subject.id());
+    plane.sandbox.jam(&volume, ItemOutcome::Permanent, "REFUSED");
+    // The worker dies after the letter is written and before the job is laid aside.
+    plane.registry.fail(StepKind::Erase, Fault::Stall, 1);
+    let mut claim = plane.claim().await.unwrap();
+    tokio::select! {
+        _ = plane.drive(&mut claim) => panic!("an owner stalls"),
+        _ = first_letter(&plane) => {}
+    }
+    plane.end_leases().await;
+    plane.sandbox.unjam(&volume);
+    assert_eq!(plane.run().await, Progress::Final);
+    plane.assert_erased(subject, purge_id).await;
+    assert!(letters(&plane).await.is_empty());
+    assert_eq!(plane.count("dead_letters").await, 1, "that there was one stays known");
 }
 
 #[tokio::test]

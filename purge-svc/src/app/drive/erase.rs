@@ -46,9 +46,8 @@ impl Driver {
         for _ in 0..MOST_CALLS {
             let (erasure, digest) = self.roster.get(custodian).erase(&call(claim)).await?;
             failpoint::hit(answered(Step::Erase)).await;
-            let verdict = erasure.verdict();
-            self.note(claim, custodian, &erasure, (verdict == Verdict::Done).then_some(digest)).await?;
-            match verdict {
+            self.note(claim, custodian, &erasure, digest).await?;
+            match erasure.verdict() {
                 Verdict::Done => return Ok(Came::Through),
                 Verdict::More => {}
                 Verdict::Later => return Err(Stop::Later(custodian)),
@@ -58,24 +57,31 @@ impl Driver {
         Err(Stop::Later(custodian))
     }
 
-    /// Writes down what an owner did in one call, and whether it is through.
+    /// Writes down what an owner did in one call. Only its last word makes a dead letter: as long as it gets on,
+    /// it may get further with what it could not delete so far. And an owner that is through has none left.
     async fn note(
         &self,
         claim: &Claim,
         custodian: Custodian,
         erasure: &Erasure,
-        through: Option<[u8; 32]>,
+        digest: [u8; 32],
     ) -> Result<(), Stop> {
         let (purge_id, now) = (claim.job.purge_id, self.clock.now());
-        let stuck = |item: &&ItemResult| item.outcome == ItemOutcome::Permanent;
-        let letters: Vec<_> =
-            erasure.items.iter().filter(stuck).map(|item| (new_id(), item.clone())).collect();
         let mut tx = self.hold(claim).await?;
         external_objects::settle(&mut tx, purge_id, custodian, &erasure.items, now).await?;
-        dead_letters::write(&mut tx, purge_id, custodian, &letters, now).await?;
-        if let Some(digest) = through {
-            let done = Done { custodian, step: Step::Erase, epoch: claim.lease.epoch, digest, at: now };
-            steps::record(&mut tx, purge_id, &done).await?;
+        match erasure.verdict() {
+            Verdict::Done => {
+                let done = Done { custodian, step: Step::Erase, epoch: claim.lease.epoch, digest, at: now };
+                steps::record(&mut tx, purge_id, &done).await?;
+                dead_letters::resolve_all(&mut tx, purge_id, custodian, now).await?;
+            }
+            Verdict::Refused => {
+                let stuck = |item: &&ItemResult| item.outcome == ItemOutcome::Permanent;
+                let letters: Vec<_> =
+                    erasure.items.iter().filter(stuck).map(|item| (new_id(), item.clone())).collect();
+                dead_letters::write(&mut tx, purge_id, custodian, &letters, now).await?;
+            }
+            Verdict::More | Verdict::Later => {}
         }
         Ok(tx.commit().await?)
     }

@@ -69,7 +69,7 @@ impl FakeCustodian {
         effect: impl FnOnce(&Step) -> (T, bool),
     ) -> Result<Response<T>, Status> {
         let step = parse(kind, wire)?;
-        let fault = self.fault(kind);
+        let (fault, mut resumption) = (self.fault(kind), self.resumption());
         if fault == Some(Fault::Unavailable) {
             return Err(refuse(ErrorKind::Unavailable, "UNAVAILABLE", "told to be away"));
         }
@@ -88,7 +88,8 @@ impl FakeCustodian {
             // Without a reason of ours: what a transport says when a connection breaks.
             Some(Fault::LoseReply) => Err(Status::unavailable("connection lost")),
             Some(Fault::Stall) => {
-                self.until_resumed().await;
+                // It is over with the simulator, too.
+                let _changed = resumption.changed().await;
                 Ok(Response::new(answer))
             }
             Some(Fault::Unavailable) | None => Ok(Response::new(answer)),
@@ -135,7 +136,7 @@ impl CustodianService for FakeCustodian {
         request: Request<proto::InventoryRequest>,
     ) -> Result<Response<Self::InventoryStream>, Status> {
         let step = parse(StepKind::Inventory, request.into_inner().step)?;
-        let fault = self.fault(StepKind::Inventory);
+        let (fault, mut resumption) = (self.fault(StepKind::Inventory), self.resumption());
         if fault == Some(Fault::Unavailable) {
             return Err(refuse(ErrorKind::Unavailable, "UNAVAILABLE", "told to be away"));
         }
@@ -149,9 +150,8 @@ impl CustodianService for FakeCustodian {
                 Ok(Response::new(objects.chain(cut).boxed()))
             }
             Some(Fault::Stall) => {
-                let this = self.clone();
                 let silence = stream::once(async move {
-                    this.until_resumed().await;
+                    let _changed = resumption.changed().await;
                     Err(Status::unavailable("connection lost"))
                 });
                 Ok(Response::new(objects.chain(silence).boxed()))
