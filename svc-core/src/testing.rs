@@ -9,6 +9,9 @@ mod db;
 mod fault_proxy;
 mod redis;
 
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+use rand::RngExt as _;
 use url::Url;
 
 pub use self::{db::TestDb, fault_proxy::FaultProxy, redis::TestRedis};
@@ -20,6 +23,20 @@ fn server_url(variable: &str) -> Url {
         panic!("{variable} is not set: run tests with `make test`, or under `steward stack exec`");
     };
     Url::parse(&server).expect("the test server's URL is one")
+}
+
+/// A loopback address that nothing listens on, for a server that is told where to listen.
+///
+/// It lies below the range that Linux takes ports of outgoing connections from (32768 and up): until the server
+/// listens there, nobody gets it by chance.
+#[must_use]
+pub fn free_address() -> SocketAddr {
+    loop {
+        let port = rand::rng().random_range(20_000..32_768);
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return listener.local_addr().expect("a bound listener has an address");
+        }
+    }
 }
 
 #[cfg(test)]

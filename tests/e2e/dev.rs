@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -13,6 +12,7 @@ use suite_tests::{
     cluster::{guest, image, program},
     eventually::eventually,
 };
+use svc_core::testing::free_address;
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
@@ -91,15 +91,11 @@ fn steward(home: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
-}
-
 #[tokio::test]
 async fn a_developer_gets_a_plane_that_works_heals_and_leaves_nothing_running() {
     let directory = tempfile::tempdir().unwrap();
     let home = directory.path().join("home");
-    let mut dev = Dev::start(&home, free_port());
+    let mut dev = Dev::start(&home, free_address().port());
     dev.until_open().await;
 
     let (well, answer) = dev.run(&["chat", "run uname -s"]).await;
@@ -108,7 +104,7 @@ async fn a_developer_gets_a_plane_that_works_heals_and_leaves_nothing_running() 
     assert!(well && states.lines().count() == 5, "{states}");
 
     // Only one at a time, and whoever is second is told about the first.
-    let (well, refusal) = dev.run(&["dev", "--port", &free_port().to_string()]).await;
+    let (well, refusal) = dev.run(&["dev", "--port", &free_address().port().to_string()]).await;
     assert!(!well && refusal.contains(&format!("process {}", dev.child.id().unwrap())), "{refusal}");
     let other = directory.path().join("other");
     let output = steward(&other, &["dev", "--port", &dev.port.to_string()]).output().await.unwrap();
@@ -134,7 +130,7 @@ async fn a_developer_gets_a_plane_that_works_heals_and_leaves_nothing_running() 
 
     // Data, keys and token are there at the next start.
     let token = fs::read_to_string(home.join("token")).unwrap();
-    let mut again = Dev::start(&home, free_port());
+    let mut again = Dev::start(&home, free_address().port());
     again.until_open().await;
     assert_eq!(fs::read_to_string(home.join("token")).unwrap(), token);
     let (well, answer) = again.run(&["chat", "say still there"]).await;

@@ -1,7 +1,7 @@
 //! chat-svc as the tests start it, and the actors that use it.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
@@ -27,7 +27,7 @@ use svc_core::{
     lifecycle::{Lifecycle, Outcome},
     principal::Principal,
     telemetry::Metrics,
-    testing::{TestDb, TestRedis},
+    testing::{TestDb, TestRedis, free_address},
 };
 use tonic::{Request, Status};
 
@@ -391,8 +391,4 @@ pub(crate) fn metrics() -> Metrics {
             svc_core::telemetry::init("chat-svc", &config.telemetry).unwrap().metrics()
         })
         .clone()
-}
-
-pub(crate) fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

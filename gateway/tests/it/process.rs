@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use svc_core::assertion;
+use svc_core::{assertion, testing::free_address};
 use tokio::process::{Child, Command};
 
 struct Program {
@@ -19,13 +19,12 @@ impl Program {
     /// Files of a gateway on a free port, whose services are nowhere.
     fn new(further: &str) -> Self {
         let files = tempfile::tempdir().unwrap();
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let address = free();
+        let address = free_address();
         let key = files.path().join("gateway.key");
         fs::write(&key, assertion::generate_key().unwrap().0).unwrap();
         let config = format!(
             "listen = '{address}'\noperator_listen = '{}'\n[identity]\nkey_file = '{}'\n[connections]\ndrain_delay = '10ms'\n{further}",
-            free(),
+            free_address(),
             key.display(),
         );
         fs::write(files.path().join("gateway.toml"), config).unwrap();

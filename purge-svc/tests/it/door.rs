@@ -20,7 +20,7 @@ use svc_core::{
     lifecycle::{Lifecycle, Outcome},
     pg::Subject,
     principal::{Principal, PrincipalKind},
-    testing::{TestDb, TestRedis},
+    testing::{TestDb, TestRedis, free_address},
 };
 use tempfile::TempDir;
 use tonic::{Code, Request};
@@ -54,8 +54,7 @@ async fn start(triggers: &str) -> Running {
     let chat_at = FakeSessions::serve(chat.clone(), ours.verifier("chat-svc"), &others).await;
     let registry_at = registry.serve(&others).await.unwrap();
     let sandbox_at = sandbox.serve(&others).await.unwrap();
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (listen, operator_listen) = (free(), free());
+    let (listen, operator_listen) = (free_address(), free_address());
     let redis_config = redis.config();
     let text = format!(
         "triggers = {triggers}

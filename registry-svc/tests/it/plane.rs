@@ -1,7 +1,7 @@
 //! registry-svc as the tests start it, and the actors that use it.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
@@ -17,7 +17,7 @@ use svc_core::{
     lifecycle::{Lifecycle, Outcome},
     outbound::Mode,
     telemetry::Metrics,
-    testing::{TestDb, TestRedis},
+    testing::{TestDb, TestRedis, free_address},
 };
 use tonic::{
     Request, Status,
@@ -259,8 +259,4 @@ fn metrics() -> Metrics {
             svc_core::telemetry::init("registry-svc", &config.telemetry).unwrap().metrics()
         })
         .clone()
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

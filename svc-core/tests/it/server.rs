@@ -20,6 +20,7 @@ use svc_core::{
     principal::{self, Principal},
     server::{Bound, Server, ServerConfig},
     telemetry::{LogFormat, TelemetryConfig},
+    testing::free_address,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -68,10 +69,6 @@ struct Plane {
     operator: SocketAddr,
     peer: Peer,
     lifecycle: Lifecycle,
-}
-
-fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 async fn plane() -> Plane {
