@@ -31,12 +31,11 @@ fn server_url(variable: &str) -> Url {
 /// listens there, nobody gets it by chance.
 #[must_use]
 pub fn free_address() -> SocketAddr {
-    loop {
-        let port = rand::rng().random_range(20_000..32_768);
-        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            return listener.local_addr().expect("a bound listener has an address");
-        }
-    }
+    let mut rng = rand::rng();
+    (0..64)
+        .map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, rng.random_range(20_000..32_768))))
+        .find(|address| TcpListener::bind(address).is_ok())
+        .expect("a port is free on the loopback address")
 }
 
 #[cfg(test)]
