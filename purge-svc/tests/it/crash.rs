@@ -19,7 +19,7 @@ use svc_core::{
     testing::FaultProxy,
 };
 
-use crate::plane::Plane;
+use crate::plane::{Plane, until_called};
 
 /// Steps that every erasure asks for.
 const STEPS: [StepKind; 5] =
@@ -72,11 +72,7 @@ async fn a_worker_that_dies_within_any_call_is_replaced() {
                 () = async { while driver.advance(&mut dying).await.unwrap() == Progress::Advanced {} } => {
                     panic!("{step:?} stalls")
                 }
-                () = async {
-                    while owner.count(step) == before {
-                        tokio::time::sleep(Duration::from_millis(2)).await;
-                    }
-                } => {}
+                () = until_called(owner, step, before + 1) => {}
             }
             drop(dying);
             plane.end_leases().await;
@@ -125,9 +121,7 @@ async fn a_worker_that_was_overtaken_writes_nothing() {
             }
         };
         let successor = async {
-            while plane.sandbox.count(step) == before {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
+            until_called(&plane.sandbox, step, before + 1).await;
             plane.end_leases().await;
             let rest = plane.run().await;
             let written = plane.job(purge_id).await;
@@ -258,9 +252,7 @@ async fn a_replica_takes_over_from_one_that_hangs() {
     let driver = plane.driver();
     let hangs = async { while driver.advance(&mut hanging).await.unwrap() == Progress::Advanced {} };
     let takes_over = async {
-        while plane.chat.count(StepKind::Erase) == 0 {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until_called(&plane.chat, StepKind::Erase, 1).await;
         // From here on nobody renews that lease.
         plane.end_leases().await;
         let lifecycle = Lifecycle::new();

@@ -36,6 +36,7 @@ use svc_core::{
     backoff::Backoff,
     client::{Peer, PeerConfig},
     clock::{Clock, MockClock, SharedClock, SystemClock},
+    custody::StepKind,
     id::{AccountId, PurgeId, SessionId},
     idempotency::RequestHash,
     lifecycle::Lifecycle,
@@ -314,5 +315,12 @@ impl Plane {
         assert_eq!(ours.len(), 1, "one receipt");
         assert_eq!(ours[0].body.custodians.len(), 3);
         assert_eq!(self.ledger.check().await.unwrap().broken, None);
+    }
+}
+
+/// Waits until an owner was asked for a step so many times.
+pub(crate) async fn until_called(owner: &FakeCustodian, step: StepKind, calls: usize) {
+    while owner.count(step) < calls {
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

@@ -15,7 +15,7 @@ use purge_svc::{
 };
 use svc_core::{custody::StepKind, id::new_id};
 
-use crate::plane::Plane;
+use crate::plane::{Plane, until_called};
 
 #[tokio::test]
 async fn residue_blocks_until_it_is_erased_too() {
@@ -138,9 +138,7 @@ async fn a_letter_that_is_settled_while_its_job_is_laid_aside_is_not_lost() {
     plane.registry.fail(StepKind::Erase, Fault::Stall, 1);
     let settle = async {
         let letter = first_letter(&plane).await;
-        while plane.registry.count(StepKind::Erase) == 0 {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until_called(&plane.registry, StepKind::Erase, 1).await;
         plane.sandbox.unjam(&volume);
         plane.dead_letters.resolve(letter.dead_letter_id, "operator").await.unwrap();
         plane.registry.resume();
@@ -161,14 +159,9 @@ async fn an_owner_that_gets_on_writes_no_letter_yet() {
     // Its first call deletes all but the volume. The worker dies while it waits for the second.
     plane.sandbox.fail_after(StepKind::Erase, 1, Fault::Stall);
     let mut claim = plane.claim().await.unwrap();
-    let second_call = async {
-        while plane.sandbox.count(StepKind::Erase) < 2 {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
     tokio::select! {
         _ = plane.drive(&mut claim) => panic!("an owner stalls"),
-        () = second_call => {}
+        () = until_called(&plane.sandbox, StepKind::Erase, 2) => {}
     }
     plane.end_leases().await;
     plane.sandbox.unjam(&volume);
