@@ -3,5 +3,6 @@
 pub mod clean;
 pub mod keys;
 pub mod run;
+pub mod sandboxes;
 pub mod screen;
 pub mod supervise;

@@ -8,9 +8,14 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use steward_stack::{
+    docker::{Engine, INSTALLATION_LABEL},
+    exec::TEST_RUN,
+};
 use suite_tests::{
     cluster::{guest, image, program},
     eventually::eventually,
+    residue::docker,
 };
 use svc_core::testing::free_address;
 use tokio::{
@@ -136,4 +141,43 @@ async fn a_developer_gets_a_plane_that_works_heals_and_leaves_nothing_running() 
     let (well, answer) = again.run(&["chat", "say still there"]).await;
     assert!(well && answer.contains("still there"), "{answer}");
     assert!(again.interrupt().await.contains("data stays in"));
+}
+
+#[tokio::test]
+async fn cleaning_leaves_nothing_of_ours_on_an_engine_that_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("home");
+    let mut dev = Dev::start(&home, free_address().port());
+    dev.until_open().await;
+    let (well, answer) = dev.run(&["chat", "run uname -s"]).await;
+    assert!(well && answer.contains("← Linux"), "{answer}");
+    dev.interrupt().await;
+
+    let noted = fs::read_to_string(home.join("engines")).unwrap();
+    let engine = Engine::at(noted.clone());
+    let secret = fs::read_to_string(home.join("installation")).unwrap();
+    let label = format!("{INSTALLATION_LABEL}=dev-{}", &secret[..12]);
+    assert!(!engine.containers(&label).await.unwrap().is_empty(), "sandboxes stay for the next start");
+    assert!(!engine.volumes(&label).await.unwrap().is_empty());
+    let suite = std::env::var(TEST_RUN).unwrap_or_else(|_| "test-clean".to_owned());
+    let foreign = format!("{INSTALLATION_LABEL}={suite}-clean");
+    let docker = docker::Engine { host: engine.host().to_owned() };
+    let neighbour = docker.line(&["create", "--label", &foreign, &image(engine.host()), "true"]).await;
+
+    // What cannot be asked might still hold sandboxes: nothing is removed, the way to find them least of all.
+    fs::write(home.join("engines"), "unix:///nowhere/docker.sock").unwrap();
+    let output = steward(&home, &["clean"]).output().await.unwrap();
+    let refusal = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && refusal.contains(&label) && refusal.contains("nowhere"), "{refusal}");
+    assert!(home.join("token").is_file());
+
+    fs::write(home.join("engines"), noted).unwrap();
+    let output = steward(&home, &["clean"]).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("containers and volumes of sandboxes"), "{output:?}");
+    assert!(engine.containers(&label).await.unwrap().is_empty());
+    assert!(engine.volumes(&label).await.unwrap().is_empty());
+    assert_eq!(engine.containers(&foreign).await.unwrap().len(), 1, "another installation keeps its own");
+    engine.remove(&neighbour).await.unwrap();
+    assert!(!home.exists());
 }

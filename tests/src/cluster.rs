@@ -24,8 +24,9 @@ use steward::{
 };
 use steward_stack::{
     Daemon, Engine, Home, Stack,
+    docker::INSTALLATION_LABEL,
     docker::{self, Container, Volume},
-    exec::{INSTALLATION_LABEL, TEST_RUN},
+    exec::TEST_RUN,
     redis,
     terminal::Stages,
 };

@@ -15,7 +15,6 @@ use registry_svc::operator::Operator;
 use secrecy::{ExposeSecret, SecretString};
 use steward_stack::{
     Engine, Home, Stack, StopRequests,
-    exec::INSTALLATION_LABEL,
     home::{self, read_if_there},
     ports,
     process::end_leftover,
@@ -26,7 +25,7 @@ use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    screen,
+    sandboxes, screen,
     supervise::{self, Supervisor},
 };
 use crate::{
@@ -74,7 +73,7 @@ pub async fn run(root: &Path, args: &DevArgs) -> Result<ExitCode> {
         }
     };
     let ended = on_stack(&home, args, &stack, stages, &mut stops).await;
-    let sandboxes = stop_sandboxes(&stack.engine, &installation(&home)?).await;
+    let sandboxes = sandboxes::stop(&home, &stack.engine).await;
     let down = stack.down().await;
     ended.and(sandboxes).and(down)?;
     stages.report(
@@ -92,6 +91,9 @@ async fn on_stack(
     stages: Stages,
     stops: &mut StopRequests,
 ) -> Result<()> {
+    if stack.engine_is_yours() {
+        sandboxes::note_engine(home, &stack.engine)?;
+    }
     let traces = Traces::at(home.directory("traces")?);
     traces.prune()?;
     let receiver = Receiver::bind(home.port("otlp")?, traces).await?;
@@ -104,7 +106,7 @@ async fn on_stack(
             otlp_url: env::var("OTEL_EXPORTER_OTLP_ENDPOINT").unwrap_or_else(|_| receiver.url()),
             guest: args.guest.canonicalize().with_context(|| format!("find {}", args.guest.display()))?,
             image,
-            installation: installation(home)?,
+            installation: sandboxes::installation(home)?,
         };
         ground.database.init().await?;
         ground.database.migrate().await?;
@@ -207,23 +209,8 @@ async fn image(args: &DevArgs, engine: &Engine, stages: Stages) -> Result<String
     Ok(image)
 }
 
-/// Says whose sandboxes are whose on an engine that others use too.
-fn installation(home: &Home) -> Result<String> {
-    Ok(format!("dev-{}", home.secret("installation")?.get(..12).unwrap_or_default()))
-}
-
-async fn stop_sandboxes(engine: &Engine, installation: &str) -> Result<()> {
-    let sandboxes = engine.containers(&format!("{INSTALLATION_LABEL}={installation}")).await?;
-    let running =
-        sandboxes.iter().filter(|container| matches!(container.state.as_str(), "running" | "paused"));
-    for container in running {
-        engine.stop(&container.id).await.with_context(|| format!("stop sandbox {}", container.name))?;
-    }
-    Ok(())
-}
-
 /// Ends services that an earlier, killed `steward dev` left behind.
-async fn end_leftovers(home: &Home) -> Result<()> {
+pub async fn end_leftovers(home: &Home) -> Result<()> {
     for service in Service::ALL {
         end_leftover(&home.path(&format!("run/{service}.pid")), supervise::STOP).await?;
     }

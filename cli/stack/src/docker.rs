@@ -22,6 +22,9 @@ use tokio::{
 
 use crate::{home::Home, process::Daemon};
 
+/// Label that says whose container or volume it is.
+pub const INSTALLATION_LABEL: &str = "steward.installation";
+
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 /// Longest path of a Unix socket, without its closing zero.
 const LONGEST_SOCKET: usize = 107;
@@ -167,6 +170,27 @@ impl Engine {
     /// Removes a volume; one that is gone already, or that a container still has, is left as it is.
     pub async fn remove_volume(&self, name: &str) -> Result<()> {
         self.call("DELETE", &format!("/volumes/{name}")).await.map(drop)
+    }
+
+    /// Removes every container and volume of the installations that `ours` names, and returns how many of both.
+    pub async fn remove_installations(&self, ours: impl Fn(&str) -> bool) -> Result<usize> {
+        let is_ours = |labels: &BTreeMap<String, String>| {
+            labels.get(INSTALLATION_LABEL).is_some_and(|installation| ours(installation))
+        };
+        let mut removed = 0;
+        for container in self.containers(INSTALLATION_LABEL).await?.iter().filter(|c| is_ours(&c.labels)) {
+            self.remove(&container.id)
+                .await
+                .with_context(|| format!("remove container {}", container.name))?;
+            removed += 1;
+        }
+        for volume in self.volumes(INSTALLATION_LABEL).await?.iter().filter(|v| is_ours(&v.labels)) {
+            self.remove_volume(&volume.name)
+                .await
+                .with_context(|| format!("remove volume {}", volume.name))?;
+            removed += 1;
+        }
+        Ok(removed)
     }
 
     async fn call(&self, method: &str, path: &str) -> Result<String> {

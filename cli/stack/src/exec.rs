@@ -1,6 +1,6 @@
 //! `steward stack exec`: one command with the servers around it.
 
-use std::{collections::BTreeMap, ffi::OsString, path::Path, process::ExitCode};
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -8,7 +8,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use crate::{
-    docker::Engine,
     home::Home,
     signals::StopRequests,
     stack::{self, Stack},
@@ -17,9 +16,6 @@ use crate::{
 
 /// Variable that names one run of suites; installations that begin with its value are removed at the end.
 pub const TEST_RUN: &str = "STEWARD_TEST_RUN";
-
-/// Label that says whose container it is.
-pub const INSTALLATION_LABEL: &str = "steward.installation";
 
 /// The command to run, and on what.
 #[derive(Debug, Clone, Args)]
@@ -49,24 +45,11 @@ pub async fn run(home: &Path, args: &ExecArgs) -> Result<ExitCode> {
     };
     let run = format!("test-{}", std::process::id());
     let result = run_inside(&stack, &run, &args.command, &mut stops).await;
-    let swept = sweep(&stack.engine, &run).await;
+    // A suite that is killed leaves its containers.
+    let swept = stack.engine.remove_installations(|installation| installation.starts_with(&run)).await;
     stack.down().await?;
     swept?;
     result
-}
-
-/// Removes containers and volumes that the command left behind, as a suite that is killed does.
-async fn sweep(engine: &Engine, run: &str) -> Result<()> {
-    let ours = |labels: &BTreeMap<String, String>| {
-        labels.get(INSTALLATION_LABEL).is_some_and(|installation| installation.starts_with(run))
-    };
-    for container in engine.containers(INSTALLATION_LABEL).await?.iter().filter(|c| ours(&c.labels)) {
-        engine.remove(&container.id).await.with_context(|| format!("remove {}", container.name))?;
-    }
-    for volume in engine.volumes(INSTALLATION_LABEL).await?.iter().filter(|v| ours(&v.labels)) {
-        engine.remove_volume(&volume.name).await.with_context(|| format!("remove {}", volume.name))?;
-    }
-    Ok(())
 }
 
 async fn run_inside(

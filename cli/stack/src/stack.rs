@@ -20,8 +20,10 @@ pub const DATABASE_URL: &str = "STEWARD_DATABASE_URL";
 /// Names the user's own Redis.
 pub const REDIS_URL: &str = "STEWARD_REDIS_URL";
 
+const DOCKERD: &str = "dockerd";
+
 const SERVERS: &[(&str, &[(Signal, Duration)])] =
-    &[("postgres", postgres::STOP), ("redis", redis::STOP), ("dockerd", docker::STOP)];
+    &[("postgres", postgres::STOP), ("redis", redis::STOP), (DOCKERD, docker::STOP)];
 
 /// The three servers, running.
 #[derive(Debug)]
@@ -89,6 +91,11 @@ impl Stack {
             }
         }
         Ok(())
+    }
+
+    /// Whether the engine was there before: what is left on it does not go with the home.
+    pub fn engine_is_yours(&self) -> bool {
+        self.owned.iter().all(|(daemon, _)| daemon.name() != DOCKERD)
     }
 
     /// The variables under which everything else finds the servers.
