@@ -7,7 +7,8 @@
 //! * When `Freeze` has answered, no write of the subject is in flight and none will begin.
 //! * A step of a lower epoch than the highest seen changes nothing; a step that was answered is answered the
 //!   same again, byte for byte, without being done again.
-//! * `Thaw` is refused once `Erase` began, and is the last step of its purge: what arrives late is refused.
+//! * `Thaw` is refused once `Erase` began, and is the last step of its purge: what arrives late is refused, the
+//!   `Freeze` too, so that a purge which never began is given up without stopping anybody.
 //! * `Commit` is refused unless a `Verify` of the same purge has found nothing left.
 //!
 //! `Freeze` closes the door in a transaction of its own before it waits for the writers inside: `FOR KEY SHARE`
@@ -169,8 +170,8 @@ pub async fn create(tx: &mut Tx, subject: Subject) -> Result<(), pg::Error> {
     Ok(())
 }
 
-/// Begins a step of a purge, or says how it was answered before. `Freeze` makes a row for a subject that this
-/// service never met, so that it will be refused if it comes later.
+/// Begins a step of a purge, or says how it was answered before. `Freeze` and `Thaw` make a row for a subject that
+/// this service never met, so that it, or the freeze, will be refused if it comes later.
 ///
 /// # Errors
 /// [`Error::Refused`] if the step may not be done now; [`pg::Error::LockTimeout`] if a writer is still inside
@@ -180,6 +181,9 @@ pub async fn begin(pool: &Pool, step: Step) -> Result<Begin, Error> {
         close_door(pool, &step).await?;
     }
     let mut tx = Tx::system(pool).await?;
+    if step.kind == StepKind::Thaw {
+        tx.meet(step.subject).await?;
+    }
     let record = lock(&mut tx, step.subject).await?;
     let answers = answers(&mut tx, &step).await?;
     let state = admit(&record, &step, answers.iter().map(|(kind, _)| *kind))?;

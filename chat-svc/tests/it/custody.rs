@@ -188,6 +188,23 @@ async fn a_thawed_session_goes_on() {
 }
 
 #[tokio::test]
+async fn an_erasure_that_is_given_up_before_it_began_ends_no_turn() {
+    let plane = Plane::start().await;
+    let (mut tenant, mut purge) = (plane.tenant(), plane.purge());
+    let session = tenant.session().await;
+    let turn = tenant.say(&session, "count to 40 every 15ms").await.turn_id;
+    let mut stream = tenant.follow(&turn, "").await;
+    until(&mut stream, "text.delta").await;
+    let id = PurgeId::new();
+    purge.thaw(ThawRequest { step: step(id, 1, &tenant, Some(&session)) }).await.unwrap();
+    assert_eq!(tenant.wait(&turn).await.status(), TurnStatus::Completed);
+    // A freeze that was on its way harms nobody any more.
+    let late = purge.freeze(FreezeRequest { step: step(id, 1, &tenant, Some(&session)) }).await.unwrap_err();
+    assert_eq!(reason_of(&late).as_deref(), Some("PURGE_THAWED"));
+    assert!(tenant.try_say(&session, "say yes").await.is_ok());
+}
+
+#[tokio::test]
 async fn an_account_takes_all_its_sessions_and_keys_with_it() {
     let plane = Plane::start().await;
     let (mut tenant, mut bystander, mut purge) = (plane.tenant(), plane.tenant(), plane.purge());

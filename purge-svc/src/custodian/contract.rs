@@ -53,6 +53,7 @@ pub async fn run(owner: &impl Owner) {
     suite.erases_a_subject_and_nothing_else().await;
     suite.repeats_its_answers().await;
     suite.stops_writers_and_lets_them_go_on().await;
+    suite.gives_up_what_it_never_began().await;
     suite.refuses_steps_out_of_order().await;
     suite.refuses_lower_epochs().await;
     suite.refuses_another_purge().await;
@@ -150,10 +151,23 @@ impl<O: Owner> Suite<'_, O> {
         assert!(!self.owner.write(call.subject).await, "a later purge freezes again");
     }
 
+    /// What never began ends without stopping anybody.
+    async fn gives_up_what_it_never_began(&self) {
+        for call in [self.seeded().await, self.new_call()] {
+            let first = fine("Thaw before Freeze", self.remote.thaw(&call).await);
+            assert_eq!(first, fine("Thaw", self.remote.thaw(&call).await), "Thaw is repeated");
+            refused("Freeze after Thaw", self.remote.freeze(&call).await, "PURGE_THAWED");
+            assert!(self.owner.write(call.subject).await, "who was not frozen is written");
+            let later = Call { purge_id: PurgeId::new(), epoch: call.epoch + 1, ..call };
+            fine("Freeze", self.remote.freeze(&later).await);
+            let late = Call { purge_id: PurgeId::new(), epoch: later.epoch + 1, ..call };
+            refused("Thaw of what another purge has", self.remote.thaw(&late).await, "OTHER_PURGE");
+        }
+    }
+
     async fn refuses_steps_out_of_order(&self) {
         let call = self.seeded().await;
         let description = self.describe().await;
-        refused("Thaw before Freeze", self.remote.thaw(&call).await, "SUBJECT_NOT_FROZEN");
         refused("Erase before Freeze", self.remote.erase(&call).await, "SUBJECT_NOT_FROZEN");
         fine("Freeze", self.remote.freeze(&call).await);
         refused("Verify before Erase", self.remote.verify(&call, &description).await, "SUBJECT_NOT_ERASED");

@@ -259,7 +259,7 @@ impl FakeCustodian {
     pub(super) fn admit(&self, step: &Step) -> Result<Admitted, NotAdmitted> {
         let mut inner = self.inner();
         inner.calls.push(Called { step: step.kind, epoch: step.epoch, subject: step.subject });
-        if step.kind == StepKind::Freeze {
+        if matches!(step.kind, StepKind::Freeze | StepKind::Thaw) {
             inner.meet(step.subject);
         }
         let kept = inner.subjects.get_mut(&step.subject.id());

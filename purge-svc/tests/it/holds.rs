@@ -195,7 +195,20 @@ async fn a_freeze_that_is_on_its_way_when_its_job_is_called_back_comes_too_late(
     assert_eq!(plane.job(purge_id).await.record.state, State::Thawed);
     for owner in plane.owners() {
         assert!(owner.is_live(subject));
-        assert!(owner.count(StepKind::Freeze) >= 1, "also who was not reached knows the purge, and its end");
+        assert!(owner.count(StepKind::Thaw) >= 1, "also who was not reached knows the purge, and its end");
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_is_called_back_before_it_began_stops_nobody() {
+    let plane = Plane::new().await;
+    let (subject, purge_id) = plane.accepted().await;
+    plane.jobs.cancel(subject.account(), purge_id).await.unwrap();
+    assert_eq!(plane.run().await, Progress::Final);
+    assert_eq!(plane.job(purge_id).await.record.state, State::Thawed);
+    for owner in plane.owners() {
+        assert_eq!(owner.count(StepKind::Freeze), 0, "{} was stopped", owner.custodian());
+        assert_eq!(owner.count(StepKind::Thaw), 1, "{} knows the purge, and its end", owner.custodian());
     }
 }
 

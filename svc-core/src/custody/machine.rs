@@ -165,9 +165,12 @@ pub fn admit(
     }
     let ours = record.purge_id == Some(step.purge_id);
     if !ours {
-        // Only a freeze of a higher epoch takes a subject over from another purge.
-        if step.kind != StepKind::Freeze {
-            return Err(if record.state == State::Live { Refused::NotFrozen } else { Refused::OtherPurge });
+        // Only a freeze of a higher epoch takes a subject over from another purge; what no purge has may also be
+        // given up before it was begun.
+        match (step.kind, record.state) {
+            (StepKind::Freeze, _) | (StepKind::Thaw, State::Live) => {}
+            (_, State::Live) => return Err(Refused::NotFrozen),
+            (_, State::Frozen | State::Erasing | State::Erased) => return Err(Refused::OtherPurge),
         }
         if record.purge_id.is_some() && step.epoch == record.epoch {
             return Err(Refused::OtherPurge);
@@ -175,13 +178,12 @@ pub fn admit(
     }
     match (step.kind, record.state) {
         (StepKind::Freeze, State::Live) => Ok(State::Frozen),
-        (StepKind::Thaw, State::Live) if thawed => Ok(State::Live),
-        (
-            StepKind::Thaw | StepKind::Inventory | StepKind::Erase | StepKind::Verify | StepKind::Commit,
-            State::Live,
-        ) => Err(Refused::NotFrozen),
+        (StepKind::Inventory | StepKind::Erase | StepKind::Verify | StepKind::Commit, State::Live) => {
+            Err(Refused::NotFrozen)
+        }
 
-        (StepKind::Thaw, State::Frozen) => Ok(State::Live),
+        // A purge that is given up before its freeze came ends nothing: the freeze will be refused.
+        (StepKind::Thaw, State::Live | State::Frozen) => Ok(State::Live),
         (StepKind::Erase, State::Frozen) => Ok(State::Erasing),
         (StepKind::Verify | StepKind::Commit, State::Frozen) => Err(Refused::NotErased),
 
@@ -216,7 +218,7 @@ mod tests {
         let table: [(StepKind, [Result<State, Refused>; 4]); 6] = [
             // from:                  live             frozen             erasing              erased
             (StepKind::Freeze, [Ok(Frozen), Ok(Frozen), Ok(Erasing), Ok(Erased)]),
-            (StepKind::Thaw, [Err(NotFrozen), Ok(Live), Err(ErasureStarted), Err(ErasureStarted)]),
+            (StepKind::Thaw, [Ok(Live), Ok(Live), Err(ErasureStarted), Err(ErasureStarted)]),
             (StepKind::Inventory, [Err(NotFrozen), Ok(Frozen), Ok(Erasing), Ok(Erased)]),
             (StepKind::Erase, [Err(NotFrozen), Ok(Erasing), Ok(Erasing), Ok(Erased)]),
             (StepKind::Verify, [Err(NotFrozen), Err(NotErased), Ok(Erasing), Ok(Erased)]),
@@ -255,6 +257,18 @@ mod tests {
                 assert_eq!(admit(&record, &step(second, 5, kind), []), Err(Refused::OtherPurge), "{kind:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_purge_may_be_given_up_before_it_began_where_no_other_is_under_way() {
+        let (first, second) = (PurgeId::new(), PurgeId::new());
+        let thaw = |epoch| step(second, epoch, StepKind::Thaw);
+        let never = Record { state: State::Live, epoch: 0, purge_id: None };
+        assert_eq!(admit(&never, &thaw(1), []), Ok(State::Live));
+        let given_up = Record { state: State::Live, epoch: 4, purge_id: Some(first) };
+        assert_eq!(admit(&given_up, &thaw(5), []), Ok(State::Live));
+        assert_eq!(admit(&given_up, &thaw(4), []), Err(Refused::OtherPurge));
+        assert_eq!(admit(&given_up, &thaw(3), []), Err(Refused::StaleEpoch { seen: 4 }));
     }
 
     #[test]

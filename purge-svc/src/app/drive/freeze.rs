@@ -5,17 +5,9 @@ use tracing::Instrument;
 
 use super::{Driver, Stop};
 use crate::{
-    custodian::{self, Call, Remote},
-    domain::{
-        custodian::Custodian,
-        hold,
-        job::{Cause, Input},
-    },
+    domain::{custodian::Custodian, hold, job::Input},
     store::{claims::Claim, holds, steps::Step},
 };
-
-/// Reasons with which an owner refuses to thaw what it never froze.
-const NEVER_FROZEN: [&str; 2] = ["SUBJECT_NOT_FROZEN", "NOT_FOUND"];
 
 impl Driver {
     /// Stops every writer, if everybody who must take part is there, holds what it should, and no hold stands.
@@ -47,26 +39,13 @@ impl Driver {
         Ok(self.settle(claim, Input::Frozen).await?)
     }
 
-    /// Lets every writer go on: the job's owner called it back.
+    /// Lets every writer go on: the job's owner called it back. Every owner is told, also one that was never frozen:
+    /// only then does it refuse a freeze that is still on its way, from a worker that died or was overtaken.
     pub(super) async fn thaw(&self, claim: &mut Claim) -> Result<(), Stop> {
-        self.each(claim, Step::Thaw, |remote, call| thaw_one(remote, call).in_current_span().boxed()).await?;
+        self.each(claim, Step::Thaw, |remote, call| {
+            async move { remote.thaw(&call).await }.in_current_span().boxed()
+        })
+        .await?;
         Ok(self.settle(claim, Input::Thawed).await?)
     }
-}
-
-/// An owner that was never frozen is frozen first: only what a thaw ended refuses a freeze that is still on its
-/// way, from a worker that died or was overtaken.
-async fn thaw_one(remote: &Remote, call: Call) -> Result<[u8; 32], custodian::Error> {
-    match remote.thaw(&call).await {
-        Err(error) if is_never_frozen(&error) => {
-            remote.freeze(&call).await?;
-            remote.thaw(&call).await
-        }
-        answered => answered,
-    }
-}
-
-fn is_never_frozen(error: &custodian::Error) -> bool {
-    error.cause() == Cause::CustodianRefused
-        && error.refusal().is_some_and(|reason| NEVER_FROZEN.contains(&reason.as_str()))
 }
