@@ -134,7 +134,7 @@ async fn store_partial(
     let committed = messages::last_step(tx, turn.id).await?;
     let open = OpenStep::read(&events::list_last_step(tx, turn.id).await?);
     if open.step > committed {
-        if !open.voided {
+        if !(open.voided || open.settled) {
             let attempt = (open.step, open.attempt);
             events.push(settle(tx, turn, attempt, &open.model, spent, now).await?);
         }

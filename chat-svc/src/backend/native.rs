@@ -351,7 +351,7 @@ impl<'a> Trying<'a> {
         let Some(open) = open else { return (trying, walk.begin_step()) };
         trying.shown = shown(&open);
         trying.kept.clone_from(&open.text);
-        if !open.voided {
+        if !(open.voided || open.settled) {
             // Its worker took with it what it cost.
             trying.lost = Some(Lost { attempt: open.attempt, model: open.model, spent: None });
         }

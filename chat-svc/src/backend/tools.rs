@@ -120,14 +120,26 @@ impl Toolbox {
     ) -> Result<Sent, Stop> {
         let config = self.sandboxes.config();
         let mut silent_since = Instant::now();
+        // It runs for as long as it may, which its own timeout ends. What is said to run any longer does so nowhere:
+        // its sandbox goes, and its engine is not there to say so.
+        let ends_by = silent_since + tool.longest() + config.resolve_patience;
         loop {
             let key = call.exec_key();
+            let asked_at = Instant::now();
             let asked = self.sandboxes.resolve(run.turn().account_id, sandbox, &key);
             match interruptible(run, asked).await? {
                 Ok(record) => match conclude(record, tool) {
                     Some(sent) => return Ok(sent),
-                    // It runs, for as long as it may: its own timeout ends it.
-                    None => silent_since = Instant::now(),
+                    None if Instant::now() >= ends_by => {
+                        tracing::warn!("a tool call is said to run for longer than it may");
+                        return Ok(Sent::Over(Outcome::InDoubt));
+                    }
+                    None => {
+                        silent_since = Instant::now();
+                        // Whoever answers at once is not asked again at once.
+                        let pause = tokio::time::sleep_until(asked_at + config.resolve_pause);
+                        interruptible(run, pause).await?;
+                    }
                 },
                 Err(CallFailed::Refused { .. }) => return Ok(Sent::Over(Outcome::InDoubt)),
                 Err(CallFailed::Unknown(error)) => {

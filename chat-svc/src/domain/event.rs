@@ -319,6 +319,8 @@ pub struct OpenStep {
     pub reasoning: String,
     /// Whether its first event is void already.
     pub voided: bool,
+    /// Whether what the last try cost is known already, or known to be unknown.
+    pub settled: bool,
 }
 
 impl OpenStep {
@@ -336,6 +338,7 @@ impl OpenStep {
                 Ok(TurnEvent::Splice { attempt, to_model, .. }) => {
                     open.attempt = attempt;
                     open.model = to_model;
+                    open.settled = false;
                 }
                 Ok(TurnEvent::TextDelta { text, .. }) => open.text.push_str(&text),
                 Ok(TurnEvent::ReasoningDelta { text, .. }) => open.reasoning.push_str(&text),
@@ -343,6 +346,12 @@ impl OpenStep {
                     open.text.clear();
                     open.reasoning.clear();
                     open.voided = true;
+                }
+                // A try that failed is settled before the next one starts, and the turn may end between the two.
+                Ok(TurnEvent::Usage { step, attempt, .. })
+                    if (step, attempt) == (open.step, open.attempt) =>
+                {
+                    open.settled = true;
                 }
                 // Events of committed steps, and none of these can be inside an open one.
                 Ok(

@@ -133,6 +133,15 @@ impl BuiltIn {
             Self::Shell { .. } | Self::WriteFile { .. } => false,
         }
     }
+
+    /// The longest it can take once it was begun: beyond a command's timeout, nothing that matters.
+    #[must_use]
+    pub const fn longest(&self) -> Duration {
+        match self {
+            Self::Shell { timeout, .. } => *timeout,
+            Self::ReadFile { .. } | Self::WriteFile { .. } | Self::ListFiles { .. } => Duration::ZERO,
+        }
+    }
 }
 
 /// What models are told about the built-in tools.

@@ -15,6 +15,14 @@ use uuid::Uuid;
 
 use super::turns::{Turn, TurnRow};
 
+/// Asks Postgres for a sign of life.
+///
+/// # Errors
+/// [`pg::Error`] if there is none.
+pub async fn ping(db: &mut PgConnection) -> Result<(), pg::Error> {
+    Ok(sqlx::Connection::ping(db).await?)
+}
+
 /// Takes up to `limit` queued turns from `floor` on that are the first open turn of their session.
 ///
 /// `floor` lets the walk skip what earlier walks left behind at the head of the index: dead entries, and turns

@@ -27,6 +27,10 @@ struct State {
     swallow: bool,
     /// Answers of calls that ran are lost while this is set.
     lose_answers: bool,
+    /// Calls begin, their answers are lost at once, and they are said to run for ever.
+    run_for_ever: bool,
+    /// How often it was asked what became of a key.
+    asked: usize,
     /// How long a command runs.
     takes: Duration,
     /// Nothing answers a question about a key.
@@ -74,6 +78,15 @@ impl FakeSandbox {
 
     pub(crate) fn swallow(&self, swallow: bool) {
         self.state.lock().unwrap().swallow = swallow;
+    }
+
+    pub(crate) fn run_for_ever(&self) {
+        self.state.lock().unwrap().run_for_ever = true;
+    }
+
+    /// How often it was asked what became of a key.
+    pub(crate) fn asked(&self) -> usize {
+        self.state.lock().unwrap().asked
     }
 
     pub(crate) fn mute(&self) {
@@ -135,6 +148,9 @@ impl Served {
                 let running = ExecRecord { state: ExecState::Running.into(), ..finished(key, String::new()) };
                 state.records.insert(key.to_owned(), running);
                 state.ran.push(key.to_owned());
+            }
+            if state.run_for_ever {
+                return Err(lost());
             }
             (state.takes, state.swallow)
         };
@@ -202,6 +218,7 @@ impl SandboxService for Served {
     ) -> Result<Response<proto::ResolveExecResponse>, Status> {
         let key = request.into_inner().key;
         let mut state = self.state.lock().unwrap();
+        state.asked += 1;
         if state.mute {
             return Err(lost());
         }

@@ -111,6 +111,22 @@ async fn a_call_that_still_runs_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_call_that_is_said_to_run_longer_than_it_may_is_in_doubt() {
+    let plane = Plane::start().await;
+    plane.sandbox.run_for_ever();
+    let mut tenant = plane.tenant();
+    let session = tenant.session().await;
+    let events = tenant.run(&session, "write notes.txt abc").await;
+    let result = events.iter().find(|event| event.kind == "tool.result").unwrap().json();
+    assert_eq!(result["in_doubt"], true, "{result}");
+    assert_eq!(events.last().unwrap().kind, "turn.completed");
+    assert_eq!(plane.sandbox.ran().len(), 1);
+    // Two seconds of patience, with a pause of 50 ms after every answer.
+    let asked = plane.sandbox.asked();
+    assert!((2..=45).contains(&asked), "asked {asked} times");
+}
+
+#[tokio::test]
 async fn canceling_during_a_call_says_that_it_may_have_run() {
     let plane = Plane::start().await;
     plane.sandbox.swallow(true);

@@ -102,6 +102,32 @@ fn an_open_step_is_what_was_said_since_its_start_or_its_reset() {
 }
 
 #[test]
+fn a_try_is_settled_by_its_own_usage_alone() {
+    let start = |attempt| TurnEvent::StepStarted { step: 1, attempt, model: "demo".into() };
+    let usage = |attempt| TurnEvent::Usage {
+        step: 1,
+        attempt,
+        model: "demo".into(),
+        usage: Usage::default(),
+        unknown: false,
+    };
+    let settled = |events: &[TurnEvent]| OpenStep::read(&stored(events)).settled;
+    assert!(!settled(&[start(1)]));
+    assert!(settled(&[start(1), usage(1)]));
+    assert!(!settled(&[start(1), usage(1), start(2)]));
+    let splice = TurnEvent::Splice {
+        step: 1,
+        attempt: 2,
+        from_model: "demo".into(),
+        to_model: "other".into(),
+        kept_bytes: 3,
+        cause: "UPSTREAM_CUT".into(),
+    };
+    assert!(!settled(&[start(1), text(1, "abc"), usage(1), splice.clone()]));
+    assert!(!settled(&[start(1), text(1, "abc"), splice, usage(1)]));
+}
+
+#[test]
 fn a_cursor_has_one_spelling_and_one_turn() {
     let turn_id = TurnId::new();
     let cursor = Cursor { turn_id, seq: 12 };
