@@ -18,12 +18,17 @@ pub const EXIT_CONFIG: u8 = 64;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProcessConfig {
-    /// Longest time from SIGTERM to the end.
+    /// Longest time from SIGTERM to the end of the process; the last 5 s of it belong to what is ended by force, and
+    /// to telemetry.
     #[serde(with = "humantime_serde")]
     pub shutdown_grace: Duration,
     /// Fail points to arm, for tests; see [`crate::failpoint`].
     pub failpoints: String,
 }
+
+/// What is left of the grace for the end itself: a second for what hears that it is ended by force, one for each kind
+/// of telemetry, one for the runtime.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Runs the process called `service`: `start` spawns its tasks on the lifecycle and returns.
 pub fn run<F, Fut, E>(
@@ -53,6 +58,7 @@ where
         return complain(service, &error, ExitCode::from(EXIT_CONFIG));
     }
     let lifecycle = Lifecycle::new();
+    let drain = process.shutdown_grace.saturating_sub(LAST_WORDS);
     let metrics = telemetry.metrics();
     let outcome = runtime.block_on(async {
         match start(lifecycle.clone(), metrics).await {
@@ -61,11 +67,11 @@ where
                 tracing::error!(error = %Chain(&error), "start failed");
                 complain(service, &error, ExitCode::FAILURE);
                 lifecycle.stop();
-                lifecycle.run_until_stopped(process.shutdown_grace).await;
+                lifecycle.run_until_stopped(drain).await;
                 return Outcome::Failed;
             }
         }
-        lifecycle.run_until_stopped(process.shutdown_grace).await
+        lifecycle.run_until_stopped(drain).await
     });
     tracing::info!(service, ?outcome, "stopped");
     telemetry.shutdown();

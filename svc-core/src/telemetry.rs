@@ -35,6 +35,9 @@ pub const TRACEPARENT: &str = "traceparent";
 /// Crates that speak while telemetry is sent; sending what they say would make them speak again.
 const EXPORT_PATH: &str = "h2=off,hyper=off,hyper_util=off,tonic=off,tower=off,opentelemetry=off,opentelemetry_sdk=off,opentelemetry_otlp=off,reqwest=off";
 
+/// Longest wait for the collector at the end, for each kind of telemetry.
+const FLUSH: Duration = Duration::from_secs(1);
+
 /// What a process shows of itself.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -199,9 +202,10 @@ impl Telemetry {
     /// Sends what is still buffered. Call it last, outside the runtime's worker threads or in
     /// `spawn_blocking`: it waits for the exporter.
     pub fn shutdown(self) {
-        let tracer = self.tracer.map(|provider| provider.shutdown());
-        let logger = self.logger.map(|provider| provider.shutdown());
-        for result in [tracer, logger, Some(self.meter.shutdown())].into_iter().flatten() {
+        let tracer = self.tracer.map(|provider| provider.shutdown_with_timeout(FLUSH));
+        let logger = self.logger.map(|provider| provider.shutdown_with_timeout(FLUSH));
+        let meter = self.meter.shutdown_with_timeout(FLUSH);
+        for result in [tracer, logger, Some(meter)].into_iter().flatten() {
             if let Err(error) = result {
                 tracing::warn!(%error, "telemetry was not flushed whole");
             }
