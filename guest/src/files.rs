@@ -225,6 +225,25 @@ impl Located {
         }
     }
 
+    /// Looks, without changing anything, whether there is something in the way of a file.
+    ///
+    /// # Errors
+    /// [`Error`] says what.
+    pub fn check_free(&self) -> Result<(), Error> {
+        let (parent, name) = match self.parent(enter) {
+            // It will be made.
+            Err(Error::NotFound) => return Ok(()),
+            Err(error) => return Err(error),
+            Ok((_, None)) => return Err(Error::WrongKind("is a directory")),
+            Ok((parent, Some(name))) => (parent, name),
+        };
+        match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if kind(&stat) == Kind::Directory => Err(Error::WrongKind("is a directory")),
+            Ok(_) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     /// Writes the file whole, with its parent directories.
     ///
     /// # Errors

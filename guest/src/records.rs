@@ -158,6 +158,12 @@ impl Records {
         Ok(Begin::New(Ticket { records: self.clone(), key, done }, running))
     }
 
+    /// Whether `key` was taken or written off.
+    #[must_use]
+    pub fn knows(&self, key: &str) -> bool {
+        self.lock().records.contains_key(key)
+    }
+
     /// How `key` stands; an unknown key is written off for ever.
     ///
     /// # Errors

@@ -185,6 +185,10 @@ impl GuestService for Guest {
         }
         let located = self.roots.locate_writable(&path).map_err(|e| file_status(&e))?;
         let mode = if mode == 0 { DEFAULT_FILE_MODE } else { mode & 0o777 };
+        if !self.records.knows(&key) {
+            let looked = located.clone();
+            blocking(move || looked.check_free()).await?.map_err(|e| file_status(&e))?;
+        }
         let write = || async move {
             let started = Instant::now();
             let outcome = match blocking(move || located.write(&content, mode)).await {

@@ -210,14 +210,20 @@ async fn files_are_written_once_read_and_listed() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_put_in_place_is_a_finished_record_with_a_code() {
+async fn a_file_that_cannot_be_put_in_place_is_refused_and_its_key_is_not_used() {
     let place = guest().await;
+    let mut client = place.client.clone();
     fs::write(place.workspace("file"), "").unwrap();
-    let write =
-        WriteFileRequest { key: "w".into(), path: "file/below".into(), ..WriteFileRequest::default() };
-    let record = place.client.clone().write_file(write).await.unwrap().into_inner().record.unwrap();
-    assert_eq!((record.state(), record.exit_code), (RecordState::Finished, 1));
-    assert!(String::from_utf8_lossy(&record.stderr).contains("not a directory"));
+    let write = |path: &str| WriteFileRequest { key: "w".into(), path: path.into(), ..Default::default() };
+    let refused = client.write_file(write("file/below")).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::FailedPrecondition, "not a directory"));
+    let record = client.write_file(write("below")).await.unwrap().into_inner().record.unwrap();
+    assert_eq!((record.state(), record.exit_code), (RecordState::Finished, 0));
+    // It is over, whatever takes the file's place later.
+    fs::remove_file(place.workspace("below")).unwrap();
+    fs::create_dir(place.workspace("below")).unwrap();
+    let again = client.write_file(write("below")).await.unwrap().into_inner().record.unwrap();
+    assert_eq!(again, record);
 }
 
 #[tokio::test]

@@ -129,6 +129,17 @@ impl Served {
 }
 
 impl Context {
+    /// Whether the process was asked to stop: nobody shall be kept waiting any more.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.lifecycle.soft().is_cancelled()
+    }
+
+    /// Until the process is asked to stop.
+    pub async fn stopping(&self) {
+        self.lifecycle.soft().cancelled().await;
+    }
+
     /// The time.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {

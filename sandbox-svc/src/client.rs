@@ -1,3 +1,4 @@
-//! Whom this service calls: the guest inside each sandbox.
+//! Whom this service calls: chat-svc about sessions, and the guest inside each sandbox.
 
+pub mod chat;
 pub mod guest;

@@ -34,6 +34,8 @@ pub struct Config {
     pub redis: RedisConfig,
     /// Who knows API tokens.
     pub registry: PeerConfig,
+    /// Who knows sessions.
+    pub chat: PeerConfig,
     /// Name of this installation: containers of others on the same engine are never touched.
     pub installation: String,
     /// The guest's program, on the engine's host.

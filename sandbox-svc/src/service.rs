@@ -25,6 +25,7 @@ use svc_core::{
 
 use crate::{
     app::{Context, Served, Settings, Shared, custodian::Custodian},
+    client::chat::Sessions,
     config::{Config, Unusable},
     engine::{EngineInfo, SharedEngine, docker::DockerEngine, limiter::Limited},
     grpc::sandbox::SandboxHandler,
@@ -58,8 +59,8 @@ pub enum StartError {
     /// The keys of this and the other processes could not be loaded.
     #[error("load the keys")]
     Identity(#[from] LoadError),
-    /// registry-svc cannot be called.
-    #[error("find registry-svc")]
+    /// Another service cannot be called.
+    #[error("find the other services")]
     Peer(#[from] client::Error),
     /// The database is not as it should be.
     #[error("prepare the database")]
@@ -88,7 +89,8 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
     let methods = Methods::from_contract()?;
     let verifier = Verifier::load(NAME, &config.identity, clock.clone())?;
     let signer = Arc::new(Signer::load(NAME, &config.identity, clock.clone())?);
-    let registry = Peer::lazy("registry-svc", &config.registry, signer)?;
+    let registry = Peer::lazy("registry-svc", &config.registry, signer.clone())?;
+    let sessions = Sessions::new(Peer::lazy("chat-svc", &config.chat, signer)?);
     let tokens = CachedTokens::new(Arc::new(RegistryTokens::new(registry)), TOKENS);
     let run_dirs = RunDirectories::open(&config.run_dir)?;
     pg::migrate(&MIGRATOR, &config.pg).await?;
@@ -119,7 +121,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
     let authenticator = Authenticator::new(Arc::new(methods), verifier, Arc::new(tokens));
     Server::new(NAME, server, authenticator)
         .service(CustodianHandler::new(NAME, Custodian::new(ctx.clone())).into_server())
-        .service(SandboxHandler::new(ctx).into_server())
+        .service(SandboxHandler::new(ctx, sessions).into_server())
         .ready_when(pool)
         .start(bound, metrics, &lifecycle)?;
     Ok(())

@@ -144,6 +144,38 @@ async fn a_replica_that_is_asked_to_stop_hands_its_turn_over() {
 }
 
 #[tokio::test]
+async fn a_command_that_outlasts_a_stop_is_found_again_and_not_repeated() {
+    let mut cluster = Cluster::builder().start().await;
+    let tenant = cluster.tenant("patient").await;
+    let session = tenant.session().await;
+    let turn = tenant.begin(&session, "run echo once >> effects; sleep 16 then run cat effects").await;
+    let mut clients = JoinSet::new();
+    watch(&mut clients, &tenant, &turn);
+    let sent = async || {
+        let running = "SELECT count(*) FROM sandbox.execs WHERE state = 'running'";
+        let running: i64 =
+            sqlx::query_scalar(running).fetch_one(&mut cluster.administrator().await).await.unwrap();
+        (running == 1).then_some(())
+    };
+    eventually("a command that runs", PATIENCE, sent).await;
+
+    let process = cluster.process("sandbox");
+    let asked = Instant::now();
+    let status = process.terminate().await;
+    assert!(status.success(), "{status}\n{}", cluster.logs());
+    assert!(asked.elapsed() < DRAIN, "{:?}", asked.elapsed());
+    cluster.process("sandbox").run();
+    let testimony = clients.join_next().await.unwrap().unwrap();
+    cluster.verify(&tenant, &testimony).await;
+    let seen = testimony.seen();
+    let results = seen.all("tool.result");
+    let content = |at: usize| results[at]["content"].as_str().unwrap();
+    assert!(content(0).contains("exit code: 0"), "{}", content(0));
+    assert_eq!(content(1).matches("once").count(), 1, "{}", content(1));
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn a_plane_that_is_asked_to_stop_stops_in_time_and_well() {
     let cluster = Cluster::builder().start().await;
     let tenant = cluster.tenant("last").await;

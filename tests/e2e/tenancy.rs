@@ -1,7 +1,11 @@
 //! Who gets in, and that nobody gets into somebody else's.
 
+use std::time::Duration;
+
 use serde_json::json;
-use suite_tests::{actors::refusal, cluster::Cluster};
+use suite_tests::{actors::refusal, cluster::Cluster, eventually::eventually};
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn a_caller_is_who_its_token_says_and_nobody_without_one() {
@@ -18,5 +22,29 @@ async fn a_caller_is_who_its_token_says_and_nobody_without_one() {
     assert_eq!(foreign.status, 404);
     let operator = refusal(bob.api.post("/v1/accounts", &json!({ "name": "mine" })).await);
     assert_eq!((operator.status, operator.code.as_str()), (403, "PERMISSION_DENIED"));
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_learns_the_id_of_a_session_takes_nothing_by_it() {
+    let cluster = Cluster::builder().start().await;
+    let (ada, bob) = (cluster.tenant("ada").await, cluster.tenant("bob").await);
+    let session = ada.session().await;
+    // Before its owner's first sandbox, sandbox-svc has never heard of it.
+    let taken = refusal(bob.api.post("/v1/sandboxes", &json!({ "sessionId": session })).await);
+    assert_eq!((taken.status, taken.code.as_str()), (404, "NOT_FOUND"));
+    let none = "00000000-0000-7000-8000-000000000000";
+    let nothing = refusal(ada.api.post("/v1/sandboxes", &json!({ "sessionId": none })).await);
+    assert_eq!((nothing.status, nothing.code.as_str()), (404, "NOT_FOUND"));
+
+    let seen = ada.say(&session, "run echo mine").await;
+    assert!(seen.all("tool.result")[0]["content"].as_str().unwrap().contains("mine"));
+    let asked = ada.api.post(&format!("/v1/sessions/{session}:purge"), &json!({})).await.unwrap();
+    let purge = format!("/v1/purges/{}", asked["purge"]["purgeId"].as_str().unwrap());
+    let erased = async || {
+        let now = ada.api.get(&purge).await.unwrap();
+        (now["purge"]["state"] == "PURGE_STATE_COMMITTED").then_some(())
+    };
+    eventually("an erasure that nobody is in the way of", PATIENCE, erased).await;
     cluster.stop().await;
 }

@@ -98,7 +98,7 @@ fn purge(plane: &Plane) -> Table {
 
 fn sandbox(plane: &Plane, ground: &Ground, state: &Path) -> Table {
     let mut table = Table::new();
-    if let Some(Value::Table(peers)) = peers(plane, &[Service::Registry]).remove("peers") {
+    if let Some(Value::Table(peers)) = peers(plane, &[Service::Registry, Service::Chat]).remove("peers") {
         merge(&mut table, peers);
     }
     set(&mut table, "installation", ground.installation.clone());

@@ -88,6 +88,23 @@ fn links_are_not_followed_anywhere_on_the_way() {
 }
 
 #[test]
+fn what_is_in_the_way_of_a_file_is_seen_without_touching_anything() {
+    let place = place();
+    fs::create_dir(place.path("workspace/taken")).unwrap();
+    fs::write(place.path("workspace/full"), "kept").unwrap();
+    symlink(place.path("etc"), place.path("workspace/dir")).unwrap();
+    symlink(place.path("etc/secret"), place.path("workspace/file")).unwrap();
+    let check = |path: &str| place.roots.locate_writable(path).unwrap().check_free();
+    for free in ["new", "new/below/it", "full", "file", "taken/new"] {
+        check(free).unwrap();
+    }
+    assert!(matches!(check("taken"), Err(Error::WrongKind(_))));
+    assert!(matches!(check("full/below"), Err(Error::WrongKind(_))));
+    assert!(matches!(check("dir/new"), Err(Error::Symlink)));
+    assert!(!place.path("workspace/new").exists() && !place.path("etc/new").exists());
+}
+
+#[test]
 fn files_over_the_limit_and_things_that_are_no_files_are_refused() {
     let place = place();
     fs::write(place.path("workspace/big"), vec![0; 101]).unwrap();

@@ -14,13 +14,14 @@ use svc_core::{
     id::{AccountId, SandboxId},
     pg::Tx,
 };
+use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
 use super::{
     Context, Shared,
-    lifecycle::{end, find},
+    lifecycle::{POLL, end, find},
     making::WORKER,
-    subject,
+    sandbox_topic, subject,
 };
 use crate::{
     client::guest::{self, Refusal},
@@ -34,6 +35,10 @@ use crate::{
 
 /// What the guest may keep of a stream: the journal's bound.
 const STREAM_BYTES: u32 = CONTENT_BYTES as u32;
+
+/// How long a call that is in hand may still end here once the process is asked to stop. After that its guest goes on
+/// with it, and whoever asks another replica what became of its key is told.
+const HAND_OVER: Duration = Duration::from_secs(10);
 
 /// Makes a call and waits for its end, or for the end of the same call made before.
 ///
@@ -49,11 +54,16 @@ pub async fn call(ctx: &Shared, account: AccountId, id: SandboxId, key: Key, cal
         Intent::Noted { first } => first,
     };
     failpoint::hit("sandbox.exec.intended").await;
-    let (ctx, lifecycle, hard) = (Arc::clone(ctx), ctx.lifecycle.clone(), ctx.lifecycle.hard());
+    let (ctx, lifecycle) = (Arc::clone(ctx), ctx.lifecycle.clone());
+    let (soft, hard) = (lifecycle.soft(), lifecycle.hard());
+    let stopped = async move {
+        soft.cancelled().await;
+        let _forced = tokio::time::timeout(HAND_OVER, hard.cancelled()).await;
+    };
     let work = async move {
         let settled = tokio::select! {
             settled = send(&ctx, owner, &sandbox, &key, call) => settled,
-            () = hard.cancelled() => Err(Error::Stopping),
+            () = stopped => Err(Error::Stopping),
         };
         if first
             && matches!(&settled, Err(Error::Guest(guest::Error::Refused { why, .. })) if *why != Refusal::Busy)
@@ -194,8 +204,37 @@ pub async fn resolve(
         None => Ok(Record { key: key.as_str().to_owned(), state: ExecState::Abandoned, outcome: None }),
         Some(record) if record.state != ExecState::Running => Ok(record),
         // Its container may be gone or not: known only once its absence is.
-        Some(record) if state != State::Running => Ok(record),
-        Some(_) => ask(ctx, owner, &sandbox, &key, wait).await,
+        Some(_) if state != State::Running => await_absence(ctx, owner, id, &key, wait).await,
+        Some(_) => tokio::select! {
+            said = ask(ctx, owner, &sandbox, &key, wait) => said,
+            () = ctx.stopping() => Err(Error::Stopping),
+        },
+    }
+}
+
+/// The record of a call whose sandbox goes: what is settled when its container is known to be gone, or what is known
+/// after `wait`.
+async fn await_absence(
+    ctx: &Context,
+    owner: Owner,
+    id: SandboxId,
+    key: &Key,
+    wait: Duration,
+) -> Result<Record> {
+    let until = Instant::now() + wait;
+    // Before the first read, so that no change falls between the two.
+    let mut changes = ctx.wake.subscribe(&sandbox_topic(id)).await;
+    loop {
+        let mut db = ctx.pool.acquire().await?;
+        let record = execs::find(&mut db, owner, id, key.as_str()).await?.ok_or(Error::NotFound)?.record;
+        drop(db);
+        if record.state != ExecState::Running || Instant::now() >= until || ctx.is_stopping() {
+            return Ok(record);
+        }
+        tokio::select! {
+            _looked = timeout_at(until, changes.next(POLL)) => {}
+            () = ctx.stopping() => {}
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
 
 const LISTING: &str = "sandbox.sandboxes";
 /// How often a waiting caller reads the row, should every hint be lost.
-const POLL: Duration = Duration::from_secs(1);
+pub(super) const POLL: Duration = Duration::from_secs(1);
 
 /// A sandbox as its owner sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,11 +51,16 @@ pub async fn get(ctx: &Context, account: AccountId, id: SandboxId, wait: Duratio
     loop {
         let sandbox = find(ctx, account, id).await?;
         let changes = match &mut changes {
-            Some(changes) if sandbox.state.is_pending() && Instant::now() < until => changes,
+            Some(changes) if sandbox.state.is_pending() && Instant::now() < until && !ctx.is_stopping() => {
+                changes
+            }
             Some(_) | None => return view(ctx, sandbox).await,
         };
         // Whatever ends it first, the row is read again.
-        let _looked = timeout_at(until, changes.next(POLL)).await;
+        tokio::select! {
+            _looked = timeout_at(until, changes.next(POLL)) => {}
+            () = ctx.stopping() => {}
+        }
     }
 }
 

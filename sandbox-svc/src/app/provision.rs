@@ -1,6 +1,7 @@
 //! Giving a session its sandbox: the one it has, one from the pool, or the wish for one.
 
 use svc_core::{
+    custody,
     id::{AccountId, SandboxId, SessionId},
     pg::{self, Tx},
     telemetry,
@@ -27,6 +28,15 @@ use crate::{
 
 /// Tries of a transaction that lost a race: each loss means that somebody else won, so few are enough.
 const TRIES: u32 = 5;
+
+/// Whether this account is known here as a session's owner.
+///
+/// # Errors
+/// [`Error::Pg`].
+pub async fn is_known(ctx: &Context, account: AccountId, session: SessionId) -> Result<bool> {
+    let mut db = ctx.pool.acquire().await?;
+    Ok(custody::record(&mut db, subject(Owner { account, session })).await?.is_some())
+}
 
 /// Returns the session's live sandbox, or takes one from the pool, or accepts the wish for one.
 ///

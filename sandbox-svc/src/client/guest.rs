@@ -138,7 +138,7 @@ impl Guest {
     /// # Errors
     /// [`Error`].
     pub async fn hello(&self) -> Result<HelloResponse, Error> {
-        let hello = answered(self.0.clone().hello(within(HelloRequest {}, QUICK)).await)?;
+        let hello = answered(ended_by(QUICK, self.0.clone().hello(within(HelloRequest {}, QUICK))).await)?;
         match hello.instance.len() {
             1..=64 => Ok(hello),
             _ => Err(Error::Nonsense("an instance without a name")),
@@ -150,7 +150,7 @@ impl Guest {
     /// # Errors
     /// [`Error`].
     pub async fn bind(&self, request: BindRequest) -> Result<(), Error> {
-        traced("Bind", self.0.clone().bind(within(request, QUICK))).await.map(drop)
+        traced("Bind", QUICK, self.0.clone().bind(within(request, QUICK))).await.map(drop)
     }
 
     /// Runs a command and waits for its end, which the guest brings about after `timeout`.
@@ -159,7 +159,8 @@ impl Guest {
     /// [`Error`].
     pub async fn exec(&self, request: ExecRequest, timeout: Duration) -> Result<Record, Error> {
         let key = request.key.clone();
-        let answer = traced("Exec", self.0.clone().exec(within(request, timeout + SLACK))).await?;
+        let deadline = timeout + SLACK;
+        let answer = traced("Exec", deadline, self.0.clone().exec(within(request, deadline))).await?;
         checked(answer.record, &key)
     }
 
@@ -170,7 +171,8 @@ impl Guest {
     pub async fn resolve(&self, request: ResolveRequest, wait: Duration) -> Result<Record, Error> {
         let key = request.key.clone();
         let request = ResolveRequest { wait: wait.try_into().ok(), ..request };
-        let answer = traced("Resolve", self.0.clone().resolve(within(request, wait + SLACK))).await?;
+        let deadline = wait + SLACK;
+        let answer = traced("Resolve", deadline, self.0.clone().resolve(within(request, deadline))).await?;
         checked(answer.record, &key)
     }
 
@@ -181,7 +183,7 @@ impl Guest {
     pub async fn read_file(&self, path: String, limit: usize) -> Result<bytes::Bytes, Error> {
         let limit_bytes = u64::try_from(limit).unwrap_or(u64::MAX);
         let request = ReadFileRequest { path, limit_bytes };
-        let answer = traced("ReadFile", self.0.clone().read_file(within(request, QUICK))).await?;
+        let answer = traced("ReadFile", QUICK, self.0.clone().read_file(within(request, QUICK))).await?;
         match answer.content.len() <= limit {
             true => Ok(answer.content),
             false => Err(Error::Nonsense("more bytes than asked for")),
@@ -194,7 +196,7 @@ impl Guest {
     /// [`Error`].
     pub async fn write_file(&self, request: WriteFileRequest) -> Result<Record, Error> {
         let key = request.key.clone();
-        let answer = traced("WriteFile", self.0.clone().write_file(within(request, QUICK))).await?;
+        let answer = traced("WriteFile", QUICK, self.0.clone().write_file(within(request, QUICK))).await?;
         checked(answer.record, &key)
     }
 
@@ -204,7 +206,7 @@ impl Guest {
     /// [`Error`].
     pub async fn list_files(&self, path: String, limit: u32) -> Result<(Vec<FileEntry>, bool), Error> {
         let request = within(ListFilesRequest { path, limit }, QUICK);
-        let answer = traced("ListFiles", self.0.clone().list_files(request)).await?;
+        let answer = traced("ListFiles", QUICK, self.0.clone().list_files(request)).await?;
         match u32::try_from(answer.entries.len()).is_ok_and(|entries| entries <= limit) {
             true => Ok((answer.entries, answer.truncated)),
             false => Err(Error::Nonsense("more entries than asked for")),
@@ -236,9 +238,17 @@ fn within<T>(message: T, deadline: Duration) -> Request<T> {
     request
 }
 
+/// Gives up a call when its deadline is over. The deadline that a request carries ends with the answer's first bytes,
+/// and whoever took the guest's place could send those alone.
+async fn ended_by<T>(deadline: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let over = || Status::deadline_exceeded("the guest did not answer in time");
+    tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| Err(over()))
+}
+
 /// Makes a call as a client span of whoever it is made for. The guest itself is shown nothing: it is not trusted.
 async fn traced<T>(
     method: &'static str,
+    deadline: Duration,
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, Error> {
     let method = format!("steward.guest.v1.GuestService/{method}");
@@ -252,7 +262,7 @@ async fn traced<T>(
         server.address = "guest",
         rpc.response.status_code = tracing::field::Empty,
     );
-    let answer = call.instrument(span.clone()).await;
+    let answer = ended_by(deadline, call).instrument(span.clone()).await;
     let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
     span.record("rpc.response.status_code", format!("{code:?}"));
     if code != Code::Ok {

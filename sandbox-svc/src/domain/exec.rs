@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use svc_core::error::Invalid;
+use svc_core::{error::Invalid, idempotency};
 
 /// Most bytes of standard input, of a file, and kept of each output stream.
 pub const CONTENT_BYTES: usize = 1 << 20;
@@ -18,6 +18,9 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// Set by the guest, which finds descendants by it.
 const RESERVED_VARIABLE: &str = "STEWARD_EXEC";
+
+/// What a key begins with that was made of an `idempotency-key`.
+const OF_REQUEST: &str = "idempotency-key:";
 
 /// How a call stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,6 +46,20 @@ impl Key {
     /// [`Invalid`] if it has other characters or is too long.
     pub fn parse_or_new(text: String) -> Result<Self, Invalid> {
         if text.is_empty() { Ok(Self(svc_core::id::new_id().to_string())) } else { Self::parse(text) }
+    }
+
+    /// The key of a call that came with an `idempotency-key`: the same for the same method and key.
+    #[must_use]
+    pub fn of_request(method: &str, key: &idempotency::Key) -> Self {
+        let hash = Sha256::digest(format!("{method}\0{key}"));
+        let hex = hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        Self(format!("{OF_REQUEST}{hex}"))
+    }
+
+    /// Whether it was made of an `idempotency-key`.
+    #[must_use]
+    pub fn is_of_request(&self) -> bool {
+        self.0.starts_with(OF_REQUEST)
     }
 
     /// The key that a caller gave.
@@ -265,6 +282,13 @@ mod tests {
             assert!(Key::parse(bad.to_owned()).is_err(), "{bad:?}");
         }
         assert_eq!(Key::parse_or_new(String::new()).unwrap().as_str().len(), 36);
+
+        let of = |method, key: &str| Key::of_request(method, &key.parse().unwrap());
+        assert_eq!(of("Exec", "a?b"), of("Exec", "a?b"));
+        assert_ne!(of("Exec", "a?b"), of("WriteFile", "a?b"));
+        assert_ne!(of("Exec", "a?b"), of("Exec", "a?c"));
+        let key = of("Exec", &"~".repeat(255));
+        assert_eq!(Key::parse(key.as_str().to_owned()).unwrap(), key);
     }
 
     #[test]

@@ -6,33 +6,56 @@ use steward_proto::sandbox::v1::{
 };
 use svc_core::{
     audit::principal_id,
-    id::{SandboxId, SessionId},
+    error::to_status,
+    id::{AccountId, SandboxId, SessionId},
+    idempotency,
+    principal::PrincipalKind,
 };
 use tonic::{Request, Response, Status};
 
 use super::{caller, convert, status};
 use crate::{
     app::{Shared, execs, files, lifecycle, provision},
-    domain::exec::{Call, Command, Key, Write, check_path},
+    client::chat::Sessions,
+    domain::exec::{Call, Command, Key, Record, Write, check_path},
+    error::Error,
 };
 
 /// Serves `SandboxService`.
 #[derive(Debug, Clone)]
 pub struct SandboxHandler {
     ctx: Shared,
+    sessions: Sessions,
 }
 
 impl SandboxHandler {
-    /// Serves these use cases.
+    /// Serves these use cases; `sessions` says whose a session is that was never met here.
     #[must_use]
-    pub const fn new(ctx: Shared) -> Self {
-        Self { ctx }
+    pub const fn new(ctx: Shared, sessions: Sessions) -> Self {
+        Self { ctx, sessions }
+    }
+
+    async fn call(&self, account: AccountId, id: SandboxId, key: Key, call: Call) -> Result<Record, Status> {
+        let of_request = key.is_of_request();
+        execs::call(&self.ctx, account, id, key, call).await.map_err(|error| match error {
+            // In the words of the header that the caller sent.
+            Error::KeyReused if of_request => to_status(&idempotency::Error::Reused),
+            other => status(other),
+        })
     }
 
     /// As a tower service.
     #[must_use]
     pub fn into_server(self) -> SandboxServiceServer<Self> {
         SandboxServiceServer::new(self)
+    }
+}
+
+/// The key of a call: the one in its message, else one made of its `idempotency-key`, else a new one.
+fn call_key<T>(method: &str, request: &Request<T>, given: &str) -> Result<Key, Status> {
+    match idempotency::Key::from_metadata(request.metadata()).map_err(status)? {
+        Some(header) if given.is_empty() => Ok(Key::of_request(method, &header)),
+        Some(_) | None => Key::parse_or_new(given.to_owned()).map_err(status),
     }
 }
 
@@ -46,8 +69,18 @@ impl SandboxService for SandboxHandler {
         &self,
         request: Request<proto::CreateSandboxRequest>,
     ) -> Result<Response<proto::CreateSandboxResponse>, Status> {
-        let account = caller(&request)?.account_id().map_err(status)?;
+        let caller = caller(&request)?;
+        let account = caller.account_id().map_err(status)?;
         let session = SessionId::parse("session_id", &request.get_ref().session_id).map_err(status)?;
+        // A service of the plane knows whose session it works for. Anybody else's word would make the session theirs.
+        if caller.kind != PrincipalKind::Service
+            && !provision::is_known(&self.ctx, account, session).await.map_err(status)?
+        {
+            let theirs = self.sessions.has(account, session).await.map_err(|error| to_status(&error))?;
+            if !theirs {
+                return Err(status(Error::SessionNotFound));
+            }
+        }
         let view = provision::create(&self.ctx, account, session).await.map_err(status)?;
         Ok(Response::new(proto::CreateSandboxResponse { sandbox: Some(view.into()) }))
     }
@@ -97,11 +130,11 @@ impl SandboxService for SandboxHandler {
         request: Request<proto::ExecRequest>,
     ) -> Result<Response<proto::ExecResponse>, Status> {
         let account = caller(&request)?.account_id().map_err(status)?;
-        let mut request = request.into_inner();
+        let key = call_key("Exec", &request, &request.get_ref().key)?;
+        let request = request.into_inner();
         let id = sandbox_id(&request.sandbox_id)?;
-        let key = Key::parse_or_new(std::mem::take(&mut request.key)).map_err(status)?;
         let call = Call::Command(Command::try_from(request).map_err(status)?);
-        let record = execs::call(&self.ctx, account, id, key, call).await.map_err(status)?;
+        let record = self.call(account, id, key, call).await?;
         Ok(Response::new(proto::ExecResponse { exec: Some(record.into()) }))
     }
 
@@ -135,11 +168,11 @@ impl SandboxService for SandboxHandler {
         request: Request<proto::WriteFileRequest>,
     ) -> Result<Response<proto::WriteFileResponse>, Status> {
         let account = caller(&request)?.account_id().map_err(status)?;
-        let mut request = request.into_inner();
+        let key = call_key("WriteFile", &request, &request.get_ref().key)?;
+        let request = request.into_inner();
         let id = sandbox_id(&request.sandbox_id)?;
-        let key = Key::parse_or_new(std::mem::take(&mut request.key)).map_err(status)?;
         let call = Call::Write(Write::try_from(request).map_err(status)?);
-        let record = execs::call(&self.ctx, account, id, key, call).await.map_err(status)?;
+        let record = self.call(account, id, key, call).await?;
         Ok(Response::new(proto::WriteFileResponse { exec: Some(record.into()) }))
     }
 

@@ -80,6 +80,10 @@ pub async fn release(
     id: VolumeId,
     retain_until: DateTime<Utc>,
 ) -> Result<(), pg::Error> {
+    // In a statement of its own: whoever is about to use it has the row, and the next statement sees what they made.
+    sqlx::query!("SELECT id FROM volumes WHERE id = $1 FOR NO KEY UPDATE", id.0)
+        .fetch_optional(&mut *db)
+        .await?;
     sqlx::query!(
         "UPDATE volumes SET retain_until = $2
           WHERE id = $1 AND state = 'live'

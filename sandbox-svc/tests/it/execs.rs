@@ -1,11 +1,19 @@
 //! Keyed calls: at most once, whoever asks, whatever is lost on the way.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fs,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
+use http_body_util::StreamBody;
+use hyper::{Response, body::Frame, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use sandbox_svc::{
     Error,
-    app::{execs, files},
+    app::{execs, files, lifecycle},
     client::guest,
     domain::{
         exec::{CONTENT_BYTES, Call, Command, ExecState, Key, Record, Write},
@@ -13,7 +21,9 @@ use sandbox_svc::{
     },
     store,
 };
+use steward_proto::guest::v1::ResolveRequest;
 use svc_core::id::AccountId;
+use tokio::net::UnixListener;
 
 use crate::plane::Plane;
 
@@ -182,6 +192,87 @@ async fn calls_that_run_when_their_sandbox_goes_are_in_doubt() {
     assert_eq!(run(&plane, &sandbox, "a", &["true"]).await.unwrap().state, ExecState::InDoubt);
     let new = run(&plane, &sandbox, "b", &["true"]).await;
     assert!(matches!(new, Err(Error::NotRunning(_))), "{new:?}");
+}
+
+#[tokio::test]
+async fn whoever_asks_about_a_call_waits_for_the_end_of_its_sandbox() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    intend(&plane, &sandbox, "a", &command(&["true"])).await;
+    plane.delete(&sandbox).await;
+    let begun = Instant::now();
+    let early = resolve(&plane, &sandbox, "a", Duration::from_millis(300)).await.unwrap();
+    assert_eq!(early.state, ExecState::Running);
+    assert!(begun.elapsed() >= Duration::from_millis(300), "answered after {:?}", begun.elapsed());
+    let removed = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        plane.remove_all().await;
+    };
+    let begun = Instant::now();
+    let (settled, ()) = tokio::join!(resolve(&plane, &sandbox, "a", Duration::from_secs(30)), removed);
+    assert_eq!(settled.unwrap().state, ExecState::InDoubt);
+    assert!(begun.elapsed() < Duration::from_secs(15), "answered after {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn nobody_is_kept_waiting_by_a_process_that_is_to_stop() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    let (replica, owner) = (plane.replica().await, sandbox.owner.unwrap());
+    let pending = plane.create(plane.owner()).await;
+    let account = pending.owner.unwrap().account;
+    let workspace = plane.files(&sandbox).join("workspace");
+    let sleeps = command(&["sh", "-c", "touch started; sleep 25"]);
+    let call = execs::call(&plane.ctx, owner.account, sandbox.id, key("a"), sleeps);
+    let waits = Duration::from_secs(60);
+    let asked = async {
+        while !workspace.join("started").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let about_a_call = execs::resolve(&replica, owner.account, sandbox.id, key("a"), waits);
+        let about_a_sandbox = lifecycle::get(&replica, account, pending.id, waits);
+        let stop = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            replica.lifecycle.stop();
+        };
+        let begun = Instant::now();
+        let (call, sandbox, ()) = tokio::join!(about_a_call, about_a_sandbox, stop);
+        assert!(matches!(call, Err(Error::Stopping)), "{call:?}");
+        assert_eq!(sandbox.unwrap().sandbox.state, State::Requested);
+        assert!(begun.elapsed() < Duration::from_secs(5), "kept for {:?}", begun.elapsed());
+    };
+    tokio::select! {
+        answer = call => panic!("answered: {answer:?}"),
+        () = asked => {}
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_only_begins_is_given_up_in_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(directory.path().join("guest.sock")).unwrap();
+    // It took the guest's place: it sends the head of an answer, and nothing more.
+    let impostor = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let endless = service_fn(async |_| {
+            let body = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, Infallible>>());
+            let answer = Response::builder().header("content-type", "application/grpc");
+            Ok::<_, Infallible>(answer.body(body).unwrap())
+        });
+        let connection = http2::Builder::new(TokioExecutor::new());
+        connection.serve_connection(TokioIo::new(stream), endless).await.unwrap();
+        std::future::pending::<()>().await;
+    };
+    let asked = async {
+        let guest = guest::Guest::connect(directory.path()).await.unwrap();
+        let request = ResolveRequest { key: "a".to_owned(), ..ResolveRequest::default() };
+        tokio::time::timeout(Duration::from_secs(15), guest.resolve(request, Duration::ZERO)).await
+    };
+    let answer = tokio::select! {
+        answer = asked => answer.unwrap(),
+        () = impostor => panic!("the impostor ended"),
+    };
+    assert!(matches!(answer, Err(guest::Error::TimedOut)), "{answer:?}");
 }
 
 #[tokio::test]

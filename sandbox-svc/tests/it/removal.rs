@@ -4,10 +4,12 @@ use std::{fs, time::Duration};
 
 use sandbox_svc::{
     app::lifecycle,
-    domain::sandbox::{Cause, State},
+    domain::sandbox::{Cause, Sandbox, State},
     engine::fake::{Fault, Verb},
+    store,
     worker::{deadlines, volumes},
 };
+use svc_core::{id::SandboxId, pg::Tx};
 
 use crate::plane::Plane;
 
@@ -115,6 +117,48 @@ async fn a_workspace_stays_for_its_retention_and_while_a_sandbox_has_it() {
     assert_eq!(plane.audited("workspace.removed").await, 1);
     // The session's next one is a new one.
     assert_ne!(plane.create(owner).await.volume, sandbox.volume);
+}
+
+#[tokio::test]
+async fn a_workspace_that_is_being_given_away_is_not_let_go_by_the_end_of_its_last_sandbox() {
+    let plane = Plane::start().await;
+    let owner = plane.owner();
+    let sandbox = plane.running(owner).await;
+    plane.delete(&sandbox).await;
+    // Its session's next sandbox is about to be made around it when the last one's container is gone.
+    let mut tx = Tx::system(&plane.ctx.pool).await.unwrap();
+    assert!(store::volumes::keep_of_session(&mut tx, owner).await.unwrap().is_some());
+    let made = async {
+        let waits = async || {
+            sqlx::query_scalar::<_, bool>(
+                "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
+                                 WHERE datname = current_database() AND NOT granted)",
+            )
+            .fetch_one(plane.ctx.pool.inner())
+            .await
+            .unwrap()
+        };
+        while !waits().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let next = Sandbox {
+            id: SandboxId::new(),
+            state: State::Requested,
+            container: None,
+            created_at: plane.ctx.now(),
+            ..sandbox.clone()
+        };
+        store::sandboxes::insert(&mut tx, &next).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    tokio::join!(plane.remove_all(), made);
+    assert_eq!(plane.state(sandbox.id).await, State::Gone);
+    let let_go: bool = sqlx::query_scalar("SELECT retain_until IS NOT NULL FROM volumes WHERE id = $1")
+        .bind(sandbox.volume.0)
+        .fetch_one(plane.ctx.pool.inner())
+        .await
+        .unwrap();
+    assert!(!let_go, "a workspace in use has no time to go");
 }
 
 #[tokio::test]

@@ -230,6 +230,12 @@ impl Scene {
                 409,
                 "EXEC_KEY_REUSED",
             ),
+            case(
+                "a request's key for another command",
+                self.post(&execs, &json!({ "argv": ["true"] })).header("idempotency-key", super::KEY),
+                409,
+                "IDEMPOTENCY_KEY_REUSED",
+            ),
             invalid(
                 "a command's key with a blank",
                 self.post(&execs, &json!({ "key": "a b", "argv": ["true"] })),
@@ -278,6 +284,9 @@ impl Scene {
             write("a write that climbs", "../etc/passwd", 400, "INVALID_ARGUMENT"),
             write("a write outside", "/tmp/file", 400, "INVALID_ARGUMENT"),
             write("a write to no path", "", 400, "INVALID_ARGUMENT").at("path"),
+            write("a write through a link", "root/tmp/file", 409, "FILE_NOT_USABLE"),
+            write("a write below a file", "file/below", 409, "FILE_NOT_USABLE"),
+            write("a write over a folder", "folder", 409, "FILE_NOT_USABLE"),
             socket("a socket that is a link", ":read", "file"),
             socket("a socket that is a link, for a listing", "", "."),
         ]
