@@ -6,6 +6,17 @@
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use opentelemetry_proto::tonic::{
+    collector::{
+        logs::v1::{ExportLogsServiceRequest, logs_service_client::LogsServiceClient},
+        metrics::v1::{ExportMetricsServiceRequest, metrics_service_client::MetricsServiceClient},
+        trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
+    },
+    common::v1::{AnyValue, KeyValue, any_value},
+    logs::v1::{LogRecord, ResourceLogs, ScopeLogs},
+    metrics::v1::{Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, metric},
+    trace::v1::{ResourceSpans, ScopeSpans, Span},
+};
 use serde_json::{Value, json};
 use suite_tests::{
     actors::{Tenant, refusal},
@@ -43,10 +54,50 @@ async fn purge(tenant: &Tenant, session: &str) -> String {
     answer["purge"]["purgeId"].as_str().unwrap().to_owned()
 }
 
+/// Looks once more when every process has stopped and so has sent and written its last.
+async fn stays_gone(mut cluster: Cluster, texts: &[&str]) {
+    cluster.stop_processes().await;
+    cluster.assert_captured();
+    assert_eq!(cluster.search(texts).await, Places::new());
+    cluster.stop().await;
+}
+
+/// Sends a text as a span's attribute, as a log's body and as a metric's label.
+async fn export(url: &str, text: &str) {
+    let text = AnyValue { value: Some(any_value::Value::StringValue(text.to_owned())) };
+    let attributes =
+        vec![KeyValue { key: "planted".to_owned(), value: Some(text.clone()), ..Default::default() }];
+
+    let span = Span {
+        trace_id: vec![0xab; 16],
+        span_id: vec![1; 8],
+        attributes: attributes.clone(),
+        ..Default::default()
+    };
+    let scope_spans = vec![ScopeSpans { spans: vec![span], ..Default::default() }];
+    let resource_spans = vec![ResourceSpans { scope_spans, ..Default::default() }];
+    let mut spans = TraceServiceClient::connect(url.to_owned()).await.unwrap();
+    spans.export(ExportTraceServiceRequest { resource_spans }).await.unwrap();
+
+    let log_records = vec![LogRecord { body: Some(text), ..Default::default() }];
+    let scope_logs = vec![ScopeLogs { log_records, ..Default::default() }];
+    let resource_logs = vec![ResourceLogs { scope_logs, ..Default::default() }];
+    let mut logs = LogsServiceClient::connect(url.to_owned()).await.unwrap();
+    logs.export(ExportLogsServiceRequest { resource_logs }).await.unwrap();
+
+    let gauge = Gauge { data_points: vec![NumberDataPoint { attributes, ..Default::default() }] };
+    let metric = Metric { data: Some(metric::Data::Gauge(gauge)), ..Default::default() };
+    let scope_metrics = vec![ScopeMetrics { metrics: vec![metric], ..Default::default() }];
+    let resource_metrics = vec![ResourceMetrics { scope_metrics, ..Default::default() }];
+    let mut metrics = MetricsServiceClient::connect(url.to_owned()).await.unwrap();
+    metrics.export(ExportMetricsServiceRequest { resource_metrics }).await.unwrap();
+}
+
 #[tokio::test]
 async fn the_search_finds_what_is_planted_in_each_kind_of_place() {
-    let cluster = Cluster::builder().start().await;
+    let cluster = Cluster::builder().captured().start().await;
     let planted = marker("planted");
+    export(&cluster.otlp_url, &planted).await;
 
     let client = redis::Client::open(cluster.redis_url.as_str()).unwrap();
     let mut redis = client.get_multiplexed_async_connection().await.unwrap();
@@ -100,6 +151,9 @@ async fn the_search_finds_what_is_planted_in_each_kind_of_place() {
         "file traces/scratch",
         "file state/sandbox/scratch/scratch",
         "file planted.txt",
+        "file captured/spans",
+        "file captured/logs",
+        "file captured/metrics",
         &log,
         "container record",
         "container layer",
@@ -114,7 +168,7 @@ async fn the_search_finds_what_is_planted_in_each_kind_of_place() {
 
 #[tokio::test]
 async fn a_purged_session_is_nowhere_and_its_receipt_says_who_looked() {
-    let cluster = Cluster::builder().start().await;
+    let cluster = Cluster::builder().captured().start().await;
     let (tenant, admin) = (cluster.tenant("forgotten").await, cluster.admin());
     let [title, said, key, body] = ["title", "said", "key", "body"].map(marker);
     let [file, exec, env, memory, purge_key] = ["file", "exec", "env", "memory", "purge"].map(marker);
@@ -197,13 +251,12 @@ async fn a_purged_session_is_nowhere_and_its_receipt_says_who_looked() {
     // Another session of the same tenant is as it was.
     assert_found(&cluster.search(&[&stays]).await, &[(&stays, "volume steward-workspace-")]);
     assert!(tenant.say(&kept, "read kept.txt").await.text().contains(&stays));
-
-    cluster.stop().await;
+    stays_gone(cluster, &texts).await;
 }
 
 #[tokio::test]
 async fn a_turn_and_an_upload_in_flight_leave_nothing() {
-    let cluster = Cluster::builder().start().await;
+    let cluster = Cluster::builder().captured().start().await;
     let tenant = cluster.tenant("hasty").await;
     let session = tenant.session().await;
     let [streamed, shell, upload] = ["streamed", "shell", "upload"].map(marker);
@@ -252,5 +305,5 @@ async fn a_turn_and_an_upload_in_flight_leave_nothing() {
         assert_eq!(refusal(tenant.api.get(&format!("/v1/turns/{turn}")).await).status, 404);
     }
     assert_eq!(cluster.containers().await, []);
-    cluster.stop().await;
+    stays_gone(cluster, &texts).await;
 }

@@ -33,14 +33,7 @@ struct Trace(BTreeMap<String, Span>);
 impl Trace {
     /// Stops whatever still runs, each of which sends its last spans, and reads what arrived.
     async fn of(cluster: &mut Cluster, trace_id: &str) -> Self {
-        let names: Vec<String> = cluster.plane.processes.iter().map(|process| process.name.clone()).collect();
-        // The gateway first: it is listed last.
-        for name in names.iter().rev() {
-            if cluster.process(name).is_running() {
-                let status = cluster.process(name).terminate().await;
-                assert!(status.success(), "{name}: {status}\n{}", cluster.process(name).log());
-            }
-        }
+        cluster.stop_processes().await;
         let spans = cluster.traces.spans(trace_id).unwrap();
         let count = spans.len();
         let spans: BTreeMap<_, _> = spans.into_iter().map(|span| (span.span_id.clone(), span)).collect();

@@ -39,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::child::Child;
 pub use self::wires::Wires;
+use crate::capture::{self, Collector};
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -49,6 +50,7 @@ pub struct Builder {
     overrides: Overrides,
     wired: bool,
     own_engine: bool,
+    captured: bool,
 }
 
 impl Default for Builder {
@@ -58,6 +60,7 @@ impl Default for Builder {
             overrides: Overrides::default(),
             wired: false,
             own_engine: false,
+            captured: false,
         };
         for (service, settings) in SHORT_TIMES {
             builder = builder.settings(*service, settings);
@@ -121,6 +124,13 @@ impl Builder {
         self
     }
 
+    /// Keeps all telemetry as it arrives, for [`Cluster::search`]; [`Cluster::traces`] stays empty.
+    #[must_use]
+    pub fn captured(mut self) -> Self {
+        self.captured = true;
+        self
+    }
+
     /// Starts everything and waits until it is ready.
     pub async fn start(self) -> Cluster {
         Cluster::start(self).await
@@ -142,6 +152,8 @@ pub struct Cluster {
     pub database: Database,
     /// Its Redis.
     pub redis_url: String,
+    /// Where its telemetry goes.
+    pub otlp_url: String,
     /// The operator's token.
     pub admin_token: String,
     wires: Option<Wires>,
@@ -189,7 +201,19 @@ impl Cluster {
             (stack.engine.clone(), None)
         };
         let traces = Traces::at(home.directory("traces").unwrap());
-        let receiver = Receiver::bind(0, traces.clone()).await.unwrap();
+        let closing = CancellationToken::new();
+        let mut background = JoinSet::new();
+        let otlp_url = if builder.captured {
+            let collector = Collector::bind(home.directory(capture::DIRECTORY).unwrap()).await;
+            let url = collector.url();
+            background.spawn(collector.run(closing.clone()));
+            url
+        } else {
+            let receiver = Receiver::bind(0, traces.clone()).await.unwrap();
+            let url = receiver.url();
+            background.spawn(receiver.run(closing.clone()));
+            url
+        };
 
         let run = env::var(TEST_RUN).unwrap_or_else(|_| format!("test-{}", std::process::id()));
         let id = new_id().simple().to_string();
@@ -208,17 +232,13 @@ impl Cluster {
             database: Database::at(&database_url, &name).unwrap(),
             redis_url: redis.url.clone(),
             docker_host,
-            otlp_url: receiver.url(),
+            otlp_url: otlp_url.clone(),
             guest: guest(),
             image: image(engine.host()),
             installation: installation.clone(),
         };
         let port = home.port("gateway").unwrap();
         let plane = Plane::lay_out(&home, &builder.services, port, &ground, &builder.overrides).unwrap();
-
-        let closing = CancellationToken::new();
-        let mut background = JoinSet::new();
-        background.spawn(receiver.run(closing.clone()));
         let children = plane.processes.iter().map(|process| Child::start(process, &home)).collect();
         let mut cluster = Self {
             url: plane.url().unwrap(),
@@ -226,6 +246,7 @@ impl Cluster {
             traces,
             database,
             redis_url: redis.url,
+            otlp_url,
             admin_token,
             wires,
             installation,
@@ -315,6 +336,18 @@ impl Cluster {
     pub async fn start_engine(&mut self) {
         assert!(self.dockerd.is_none());
         self.dockerd = Some(docker::start_private(&self.home).await.unwrap().1);
+    }
+
+    /// Stops whatever still runs, each of which sends its last telemetry; the servers stay.
+    ///
+    /// # Panics
+    /// If a process does not end well.
+    pub async fn stop_processes(&mut self) {
+        // The gateway first: it is listed last.
+        for child in self.children.iter_mut().rev().filter(|child| child.is_running()) {
+            let status = child.terminate().await;
+            assert!(status.success(), "{}: {status}\n{}", child.name(), child.log());
+        }
     }
 
     /// Stops every process and checks that each drained in time and ended well; then removes what they made.

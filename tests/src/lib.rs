@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a harness: what it cannot do ends the test")]
 
 pub mod actors;
+mod capture;
 pub mod cluster;
 pub mod eventually;
 pub mod load;

@@ -5,7 +5,8 @@
 //!
 //! * every row of every schema, as a dump would show it;
 //! * every key and value of Redis;
-//! * every file of the plane's home: run directories, logs of all processes, received spans, configuration;
+//! * every file of the plane's home: run directories, logs of all processes, received spans, configuration; of a
+//!   cluster that was built [`captured`](crate::cluster::Builder::captured), every span, log and metric it sent;
 //! * on the engine, whatever carries the installation's label: containers with their record, layer, output,
 //!   memory filesystems and the environments of their processes; volumes; images.
 //!
