@@ -41,7 +41,7 @@ async fn sandbox_of(tenant: &Tenant, session: &str) -> String {
 }
 
 /// Waits until a purge is committed, and returns it.
-async fn committed(tenant: &Tenant, purge: &str) -> Value {
+pub(crate) async fn committed(tenant: &Tenant, purge: &str) -> Value {
     let look = async || {
         let purge = tenant.api.get(&format!("/v1/purges/{purge}")).await.unwrap()["purge"].clone();
         (purge["state"] == "PURGE_STATE_COMMITTED").then_some(purge)
@@ -49,7 +49,8 @@ async fn committed(tenant: &Tenant, purge: &str) -> Value {
     eventually("a committed purge", PURGED_WITHIN, look).await.0
 }
 
-async fn purge(tenant: &Tenant, session: &str) -> String {
+/// Asks for a session's purge and returns its id.
+pub(crate) async fn purge(tenant: &Tenant, session: &str) -> String {
     let answer = tenant.api.post(&format!("/v1/sessions/{session}:purge"), &json!({})).await.unwrap();
     answer["purge"]["purgeId"].as_str().unwrap().to_owned()
 }

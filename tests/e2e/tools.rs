@@ -1,6 +1,13 @@
 //! Tools run in the session's own sandbox: real containers, one a session, gone when the session is.
 
-use suite_tests::cluster::Cluster;
+use std::time::Duration;
+
+use steward::plane::Service;
+use suite_tests::{cluster::Cluster, eventually::eventually, residue::docker::Engine};
+
+use crate::erasure::{committed, purge};
+
+const WARM_WITHIN: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_session_keeps_its_files_and_sees_nobody_elses() {
@@ -31,4 +38,56 @@ async fn a_sandbox_is_nobody_nowhere_and_read_only() {
     }
     assert!(!output.contains("eth0"), "{output}");
     cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_gets_the_sandbox_that_was_kept_warm_and_the_pool_gets_another() {
+    let cluster =
+        Cluster::builder().settings(Service::Sandbox, "pool.size = 1\npool.period = '200ms'").start().await;
+    let tenant = cluster.tenant("early").await;
+    let docker = Engine { host: cluster.engine.host().to_owned() };
+    let (warm, _) = eventually("a warm sandbox", WARM_WITHIN, async || warm(&cluster).await).await;
+    let volumes = cluster.volumes().await;
+    assert_eq!((cluster.containers().await.len(), volumes.len()), (1, 1), "nobody has asked for one yet");
+
+    let session = tenant.session().await;
+    tenant.say(&session, "run echo claimed >> notes.txt").await.assert_whole();
+    assert_eq!(container_of(&cluster, &session).await, warm);
+    assert_eq!(docker.run(&["exec", &warm, "cat", "/workspace/notes.txt"]).await, b"claimed\n");
+
+    let another = async || self::warm(&cluster).await.filter(|id| *id != warm);
+    let (next, _) = eventually("another warm sandbox", WARM_WITHIN, another).await;
+    assert_eq!((cluster.containers().await.len(), cluster.volumes().await.len()), (2, 2));
+    assert!(tenant.say(&session, "read notes.txt").await.text().contains("claimed"));
+    assert_eq!(container_of(&cluster, &session).await, warm, "a session keeps the one it claimed");
+
+    committed(&tenant, &purge(&tenant, &session).await).await;
+    let left: Vec<String> = cluster.containers().await.into_iter().map(|container| container.id).collect();
+    assert_eq!((left, self::warm(&cluster).await), (vec![next.clone()], Some(next.clone())));
+    let left = cluster.volumes().await;
+    assert!(left.len() == 1 && left != volumes, "{left:?}");
+
+    // What was purged beside it has not hurt it: the next session gets it, and finds it empty.
+    let session = tenant.session().await;
+    let seen = tenant.say(&session, "run ls -A; echo works").await;
+    assert_eq!(container_of(&cluster, &session).await, next);
+    let output = seen.all("tool.result")[0]["content"].as_str().unwrap().to_owned();
+    assert!(output.contains("works") && !output.contains("notes.txt"), "{output}");
+    cluster.stop().await;
+}
+
+/// The container that runs in the pool and can be claimed.
+async fn warm(cluster: &Cluster) -> Option<String> {
+    let rows = "SELECT container_id FROM sandbox.sandboxes WHERE pool_state = 'available'";
+    let id: String =
+        sqlx::query_scalar(rows).fetch_optional(&mut cluster.administrator().await).await.unwrap()?;
+    let containers = cluster.containers().await;
+    containers.iter().any(|container| container.id == id && container.state == "running").then_some(id)
+}
+
+/// The container in which a session's tools run.
+async fn container_of(cluster: &Cluster, session: &str) -> String {
+    let row = "SELECT container_id FROM sandbox.sandboxes
+                WHERE session_id = $1::text::uuid AND state = 'running'";
+    sqlx::query_scalar(row).bind(session).fetch_one(&mut cluster.administrator().await).await.unwrap()
 }
