@@ -1,6 +1,9 @@
 //! A client that writes down every byte it is shown of a turn, and when, and comes back with the id of the last whole
 //! event whenever it is cut off.
 //!
+//! Half an event that a cut stream left behind is thrown away, as every client does, but not forgotten: the replay
+//! must begin with the very same bytes.
+//!
 //! What it joined over all its connections is compared with the journal byte by byte: that is what "no gap, no
 //! duplicate, nothing unseen" means to a client.
 
@@ -50,8 +53,16 @@ struct Witness<'a> {
     http: Client,
     tenant: &'a Tenant,
     testimony: Testimony,
+    joint: Joint,
+}
+
+/// Where one stream ends and the next goes on.
+#[derive(Debug, Default)]
+struct Joint {
     /// Bytes of an event that is not whole yet.
     open: Vec<u8>,
+    /// The most that streams which were cut off showed of the event that comes next.
+    shown: Vec<u8>,
 }
 
 impl Tenant {
@@ -62,7 +73,7 @@ impl Tenant {
     pub async fn witness(&self, turn: &str, within: Duration) -> Testimony {
         let http = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).build().unwrap();
         let testimony = Testimony { turn: turn.to_owned(), ..Testimony::default() };
-        let mut witness = Witness { http, tenant: self, testimony, open: Vec::new() };
+        let mut witness = Witness { http, tenant: self, testimony, joint: Joint::default() };
         if tokio::time::timeout(within, witness.watch()).await.is_err() {
             panic!("turn {turn} has not ended within {within:?}; seen: {:?}", witness.testimony.kinds());
         }
@@ -105,13 +116,12 @@ fn may_pass(status: StatusCode) -> bool {
 impl Witness<'_> {
     async fn watch(&mut self) {
         while !self.testimony.is_over() {
-            // A cut stream leaves half an event behind: a client throws it away and asks for it again.
-            self.open.clear();
             if let Some(mut stream) = self.connect().await {
                 self.testimony.streams += 1;
                 while let Ok(Some(bytes)) = stream.chunk().await {
-                    self.take(&bytes);
+                    self.testimony.sightings.extend(self.joint.take(&bytes));
                 }
+                self.joint.cut();
             }
             if !self.testimony.is_over() {
                 tokio::time::sleep(PAUSE).await;
@@ -131,18 +141,45 @@ impl Witness<'_> {
         assert!(status.is_success() || may_pass(status), "{status} for turn {}", self.testimony.turn);
         status.is_success().then_some(answer)
     }
+}
 
-    fn take(&mut self, bytes: &[u8]) {
+impl Joint {
+    /// The events that are whole with these bytes.
+    fn take(&mut self, bytes: &[u8]) -> Vec<Sighting> {
         self.open.extend_from_slice(bytes);
+        let mut whole = Vec::new();
         while let Some(end) = self.open.windows(2).position(|pair| pair == b"\n\n") {
             let bytes: Vec<u8> = self.open.drain(..end + 2).collect();
             let frame = parse(&bytes);
             // A comment is no event, nor is a problem: that one is about the stream.
             if !frame.id.is_empty() {
-                self.testimony.sightings.push(Sighting { at: Instant::now(), bytes, frame });
+                assert_continues(&std::mem::take(&mut self.shown), &bytes);
+                whole.push(Sighting { at: Instant::now(), bytes, frame });
             }
         }
+        whole
     }
+
+    /// Throws away what the stream that ended has left open.
+    fn cut(&mut self) {
+        let half = std::mem::take(&mut self.open);
+        let begins = |frame: &[u8]| half.starts_with(frame) || frame.starts_with(&half);
+        if begins(b":") || begins(b"event: problem\n") {
+            return;
+        }
+        assert!(begins(b"id: "), "neither an event nor a comment: {}", String::from_utf8_lossy(&half));
+        if half.len() > self.shown.len() {
+            assert_continues(&std::mem::replace(&mut self.shown, half.clone()), &half);
+        } else {
+            assert_continues(&half, &self.shown);
+        }
+    }
+}
+
+/// Panics unless `bytes` begin with what was shown of them before.
+fn assert_continues(shown: &[u8], bytes: &[u8]) {
+    let (begun, goes_on) = (String::from_utf8_lossy(shown), String::from_utf8_lossy(bytes));
+    assert!(bytes.starts_with(shown), "a client was shown {begun:?}, and then {goes_on:?} in its place");
 }
 
 /// Reads the lines of one event.
@@ -245,5 +282,53 @@ impl Cluster {
         let stored: String =
             texts.filter(|part| part["type"] == "text").filter_map(|part| part["text"].as_str()).collect();
         assert_eq!(seen.text(), stored, "turn {turn}: the stored answer is not what was shown");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENT: &str = "id: t:1\nevent: text.delta\ndata: {\"text\":\"one\"}\n\n";
+
+    /// Streams that end after these bytes, and the events they made.
+    fn streams(streams: &[&str]) -> usize {
+        let mut joint = Joint::default();
+        let mut events = 0;
+        for stream in streams {
+            events += joint.take(stream.as_bytes()).len();
+            joint.cut();
+        }
+        events
+    }
+
+    #[test]
+    fn an_event_may_be_cut_anywhere_and_come_again() {
+        for cut in 0..EVENT.len() {
+            for again in 0..EVENT.len() {
+                assert_eq!(streams(&[&EVENT[..cut], &EVENT[..again], EVENT]), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_about_the_stream_may_be_cut_and_followed_by_anything() {
+        let problem = "event: problem\ndata: {}\n\n";
+        for cut in 0..problem.len() {
+            assert_eq!(streams(&[&problem[..cut], ": alive\n", EVENT, ":", problem]), 1);
+        }
+        assert_eq!(streams(&[&EVENT[..20], ": alive\n\n", problem, EVENT]), 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "in its place")]
+    fn half_an_event_that_another_replaces_is_noticed() {
+        streams(&[&EVENT[..42], ": alive\n\n", &EVENT.replace("one", "two")]);
+    }
+
+    #[test]
+    #[should_panic(expected = "in its place")]
+    fn half_an_event_that_another_half_replaces_is_noticed() {
+        streams(&[&EVENT[..40], "id: t:2\n"]);
     }
 }
