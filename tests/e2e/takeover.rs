@@ -13,6 +13,8 @@ use suite_tests::{
 };
 use tokio::task::JoinSet;
 
+use crate::erasure::{committed, purge};
+
 /// Long enough for everything that happens to it.
 const INPUT: &str = "count to 60 every 100ms";
 /// From a death to the next event of another replica, at production times.
@@ -192,6 +194,13 @@ async fn replicas_that_are_asked_to_stop_under_load_end_in_time_and_lose_nothing
     let mut cluster =
         Cluster::builder().replicas(Service::Chat, 2).replicas(Service::Sandbox, 2).start().await;
     let tenant = cluster.tenant("many").await;
+    let names = ["purge", "chat", "gateway", "sandbox", "registry", "chat-2", "sandbox-2"];
+    let mut talks = Vec::new();
+    for _ in names {
+        talks.push(tenant.session().await);
+    }
+    let forgotten = tenant.session().await;
+    tenant.say(&forgotten, "run touch effects").await;
     let mut clients = JoinSet::new();
     let mut tools = Vec::new();
     for number in 0..6 {
@@ -205,7 +214,13 @@ async fn replicas_that_are_asked_to_stop_under_load_end_in_time_and_lose_nothing
         let turn = tenant.begin(&session, input).await;
         clients.spawn(async move { tenant.witness(&turn, PATIENCE).await });
     }
-    for name in ["chat", "sandbox", "chat-2", "sandbox-2"] {
+    let id = purge(&tenant, &forgotten).await;
+    let mut begun = Vec::new();
+    for (name, session) in names.into_iter().zip(&talks) {
+        // The first turns may be over by then.
+        let turn = tenant.begin_surely(session, INPUT, name, PATIENCE).await;
+        watch(&mut clients, &tenant, &turn);
+        begun.push((turn, Instant::now()));
         let process = cluster.process(name);
         let asked = Instant::now();
         let status = process.terminate().await;
@@ -214,9 +229,18 @@ async fn replicas_that_are_asked_to_stop_under_load_end_in_time_and_lose_nothing
         cluster.process(name).run();
         cluster.plane.until_ready(PATIENCE).await.unwrap();
     }
-    for testimony in clients.join_all().await {
-        cluster.verify(&tenant, &testimony).await;
+    let testimonies = clients.join_all().await;
+    for testimony in &testimonies {
+        cluster.verify(&tenant, testimony).await;
     }
+    for (turn, asked) in &begun {
+        let testimony = testimonies.iter().find(|testimony| testimony.turn == *turn).unwrap();
+        assert!(
+            testimony.silence_after(*asked).is_some(),
+            "turn {turn} was over before anybody was asked to stop"
+        );
+    }
+    committed(&tenant, &id).await;
     for session in &tools {
         let seen = tenant.say(session, "run cat effects").await;
         let output = seen.all("tool.result")[0]["content"].as_str().unwrap().to_owned();
