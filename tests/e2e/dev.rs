@@ -2,12 +2,14 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use steward_stack::{
     docker::{Engine, INSTALLATION_LABEL},
     exec::TEST_RUN,
@@ -24,7 +26,7 @@ use tokio::{
     time::timeout,
 };
 
-const LAST_LINE: &str = "Ctrl-C stops everything";
+const LAST_LINE: &str = "Ctrl-C stops everything and keeps the data.";
 
 struct Dev {
     home: PathBuf,
@@ -45,7 +47,7 @@ impl Dev {
         let open = async {
             while let Some(line) = self.lines.next_line().await.unwrap() {
                 self.printed.push(line);
-                if self.printed.last().unwrap().starts_with(LAST_LINE) {
+                if self.printed.last().unwrap() == LAST_LINE {
                     return true;
                 }
             }
@@ -76,6 +78,55 @@ impl Dev {
         (output.status.success(), text)
     }
 
+    /// The command that the last screen shows under this heading.
+    fn offered(&self, heading: &str) -> String {
+        let at = self.printed.iter().position(|line| line.trim() == heading);
+        let Some(at) = at else { panic!("no {heading:?} in\n{}", self.printed.join("\n")) };
+        self.printed[at + 1].trim().to_owned()
+    }
+
+    /// Pastes a line into a shell.
+    async fn paste(&self, line: &str) -> String {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", line]).env("STEWARD_HOME", &self.home).stdin(Stdio::null()).kill_on_drop(true);
+        shell.env_remove("STEWARD_URL").env_remove("STEWARD_TOKEN");
+        let output = timeout(Duration::from_secs(60), shell.output()).await.unwrap().unwrap();
+        assert!(output.status.success(), "{line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Does everything that the last screen offers.
+    async fn follow_the_screen(&self) {
+        let (url, token) = (format!("http://127.0.0.1:{}", self.port), self.home.join("token"));
+        let first = format!(
+            "Steward runs at {url}, its API is at {url}/openapi.json, your token is in {}.",
+            token.display()
+        );
+        assert!(self.printed.contains(&first), "no {first:?} in\n{}", self.printed.join("\n"));
+        let described: Value =
+            reqwest::get(format!("{url}/openapi.json")).await.unwrap().json().await.unwrap();
+        assert!(described["paths"]["/v1/sessions"]["post"].is_object(), "{described}");
+        assert_eq!(fs::metadata(&token).unwrap().permissions().mode() & 0o777, 0o600);
+
+        let chat = self.offered("Talk to an agent in a sandbox of its own:");
+        assert_eq!(chat, format!("{} chat 'run uname -a'", program().display()));
+        let answer = self.paste(&chat).await;
+        assert!(answer.contains("← Linux"), "{answer}");
+        let answer = self.paste(&self.offered("The same with curl:")).await;
+        assert!(answer.contains("Linux") && answer.contains("event: turn.completed"), "{answer}");
+
+        let turn = answer.split("id: ").nth(1).and_then(|rest| rest.split(':').next()).unwrap();
+        let trace = self.offered("Follow a turn through every process (the chat prints its id):");
+        let trace = trace.replace("TURN", turn);
+        let shown = async || {
+            let shown = self.paste(&format!("{trace} || true")).await;
+            ["gateway", "chat-svc", "sandbox-svc"].iter().all(|name| shown.contains(name)).then_some(())
+        };
+        eventually("the turn's trace", Duration::from_secs(30), shown).await;
+        let states = self.paste(&self.offered("Which process is up, with its health and metrics:")).await;
+        assert_eq!(states.lines().count(), 5, "{states}");
+    }
+
     fn pid(&self, name: &str) -> Option<Pid> {
         let record = fs::read_to_string(self.home.join(format!("run/{name}.pid"))).ok()?;
         Pid::from_raw(record.split_whitespace().next()?.parse().ok()?)
@@ -103,10 +154,7 @@ async fn a_developer_gets_a_plane_that_works_heals_and_leaves_nothing_running() 
     let mut dev = Dev::start(&home, free_address().port());
     dev.until_open().await;
 
-    let (well, answer) = dev.run(&["chat", "run uname -s"]).await;
-    assert!(well && answer.contains("← Linux"), "{answer}");
-    let (well, states) = dev.run(&["status"]).await;
-    assert!(well && states.lines().count() == 5, "{states}");
+    dev.follow_the_screen().await;
 
     // Only one at a time, and whoever is second is told about the first.
     let (well, refusal) = dev.run(&["dev", "--port", &free_address().port().to_string()]).await;
