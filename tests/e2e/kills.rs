@@ -33,6 +33,8 @@ const POINTS: [&str; 6] = [
 ];
 /// Rounds at each point for every so many rounds in all.
 const SHARE: usize = 16;
+/// Random kills for each that must strike a worker with a turn: the other may have them all.
+const MISSES: usize = 4;
 const REPLICAS: [&str; 2] = ["chat", "chat-2"];
 /// From a death to the next event.
 const PROMISE: Duration = Duration::from_secs(15);
@@ -48,6 +50,8 @@ struct Range {
     effects: BTreeMap<String, Vec<String>>,
     chance: StdRng,
     volleys: usize,
+    /// How long a volley takes when nobody dies.
+    usual: Duration,
     tally: Tally,
 }
 
@@ -55,6 +59,7 @@ struct Range {
 struct Tally {
     hits: BTreeMap<&'static str, usize>,
     random: usize,
+    struck: usize,
     turns: usize,
     events: usize,
     streams: usize,
@@ -67,7 +72,15 @@ impl Range {
         let tenant = cluster.tenant("target").await;
         let sessions = [tenant.session().await, tenant.session().await, tenant.session().await];
         let (effects, tally) = (BTreeMap::new(), Tally::default());
-        Self { cluster, tenant, sessions, effects, chance, volleys: 0, tally }
+        Self { cluster, tenant, sessions, effects, chance, volleys: 0, usual: Duration::ZERO, tally }
+    }
+
+    /// A volley while nobody dies.
+    async fn peace(&mut self) {
+        let begun = Instant::now();
+        let testimonies = self.volley().join_all().await;
+        self.usual = begun.elapsed();
+        self.hear(&testimonies, None).await;
     }
 
     /// Turns in every session at once, each with a client.
@@ -123,20 +136,31 @@ impl Range {
         panic!("{victim} never passed {point} {passing} times\n{}", self.cluster.logs());
     }
 
-    /// Kills a worker at some moment and starts it again at another, while both have turns.
+    /// Kills a worker at some moment of a volley and starts it again at another.
     async fn die_sometime(&mut self) {
         let victim = *REPLICAS.choose(&mut self.chance).unwrap();
-        let (alive, dead) =
-            (self.chance.random_range(0..1200), Duration::from_millis(self.chance.random_range(0..600)));
+        let alive = self.chance.random_range(Duration::ZERO..self.usual);
+        let dead = Duration::from_millis(self.chance.random_range(0..600));
         let clients = self.volley();
-        tokio::time::sleep(Duration::from_millis(alive)).await;
+        tokio::time::sleep(alive).await;
         self.cluster.process(victim).kill().await;
         let died = Instant::now();
         tokio::time::sleep(dead).await;
         self.cluster.process(victim).run();
-        self.hear(&clients.join_all().await, Some(died)).await;
+        let testimonies = clients.join_all().await;
+        self.hear(&testimonies, Some(died)).await;
         self.cluster.plane.until_ready(PATIENCE).await.unwrap();
         self.tally.random += 1;
+        self.tally.struck += usize::from(self.was_taken_over(&testimonies).await);
+    }
+
+    /// Whether a turn of a volley was begun by one worker and ended by another.
+    async fn was_taken_over(&self, testimonies: &[Testimony]) -> bool {
+        let turns: Vec<&str> = testimonies.iter().map(|testimony| testimony.turn.as_str()).collect();
+        let query = "SELECT count(*) FROM chat.turns WHERE id = ANY($1::text[]::uuid[]) AND attempts > 1";
+        let mut db = self.cluster.administrator().await;
+        let count: i64 = sqlx::query_scalar(query).bind(turns).fetch_one(&mut db).await.unwrap();
+        count > 0
     }
 
     /// Checks what the clients of a volley saw.
@@ -176,8 +200,8 @@ async fn whenever_a_worker_dies_nothing_is_lost_shown_twice_or_done_twice() {
     let (chance, seed) = chance();
     let mut range = Range::open(chance).await;
     // Everyone has a sandbox before anybody dies: making one is another suite's matter.
-    let ready = range.volley().join_all().await;
-    range.hear(&ready, None).await;
+    range.peace().await;
+    range.peace().await;
 
     for pass in 0..at_each {
         let victim = REPLICAS[pass % REPLICAS.len()];
@@ -188,7 +212,10 @@ async fn whenever_a_worker_dies_nothing_is_lost_shown_twice_or_done_twice() {
         range.cluster.process(victim).run();
         range.cluster.plane.until_ready(PATIENCE).await.unwrap();
     }
-    for _ in POINTS.len() * at_each..total.max(POINTS.len() * at_each + 1) {
+    let wanted = total.saturating_sub(POINTS.len() * at_each).max(1);
+    while range.tally.struck < wanted {
+        let Tally { random, struck, .. } = range.tally;
+        assert!(random < wanted * MISSES, "{struck} of {random} random kills struck a worker with a turn");
         range.die_sometime().await;
     }
 
@@ -198,11 +225,12 @@ async fn whenever_a_worker_dies_nothing_is_lost_shown_twice_or_done_twice() {
     report(
         "kills",
         format_args!(
-            "{} at named points {:?}, {} at random moments (seed {seed}); {} turns, {} events over {} streams, \
-             {effects} effects once each, longest silence {:.1?}",
+            "{} at named points {:?}, {} at random moments (seed {seed}) of which {} struck a turn; {} turns, \
+             {} events over {} streams, {effects} effects once each, longest silence {:.1?}",
             tally.hits.values().sum::<usize>(),
             tally.hits,
             tally.random,
+            tally.struck,
             tally.turns,
             tally.events,
             tally.streams,
