@@ -85,17 +85,21 @@ impl Trace {
                 );
             }
         }
-        for (method, path) in [("POST", "/containers/create"), ("POST", "/containers/{id}/start")] {
+        for call in self.making() {
+            assert_eq!(call.service, "sandbox-svc", "{self}");
+            let made = self.lineage(call).any(|span| span.name == "sandbox.make");
+            assert!(made, "{} belongs to no making\n{self}", call.name);
+        }
+    }
+
+    /// The calls to the engine that made the only sandbox.
+    fn making(&self) -> [&Span; 2] {
+        ["/containers/create", "/containers/{id}/start"].map(|path| {
             let call =
                 self.only(path, |span| span.attributes.get("url.template").is_some_and(|is| is == path));
-            assert_eq!(
-                (call.service.as_str(), call.name.as_str()),
-                ("sandbox-svc", &*format!("{method} {path}"))
-            );
-            let above: Vec<&str> = self.lineage(call).map(|span| span.name.as_str()).collect();
-            assert!(above.contains(&"sandbox.make"), "{above:?}");
-            assert!(above.contains(&"execute_tool shell"), "nobody waited for it: {above:?}");
-        }
+            assert_eq!(call.name, format!("POST {path}"));
+            call
+        })
     }
 
     /// Panics if a text stands anywhere in it.
@@ -146,6 +150,10 @@ async fn a_turn_with_a_tool_call_is_one_tree_through_every_process() {
         assert_eq!(top.span_id, root.span_id, "{} of {} is an orphan\n{trace}", span.name, span.service);
     }
     trace.assert_has_every_part();
+    for call in trace.making() {
+        let waited = trace.lineage(call).any(|span| span.name == "execute_tool shell");
+        assert!(waited, "nobody waited for {}\n{trace}", call.name);
+    }
     // From the door to the command and back up again, hop by hop.
     let exec = trace.only("one exec", |span| span.name.ends_with("GuestService/Exec"));
     let mut hops: Vec<&str> = trace.lineage(exec).map(|span| span.service.as_str()).collect();
@@ -206,21 +214,27 @@ async fn a_turn_that_was_taken_over_goes_on_in_its_trace() {
         .only("the second attempt", |span| span.name == "turn.run" && span.attributes["turn.attempt"] == "2");
     assert_eq!(survivor.parent_span_id, root, "{trace}");
     let dead = |span: &Span| span.service == "chat-svc" && span.instance != survivor.instance;
+    let door = trace.only("one root", |span| span.parent_span_id.is_empty());
+    assert_eq!(door.service, "gateway", "{trace}");
+    let before = |span: &Span| u128::from(span.start_ns) < killed;
     for span in trace.all() {
         let top = trace.lineage(span).last().unwrap();
         // Spans that were open in the process that was killed were never sent. So what is left of that process, and
         // what it had asked of others by then, may hang in the air; nothing else may.
-        let asked_by_the_dead = top.service != "chat-svc"
-            && top.attributes.contains_key("rpc.method")
-            && u128::from(top.start_ns) < killed;
+        let method = top.attributes.get("rpc.method").map(String::as_str).unwrap_or_default();
+        let asked_by_the_dead =
+            top.service == "sandbox-svc" && method.starts_with("steward.sandbox.v1.SandboxService/");
         assert!(
-            top.parent_span_id.is_empty() || top.parent_span_id == root || dead(top) || asked_by_the_dead,
+            top.span_id == door.span_id || (before(top) && (dead(top) || asked_by_the_dead)),
             "{} of {} is an orphan\n{trace}",
             span.name,
             span.service
         );
     }
-    trace.assert_has_services();
+    trace.assert_has_every_part();
+    for call in trace.making() {
+        assert!(before(call), "a second sandbox was made\n{trace}");
+    }
     // What the survivor did, down to the container, hangs below its own attempt.
     let below = |span: &&Span| trace.lineage(span).any(|above| above.span_id == survivor.span_id);
     for (service, name) in [
