@@ -189,6 +189,9 @@ async fn a_developer_gets_a_plane_that_works_heals_and_leaves_nothing_running() 
     let (well, answer) = again.run(&["chat", "say still there"]).await;
     assert!(well && answer.contains("still there"), "{answer}");
     assert!(again.interrupt().await.contains("data stays in"));
+    // The engine may be the machine's own: sandboxes would stay on it.
+    let output = steward(&home, &["clean"]).output().await.unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[tokio::test]
