@@ -184,7 +184,7 @@ pub async fn begin(pool: &Pool, step: Step) -> Result<Begin, Error> {
     if step.kind == StepKind::Thaw {
         tx.meet(step.subject).await?;
     }
-    let record = lock(&mut tx, step.subject).await?;
+    let record = lock(&mut tx, &step).await?;
     let answers = answers(&mut tx, &step).await?;
     let state = admit(&record, &step, answers.iter().map(|(kind, _)| *kind))?;
     sqlx::query(
@@ -259,6 +259,12 @@ pub async fn list(
 async fn close_door(pool: &Pool, step: &Step) -> Result<(), Error> {
     let mut tx = Tx::system(pool).await?;
     tx.meet(step.subject).await?;
+    // In a statement of its own, so that the next one sees what a thaw of this purge has just answered.
+    sqlx::query("SELECT FROM custody WHERE kind = $1 AND subject_id = $2 FOR NO KEY UPDATE")
+        .bind(step.subject.kind())
+        .bind(step.subject.id())
+        .execute(&mut *tx)
+        .await?;
     sqlx::query(
         "UPDATE custody
          SET state = 'frozen', epoch = $4, purge_id = $5, changed_at = now()
@@ -292,14 +298,23 @@ impl Row {
     }
 }
 
-/// Locks the subject's row against writers and other steps.
-async fn lock(tx: &mut Tx, subject: Subject) -> Result<Record, Error> {
-    let row: Option<Row> = sqlx::query_as(
-        "SELECT account_id, state, epoch, purge_id
-         FROM custody
-         WHERE kind = $1 AND subject_id = $2
-         FOR UPDATE",
-    )
+/// Locks the subject's row against other steps, and against writers unless they may go on anyway.
+async fn lock(tx: &mut Tx, step: &Step) -> Result<Record, Error> {
+    let subject = step.subject;
+    let row: Option<Row> = sqlx::query_as(match step.kind {
+        StepKind::Thaw => {
+            "SELECT account_id, state, epoch, purge_id
+             FROM custody
+             WHERE kind = $1 AND subject_id = $2
+             FOR NO KEY UPDATE"
+        }
+        StepKind::Freeze | StepKind::Inventory | StepKind::Erase | StepKind::Verify | StepKind::Commit => {
+            "SELECT account_id, state, epoch, purge_id
+             FROM custody
+             WHERE kind = $1 AND subject_id = $2
+             FOR UPDATE"
+        }
+    })
     .bind(subject.kind())
     .bind(subject.id())
     .fetch_optional(&mut **tx)

@@ -22,6 +22,11 @@ use crate::{
     },
 };
 
+/// How often a call that never began is made anew: each time is a key of its sandbox, and whatever keeps one from
+/// beginning so often does not pass.
+const WRITE_OFFS: usize = 5;
+const NEVER_TAKEN: &str = "The session's sandbox did not take the call. It was not carried out.";
+
 /// The built-in tools.
 #[derive(Debug, Clone)]
 pub struct Toolbox {
@@ -60,6 +65,7 @@ impl Toolbox {
 
     async fn make(&self, run: &Run, call: &mut JournaledCall, tool: &BuiltIn) -> Result<Outcome, Stop> {
         let turn = run.turn();
+        let mut written_off = 0;
         loop {
             let ready = || self.sandboxes.ready(turn.account_id, turn.session_id);
             let sandbox = match self.patiently(run, ready).await? {
@@ -86,8 +92,10 @@ impl Toolbox {
             };
             match sent {
                 Sent::Over(outcome) => return Ok(outcome),
-                Sent::WrittenOff => {}
+                Sent::WrittenOff if written_off < WRITE_OFFS => written_off += 1,
+                Sent::WrittenOff => return Ok(Outcome::Failed { message: NEVER_TAKEN.to_owned() }),
             }
+            interruptible(run, tokio::time::sleep(self.sandboxes.config().resolve_pause)).await?;
         }
     }
 

@@ -29,6 +29,8 @@ struct State {
     lose_answers: bool,
     /// Calls begin, their answers are lost at once, and they are said to run for ever.
     run_for_ever: bool,
+    /// Calls arrive, are not noted, and their answers are lost.
+    forget: bool,
     /// How often it was asked what became of a key.
     asked: usize,
     /// How long a command runs.
@@ -82,6 +84,10 @@ impl FakeSandbox {
 
     pub(crate) fn run_for_ever(&self) {
         self.state.lock().unwrap().run_for_ever = true;
+    }
+
+    pub(crate) fn forget(&self) {
+        self.state.lock().unwrap().forget = true;
     }
 
     /// How often it was asked what became of a key.
@@ -143,6 +149,9 @@ impl Served {
                     ));
                 }
                 return Ok(record.clone());
+            }
+            if state.forget {
+                return Err(lost());
             }
             if !state.swallow {
                 let running = ExecRecord { state: ExecState::Running.into(), ..finished(key, String::new()) };

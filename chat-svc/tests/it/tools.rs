@@ -127,6 +127,20 @@ async fn a_call_that_is_said_to_run_longer_than_it_may_is_in_doubt() {
 }
 
 #[tokio::test]
+async fn a_call_that_never_begins_is_made_anew_so_often_and_no_more() {
+    let plane = Plane::start().await;
+    plane.sandbox.forget();
+    let mut tenant = plane.tenant();
+    let session = tenant.session().await;
+    let events = tenant.run(&session, "run make").await;
+    let result = events.iter().find(|event| event.kind == "tool.result").unwrap().json();
+    assert_eq!((result["in_doubt"].as_bool(), result["is_error"].as_bool()), (Some(false), Some(true)));
+    assert!(result["content"].as_str().unwrap().contains("was not carried out"), "{result}");
+    assert_eq!(events.last().unwrap().kind, "turn.completed");
+    assert_eq!((plane.sandbox.ran().len(), plane.sandbox.asked()), (0, 6));
+}
+
+#[tokio::test]
 async fn canceling_during_a_call_says_that_it_may_have_run() {
     let plane = Plane::start().await;
     plane.sandbox.swallow(true);

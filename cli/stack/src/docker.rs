@@ -4,7 +4,7 @@
 //! every API version understands; everything about sandboxes belongs to sandbox-svc.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env,
     path::{Path, PathBuf},
     process::Command,
@@ -172,25 +172,36 @@ impl Engine {
         self.call("DELETE", &format!("/volumes/{name}")).await.map(drop)
     }
 
-    /// Removes every container and volume of the installations that `ours` names, and returns how many of both.
+    /// Removes every container and volume of the installations that `ours` names, and returns how many of both. It
+    /// fails if any are left: removals that were under way already may take a moment, and no longer.
     pub async fn remove_installations(&self, ours: impl Fn(&str) -> bool) -> Result<usize> {
         let is_ours = |labels: &BTreeMap<String, String>| {
             labels.get(INSTALLATION_LABEL).is_some_and(|installation| ours(installation))
         };
-        let mut removed = 0;
-        for container in self.containers(INSTALLATION_LABEL).await?.iter().filter(|c| is_ours(&c.labels)) {
-            self.remove(&container.id)
-                .await
-                .with_context(|| format!("remove container {}", container.name))?;
-            removed += 1;
+        let (mut removed, mut left) = (BTreeSet::new(), Vec::new());
+        for pause in [0, 1, 2, 4] {
+            tokio::time::sleep(Duration::from_secs(pause)).await;
+            let mut containers = self.containers(INSTALLATION_LABEL).await?;
+            let mut volumes = self.volumes(INSTALLATION_LABEL).await?;
+            containers.retain(|container| is_ours(&container.labels));
+            volumes.retain(|volume| is_ours(&volume.labels));
+            left = containers
+                .iter()
+                .map(|c| c.name.clone())
+                .chain(volumes.iter().map(|v| v.name.clone()))
+                .collect();
+            if left.is_empty() {
+                return Ok(removed.len());
+            }
+            removed.extend(left.iter().cloned());
+            for container in &containers {
+                self.remove(&container.id).await.with_context(|| format!("remove {}", container.name))?;
+            }
+            for volume in &volumes {
+                self.remove_volume(&volume.name).await.with_context(|| format!("remove {}", volume.name))?;
+            }
         }
-        for volume in self.volumes(INSTALLATION_LABEL).await?.iter().filter(|v| is_ours(&v.labels)) {
-            self.remove_volume(&volume.name)
-                .await
-                .with_context(|| format!("remove volume {}", volume.name))?;
-            removed += 1;
-        }
-        Ok(removed)
+        bail!("the engine still has {}", left.join(", "))
     }
 
     async fn call(&self, method: &str, path: &str) -> Result<String> {

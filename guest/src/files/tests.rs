@@ -101,6 +101,8 @@ fn what_is_in_the_way_of_a_file_is_seen_without_touching_anything() {
     assert!(matches!(check("taken"), Err(Error::WrongKind(_))));
     assert!(matches!(check("full/below"), Err(Error::WrongKind(_))));
     assert!(matches!(check("dir/new"), Err(Error::Symlink)));
+    assert!(matches!(check(&"a".repeat(256)), Err(Error::BadPath(_))));
+    assert!(matches!(check(&format!("{}/below", "a".repeat(256))), Err(Error::BadPath(_))));
     assert!(!place.path("workspace/new").exists() && !place.path("etc/new").exists());
 }
 

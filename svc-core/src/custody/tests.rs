@@ -214,6 +214,31 @@ async fn after_a_thaw_writers_go_on_and_a_late_freeze_is_refused() {
 }
 
 #[tokio::test]
+async fn a_freeze_that_meets_its_own_thaw_is_refused_and_leaves_the_door_open() {
+    let at = Fixture::new().await;
+    let purge = PurgeId::new();
+    let thaw = at.open(step(at.session, purge, 1, StepKind::Thaw)).await;
+    // Given up before it began, while its freeze is still on its way: it waits for the row.
+    let late = begin(&at.pool, step(at.session, purge, 1, StepKind::Freeze));
+    tokio::pin!(late);
+    assert!(timeout(Duration::from_millis(300), &mut late).await.is_err(), "it overtook the thaw");
+    thaw.finish(b"").await.unwrap();
+    assert!(matches!(late.await, Err(Error::Refused(Refused::Thawed))));
+    assert_eq!(at.state().await, State::Live);
+    Tx::for_subject(&at.pool, at.session).await.unwrap().commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_purge_that_never_began_is_given_up_without_waiting_for_writers() {
+    let at = Fixture::new().await;
+    let writer = Tx::for_subject(&at.pool, at.session).await.unwrap();
+    let purge = PurgeId::new();
+    timeout(SOON * 10, at.done(step(at.session, purge, 1, StepKind::Thaw))).await.unwrap();
+    writer.commit().await.unwrap();
+    assert_eq!(at.refused(step(at.session, purge, 1, StepKind::Freeze)).await, Refused::Thawed);
+}
+
+#[tokio::test]
 async fn an_erased_subject_is_gone_for_ever() {
     let at = Fixture::new().await;
     let purge = PurgeId::new();

@@ -284,6 +284,8 @@ impl Scene {
             write("a write that climbs", "../etc/passwd", 400, "INVALID_ARGUMENT"),
             write("a write outside", "/tmp/file", 400, "INVALID_ARGUMENT"),
             write("a write to no path", "", 400, "INVALID_ARGUMENT").at("path"),
+            write("a long name", &"a".repeat(256), 400, "INVALID_ARGUMENT"),
+            read("a long name to read", &"a".repeat(256), 400, "INVALID_ARGUMENT"),
             write("a write through a link", "root/tmp/file", 409, "FILE_NOT_USABLE"),
             write("a write below a file", "file/below", 409, "FILE_NOT_USABLE"),
             write("a write over a folder", "folder", 409, "FILE_NOT_USABLE"),
