@@ -72,7 +72,7 @@ impl Admission {
         headers: &HeaderMap,
         answer: &mut HeaderMap,
     ) -> Result<Admitted, Problem> {
-        let permit = self.concurrency.request()?;
+        let mut permit = self.concurrency.request()?;
         if auth.public {
             return Ok(Admitted { caller: None, permit });
         }
@@ -81,6 +81,7 @@ impl Admission {
         let principal = self.tokens.resolve(token).await.map_err(refuse)?;
         self.rate.take(&principal, answer).await?;
         auth.admit(&principal).map_err(refuse)?;
+        self.concurrency.attribute(&mut permit, &principal)?;
         let credential = Credential::Token { token: token.into(), tokens: self.fresh_tokens.clone() };
         Ok(Admitted { caller: Some((principal, credential)), permit })
     }

@@ -83,6 +83,8 @@ pub struct RequestsConfig {
     pub max_answer_bytes: usize,
     /// In hand at once.
     pub max_in_flight: usize,
+    /// In hand at once for one account.
+    pub max_per_account: usize,
     /// Longest time for an answer.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
@@ -193,6 +195,7 @@ impl Config {
         };
         positive("connections.max", self.connections.max)?;
         positive("requests.max_in_flight", self.requests.max_in_flight)?;
+        positive("requests.max_per_account", self.requests.max_per_account)?;
         positive("streams.max", self.streams.max)?;
         positive("streams.max_per_principal", self.streams.max_per_principal)?;
         positive("rate_limit.per_second", self.rate_limit.per_second as usize)?;

@@ -106,15 +106,15 @@ impl Scene {
 
     /// A new session's sandbox, requested.
     async fn request(&self) -> String {
-        let session = new_id();
+        let session = self.tenant.session().await;
         let look = async || {
             // A replica that is stopped keeps its answer to itself, and one that just came up may refuse: the row
             // tells.
-            let body = json!({ "sessionId": session.to_string() });
+            let body = json!({ "sessionId": session });
             let post = self.tenant.api.post("/v1/sandboxes", &body);
             let _answer = tokio::time::timeout(Duration::from_secs(2), post).await;
-            let row = sqlx::query_scalar("SELECT id::text FROM sandbox.sandboxes WHERE session_id = $1");
-            row.bind(session).fetch_optional(&mut self.db().await).await.unwrap()
+            let row = sqlx::query_scalar("SELECT id::text FROM sandbox.sandboxes WHERE session_id = $1::uuid");
+            row.bind(&session).fetch_optional(&mut self.db().await).await.unwrap()
         };
         eventually("a sandbox is requested", SOON, look).await.0
     }

@@ -141,7 +141,7 @@ impl Screen {
     }
 
     fn draw(&mut self, kind: &str, data: &Value) -> Result<()> {
-        let text = |key: &str| data[key].as_str().unwrap_or_default();
+        let text = |key: &str| printable(data[key].as_str().unwrap_or_default());
         match kind {
             "text.delta" => {
                 show(text("text"))?;
@@ -175,6 +175,12 @@ impl Screen {
         }
         Ok(())
     }
+}
+
+/// What an agent says, without what would command the terminal instead of being shown on it.
+fn printable(text: &str) -> String {
+    let shown = |char: char| !char.is_control() || matches!(char, '\n' | '\t');
+    text.chars().map(|char| if shown(char) { char } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 
 fn ending(kind: &str, data: &Value) -> Option<Ending> {

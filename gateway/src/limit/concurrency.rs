@@ -16,20 +16,22 @@ use crate::{config::Config, problem::Problem};
 pub struct Concurrency {
     requests: Arc<Semaphore>,
     streams: Arc<Semaphore>,
-    by_principal: Arc<Mutex<HashMap<String, usize>>>,
-    max_per_principal: usize,
+    requests_by_account: Shares,
+    streams_by_principal: Shares,
 }
 
 /// A request in hand, until it is dropped.
 #[derive(Debug)]
-pub struct RequestPermit(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub struct RequestPermit {
+    _permit: OwnedSemaphorePermit,
+    share: Option<Share>,
+}
 
 /// An open stream, until it is dropped.
 #[derive(Debug)]
 pub struct StreamPermit {
     _permit: OwnedSemaphorePermit,
-    principal: String,
-    by_principal: Arc<Mutex<HashMap<String, usize>>>,
+    _share: Share,
 }
 
 impl Concurrency {
@@ -39,17 +41,33 @@ impl Concurrency {
         Self {
             requests: Arc::new(Semaphore::new(config.requests.max_in_flight)),
             streams: Arc::new(Semaphore::new(config.streams.max)),
-            by_principal: Arc::default(),
-            max_per_principal: config.streams.max_per_principal,
+            requests_by_account: Shares::new(config.requests.max_per_account),
+            streams_by_principal: Shares::new(config.streams.max_per_principal),
         }
     }
 
-    /// Takes a request in hand.
+    /// Takes a request in hand, of whomever it may be.
     ///
     /// # Errors
     /// 503 if too many are.
     pub fn request(&self) -> Result<RequestPermit, Problem> {
-        self.requests.clone().try_acquire_owned().map(RequestPermit).map_err(|_| overloaded())
+        let permit = self.requests.clone().try_acquire_owned().map_err(|_| overloaded())?;
+        Ok(RequestPermit { _permit: permit, share: None })
+    }
+
+    /// Counts a request in hand for the account of `principal`, its agents included: whoever acts for no account is
+    /// counted alone.
+    ///
+    /// # Errors
+    /// 429 if the account has too many in hand.
+    pub fn attribute(&self, permit: &mut RequestPermit, principal: &Principal) -> Result<(), Problem> {
+        let who = principal.account_id.map_or_else(|| name(principal), |account| account.to_string());
+        let share = self.requests_by_account.take(who).ok_or_else(|| {
+            let detail = "too many requests of this account are in hand; retry later";
+            Problem::new(ErrorKind::ResourceExhausted, "TOO_MANY_REQUESTS", detail)
+        })?;
+        permit.share = Some(share);
+        Ok(())
     }
 
     /// Opens a stream for `principal`; a public stream has none.
@@ -58,26 +76,58 @@ impl Concurrency {
     /// 429 if it has too many open, 503 if all together do.
     pub fn stream(&self, principal: Option<&Principal>) -> Result<StreamPermit, Problem> {
         let permit = self.streams.clone().try_acquire_owned().map_err(|_| overloaded())?;
-        let principal = principal.map_or_else(String::new, |p| format!("{:?}/{}", p.kind, p.subject_id));
-        let mut open = self.by_principal.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(principal.clone()).or_default();
-        if *count >= self.max_per_principal {
+        let share = self.streams_by_principal.take(principal.map_or_else(String::new, name));
+        let share = share.ok_or_else(|| {
             let detail = "too many streams are open; close one, or retry later";
-            return Err(Problem::new(ErrorKind::ResourceExhausted, "TOO_MANY_STREAMS", detail));
-        }
-        *count += 1;
-        drop(open);
-        Ok(StreamPermit { _permit: permit, principal, by_principal: self.by_principal.clone() })
+            Problem::new(ErrorKind::ResourceExhausted, "TOO_MANY_STREAMS", detail)
+        })?;
+        Ok(StreamPermit { _permit: permit, _share: share })
     }
 }
 
-impl Drop for StreamPermit {
+fn name(principal: &Principal) -> String {
+    format!("{:?}/{}", principal.kind, principal.subject_id)
+}
+
+/// How much each one holds, and how much each may.
+#[derive(Debug, Clone)]
+struct Shares {
+    held: Arc<Mutex<HashMap<String, usize>>>,
+    most: usize,
+}
+
+/// One of somebody's, until it is dropped.
+#[derive(Debug)]
+struct Share {
+    who: String,
+    held: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+impl Shares {
+    fn new(most: usize) -> Self {
+        Self { held: Arc::default(), most }
+    }
+
+    /// One more for `who`, unless it has as many as it may.
+    fn take(&self, who: String) -> Option<Share> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = held.entry(who.clone()).or_default();
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        drop(held);
+        Some(Share { who, held: self.held.clone() })
+    }
+}
+
+impl Drop for Share {
     fn drop(&mut self) {
-        let mut open = self.by_principal.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.principal) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = held.get_mut(&self.who) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&self.principal);
+                held.remove(&self.who);
             }
         }
     }
@@ -89,13 +139,14 @@ fn overloaded() -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use svc_core::id::AccountId;
+    use svc_core::{id::AccountId, principal::PrincipalKind};
 
     use super::*;
 
     fn limits(requests: usize, streams: usize, each: usize) -> Concurrency {
         let mut config = Config::load(None).unwrap();
         config.requests.max_in_flight = requests;
+        config.requests.max_per_account = each;
         config.streams.max = streams;
         config.streams.max_per_principal = each;
         Concurrency::new(&config)
@@ -111,6 +162,24 @@ mod tests {
     }
 
     #[test]
+    fn an_account_and_its_agents_cannot_take_every_request() {
+        let limits = limits(4, 1, 2);
+        let [one, other] = [AccountId::new(), AccountId::new()].map(Principal::account);
+        let agent = Principal { kind: PrincipalKind::Agent, subject_id: "agent".to_owned(), ..one.clone() };
+        let admit = |principal: &Principal| {
+            let mut permit = limits.request().unwrap();
+            limits.attribute(&mut permit, principal).map(|()| permit)
+        };
+        let held = [admit(&one).unwrap(), admit(&agent).unwrap()];
+        assert_eq!(admit(&one).unwrap_err().status, 429);
+        assert_eq!(admit(&agent).unwrap_err().status, 429);
+        drop(admit(&other).unwrap());
+        drop(held);
+        assert!(limits.requests_by_account.held.lock().unwrap().is_empty());
+        assert!(admit(&one).is_ok());
+    }
+
+    #[test]
     fn one_principal_cannot_take_every_stream() {
         let limits = limits(1, 3, 2);
         let [one, other] = [AccountId::new(), AccountId::new()].map(Principal::account);
@@ -119,7 +188,7 @@ mod tests {
         let third = limits.stream(Some(&other)).unwrap();
         assert_eq!(limits.stream(Some(&other)).unwrap_err().status, 503);
         drop((open, third));
-        assert!(limits.by_principal.lock().unwrap().is_empty());
+        assert!(limits.streams_by_principal.held.lock().unwrap().is_empty());
         assert!(limits.stream(Some(&one)).is_ok());
     }
 }

@@ -66,6 +66,8 @@ impl Register {
 
         let now = self.clock.now();
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
+        // Before its tokens, as whoever removes or enrols an agent does.
+        store::agents::lock(&mut tx, account, id).await?;
         // What the door accepted may be a few seconds old; this decides.
         let token = store::tokens::take(&mut tx, token_id).await?;
         let token = token

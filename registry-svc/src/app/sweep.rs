@@ -107,17 +107,20 @@ impl Sweep {
                 Ok(SweepReport { rested: true, ..SweepReport::default() })
             }
             SweepStart::Go { silent: 0, .. } => Ok(SweepReport::default()),
-            SweepStart::Go { .. } => self.pages(held).await,
+            SweepStart::Go { all, .. } => {
+                self.pages(held, self.rhythm.patience(self.rhythm.interval(all))).await
+            }
         }
     }
 
-    async fn pages(&self, held: &Held) -> Result<SweepReport, SweepError> {
+    /// Judges every silent agent; so many of them agents are given `patience`.
+    async fn pages(&self, held: &Held, patience: Duration) -> Result<SweepReport, SweepError> {
         let gone = self.rhythm.amnesty().max(self.replica_fresh);
         let (mut report, mut skip) = (SweepReport::default(), 0);
         loop {
             let page = self.beats.silent(BATCH, skip, self.replica_fresh, gone).await?;
             let doubted = page.looked_at - page.agents.len();
-            let (marked, staying) = self.judge(held, &page.agents).await?;
+            let (marked, staying) = self.judge(held, &page.agents, patience).await?;
             report.marked += marked;
             report.spared += doubted + page.agents.len() - marked;
             if page.looked_at < BATCH {
@@ -132,11 +135,11 @@ impl Sweep {
         &self,
         held: &Held,
         page: &[(AgentId, Option<Snapshot>)],
+        patience: Duration,
     ) -> Result<(usize, usize), SweepError> {
         let now = self.clock.now();
         // Two thirds of an agent's patience: replicas write down what they hear several times in it, and a clock
         // that is a little off does not hide that an agent is dead for longer.
-        let patience = self.rhythm.patience(self.rhythm.shortest);
         let heard_since = now - patience.mul_f64(2.0 / 3.0);
         let known: Vec<_> =
             page.iter().filter_map(|(agent, known)| known.map(|known| (*agent, known.incarnation))).collect();

@@ -45,9 +45,10 @@ impl Version {
         }
     }
 
-    /// The version that an agent speaks, by its card; 0.3 if it does not say.
+    /// The version that an agent speaks at `url`, by its card: what the card says of that URL, else the newest it
+    /// speaks anywhere; 0.3 if it does not say.
     #[must_use]
-    pub fn of_card(card: Option<&Value>) -> Self {
+    pub fn of_card(card: Option<&Value>, url: &str) -> Self {
         let Some(card) = card else { return Self::V03 };
         let interfaces = card.get("supportedInterfaces").and_then(Value::as_array);
         let spoken = interfaces.into_iter().flatten().filter(|interface| {
@@ -56,8 +57,17 @@ impl Version {
                 .and_then(Value::as_str)
                 .is_none_or(|binding| binding == "JSONRPC")
         });
-        let mut versions = spoken.chain([card]).filter_map(|place| place.get("protocolVersion")?.as_str());
-        if versions.any(|version| version.starts_with("1.")) { Self::V10 } else { Self::V03 }
+        let places: Vec<_> = spoken
+            .chain([card])
+            .filter_map(|place| Some((place.get("url"), place.get("protocolVersion")?.as_str()?)))
+            .collect();
+        let here = places.iter().find(|(at, _)| at.and_then(Value::as_str) == Some(url));
+        let is_new = |version: &str| version.starts_with("1.");
+        let new = match here {
+            Some((_, version)) => is_new(version),
+            None => places.iter().any(|(_, version)| is_new(version)),
+        };
+        if new { Self::V10 } else { Self::V03 }
     }
 
     /// As it stands in an `A2A-Version` header.

@@ -11,12 +11,14 @@ const MAX_DEPTH: usize = 32;
 /// Reads an object that a caller gave for `field`.
 pub(super) fn parse(field: &str, object: Struct) -> Result<Value, Invalid> {
     read_object(object, MAX_DEPTH)
-        .ok_or_else(|| Invalid::new(field, "is nested too deeply or holds no JSON number"))
+        .ok_or_else(|| Invalid::new(field, "is nested too deeply, or holds a NUL or no JSON number"))
 }
 
 fn read_object(object: Struct, depth: usize) -> Option<Value> {
-    let fields =
-        object.fields.into_iter().map(|(key, value)| Some((key, read(value, depth.checked_sub(1)?)?)));
+    let fields = object
+        .fields
+        .into_iter()
+        .map(|(key, value)| Some((read_text(key)?, read(value, depth.checked_sub(1)?)?)));
     Some(Value::Object(fields.collect::<Option<Map<_, _>>>()?))
 }
 
@@ -24,7 +26,7 @@ fn read(value: Wire, depth: usize) -> Option<Value> {
     Some(match value.kind? {
         Kind::NullValue(_) => Value::Null,
         Kind::BoolValue(value) => Value::Bool(value),
-        Kind::StringValue(text) => Value::String(text),
+        Kind::StringValue(text) => Value::String(read_text(text)?),
         Kind::NumberValue(number) => Value::Number(read_number(number)?),
         Kind::StructValue(object) => read_object(object, depth)?,
         Kind::ListValue(list) => {
@@ -32,6 +34,11 @@ fn read(value: Wire, depth: usize) -> Option<Value> {
             Value::Array(items.collect::<Option<Vec<_>>>()?)
         }
     })
+}
+
+/// Postgres keeps no NUL in `jsonb`.
+fn read_text(text: String) -> Option<String> {
+    (!text.contains('\0')).then_some(text)
 }
 
 #[expect(
@@ -93,5 +100,7 @@ mod tests {
         assert!(parse("card", Struct { fields: [("x".to_owned(), number)].into() }).is_err());
         let empty = Struct { fields: [("x".to_owned(), Wire { kind: None })].into() };
         assert!(parse("card", empty).is_err());
+        assert!(parse("card", write(json!({"a": ["b\0"]}))).is_err());
+        assert!(parse("card", write(json!({"a\0": 1}))).is_err());
     }
 }

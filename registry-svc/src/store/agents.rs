@@ -112,6 +112,18 @@ pub async fn find(
     Ok(row.map(Agent::from))
 }
 
+/// Keeps everybody else from writing an agent until the transaction ends.
+pub async fn lock(db: &mut PgConnection, account: AccountId, id: AgentId) -> Result<(), pg::Error> {
+    sqlx::query!(
+        "SELECT id FROM agents WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE",
+        id as AgentId,
+        account as AccountId,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(())
+}
+
 /// A tenant's agent, kept as it is until the transaction ends.
 pub async fn hold(
     db: &mut PgConnection,

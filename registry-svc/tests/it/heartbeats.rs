@@ -256,6 +256,39 @@ async fn a_replica_that_is_cut_off_from_redis_still_speaks_for_its_agents() {
 }
 
 #[tokio::test]
+async fn agents_that_are_told_to_take_their_time_are_given_it_also_by_the_sweep() {
+    // Two agents are told 2 s, not 0.2 s, and may be silent for 4.7 s.
+    let slow = |config: &mut Config| {
+        config.heartbeat.wanted_per_second = 1;
+        config.heartbeat.longest_interval = Duration::from_secs(2);
+    };
+    let Tenant { mut plane, mut tenant, agent, token, .. } = tenant(slow).await;
+    let proxy = FaultProxy::start(plane.redis.address()).await;
+    let redis = plane.redis.config_through(proxy.address());
+    let other = plane
+        .add_replica(|config| {
+            fast(config);
+            slow(config);
+            config.redis = redis;
+        })
+        .await;
+    let (_, neighbour) = plane.registered(&mut tenant, URL).await;
+    let mut neighbour = plane.agents(&neighbour).await;
+    let mut process = AgentServiceClient::new(plane.bearer_at(other, &token).await);
+    beat(&mut process, well()).await;
+    proxy.refuse();
+    // Only its own replica hears of it, and writes that down; the other's Redis believes it to be silent by now.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(9) {
+        assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online, "after {:?}", start.elapsed());
+        beat(&mut process, well()).await;
+        beat(&mut neighbour, well()).await;
+        sleep(Duration::from_millis(1500)).await;
+    }
+    assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);
+}
+
+#[tokio::test]
 async fn a_replica_that_remembers_an_earlier_incarnation_does_not_bring_it_back() {
     let Tenant { mut plane, mut tenant, agent, token, .. } = tenant(|_| {}).await;
     let proxy = FaultProxy::start(plane.redis.address()).await;
@@ -283,14 +316,18 @@ async fn a_replica_that_remembers_an_earlier_incarnation_does_not_bring_it_back(
 async fn too_many_silent_agents_at_once_get_an_amnesty_first() {
     let change = |config: &mut Config| {
         config.heartbeat.believed = 2;
-        // Longer than it takes to register them all, so that they are silent at once.
+        // Longer than it takes to register them all.
         config.heartbeat.grace = Duration::from_secs(2);
     };
-    let Tenant { plane, mut tenant, agent, .. } = tenant(change).await;
-    let mut all = vec![agent];
+    let Tenant { plane, mut tenant, agent, process, .. } = tenant(change).await;
+    let (mut all, mut processes) = (vec![agent], vec![process]);
     for _ in 0..5 {
-        all.push(plane.registered(&mut tenant, URL).await.0);
+        let (agent, token) = plane.registered(&mut tenant, URL).await;
+        all.push(agent);
+        processes.push(plane.agents(&token).await);
     }
+    // All are heard of at once, and so silent at once.
+    futures::future::join_all(processes.iter_mut().map(|process| beat(process, well()))).await;
     let start = Instant::now();
     for agent in &all {
         until(&mut tenant, agent, AgentStatus::Offline).await;

@@ -28,11 +28,15 @@ const INFRASTRUCTURE: [&str; 3] = [
     "/grpc.reflection.v1alpha.ServerReflection/",
 ];
 
+/// Who a token is, which every door asks: it has room of its own, so that no tenant's calls keep all others out.
+const AUTHENTICATION: &str = "/steward.registry.v1.AuthService/";
+
 #[derive(Clone)]
 struct Limits {
     authenticator: Authenticator,
     request_timeout: Duration,
     in_flight: Arc<Semaphore>,
+    authentications: Arc<Semaphore>,
 }
 
 pub(super) fn stack(router: Router, config: &ServerConfig, authenticator: Authenticator) -> Router {
@@ -40,6 +44,7 @@ pub(super) fn stack(router: Router, config: &ServerConfig, authenticator: Authen
         authenticator,
         request_timeout: config.request_timeout,
         in_flight: Arc::new(Semaphore::new(config.max_in_flight)),
+        authentications: Arc::new(Semaphore::new(config.max_in_flight)),
     };
     let duration = global::meter("steward")
         .f64_histogram("rpc.server.call.duration")
@@ -103,7 +108,9 @@ async fn shed(State(limits): State<Limits>, request: Request, next: Next) -> Res
     if is_infrastructure(request.uri().path()) {
         return next.run(request).await;
     }
-    match limits.in_flight.try_acquire() {
+    let authenticates = request.uri().path().starts_with(AUTHENTICATION);
+    let room = if authenticates { &limits.authentications } else { &limits.in_flight };
+    match room.try_acquire() {
         Ok(_permit) => next.run(request).await,
         Err(_) => refuse(error::status(
             ErrorKind::ResourceExhausted,

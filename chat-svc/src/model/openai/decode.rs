@@ -134,7 +134,8 @@ impl Decoder {
             if let Some(delta) = choice.delta {
                 self.delta(delta)?;
             }
-            if let Some(reason) = choice.finish_reason {
+            // Some servers say nothing with "" instead of null.
+            if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
                 self.finish = Some(finish_reason(&reason));
             }
         }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::Seeder;
 use crate::{
     domain::beat::{Rhythm, Snapshot},
-    store::beats::{BATCH, BeatStore, Stamped},
+    store::beats::{BATCH, BeatStore, Deadline, Stamped},
 };
 
 /// Batches on their way at once.
@@ -132,15 +132,32 @@ impl Batches {
         }
     }
 
+    /// Gives agents the time that so many of them are told to take: a replica's first batch was stamped before it knew
+    /// how many there are.
+    async fn extend(&self, agents: &[AgentId], known: &[Option<Snapshot>], due: Duration) {
+        let late: Vec<_> = agents
+            .iter()
+            .zip(known)
+            .filter_map(|(agent, known)| Some((*agent, (*known)?, Deadline::AtLeast(due))))
+            .collect();
+        if let Err(error) = self.beats.settle(&late).await {
+            tracing::warn!(error = %Chain(&error), "the first agents' time not extended");
+        }
+    }
+
     /// What was known of each agent; `None` without Redis.
     async fn stamp(&self, agents: &[AgentId]) -> Option<Vec<Option<Snapshot>>> {
-        let patience: Duration =
-            self.rhythm.patience(self.rhythm.interval(self.alive.load(Ordering::Relaxed)));
+        let believed = self.alive.load(Ordering::Relaxed);
+        let patience = self.rhythm.patience(self.rhythm.interval(believed));
         // Once more after a seeding; a Redis that vanishes again at once counts as away.
         for _ in 0..2 {
             match self.beats.beat(agents, patience).await {
                 Ok(Stamped::Counted { alive, known }) => {
                     self.alive.store(alive, Ordering::Relaxed);
+                    let due = self.rhythm.patience(self.rhythm.interval(alive));
+                    if believed == 0 && due > patience {
+                        self.extend(agents, &known, due).await;
+                    }
                     return Some(known);
                 }
                 Ok(Stamped::Unseeded) => {

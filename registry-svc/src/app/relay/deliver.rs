@@ -355,7 +355,8 @@ impl Deliverer {
 fn callable(agent: &Agent) -> Option<(String, Version)> {
     let reachable = agent.status.is_reachable() && agent.delivery_mode == DeliveryMode::Push;
     let url = agent.url.clone().filter(|_| reachable)?;
-    Some((url, Version::of_card(agent.card.as_ref())))
+    let version = Version::of_card(agent.card.as_ref(), &url);
+    Some((url, version))
 }
 
 /// `Retry-After` in seconds; a date is not worth a clock comparison with a stranger.

@@ -57,7 +57,19 @@ fn an_agents_version_is_in_its_card() {
         ),
         (Some(json!({"supportedInterfaces": 7, "protocolVersion": 1})), Version::V03),
     ] {
-        assert_eq!(Version::of_card(card.as_ref()), want, "{card:?}");
+        assert_eq!(Version::of_card(card.as_ref(), "https://a/v1"), want, "{card:?}");
+    }
+    let both = json!({
+        "protocolVersion": "0.3.0",
+        "url": "https://a/v03",
+        "supportedInterfaces": [
+            {"url": "https://a/v1", "protocolBinding": "JSONRPC", "protocolVersion": "1.0"},
+        ],
+    });
+    for (url, want) in
+        [("https://a/v03", Version::V03), ("https://a/v1", Version::V10), ("https://a/other", Version::V10)]
+    {
+        assert_eq!(Version::of_card(Some(&both), url), want, "{url}");
     }
 }
 

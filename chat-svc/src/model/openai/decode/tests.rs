@@ -144,6 +144,7 @@ fn what_is_no_good_answer_says_so() {
         ("finish alone", vec![finish("stop")], EmptyTurn),
         ("empty texts", vec![delta(json!({ "content": "", "reasoning": "" })), finish("stop")], EmptyTurn),
         ("text after the finish", vec![text(), finish("stop"), text()], Malformed),
+        ("a finish that says nothing", vec![text(), finish(""), text()], Cut),
         ("broken arguments", broken("{"), Malformed),
         ("arguments that are no object", broken("[1]"), Malformed),
         ("no name", vec![call_delta(Some(0), Some("a"), None, "{}"), finish("tool_calls")], Malformed),
@@ -155,6 +156,18 @@ fn what_is_no_good_answer_says_so() {
     for (name, chunks, class) in table {
         assert_eq!(decode(chunks).unwrap_err().class(), class, "{name}");
     }
+}
+
+#[test]
+fn a_server_that_says_nothing_with_an_empty_finish_reason_is_understood() {
+    let chunk = |text: &str| json!({ "choices": [{ "index": 0, "delta": { "content": text }, "finish_reason": "" }] });
+    let events = decode([chunk("Hel"), chunk("lo"), finish("stop")]).unwrap();
+    let text: String = events
+        .iter()
+        .filter_map(|event| if let ModelEvent::TextDelta(text) = event { Some(text.as_str()) } else { None })
+        .collect();
+    assert_eq!(text, "Hello");
+    assert_eq!(events.last(), Some(&ModelEvent::Finish(FinishReason::EndTurn)));
 }
 
 #[test]
