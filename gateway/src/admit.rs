@@ -17,7 +17,7 @@ use svc_core::{
 use crate::{
     config::Config,
     limit::{
-        concurrency::{Concurrency, RequestPermit, StreamPermit},
+        concurrency::{Concurrency, RequestPermit, Stay, StreamPermit},
         rate::RateLimiter,
     },
     problem::Problem,
@@ -62,13 +62,14 @@ impl Admission {
         }
     }
 
-    /// Lets in the sender of `headers`. What it should know of its limits goes into `answer`, refused or not.
+    /// Lets in the sender of `headers`, whose request may `stay` so long. What it should know of its limits goes into `answer`, refused or not.
     ///
     /// # Errors
     /// 401, 403, 429 or 503.
     pub async fn admit(
         &self,
         auth: &MethodAuth,
+        stay: Stay,
         headers: &HeaderMap,
         answer: &mut HeaderMap,
     ) -> Result<Admitted, Problem> {
@@ -81,7 +82,7 @@ impl Admission {
         let principal = self.tokens.resolve(token).await.map_err(refuse)?;
         self.rate.take(&principal, answer).await?;
         auth.admit(&principal).map_err(refuse)?;
-        self.concurrency.attribute(&mut permit, &principal)?;
+        self.concurrency.attribute(&mut permit, &principal, stay)?;
         let credential = Credential::Token { token: token.into(), tokens: self.fresh_tokens.clone() };
         Ok(Admitted { caller: Some((principal, credential)), permit })
     }

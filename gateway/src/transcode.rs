@@ -86,7 +86,9 @@ impl Inner {
     ) -> Result<Response, Problem> {
         let route = matched.route;
         let request_id = parts.extensions.get::<RequestId>().ok_or_else(Problem::internal)?;
-        let Admitted { caller, permit } = self.admission.admit(&route.auth, &parts.headers, headers).await?;
+        let stay = self.upstreams.stay(route);
+        let Admitted { caller, permit } =
+            self.admission.admit(&route.auth, stay, &parts.headers, headers).await?;
         let (principal, credential) = caller.unzip();
         if let Some(account) = principal.as_ref().and_then(|principal| principal.account_id) {
             tracing::Span::current().record("account.id", account.to_string());

@@ -113,7 +113,8 @@ impl Scene {
             let body = json!({ "sessionId": session });
             let post = self.tenant.api.post("/v1/sandboxes", &body);
             let _answer = tokio::time::timeout(Duration::from_secs(2), post).await;
-            let row = sqlx::query_scalar("SELECT id::text FROM sandbox.sandboxes WHERE session_id = $1::uuid");
+            let row =
+                sqlx::query_scalar("SELECT id::text FROM sandbox.sandboxes WHERE session_id = $1::uuid");
             row.bind(&session).fetch_optional(&mut self.db().await).await.unwrap()
         };
         eventually("a sandbox is requested", SOON, look).await.0

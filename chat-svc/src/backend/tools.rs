@@ -22,8 +22,8 @@ use crate::{
     },
 };
 
-/// How often a call that never began is made anew: each time is a key of its sandbox, and whatever keeps one from
-/// beginning so often does not pass.
+/// How often, and at least for how long, a call that never began is made anew: each time takes a key of its sandbox,
+/// so it has an end; and a replica or an engine that is away for a while is no reason for a tool to fail.
 const WRITE_OFFS: usize = 5;
 const NEVER_TAKEN: &str = "The session's sandbox did not take the call. It was not carried out.";
 
@@ -65,7 +65,7 @@ impl Toolbox {
 
     async fn make(&self, run: &Run, call: &mut JournaledCall, tool: &BuiltIn) -> Result<Outcome, Stop> {
         let turn = run.turn();
-        let mut written_off = 0;
+        let (mut written_off, mut since) = (0, Instant::now());
         loop {
             let ready = || self.sandboxes.ready(turn.account_id, turn.session_id);
             let sandbox = match self.patiently(run, ready).await? {
@@ -92,7 +92,15 @@ impl Toolbox {
             };
             match sent {
                 Sent::Over(outcome) => return Ok(outcome),
-                Sent::WrittenOff if written_off < WRITE_OFFS => written_off += 1,
+                Sent::WrittenOff
+                    if written_off < WRITE_OFFS
+                        || since.elapsed() < self.sandboxes.config().resolve_patience =>
+                {
+                    if written_off == 0 {
+                        since = Instant::now();
+                    }
+                    written_off += 1;
+                }
                 Sent::WrittenOff => return Ok(Outcome::Failed { message: NEVER_TAKEN.to_owned() }),
             }
             interruptible(run, tokio::time::sleep(self.sandboxes.config().resolve_pause)).await?;

@@ -137,7 +137,10 @@ async fn a_call_that_never_begins_is_made_anew_so_often_and_no_more() {
     assert_eq!((result["in_doubt"].as_bool(), result["is_error"].as_bool()), (Some(false), Some(true)));
     assert!(result["content"].as_str().unwrap().contains("was not carried out"), "{result}");
     assert_eq!(events.last().unwrap().kind, "turn.completed");
-    assert_eq!((plane.sandbox.ran().len(), plane.sandbox.asked()), (0, 6));
+    assert_eq!(plane.sandbox.ran().len(), 0);
+    // For two seconds of patience, with a pause of 50 ms after each time.
+    let asked = plane.sandbox.asked();
+    assert!((6..=45).contains(&asked), "made anew {asked} times");
 }
 
 #[tokio::test]

@@ -147,7 +147,9 @@ impl Screen {
                 show(text("text"))?;
                 self.mid_line = !text("text").ends_with('\n');
             }
-            "tool.call" => self.line(&format!("→ {} {}", text("name"), data["arguments"]))?,
+            "tool.call" => {
+                self.line(&format!("→ {} {}", text("name"), printable(&data["arguments"].to_string())))?
+            }
             "tool.result" => {
                 let mark = match (data["in_doubt"].as_bool(), data["is_error"].as_bool()) {
                     (Some(true), _) => "?",
@@ -180,7 +182,10 @@ impl Screen {
 /// What an agent says, without what would command the terminal instead of being shown on it.
 fn printable(text: &str) -> String {
     let shown = |char: char| !char.is_control() || matches!(char, '\n' | '\t');
-    text.chars().map(|char| if shown(char) { char } else { char::REPLACEMENT_CHARACTER }).collect()
+    text.replace("\r\n", "\n")
+        .chars()
+        .map(|char| if shown(char) { char } else { char::REPLACEMENT_CHARACTER })
+        .collect()
 }
 
 fn ending(kind: &str, data: &Value) -> Option<Ending> {

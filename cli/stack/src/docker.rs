@@ -178,22 +178,22 @@ impl Engine {
         let is_ours = |labels: &BTreeMap<String, String>| {
             labels.get(INSTALLATION_LABEL).is_some_and(|installation| ours(installation))
         };
-        let (mut removed, mut left) = (BTreeSet::new(), Vec::new());
-        for pause in [0, 1, 2, 4] {
-            tokio::time::sleep(Duration::from_secs(pause)).await;
+        let mut removed = BTreeSet::new();
+        let mut pauses = [0, 1, 2, 4].into_iter();
+        loop {
             let mut containers = self.containers(INSTALLATION_LABEL).await?;
             let mut volumes = self.volumes(INSTALLATION_LABEL).await?;
             containers.retain(|container| is_ours(&container.labels));
             volumes.retain(|volume| is_ours(&volume.labels));
-            left = containers
-                .iter()
-                .map(|c| c.name.clone())
-                .chain(volumes.iter().map(|v| v.name.clone()))
-                .collect();
+            let left =
+                containers.iter().map(|c| c.name.clone()).chain(volumes.iter().map(|v| v.name.clone()));
+            let left: Vec<_> = left.collect();
             if left.is_empty() {
                 return Ok(removed.len());
             }
-            removed.extend(left.iter().cloned());
+            let Some(pause) = pauses.next() else { bail!("the engine still has {}", left.join(", ")) };
+            tokio::time::sleep(Duration::from_secs(pause)).await;
+            removed.extend(left);
             for container in &containers {
                 self.remove(&container.id).await.with_context(|| format!("remove {}", container.name))?;
             }
@@ -201,7 +201,6 @@ impl Engine {
                 self.remove_volume(&volume.name).await.with_context(|| format!("remove {}", volume.name))?;
             }
         }
-        bail!("the engine still has {}", left.join(", "))
     }
 
     async fn call(&self, method: &str, path: &str) -> Result<String> {

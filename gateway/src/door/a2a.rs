@@ -21,6 +21,7 @@ use crate::{
     Error,
     admit::{Admission, Admitted, JSON},
     layer::{access_log::Took, request_id::RequestId, trace},
+    limit::concurrency::Stay,
     problem::Problem,
     table::{Route, Table},
     transcode::call::Upstreams,
@@ -100,7 +101,7 @@ impl Inner {
     ) -> Result<Response, Problem> {
         let request_id = parts.extensions.get::<RequestId>().ok_or_else(Problem::internal)?;
         let Admitted { caller, permit: _permit } =
-            self.admission.admit(&self.route.auth, &parts.headers, headers).await?;
+            self.admission.admit(&self.route.auth, Stay::Long, &parts.headers, headers).await?;
         let principal = caller.map(|(principal, _)| principal);
         if let Some(account) = principal.as_ref().and_then(|principal| principal.account_id) {
             tracing::Span::current().record("account.id", account.to_string());

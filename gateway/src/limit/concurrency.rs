@@ -16,8 +16,18 @@ use crate::{config::Config, problem::Problem};
 pub struct Concurrency {
     requests: Arc<Semaphore>,
     streams: Arc<Semaphore>,
-    requests_by_account: Shares,
+    /// Of requests that are answered at once, and of those that may wait.
+    requests_by_account: [Shares; 2],
     streams_by_principal: Shares,
+}
+
+/// How long a request may stay in hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stay {
+    /// It is answered at once.
+    Short,
+    /// It waits for a command, a sandbox or an agent.
+    Long,
 }
 
 /// A request in hand, until it is dropped.
@@ -41,7 +51,7 @@ impl Concurrency {
         Self {
             requests: Arc::new(Semaphore::new(config.requests.max_in_flight)),
             streams: Arc::new(Semaphore::new(config.streams.max)),
-            requests_by_account: Shares::new(config.requests.max_per_account),
+            requests_by_account: [(); 2].map(|()| Shares::new(config.requests.max_per_account)),
             streams_by_principal: Shares::new(config.streams.max_per_principal),
         }
     }
@@ -55,14 +65,24 @@ impl Concurrency {
         Ok(RequestPermit { _permit: permit, share: None })
     }
 
-    /// Counts a request in hand for the account of `principal`, its agents included: whoever acts for no account is
-    /// counted alone.
+    /// Counts a request in hand for the account of `principal`, its agents included; whoever acts for no account is
+    /// counted alone. Those that wait are counted apart: beats go on while an account's agents talk to each other.
     ///
     /// # Errors
     /// 429 if the account has too many in hand.
-    pub fn attribute(&self, permit: &mut RequestPermit, principal: &Principal) -> Result<(), Problem> {
+    pub fn attribute(
+        &self,
+        permit: &mut RequestPermit,
+        principal: &Principal,
+        stay: Stay,
+    ) -> Result<(), Problem> {
         let who = principal.account_id.map_or_else(|| name(principal), |account| account.to_string());
-        let share = self.requests_by_account.take(who).ok_or_else(|| {
+        let [short, long] = &self.requests_by_account;
+        let shares = match stay {
+            Stay::Short => short,
+            Stay::Long => long,
+        };
+        let share = shares.take(who).ok_or_else(|| {
             let detail = "too many requests of this account are in hand; retry later";
             Problem::new(ErrorKind::ResourceExhausted, "TOO_MANY_REQUESTS", detail)
         })?;
@@ -166,17 +186,20 @@ mod tests {
         let limits = limits(4, 1, 2);
         let [one, other] = [AccountId::new(), AccountId::new()].map(Principal::account);
         let agent = Principal { kind: PrincipalKind::Agent, subject_id: "agent".to_owned(), ..one.clone() };
-        let admit = |principal: &Principal| {
+        let admit = |principal: &Principal, stay| {
             let mut permit = limits.request().unwrap();
-            limits.attribute(&mut permit, principal).map(|()| permit)
+            limits.attribute(&mut permit, principal, stay).map(|()| permit)
         };
-        let held = [admit(&one).unwrap(), admit(&agent).unwrap()];
-        assert_eq!(admit(&one).unwrap_err().status, 429);
-        assert_eq!(admit(&agent).unwrap_err().status, 429);
-        drop(admit(&other).unwrap());
+        let held = [admit(&one, Stay::Long).unwrap(), admit(&agent, Stay::Long).unwrap()];
+        assert_eq!(admit(&one, Stay::Long).unwrap_err().status, 429);
+        assert_eq!(admit(&agent, Stay::Long).unwrap_err().status, 429);
+        drop(admit(&agent, Stay::Short).unwrap());
+        drop(admit(&other, Stay::Long).unwrap());
         drop(held);
-        assert!(limits.requests_by_account.held.lock().unwrap().is_empty());
-        assert!(admit(&one).is_ok());
+        for shares in &limits.requests_by_account {
+            assert!(shares.held.lock().unwrap().is_empty());
+        }
+        assert!(admit(&one, Stay::Long).is_ok());
     }
 
     #[test]

@@ -22,6 +22,7 @@ use tonic::{
 use crate::{
     config::{RequestsConfig, Unusable},
     layer::request_id::{REQUEST_ID, RequestId},
+    limit::concurrency::Stay,
     problem::Problem,
     table::{Route, Table},
 };
@@ -91,6 +92,11 @@ impl Upstreams {
     /// The services by name.
     pub fn peers(&self) -> impl Iterator<Item = (&str, &Peer)> {
         self.peers.iter().map(|(name, peer)| (name.as_str(), peer))
+    }
+
+    /// How long requests of a route may stay in hand: longer if they have a time of their own.
+    pub fn stay(&self, route: &Route) -> Stay {
+        if self.timeouts.contains_key(route.rpc.full_name()) { Stay::Long } else { Stay::Short }
     }
 
     /// What a call on behalf of these headers carries.

@@ -3,12 +3,9 @@
 //! Batches form by themselves: while some are on their way, what arrives waits and goes together. Whoever waits is
 //! always answered; without Redis the answer is [`Stamp::Away`].
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -19,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Seeder;
 use crate::{
     domain::beat::{Rhythm, Snapshot},
-    store::beats::{BATCH, BeatStore, Deadline, Stamped},
+    store::beats::{BATCH, BeatStore, Stamped},
 };
 
 /// Batches on their way at once.
@@ -132,19 +129,6 @@ impl Batches {
         }
     }
 
-    /// Gives agents the time that so many of them are told to take: a replica's first batch was stamped before it knew
-    /// how many there are.
-    async fn extend(&self, agents: &[AgentId], known: &[Option<Snapshot>], due: Duration) {
-        let late: Vec<_> = agents
-            .iter()
-            .zip(known)
-            .filter_map(|(agent, known)| Some((*agent, (*known)?, Deadline::AtLeast(due))))
-            .collect();
-        if let Err(error) = self.beats.settle(&late).await {
-            tracing::warn!(error = %Chain(&error), "the first agents' time not extended");
-        }
-    }
-
     /// What was known of each agent; `None` without Redis.
     async fn stamp(&self, agents: &[AgentId]) -> Option<Vec<Option<Snapshot>>> {
         let believed = self.alive.load(Ordering::Relaxed);
@@ -155,8 +139,13 @@ impl Batches {
                 Ok(Stamped::Counted { alive, known }) => {
                     self.alive.store(alive, Ordering::Relaxed);
                     let due = self.rhythm.patience(self.rhythm.interval(alive));
-                    if believed == 0 && due > patience {
-                        self.extend(agents, &known, due).await;
+                    // A replica's first batch is stamped before it knows how many agents there are; they get the
+                    // time that so many are told to take.
+                    if believed == 0
+                        && due > patience
+                        && let Err(error) = self.beats.beat(agents, due).await
+                    {
+                        tracing::warn!(error = %Chain(&error), "first beats not stamped again");
                     }
                     return Some(known);
                 }
