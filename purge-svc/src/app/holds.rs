@@ -98,6 +98,9 @@ impl Holds {
     pub async fn release(&self, hold_id: Uuid, principal_id: &str) -> Result<Hold, Error> {
         let now = self.clock.now();
         let mut tx = Tx::system(&self.pool).await?;
+        let hold = holds::find(&mut tx, hold_id).await?.ok_or(Error::NotFound(Entity::Hold))?;
+        // Whoever has just seen it first writes down how long their job waits, and is woken after that.
+        holds::lock_subjects(&mut tx, &[hold.subject_hash]).await?;
         if holds::release(&mut tx, hold_id, principal_id, now).await? {
             jobs::wake_held(&mut tx, now).await?;
         }

@@ -12,9 +12,14 @@ use purge_svc::{
         subject::SubjectKind,
     },
     error::Error,
+    store,
 };
 use svc_core::{
-    custody::StepKind, error::ServiceError, id::AccountId, idempotency::RequestHash, pg::Subject,
+    custody::StepKind,
+    error::ServiceError,
+    id::AccountId,
+    idempotency::RequestHash,
+    pg::{Subject, Tx},
 };
 use uuid::Uuid;
 
@@ -60,6 +65,22 @@ async fn a_held_session_is_not_even_frozen() {
     plane.assert_erased(subject, purge_id).await;
     let again = plane.holds.release(held.hold_id, "other").await.unwrap();
     assert_eq!(again.released_at, released.released_at);
+}
+
+#[tokio::test]
+async fn a_hold_is_not_released_between_a_look_at_it_and_what_follows() {
+    let plane = Plane::new().await;
+    let (subject, _) = plane.accepted().await;
+    let held = hold(&plane, SubjectKind::Session, subject.id()).await.unwrap();
+    // A worker that has seen the hold, and is about to write down how long its job waits.
+    let mut worker = Tx::system(&plane.pool).await.unwrap();
+    store::holds::lock_subjects(&mut worker, &[held.subject_hash]).await.unwrap();
+    let release = plane.holds.release(held.hold_id, "operator");
+    tokio::pin!(release);
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut release).await;
+    assert!(early.is_err(), "released while somebody looks at it");
+    worker.commit().await.unwrap();
+    assert!(release.await.unwrap().released_at.is_some());
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! `pending → frozen`: every owner stops its writers. And back: every owner lets them go on.
 
 use futures::{FutureExt, future::join_all};
+use svc_core::pg::Tx;
 use tracing::Instrument;
 
 use super::{Driver, Stop};
@@ -12,13 +13,17 @@ use crate::{
 impl Driver {
     /// Stops every writer, if everybody who must take part is there, holds what it should, and no hold stands.
     pub(super) async fn freeze(&self, claim: &mut Claim) -> Result<(), Stop> {
-        let held = {
-            let mut db = self.pool.acquire().await?;
-            holds::held_until(&mut db, &hold::covering(&claim.subject), self.clock.now()).await?
-        };
-        if let Some(until) = held {
-            return Ok(self.settle(claim, Input::Held(until)).await?);
+        let covering = hold::covering(&claim.subject);
+        let mut tx = Tx::system(&self.pool).await?;
+        // Until the job waits: a release in between would wake it too early, and never again.
+        holds::lock_subjects(&mut tx, &covering).await?;
+        if let Some(until) = holds::held_until(&mut tx, &covering, self.clock.now()).await? {
+            let waits = self.apply(&mut tx, claim, Input::Held(until), None, self.clock.now()).await?;
+            tx.commit().await?;
+            claim.job.record = waits;
+            return Ok(());
         }
+        tx.rollback().await?;
         // Before anything is stopped: a job that could never end shall not begin.
         let described = Custodian::ALL.map(|custodian| self.roster.get(custodian).describe());
         for description in join_all(described).await {
