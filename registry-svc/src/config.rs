@@ -190,6 +190,8 @@ pub struct RelayConfig {
     pub max_dispatches: usize,
     /// Messages that one agent has on their way at once.
     pub max_dispatches_per_agent: u32,
+    /// Messages that one account's agents have on their way at once.
+    pub max_dispatches_per_account: u32,
     /// How often lanes are looked for that are ready.
     #[serde(with = "humantime_serde")]
     pub scan_period: Duration,

@@ -59,19 +59,29 @@ pub async fn enter(
     Ok((row.id, row.last_seq))
 }
 
-/// Takes up to `limit` ready lanes of agents that are called, the longest ready first, as long as fewer than `each`
-/// of an agent's lanes are held. A lane whose holder's lease ran out is taken only if `lapsed` ones may be; one of an
+/// How many lanes are taken, and how many may be held.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Taken now, at most.
+    pub limit: i64,
+    /// Held of one agent.
+    pub of_agent: i64,
+    /// Held of one account.
+    pub of_account: i64,
+}
+
+/// Takes ready lanes of agents that are called, the longest ready first, within `bounds`. A lane whose holder's lease ran out is taken only if `lapsed` ones may be; one of an
 /// account that is being erased, never.
 pub async fn claim(
     db: &mut PgConnection,
     owner: &str,
     ttl: Duration,
     lapsed: bool,
-    (limit, each): (i64, i64),
+    bounds: Bounds,
 ) -> Result<Vec<Lane>, pg::Error> {
     let rows = sqlx::query!(
         "WITH ready AS (
-             SELECT relay_lanes.id, target_id, ready_at, held
+             SELECT relay_lanes.id, target_id, relay_lanes.account_id, ready_at, held, held_of_account
              FROM relay_lanes
              -- Of those that two processes take at the same time, neither sees the other's.
              CROSS JOIN LATERAL (
@@ -80,7 +90,13 @@ pub async fn claim(
                  WHERE others.target_id = relay_lanes.target_id
                    AND others.lease_owner IS NOT NULL AND others.lease_until >= now()
              ) AS of_agent
-             WHERE mode = 'push' AND ready_at <= now() AND held < $5
+             CROSS JOIN LATERAL (
+                 SELECT count(*) AS held_of_account
+                 FROM relay_lanes AS others
+                 WHERE others.account_id = relay_lanes.account_id
+                   AND others.lease_owner IS NOT NULL AND others.lease_until >= now()
+             ) AS of_account
+             WHERE mode = 'push' AND ready_at <= now() AND held < $5 AND held_of_account < $6
                AND (lease_until IS NULL OR ($3 AND lease_until < now()))
                AND EXISTS (
                    SELECT
@@ -92,10 +108,16 @@ pub async fn claim(
              LIMIT 4 * $4::bigint
              FOR UPDATE OF relay_lanes SKIP LOCKED
          ), ranked AS (
-             SELECT id, ready_at, held + row_number() OVER (PARTITION BY target_id ORDER BY ready_at, id) AS nth
+             SELECT id, account_id, ready_at, held_of_account,
+                 held + row_number() OVER (PARTITION BY target_id ORDER BY ready_at, id) AS nth
              FROM ready
+         ), fair AS (
+             SELECT id, ready_at,
+                 held_of_account + row_number() OVER (PARTITION BY account_id ORDER BY ready_at, id) AS nth_of_account
+             FROM ranked
+             WHERE nth <= $5
          ), taken AS (
-             SELECT id FROM ranked WHERE nth <= $5 ORDER BY ready_at LIMIT $4
+             SELECT id FROM fair WHERE nth_of_account <= $6 ORDER BY ready_at LIMIT $4
          )
          UPDATE relay_lanes
          SET epoch = epoch + 1, lease_owner = $1, lease_until = now() + make_interval(secs => $2)
@@ -104,8 +126,9 @@ pub async fn claim(
         owner,
         ttl.as_secs_f64(),
         lapsed,
-        limit,
-        each,
+        bounds.limit,
+        bounds.of_agent,
+        bounds.of_account,
     )
     .fetch_all(db)
     .await?;

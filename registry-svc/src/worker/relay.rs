@@ -22,7 +22,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::relay::deliver::Deliverer,
     config::RelayConfig,
-    store::{self, lanes::Lane},
+    store::{
+        self,
+        lanes::{Bounds, Lane},
+    },
 };
 
 /// Lanes taken in one statement.
@@ -56,7 +59,8 @@ pub fn start(
         hint,
         owner,
         slots: Arc::new(Semaphore::new(config.max_dispatches)),
-        each: config.max_dispatches_per_agent.into(),
+        of_agent: config.max_dispatches_per_agent.into(),
+        of_account: config.max_dispatches_per_account.into(),
         period: config.scan_period,
         lifecycle: lifecycle.clone(),
         max_dispatches: u32::try_from(config.max_dispatches).unwrap_or(u32::MAX),
@@ -76,7 +80,8 @@ struct Dispatcher {
     hint: Arc<Notify>,
     owner: String,
     slots: Arc<Semaphore>,
-    each: i64,
+    of_agent: i64,
+    of_account: i64,
     period: Duration,
     lifecycle: Lifecycle,
     max_dispatches: u32,
@@ -118,12 +123,14 @@ impl Dispatcher {
     /// Takes up to `free` lanes and starts on them.
     async fn take(&self, scanner: &mut Scanner, free: usize) -> Result<usize, svc_core::pg::Error> {
         let lapsed = scanner.may_take(Instant::now());
-        let limit = i64::try_from(free).unwrap_or(i64::MAX);
+        let bounds = Bounds {
+            limit: i64::try_from(free).unwrap_or(i64::MAX),
+            of_agent: self.of_agent,
+            of_account: self.of_account,
+        };
         // Leases of lanes, and nothing of what is in them: a freeze fences these in its own transaction.
         let mut tx = Tx::system(&self.pool).await?;
-        let lanes =
-            store::lanes::claim(&mut tx, &self.owner, self.deliverer.lease(), lapsed, (limit, self.each))
-                .await?;
+        let lanes = store::lanes::claim(&mut tx, &self.owner, self.deliverer.lease(), lapsed, bounds).await?;
         tx.commit().await?;
         scanner.reached(Instant::now());
         let taken = lanes.len();

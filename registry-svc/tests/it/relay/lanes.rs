@@ -222,3 +222,38 @@ async fn an_agent_that_answers_nobody_leaves_room_for_others() {
         scene.becomes(id, RelayState::Delivered).await;
     }
 }
+
+#[tokio::test]
+async fn an_account_whose_agents_answer_nobody_leaves_room_for_others() {
+    let scene = Scene::of(FakeAgent::start(Dialect::V03), |config| {
+        impatient(config);
+        let relay = &mut config.relay;
+        (relay.max_dispatches, relay.max_dispatches_per_agent, relay.max_dispatches_per_account) = (3, 3, 2);
+    })
+    .await;
+    let silent = FakeAgent::start(Dialect::V03);
+    let (second, _) = scene.plane.registered(&mut scene.tenant.clone(), &silent.url()).await;
+    let mut held = Vec::new();
+    let mut stuck = Vec::new();
+    for n in 0..4 {
+        held.extend([scene.fake.hold(&format!("m{n}")), silent.hold(&format!("s{n}"))]);
+        stuck.push(scene.say(None, &format!("m{n}")).await.message);
+        let request = message_03(&format!("s{n}"), None, &format!("s{n}"));
+        let sent = post(&mut scene.relay.clone(), &second.agent_id, "", &request).await.unwrap();
+        stuck.push(sent.message);
+    }
+    let (_, secret) = scene.plane.tenant("neighbour").await;
+    let well = FakeAgent::start(Dialect::V03);
+    let (other, _) = scene.plane.registered(&mut scene.plane.agents(&secret).await, &well.url()).await;
+    let mut relay = scene.relay_of(&secret).await;
+    for n in 0..3 {
+        let id = format!("w{n}");
+        post(&mut relay, &other.agent_id, "", &message_03(&id, None, &id)).await.unwrap();
+        eventually("a neighbour is answered", async || well.heard().contains(&id).then_some(())).await;
+    }
+    assert_eq!(scene.fake.heard().len() + silent.heard().len(), 2);
+    held.iter().for_each(|release| release.notify_one());
+    for id in &stuck {
+        scene.becomes(id, RelayState::Delivered).await;
+    }
+}
