@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use sqlx::PgConnection;
 use svc_core::{
     clock::SharedClock,
     id::{MessageId, SandboxId},
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     domain::{
         event::{OpenStep, TurnEvent},
-        message::{self, Message, Part, Role},
+        message::{self, History, Message, Part, Role},
         step::Usage,
         tool_call::{CallKey, JournaledCall, ToolCallState},
         tools::Rendered,
@@ -29,11 +30,14 @@ use crate::{
     },
     error::{Error, Result},
     journal::{Fenced, TurnLog},
-    store::{events, messages, sessions, tool_calls, turns},
+    store::{
+        events, messages, sessions, tool_calls,
+        turns::{self, Turn},
+    },
 };
 
-/// Messages of earlier turns that a model is given at most.
-const HISTORY_MESSAGES: i64 = 1000;
+/// Messages of earlier turns that are read at once.
+const HISTORY_PAGE: i64 = 50;
 
 /// Why a worker stops running a turn before its answer.
 #[derive(Debug)]
@@ -160,12 +164,9 @@ impl Run {
         let mut db = self.pool.acquire().await?;
         // A session that is gone was erased, and its turns with it.
         let session = sessions::find(&mut db, turn.account_id, turn.session_id).await?.ok_or(Stop::Fenced)?;
-        let before =
-            messages::list_before(&mut db, turn.account_id, turn.session_id, turn.ordinal, HISTORY_MESSAGES)
-                .await?;
+        let history = history(&mut db, turn).await?;
         let own = messages::list_of_turn(&mut db, turn.account_id, turn.id).await?;
         let open = OpenStep::read(&events::list_last_step(&mut db, turn.id).await?);
-        let history = before.into_iter().map(|stored| stored.message).collect();
         Ok(Loaded { history, own, open, route: session.route })
     }
 
@@ -377,5 +378,21 @@ fn called(journaled: &JournaledCall) -> TurnEvent {
         name: journaled.call.name.clone(),
         // Clients promise one object; a text that is none was refused by the model's client.
         arguments: serde_json::from_str(&journaled.call.arguments).unwrap_or(serde_json::Value::Null),
+    }
+}
+
+/// What the session said before the turn, as far back as there is room.
+async fn history(db: &mut PgConnection, turn: &Turn) -> Result<Vec<Message>, pg::Error> {
+    let mut history = History::default();
+    let mut before = None;
+    loop {
+        let page =
+            messages::list_before(db, turn.account_id, turn.session_id, turn.ordinal, before, HISTORY_PAGE)
+                .await?;
+        let Some(last) = page.last() else { return Ok(history.finish()) };
+        before = Some(last.id);
+        if !page.into_iter().all(|stored| history.push(stored.message)) {
+            return Ok(history.finish());
+        }
     }
 }

@@ -25,6 +25,8 @@ use crate::{
 
 const SESSIONS: &str = "chat.sessions";
 const MESSAGES: &str = "chat.messages";
+/// Bytes of messages that a page has at most, if it has more than one: any client can take so much at once.
+const PAGE_BYTES: usize = 2 << 20;
 
 /// What a caller asks of a new session.
 #[derive(Debug, Clone)]
@@ -97,7 +99,7 @@ impl Sessions {
         Ok(Page::cut(SESSIONS, rows, size, |last| last.id))
     }
 
-    /// A session's messages, oldest first.
+    /// A session's messages, oldest first: fewer than asked for where they are long.
     pub async fn messages(
         &self,
         account_id: AccountId,
@@ -109,6 +111,12 @@ impl Sessions {
         self.get(account_id, id).await?;
         let mut db = self.pool.acquire().await?;
         let rows = messages::list(&mut db, account_id, id, &slice).await?;
-        Ok(Page::cut(MESSAGES, rows, size, |last| last.id))
+        let mut bytes = 0;
+        let room = rows.iter().take_while(|stored| {
+            bytes += stored.message.bytes();
+            bytes <= PAGE_BYTES
+        });
+        let room = u32::try_from(room.count()).unwrap_or(size).max(1);
+        Ok(Page::cut(MESSAGES, rows, size.min(room), |last| last.id))
     }
 }

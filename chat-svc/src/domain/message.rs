@@ -43,6 +43,19 @@ impl Message {
         Self { role: Role::Assistant, parts: vec![Part::Text { text: text.into() }] }
     }
 
+    /// Bytes of everything it says.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let part = |part: &Part| match part {
+            Part::Text { text } => text.len(),
+            Part::Reasoning { text, signature } => text.len() + signature.as_ref().map_or(0, String::len),
+            Part::Image { media_type, base64 } => media_type.len() + base64.len(),
+            Part::ToolCall(call) => call.id.len() + call.name.len() + call.arguments.len(),
+            Part::ToolResult { call_id, name, content, .. } => call_id.len() + name.len() + content.len(),
+        };
+        self.parts.iter().map(part).sum()
+    }
+
     /// All text parts, joined.
     #[must_use]
     pub fn text(&self) -> String {
@@ -142,6 +155,38 @@ pub fn storable(mut message: Message) -> Message {
     message
 }
 
+/// What a model is given of earlier turns: the newest messages, as many as there is room for, from a user's on.
+#[derive(Debug, Default)]
+pub struct History {
+    newest_first: Vec<Message>,
+    bytes: usize,
+}
+
+impl History {
+    /// Most messages.
+    pub const MESSAGES: usize = 1000;
+    /// Most bytes of text: about a million tokens, and what one turn may hold in memory of its past.
+    pub const BYTES: usize = 4 << 20;
+
+    /// Takes the message before those it has; false if there is no room for it, nor for any older one.
+    pub fn push(&mut self, message: Message) -> bool {
+        self.bytes += message.bytes();
+        if self.newest_first.len() == Self::MESSAGES || self.bytes > Self::BYTES {
+            return false;
+        }
+        self.newest_first.push(message);
+        true
+    }
+
+    /// Oldest first. It begins with what a user said: an answer without its question, or a result without its call,
+    /// is refused by providers.
+    #[must_use]
+    pub fn finish(self) -> Vec<Message> {
+        let answers = self.newest_first.iter().rev().take_while(|message| message.role != Role::User).count();
+        self.newest_first.into_iter().rev().skip(answers).collect()
+    }
+}
+
 /// What a model reads as the result of a call that its turn never carried out.
 pub const NOT_CARRIED_OUT: &str = "not carried out: the turn ended first";
 
@@ -230,6 +275,30 @@ mod tests {
         let whole = answered(vec![Message::user("go"), assistant(vec![call("a")])]);
         assert_eq!(open_calls(&whole), 0);
         assert_eq!(whole.last().unwrap().role, Role::Tool);
+    }
+
+    #[test]
+    fn a_history_has_room_for_so_much_and_begins_with_a_user() {
+        let mut history = History::default();
+        let turn =
+            [Message::user("do it"), assistant(vec![call("a")]), tool(vec![result("a")]), assistant(vec![])];
+        let newest_first: Vec<_> =
+            std::iter::repeat_n(turn.iter().rev().cloned(), 251).flatten().skip(1).collect();
+        let room = newest_first.into_iter().take_while(|message| history.push(message.clone())).count();
+        assert_eq!(room, History::MESSAGES);
+        let whole = history.finish();
+        // The oldest one there was room for is an answer: its turn goes with it.
+        assert_eq!((whole.len(), whole[0].role), (999, Role::User));
+
+        let mut history = History::default();
+        let large = "x".repeat(History::BYTES / 2);
+        assert!(history.push(Message::user("latest")));
+        assert!(history.push(Message::user(&large)));
+        assert!(!history.push(Message::user(&large)));
+        assert_eq!(history.finish().len(), 2);
+        let mut orphans = History::default();
+        assert!(orphans.push(tool(vec![result("a")])));
+        assert!(orphans.finish().is_empty());
     }
 
     #[test]

@@ -117,12 +117,13 @@ pub async fn list(
     Ok(rows.into_iter().map(Into::into).collect())
 }
 
-/// What the session said before the turn at `ordinal`, oldest first, its newest `limit` messages.
+/// What the session said before the turn at `ordinal`, newest first, from before the message `before`.
 pub async fn list_before(
     db: &mut PgConnection,
     account_id: AccountId,
     session_id: SessionId,
     ordinal: i64,
+    before: Option<MessageId>,
     limit: i64,
 ) -> Result<Vec<StoredMessage>, pg::Error> {
     let rows = sqlx::query_as!(
@@ -131,16 +132,20 @@ pub async fn list_before(
                   model, finish_reason, created_at
              FROM messages
             WHERE session_id = $1 AND account_id = $2 AND ordinal < $3
+              AND ($4::uuid IS NULL
+                   OR (ordinal, step, role) < (SELECT ordinal, step, role FROM messages
+                                                WHERE id = $4 AND session_id = $1))
             ORDER BY ordinal DESC, step DESC, role DESC
-            LIMIT $4"#,
+            LIMIT $5"#,
         session_id as SessionId,
         account_id as AccountId,
         ordinal,
+        before as Option<MessageId>,
         limit,
     )
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().rev().map(Into::into).collect())
+    Ok(rows.into_iter().map(Into::into).collect())
 }
 
 /// A turn's own messages: its input and its committed steps, in order.

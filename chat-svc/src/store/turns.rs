@@ -270,24 +270,23 @@ pub async fn hold(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool,
     Ok(held.is_some())
 }
 
-/// Renews leases, those that ran out and were not taken included. Returns the turns still held.
+/// Renews leases, those that ran out and were not taken included. Returns the turns that are not held any more.
 ///
-/// A turn that was handed over is held by nobody, though its epoch is still the last holder's: renewed, it would
-/// lie until that lease ran out.
+/// A turn that somebody locks at this moment is passed over, or all others would wait with it: it is renewed the
+/// next time. One that was handed over is held by nobody, though its epoch is still the last holder's: renewed, it
+/// would lie until that lease ran out.
 pub async fn renew(
     db: &mut PgConnection,
     held: &[(TurnId, i64)],
     ttl: Duration,
 ) -> Result<Vec<TurnId>, pg::Error> {
     let (ids, epochs): (Vec<uuid::Uuid>, Vec<i64>) = held.iter().map(|(id, epoch)| (id.0, *epoch)).unzip();
-    // Rows are locked in one order everywhere, or two batches could wait for each other.
     let kept = sqlx::query_scalar!(
         r#"WITH mine AS (
                SELECT t.id FROM turns t
                  JOIN unnest($1::uuid[], $2::bigint[]) AS h (id, epoch) ON t.id = h.id AND t.epoch = h.epoch
                 WHERE t.status = 'running' AND t.lease_owner IS NOT NULL
-                ORDER BY t.id
-                  FOR NO KEY UPDATE OF t)
+                  FOR NO KEY UPDATE OF t SKIP LOCKED)
            UPDATE turns SET lease_until = now() + make_interval(secs => $3)
              FROM mine WHERE turns.id = mine.id
         RETURNING turns.id AS "id: TurnId""#,
@@ -295,9 +294,25 @@ pub async fn renew(
         &epochs,
         ttl.as_secs_f64(),
     )
+    .fetch_all(&mut *db)
+    .await?;
+    if kept.len() == held.len() {
+        return Ok(Vec::new());
+    }
+    let (ids, epochs): (Vec<uuid::Uuid>, Vec<i64>) =
+        held.iter().filter(|(id, _)| !kept.contains(id)).map(|(id, epoch)| (id.0, *epoch)).unzip();
+    let lost = sqlx::query_scalar!(
+        r#"SELECT h.id AS "id!: TurnId"
+             FROM unnest($1::uuid[], $2::bigint[]) AS h (id, epoch)
+            WHERE NOT EXISTS (SELECT FROM turns t
+                               WHERE t.id = h.id AND t.epoch = h.epoch AND t.status = 'running'
+                                 AND t.lease_owner IS NOT NULL)"#,
+        &ids,
+        &epochs,
+    )
     .fetch_all(db)
     .await?;
-    Ok(kept)
+    Ok(lost)
 }
 
 /// Hands a turn over: anybody may take it at once, and the claim that follows does not count as barren.

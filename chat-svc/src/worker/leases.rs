@@ -80,9 +80,9 @@ impl InHand {
             return Ok(());
         }
         let mut db = pool.acquire().await?;
-        let kept = turns::renew(&mut db, &held, ttl).await?;
+        let lost = turns::renew(&mut db, &held, ttl).await?;
         let turns = self.turns();
-        for (id, epoch) in held.iter().filter(|(id, _)| !kept.contains(id)) {
+        for (id, epoch) in held.iter().filter(|(id, _)| lost.contains(id)) {
             if let Some(holding) = turns.get(id).filter(|holding| holding.epoch == *epoch) {
                 holding.fenced.cancel();
             }
