@@ -178,11 +178,13 @@ async fn ensure_tokens(home: &Home, database: &Database) -> Result<()> {
     let operator = Operator::new(pool.clone());
     let known = read_if_there(&home.path(TOKEN_FILE))?.map(|token| SecretString::from(token.trim()));
     let issued = operator.ensure_account_and_token("dev", known.as_ref()).await?;
-    if known.is_none_or(|known| known.expose_secret() != issued.secret.expose_secret()) {
-        // The database is new: an operator's token of an older one is worth nothing either.
-        home.write_secret(TOKEN_FILE, issued.secret.expose_secret())?;
+    let is_new = known.is_none_or(|known| known.expose_secret() != issued.secret.expose_secret());
+    if is_new || !home.path(ADMIN_TOKEN_FILE).is_file() {
+        // The database is new, and an operator's token of an older one worth nothing either; or a start was cut short
+        // here. The account's token is written last: it says that both are there.
         let admin = operator.create_admin_token("steward dev").await?;
         home.write_secret(ADMIN_TOKEN_FILE, admin.secret.expose_secret())?;
+        home.write_secret(TOKEN_FILE, issued.secret.expose_secret())?;
     }
     pool.close().await;
     Ok(())

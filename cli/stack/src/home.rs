@@ -7,10 +7,10 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, TryLockError},
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{Ipv4Addr, TcpListener},
     ops::Range,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt, chown},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -68,10 +68,22 @@ impl Home {
             fs::write(self.path(&format!("{name}.elsewhere")), path.display().to_string())?;
             path
         };
-        if !path.is_dir() {
-            fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
-            chown(&path, Some(user.uid), Some(user.gid))?;
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::DirBuilder::new()
+                    .mode(0o700)
+                    .create(&path)
+                    .with_context(|| format!("make {}", path.display()))?;
+                chown(&path, Some(user.uid), Some(user.gid))?;
+            }
+            Err(error) => return Err(error).with_context(|| format!("look at {}", path.display())),
+            // Its name can be guessed, and anybody may make one of it in /var/tmp.
+            Ok(there)
+                if !there.is_dir() || there.uid() != user.uid || there.permissions().mode() & 0o077 != 0 =>
+            {
+                bail!("{} is not a directory of the server's user alone: remove it", path.display())
+            }
+            Ok(_) => {}
         }
         Ok(path)
     }
