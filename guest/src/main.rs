@@ -1,9 +1,12 @@
 //! `steward-guest <run directory> <sandbox id> <generation>`: the command of every sandbox's container.
 
-use std::{env, io::Write, path::PathBuf, process::ExitCode};
+use std::{env, io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
 use steward_guest::{Config, Limits, files::Roots, serve};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// A hundred years.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 fn main() -> ExitCode {
     match run() {
@@ -28,8 +31,12 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         roots: Roots::standard(),
         limits: Limits::STANDARD,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // One thread for blocking work from now on: what runs here may leave no room for another, and where there is none
+    // at all, asking for one would end the guest.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().thread_keep_alive(FOR_EVER).build()?;
     runtime.block_on(async {
+        tokio::task::spawn_blocking(|| ()).await?;
         let mut terminate = signal(SignalKind::terminate())?;
         // Open streams must not hold up the end: the container's stop is the caller's decision.
         tokio::select! {

@@ -66,6 +66,20 @@ impl RunDirectories {
         }
     }
 
+    /// Lets nobody but this service change what is in a directory, once the guest's socket is: what runs in a sandbox
+    /// could otherwise fill the host's disk from there, leave what nobody can remove, or take the guest's place. The
+    /// socket is still reached through it.
+    ///
+    /// # Errors
+    /// [`Error`] if it may still be written.
+    pub fn seal(&self, name: &str) -> Result<(), Error> {
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o711)).map_err(|source| Error {
+            name: name.to_owned(),
+            step: "seal",
+            source,
+        })
+    }
+
     /// Where a directory is.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
@@ -205,5 +219,7 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let name = directories.make().unwrap();
         assert_eq!((mode(&directories.0), mode(&directories.path(&name))), (0o700, 0o777));
+        directories.seal(&name).unwrap();
+        assert_eq!(mode(&directories.path(&name)), 0o711);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use steward::plane::Service;
 use suite_tests::{cluster::Cluster, eventually::eventually, residue::docker::Engine};
 
@@ -37,6 +38,35 @@ async fn a_sandbox_is_nobody_nowhere_and_read_only() {
         assert!(output.contains(expected), "no {expected} in {output}");
     }
     assert!(!output.contains("eth0"), "{output}");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn what_runs_in_a_sandbox_changes_nothing_on_its_host_and_does_not_end_the_guest() {
+    let cluster = Cluster::builder().start().await;
+    let tenant = cluster.tenant("hostile").await;
+    let session = tenant.session().await;
+    let output = async |input: &str| {
+        let seen = tenant.say(&session, input).await;
+        seen.all("tool.result")[0]["content"].as_str().unwrap().to_owned()
+    };
+    // The directory of the guest's socket is the host's: nothing is made in it, and nothing taken from it.
+    let host = output(
+        "run mkdir /run/steward/d; touch /run/steward/f; rm /run/steward/guest.sock; ls -A /run/steward",
+    )
+    .await;
+    assert_eq!(host.matches("ermission denied").count(), 4, "{host}");
+
+    // Every process it may have, until its time is over: there is no room for one thread more, and what the guest had
+    // idle for ten seconds is gone.
+    let sandboxes = tenant.api.get(&format!("/v1/sandboxes?session_id={session}")).await.unwrap();
+    let execs = format!("/v1/sandboxes/{}/execs", sandboxes["sandboxes"][0]["sandboxId"].as_str().unwrap());
+    let crowd = "(while :; do sleep 60 & done) 2> /dev/null; sleep 60 & wait";
+    let crowd = json!({ "argv": ["sh", "-c", crowd], "timeout": "12s" });
+    let crowded = tenant.api.post(&execs, &crowd).await.unwrap();
+    assert_eq!(crowded["exec"]["timedOut"], true, "{crowded}");
+    let after = output("run echo still here").await;
+    assert!(after.contains("still here"), "{after}");
     cluster.stop().await;
 }
 

@@ -244,6 +244,8 @@ async fn steps(ctx: &Context, served: &Served, sandbox: Sandbox) -> Result<(), S
     start(served, &id, &until).await?;
     failpoint::hit("sandbox.create.started").await;
     let instance = greet(ctx, served, &sandbox, &container, &id).await?;
+    // Before anything of a tenant runs.
+    served.run_dirs.seal(&container.run_dir).map_err(engine_host)?;
     ready(ctx, &sandbox, instance).await?;
     ctx.tell(sandbox.id).await;
     Ok(())

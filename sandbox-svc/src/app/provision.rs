@@ -22,7 +22,7 @@ use crate::{
     store::{
         pool::{self, Wanted},
         sandboxes::{self, ONE_LIVE_A_SESSION},
-        volumes,
+        volumes::{self, ONE_VOLUME_A_SESSION},
     },
 };
 
@@ -49,7 +49,9 @@ pub async fn create(ctx: &Context, account: AccountId, session: SessionId) -> Re
         tries += 1;
         match provide(ctx, owner).await {
             // Somebody gave the session a sandbox between our look and our write: now it is there to be found.
-            Err(Error::Pg(error)) if error.violates(ONE_LIVE_A_SESSION) && tries < TRIES => {}
+            Err(Error::Pg(error))
+                if (error.violates(ONE_LIVE_A_SESSION) || error.violates(ONE_VOLUME_A_SESSION))
+                    && tries < TRIES => {}
             provided => break provided?,
         }
     };

@@ -48,6 +48,8 @@ pub struct Occupant {
     pub slot: Slot,
     /// Id of the image it is made from, once it is being made.
     pub image: Option<String>,
+    /// Whether it has today's shape: nobody claims another.
+    pub fits: bool,
     /// When it must be claimed or replaced.
     pub retire_at: DateTime<Utc>,
 }
@@ -80,7 +82,7 @@ pub fn plan(desired: &Desired, occupants: &[Occupant], now: DateTime<Utc>) -> Ve
     let fill = (0..desired.size).filter(|&number| {
         let replace = of(number, PoolState::Available).is_none_or(|available| {
             let stale = available.image.as_ref().is_some_and(|image| *image != desired.image);
-            stale || available.retire_at <= after(now, desired.lead)
+            stale || !available.fits || available.retire_at <= after(now, desired.lead)
         });
         replace && of(number, PoolState::Filling).is_none()
     });
@@ -113,7 +115,7 @@ mod tests {
 
     fn occupant(number: i32, state: PoolState, image: &str, retires: i64) -> Occupant {
         let image = (state == PoolState::Available).then(|| image.to_owned());
-        Occupant { slot: Slot { number, state }, image, retire_at: at(retires) }
+        Occupant { slot: Slot { number, state }, image, fits: true, retire_at: at(retires) }
     }
 
     #[test]
@@ -141,6 +143,12 @@ mod tests {
         let occupants =
             [occupant(0, PoolState::Available, "old", 1000), occupant(1, PoolState::Available, "new", 1000)];
         assert_eq!(plan(&desired(2), &occupants, at(0)), [Step::Fill(0)]);
+        let [_, mut other] = occupants;
+        other.fits = false;
+        assert_eq!(
+            plan(&desired(1), &[Occupant { slot: Slot { number: 0, ..other.slot }, ..other }], at(0)),
+            [Step::Fill(0)]
+        );
     }
 
     #[test]

@@ -138,8 +138,9 @@ impl ContainerEngine for DockerEngine {
     }
 
     async fn remove(&self, handle: Handle<'_>) -> Result<Removal, Error> {
-        // One forced call: a stop before it would only leave time for something to happen between the two.
-        let options = RemoveContainerOptionsBuilder::default().force(true).v(false).build();
+        // One forced call: a stop before it would only leave time for something to happen between the two. With it go
+        // the volumes that an image declares, which nobody else would find; those with a name stay.
+        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         let remove = |docker| Docker::remove_container(docker, handle.as_str(), Some(options));
         match self.call("DELETE", "/containers/{id}", remove).await {
             Ok(()) => Ok(Removal::Removed),

@@ -9,6 +9,9 @@ use uuid::Uuid;
 
 use crate::domain::{VolumeId, sandbox::Owner};
 
+/// Unique index: a session has one live workspace.
+pub const ONE_VOLUME_A_SESSION: &str = "volumes_one_a_session";
+
 /// Writes a new workspace: of `owner`, or of nobody while it waits in the pool.
 ///
 /// # Errors

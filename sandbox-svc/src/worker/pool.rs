@@ -60,6 +60,7 @@ pub async fn pass(ctx: &Shared, config: &PoolConfig, host: &HostLevel, kept: &mu
         .map(|(slot, row)| Occupant {
             slot: *slot,
             image: row.container.as_ref().map(|container| container.image.clone()),
+            fits: row.shape == ctx.settings.shape,
             retire_at: row.retire_at.unwrap_or(row.deadline_at),
         })
         .collect();

@@ -1,9 +1,12 @@
 //! What a session gets when it asks for a sandbox.
 
+use std::time::Duration;
+
 use sandbox_svc::{
     Error,
     app::{lifecycle, provision},
     domain::sandbox::{Owner, State},
+    worker::volumes,
 };
 use svc_core::id::AccountId;
 
@@ -40,6 +43,22 @@ async fn a_session_that_asks_many_times_at_once_gets_one_sandbox() {
     assert!(asked.iter().all(|sandbox| sandbox.id == asked[0].id));
     plane.make_all().await;
     assert_eq!(plane.engine.containers().len(), 1);
+}
+
+#[tokio::test]
+async fn a_session_that_comes_back_many_times_at_once_gets_one_sandbox() {
+    let plane = Plane::start().await;
+    let owner = plane.owner();
+    let first = plane.running(owner).await;
+    plane.delete(&first).await;
+    plane.remove_all().await;
+    plane.clock.advance(Duration::from_secs(604_800));
+    volumes::pass(&plane.ctx, &mut plane.kept("volumes")).await.unwrap();
+    // It is known here, and has no workspace any more; and there is a connection for each of four at once.
+    drop(futures::future::join_all((0..4).map(|_| plane.ctx.pool.acquire())).await);
+    let asked = futures::future::join_all((0..16).map(|_| plane.create(owner))).await;
+    assert!(asked.iter().all(|sandbox| sandbox.id == asked[0].id));
+    assert_ne!(asked[0].volume, first.volume);
 }
 
 #[tokio::test]
