@@ -135,9 +135,16 @@ async fn take(
         return Ok(None);
     }
     // Under the same lock, so that two workers do not promise the same memory.
-    let committed = queue::committed_memory(&mut tx, &sandbox.engine).await?;
-    if committed + sandbox.shape.memory_bytes > promisable {
-        tracing::debug!(committed, promisable, sandbox.id = %sandbox.id, "no memory left to promise");
+    let promised = queue::promised_memory(&mut tx, &sandbox.engine).await?;
+    let needed = promised.all + sandbox.shape.memory_bytes;
+    if needed > promisable {
+        tracing::debug!(promised = promised.all, promisable, sandbox.id = %sandbox.id, "no memory left to promise");
+        // The pool gives way to whoever waits, one place at a time: what goes already may be enough.
+        if !sandbox.warm && needed - promised.going > promisable && shrink_pool(ctx, &mut tx, sandbox).await?
+        {
+            tx.commit().await?;
+            ctx.tell_workers(&sandbox.engine).await;
+        }
         return Ok(None);
     }
     let input = Input::Take { run_dir: run_dir.to_owned(), image, within: create.deadline };
@@ -147,6 +154,13 @@ async fn take(
     ctx.tell(taken.id).await;
     let lease = ItemLease { id: taken.id.0, epoch: taken.epoch, owner: owner.to_owned() };
     Ok(Some(Job { sandbox: taken, lease }))
+}
+
+/// Retires the oldest sandbox of the pool beside `sandbox`, if there is one.
+async fn shrink_pool(ctx: &Context, tx: &mut Tx, sandbox: &Sandbox) -> Result<bool> {
+    let Some(id) = pool::oldest(tx, &sandbox.engine).await? else { return Ok(false) };
+    let Some(idle) = sandboxes::lock(tx, None, id).await? else { return Ok(false) };
+    Ok(idle.slot.is_some() && end(ctx, tx, &idle, Cause::Retired, WORKER).await?.is_some())
 }
 
 /// Takes over a sandbox that nobody makes any more, if its epoch is still `seen`.

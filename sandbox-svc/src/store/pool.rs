@@ -66,6 +66,24 @@ pub async fn claim(
     Ok(row.map(|row| (SandboxId(row.id), VolumeId(row.volume_id))))
 }
 
+/// The oldest sandbox that waits in the pool, unless somebody claims it at this moment.
+///
+/// # Errors
+/// [`pg::Error`].
+pub async fn oldest(db: &mut PgConnection, engine: &str) -> Result<Option<SandboxId>, pg::Error> {
+    let id = sqlx::query_scalar!(
+        "SELECT id FROM sandboxes
+          WHERE engine_id = $1 AND state = 'running' AND pool_state = 'available'
+          ORDER BY created_at, id
+          LIMIT 1
+            FOR NO KEY UPDATE SKIP LOCKED",
+        engine,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(id.map(SandboxId))
+}
+
 /// The sandbox in a place of the pool.
 ///
 /// # Errors

@@ -73,17 +73,29 @@ pub async fn unattended(
     Ok(rows.into_iter().map(|row| (SandboxId(row.id), row.epoch)).collect())
 }
 
-/// Memory promised to sandboxes of an engine that have, or are about to have, a container.
+/// Memory promised to sandboxes of an engine, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Promised {
+    /// To those that have, or are about to have, a container.
+    pub all: i64,
+    /// Of that, to those that go.
+    pub going: i64,
+}
+
+/// What is promised on an engine.
 ///
 /// # Errors
 /// [`pg::Error`].
-pub async fn committed_memory(db: &mut PgConnection, engine: &str) -> Result<i64, pg::Error> {
-    let bytes = sqlx::query_scalar!(
-        r#"SELECT coalesce(sum(memory_bytes), 0)::bigint AS "bytes!" FROM sandboxes
+pub async fn promised_memory(db: &mut PgConnection, engine: &str) -> Result<Promised, pg::Error> {
+    let promised = sqlx::query_as!(
+        Promised,
+        r#"SELECT coalesce(sum(memory_bytes), 0)::bigint AS "all!",
+                  coalesce(sum(memory_bytes) FILTER (WHERE state = 'deleting'), 0)::bigint AS "going!"
+             FROM sandboxes
             WHERE engine_id = $1 AND state IN ('creating', 'running', 'deleting')"#,
         engine,
     )
     .fetch_one(db)
     .await?;
-    Ok(bytes)
+    Ok(promised)
 }

@@ -103,6 +103,36 @@ async fn memory_that_the_host_does_not_have_is_not_promised() {
 }
 
 #[tokio::test]
+async fn the_pool_gives_way_to_those_who_wait() {
+    let plane = Plane::start().await;
+    let mut kept = plane.kept("pool");
+    let host = sandbox_svc::worker::host::HostLevel::default();
+    // One who comes back: around its workspace a sandbox is made, never claimed.
+    let owner = plane.owner();
+    let first = plane.running(owner).await;
+    plane.delete(&first).await;
+    plane.remove_all().await;
+    for _ in 0..22 {
+        plane.create(plane.owner()).await;
+    }
+    plane.make_all().await;
+    sandbox_svc::worker::pool::pass(&plane.ctx, &plane.pool_config(2), &host, &mut kept).await.unwrap();
+    plane.make_all().await;
+    assert_eq!(plane.engine.containers().len(), 24, "22 and two that wait: all that is promised");
+
+    let back = plane.create(owner).await;
+    // Every look gives way by one place at most, and by none while that is on its way.
+    for _ in 0..3 {
+        plane.make_all().await;
+    }
+    assert_eq!(plane.state(back.id).await, State::Requested);
+    plane.remove_all().await;
+    assert_eq!(plane.engine.containers().len(), 23);
+    plane.make_all().await;
+    assert_eq!(plane.state(back.id).await, State::Running);
+}
+
+#[tokio::test]
 async fn users_are_served_before_the_pool_in_the_order_they_came() {
     let plane = Plane::start().await;
     let mut kept = plane.kept("pool");
