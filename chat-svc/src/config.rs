@@ -209,6 +209,7 @@ impl Config {
             ("worker.scan_period", self.worker.scan_period.is_zero()),
             ("worker.renew_period", self.worker.renew_period.is_zero()),
             ("worker.claim_batch", self.worker.claim_batch == 0),
+            ("worker.max_running_per_account", self.worker.max_running_per_account == 0),
             ("journal.max_batch_events", self.journal.max_batch_events == 0),
             ("journal.max_queued_bytes", self.journal.max_queued_bytes == 0),
             ("journal.page_events", self.journal.page_events <= 0),

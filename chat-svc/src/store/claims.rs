@@ -23,7 +23,16 @@ pub async fn ping(db: &mut PgConnection) -> Result<(), pg::Error> {
     Ok(sqlx::Connection::ping(db).await?)
 }
 
-/// Takes up to `limit` queued turns from `floor` on that are the first open turn of their session.
+/// How many turns are taken, and how many of one account may run.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Taken now, at most.
+    pub limit: i64,
+    /// Running of one account, whoever runs them.
+    pub of_account: i64,
+}
+
+/// Takes queued turns from `floor` on that are the first open turn of their session, within `bounds`.
 ///
 /// `floor` lets the walk skip what earlier walks left behind at the head of the index: dead entries, and turns
 /// that wait for another of their session.
@@ -32,19 +41,25 @@ pub async fn claim_queued(
     owner: &str,
     ttl: Duration,
     floor: Uuid,
-    limit: i64,
+    bounds: Bounds,
 ) -> Result<Vec<Turn>, pg::Error> {
     let rows = sqlx::query_as!(
         TurnRow,
-        r#"WITH candidates AS (
-               SELECT t.id FROM turns t
-                WHERE t.status = 'queued' AND t.id >= $3
+        r#"WITH first AS (
+               SELECT t.id, t.account_id, running FROM turns t
+                -- Of those that two processes take at the same time, neither sees the other's.
+                CROSS JOIN LATERAL (SELECT count(*) AS running FROM turns others
+                                     WHERE others.account_id = t.account_id AND others.status = 'running') of_account
+                WHERE t.status = 'queued' AND t.id >= $3 AND running < $5
                   AND NOT EXISTS (SELECT FROM turns earlier
                                    WHERE earlier.session_id = t.session_id AND earlier.ordinal < t.ordinal
                                      AND earlier.status IN ('queued', 'running'))
                 ORDER BY t.id
                 LIMIT $4
-                  FOR NO KEY UPDATE SKIP LOCKED)
+                  FOR NO KEY UPDATE OF t SKIP LOCKED),
+           ranked AS (
+               SELECT id, running + row_number() OVER (PARTITION BY account_id ORDER BY id) AS nth FROM first),
+           candidates AS (SELECT id FROM ranked WHERE nth <= $5)
            UPDATE turns
               SET status = 'running', epoch = epoch + 1, generation = generation + 1, attempts = attempts + 1,
                   barren_claims = barren_claims + 1, started_at = coalesce(started_at, now()),
@@ -57,7 +72,8 @@ pub async fn claim_queued(
         owner,
         ttl.as_secs_f64(),
         floor,
-        limit,
+        bounds.limit,
+        bounds.of_account,
     )
     .fetch_all(db)
     .await?;

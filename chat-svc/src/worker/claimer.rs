@@ -24,7 +24,10 @@ use uuid::Uuid;
 use super::{driver::Driver, leases::InHand};
 use crate::{
     app::notice::{Notice, Notices},
-    store::{claims, turns::Turn},
+    store::{
+        claims::{self, Bounds},
+        turns::Turn,
+    },
 };
 
 /// How turns are taken and kept.
@@ -33,6 +36,8 @@ use crate::{
 pub struct WorkerConfig {
     /// Turns that this process runs at once; 0 runs none.
     pub max_running: usize,
+    /// Turns of one account that run at once, in all processes.
+    pub max_running_per_account: u32,
     /// Turns of one claim.
     pub claim_batch: usize,
     /// How long a lease lasts.
@@ -129,7 +134,8 @@ impl Claimer {
             // Driven before more is asked for: what was claimed and is dropped lies until its lease runs out.
             self.drive(taken, &mut slots);
             if left > 0 {
-                let queued = claims::claim_queued(&mut db, owner, ttl, *floor, left).await?;
+                let bounds = Bounds { limit: left, of_account: self.config.max_running_per_account.into() };
+                let queued = claims::claim_queued(&mut db, owner, ttl, *floor, bounds).await?;
                 *floor = queued.iter().map(|turn| turn.id.0).max().unwrap_or(*floor);
                 left -= i64::try_from(queued.len()).unwrap_or(left);
                 self.drive(queued, &mut slots);

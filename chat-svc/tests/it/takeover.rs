@@ -202,3 +202,31 @@ async fn a_worker_that_was_only_slow_goes_on_if_nobody_took_its_turn() {
     let record = tenant.wait(&turn).await;
     assert_eq!((record.status(), record.attempts), (TurnStatus::Completed, 1));
 }
+
+#[tokio::test]
+async fn an_account_with_many_turns_leaves_room_for_others() {
+    let plane = Plane::with(|config| {
+        (config.worker.max_running, config.worker.max_running_per_account) = (3, 2);
+        config.worker.scan_period = Duration::from_millis(100);
+    })
+    .await;
+    let (mut busy, mut neighbour) = (plane.tenant(), plane.tenant());
+    let mut turns = Vec::new();
+    for _ in 0..5 {
+        let session = busy.session().await;
+        turns.push(busy.say(&session, "count to 40 every 50ms").await.turn_id);
+    }
+    let session = neighbour.session().await;
+    let asked = Instant::now();
+    let turn = neighbour.say(&session, "say at once").await.turn_id;
+    assert_eq!(neighbour.wait(&turn).await.status(), TurnStatus::Completed);
+    assert!(asked.elapsed() < Duration::from_millis(1500), "waited {:?} behind the others", asked.elapsed());
+    let mut waiting = 0;
+    for turn in &turns {
+        waiting += usize::from(busy.turn(turn).await.status() == TurnStatus::Queued);
+    }
+    assert_eq!(waiting, 3);
+    for turn in &turns {
+        assert_eq!(busy.wait(turn).await.status(), TurnStatus::Completed);
+    }
+}
