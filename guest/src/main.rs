@@ -5,6 +5,8 @@ use std::{env, io::Write, path::PathBuf, process::ExitCode, time::Duration};
 use steward_guest::{Config, Limits, files::Roots, serve};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// They are never given back, and count among the processes of the sandbox.
+const BLOCKING_THREADS: usize = 8;
 /// A hundred years.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
@@ -33,8 +35,11 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     };
     // One thread for blocking work from now on: what runs here may leave no room for another, and where there is none
     // at all, asking for one would end the guest.
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().thread_keep_alive(FOR_EVER).build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(FOR_EVER)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()?;
     runtime.block_on(async {
         tokio::task::spawn_blocking(|| ()).await?;
         let mut terminate = signal(SignalKind::terminate())?;

@@ -160,22 +160,43 @@ pub fn storable(mut message: Message) -> Message {
 pub struct History {
     newest_first: Vec<Message>,
     bytes: usize,
+    /// There is no more room, and not even the last turn's question is there: it is looked for, to stand alone with
+    /// that turn's final answer.
+    wants_question: bool,
 }
 
 impl History {
     /// Most messages.
     pub const MESSAGES: usize = 1000;
-    /// Most bytes of text: about a million tokens, and what one turn may hold in memory of its past.
+    /// Most bytes: about a million tokens, and what one turn may hold in memory of its past.
     pub const BYTES: usize = 4 << 20;
 
-    /// Takes the message before those it has; false if there is no room for it, nor for any older one.
+    /// Takes the message before those it has; false if it wants no older one.
     pub fn push(&mut self, message: Message) -> bool {
+        let is_user = message.role == Role::User;
+        if self.wants_question {
+            if is_user {
+                self.newest_first.push(message);
+            }
+            return !is_user;
+        }
         self.bytes += message.bytes();
-        if self.newest_first.len() == Self::MESSAGES || self.bytes > Self::BYTES {
+        if self.newest_first.len() < Self::MESSAGES && self.bytes <= Self::BYTES {
+            self.newest_first.push(message);
+            return true;
+        }
+        if self.newest_first.iter().any(|message| message.role == Role::User) {
             return false;
         }
-        self.newest_first.push(message);
-        true
+        let is_final =
+            |message: &Message| message.role == Role::Assistant && message.tool_calls().next().is_none();
+        let answer = self.newest_first.iter().take_while(|message| is_final(message)).count();
+        self.newest_first.truncate(answer);
+        self.wants_question = true;
+        if is_user {
+            self.newest_first.push(message);
+        }
+        !is_user
     }
 
     /// Oldest first. It begins with what a user said: an answer without its question, or a result without its call,
@@ -299,6 +320,22 @@ mod tests {
         let mut orphans = History::default();
         assert!(orphans.push(tool(vec![result("a")])));
         assert!(orphans.finish().is_empty());
+    }
+
+    #[test]
+    fn a_turn_that_is_too_long_leaves_its_question_and_its_answer() {
+        let mut history = History::default();
+        let huge = assistant(vec![call("a"), Part::Text { text: "x".repeat(History::BYTES) }]);
+        let turns = [
+            Message::user("before"),
+            Message::user("what?"),
+            huge,
+            tool(vec![result("a")]),
+            Message::assistant("that"),
+        ];
+        let taken = turns.iter().rev().take_while(|message| history.push((*message).clone())).count();
+        assert_eq!(taken, 3, "nothing is wanted from before its question");
+        assert_eq!(history.finish(), [Message::user("what?"), Message::assistant("that")]);
     }
 
     #[test]

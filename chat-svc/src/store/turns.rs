@@ -270,16 +270,24 @@ pub async fn hold(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool,
     Ok(held.is_some())
 }
 
-/// Renews leases, those that ran out and were not taken included. Returns the turns that are not held any more.
+/// What became of leases that were to be renewed. Turns that are in neither list were locked at that moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewal {
+    /// Renewed.
+    pub kept: Vec<TurnId>,
+    /// Not held any more.
+    pub lost: Vec<TurnId>,
+}
+
+/// Renews leases, those that ran out and were not taken included.
 ///
-/// A turn that somebody locks at this moment is passed over, or all others would wait with it: it is renewed the
-/// next time. One that was handed over is held by nobody, though its epoch is still the last holder's: renewed, it
+/// A turn that somebody locks at this moment is passed over, or all others would wait with it. One that was handed over is held by nobody, though its epoch is still the last holder's: renewed, it
 /// would lie until that lease ran out.
 pub async fn renew(
     db: &mut PgConnection,
     held: &[(TurnId, i64)],
     ttl: Duration,
-) -> Result<Vec<TurnId>, pg::Error> {
+) -> Result<Renewal, pg::Error> {
     let (ids, epochs): (Vec<uuid::Uuid>, Vec<i64>) = held.iter().map(|(id, epoch)| (id.0, *epoch)).unzip();
     let kept = sqlx::query_scalar!(
         r#"WITH mine AS (
@@ -297,7 +305,7 @@ pub async fn renew(
     .fetch_all(&mut *db)
     .await?;
     if kept.len() == held.len() {
-        return Ok(Vec::new());
+        return Ok(Renewal { kept, lost: Vec::new() });
     }
     let (ids, epochs): (Vec<uuid::Uuid>, Vec<i64>) =
         held.iter().filter(|(id, _)| !kept.contains(id)).map(|(id, epoch)| (id.0, *epoch)).unzip();
@@ -312,7 +320,7 @@ pub async fn renew(
     )
     .fetch_all(db)
     .await?;
-    Ok(lost)
+    Ok(Renewal { kept, lost })
 }
 
 /// Hands a turn over: anybody may take it at once, and the claim that follows does not count as barren.

@@ -133,15 +133,14 @@ impl Claimer {
             let mut left = limit - i64::try_from(taken.len()).unwrap_or(limit);
             // Driven before more is asked for: what was claimed and is dropped lies until its lease runs out.
             self.drive(taken, &mut slots);
-            if left > 0 {
+            while left > 0 {
                 let bounds = Bounds { limit: left, of_account: self.config.max_running_per_account.into() };
                 let queued = claims::claim_queued(&mut db, owner, ttl, *floor, bounds).await?;
-                *floor = queued.iter().map(|turn| turn.id.0).max().unwrap_or(*floor);
+                // One that takes too few may have met an account at its bound: the next one passes that by.
+                let Some(last) = queued.iter().map(|turn| turn.id.0).max() else { return Ok(()) };
+                *floor = last;
                 left -= i64::try_from(queued.len()).unwrap_or(left);
                 self.drive(queued, &mut slots);
-            }
-            if left > 0 {
-                return Ok(());
             }
         }
     }

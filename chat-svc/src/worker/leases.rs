@@ -7,9 +7,16 @@ use std::{
 };
 
 use svc_core::{id::TurnId, lifecycle::Lifecycle, pg, pg::Pool};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{events, turns};
+use crate::store::{
+    events,
+    turns::{self, Renewal},
+};
+
+/// Pause before a turn that was locked is tried again.
+const LOCKED_PAUSE: Duration = Duration::from_millis(5);
 
 /// The turns in hand; cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -73,21 +80,35 @@ impl InHand {
         Ok(())
     }
 
-    async fn renew(&self, pool: &Pool, ttl: Duration) -> Result<(), pg::Error> {
-        let held: Vec<(TurnId, i64)> =
+    /// Renews the lease of every turn in hand, trying for up to `patience` with those that are locked: the journal
+    /// locks a turn that streams again and again, each time for the length of a commit.
+    async fn renew(&self, pool: &Pool, ttl: Duration, patience: Duration) -> Result<(), pg::Error> {
+        let mut held: Vec<(TurnId, i64)> =
             self.turns().iter().map(|(id, holding)| (*id, holding.epoch)).collect();
-        if held.is_empty() {
-            return Ok(());
+        let until = Instant::now() + patience;
+        while !held.is_empty() {
+            let mut db = pool.acquire().await?;
+            let Renewal { kept, lost } = turns::renew(&mut db, &held, ttl).await?;
+            drop(db);
+            self.fence(&held, &lost);
+            held.retain(|(id, _)| !kept.contains(id) && !lost.contains(id));
+            if Instant::now() >= until {
+                break;
+            }
+            if !held.is_empty() {
+                tokio::time::sleep(LOCKED_PAUSE).await;
+            }
         }
-        let mut db = pool.acquire().await?;
-        let lost = turns::renew(&mut db, &held, ttl).await?;
+        Ok(())
+    }
+
+    fn fence(&self, held: &[(TurnId, i64)], lost: &[TurnId]) {
         let turns = self.turns();
         for (id, epoch) in held.iter().filter(|(id, _)| lost.contains(id)) {
             if let Some(holding) = turns.get(id).filter(|holding| holding.epoch == *epoch) {
                 holding.fenced.cancel();
             }
         }
-        Ok(())
     }
 
     fn turns(&self) -> std::sync::MutexGuard<'_, HashMap<TurnId, Holding>> {
@@ -99,6 +120,6 @@ impl InHand {
 pub fn start(in_hand: InHand, pool: Pool, ttl: Duration, period: Duration, lifecycle: &Lifecycle) {
     lifecycle.every("turn leases", period, move || {
         let (in_hand, pool) = (in_hand.clone(), pool.clone());
-        async move { Ok(in_hand.renew(&pool, ttl).await?) }
+        async move { Ok(in_hand.renew(&pool, ttl, period / 2).await?) }
     });
 }

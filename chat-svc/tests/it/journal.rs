@@ -464,10 +464,10 @@ async fn a_turn_that_was_handed_over_is_not_renewed_by_its_last_holder() {
     let mut db = fixture.pool.acquire().await.unwrap();
     let ttl = Duration::from_secs(60);
     let epoch = claims::take_over(&mut db, "first", ttl, true, 1).await.unwrap()[0].standing.epoch;
-    assert!(turns::renew(&mut db, &[(turn, epoch)], ttl).await.unwrap().is_empty());
+    assert_eq!(turns::renew(&mut db, &[(turn, epoch)], ttl).await.unwrap().kept, [turn]);
     assert!(turns::release(&mut db, turn, epoch).await.unwrap());
     // One that was on its way already, under the same epoch.
-    assert_eq!(turns::renew(&mut db, &[(turn, epoch)], ttl).await.unwrap(), [turn]);
+    assert_eq!(turns::renew(&mut db, &[(turn, epoch)], ttl).await.unwrap().lost, [turn]);
     // Still anybody's, without waiting for a lease.
     let heir = claims::take_over(&mut db, "second", ttl, false, 1).await.unwrap();
     assert_eq!(heir[0].standing.epoch, epoch + 1);
@@ -497,10 +497,11 @@ async fn a_turn_that_somebody_locks_keeps_no_other_from_being_renewed() {
         .await
         .unwrap();
     let renewed = timeout(Duration::from_secs(2), turns::renew(&mut db, &held, ttl)).await;
-    assert_eq!(renewed.expect("it waited for the lock").unwrap(), [], "both are held");
+    let renewed = renewed.expect("it waited for the lock").unwrap();
+    assert_eq!((renewed.kept, renewed.lost), (vec![other], vec![]), "both are held");
     let after = [lease(&mut db, locked).await, lease(&mut db, other).await];
     assert!(after[0] == before[0] && after[1] > before[1]);
     freeze.commit().await.unwrap();
-    assert_eq!(turns::renew(&mut db, &held, ttl).await.unwrap(), []);
+    assert_eq!(turns::renew(&mut db, &held, ttl).await.unwrap().kept.len(), 2);
     assert!(lease(&mut db, locked).await > before[0]);
 }
