@@ -7,7 +7,6 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::PgConnection;
 use svc_core::{
     clock::SharedClock,
     id::{MessageId, SandboxId},
@@ -30,10 +29,7 @@ use crate::{
     },
     error::{Error, Result},
     journal::{Fenced, TurnLog},
-    store::{
-        events, messages, sessions, tool_calls,
-        turns::{self, Turn},
-    },
+    store::{events, messages, sessions, tool_calls, turns},
 };
 
 /// Messages of earlier turns that are read at once.
@@ -161,13 +157,30 @@ impl Run {
     /// Reads what a worker starts from.
     pub async fn load(&self) -> Result<Loaded, Stop> {
         let turn = &self.turn;
+        let history = self.history().await?;
         let mut db = self.pool.acquire().await?;
         // A session that is gone was erased, and its turns with it.
         let session = sessions::find(&mut db, turn.account_id, turn.session_id).await?.ok_or(Stop::Fenced)?;
-        let history = history(&mut db, turn).await?;
         let own = messages::list_of_turn(&mut db, turn.account_id, turn.id).await?;
         let open = OpenStep::read(&events::list_last_step(&mut db, turn.id).await?);
         Ok(Loaded { history, own, open, route: session.route })
+    }
+
+    /// What the session said before the turn, as far back as there is room.
+    async fn history(&self) -> Result<Vec<Message>, pg::Error> {
+        let turn = &self.turn;
+        let mut db = self.pool.acquire().await?;
+        let (mut history, mut before) = (History::default(), None);
+        loop {
+            let (account, session) = (turn.account_id, turn.session_id);
+            let page =
+                messages::list_before(&mut db, account, session, turn.ordinal, before, HISTORY_PAGE).await?;
+            let Some(last) = page.last() else { return Ok(history.finish()) };
+            before = Some(last.id);
+            if !page.into_iter().all(|stored| history.push(stored.message)) {
+                return Ok(history.finish());
+            }
+        }
     }
 
     /// Shows an event that commits nothing. Waits while the journal's queue is full.
@@ -378,21 +391,5 @@ fn called(journaled: &JournaledCall) -> TurnEvent {
         name: journaled.call.name.clone(),
         // Clients promise one object; a text that is none was refused by the model's client.
         arguments: serde_json::from_str(&journaled.call.arguments).unwrap_or(serde_json::Value::Null),
-    }
-}
-
-/// What the session said before the turn, as far back as there is room.
-async fn history(db: &mut PgConnection, turn: &Turn) -> Result<Vec<Message>, pg::Error> {
-    let mut history = History::default();
-    let mut before = None;
-    loop {
-        let page =
-            messages::list_before(db, turn.account_id, turn.session_id, turn.ordinal, before, HISTORY_PAGE)
-                .await?;
-        let Some(last) = page.last() else { return Ok(history.finish()) };
-        before = Some(last.id);
-        if !page.into_iter().all(|stored| history.push(stored.message)) {
-            return Ok(history.finish());
-        }
     }
 }
