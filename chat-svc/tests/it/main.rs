@@ -7,6 +7,8 @@ mod failover;
 #[cfg(test)]
 mod journal;
 #[cfg(test)]
+mod leases;
+#[cfg(test)]
 mod plane;
 #[cfg(test)]
 mod resume;

@@ -29,6 +29,9 @@ const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 /// Longest path of a Unix socket, without its closing zero.
 const LONGEST_SOCKET: usize = 107;
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Before each try to remove what an installation left: another removal of it may be under way.
+const REMOVAL_PAUSES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 
 /// How to stop a private engine.
 pub const STOP: &[(Signal, Duration)] =
@@ -179,7 +182,7 @@ impl Engine {
             labels.get(INSTALLATION_LABEL).is_some_and(|installation| ours(installation))
         };
         let mut removed = BTreeSet::new();
-        let mut pauses = [0, 1, 2, 4].into_iter();
+        let mut pauses = REMOVAL_PAUSES.into_iter();
         loop {
             let mut containers = self.containers(INSTALLATION_LABEL).await?;
             let mut volumes = self.volumes(INSTALLATION_LABEL).await?;
@@ -192,7 +195,7 @@ impl Engine {
                 return Ok(removed.len());
             }
             let Some(pause) = pauses.next() else { bail!("the engine still has {}", left.join(", ")) };
-            tokio::time::sleep(Duration::from_secs(pause)).await;
+            tokio::time::sleep(pause).await;
             removed.extend(left);
             for container in &containers {
                 self.remove(&container.id).await.with_context(|| format!("remove {}", container.name))?;
