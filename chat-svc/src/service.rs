@@ -42,7 +42,7 @@ use crate::{
         openai::{self, OpenAi},
     },
     store::MIGRATOR,
-    worker::{self, claimer::Claimer, driver::Driver, leases::InHand},
+    worker::{self, claimer::Claimer, driver::Driver, leases::InHand, stops::Stops},
 };
 
 /// The service's name, as assertions and telemetry have it.
@@ -110,7 +110,8 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
     let notices = Notices::start(wake, &lifecycle);
     let routes = routes(&config)?;
     let breakers = Arc::new(LocalBreakers::new(config.breaker, clock.clone()));
-    let toolbox = Toolbox::new(Sandboxes::new(sandbox, config.sandbox.clone()));
+    let sandboxes = Sandboxes::new(sandbox, config.sandbox.clone());
+    let toolbox = Toolbox::new(sandboxes.clone());
     let backend = Arc::new(Native::new(config.native(), routes.clone(), breakers, Some(toolbox)));
 
     let driver = Driver::new(
@@ -140,6 +141,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
         lifecycle.clone(),
     )
     .start();
+    Stops::new(pool.clone(), sandboxes, lifecycle.clone()).start(config.worker.scan_period);
     worker::retention::start(pool.clone(), &config.retention, &lifecycle);
 
     let names = routes.names().map(str::to_owned).collect();

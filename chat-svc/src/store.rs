@@ -6,13 +6,19 @@ pub mod erasure;
 pub mod events;
 pub mod messages;
 pub mod sessions;
+pub mod stops;
 pub mod tool_calls;
 pub mod turns;
 pub mod usage;
 
 use uuid::Uuid;
 
-use crate::domain::{message::Role, session::InputPolicy, tool_call::ToolCallState, turn::TurnStatus};
+use crate::domain::{
+    message::Role,
+    session::InputPolicy,
+    tool_call::{CallStop, ToolCallState},
+    turn::TurnStatus,
+};
 
 /// This service's migrations; svc-core's common ones come before them.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -48,4 +54,10 @@ svc_core::pg_enum!(ToolCallState as "tool_call_state" {
     Dispatched => "dispatched",
     Finished => "finished",
     InDoubt => "in_doubt",
+});
+svc_core::pg_enum!(CallStop as "call_stop" {
+    Ended => "ended",
+    NeverRan => "never_ran",
+    InDoubt => "in_doubt",
+    Unanswered => "unanswered",
 });

@@ -1,7 +1,8 @@
-//! Runs one command to its end: no shell, its own process group, bounded output, killed whole at its timeout.
+//! Runs one command to its end: no shell, its own process group, bounded output, killed whole at its timeout or when
+//! it is canceled.
 //!
 //! The end is the end of the command itself. What it leaves in the background lives on with its output discarded,
-//! so that a server started by one exec serves the next; only a timeout takes the descendants along.
+//! so that a server started by one exec serves the next; only a timeout or a cancel takes the descendants along.
 
 use std::{
     collections::BTreeMap,
@@ -20,9 +21,9 @@ use tokio::{
     net::unix::pipe,
     process::{Child, ChildStdin},
     sync::oneshot,
-    time::{Instant, timeout},
+    time::Instant,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     kill,
@@ -58,8 +59,9 @@ pub struct Command {
     pub stream_bytes: usize,
 }
 
-/// Runs `command`. Tasks that outlive it (discarding what its background processes print) go to `tasks`.
-pub async fn run(command: Command, tasks: &TaskTracker) -> Outcome {
+/// Runs `command` until it ends, is over its time, or is `canceled`. Tasks that outlive it (discarding what its
+/// background processes print) go to `tasks`.
+pub async fn run(command: Command, canceled: &CancellationToken, tasks: &TaskTracker) -> Outcome {
     let started = Instant::now();
     let mark = next_mark();
     let (mut child, stdout, stderr) = match spawn(&command, &mark) {
@@ -72,9 +74,11 @@ pub async fn run(command: Command, tasks: &TaskTracker) -> Outcome {
     let stdout = capture(stdout, command.stream_bytes, tasks);
     let stderr = capture(stderr, command.stream_bytes, tasks);
 
-    let (status, timed_out) = match timeout(command.timeout, child.wait()).await {
-        Ok(status) => (status, false),
-        Err(_) => (end(&mut child, &mark).await, true),
+    let (status, timed_out) = tokio::select! {
+        biased;
+        status = child.wait() => (status, false),
+        () = canceled.cancelled() => (end(&mut child, &mark).await, false),
+        () = tokio::time::sleep(command.timeout) => (end(&mut child, &mark).await, true),
     };
     let (stdout, stderr) = (stdout.ended().await, stderr.ended().await);
     let exit_code = match status {
@@ -90,9 +94,10 @@ pub async fn run(command: Command, tasks: &TaskTracker) -> Outcome {
     Outcome { exit_code, stdout, stderr, timed_out, duration: started.elapsed() }
 }
 
+/// Differs from those of other guests that see the same processes: without containers there may be some.
 fn next_mark() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed).to_string()
+    format!("{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 type Spawned = (Child, pipe::Receiver, pipe::Receiver);
@@ -249,7 +254,7 @@ mod tests {
     }
 
     async fn run(command: Command) -> Outcome {
-        super::run(command, &TaskTracker::new()).await
+        super::run(command, &CancellationToken::new(), &TaskTracker::new()).await
     }
 
     fn alive(mark: &str) -> bool {
@@ -324,14 +329,33 @@ mod tests {
         assert!(started.elapsed() < Duration::from_secs(3));
     }
 
-    #[tokio::test]
-    async fn a_timeout_kills_the_command_and_every_descendant() {
-        // A child in the group, one in its own session, and one whose parent is gone.
-        let script = "echo $STEWARD_EXEC; sleep 61 & setsid sleep 62 & (setsid sh -c 'sleep 63 & sleep 64' &) ; sleep 65";
-        let outcome = run(Command { timeout: Duration::from_millis(700), ..sh(script) }).await;
-        assert_eq!((outcome.exit_code, outcome.timed_out), (137, true));
+    /// A child in the group, one in its own session, and one whose parent is gone.
+    const FAMILY: &str =
+        "echo $STEWARD_EXEC; sleep 61 & setsid sleep 62 & (setsid sh -c 'sleep 63 & sleep 64' &) ; sleep 65";
+
+    fn assert_all_dead(outcome: &Outcome) {
         let mark = String::from_utf8(outcome.stdout.bytes.to_vec()).unwrap();
         let entry = format!("{MARK}={}", mark.trim());
         assert!(!alive(&entry), "descendants survive");
+    }
+
+    #[tokio::test]
+    async fn a_timeout_kills_the_command_and_every_descendant() {
+        let outcome = run(Command { timeout: Duration::from_millis(700), ..sh(FAMILY) }).await;
+        assert_eq!((outcome.exit_code, outcome.timed_out), (137, true));
+        assert_all_dead(&outcome);
+    }
+
+    #[tokio::test]
+    async fn a_cancel_kills_the_command_and_every_descendant() {
+        let canceled = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let soon = async {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            canceled.cancel();
+        };
+        let (outcome, ()) = tokio::join!(super::run(sh(FAMILY), &canceled, &tasks), soon);
+        assert_eq!((outcome.exit_code, outcome.timed_out), (137, false));
+        assert_all_dead(&outcome);
     }
 }

@@ -15,6 +15,7 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::Limits;
 
@@ -76,14 +77,22 @@ pub enum Standing {
     Abandoned,
 }
 
-/// A call that runs; a handle to wait for its end.
+/// A call that runs; a handle to wait for its end, or to bring it about.
 #[derive(Debug, Clone)]
-pub struct Running(watch::Receiver<Option<Arc<Outcome>>>);
+pub struct Running {
+    end: watch::Receiver<Option<Arc<Outcome>>>,
+    cancel: CancellationToken,
+}
 
 impl Running {
+    /// Asks the call to end now. One that cannot be ended early ends by itself.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
     /// The outcome, or nothing if it did not end by `until` (never: no limit).
     pub async fn ended(mut self, until: Option<Instant>) -> Option<Arc<Outcome>> {
-        let end = self.0.wait_for(Option::is_some);
+        let end = self.end.wait_for(Option::is_some);
         let outcome = match until {
             Some(until) => timeout_at(until, end).await.ok()?,
             None => end.await,
@@ -152,10 +161,11 @@ impl Records {
         }
         let key: Arc<str> = key.into();
         let (done, end) = watch::channel(None);
-        let running = Running(end);
+        let running = Running { end, cancel: CancellationToken::new() };
+        let canceled = running.cancel.clone();
         table.running += 1;
         table.records.insert(Arc::clone(&key), Standing::Running(running.clone()));
-        Ok(Begin::New(Ticket { records: self.clone(), key, done }, running))
+        Ok(Begin::New(Ticket { records: self.clone(), key, done, canceled }, running))
     }
 
     /// Whether `key` was taken or written off.
@@ -207,9 +217,16 @@ pub struct Ticket {
     records: Records,
     key: Arc<str>,
     done: watch::Sender<Option<Arc<Outcome>>>,
+    canceled: CancellationToken,
 }
 
 impl Ticket {
+    /// Fires when somebody asks the call to end early.
+    #[must_use]
+    pub fn canceled(&self) -> CancellationToken {
+        self.canceled.clone()
+    }
+
     /// Records how the call ended and wakes everyone who waits for it.
     pub fn finish(self, outcome: Outcome) {
         let outcome = Arc::new(outcome);

@@ -14,7 +14,7 @@ use steward_proto::guest::v1::{
     ResolveRequest, ResolveResponse, WriteFileRequest, WriteFileResponse, guest_service_server::GuestService,
 };
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -72,13 +72,13 @@ impl Guest {
     }
 
     /// Begins the call of `key` on a task of its own, or finds what became of it. A caller that leaves stops nothing.
-    async fn keyed<F>(&self, key: &str, call: impl FnOnce() -> F) -> Result<Record, Status>
+    async fn keyed<F>(&self, key: &str, call: impl FnOnce(CancellationToken) -> F) -> Result<Record, Status>
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
         let standing = match self.records.begin(key).map_err(refused)? {
             Begin::New(ticket, running) => {
-                let call = call();
+                let call = call(ticket.canceled());
                 self.tasks.spawn(async move { ticket.finish(call.await) });
                 Standing::Running(running)
             }
@@ -149,7 +149,9 @@ impl GuestService for Guest {
         self.check_call(&request.key, &request.instance)?;
         let command = self.command(&request)?;
         let tasks = self.tasks.clone();
-        let record = self.keyed(&request.key, || async move { exec::run(command, &tasks).await }).await?;
+        let record = self
+            .keyed(&request.key, |canceled| async move { exec::run(command, &canceled, &tasks).await })
+            .await?;
         Ok(Response::new(ExecResponse { record: Some(record) }))
     }
 
@@ -158,6 +160,9 @@ impl GuestService for Guest {
         self.check_call(&request.key, &request.instance)?;
         let wait = bounded(request.wait, Duration::ZERO)?;
         let standing = self.records.resolve(&request.key).map_err(refused)?;
+        if let (true, Standing::Running(running)) = (request.cancel, &standing) {
+            running.cancel();
+        }
         let record = ended(&request.key, standing, Some(Instant::now() + wait)).await;
         Ok(Response::new(ResolveResponse { record: Some(record) }))
     }
@@ -193,7 +198,8 @@ impl GuestService for Guest {
                 Err(error) => return Err(file_status(&error)),
             }
         }
-        let write = || async move {
+        // A file is in place, whole, before anybody could cancel it.
+        let write = |_canceled| async move {
             let started = Instant::now();
             let outcome = match blocking(move || located.write(&content, mode)).await {
                 Ok(Ok(())) => Outcome::default(),

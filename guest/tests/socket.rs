@@ -133,6 +133,17 @@ async fn a_call_outlives_the_caller_that_left() {
 }
 
 #[tokio::test]
+async fn a_canceled_call_is_killed_and_its_end_is_on_record() {
+    let place = guest().await;
+    place.leave_running(sh("a", UNTIL_TOLD)).await;
+    let cancel = ResolveRequest { cancel: true, ..resolve("a", Duration::from_secs(10)) };
+    let record = place.client.clone().resolve(cancel).await.unwrap().into_inner().record.unwrap();
+    assert_eq!((record.state(), record.exit_code, record.timed_out), (RecordState::Finished, 137, false));
+    assert_eq!(place.exec(sh("a", "touch ran")).await, record);
+    assert!(!place.workspace("ran").exists());
+}
+
+#[tokio::test]
 async fn a_call_meant_for_another_instance_is_refused_and_not_recorded() {
     let place = guest().await;
     let hello = place.client.clone().hello(HelloRequest {}).await.unwrap().into_inner();

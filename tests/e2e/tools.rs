@@ -9,6 +9,8 @@ use suite_tests::{cluster::Cluster, eventually::eventually, residue::docker::Eng
 use crate::erasure::{committed, purge};
 
 const WARM_WITHIN: Duration = Duration::from_secs(60);
+/// Workers look every second, and the guest kills at once.
+const STOPPED_WITHIN: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn a_session_keeps_its_files_and_sees_nobody_elses() {
@@ -104,6 +106,51 @@ async fn a_session_gets_the_sandbox_that_was_kept_warm_and_the_pool_gets_another
     let output = seen.all("tool.result")[0]["content"].as_str().unwrap().to_owned();
     assert!(output.contains("works") && !output.contains("notes.txt"), "{output}");
     cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_canceled_turn_leaves_no_command_behind_and_the_session_goes_on() {
+    let cluster = Cluster::builder().replicas(Service::Chat, 2).replicas(Service::Sandbox, 2).start().await;
+    let tenant = cluster.tenant("impatient").await;
+    let session = tenant.session().await;
+    let docker = Engine { host: cluster.engine.host().to_owned() };
+    let turn = tenant.begin(&session, "run sleep 500 & touch begun; sleep 501").await;
+    let begun = async || {
+        let rows = "SELECT container_id FROM sandbox.sandboxes WHERE session_id = $1::text::uuid AND state = 'running'";
+        let container: String = sqlx::query_scalar(rows)
+            .bind(&session)
+            .fetch_optional(&mut cluster.administrator().await)
+            .await
+            .unwrap()?;
+        sleeping(&docker, &container).await.contains(&"sleep 501".to_owned()).then_some(container)
+    };
+    let (container, _) = eventually("the command runs", WARM_WITHIN, begun).await;
+    assert_eq!(sleeping(&docker, &container).await.len(), 2, "one in the background, one in front");
+
+    let canceled = tenant.api.post(&format!("/v1/turns/{turn}:cancel"), &json!({})).await.unwrap();
+    assert_eq!(canceled["turn"]["status"], "TURN_STATUS_CANCELED");
+    let stopped = async || {
+        let row = "SELECT stop::text FROM chat.tool_calls WHERE turn_id = $1::text::uuid";
+        sqlx::query_scalar::<_, Option<String>>(row)
+            .bind(&turn)
+            .fetch_one(&mut cluster.administrator().await)
+            .await
+            .unwrap()
+    };
+    let (stop, took) = eventually("the stop is on record", STOPPED_WITHIN, stopped).await;
+    assert_eq!((stop.as_str(), sleeping(&docker, &container).await), ("ended", vec![]), "after {took:?}");
+
+    let next = tenant.say(&session, "run ls").await;
+    assert!(next.text().contains("begun"), "{}", next.text());
+    assert_eq!(container_of(&cluster, &session).await, container, "the sandbox is still the session's");
+    cluster.stop().await;
+}
+
+/// Command lines of what sleeps in a container.
+async fn sleeping(docker: &Engine, container: &str) -> Vec<String> {
+    let list = String::from_utf8(docker.run(&["top", container, "-eo", "pid,args"]).await).unwrap();
+    let lines = list.lines().filter_map(|line| Some(line.trim().split_once(' ')?.1.trim().to_owned()));
+    lines.filter(|line| line.starts_with("sleep ")).collect()
 }
 
 /// The container that runs in the pool and can be claimed.

@@ -2,7 +2,7 @@
 //!
 //! Whoever ends it (its worker, its user, a newer input, an erasure) does it here. What the turn said until then
 //! is kept: it is read back from the journal, so it is what clients saw. A call that was made and has no result
-//! is said to be in doubt; one that was never made is said not to have been.
+//! is said to be in doubt; one that was never made is said not to have been. What may still run is told to stop.
 
 use chrono::{DateTime, Utc};
 use svc_core::{
@@ -23,7 +23,7 @@ use crate::{
     store::{
         events,
         messages::{self, StoredMessage},
-        tool_calls,
+        stops, tool_calls,
         turns::{self, Turn},
         usage::{self, Attempt},
     },
@@ -87,6 +87,9 @@ pub async fn end(
             return Err(Error::Inconsistent("an answer is what a completed turn has"));
         }
     };
+    if ending != Ending::Completed {
+        stops::want(tx, turn.id, now).await?;
+    }
     let finish = answer.map_or("", |answer| answer.finish.as_str());
     let elapsed_ms = (now - turn.created_at).num_milliseconds().max(0);
     let last = TurnEvent::ending(ending, message_id, finish, elapsed_ms)

@@ -84,7 +84,7 @@ impl Toolbox {
                     Some(sent) => sent,
                     None => self.resolve(run, call, sandbox, tool).await?,
                 },
-                Err(CallFailed::Refused { message }) => Sent::Over(Outcome::Failed { message }),
+                Err(CallFailed::Refused { message, .. }) => Sent::Over(Outcome::Failed { message }),
                 Err(CallFailed::Unknown(error)) => {
                     tracing::warn!(error = %Chain(&error), "a tool call's answer was lost, asking what became of it");
                     self.resolve(run, call, sandbox, tool).await?
@@ -241,7 +241,7 @@ fn finished(result: ExecResult, tool: &BuiltIn) -> Outcome {
 
 fn unusable(error: &CallFailed) -> Outcome {
     match error {
-        CallFailed::Refused { message } => Outcome::Failed { message: message.clone() },
+        CallFailed::Refused { message, .. } => Outcome::Failed { message: message.clone() },
         CallFailed::Unknown(error) => {
             tracing::warn!(error = %Chain(error), "the session's sandbox cannot be reached");
             Outcome::Failed { message: "The session's sandbox cannot be reached right now.".to_owned() }

@@ -12,12 +12,15 @@ use steward_proto::sandbox::v1::{
 use svc_core::{
     client::{CallError, Caller, Peer},
     deadline::Deadline,
-    error::{Invalid, ServiceError},
+    error::{ErrorKind, Invalid, ServiceError},
     id::{AccountId, SandboxId, SessionId},
 };
 use tonic::Status;
 
 use crate::domain::tools::{Entry, EntryKind, ExecResult};
+
+/// How long a command that was killed is waited for.
+const STOP_WAIT: Duration = Duration::from_secs(2);
 
 /// How patiently sandbox-svc is called.
 #[derive(Debug, Clone, Deserialize)]
@@ -46,6 +49,8 @@ pub enum CallFailed {
     /// sandbox-svc decided so; the text is fit for the model and the user.
     #[error("refused: {message}")]
     Refused {
+        /// What kind of refusal it is.
+        kind: ErrorKind,
         /// Why.
         message: String,
     },
@@ -193,11 +198,38 @@ impl Sandboxes {
         sandbox: SandboxId,
         key: &str,
     ) -> Result<Record, CallFailed> {
-        let wait = self.config.resolve_wait;
+        self.ask(account, sandbox, key, self.config.resolve_wait, false).await
+    }
+
+    /// Stops a keyed call: a command that runs is killed, one that never ran is written off.
+    pub async fn stop(
+        &self,
+        account: AccountId,
+        sandbox: SandboxId,
+        key: &str,
+    ) -> Result<Record, CallFailed> {
+        self.ask(account, sandbox, key, STOP_WAIT, true).await
+    }
+
+    /// Longest time that [`Self::stop`] takes.
+    #[must_use]
+    pub fn longest_stop(&self) -> Duration {
+        STOP_WAIT + self.config.call_margin
+    }
+
+    async fn ask(
+        &self,
+        account: AccountId,
+        sandbox: SandboxId,
+        key: &str,
+        wait: Duration,
+        cancel: bool,
+    ) -> Result<Record, CallFailed> {
         let request = proto::ResolveExecRequest {
             sandbox_id: sandbox.to_string(),
             key: key.to_owned(),
             wait: wait.try_into().ok(),
+            cancel,
         };
         let mut client = self.client(account, Deadline::after(wait + self.config.call_margin));
         let answer = client.resolve_exec(request).await.map_err(|status| self.failed(status))?;
@@ -219,7 +251,7 @@ impl Sandboxes {
     fn failed(&self, status: Status) -> CallFailed {
         let error = CallError::new(self.peer.name(), status);
         if error.is_verdict() && !error.kind().row().retryable {
-            CallFailed::Refused { message: error.public_message().into_owned() }
+            CallFailed::Refused { kind: error.kind(), message: error.public_message().into_owned() }
         } else {
             CallFailed::Unknown(error)
         }
@@ -257,7 +289,7 @@ impl Sandboxes {
 }
 
 fn refused(message: &str) -> CallFailed {
-    CallFailed::Refused { message: message.to_owned() }
+    CallFailed::Refused { kind: ErrorKind::FailedPrecondition, message: message.to_owned() }
 }
 
 fn entry(entry: proto::FileEntry) -> Entry {

@@ -1,5 +1,7 @@
 //! The journal of one tool call: intent before, result after, and what a worker may do with what it finds.
 
+use std::time::Duration;
+
 use svc_core::id::{SandboxId, TurnId};
 
 use super::{step::ToolCall, tools::Rendered};
@@ -49,6 +51,32 @@ impl ToolCallState {
     #[must_use]
     pub const fn of(result: &Rendered) -> Self {
         if result.in_doubt { Self::InDoubt } else { Self::Finished }
+    }
+}
+
+/// What came of telling a call to stop whose turn has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CallStop {
+    /// It has ended: by itself, or because it was told to.
+    Ended,
+    /// It never ran and never will.
+    NeverRan,
+    /// It may or may not have run, and nobody can tell any more: its sandbox is gone.
+    InDoubt,
+    /// Nobody answered for so long that nobody is asked any more; its own timeout ends it.
+    Unanswered,
+}
+
+impl CallStop {
+    /// Times a sandbox is told: for ten minutes, which is the longest that a command may run.
+    const TRIES: i32 = 16;
+    const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+    /// The pause after the `tries`-th time that came to nothing; `None`: it was the last.
+    #[must_use]
+    pub fn pause_after(tries: i32) -> Option<Duration> {
+        let doublings = u32::try_from(tries.max(1) - 1).unwrap_or(0).min(6);
+        (tries < Self::TRIES).then(|| Duration::from_secs(1 << doublings).min(Self::LONGEST_PAUSE))
     }
 }
 
@@ -104,12 +132,20 @@ impl JournaledCall {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::tools;
 
     #[test]
     fn every_dispatch_has_its_own_key_and_the_first_is_the_calls() {
         let key = CallKey { turn_id: TurnId::new(), step: 2, call: 1 };
         assert_eq!(key.exec_key(1), format!("{}/2/1", key.turn_id));
         assert_eq!(key.exec_key(2), format!("{}/2/1/2", key.turn_id));
+    }
+
+    #[test]
+    fn a_stop_is_tried_so_often_and_no_more() {
+        let pauses: Vec<_> = (1..).map_while(CallStop::pause_after).map(|pause| pause.as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60, 60, 60, 60, 60]);
+        assert!(Duration::from_secs(pauses.iter().sum()) >= tools::MAX_TIMEOUT);
     }
 
     #[test]

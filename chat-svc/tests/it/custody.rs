@@ -20,7 +20,7 @@ use tonic::Code;
 
 use crate::plane::{Plane, Tenant, all, keyed, until};
 
-fn step(purge: PurgeId, epoch: i64, tenant: &Tenant, session: Option<&str>) -> Option<Step> {
+pub(crate) fn step(purge: PurgeId, epoch: i64, tenant: &Tenant, session: Option<&str>) -> Option<Step> {
     let account_id = tenant.account.to_string();
     let subject = match session {
         Some(session) => {

@@ -19,6 +19,8 @@ mod schema;
 #[cfg(test)]
 mod sessions;
 #[cfg(test)]
+mod stops;
+#[cfg(test)]
 mod takeover;
 #[cfg(test)]
 mod tools;

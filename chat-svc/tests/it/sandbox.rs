@@ -33,6 +33,8 @@ struct State {
     forget: bool,
     /// How often it was asked what became of a key.
     asked: usize,
+    /// Keys that it was told to stop.
+    stopped: Vec<String>,
     /// How long a command runs.
     takes: Duration,
     /// Nothing answers a question about a key.
@@ -95,8 +97,13 @@ impl FakeSandbox {
         self.state.lock().unwrap().asked
     }
 
-    pub(crate) fn mute(&self) {
-        self.state.lock().unwrap().mute = true;
+    pub(crate) fn mute(&self, mute: bool) {
+        self.state.lock().unwrap().mute = mute;
+    }
+
+    /// Keys that it was told to stop, while it answered.
+    pub(crate) fn stopped(&self) -> Vec<String> {
+        self.state.lock().unwrap().stopped.clone()
     }
 
     pub(crate) fn commands_take(&self, takes: Duration) {
@@ -225,17 +232,24 @@ impl SandboxService for Served {
         &self,
         request: Request<proto::ResolveExecRequest>,
     ) -> Result<Response<proto::ResolveExecResponse>, Status> {
-        let key = request.into_inner().key;
+        let proto::ResolveExecRequest { key, cancel, .. } = request.into_inner();
         let mut state = self.state.lock().unwrap();
         state.asked += 1;
         if state.mute {
             return Err(lost());
+        }
+        if cancel {
+            state.stopped.push(key.clone());
         }
         let record = state.records.entry(key.clone()).or_insert_with(|| ExecRecord {
             key,
             state: ExecState::Abandoned.into(),
             ..ExecRecord::default()
         });
+        if cancel && record.state() == ExecState::Running {
+            record.set_state(ExecState::Finished);
+            record.exit_code = 137;
+        }
         Ok(Response::new(proto::ResolveExecResponse { exec: Some(record.clone()) }))
     }
 

@@ -88,7 +88,7 @@ async fn a_lost_answer_is_asked_for_and_the_call_not_repeated() {
 async fn a_call_that_nobody_can_account_for_is_in_doubt_and_not_repeated() {
     let plane = Plane::start().await;
     plane.sandbox.lose_answers(true);
-    plane.sandbox.mute();
+    plane.sandbox.mute(true);
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
     let events = tenant.run(&session, "run make").await;

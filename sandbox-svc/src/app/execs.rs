@@ -178,8 +178,16 @@ async fn send(ctx: &Context, owner: Owner, sandbox: &Sandbox, key: &Key, call: C
     settle(ctx, owner, sandbox, key, answer).await
 }
 
-/// Says what became of a key, waiting up to `wait` for the end of a running call; a key that nobody used, or that
-/// never arrived, is written off.
+/// What is asked about a key.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Question {
+    /// For how long the end of a running call is waited for.
+    pub wait: Duration,
+    /// Whether a running command is killed.
+    pub cancel: bool,
+}
+
+/// Says what became of a key; one that nobody used, or that never arrived, is written off.
 ///
 /// # Errors
 /// [`Error::Guest`] if nobody can say now.
@@ -188,7 +196,7 @@ pub async fn resolve(
     account: AccountId,
     id: SandboxId,
     key: Key,
-    wait: Duration,
+    question: Question,
 ) -> Result<Record> {
     let sandbox = find(ctx, account, id).await?;
     let owner = sandbox.owner.ok_or(Error::NotFound)?;
@@ -204,9 +212,9 @@ pub async fn resolve(
         None => Ok(Record { key: key.as_str().to_owned(), state: ExecState::Abandoned, outcome: None }),
         Some(record) if record.state != ExecState::Running => Ok(record),
         // Its container may be gone or not: known only once its absence is.
-        Some(_) if state != State::Running => await_absence(ctx, owner, id, &key, wait).await,
+        Some(_) if state != State::Running => await_absence(ctx, owner, id, &key, question.wait).await,
         Some(_) => tokio::select! {
-            said = ask(ctx, owner, &sandbox, &key, wait) => said,
+            said = ask(ctx, owner, &sandbox, &key, question) => said,
             () = ctx.stopping() => Err(Error::Stopping),
         },
     }
@@ -238,14 +246,21 @@ async fn await_absence(
     }
 }
 
-async fn ask(ctx: &Context, owner: Owner, sandbox: &Sandbox, key: &Key, wait: Duration) -> Result<Record> {
+async fn ask(
+    ctx: &Context,
+    owner: Owner,
+    sandbox: &Sandbox,
+    key: &Key,
+    question: Question,
+) -> Result<Record> {
     let (container, guest) = reach(ctx, sandbox).await?;
     let request = wire::ResolveRequest {
         key: key.as_str().to_owned(),
         wait: None,
         instance: container.instance.clone().unwrap_or_default(),
+        cancel: question.cancel,
     };
-    let answer = guest.resolve(request, wait).await;
+    let answer = guest.resolve(request, question.wait).await;
     settle(ctx, owner, sandbox, key, answer).await
 }
 

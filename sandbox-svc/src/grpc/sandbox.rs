@@ -15,7 +15,11 @@ use tonic::{Request, Response, Status};
 
 use super::{caller, convert, status};
 use crate::{
-    app::{Shared, execs, files, lifecycle, provision},
+    app::{
+        Shared,
+        execs::{self, Question},
+        files, lifecycle, provision,
+    },
     client::chat::Sessions,
     domain::exec::{Call, Command, Key, Record, Write, check_path},
     error::Error,
@@ -147,7 +151,8 @@ impl SandboxService for SandboxHandler {
         let id = sandbox_id(&request.sandbox_id)?;
         let key = Key::parse(request.key).map_err(status)?;
         let wait = convert::wait(request.wait).map_err(status)?;
-        let record = execs::resolve(&self.ctx, account, id, key, wait).await.map_err(status)?;
+        let question = Question { wait, cancel: request.cancel };
+        let record = execs::resolve(&self.ctx, account, id, key, question).await.map_err(status)?;
         Ok(Response::new(proto::ResolveExecResponse { exec: Some(record.into()) }))
     }
 

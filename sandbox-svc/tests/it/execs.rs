@@ -13,7 +13,10 @@ use hyper::{Response, body::Frame, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use sandbox_svc::{
     Error,
-    app::{execs, files, lifecycle},
+    app::{
+        execs::{self, Question},
+        files, lifecycle,
+    },
     client::guest,
     domain::{
         exec::{CONTENT_BYTES, Call, Command, ExecState, Key, Record, Write},
@@ -50,8 +53,14 @@ pub(crate) async fn run(
     execs::call(&plane.ctx, sandbox.owner.unwrap().account, sandbox.id, key(name), command(argv)).await
 }
 
+const CANCEL: Question = Question { wait: Duration::from_secs(10), cancel: true };
+
+async fn ask(plane: &Plane, sandbox: &Sandbox, name: &str, question: Question) -> Result<Record, Error> {
+    execs::resolve(&plane.ctx, sandbox.owner.unwrap().account, sandbox.id, key(name), question).await
+}
+
 async fn resolve(plane: &Plane, sandbox: &Sandbox, name: &str, wait: Duration) -> Result<Record, Error> {
-    execs::resolve(&plane.ctx, sandbox.owner.unwrap().account, sandbox.id, key(name), wait).await
+    ask(plane, sandbox, name, Question { wait, cancel: false }).await
 }
 
 /// Journals an intent as a replica does that dies before it could send it.
@@ -151,6 +160,41 @@ async fn a_call_whose_replica_died_is_waited_for_and_adopted() {
 }
 
 #[tokio::test]
+async fn a_command_that_is_canceled_is_killed_with_its_family_and_everyone_gets_its_end() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    let workspace = plane.files(&sandbox).join("workspace");
+    let family = "(sleep 1; touch survived) & touch started; sleep 20";
+    let argv = ["sh", "-c", family];
+    let call = run(&plane, &sandbox, "a", &argv);
+    let cancel = async {
+        while !workspace.join("started").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        ask(&plane, &sandbox, "a", CANCEL).await.unwrap()
+    };
+    let (called, canceled) = tokio::join!(call, cancel);
+    let outcome = canceled.outcome.as_ref().unwrap();
+    assert_eq!((canceled.state, outcome.exit_code, outcome.timed_out), (ExecState::Finished, 137, false));
+    assert_eq!(called.unwrap(), canceled);
+    // Again is no error, and what has ended stays as it ended.
+    assert_eq!(ask(&plane, &sandbox, "a", CANCEL).await.unwrap(), canceled);
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(!workspace.join("survived").exists());
+}
+
+#[tokio::test]
+async fn a_call_that_is_canceled_before_it_arrives_never_runs() {
+    let plane = Plane::start().await;
+    let sandbox = plane.running(plane.owner()).await;
+    let argv = &["sh", "-c", "touch ran"];
+    intend(&plane, &sandbox, "a", &command(argv)).await;
+    assert_eq!(ask(&plane, &sandbox, "a", CANCEL).await.unwrap().state, ExecState::Abandoned);
+    assert_eq!(run(&plane, &sandbox, "a", argv).await.unwrap().state, ExecState::Abandoned);
+    assert!(!plane.files(&sandbox).join("workspace/ran").exists());
+}
+
+#[tokio::test]
 async fn a_caller_that_leaves_stops_its_wait_and_not_the_call() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
@@ -229,7 +273,8 @@ async fn nobody_is_kept_waiting_by_a_process_that_is_to_stop() {
         while !workspace.join("started").exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let about_a_call = execs::resolve(&replica, owner.account, sandbox.id, key("a"), waits);
+        let question = Question { wait: waits, cancel: false };
+        let about_a_call = execs::resolve(&replica, owner.account, sandbox.id, key("a"), question);
         let about_a_sandbox = lifecycle::get(&replica, account, pending.id, waits);
         let stop = async {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -358,7 +403,7 @@ async fn another_tenants_sandbox_runs_nothing_and_shows_nothing() {
     let stranger = AccountId::new();
     let calls = [
         execs::call(&plane.ctx, stranger, sandbox.id, key("a"), command(&["touch", "ran"])).await.map(drop),
-        execs::resolve(&plane.ctx, stranger, sandbox.id, key("a"), Duration::ZERO).await.map(drop),
+        execs::resolve(&plane.ctx, stranger, sandbox.id, key("a"), Question::default()).await.map(drop),
         files::read(&plane.ctx, stranger, sandbox.id, "x".into()).await.map(drop),
         files::list(&plane.ctx, stranger, sandbox.id, String::new()).await.map(drop),
     ];
