@@ -84,11 +84,13 @@ pub async fn list_due(db: &mut PgConnection, limit: i64) -> Result<Vec<DueStop>,
 }
 
 /// Takes a call that is due, for `held`: whoever took it tells what came of it within that, or another takes it. Answers
-/// how often it was taken; `None`: somebody else was first.
+/// how often it was taken; `None`: somebody else was first, or is about to be.
 pub async fn take(db: &mut PgConnection, key: &CallKey, held: Duration) -> Result<Option<i32>, pg::Error> {
     let tries = sqlx::query_scalar!(
         "UPDATE tool_calls SET stop_tries = stop_tries + 1, stop_due_at = now() + make_interval(secs => $4)
-          WHERE turn_id = $1 AND step = $2 AND call = $3 AND stop_due_at <= now()
+          WHERE (turn_id, step, call) = (SELECT turn_id, step, call FROM tool_calls
+                                          WHERE turn_id = $1 AND step = $2 AND call = $3 AND stop_due_at <= now()
+                                            FOR NO KEY UPDATE SKIP LOCKED)
         RETURNING stop_tries",
         key.turn_id as TurnId,
         key.step,

@@ -28,8 +28,8 @@ const SLOTS: usize = 256;
 const BATCH: usize = 64;
 /// Connections for notes of what came of it.
 const WRITERS: usize = 2;
-/// What whoever took a call has beyond the longest answer, to note it.
-const MARGIN: Duration = Duration::from_secs(15);
+/// What whoever took a call has beyond the longest answer, to note it: a connection and a lock take 5 s at most each.
+const MARGIN: Duration = Duration::from_secs(10);
 
 /// The task and what it works with.
 #[derive(Debug, Clone)]
@@ -64,7 +64,11 @@ impl Stops {
         let due = stops::list_due(&mut db, i64::try_from(free).unwrap_or(0)).await?;
         drop(db);
         let held = self.sandboxes.longest_stop() + MARGIN;
+        let soft = self.lifecycle.soft();
         for stop in due {
+            if soft.is_cancelled() {
+                return Ok(());
+            }
             let Ok(slot) = self.slots.clone().try_acquire_owned() else { return Ok(()) };
             let write = async |tx: &mut Tx| stops::take(tx, &stop.key, held).await;
             let Some(tries) = self.note(&stop, write).await?.flatten() else { continue };
@@ -78,9 +82,9 @@ impl Stops {
                 stop.outcome = tracing::field::Empty,
             );
             telemetry::follow(&span, stop.traceparent.as_deref());
-            let (stops, soft) = (self.clone(), self.lifecycle.soft());
+            let (stops, soft) = (self.clone(), soft.clone());
             let work = async move {
-                // A process that ends leaves what it took to the others.
+                // A process that ends leaves what it took to the others, once that is due again.
                 let _ended = soft.run_until_cancelled(stops.stop(&stop, tries)).await;
                 drop(slot);
             };
