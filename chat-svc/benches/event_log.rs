@@ -17,14 +17,13 @@ use chat_svc::{
     journal::{Journal, JournalConfig},
 };
 use svc_core::{
+    data::{pg::Pool, wake::Wake},
     id::{AccountId, SessionId, TurnId},
-    lifecycle::Lifecycle,
-    pg::Pool,
+    run::lifecycle::Lifecycle,
     testing::{
         TestDb, TestRedis,
         bench::{Floor, ROUNDS, compare},
     },
-    wake::Wake,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

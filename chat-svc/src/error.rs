@@ -4,8 +4,11 @@ use std::{borrow::Cow, time::Duration};
 
 use svc_core::{
     custody,
-    error::{ErrorKind, Invalid, ServiceError},
-    idempotency, pg, principal,
+    data::{idempotency, pg},
+    wire::{
+        error::{ErrorKind, Invalid, ServiceError},
+        principal,
+    },
 };
 
 use crate::{domain::turn::TurnStatus, journal::ReadError};
@@ -133,7 +136,7 @@ impl Error {
             }
             Self::Stopping => (
                 ErrorKind::Unavailable,
-                svc_core::client::REPLICA_STOPPING,
+                svc_core::wire::client::REPLICA_STOPPING,
                 "this replica is stopping; go on from the last event's id".into(),
             ),
             Self::Invalid(_)

@@ -5,10 +5,12 @@ mod convert;
 pub mod stream;
 
 use svc_core::{
-    error::{ServiceError, to_status},
+    data::idempotency::{Key, RequestHash},
     id::AccountId,
-    idempotency::{Key, RequestHash},
-    principal,
+    wire::{
+        error::{ServiceError, to_status},
+        principal,
+    },
 };
 use tonic::{Request, Status};
 

@@ -16,7 +16,11 @@ pub mod writer;
 use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
-use svc_core::{id::TurnId, lifecycle::Lifecycle, pg::Pool, wake::Wake};
+use svc_core::{
+    data::{pg::Pool, wake::Wake},
+    id::TurnId,
+    run::lifecycle::Lifecycle,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::{hub::Hub, writer::Writer};

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use chat_svc::{Config, service::NAME};
-use svc_core::process;
+use svc_core::run::process;
 
 fn main() -> ExitCode {
     let file = std::env::args_os().nth(1).map(PathBuf::from);

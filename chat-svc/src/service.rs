@@ -3,18 +3,20 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use svc_core::{
-    assertion::{LoadError, Signer, Verifier},
-    auth::{Authenticator, CachedTokens, ContractError, Methods, remote::RegistryTokens},
-    client::{self, Peer},
-    clock::SystemClock,
     custody::server::CustodianHandler,
+    data::{
+        pg::{self, MigrateError, Pool},
+        redis::{self, Redis},
+        wake::Wake,
+    },
     id,
-    lifecycle::Lifecycle,
-    pg::{self, MigrateError, Pool},
-    redis::{self, Redis},
-    server::{self, Bound, Server},
-    telemetry::Metrics,
-    wake::Wake,
+    run::{clock::SystemClock, lifecycle::Lifecycle, telemetry::Metrics},
+    wire::{
+        assertion::{LoadError, Signer, Verifier},
+        auth::{Authenticator, CachedTokens, ContractError, Methods, remote::RegistryTokens},
+        client::{self, Peer},
+        server::{self, Bound, Server},
+    },
 };
 
 use crate::{

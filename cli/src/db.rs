@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 use steward_stack::{stack::DATABASE_URL, terminal::say};
-use svc_core::pg::{
+use svc_core::data::pg::{
     self, PgConfig,
     bootstrap::{self, RolePassword},
 };

@@ -57,7 +57,7 @@ impl Service {
     /// What it calls itself: `service.name`, and the issuer and audience of assertions.
     pub const fn full_name(self) -> &'static str {
         match self {
-            Self::Gateway => svc_core::assertion::GATEWAY,
+            Self::Gateway => svc_core::wire::assertion::GATEWAY,
             Self::Chat => "chat-svc",
             Self::Sandbox => "sandbox-svc",
             Self::Registry => "registry-svc",

@@ -3,7 +3,7 @@
 use std::{fs::File, os::fd::AsFd, path::PathBuf, process::ExitCode};
 
 use clap::Args;
-use svc_core::{lifecycle::Lifecycle, process};
+use svc_core::run::{lifecycle::Lifecycle, process};
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
 use crate::plane::Service;

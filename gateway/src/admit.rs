@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use svc_core::{
+use svc_core::wire::{
     auth::{CachedTokens, Credential, MethodAuth, TokenResolver, bearer},
     error::ErrorKind,
     principal::Principal,

@@ -10,8 +10,9 @@ use std::{
 use http::HeaderValue;
 use serde::Deserialize;
 use svc_core::{
-    assertion::IdentityConfig, auth::TOKEN_TTL, client::PeerConfig, process::ProcessConfig,
-    redis::RedisConfig, telemetry::TelemetryConfig,
+    data::redis::RedisConfig,
+    run::{process::ProcessConfig, telemetry::TelemetryConfig},
+    wire::{assertion::IdentityConfig, auth::TOKEN_TTL, client::PeerConfig},
 };
 
 /// Every key and its default.
@@ -179,7 +180,7 @@ impl Config {
     /// # Errors
     /// [`crate::Error`] names the key.
     pub fn load(file: Option<&Path>) -> Result<Self, crate::Error> {
-        let config: Self = svc_core::config::load("gateway", DEFAULTS, file)?;
+        let config: Self = svc_core::run::config::load("gateway", DEFAULTS, file)?;
         config.check()?;
         Ok(config)
     }

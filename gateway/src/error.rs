@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use svc_core::{assertion, client};
+use svc_core::wire::{assertion, client};
 
 use crate::{config::Unusable, table};
 
@@ -11,7 +11,7 @@ use crate::{config::Unusable, table};
 pub enum Error {
     /// The configuration was refused.
     #[error(transparent)]
-    Config(#[from] svc_core::config::Error),
+    Config(#[from] svc_core::run::config::Error),
     /// The configuration cannot work.
     #[error(transparent)]
     Unusable(#[from] Unusable),
@@ -37,7 +37,7 @@ pub enum Error {
     Contract(#[from] table::Error),
     /// Redis cannot be reached as configured.
     #[error("configuration of gateway: redis.url is not usable")]
-    Redis(#[source] svc_core::redis::Error),
+    Redis(#[source] svc_core::data::redis::Error),
     /// A door failed.
     #[error("serve HTTP")]
     Serve(#[source] std::io::Error),

@@ -21,7 +21,7 @@ pub mod stack;
 pub mod table;
 pub mod transcode;
 
-use svc_core::{lifecycle::Lifecycle, telemetry::Metrics};
+use svc_core::run::{lifecycle::Lifecycle, telemetry::Metrics};
 
 pub use self::{
     config::Config,

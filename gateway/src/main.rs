@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use gateway::Config;
-use svc_core::process;
+use svc_core::run::process;
 
 fn main() -> ExitCode {
     let file = std::env::args_os().nth(1).map(PathBuf::from);

@@ -8,7 +8,7 @@ mod schema;
 
 use http::Method;
 use serde_json::{Map, Value, json};
-use svc_core::auth::MethodAuth;
+use svc_core::wire::auth::MethodAuth;
 
 use self::{comments::Comments, schema::Schemas};
 use crate::{

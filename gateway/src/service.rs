@@ -4,13 +4,17 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use svc_core::{
-    assertion::{GATEWAY, Signer},
-    auth::{TokenResolver, remote::RegistryTokens},
-    client::Peer,
-    clock::{SharedClock, SystemClock},
-    lifecycle::Lifecycle,
-    redis::Redis,
-    telemetry::Metrics,
+    data::redis::Redis,
+    run::{
+        clock::{SharedClock, SystemClock},
+        lifecycle::Lifecycle,
+        telemetry::Metrics,
+    },
+    wire::{
+        assertion::{GATEWAY, Signer},
+        auth::{TokenResolver, remote::RegistryTokens},
+        client::Peer,
+    },
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;

@@ -17,7 +17,7 @@ use http::{Method, uri::PathAndQuery};
 use prost_reflect::{
     DescriptorError, DescriptorPool, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor,
 };
-use svc_core::auth::MethodAuth;
+use svc_core::wire::auth::MethodAuth;
 
 use self::options::{Binding, Options};
 pub use self::{

@@ -4,8 +4,9 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 use svc_core::{
-    assertion::IdentityConfig, backoff::Backoff, client::PeerConfig, pg::PgConfig, process::ProcessConfig,
-    redis::RedisConfig, server::ServerConfig, telemetry::TelemetryConfig,
+    data::{pg::PgConfig, redis::RedisConfig},
+    run::{backoff::Backoff, process::ProcessConfig, telemetry::TelemetryConfig},
+    wire::{assertion::IdentityConfig, client::PeerConfig, server::ServerConfig},
 };
 
 use crate::domain::{schedule::Policy, subject::Trigger};
@@ -135,9 +136,9 @@ impl Config {
     /// Loads the configuration: defaults ← `file` ← environment.
     ///
     /// # Errors
-    /// [`svc_core::config::Error`] names the key that was refused.
-    pub fn load(file: Option<&Path>) -> Result<Self, svc_core::config::Error> {
-        svc_core::config::load("purge", DEFAULTS, file)
+    /// [`svc_core::run::config::Error`] names the key that was refused.
+    pub fn load(file: Option<&Path>) -> Result<Self, svc_core::run::config::Error> {
+        svc_core::run::config::load("purge", DEFAULTS, file)
     }
 }
 
@@ -156,7 +157,7 @@ mod tests {
     use super::*;
 
     /// Loads `text` with the keys that have no default.
-    fn load(text: &str) -> Result<Config, svc_core::config::Error> {
+    fn load(text: &str) -> Result<Config, svc_core::run::config::Error> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let text = format!("pg.url = 'postgres://x@localhost/x'\nredis.url = 'redis://localhost'\n{text}");
         std::fs::write(file.path(), text).unwrap();

@@ -3,9 +3,12 @@
 use std::{borrow::Cow, time::Duration};
 
 use svc_core::{
-    client::CallError,
-    error::{ErrorKind, Invalid, ServiceError},
-    idempotency, pg, principal,
+    data::{idempotency, pg},
+    wire::{
+        client::CallError,
+        error::{ErrorKind, Invalid, ServiceError},
+        principal,
+    },
 };
 
 use crate::domain::job;

@@ -5,9 +5,11 @@ mod convert;
 pub mod purge;
 
 use svc_core::{
-    error::{ServiceError, to_status},
-    idempotency::{Key, RequestHash},
-    principal::{self, Principal},
+    data::idempotency::{Key, RequestHash},
+    wire::{
+        error::{ServiceError, to_status},
+        principal::{self, Principal},
+    },
 };
 use tonic::{Request, Status};
 

@@ -3,17 +3,23 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use svc_core::{
-    assertion::{LoadError, Signer, Verifier},
-    auth::{Authenticator, CachedTokens, ContractError, Methods, remote::RegistryTokens},
-    client::{self, Peer, PeerConfig},
-    clock::{SharedClock, SystemClock},
+    data::{
+        pg::{self, MigrateError, Pool},
+        redis::{self, Redis},
+        wake::Wake,
+    },
     id::new_id,
-    lifecycle::Lifecycle,
-    pg::{self, MigrateError, Pool},
-    redis::{self, Redis},
-    server::{self, Bound, Server},
-    telemetry::Metrics,
-    wake::Wake,
+    run::{
+        clock::{SharedClock, SystemClock},
+        lifecycle::Lifecycle,
+        telemetry::Metrics,
+    },
+    wire::{
+        assertion::{LoadError, Signer, Verifier},
+        auth::{Authenticator, CachedTokens, ContractError, Methods, remote::RegistryTokens},
+        client::{self, Peer, PeerConfig},
+        server::{self, Bound, Server},
+    },
 };
 
 use crate::{

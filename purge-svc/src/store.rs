@@ -1,7 +1,7 @@
 //! All SQL of purge-svc. Functions take the connection or transaction and write exactly what they are given;
 //! what may be written is decided in `domain`, when and together with what in `app`.
 
-use svc_core::pg_enum;
+use svc_core::data::pg_enum;
 
 use crate::domain::{
     job::Phase,
@@ -41,8 +41,8 @@ fn sha256(
     column: &'static str,
     row: impl std::fmt::Display,
     bytes: &[u8],
-) -> svc_core::pg::Result<[u8; 32]> {
-    bytes.try_into().map_err(|_| svc_core::pg::Error::inconsistent(table, column, row, "is no SHA-256"))
+) -> svc_core::data::pg::Result<[u8; 32]> {
+    bytes.try_into().map_err(|_| svc_core::data::pg::Error::inconsistent(table, column, row, "is no SHA-256"))
 }
 
 /// A stored subject hash.
@@ -50,6 +50,6 @@ fn subject_hash(
     table: &'static str,
     row: impl std::fmt::Display,
     bytes: &[u8],
-) -> svc_core::pg::Result<SubjectHash> {
+) -> svc_core::data::pg::Result<SubjectHash> {
     sha256(table, "subject_hash", row, bytes).map(SubjectHash)
 }

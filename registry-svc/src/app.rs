@@ -12,7 +12,7 @@ pub mod tokens;
 
 use svc_core::{
     id::AccountId,
-    principal::{Principal, PrincipalKind},
+    wire::principal::{Principal, PrincipalKind},
 };
 
 use crate::error::{Entity, Error, Result};

@@ -4,8 +4,9 @@ use std::{path::Path, time::Duration};
 
 use serde::Deserialize;
 use svc_core::{
-    assertion::IdentityConfig, backoff::Backoff, outbound::OutboundConfig, pg::PgConfig,
-    process::ProcessConfig, redis::RedisConfig, server::ServerConfig, telemetry::TelemetryConfig,
+    data::{pg::PgConfig, redis::RedisConfig},
+    run::{backoff::Backoff, process::ProcessConfig, telemetry::TelemetryConfig},
+    wire::{assertion::IdentityConfig, outbound::OutboundConfig, server::ServerConfig},
 };
 
 use crate::{
@@ -235,9 +236,9 @@ impl Config {
     /// Loads the configuration: defaults ← `file` ← environment.
     ///
     /// # Errors
-    /// [`svc_core::config::Error`] names the key that was refused.
-    pub fn load(file: Option<&Path>) -> Result<Self, svc_core::config::Error> {
-        svc_core::config::load("registry", DEFAULTS, file)
+    /// [`svc_core::run::config::Error`] names the key that was refused.
+    pub fn load(file: Option<&Path>) -> Result<Self, svc_core::run::config::Error> {
+        svc_core::run::config::load("registry", DEFAULTS, file)
     }
 }
 
@@ -246,7 +247,7 @@ mod tests {
     use super::*;
 
     /// Writes the keys that have no default, and `more`.
-    fn load(more: &str) -> Result<Config, svc_core::config::Error> {
+    fn load(more: &str) -> Result<Config, svc_core::run::config::Error> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let text = format!("pg.url = 'postgres://x@localhost/x'\nredis.url = 'redis://localhost'\n{more}");
         std::fs::write(file.path(), text).unwrap();

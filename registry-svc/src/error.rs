@@ -4,8 +4,11 @@ use std::{borrow::Cow, time::Duration};
 
 use svc_core::{
     custody,
-    error::{ErrorKind, Invalid, ServiceError},
-    idempotency, pg, principal, redis,
+    data::{idempotency, pg, redis},
+    wire::{
+        error::{ErrorKind, Invalid, ServiceError},
+        principal,
+    },
 };
 
 use crate::domain::status;

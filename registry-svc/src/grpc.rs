@@ -9,10 +9,12 @@ mod json;
 pub mod relay;
 
 use svc_core::{
-    auth::Credential,
-    error::{ServiceError, to_status},
-    idempotency::{Key, RequestHash},
-    principal::{self, Principal, Refused},
+    data::idempotency::{Key, RequestHash},
+    wire::{
+        auth::Credential,
+        error::{ServiceError, to_status},
+        principal::{self, Principal, Refused},
+    },
 };
 use tonic::{Request, Status};
 

@@ -3,9 +3,9 @@
 
 use secrecy::{ExposeSecret, SecretString};
 use svc_core::{
-    clock::{SharedClock, SystemClock},
+    data::pg::{Pool, Subject, Tx},
     id::{AccountId, TokenId},
-    pg::{Pool, Subject, Tx},
+    run::clock::{SharedClock, SystemClock},
 };
 
 use crate::{

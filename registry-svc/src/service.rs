@@ -3,18 +3,24 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use svc_core::{
-    assertion::{LoadError, Verifier},
-    auth::{Authenticator, CachedTokens, ContractError, Methods},
-    clock::{SharedClock, SystemClock},
     custody::server::CustodianHandler,
+    data::{
+        lease::Singleton,
+        pg::{self, MigrateError, Pool},
+        redis::{self, Redis},
+    },
     id,
-    lease::Singleton,
-    lifecycle::Lifecycle,
-    outbound::{self, Outbound},
-    pg::{self, MigrateError, Pool},
-    redis::{self, Redis},
-    server::{self, Bound, Server},
-    telemetry::Metrics,
+    run::{
+        clock::{SharedClock, SystemClock},
+        lifecycle::Lifecycle,
+        telemetry::Metrics,
+    },
+    wire::{
+        assertion::{LoadError, Verifier},
+        auth::{Authenticator, CachedTokens, ContractError, Methods},
+        outbound::{self, Outbound},
+        server::{self, Bound, Server},
+    },
 };
 
 use tokio::sync::Notify;

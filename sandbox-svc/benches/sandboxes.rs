@@ -32,16 +32,13 @@ use sandbox_svc::{
     worker::{Kept, creator::make_next, host::HostLevel, pool},
 };
 use svc_core::{
-    clock::SystemClock,
+    data::{lease::Singleton, pg::Tx, wake::Wake},
     id::{AccountId, SandboxId, SessionId},
-    lease::Singleton,
-    lifecycle::Lifecycle,
-    pg::Tx,
+    run::{clock::SystemClock, lifecycle::Lifecycle},
     testing::{
         TestDb, TestRedis,
         bench::{Floor, ROUNDS, compare, milliseconds},
     },
-    wake::Wake,
 };
 
 const EXECS: u32 = 20;

@@ -17,11 +17,12 @@ use std::{
 use chrono::{DateTime, Utc};
 use moka::future::Cache;
 use svc_core::{
-    clock::SharedClock,
+    data::{
+        pg::{Pool, Subject},
+        wake::Wake,
+    },
     id::SandboxId,
-    lifecycle::Lifecycle,
-    pg::{Pool, Subject},
-    wake::Wake,
+    run::{clock::SharedClock, lifecycle::Lifecycle},
 };
 
 use crate::{

@@ -7,8 +7,9 @@ use std::{
 
 use serde::Deserialize;
 use svc_core::{
-    assertion::IdentityConfig, client::PeerConfig, pg::PgConfig, process::ProcessConfig, redis::RedisConfig,
-    server::ServerConfig, telemetry::TelemetryConfig,
+    data::{pg::PgConfig, redis::RedisConfig},
+    run::{process::ProcessConfig, telemetry::TelemetryConfig},
+    wire::{assertion::IdentityConfig, client::PeerConfig, server::ServerConfig},
 };
 
 use crate::{domain::spec::Shape, engine::limiter::LimiterConfig};
@@ -174,9 +175,9 @@ impl Config {
     /// Loads the configuration: defaults ← `file` ← environment.
     ///
     /// # Errors
-    /// [`svc_core::config::Error`] names the key that was refused.
-    pub fn load(file: Option<&Path>) -> Result<Self, svc_core::config::Error> {
-        svc_core::config::load("sandbox", DEFAULTS, file)
+    /// [`svc_core::run::config::Error`] names the key that was refused.
+    pub fn load(file: Option<&Path>) -> Result<Self, svc_core::run::config::Error> {
+        svc_core::run::config::load("sandbox", DEFAULTS, file)
     }
 
     /// Checks what types cannot.
@@ -211,7 +212,7 @@ mod tests {
     use super::*;
 
     /// Writes the keys that have no default, and `more`.
-    fn load(more: &str) -> Result<Config, svc_core::config::Error> {
+    fn load(more: &str) -> Result<Config, svc_core::run::config::Error> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let text = format!(
             "installation = 'test'\nguest = '/guest'\npg.url = 'postgres://x@localhost/x'\n\

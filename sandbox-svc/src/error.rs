@@ -4,8 +4,11 @@ use std::{borrow::Cow, time::Duration};
 
 use svc_core::{
     custody,
-    error::{ErrorKind, Invalid, ServiceError},
-    pg, principal,
+    data::pg,
+    wire::{
+        error::{ErrorKind, Invalid, ServiceError},
+        principal,
+    },
 };
 
 use crate::{

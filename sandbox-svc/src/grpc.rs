@@ -3,7 +3,7 @@
 mod convert;
 pub mod sandbox;
 
-use svc_core::{
+use svc_core::wire::{
     error::{ServiceError, to_status},
     principal::{self, Principal},
 };

@@ -6,21 +6,22 @@ use std::{
 };
 
 use svc_core::{
-    assertion::{LoadError, Signer, Verifier},
-    auth::{Authenticator, CachedTokens, ContractError, Methods, remote::RegistryTokens},
-    backoff::Backoff,
-    client::{self, Peer},
-    clock::SystemClock,
     custody::server::CustodianHandler,
-    error::Chain,
+    data::{
+        lease::Singleton,
+        pg::{self, MigrateError, Pool, Tx},
+        redis::{self, Redis},
+        wake::Wake,
+    },
     id::new_id,
-    lease::Singleton,
-    lifecycle::Lifecycle,
-    pg::{self, MigrateError, Pool, Tx},
-    redis::{self, Redis},
-    server::{self, Bound, Server},
-    telemetry::Metrics,
-    wake::Wake,
+    run::{backoff::Backoff, clock::SystemClock, lifecycle::Lifecycle, telemetry::Metrics},
+    wire::{
+        assertion::{LoadError, Signer, Verifier},
+        auth::{Authenticator, CachedTokens, ContractError, Methods, remote::RegistryTokens},
+        client::{self, Peer},
+        error::Chain,
+        server::{self, Bound, Server},
+    },
 };
 
 use crate::{

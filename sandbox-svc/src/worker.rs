@@ -20,7 +20,7 @@ pub mod volumes;
 
 use std::time::Duration;
 
-use svc_core::{
+use svc_core::data::{
     lease::{Held, Singleton},
     pg,
 };

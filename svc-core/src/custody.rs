@@ -23,9 +23,9 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    error::{ErrorKind, ServiceError},
+    data::pg::{self, Pool, Subject, SubjectKind, Tx, ensure_affected},
     id::{AccountId, PurgeId, SessionId},
-    pg::{self, Pool, Subject, SubjectKind, Tx, ensure_affected},
+    wire::error::{ErrorKind, ServiceError},
 };
 
 mod answers;

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::error::Invalid;
+use crate::wire::error::Invalid;
 
 /// A new identifier; later ones sort after earlier ones.
 #[must_use]
@@ -46,8 +46,8 @@ macro_rules! define_id {
             /// Parses what a caller gave for `field`.
             ///
             /// # Errors
-            /// [`Invalid`]($crate::error::Invalid) names `field`.
-            pub fn parse(field: &str, text: &str) -> Result<Self, $crate::error::Invalid> {
+            /// [`Invalid`]($crate::wire::error::Invalid) names `field`.
+            pub fn parse(field: &str, text: &str) -> Result<Self, $crate::wire::error::Invalid> {
                 $crate::id::parse_id(field, text).map(Self)
             }
         }

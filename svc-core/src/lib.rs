@@ -1,33 +1,19 @@
-//! What every Steward service needs once: errors, configuration, lifecycle, identity, telemetry, the gRPC
-//! server and client stacks, Postgres and Redis plumbing, leases and custody.
+//! What every Steward service needs once. It knows no business noun except ids and subjects of erasure. Services
+//! depend on this crate and on the contract, never on each other.
 //!
-//! It knows no business noun except ids. Services depend on this crate and on the contract, never on each other.
+//! | Module | What it owns |
+//! |---|---|
+//! | [`id`] | typed UUIDv7 ids |
+//! | [`wire`] | the gRPC and HTTP edge: callers, errors, servers, clients, outbound requests |
+//! | [`data`] | Postgres and Redis: transactions, leases, idempotency keys, audit, wake-ups |
+//! | [`run`] | a process: configuration, lifecycle, clock, telemetry, back-off, breakers |
+//! | [`custody`] | a service's part in erasures |
+//! | `testing` | databases, servers and faults for tests (feature `test-util`) |
 
-pub mod assertion;
-pub mod audit;
-pub mod auth;
-pub mod backoff;
-pub mod breaker;
-pub mod client;
-pub mod clock;
-pub mod config;
 pub mod custody;
-pub mod deadline;
-pub mod error;
-pub mod failpoint;
+pub mod data;
 pub mod id;
-pub mod idempotency;
-pub mod lease;
-pub mod lifecycle;
-pub mod outbound;
-pub mod page;
-pub mod pg;
-pub mod pg_enum;
-pub mod principal;
-pub mod process;
-pub mod redis;
-pub mod server;
-pub mod telemetry;
+pub mod run;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;
-pub mod wake;
+pub mod wire;

@@ -31,8 +31,8 @@ use steward_stack::{
     terminal::Stages,
 };
 use svc_core::{
+    data::pg::{PgConfig, Pool},
     id::new_id,
-    pg::{PgConfig, Pool},
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

@@ -15,7 +15,7 @@ pub(crate) struct Names {
     /// Top modules of the own crate: `app` of `crate::app::turns`.
     pub(crate) modules: BTreeSet<String>,
     /// Names that a `use` binds to something inside a crate, which hide a crate of that name:
-    /// `redis` of `use svc_core::redis`.
+    /// `redis` of `use svc_core::data::redis`.
     bound: BTreeSet<String>,
 }
 
@@ -156,7 +156,7 @@ fn names_are_found_in_uses_paths_macros_and_derives() {
 
 #[test]
 fn a_module_may_be_called_as_a_crate_is() {
-    let names = of("use svc_core::{redis::{self, Redis}, pg}; fn f() -> redis::Error { pg::get() }");
+    let names = of("use svc_core::{data::{redis::{self, Redis}, pg}}; fn f() -> redis::Error { pg::get() }");
     assert_eq!(names.crates, BTreeSet::from(["svc_core".to_owned()]));
     let names =
         of("use redis::{self, Client}; use other::thing as sqlx; fn f() -> redis::Error { sqlx::get() }");

@@ -5,12 +5,12 @@
 
 use serde::{Deserialize, Serialize};
 use svc_core::{
-    clock::SharedClock,
     custody::{
         self, Answered, Step,
         custodian::{self, Committed, Counts, Description, Done, Frozen, Invariant, Object, Verified},
     },
-    pg::{Pool, Subject, Tx},
+    data::pg::{Pool, Subject, Tx},
+    run::clock::SharedClock,
 };
 
 use super::{

@@ -6,8 +6,8 @@
 
 use chrono::{DateTime, Utc};
 use svc_core::{
+    data::pg::Tx,
     id::{MessageId, TurnId},
-    pg::Tx,
 };
 
 use crate::{

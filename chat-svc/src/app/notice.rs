@@ -3,9 +3,9 @@
 
 use bytes::Bytes;
 use svc_core::{
+    data::wake::{Hint, Subscription, Wake},
     id::{self, TurnId},
-    lifecycle::Lifecycle,
-    wake::{Hint, Subscription, Wake},
+    run::lifecycle::Lifecycle,
 };
 use tokio::sync::{broadcast, mpsc};
 

@@ -8,9 +8,9 @@
 use std::time::{Duration, Instant};
 
 use svc_core::{
-    clock::SharedClock,
+    data::pg::{self, Pool, Subject, Tx},
     id::{MessageId, SandboxId},
-    pg::{self, Pool, Subject, Tx},
+    run::clock::SharedClock,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -355,7 +355,7 @@ impl Run {
             return Err(Stop::Fenced);
         }
         let ended = ending::end(&mut tx, &locked, Input::End(ending), answer, spent, now).await?;
-        svc_core::failpoint::hit("chat.turn.finishing").await;
+        svc_core::run::failpoint::hit("chat.turn.finishing").await;
         tx.commit().await?;
         self.log.committed(ended.events);
         self.notices.turn_ended(turn.id, ended.next);

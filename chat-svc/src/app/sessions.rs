@@ -3,12 +3,14 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use svc_core::{
-    clock::SharedClock,
     custody,
-    error::Invalid,
+    data::pg::{Pool, Subject, Tx},
     id::{AccountId, SessionId},
-    page::{self, Page},
-    pg::{Pool, Subject, Tx},
+    run::clock::SharedClock,
+    wire::{
+        error::Invalid,
+        page::{self, Page},
+    },
 };
 use uuid::Uuid;
 

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use svc_core::{
-    clock::SharedClock,
-    error::Invalid,
+    data::pg::{Pool, Subject, Tx},
     id::{AccountId, MessageId, SessionId, TurnId},
-    page::{self, Page},
-    pg::{Pool, Subject, Tx},
-    telemetry,
+    run::{clock::SharedClock, telemetry},
+    wire::{
+        error::Invalid,
+        page::{self, Page},
+    },
 };
 use uuid::Uuid;
 

@@ -13,9 +13,11 @@ use std::{
 use async_trait::async_trait;
 use futures::StreamExt;
 use svc_core::{
-    breaker::{BreakerPolicy, Verdict},
-    error::Chain,
-    failpoint,
+    run::{
+        breaker::{BreakerPolicy, Verdict},
+        failpoint,
+    },
+    wire::error::Chain,
 };
 use tracing::Instrument;
 

@@ -7,9 +7,9 @@
 //! doubt. Calls that only read need none of this.
 
 use svc_core::{
-    error::Chain,
-    failpoint,
     id::{AccountId, SandboxId},
+    run::failpoint,
+    wire::error::Chain,
 };
 use tokio::time::Instant;
 

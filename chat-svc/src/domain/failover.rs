@@ -16,7 +16,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use svc_core::backoff::Backoff;
+use svc_core::run::backoff::Backoff;
 
 use super::event::ResetCause;
 

@@ -1,6 +1,6 @@
 //! Sessions: what a tenant may say about one, and what its input policy does with a second input.
 
-use svc_core::{error::Invalid, id::TurnId};
+use svc_core::{id::TurnId, wire::error::Invalid};
 
 /// Longest title, characters.
 pub const MAX_TITLE_CHARS: usize = 200;

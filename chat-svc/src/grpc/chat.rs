@@ -5,8 +5,8 @@ use steward_proto::chat::v1::{
     chat_service_server::{ChatService, ChatServiceServer},
 };
 use svc_core::{
-    auth::Credential,
     id::{SessionId, TurnId},
+    wire::auth::Credential,
 };
 use tonic::{Request, Response, Status};
 

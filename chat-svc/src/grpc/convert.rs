@@ -5,10 +5,12 @@ use chrono::{DateTime, Utc};
 use prost_types::{ListValue, Struct, Value, value::Kind};
 use steward_proto::chat::v1 as proto;
 use svc_core::{
-    error::Invalid,
     id::TurnId,
-    page::{self, Page},
-    telemetry,
+    run::telemetry,
+    wire::{
+        error::Invalid,
+        page::{self, Page},
+    },
 };
 
 use crate::{

@@ -8,7 +8,7 @@ use std::{pin::Pin, time::Duration};
 
 use futures::Stream;
 use steward_proto::chat::v1 as proto;
-use svc_core::{auth::Credential, id::TurnId, lifecycle::Lifecycle};
+use svc_core::{id::TurnId, run::lifecycle::Lifecycle, wire::auth::Credential};
 use tokio::{
     sync::mpsc::{self, error::SendTimeoutError},
     time::Instant,

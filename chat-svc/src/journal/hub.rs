@@ -12,9 +12,9 @@ use std::{
 
 use bytes::Bytes;
 use svc_core::{
+    data::wake::{Subscription, Wake},
     id::{self, TurnId},
-    lifecycle::Lifecycle,
-    wake::{Subscription, Wake},
+    run::lifecycle::Lifecycle,
 };
 use tokio::sync::{broadcast, mpsc};
 

@@ -8,9 +8,11 @@
 use std::{sync::Arc, time::Duration};
 
 use svc_core::{
+    data::{
+        pg::{self, Pool},
+        wake::{Hint, Subscription},
+    },
     id::TurnId,
-    pg::{self, Pool},
-    wake::{Hint, Subscription},
 };
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 

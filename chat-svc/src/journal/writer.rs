@@ -20,11 +20,10 @@ use std::{
 
 use opentelemetry::{global, metrics::Histogram};
 use svc_core::{
-    error::Chain,
-    failpoint,
+    data::pg::{self, Pool},
     id::TurnId,
-    lifecycle::Lifecycle,
-    pg::{self, Pool},
+    run::{failpoint, lifecycle::Lifecycle},
+    wire::error::Chain,
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},

@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use svc_core::{
+use svc_core::run::{
     breaker::{Breaker, BreakerPolicy, Permit, Position, Refused, Verdict},
     clock::SharedClock,
 };
@@ -107,7 +107,7 @@ impl Breakers for LocalBreakers {
 mod tests {
     use std::time::Duration;
 
-    use svc_core::clock::SystemClock;
+    use svc_core::run::clock::SystemClock;
 
     use super::*;
     use crate::model::model_client::Detail;

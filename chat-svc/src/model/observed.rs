@@ -180,7 +180,7 @@ impl Observation {
                 self.failure = Some(error.class());
                 // The one place where an upstream's own words are written down, for operators.
                 tracing::warn!(
-                    parent: &self.span, error = %svc_core::error::Chain(error), reason = error.class().reason(),
+                    parent: &self.span, error = %svc_core::wire::error::Chain(error), reason = error.class().reason(),
                     "model call failed"
                 );
                 return;

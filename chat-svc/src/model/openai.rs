@@ -20,7 +20,7 @@ use reqwest::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use svc_core::telemetry;
+use svc_core::run::telemetry;
 use tracing::Span;
 use url::Url;
 

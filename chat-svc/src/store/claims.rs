@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 use svc_core::{
+    data::pg,
     id::{AccountId, SessionId, TurnId},
-    pg,
 };
 use uuid::Uuid;
 

@@ -2,8 +2,8 @@
 
 use sqlx::PgConnection;
 use svc_core::{
+    data::pg::{self, ensure_affected},
     id::TurnId,
-    pg::{self, ensure_affected},
 };
 use uuid::Uuid;
 

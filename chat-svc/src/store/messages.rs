@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, types::Json};
 use svc_core::{
+    data::pg,
     id::{AccountId, MessageId, SessionId, TurnId},
-    pg,
 };
 
 use super::Slice;

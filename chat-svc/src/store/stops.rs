@@ -5,8 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{
+    data::pg::{self, Subject, ensure_affected},
     id::{AccountId, SandboxId, SessionId, TurnId},
-    pg::{self, Subject, ensure_affected},
 };
 
 use crate::domain::tool_call::{CallKey, CallStop, ToolCallState};

@@ -5,8 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{
+    data::pg::{self, ensure_affected},
     id::{AccountId, SessionId, TurnId},
-    pg::{self, ensure_affected},
 };
 
 use super::Slice;

@@ -11,9 +11,11 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use svc_core::{
-    lease::Scanner,
-    lifecycle::{Beat, Lifecycle, LoopResult},
-    pg::{self, Pool},
+    data::{
+        lease::Scanner,
+        pg::{self, Pool},
+    },
+    run::lifecycle::{Beat, Lifecycle, LoopResult},
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},

@@ -4,7 +4,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use svc_core::{clock::SharedClock, error::Chain, failpoint, lifecycle::Lifecycle, pg::Pool, telemetry};
+use svc_core::{
+    data::pg::Pool,
+    run::{clock::SharedClock, failpoint, lifecycle::Lifecycle, telemetry},
+    wire::error::Chain,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 

@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use svc_core::{id::TurnId, lifecycle::Lifecycle, pg, pg::Pool};
+use svc_core::{
+    data::{pg, pg::Pool},
+    id::TurnId,
+    run::lifecycle::Lifecycle,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

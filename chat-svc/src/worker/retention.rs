@@ -4,7 +4,10 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use svc_core::{idempotency, lifecycle::Lifecycle, pg::Pool};
+use svc_core::{
+    data::{idempotency, pg::Pool},
+    run::lifecycle::Lifecycle,
+};
 
 /// Rows that no longer count.
 #[derive(Debug, Clone, Deserialize)]

@@ -7,10 +7,12 @@
 use std::{sync::Arc, time::Duration};
 
 use svc_core::{
-    error::{Chain, ErrorKind},
-    lifecycle::{Lifecycle, LoopResult},
-    pg::{self, Pool, Tx},
-    telemetry,
+    data::pg::{self, Pool, Tx},
+    run::{
+        lifecycle::{Lifecycle, LoopResult},
+        telemetry,
+    },
+    wire::error::{Chain, ErrorKind},
 };
 use tokio::sync::Semaphore;
 use tracing::Instrument;

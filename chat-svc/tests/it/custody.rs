@@ -10,10 +10,9 @@ use steward_proto::{
     },
 };
 use svc_core::{
-    error::reason_of,
+    data::pg::{self, Tx},
     id::{PurgeId, SessionId},
-    pg::{self, Tx},
-    principal::Principal,
+    wire::{error::reason_of, principal::Principal},
 };
 use tokio::time::timeout;
 use tonic::Code;

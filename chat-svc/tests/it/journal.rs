@@ -10,11 +10,10 @@ use chat_svc::{
 };
 use sqlx::Connection;
 use svc_core::{
+    data::{pg::Pool, wake::Wake},
     id::{AccountId, SessionId, TurnId},
-    lifecycle::Lifecycle,
-    pg::Pool,
+    run::lifecycle::Lifecycle,
     testing::{FaultProxy, TestDb, TestRedis},
-    wake::Wake,
 };
 use tokio_util::sync::CancellationToken;
 

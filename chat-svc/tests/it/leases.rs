@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chat_svc::store::{claims, turns};
-use svc_core::{id::TurnId, pg::Tx};
+use svc_core::{data::pg::Tx, id::TurnId};
 use tokio::time::timeout;
 
 use crate::journal::Fixture;

@@ -20,14 +20,18 @@ use steward_proto::{
     custody::v1::custodian_service_client::CustodianServiceClient,
 };
 use svc_core::{
-    assertion::{self, GATEWAY, Signer, TrustedKey},
-    client::{Caller, Peer, PeerConfig},
-    clock::SystemClock,
     id::AccountId,
-    lifecycle::{Lifecycle, Outcome},
-    principal::Principal,
-    telemetry::Metrics,
+    run::{
+        clock::SystemClock,
+        lifecycle::{Lifecycle, Outcome},
+        telemetry::Metrics,
+    },
     testing::{TestDb, TestRedis, free_address},
+    wire::{
+        assertion::{self, GATEWAY, Signer, TrustedKey},
+        client::{Caller, Peer, PeerConfig},
+        principal::Principal,
+    },
 };
 use tonic::{Request, Status};
 
@@ -388,7 +392,7 @@ pub(crate) fn metrics() -> Metrics {
             std::fs::write(file.path(), "pg.url = ''\nredis.url = ''\n").unwrap();
             let mut config = Config::load(Some(file.path())).unwrap();
             config.telemetry.log_filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
-            svc_core::telemetry::init("chat-svc", &config.telemetry).unwrap().metrics()
+            svc_core::run::telemetry::init("chat-svc", &config.telemetry).unwrap().metrics()
         })
         .clone()
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use steward_proto::chat::v1::TurnStatus;
-use svc_core::{failpoint, lifecycle::Outcome};
+use svc_core::run::{failpoint, lifecycle::Outcome};
 
 use crate::plane::{
     Carries, Event, Plane, Tenant, assert_whole, count, eventually, kinds, until, visible_text,

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use steward_stack::Home;
-use svc_core::assertion::{TrustedKey, generate_key, trust_file};
+use svc_core::wire::assertion::{TrustedKey, generate_key, trust_file};
 
 /// Where the keys are.
 #[derive(Debug, Clone)]
@@ -62,9 +62,11 @@ mod tests {
     use std::{os::unix::fs::PermissionsExt, sync::Arc};
 
     use svc_core::{
-        assertion::{IdentityConfig, Signer, Verifier},
-        clock::SystemClock,
-        principal::Principal,
+        run::clock::SystemClock,
+        wire::{
+            assertion::{IdentityConfig, Signer, Verifier},
+            principal::Principal,
+        },
     };
 
     use super::*;

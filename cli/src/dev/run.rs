@@ -20,7 +20,7 @@ use steward_stack::{
     process::end_leftover,
     terminal::Stages,
 };
-use svc_core::pg::{PgConfig, Pool};
+use svc_core::data::pg::{PgConfig, Pool};
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 

@@ -22,7 +22,7 @@ use steward_stack::{
     process::{forget, remember},
     terminal::{complain, say},
 };
-use svc_core::backoff::Backoff;
+use svc_core::run::backoff::Backoff;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
     process::{Child, Command},

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use registry_svc::operator::Operator;
 use secrecy::ExposeSecret;
 use serde_json::json;
-use svc_core::pg::Pool;
+use svc_core::data::pg::Pool;
 
 use super::api::{ADMIN_TOKEN_FILE, Api, Target};
 use steward_stack::terminal::say;

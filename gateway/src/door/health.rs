@@ -20,7 +20,10 @@ use axum::{
 use futures::future::join_all;
 use http::{StatusCode, header};
 use serde::Serialize;
-use svc_core::{client::Peer, deadline::Deadline, lifecycle::Lifecycle, telemetry::Metrics};
+use svc_core::{
+    run::{lifecycle::Lifecycle, telemetry::Metrics},
+    wire::{client::Peer, deadline::Deadline},
+};
 use tokio_util::sync::CancellationToken;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,

@@ -1,7 +1,7 @@
 //! One server span a request, under the caller's own trace if it brought one (W3C `traceparent`).
 
 use axum::{extract::Request, middleware::Next, response::Response};
-use svc_core::telemetry;
+use svc_core::run::telemetry;
 use tracing::{Instrument, Span, field::Empty};
 
 use super::request_id::RequestId;

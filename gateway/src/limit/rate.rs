@@ -14,9 +14,11 @@ use opentelemetry::metrics::Counter;
 use sha2::{Digest, Sha256};
 use svc_core::{
     custody::data_map::Class,
-    error::{Chain, ErrorKind},
-    principal::Principal,
-    redis::{KeyFamily, Redis},
+    data::redis::{KeyFamily, Redis},
+    wire::{
+        error::{Chain, ErrorKind},
+        principal::Principal,
+    },
 };
 use tokio::time::Instant;
 
@@ -87,7 +89,7 @@ impl RateLimiter {
         Err(problem.retry_after(verdict.wait))
     }
 
-    async fn take_together(&self, key: &Key) -> Result<Verdict, svc_core::redis::Error> {
+    async fn take_together(&self, key: &Key) -> Result<Verdict, svc_core::data::redis::Error> {
         let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut call = TAKE.key(self.redis.key(&BUCKETS, hex));
         call.arg(self.policy.per_second).arg(self.policy.burst);

@@ -7,7 +7,7 @@ use prost_reflect::{
     DescriptorPool, DynamicMessage, ExtensionDescriptor, FieldDescriptor, MethodDescriptor, Value,
 };
 use steward_proto::common::v1::{Auth, SseRole};
-use svc_core::{auth::MethodAuth, principal::PrincipalKind};
+use svc_core::wire::{auth::MethodAuth, principal::PrincipalKind};
 
 /// The extensions in which the options live.
 #[derive(Debug)]

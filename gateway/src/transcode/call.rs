@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Duration};
 use http::{HeaderMap, HeaderName};
 use prost::Message;
 use prost_reflect::{DynamicMessage, MessageDescriptor};
-use svc_core::{
+use svc_core::wire::{
     client::{Caller, Peer},
     deadline::{Deadline, GRPC_TIMEOUT, parse_grpc_timeout},
     error::reason_of,

@@ -18,7 +18,7 @@ use futures::{Stream, StreamExt};
 use http::header;
 use opentelemetry::{KeyValue, metrics::UpDownCounter};
 use prost_reflect::DynamicMessage;
-use svc_core::auth::{self, Credential};
+use svc_core::wire::auth::{self, Credential};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder};
 use steward_proto::registry::v1::{RelayA2aRequest, RelayA2aResponse};
-use svc_core::{
+use svc_core::wire::{
     error::{self, ErrorKind, ServiceError},
     principal::PrincipalKind,
 };

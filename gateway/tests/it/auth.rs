@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use steward_proto::registry::v1 as registry;
-use svc_core::{
+use svc_core::wire::{
     error::{ErrorKind, status},
     principal::PrincipalKind,
 };

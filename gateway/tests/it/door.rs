@@ -17,14 +17,18 @@ use gateway::{Config, Deps, Gateway};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
 use svc_core::{
-    assertion::{self, TrustedKey, Verifier},
-    auth::{self, TokenResolver},
-    client::PeerConfig,
-    clock::SystemClock,
     id::{AccountId, TokenId},
-    lifecycle::{Lifecycle, Outcome},
-    principal::{Principal, PrincipalKind},
-    telemetry::{LogFormat, Metrics, TelemetryConfig},
+    run::{
+        clock::SystemClock,
+        lifecycle::{Lifecycle, Outcome},
+        telemetry::{LogFormat, Metrics, TelemetryConfig},
+    },
+    wire::{
+        assertion::{self, TrustedKey, Verifier},
+        auth::{self, TokenResolver},
+        client::PeerConfig,
+        principal::{Principal, PrincipalKind},
+    },
 };
 use tonic::Status;
 
@@ -219,7 +223,7 @@ pub(crate) fn telemetry(collector: &str) -> Metrics {
             sample_ratio: 1.0,
             metrics_period: Duration::from_secs(60),
         };
-        svc_core::telemetry::init("gateway", &config).unwrap().metrics()
+        svc_core::run::telemetry::init("gateway", &config).unwrap().metrics()
     };
     METRICS.get_or_init(start).clone()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use prost::Message;
 use steward_proto::chat::v1::{GetTurnResponse, StreamTurnEventsResponse, TurnEvent};
-use svc_core::lifecycle::Outcome;
+use svc_core::run::lifecycle::Outcome;
 
 use crate::{
     door::{Door, eventually},

@@ -7,8 +7,8 @@ use http::StatusCode;
 use reqwest::Method;
 use serde_json::json;
 use svc_core::{
-    principal::PrincipalKind,
     testing::{FaultProxy, TestRedis},
+    wire::principal::PrincipalKind,
 };
 use tokio::time::Instant;
 
@@ -17,7 +17,7 @@ use crate::{
     upstream::echo,
 };
 
-async fn limited(redis: svc_core::redis::RedisConfig, per_second: u32, burst: u32) -> Door {
+async fn limited(redis: svc_core::data::redis::RedisConfig, per_second: u32, burst: u32) -> Door {
     let change = |config: &mut gateway::Config| {
         config.redis = redis;
         config.rate_limit.per_second = per_second;

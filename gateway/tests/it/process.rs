@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use svc_core::{assertion, testing::free_address};
+use svc_core::{testing::free_address, wire::assertion};
 use tokio::process::{Child, Command};
 
 struct Program {

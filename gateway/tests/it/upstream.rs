@@ -13,7 +13,7 @@ use std::{
 use bytes::{Buf, BufMut, Bytes};
 use futures::{Stream, StreamExt, stream};
 use prost::Message;
-use svc_core::{assertion::Verifier, principal::Principal};
+use svc_core::wire::{assertion::Verifier, principal::Principal};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{

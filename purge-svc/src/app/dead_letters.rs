@@ -1,11 +1,13 @@
 //! What could not be deleted: shown to operators, and settled by them.
 
 use svc_core::{
-    clock::SharedClock,
+    data::{
+        pg::{Pool, Tx},
+        wake::Wake,
+    },
     id::PurgeId,
-    page::{self, Page},
-    pg::{Pool, Tx},
-    wake::Wake,
+    run::clock::SharedClock,
+    wire::page::{self, Page},
 };
 use uuid::Uuid;
 

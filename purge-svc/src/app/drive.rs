@@ -12,12 +12,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use futures::future::{BoxFuture, join_all};
 use svc_core::{
-    audit::{self, Act as AuditRow, SubjectHash},
-    clock::SharedClock,
-    error::Chain,
-    failpoint,
-    lease::item,
-    pg::{self, Pool, Tx},
+    data::{
+        audit::{self, Act as AuditRow, SubjectHash},
+        lease::item,
+        pg::{self, Pool, Tx},
+    },
+    run::{clock::SharedClock, failpoint},
+    wire::error::Chain,
 };
 use tracing::Instrument;
 

@@ -2,12 +2,16 @@
 
 use chrono::{DateTime, Utc};
 use svc_core::{
-    clock::SharedClock,
-    error::Invalid,
+    data::{
+        pg::{Pool, Tx},
+        wake::Wake,
+    },
     id::new_id,
-    page::{self, Page},
-    pg::{Pool, Tx},
-    wake::Wake,
+    run::clock::SharedClock,
+    wire::{
+        error::Invalid,
+        page::{self, Page},
+    },
 };
 use uuid::Uuid;
 

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use svc_core::{
-    clock::SharedClock,
+    data::{
+        idempotency::{self, Begin, Key, RequestHash, Slot},
+        pg::{Pool, Tx},
+        wake::Wake,
+    },
     id::{AccountId, PurgeId, SessionId},
-    idempotency::{self, Begin, Key, RequestHash, Slot},
-    page::{self, Page},
-    pg::{Pool, Tx},
-    wake::Wake,
+    run::clock::SharedClock,
+    wire::page::{self, Page},
 };
 
 use crate::{

@@ -1,6 +1,6 @@
 //! The ledger of receipts, read from its beginning and checked link by link.
 
-use svc_core::pg::Pool;
+use svc_core::data::pg::Pool;
 
 use crate::{
     domain::receipt::{self, Broken, Head},

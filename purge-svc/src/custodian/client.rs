@@ -7,9 +7,11 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use steward_proto::custody::v1::{self as proto, custodian_service_client::CustodianServiceClient};
 use svc_core::{
-    client::{CallError, Caller, Peer},
-    error::{ErrorKind, ServiceError},
     id::{AccountId, PurgeId},
+    wire::{
+        client::{CallError, Caller, Peer},
+        error::{ErrorKind, ServiceError},
+    },
 };
 use tonic::{Code, Status, Streaming};
 

@@ -10,7 +10,7 @@ use std::{
 
 use svc_core::{
     custody::{Record, Refused, State, Step, StepKind, admit},
-    pg::Subject,
+    data::pg::Subject,
 };
 use tokio::sync::watch;
 use uuid::Uuid;

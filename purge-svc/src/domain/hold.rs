@@ -1,7 +1,7 @@
 //! Holds: what must not be erased for now, on whose authority, and until when.
 
 use chrono::{DateTime, Utc};
-use svc_core::error::Invalid;
+use svc_core::wire::error::Invalid;
 use uuid::Uuid;
 
 use super::subject::{Subject, SubjectHash, SubjectKind};

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use svc_core::backoff::Backoff;
+use svc_core::run::backoff::Backoff;
 
 /// How a job is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

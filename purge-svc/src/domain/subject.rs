@@ -196,7 +196,10 @@ mod tests {
     fn a_subject_is_named_as_in_every_audit_log() {
         let session = SessionId::new();
         let subject = Subject::Session { account: AccountId::new(), session };
-        assert_eq!(&subject.hash().0, svc_core::audit::SubjectHash::of("session", session.0).as_bytes());
+        assert_eq!(
+            &subject.hash().0,
+            svc_core::data::audit::SubjectHash::of("session", session.0).as_bytes()
+        );
     }
 
     #[test]

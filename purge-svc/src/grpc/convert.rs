@@ -4,9 +4,11 @@
 use chrono::{DateTime, Utc};
 use steward_proto::purge::v1 as proto;
 use svc_core::{
-    error::Invalid,
     id::parse_id,
-    page::{self, Page},
+    wire::{
+        error::Invalid,
+        page::{self, Page},
+    },
 };
 
 use crate::{

@@ -6,8 +6,8 @@ use steward_proto::purge::v1::{
 };
 use svc_core::{
     id::{PurgeId, SessionId},
-    principal::PrincipalKind,
-    telemetry,
+    run::telemetry,
+    wire::principal::PrincipalKind,
 };
 use tonic::{Request, Response, Status};
 

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use svc_core::{error::Chain, item_lease, lease::ItemLease, pg};
+use svc_core::{
+    data::{lease::ItemLease, pg},
+    item_lease,
+    wire::error::Chain,
+};
 
 use super::jobs;
 use crate::domain::{

@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{
+    data::pg::{Result, ensure_affected},
     id::PurgeId,
-    pg::{Result, ensure_affected},
 };
 use uuid::Uuid;
 
@@ -36,7 +36,7 @@ pub struct DeadLetter {
 /// Writes letters for `items`, with these new ids; what has an unresolved letter keeps it.
 ///
 /// # Errors
-/// [`svc_core::pg::Error`] if they were not written.
+/// [`svc_core::data::pg::Error`] if they were not written.
 pub async fn write(
     db: &mut PgConnection,
     purge_id: PurgeId,
@@ -68,7 +68,7 @@ pub async fn write(
 /// A letter, settled or not.
 ///
 /// # Errors
-/// [`svc_core::pg::Error`] if it cannot be read.
+/// [`svc_core::data::pg::Error`] if it cannot be read.
 pub async fn find(db: &mut PgConnection, id: Uuid) -> Result<Option<DeadLetter>> {
     let letter = sqlx::query_as!(
         DeadLetter,
@@ -85,7 +85,7 @@ pub async fn find(db: &mut PgConnection, id: Uuid) -> Result<Option<DeadLetter>>
 /// Settles a letter.
 ///
 /// # Errors
-/// [`svc_core::pg::Error::Stale`] if it was settled before.
+/// [`svc_core::data::pg::Error::Stale`] if it was settled before.
 pub async fn resolve(db: &mut PgConnection, id: Uuid, by: &str, now: DateTime<Utc>) -> Result<()> {
     let done = sqlx::query!(
         "UPDATE dead_letters SET resolved_at = $2, resolved_by = $3 WHERE dead_letter_id = $1 AND resolved_at IS NULL",
@@ -101,7 +101,7 @@ pub async fn resolve(db: &mut PgConnection, id: Uuid, by: &str, now: DateTime<Ut
 /// Settles what an owner of data could not delete for a job, once it could after all.
 ///
 /// # Errors
-/// [`svc_core::pg::Error`] if that was not written.
+/// [`svc_core::data::pg::Error`] if that was not written.
 pub async fn resolve_all(
     db: &mut PgConnection,
     purge_id: PurgeId,
@@ -123,7 +123,7 @@ pub async fn resolve_all(
 /// Letters of a job that nobody has settled.
 ///
 /// # Errors
-/// [`svc_core::pg::Error`] if they cannot be counted.
+/// [`svc_core::data::pg::Error`] if they cannot be counted.
 pub async fn count_unresolved(db: &mut PgConnection, purge_id: PurgeId) -> Result<i64> {
     let count = sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!" FROM dead_letters WHERE purge_id = $1 AND resolved_at IS NULL"#,
@@ -137,7 +137,7 @@ pub async fn count_unresolved(db: &mut PgConnection, purge_id: PurgeId) -> Resul
 /// Every letter that nobody has settled, for metrics.
 ///
 /// # Errors
-/// [`svc_core::pg::Error`] if they cannot be counted.
+/// [`svc_core::data::pg::Error`] if they cannot be counted.
 pub async fn count_all_unresolved(db: &mut PgConnection) -> Result<i64> {
     let count =
         sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM dead_letters WHERE resolved_at IS NULL"#)
@@ -149,7 +149,7 @@ pub async fn count_all_unresolved(db: &mut PgConnection) -> Result<i64> {
 /// Unresolved letters, newest first, from after `after`.
 ///
 /// # Errors
-/// [`svc_core::pg::Error`] if they cannot be read.
+/// [`svc_core::data::pg::Error`] if they cannot be read.
 pub async fn list(db: &mut PgConnection, after: Option<Uuid>, limit: i64) -> Result<Vec<DeadLetter>> {
     let letters = sqlx::query_as!(
         DeadLetter,
@@ -169,7 +169,7 @@ pub async fn list(db: &mut PgConnection, after: Option<Uuid>, limit: i64) -> Res
 /// Makes a job's letters forget what they were about; that there were some stays known.
 ///
 /// # Errors
-/// [`svc_core::pg::Error::Conflict`] if one is unresolved.
+/// [`svc_core::data::pg::Error::Conflict`] if one is unresolved.
 pub async fn forget(db: &mut PgConnection, purge_id: PurgeId) -> Result<()> {
     sqlx::query!("UPDATE dead_letters SET object_id = NULL WHERE purge_id = $1", purge_id.0)
         .execute(db)

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use svc_core::{id::PurgeId, pg::Result};
+use svc_core::{data::pg::Result, id::PurgeId};
 
 use crate::domain::{
     custodian::Custodian,
@@ -12,7 +12,7 @@ use crate::domain::{
 /// Copies objects; those that were copied before stay as they are.
 ///
 /// # Errors
-/// [`svc_core::pg::Error`] if they were not copied.
+/// [`svc_core::data::pg::Error`] if they were not copied.
 pub async fn copy(
     db: &mut PgConnection,
     purge_id: PurgeId,
@@ -43,7 +43,7 @@ pub async fn copy(
 /// Writes what became of objects, also of those that were not on the list. What is gone stays gone.
 ///
 /// # Errors
-/// [`svc_core::pg::Error`] if it was not written.
+/// [`svc_core::data::pg::Error`] if it was not written.
 pub async fn settle(
     db: &mut PgConnection,
     purge_id: PurgeId,
@@ -78,7 +78,7 @@ pub async fn settle(
 /// Deletes a job's copies: they name what belonged to somebody.
 ///
 /// # Errors
-/// [`svc_core::pg::Error`] if they were not deleted.
+/// [`svc_core::data::pg::Error`] if they were not deleted.
 pub async fn forget(db: &mut PgConnection, purge_id: PurgeId) -> Result<()> {
     sqlx::query!("DELETE FROM external_objects WHERE purge_id = $1", purge_id.0).execute(db).await?;
     Ok(())

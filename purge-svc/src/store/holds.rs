@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use svc_core::pg::{self, Result};
+use svc_core::data::pg::{self, Result};
 use uuid::Uuid;
 
 use super::subject_hash;

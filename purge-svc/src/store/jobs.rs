@@ -3,10 +3,12 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{
+    data::{
+        lease::ItemLease,
+        pg::{self, ensure_affected},
+        pg_enum,
+    },
     id::{AccountId, PurgeId},
-    lease::ItemLease,
-    pg::{self, ensure_affected},
-    pg_enum,
 };
 use uuid::Uuid;
 

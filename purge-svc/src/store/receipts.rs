@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use svc_core::{id::PurgeId, pg::Result};
+use svc_core::{data::pg::Result, id::PurgeId};
 use uuid::Uuid;
 
 use super::{sha256, subject_hash};
@@ -29,7 +29,7 @@ struct ReceiptRow {
 
 impl ReceiptRow {
     fn into_receipt(self, custodians: Vec<CustodianDigest>) -> Result<Receipt> {
-        let bad = |column, problem| svc_core::pg::Error::inconsistent(TABLE, column, self.seq, problem);
+        let bad = |column, problem| svc_core::data::pg::Error::inconsistent(TABLE, column, self.seq, problem);
         Ok(Receipt {
             seq: self.seq,
             previous_hash: sha256(TABLE, "previous_hash", self.seq, &self.previous_hash)?,
@@ -52,7 +52,7 @@ impl ReceiptRow {
 /// Locks the end of the ledger until the transaction ends, and reads it: receipts are added one after the other.
 ///
 /// # Errors
-/// [`svc_core::pg::Error`] if it was not locked in time.
+/// [`svc_core::data::pg::Error`] if it was not locked in time.
 pub async fn lock_head(db: &mut PgConnection) -> Result<Head> {
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('steward.purge.receipts', 0))")
         .execute(&mut *db)
@@ -69,7 +69,7 @@ pub async fn lock_head(db: &mut PgConnection) -> Result<Head> {
 /// Adds a receipt.
 ///
 /// # Errors
-/// [`svc_core::pg::Error::Conflict`] if the purge has one, or another stands in its place.
+/// [`svc_core::data::pg::Error::Conflict`] if the purge has one, or another stands in its place.
 pub async fn append(db: &mut PgConnection, receipt: &Receipt) -> Result<()> {
     let body = &receipt.body;
     sqlx::query!(
@@ -108,7 +108,7 @@ pub async fn append(db: &mut PgConnection, receipt: &Receipt) -> Result<()> {
 /// Receipts of these jobs.
 ///
 /// # Errors
-/// [`svc_core::pg::Error`] if they cannot be read.
+/// [`svc_core::data::pg::Error`] if they cannot be read.
 pub async fn of_purges(db: &mut PgConnection, purges: &[PurgeId]) -> Result<Vec<Receipt>> {
     let ids: Vec<Uuid> = purges.iter().map(|purge| purge.0).collect();
     let rows = sqlx::query_as!(
@@ -128,7 +128,7 @@ pub async fn of_purges(db: &mut PgConnection, purges: &[PurgeId]) -> Result<Vec<
 /// The next receipts after place `after`, in order.
 ///
 /// # Errors
-/// [`svc_core::pg::Error`] if they cannot be read.
+/// [`svc_core::data::pg::Error`] if they cannot be read.
 pub async fn page(db: &mut PgConnection, after: i64, limit: i64) -> Result<Vec<Receipt>> {
     let rows = sqlx::query_as!(
         ReceiptRow,

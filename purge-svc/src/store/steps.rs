@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{
+    data::pg::{self, Result},
     id::PurgeId,
-    pg::{self, Result},
 };
 
 use super::sha256;

@@ -8,13 +8,17 @@
 use std::{sync::Arc, time::Duration};
 
 use svc_core::{
-    clock::SharedClock,
-    error::{Chain, ErrorKind, ServiceError},
-    lease::{Scanner, item},
-    lifecycle::{Beat, Lifecycle, LoopResult},
-    pg::{self, Pool},
-    telemetry,
-    wake::Wake,
+    data::{
+        lease::{Scanner, item},
+        pg::{self, Pool},
+        wake::Wake,
+    },
+    run::{
+        clock::SharedClock,
+        lifecycle::{Beat, Lifecycle, LoopResult},
+        telemetry,
+    },
+    wire::error::{Chain, ErrorKind, ServiceError},
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -180,7 +184,7 @@ impl Worker {
     }
 
     /// Renews a lease until it is lost. Postgres not answering is no loss: only a taking is.
-    async fn renew(&self, lease: svc_core::lease::ItemLease, lost: CancellationToken) {
+    async fn renew(&self, lease: svc_core::data::lease::ItemLease, lost: CancellationToken) {
         loop {
             tokio::time::sleep(self.ttl / 3).await;
             let renewed = async {

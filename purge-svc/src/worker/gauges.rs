@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use svc_core::{
-    lifecycle::Lifecycle,
-    pg::{self, Pool},
-    pg_enum::PgEnum,
+    data::{
+        pg::{self, Pool},
+        pg_enum::PgEnum,
+    },
+    run::lifecycle::Lifecycle,
 };
 
 use crate::{

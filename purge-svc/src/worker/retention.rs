@@ -2,9 +2,11 @@
 //! every replica may do it; they skip each other's rows.
 
 use svc_core::{
-    idempotency,
-    lifecycle::{Lifecycle, LoopResult},
-    pg::{self, Pool},
+    data::{
+        idempotency,
+        pg::{self, Pool},
+    },
+    run::lifecycle::{Lifecycle, LoopResult},
 };
 
 use crate::config::RetentionConfig;

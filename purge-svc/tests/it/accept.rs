@@ -7,10 +7,9 @@ use purge_svc::{
     error::{Entity, Error},
 };
 use svc_core::{
-    error::ServiceError,
+    data::{idempotency::RequestHash, pg::Subject},
     id::{AccountId, SessionId},
-    idempotency::RequestHash,
-    pg::Subject,
+    wire::error::ServiceError,
 };
 
 use crate::plane::Plane;

@@ -9,11 +9,13 @@ use steward_proto::{
     custody::v1::custodian_service_server::CustodianServiceServer,
 };
 use svc_core::{
-    assertion::{METADATA_KEY, Verifier},
-    error::{self, ErrorKind},
+    data::pg::Subject,
     id::SessionId,
-    lifecycle::Lifecycle,
-    pg::Subject,
+    run::lifecycle::Lifecycle,
+    wire::{
+        assertion::{METADATA_KEY, Verifier},
+        error::{self, ErrorKind},
+    },
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;

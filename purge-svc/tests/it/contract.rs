@@ -10,9 +10,9 @@ use purge_svc::{
     domain::{custodian::Custodian, subject::Subject},
 };
 use svc_core::{
-    client::{Peer, PeerConfig},
-    lifecycle::Lifecycle,
-    pg,
+    data::pg,
+    run::lifecycle::Lifecycle,
+    wire::client::{Peer, PeerConfig},
 };
 
 use crate::plane::Keys;

@@ -14,8 +14,8 @@ use purge_svc::{
 };
 use svc_core::{
     custody::StepKind,
-    lifecycle::Lifecycle,
-    pg::{Pool, Subject},
+    data::pg::{Pool, Subject},
+    run::lifecycle::Lifecycle,
     testing::FaultProxy,
 };
 

@@ -13,14 +13,16 @@ use steward_proto::purge::v1::{
     purge_service_client::PurgeServiceClient,
 };
 use svc_core::{
-    assertion::{GATEWAY, trust_file},
-    client::{Caller, Peer, PeerConfig},
-    error::reason_of,
+    data::pg::Subject,
     id::{AccountId, SessionId},
-    lifecycle::{Lifecycle, Outcome},
-    pg::Subject,
-    principal::{Principal, PrincipalKind},
+    run::lifecycle::{Lifecycle, Outcome},
     testing::{TestDb, TestRedis, free_address},
+    wire::{
+        assertion::{GATEWAY, trust_file},
+        client::{Caller, Peer, PeerConfig},
+        error::reason_of,
+        principal::{Principal, PrincipalKind},
+    },
 };
 use tempfile::TempDir;
 use tonic::{Code, Request};
@@ -87,7 +89,7 @@ async fn start(triggers: &str) -> Running {
     let config_file = files.path().join("purge.toml");
     std::fs::write(&config_file, text).unwrap();
     let config = Config::load(Some(&config_file)).unwrap();
-    let metrics = svc_core::telemetry::init("purge-svc", &config.telemetry).unwrap().metrics();
+    let metrics = svc_core::run::telemetry::init("purge-svc", &config.telemetry).unwrap().metrics();
     purge_svc::start(config, lifecycle.clone(), metrics).await.unwrap();
     let config = PeerConfig { urls: vec![format!("http://{listen}")], timeout: Duration::from_secs(10) };
     let peer = Peer::lazy("purge-svc", &config, Arc::new(gateway.signer())).unwrap();

@@ -10,7 +10,7 @@ use purge_svc::{
     },
     error::Error,
 };
-use svc_core::{custody::StepKind, error::ServiceError, id::AccountId};
+use svc_core::{custody::StepKind, id::AccountId, wire::error::ServiceError};
 
 use crate::plane::Plane;
 

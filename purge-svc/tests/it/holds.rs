@@ -16,10 +16,12 @@ use purge_svc::{
 };
 use svc_core::{
     custody::StepKind,
-    error::ServiceError,
+    data::{
+        idempotency::RequestHash,
+        pg::{Subject, Tx},
+    },
     id::AccountId,
-    idempotency::RequestHash,
-    pg::{Subject, Tx},
+    wire::error::ServiceError,
 };
 use uuid::Uuid;
 

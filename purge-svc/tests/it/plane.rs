@@ -32,17 +32,23 @@ use purge_svc::{
     },
 };
 use svc_core::{
-    assertion::{self, Signer, TrustedKey, Verifier},
-    backoff::Backoff,
-    client::{Peer, PeerConfig},
-    clock::{Clock, MockClock, SharedClock, SystemClock},
     custody::StepKind,
+    data::{
+        idempotency::RequestHash,
+        pg::{Pool, Subject},
+        wake::Wake,
+    },
     id::{AccountId, PurgeId, SessionId},
-    idempotency::RequestHash,
-    lifecycle::Lifecycle,
-    pg::{Pool, Subject},
+    run::{
+        backoff::Backoff,
+        clock::{Clock, MockClock, SharedClock, SystemClock},
+        lifecycle::Lifecycle,
+    },
     testing::{TestDb, TestRedis},
-    wake::Wake,
+    wire::{
+        assertion::{self, Signer, TrustedKey, Verifier},
+        client::{Peer, PeerConfig},
+    },
 };
 
 use crate::chat::FakeSessions;
@@ -213,7 +219,7 @@ impl Plane {
 
     pub(crate) async fn claim_of(&self, triggers: &[Trigger]) -> Option<Claim> {
         let how = Claiming { owner: "test", ttl: Duration::from_secs(60), triggers, expired: true, limit: 1 };
-        let mut tx = svc_core::pg::Tx::system(&self.pool).await.unwrap();
+        let mut tx = svc_core::data::pg::Tx::system(&self.pool).await.unwrap();
         let claim = claims::claim(&mut tx, how, self.clock.now()).await.unwrap().pop();
         tx.commit().await.unwrap();
         claim

@@ -11,7 +11,7 @@ use purge_svc::{
 };
 use svc_core::{
     custody::data_map,
-    pg_enum::{self, PgEnum},
+    data::pg_enum::{self, PgEnum},
     testing::TestDb,
 };
 

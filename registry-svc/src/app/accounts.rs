@@ -1,12 +1,14 @@
 //! Accounts: created by operators, read by operators and by themselves.
 
 use svc_core::{
-    clock::SharedClock,
     custody,
+    data::pg::{Pool, Subject, Tx},
     id::AccountId,
-    page::{self, Page},
-    pg::{Pool, Subject, Tx},
-    principal::Principal,
+    run::clock::SharedClock,
+    wire::{
+        page::{self, Page},
+        principal::Principal,
+    },
 };
 
 use super::{

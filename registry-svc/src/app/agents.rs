@@ -5,12 +5,16 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use svc_core::{
-    audit::{self, Act, SubjectHash},
-    clock::SharedClock,
+    data::{
+        audit::{self, Act, SubjectHash},
+        pg::{Pool, Subject, Tx},
+    },
     id::{AccountId, AgentId, TokenId},
-    page::{self, Page},
-    pg::{Pool, Subject, Tx},
-    principal::Principal,
+    run::clock::SharedClock,
+    wire::{
+        page::{self, Page},
+        principal::Principal,
+    },
 };
 
 use super::{

@@ -12,13 +12,13 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use svc_core::{
-    clock::SharedClock,
     custody::{
         self, Answered, Step, StepKind,
         custodian::{self, Committed, Counts, Description, Frozen, Invariant, Object, Outcome, Verified},
     },
+    data::pg::{Pool, Subject, Tx},
     id::AgentId,
-    pg::{Pool, Subject, Tx},
+    run::clock::SharedClock,
 };
 use uuid::Uuid;
 

@@ -15,9 +15,9 @@ mod stamp;
 use std::{sync::Arc, time::Duration};
 
 use svc_core::{
-    clock::SharedClock,
+    data::pg::{self, Pool, Subject, Tx},
     id::{AccountId, AgentId},
-    pg::{self, Pool, Subject, Tx},
+    run::clock::SharedClock,
 };
 use tokio::sync::Semaphore;
 

@@ -2,9 +2,11 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 use svc_core::{
+    data::{
+        idempotency::{self, Begin, Key, RequestHash, Slot},
+        pg::Tx,
+    },
     id::AccountId,
-    idempotency::{self, Begin, Key, RequestHash, Slot},
-    pg::Tx,
 };
 
 use crate::error::Result;

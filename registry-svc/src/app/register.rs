@@ -7,12 +7,10 @@
 use std::time::Duration;
 
 use svc_core::{
-    clock::SharedClock,
-    error::Invalid,
+    data::pg::{Pool, Subject, Tx},
     id::AgentId,
-    outbound::Outbound,
-    pg::{Pool, Subject, Tx},
-    principal::Principal,
+    run::clock::SharedClock,
+    wire::{error::Invalid, outbound::Outbound, principal::Principal},
 };
 
 use super::{agents, heartbeat::Memory, tokens};

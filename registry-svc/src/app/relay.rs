@@ -16,12 +16,13 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use svc_core::{
-    clock::SharedClock,
-    deadline::Deadline,
+    data::pg::{Pool, Subject, Tx},
     id::{self, AccountId, AgentId},
-    pg::{Pool, Subject, Tx},
-    principal::{Principal, PrincipalKind},
-    telemetry,
+    run::{clock::SharedClock, telemetry},
+    wire::{
+        deadline::Deadline,
+        principal::{Principal, PrincipalKind},
+    },
 };
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;

@@ -11,12 +11,13 @@
 use std::{collections::HashMap, time::Duration};
 
 use svc_core::{
-    clock::SharedClock,
-    failpoint,
+    data::{
+        lease::Held,
+        pg::{self, Pool},
+        redis,
+    },
     id::AgentId,
-    lease::Held,
-    pg::{self, Pool},
-    redis,
+    run::{clock::SharedClock, failpoint},
 };
 
 use super::heartbeat::{Memory, Seeder};

@@ -7,14 +7,18 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use svc_core::{
-    audit::{self, Act, SubjectHash},
-    auth::{self, TokenResolver},
-    clock::SharedClock,
-    error::Invalid,
+    data::{
+        audit::{self, Act, SubjectHash},
+        pg::{Pool, Subject, Tx},
+    },
     id::{AccountId, TokenId},
-    page::{self, Page},
-    pg::{Pool, Subject, Tx},
-    principal::Principal,
+    run::clock::SharedClock,
+    wire::{
+        auth::{self, TokenResolver},
+        error::Invalid,
+        page::{self, Page},
+        principal::Principal,
+    },
 };
 
 use super::{
@@ -155,7 +159,7 @@ impl TokenResolver for Tokens {
         match self.authenticate(bearer).await {
             Ok(token) => Ok(token.principal()),
             Err(Error::TokenNotLive) => Err(auth::Error::Unauthenticated("token is not live")),
-            Err(error) => Err(auth::Error::Unavailable(svc_core::error::Chain(&error).to_string())),
+            Err(error) => Err(auth::Error::Unavailable(svc_core::wire::error::Chain(&error).to_string())),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use svc_core::{
-    backoff::Backoff,
     id::{AccountId, AgentId},
+    run::backoff::Backoff,
 };
 use uuid::Uuid;
 

@@ -1,6 +1,6 @@
 //! Names that people give to things.
 
-use svc_core::error::Invalid;
+use svc_core::wire::error::Invalid;
 
 /// Longest name, characters.
 pub const MAX_NAME: usize = 200;

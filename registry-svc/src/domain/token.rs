@@ -7,10 +7,12 @@ use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use svc_core::{
-    auth::TOKEN_PREFIX,
-    error::Invalid,
     id::{AccountId, AgentId, TokenId},
-    principal::{EVERY_SCOPE, Principal, PrincipalKind},
+    wire::{
+        auth::TOKEN_PREFIX,
+        error::Invalid,
+        principal::{EVERY_SCOPE, Principal, PrincipalKind},
+    },
 };
 
 /// Random bytes of a secret.

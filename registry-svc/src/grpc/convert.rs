@@ -9,9 +9,11 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use steward_proto::registry::v1 as proto;
 use svc_core::{
-    error::Invalid,
     id::AccountId,
-    page::{self, Page},
+    wire::{
+        error::Invalid,
+        page::{self, Page},
+    },
 };
 
 use crate::{

@@ -4,7 +4,10 @@ use std::{pin::Pin, time::Duration};
 
 use futures::{Stream, StreamExt};
 use steward_proto::registry::v1 as proto;
-use svc_core::{auth::Credential, error::to_status, id::AgentId, principal::Principal};
+use svc_core::{
+    id::AgentId,
+    wire::{auth::Credential, error::to_status, principal::Principal},
+};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};

@@ -4,7 +4,7 @@ use steward_proto::registry::v1::{
     self as proto,
     relay_service_server::{RelayService, RelayServiceServer},
 };
-use svc_core::{deadline::Deadline, id};
+use svc_core::{id, wire::deadline::Deadline};
 use tonic::{Request, Response, Status};
 
 use super::{caller, convert, status};

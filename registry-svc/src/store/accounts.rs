@@ -1,7 +1,7 @@
 //! Accounts.
 
 use sqlx::PgConnection;
-use svc_core::{id::AccountId, pg};
+use svc_core::{data::pg, id::AccountId};
 
 use crate::domain::account::Account;
 

@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
 use svc_core::{
+    data::pg::{self, ensure_affected},
     id::{AccountId, AgentId},
-    pg::{self, ensure_affected},
 };
 
 use crate::domain::{

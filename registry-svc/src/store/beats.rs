@@ -8,8 +8,8 @@ use std::{sync::LazyLock, time::Duration};
 use redis::{Script, ScriptInvocation};
 use svc_core::{
     custody::data_map::Class,
+    data::redis::{Error, KeyFamily, Redis},
     id::AgentId,
-    redis::{Error, KeyFamily, Redis},
 };
 
 use crate::domain::beat::Snapshot;

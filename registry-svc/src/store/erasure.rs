@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{
+    data::pg,
     id::{AccountId, AgentId},
-    pg,
 };
 use uuid::Uuid;
 

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 use svc_core::{
+    data::{
+        lease::{ItemLease, item},
+        pg::{self, ensure_affected},
+    },
     id::{AccountId, AgentId},
     item_lease,
-    lease::{ItemLease, item},
-    pg::{self, ensure_affected},
 };
 use uuid::Uuid;
 

@@ -6,8 +6,8 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{
+    data::pg,
     id::{AccountId, AgentId},
-    pg,
 };
 use uuid::Uuid;
 

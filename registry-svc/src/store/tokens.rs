@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{
+    data::pg::{self, ensure_affected},
     id::{AccountId, AgentId, TokenId},
-    pg::{self, ensure_affected},
 };
 
 use crate::domain::token::{Owner, Scopes, SecretHash, Token, TokenKind};

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use svc_core::{
-    lease::Singleton,
-    lifecycle::{Lifecycle, LoopResult},
+    data::lease::Singleton,
+    run::lifecycle::{Lifecycle, LoopResult},
 };
 use tokio::time::Instant;
 

@@ -8,10 +8,12 @@
 use std::{sync::Arc, time::Duration};
 
 use svc_core::{
-    error::Chain,
-    lease::Scanner,
-    lifecycle::{Beat, Lifecycle, LoopResult},
-    pg::{Pool, Tx},
+    data::{
+        lease::Scanner,
+        pg::{Pool, Tx},
+    },
+    run::lifecycle::{Beat, Lifecycle, LoopResult},
+    wire::error::Chain,
 };
 use tokio::{
     sync::{Notify, Semaphore},
@@ -122,7 +124,7 @@ impl Dispatcher {
     }
 
     /// Takes up to `free` lanes and starts on them.
-    async fn take(&self, scanner: &mut Scanner, free: usize) -> Result<usize, svc_core::pg::Error> {
+    async fn take(&self, scanner: &mut Scanner, free: usize) -> Result<usize, svc_core::data::pg::Error> {
         let lapsed = scanner.may_take(Instant::now());
         let bounds = Bounds {
             limit: i64::try_from(free).unwrap_or(i64::MAX),

@@ -4,10 +4,14 @@
 use std::time::Duration;
 
 use svc_core::{
-    clock::SharedClock,
-    idempotency,
-    lifecycle::{Lifecycle, LoopResult},
-    pg::{self, Pool},
+    data::{
+        idempotency,
+        pg::{self, Pool},
+    },
+    run::{
+        clock::SharedClock,
+        lifecycle::{Lifecycle, LoopResult},
+    },
 };
 
 use crate::{config::RetentionConfig, store};

@@ -11,7 +11,10 @@ use steward_proto::{
         account_service_client::AccountServiceClient, auth_service_client::AuthServiceClient,
     },
 };
-use svc_core::{error::reason_of, id::AccountId, principal::Principal};
+use svc_core::{
+    id::AccountId,
+    wire::{error::reason_of, principal::Principal},
+};
 use tonic::{Code, Status};
 
 use crate::plane::{Bearing, Plane, keyed};

@@ -5,7 +5,7 @@ use steward_proto::registry::v1::{
     ListAgentsRequest, PauseAgentRequest, RegisterAgentRequest, RegisterAgentResponse, RemoveAgentRequest,
     ResumeAgentRequest, WhoAmIRequest, agent_service_client::AgentServiceClient,
 };
-use svc_core::outbound::Mode;
+use svc_core::wire::outbound::Mode;
 use tonic::{Code, Status};
 
 use crate::{

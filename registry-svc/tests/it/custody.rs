@@ -18,12 +18,11 @@ use steward_proto::{
     registry::v1::{Beat, CreateTokenRequest, HeartbeatRequest, WhoAmIRequest},
 };
 use svc_core::{
-    client::Peer,
-    clock::{Clock, SystemClock},
     custody,
+    data::pg::{self, Tx},
     id::{AccountId, PurgeId, SessionId},
-    pg::{self, Tx},
-    principal::Principal,
+    run::clock::{Clock, SystemClock},
+    wire::{client::Peer, principal::Principal},
 };
 use tonic::Code;
 use uuid::Uuid;

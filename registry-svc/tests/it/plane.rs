@@ -11,13 +11,17 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use registry_svc::{Config, MIGRATOR, operator::Operator};
 use secrecy::ExposeSecret;
 use svc_core::{
-    assertion::{self, GATEWAY, Signer, TrustedKey},
-    client::{Peer, PeerConfig},
-    clock::SystemClock,
-    lifecycle::{Lifecycle, Outcome},
-    outbound::Mode,
-    telemetry::Metrics,
+    run::{
+        clock::SystemClock,
+        lifecycle::{Lifecycle, Outcome},
+        telemetry::Metrics,
+    },
     testing::{TestDb, TestRedis, free_address},
+    wire::{
+        assertion::{self, GATEWAY, Signer, TrustedKey},
+        client::{Peer, PeerConfig},
+        outbound::Mode,
+    },
 };
 use tonic::{
     Request, Status,
@@ -256,7 +260,7 @@ fn metrics() -> Metrics {
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), "pg.url = ''\nredis.url = ''\n").unwrap();
             let config = Config::load(Some(file.path())).unwrap();
-            svc_core::telemetry::init("registry-svc", &config.telemetry).unwrap().metrics()
+            svc_core::run::telemetry::init("registry-svc", &config.telemetry).unwrap().metrics()
         })
         .clone()
 }

@@ -6,7 +6,7 @@ use registry_svc::{
 };
 use svc_core::{
     custody::data_map,
-    pg_enum::{self, PgEnum},
+    data::pg_enum::{self, PgEnum},
     testing::TestDb,
 };
 

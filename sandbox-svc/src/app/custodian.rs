@@ -17,15 +17,17 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use svc_core::{
-    audit::{self, Act, SubjectHash},
     custody::{
         self, Answered, Step, StepKind,
         custodian::{
             self, Committed, Counts, Description, Frozen, Invariant, Object, Outcome, PURGE, Verified,
         },
     },
+    data::{
+        audit::{self, Act, SubjectHash},
+        pg::{Pool, Subject, Tx},
+    },
     id::new_id,
-    pg::{Pool, Subject, Tx},
 };
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -278,7 +280,7 @@ impl Custodian {
         for sandbox in sandboxes.iter().filter(|sandbox| sandbox.engine == served.info.id) {
             let removed = removal::remove(&self.ctx, served, sandbox.id, sandbox.epoch, &self.owner).await;
             if let Err(error) = removed {
-                tracing::warn!(sandbox.id = %sandbox.id, error = %svc_core::error::Chain(&error), "sandbox not erased yet");
+                tracing::warn!(sandbox.id = %sandbox.id, error = %svc_core::wire::error::Chain(&error), "sandbox not erased yet");
                 hindrance = Some(Hindrance::EngineUnavailable);
             }
         }

@@ -10,9 +10,9 @@ use std::{sync::Arc, time::Duration};
 
 use steward_proto::guest::v1::{self as wire, RecordState};
 use svc_core::{
-    failpoint,
+    data::pg::Tx,
     id::{AccountId, SandboxId},
-    pg::Tx,
+    run::failpoint,
 };
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;

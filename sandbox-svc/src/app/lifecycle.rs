@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use svc_core::{
-    audit::{self, Act, SubjectHash},
+    data::{
+        audit::{self, Act, SubjectHash},
+        pg::Tx,
+    },
     id::{AccountId, SandboxId, SessionId},
-    page::{self, Page},
-    pg::Tx,
+    wire::page::{self, Page},
 };
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;

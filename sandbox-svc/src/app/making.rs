@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use svc_core::{
-    backoff::Backoff,
-    failpoint,
-    lease::{ItemLease, item},
-    pg::{self, Tx},
-    telemetry,
+    data::{
+        lease::{ItemLease, item},
+        pg::{self, Tx},
+    },
+    run::{backoff::Backoff, failpoint, telemetry},
 };
 use tokio::time::{Instant, sleep};
 use tracing::Instrument;

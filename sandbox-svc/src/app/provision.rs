@@ -2,9 +2,9 @@
 
 use svc_core::{
     custody,
+    data::pg::{self, Tx},
     id::{AccountId, SandboxId, SessionId},
-    pg::{self, Tx},
-    telemetry,
+    run::telemetry,
 };
 
 use super::{

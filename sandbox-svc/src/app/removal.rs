@@ -4,7 +4,11 @@
 //! removed by its full id and only if its labels say that it is this sandbox's; what else has its name is not ours
 //! to touch. An engine that does not answer changes nothing.
 
-use svc_core::{failpoint, id::SandboxId, lease::item, pg::Tx};
+use svc_core::{
+    data::{lease::item, pg::Tx},
+    id::SandboxId,
+    run::failpoint,
+};
 
 use super::{Context, Served};
 use crate::{

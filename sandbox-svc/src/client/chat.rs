@@ -2,9 +2,11 @@
 
 use steward_proto::chat::v1::{GetSessionRequest, chat_service_client::ChatServiceClient};
 use svc_core::{
-    client::{CallError, Peer},
-    error::{ErrorKind, ServiceError},
     id::{AccountId, SessionId},
+    wire::{
+        client::{CallError, Peer},
+        error::{ErrorKind, ServiceError},
+    },
 };
 
 /// Asks chat-svc about sessions.

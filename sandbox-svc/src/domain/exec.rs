@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use svc_core::{error::Invalid, idempotency};
+use svc_core::{data::idempotency, wire::error::Invalid};
 
 /// Most bytes of standard input, of a file, and kept of each output stream.
 pub const CONTENT_BYTES: usize = 1 << 20;

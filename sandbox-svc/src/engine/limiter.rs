@@ -14,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use serde::Deserialize;
-use svc_core::{
+use svc_core::run::{
     breaker::{Breaker, BreakerPolicy, Verdict},
     clock::SharedClock,
 };
@@ -201,7 +201,7 @@ impl ContainerEngine for Limited {
 mod tests {
     use std::sync::Arc;
 
-    use svc_core::clock::{MockClock, SystemClock};
+    use svc_core::run::clock::{MockClock, SystemClock};
 
     use super::*;
     use crate::engine::fake::{FakeEngine, Fault, Verb};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use steward_proto::sandbox::v1 as proto;
-use svc_core::{error::Invalid, page};
+use svc_core::wire::{error::Invalid, page};
 
 use crate::{
     app::{

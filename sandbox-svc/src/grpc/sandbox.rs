@@ -5,11 +5,9 @@ use steward_proto::sandbox::v1::{
     sandbox_service_server::{SandboxService, SandboxServiceServer},
 };
 use svc_core::{
-    audit::principal_id,
-    error::to_status,
+    data::{audit::principal_id, idempotency},
     id::{AccountId, SandboxId, SessionId},
-    idempotency,
-    principal::PrincipalKind,
+    wire::{error::to_status, principal::PrincipalKind},
 };
 use tonic::{Request, Response, Status};
 

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use svc_core::pg;
+use svc_core::data::pg;
 
 use crate::engine::EngineInfo;
 

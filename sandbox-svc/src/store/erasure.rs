@@ -4,8 +4,8 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{
+    data::pg,
     id::{AccountId, SandboxId, SessionId},
-    pg,
 };
 use uuid::Uuid;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use svc_core::{id::SandboxId, pg};
+use svc_core::{data::pg, id::SandboxId};
 
 use crate::domain::{
     exec::{ExecState, Outcome, Record},

@@ -1,7 +1,7 @@
 //! Sandboxes that wait for their engine: to be made, or to be removed.
 
 use sqlx::PgConnection;
-use svc_core::{id::SandboxId, pg};
+use svc_core::{data::pg, id::SandboxId};
 
 use crate::domain::sandbox::{Sandbox, State};
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{
+    data::pg::{self, ensure_affected},
     id::{AccountId, SandboxId, SessionId},
-    pg::{self, ensure_affected},
 };
 use uuid::Uuid;
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use svc_core::pg::{self, ensure_affected};
+use svc_core::data::pg::{self, ensure_affected};
 use uuid::Uuid;
 
 use crate::domain::{VolumeId, sandbox::Owner};

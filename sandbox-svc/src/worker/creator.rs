@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use svc_core::lease::Scanner;
+use svc_core::data::lease::Scanner;
 use tokio::{
     sync::{Notify, Semaphore},
     time::Instant,
@@ -45,7 +45,7 @@ pub fn start(ctx: &Shared, host: &HostLevel, owner: &str) {
                 match creator.round(&scanner).await {
                     Ok(()) => scanner.reached(Instant::now()),
                     Err(error) => {
-                        tracing::warn!(error = %svc_core::error::Chain(&error), "creator round failed")
+                        tracing::warn!(error = %svc_core::wire::error::Chain(&error), "creator round failed")
                     }
                 }
                 beat.tick();
@@ -106,7 +106,7 @@ impl Creator {
                 Err(error) => Err(error),
             };
             if let Err(error) = made {
-                tracing::warn!(sandbox.id = %id, error = %svc_core::error::Chain(&error), "sandbox not made");
+                tracing::warn!(sandbox.id = %id, error = %svc_core::wire::error::Chain(&error), "sandbox not made");
             }
             drop(place);
             freed.notify_one();

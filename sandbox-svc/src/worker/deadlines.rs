@@ -3,7 +3,7 @@
 //! Candidates: rows that are `requested`, `creating` or `running` past their deadline, which is read again under the
 //! row's lock. A removal that is overdue has nowhere to go; it is told.
 
-use svc_core::pg::Tx;
+use svc_core::data::pg::Tx;
 
 use crate::{
     app::{Shared, lifecycle::end, making::WORKER},

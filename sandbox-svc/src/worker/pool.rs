@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use svc_core::{lease::Singleton, pg::Tx};
+use svc_core::data::{lease::Singleton, pg::Tx};
 use tokio::sync::Mutex;
 
 use super::{Kept, host::HostLevel};

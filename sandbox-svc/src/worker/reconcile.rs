@@ -16,11 +16,13 @@
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use svc_core::{
-    error::Chain,
-    failpoint,
+    data::{
+        lease::{Held, Singleton},
+        pg,
+    },
     id::SandboxId,
-    lease::{Held, Singleton},
-    pg,
+    run::failpoint,
+    wire::error::Chain,
 };
 use tokio::sync::Mutex;
 use uuid::Uuid;

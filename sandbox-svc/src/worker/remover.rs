@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use svc_core::lease::Scanner;
+use svc_core::data::lease::Scanner;
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::patience;
@@ -36,7 +36,7 @@ pub fn start(ctx: &Shared, owner: &str) {
                 match round(&ctx, &owner, &scanner, &places).await {
                     Ok(()) => scanner.reached(Instant::now()),
                     Err(error) => {
-                        tracing::warn!(error = %svc_core::error::Chain(&error), "remover round failed")
+                        tracing::warn!(error = %svc_core::wire::error::Chain(&error), "remover round failed")
                     }
                 }
                 beat.tick();
@@ -65,7 +65,7 @@ async fn round(ctx: &Shared, owner: &str, scanner: &Scanner, places: &Arc<Semaph
                 Err(error) => Err(error),
             };
             if let Err(error) = removed {
-                tracing::warn!(sandbox.id = %id, error = %svc_core::error::Chain(&error), "sandbox not removed yet");
+                tracing::warn!(sandbox.id = %id, error = %svc_core::wire::error::Chain(&error), "sandbox not removed yet");
             }
             drop(place);
         }));

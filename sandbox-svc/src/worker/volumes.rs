@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use svc_core::{
+use svc_core::data::{
     audit::{self, Act, SubjectHash},
     lease::Singleton,
 };

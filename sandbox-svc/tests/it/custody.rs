@@ -22,18 +22,20 @@ use sandbox_svc::{
 };
 use steward_proto::custody::v1::custodian_service_server::CustodianServiceServer;
 use svc_core::{
-    assertion::{self, Signer},
-    client::{Peer, PeerConfig},
-    clock::SystemClock,
     custody::{
         Step, StepKind,
         custodian::{Custodian as _, Done, Erased, Outcome, answer, subjects},
         server::CustodianHandler,
     },
-    error::ServiceError,
+    data::pg::Subject,
     id::{PurgeId, SessionId},
-    pg::Subject,
-    principal::Principal,
+    run::clock::SystemClock,
+    wire::{
+        assertion::{self, Signer},
+        client::{Peer, PeerConfig},
+        error::ServiceError,
+        principal::Principal,
+    },
 };
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;

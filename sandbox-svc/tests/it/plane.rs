@@ -24,14 +24,14 @@ use sandbox_svc::{
 };
 use steward_guest::{Config as GuestConfig, Limits, files::Roots};
 use svc_core::{
-    breaker::BreakerPolicy,
-    clock::{Clock, MockClock, SystemClock},
+    data::{lease::Singleton, pg::Tx, wake::Wake},
     id::{AccountId, SandboxId, SessionId},
-    lease::Singleton,
-    lifecycle::Lifecycle,
-    pg::Tx,
+    run::{
+        breaker::BreakerPolicy,
+        clock::{Clock, MockClock, SystemClock},
+        lifecycle::Lifecycle,
+    },
     testing::{TestDb, TestRedis},
-    wake::Wake,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 

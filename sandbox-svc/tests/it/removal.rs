@@ -9,7 +9,7 @@ use sandbox_svc::{
     store,
     worker::{deadlines, volumes},
 };
-use svc_core::{id::SandboxId, pg::Tx};
+use svc_core::{data::pg::Tx, id::SandboxId};
 
 use crate::plane::Plane;
 

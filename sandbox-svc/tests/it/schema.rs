@@ -11,7 +11,7 @@ use sandbox_svc::{
 };
 use svc_core::{
     custody::data_map,
-    pg_enum::{PgEnum, labels},
+    data::pg_enum::{PgEnum, labels},
     testing::TestDb,
 };
 

@@ -5,8 +5,8 @@ use sqlx::PgConnection;
 
 use super::{Begin, Error, Step, StepKind, StepTx, begin};
 use crate::{
+    data::pg::{self, Pool},
     id::PurgeId,
-    pg::{self, Pool},
 };
 
 /// What [`begin_as`] says.

@@ -5,10 +5,14 @@ use uuid::Uuid;
 
 use super::{Answered, Error, Step, StepTx, begin_as, list};
 use crate::{
-    audit::{self, Act, SubjectHash},
-    error::ServiceError,
-    page::{self, Page},
-    pg::{self, Pool, Subject, SubjectKind},
+    data::{
+        audit::{self, Act, SubjectHash},
+        pg::{self, Pool, Subject, SubjectKind},
+    },
+    wire::{
+        error::ServiceError,
+        page::{self, Page},
+    },
 };
 
 /// Listing of [`subjects`].
@@ -205,8 +209,8 @@ pub async fn subjects(
 /// The subject after which the page of a token begins.
 ///
 /// # Errors
-/// [`crate::error::Invalid`] if it is no token of this listing.
-pub fn after(token: &str) -> Result<Option<(SubjectKind, Uuid)>, crate::error::Invalid> {
+/// [`crate::wire::error::Invalid`] if it is no token of this listing.
+pub fn after(token: &str) -> Result<Option<(SubjectKind, Uuid)>, crate::wire::error::Invalid> {
     let cursor = page::cursor::<(bool, Uuid)>(SUBJECTS, token)?;
     Ok(cursor.map(|(session, id)| (if session { SubjectKind::Session } else { SubjectKind::Account }, id)))
 }

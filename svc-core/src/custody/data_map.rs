@@ -1,11 +1,11 @@
 //! The schema as the map of its data: what an erasure does to each table and column, read from its comment.
 //!
 //! A comment reads `custody=<class>; <text>`. Every service tests that its live schema has no place without one
-//! ([`unannotated`]); Redis key families carry theirs in code ([`crate::redis::KeyFamily`]).
+//! ([`unannotated`]); Redis key families carry theirs in code ([`crate::data::redis::KeyFamily`]).
 
 use sqlx::PgConnection;
 
-use crate::pg;
+use crate::data::pg;
 
 /// What an erasure does to a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,6 +1,6 @@
 //! The state machine of a subject's custody, pure.
 
-use crate::{id::PurgeId, pg::Subject};
+use crate::{data::pg::Subject, id::PurgeId};
 
 /// Whether a subject may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type)]

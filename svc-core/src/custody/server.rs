@@ -14,7 +14,7 @@ use super::{
     custodian::{Counts, Custodian, Done, Object, Outcome, after, answer, subjects},
     wire,
 };
-use crate::{
+use crate::wire::{
     error::{ServiceError, to_status},
     page,
 };

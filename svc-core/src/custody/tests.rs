@@ -24,7 +24,7 @@ impl Fixture {
     /// A service that knows one session of one account.
     async fn new() -> Self {
         let db = TestDb::new(&[("chat", &Migrator::DEFAULT)]).await;
-        let config = crate::pg::PgConfig { max_connections: 12, ..db.config("chat") };
+        let config = crate::data::pg::PgConfig { max_connections: 12, ..db.config("chat") };
         let pool = Pool::lazy(&config).unwrap();
         let account = AccountId::new();
         let session = Subject::Session { account, session: SessionId::new() };
@@ -136,7 +136,7 @@ async fn the_freeze_of_an_account_stops_the_writers_of_its_sessions() {
 #[tokio::test]
 async fn a_freeze_that_cannot_get_in_says_come_again_and_keeps_the_door_shut() {
     let at = Fixture::new().await;
-    let config = crate::pg::PgConfig { lock_timeout: SOON, ..at.db.config("chat") };
+    let config = crate::data::pg::PgConfig { lock_timeout: SOON, ..at.db.config("chat") };
     let impatient = Pool::lazy(&config).unwrap();
     let writer = Tx::for_subject(&at.pool, at.session).await.unwrap();
     let freeze = step(at.session, PurgeId::new(), 1, StepKind::Freeze);

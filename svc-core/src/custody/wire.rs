@@ -5,10 +5,12 @@ use tonic::{Request, Status};
 
 use super::{Step, StepKind};
 use crate::{
-    error::{ErrorKind, Invalid, status, to_status},
+    data::pg::Subject,
     id::{AccountId, PurgeId, SessionId, parse_id},
-    pg::Subject,
-    principal::{self, PrincipalKind},
+    wire::{
+        error::{ErrorKind, Invalid, status, to_status},
+        principal::{self, PrincipalKind},
+    },
 };
 
 /// The only service that asks anything of a custodian.
@@ -68,7 +70,7 @@ impl From<Subject> for proto::Subject {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::principal::Principal;
+    use crate::wire::principal::Principal;
 
     fn asked(subject: Subject) -> proto::Step {
         proto::Step { purge_id: PurgeId::new().to_string(), epoch: 3, subject: Some(subject.into()) }

@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::server_url;
-use crate::redis::{Redis, RedisConfig};
+use crate::data::redis::{Redis, RedisConfig};
 
 /// Variable with the URL of the server that tests use: `steward stack exec` sets it.
 const SERVER: &str = "STEWARD_REDIS_URL";
@@ -60,7 +60,7 @@ impl TestRedis {
         Redis::lazy(&self.config_through(address)).expect("made here")
     }
 
-    /// Processes that listen to a topic of [`Wake`](crate::wake::Wake).
+    /// Processes that listen to a topic of [`Wake`](crate::data::wake::Wake).
     ///
     /// # Panics
     /// If the server does not answer.

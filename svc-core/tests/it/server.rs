@@ -9,18 +9,22 @@ use steward_proto::registry::v1::{
     auth_service_server::{AuthService, AuthServiceServer},
 };
 use svc_core::{
-    assertion::{self, Signer, TrustedKey, Verifier},
-    auth::{Authenticator, Credential, Error as AuthError, Methods, TokenResolver},
-    client::{CallError, Peer, PeerConfig},
-    clock::SystemClock,
-    deadline::Deadline,
-    error::{ErrorKind, ServiceError, reason_of},
     id::AccountId,
-    lifecycle::{Lifecycle, Outcome},
-    principal::{self, Principal},
-    server::{Bound, Server, ServerConfig},
-    telemetry::{LogFormat, TelemetryConfig},
+    run::{
+        clock::SystemClock,
+        lifecycle::{Lifecycle, Outcome},
+        telemetry::{LogFormat, TelemetryConfig},
+    },
     testing::free_address,
+    wire::{
+        assertion::{self, Signer, TrustedKey, Verifier},
+        auth::{Authenticator, Credential, Error as AuthError, Methods, TokenResolver},
+        client::{CallError, Peer, PeerConfig},
+        deadline::Deadline,
+        error::{ErrorKind, ServiceError, reason_of},
+        principal::{self, Principal},
+        server::{Bound, Server, ServerConfig},
+    },
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -37,7 +41,7 @@ impl AuthService for Echo {
         &self,
         request: Request<AuthenticateRequest>,
     ) -> Result<Response<AuthenticateResponse>, Status> {
-        let who = principal::of(&request).map_err(|refused| svc_core::error::to_status(&refused))?;
+        let who = principal::of(&request).map_err(|refused| svc_core::wire::error::to_status(&refused))?;
         assert!(
             request.extensions().get::<Deadline>().is_some()
                 && request.extensions().get::<Credential>().is_some()
@@ -101,7 +105,7 @@ async fn plane_with(more: impl AsyncFnOnce(SocketAddr) -> Vec<SocketAddr>) -> Pl
         sample_ratio: 1.0,
         metrics_period: Duration::from_secs(60),
     };
-    let metrics = svc_core::telemetry::init("registry-svc", &telemetry).unwrap().metrics();
+    let metrics = svc_core::run::telemetry::init("registry-svc", &telemetry).unwrap().metrics();
     Server::new("registry-svc", config, Authenticator::new(methods, verifier, Arc::new(NoTokens)))
         .service(AuthServiceServer::new(Echo))
         .start(bound, metrics, &lifecycle)

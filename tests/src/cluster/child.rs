@@ -89,7 +89,7 @@ impl Child {
         self.running.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some())
     }
 
-    /// Arms fail points (`svc_core::failpoint`) for its next run; the runs after have none.
+    /// Arms fail points (`svc_core::run::failpoint`) for its next run; the runs after have none.
     pub fn arm(&mut self, failpoints: &str) {
         self.armed = Some(failpoints.to_owned());
     }

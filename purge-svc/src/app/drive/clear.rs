@@ -1,6 +1,6 @@
 //! `inventoried → erasing`: the point of no return, one transaction without any call.
 
-use svc_core::pg::Tx;
+use svc_core::data::pg::Tx;
 
 use super::{Driver, Stop};
 use crate::{

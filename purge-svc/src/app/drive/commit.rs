@@ -1,6 +1,9 @@
 //! `verified → committed`: owners let the subject's head go, the one that holds it last; then the receipt.
 
-use svc_core::{failpoint, idempotency, pg::Tx};
+use svc_core::{
+    data::{idempotency, pg::Tx},
+    run::failpoint,
+};
 
 use super::{Driver, Stop, answered, call};
 use crate::{

@@ -1,7 +1,7 @@
 //! `erasing → erased`: every owner deletes until it is through, in as many calls as it takes.
 
 use futures::future::join_all;
-use svc_core::{failpoint, id::new_id, pg::Tx};
+use svc_core::{data::pg::Tx, id::new_id, run::failpoint};
 
 use super::{Driver, Stop, answered, call};
 use crate::{

@@ -1,7 +1,7 @@
 //! `pending → frozen`: every owner stops its writers. And back: every owner lets them go on.
 
 use futures::{FutureExt, future::join_all};
-use svc_core::pg::Tx;
+use svc_core::data::pg::Tx;
 use tracing::Instrument;
 
 use super::{Driver, Stop};

@@ -2,7 +2,7 @@
 //! anything is deleted. An id that only its owner knew would be lost with the owner's row.
 
 use futures::future::join_all;
-use svc_core::failpoint;
+use svc_core::run::failpoint;
 
 use super::{Driver, Stop, answered, call};
 use crate::{

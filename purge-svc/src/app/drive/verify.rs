@@ -1,7 +1,7 @@
 //! `erased → verified`: every owner reads back, apart from what it said when it deleted.
 
 use futures::future::join_all;
-use svc_core::{failpoint, pg::Tx};
+use svc_core::{data::pg::Tx, run::failpoint};
 
 use super::{Driver, Stop, answered, call};
 use crate::{

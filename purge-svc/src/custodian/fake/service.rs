@@ -10,10 +10,10 @@ use steward_proto::custody::v1::{
 };
 use svc_core::{
     custody::{Step, StepKind},
-    error::{self, ErrorKind},
+    data::pg::Subject,
     id::{AccountId, PurgeId, SessionId},
-    lifecycle::Lifecycle,
-    pg::Subject,
+    run::lifecycle::Lifecycle,
+    wire::error::{self, ErrorKind},
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;

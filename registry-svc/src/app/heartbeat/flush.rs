@@ -9,8 +9,8 @@ use std::{
 };
 
 use svc_core::{
+    data::pg::{Pool, Tx},
     id::AgentId,
-    pg::{Pool, Tx},
 };
 
 use super::Memory;

@@ -2,7 +2,7 @@
 //! away. Postgres is right where they differ; what is wrong here is found when beats are written down.
 
 use moka::sync::Cache;
-use svc_core::{error::Chain, id::AgentId};
+use svc_core::{id::AgentId, wire::error::Chain};
 
 use crate::{
     domain::{agent::Agent, beat::Snapshot, status::Status},

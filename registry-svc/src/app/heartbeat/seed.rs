@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use svc_core::{pg::Pool, redis};
+use svc_core::data::{pg::Pool, redis};
 use tokio::sync::Mutex;
 
 use crate::{
@@ -27,8 +27,8 @@ pub enum SeedError {
     Redis(#[from] redis::Error),
 }
 
-impl From<svc_core::pg::Error> for SeedError {
-    fn from(error: svc_core::pg::Error) -> Self {
+impl From<svc_core::data::pg::Error> for SeedError {
+    fn from(error: svc_core::data::pg::Error) -> Self {
         Self::Pg(error.into())
     }
 }

@@ -11,12 +11,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
 use svc_core::{
-    clock::SharedClock,
-    error::Chain,
-    failpoint,
-    outbound::{self, Outbound, Target},
-    pg::{self, Pool, Subject, Tx},
-    telemetry,
+    data::pg::{self, Pool, Subject, Tx},
+    run::{clock::SharedClock, failpoint, telemetry},
+    wire::{
+        error::Chain,
+        outbound::{self, Outbound, Target},
+    },
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

@@ -1,7 +1,7 @@
 //! Agents.
 
 use steward_proto::registry::v1 as proto;
-use svc_core::error::Invalid;
+use svc_core::wire::error::Invalid;
 
 use super::{super::json, duration, timestamp};
 use crate::{

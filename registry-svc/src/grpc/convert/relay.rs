@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 use steward_proto::registry::v1 as proto;
-use svc_core::{deadline::Deadline, error::Invalid, id::AgentId};
+use svc_core::{
+    id::AgentId,
+    wire::{deadline::Deadline, error::Invalid},
+};
 
 use super::timestamp;
 use crate::{

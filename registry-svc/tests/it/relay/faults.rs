@@ -3,7 +3,7 @@
 use std::{os::unix::process::ExitStatusExt, process::Stdio};
 
 use steward_proto::registry::v1::PauseAgentRequest;
-use svc_core::{failpoint, testing::FaultProxy};
+use svc_core::{run::failpoint, testing::FaultProxy};
 use tokio::process::Command;
 
 use super::*;

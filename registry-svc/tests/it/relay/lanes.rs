@@ -1,7 +1,7 @@
 //! Lanes: what is sent in one conversation keeps its order, and no conversation waits for another.
 
 use steward_proto::registry::v1::{PauseAgentRequest, ResumeAgentRequest};
-use svc_core::error::retry_after_of;
+use svc_core::wire::error::retry_after_of;
 
 use super::*;
 

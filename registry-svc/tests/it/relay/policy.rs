@@ -1,6 +1,6 @@
 //! Agents say where they are called; the relay decides whether it goes there.
 
-use svc_core::outbound::Mode;
+use svc_core::wire::outbound::Mode;
 
 use super::*;
 

@@ -1,0 +1,219 @@
+//! Leases on rows.
+//!
+//! The row has three columns: `lease_owner text`, `lease_until timestamptz`, `epoch bigint NOT NULL DEFAULT 0`.
+//! [`item_lease!`](crate::item_lease) names the table; the statements are put together when the crate is built,
+//! from literals, so there is nothing that could be injected. A store that takes a row together with a change of
+//! its status writes its own statement in the same form:
+//!
+//! ```sql
+//! UPDATE turns
+//! SET epoch = epoch + 1, lease_owner = $3, lease_until = now() + make_interval(secs => $4), status = 'running'
+//! WHERE turn_id = $1 AND epoch = $2                       -- as it was seen: nobody was faster
+//!   AND (lease_until IS NULL OR lease_until < now())      -- its holder had its time
+//! ```
+//!
+//! and every write under the lease carries `AND epoch = $mine` in the same row, or holds the row with
+//! [`hold`] where it writes to others. A holder whose lease ran out but was not taken goes on and renews it.
+
+use std::{borrow::Cow, time::Duration};
+
+use sqlx::PgConnection;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::data::pg;
+
+/// A table whose rows are leased. Made by [`item_lease!`](crate::item_lease).
+pub trait ItemLeases {
+    /// Its name, for errors.
+    const NAME: &'static str;
+    /// Takes a row: id, epoch as seen, owner, seconds.
+    const TAKE: &'static str;
+    /// Prolongs: id, epoch, owner, seconds.
+    const RENEW: &'static str;
+    /// Gives back: id, epoch, owner.
+    const RELEASE: &'static str;
+    /// Locks the row against a taking: id, epoch.
+    const HOLD: &'static str;
+}
+
+/// Declares a type that stands for the leases of a table:
+/// `item_lease! { /// Turns being run. pub struct TurnLeases: "turns", "turn_id" }`.
+#[macro_export]
+macro_rules! item_lease {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident: $table:literal, $key:literal) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy)]
+        $vis struct $name;
+
+        impl $crate::data::lease::ItemLeases for $name {
+            const NAME: &'static str = $table;
+            const TAKE: &'static str = concat!(
+                "UPDATE ", $table, " SET epoch = epoch + 1, lease_owner = $3, ",
+                "lease_until = now() + make_interval(secs => $4) ",
+                "WHERE ", $key, " = $1 AND epoch = $2 AND (lease_until IS NULL OR lease_until < now()) ",
+                "RETURNING epoch",
+            );
+            const RENEW: &'static str = concat!(
+                "UPDATE ", $table, " SET lease_until = now() + make_interval(secs => $4) ",
+                "WHERE ", $key, " = $1 AND epoch = $2 AND lease_owner = $3",
+            );
+            const RELEASE: &'static str = concat!(
+                "UPDATE ", $table, " SET lease_owner = NULL, lease_until = NULL ",
+                "WHERE ", $key, " = $1 AND epoch = $2 AND lease_owner = $3",
+            );
+            const HOLD: &'static str =
+                concat!("SELECT 1 FROM ", $table, " WHERE ", $key, " = $1 AND epoch = $2 FOR SHARE");
+        }
+    };
+}
+
+/// A lease that was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ItemLease {
+    /// Key of the row.
+    pub id: Uuid,
+    /// Epoch of this holding; only a taking makes it grow.
+    pub epoch: i64,
+    /// Who holds it.
+    pub owner: String,
+}
+
+/// Takes the row if nobody did since its epoch was `seen` and its lease, if any, ran out.
+///
+/// # Errors
+/// [`pg::Error`] if it was not decided.
+pub async fn take<L: ItemLeases>(
+    connection: &mut PgConnection,
+    id: Uuid,
+    seen: i64,
+    owner: &str,
+    ttl: Duration,
+) -> Result<Option<ItemLease>, pg::Error> {
+    let epoch: Option<i64> = sqlx::query_scalar(L::TAKE)
+        .bind(id)
+        .bind(seen)
+        .bind(owner)
+        .bind(ttl.as_secs_f64())
+        .fetch_optional(connection)
+        .await?;
+    Ok(epoch.map(|epoch| ItemLease { id, epoch, owner: owner.to_owned() }))
+}
+
+/// Prolongs a lease, also one that ran out but was not taken.
+///
+/// # Errors
+/// [`pg::Error::Fenced`] if somebody took it.
+pub async fn renew<L: ItemLeases>(
+    connection: &mut PgConnection,
+    lease: &ItemLease,
+    ttl: Duration,
+) -> Result<(), pg::Error> {
+    let done = sqlx::query(L::RENEW)
+        .bind(lease.id)
+        .bind(lease.epoch)
+        .bind(&lease.owner)
+        .bind(ttl.as_secs_f64())
+        .execute(connection)
+        .await?;
+    if done.rows_affected() == 1 { Ok(()) } else { Err(pg::Error::Fenced(Cow::Borrowed(L::NAME))) }
+}
+
+/// Gives a lease back, so that the next one need not wait for it to run out. One that was taken stays with its
+/// taker.
+///
+/// # Errors
+/// [`pg::Error`] if it could not be; it runs out by itself then.
+pub async fn release<L: ItemLeases>(
+    connection: &mut PgConnection,
+    lease: &ItemLease,
+) -> Result<(), pg::Error> {
+    sqlx::query(L::RELEASE).bind(lease.id).bind(lease.epoch).bind(&lease.owner).execute(connection).await?;
+    Ok(())
+}
+
+/// Locks the leased row until the transaction ends, so that what is written to other rows in it is fenced too.
+///
+/// # Errors
+/// [`pg::Error::Fenced`] if somebody took the lease.
+pub async fn hold<L: ItemLeases>(connection: &mut PgConnection, lease: &ItemLease) -> Result<(), pg::Error> {
+    let held: Option<i32> =
+        sqlx::query_scalar(L::HOLD).bind(lease.id).bind(lease.epoch).fetch_optional(connection).await?;
+    held.map(|_| ()).ok_or(pg::Error::Fenced(Cow::Borrowed(L::NAME)))
+}
+
+/// Keeps a scanner from taking leases that ran out only because nobody could reach Postgres.
+///
+/// After an outage every holder needs the chance to renew before anybody takes: a scanner that lost contact
+/// waits one TTL. So does one that just started, since it cannot know.
+#[derive(Debug, Clone)]
+pub struct Scanner {
+    ttl: Duration,
+    last: Option<Instant>,
+    since: Option<Instant>,
+}
+
+impl Scanner {
+    /// A scanner of leases that last `ttl`, renewed every third of it. It must look at least every half.
+    #[must_use]
+    pub const fn new(ttl: Duration) -> Self {
+        Self { ttl, last: None, since: None }
+    }
+
+    /// A read of Postgres succeeded at `now`. After a gap of more than half a TTL contact counts as lost: a
+    /// holder may have renewed a third of a TTL before it and be about to run out.
+    pub fn reached(&mut self, now: Instant) {
+        let unbroken = self.last.is_some_and(|last| now.saturating_duration_since(last) <= self.ttl / 2);
+        if !unbroken {
+            self.since = Some(now);
+        }
+        self.last = Some(now);
+    }
+
+    /// Whether reads have succeeded without a gap for one TTL, so that a lease that ran out may be taken.
+    #[must_use]
+    pub fn may_take(&self, now: Instant) -> bool {
+        let (Some(since), Some(last)) = (self.since, self.last) else { return false };
+        let fresh = now.saturating_duration_since(last) <= self.ttl / 2;
+        fresh && last.saturating_duration_since(since) >= self.ttl
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(9);
+
+    fn after(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_scanner_takes_after_one_ttl_of_contact() {
+        let start = Instant::now();
+        let mut scanner = Scanner::new(TTL);
+        assert!(!scanner.may_take(start));
+        for second in 0..=9 {
+            assert!(!scanner.may_take(after(start, second)), "at {second}");
+            scanner.reached(after(start, second));
+        }
+        assert!(scanner.may_take(after(start, 9)));
+    }
+
+    #[test]
+    fn a_scanner_that_lost_contact_waits_a_ttl_again() {
+        let start = Instant::now();
+        let mut scanner = Scanner::new(TTL);
+        (0..=10).for_each(|second| scanner.reached(after(start, second)));
+        assert!(scanner.may_take(after(start, 10)));
+        // Nothing for 5 s: more than half of the TTL.
+        assert!(!scanner.may_take(after(start, 15)));
+        scanner.reached(after(start, 15));
+        assert!(!scanner.may_take(after(start, 15)));
+        (16..=23).for_each(|second| scanner.reached(after(start, second)));
+        assert!(!scanner.may_take(after(start, 23)));
+        scanner.reached(after(start, 24));
+        assert!(scanner.may_take(after(start, 24)));
+    }
+}

@@ -1,0 +1,250 @@
+//! Leases on tasks of which one replica at a time runs a pass.
+//!
+//! In this order, each step a condition of the next:
+//!
+//! 1. Redis `SET key token NX PX ttl`; from then on a task renews it every third of the TTL.
+//! 2. Postgres `epoch + 1, holder = token`: waits for guarded writes in flight, and ends all later ones.
+//! 3. Redis again: still this token, at least half of the TTL left. So a holder that slept between 1 and 2 and
+//!    lost Redis meanwhile fences others for a moment, and never acts.
+//! 4. The pass. Each of its writes is made in [`Held::tx`], which holds the row `FOR SHARE` with its epoch and
+//!    holder: a holder that was stopped, cut off or slow writes nothing once somebody else is at step 2.
+//!
+//! Without Redis there is no pass. What a pass does outside Postgres must be intent-first, because only writes
+//! are fenced.
+
+use std::{borrow::Cow, sync::LazyLock, time::Duration};
+
+use redis::Script;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+use crate::{
+    custody::data_map::Class,
+    data::{
+        pg::{self, Pool, Subject, Tx},
+        redis::{KeyFamily, Redis},
+    },
+    run::lifecycle::Lifecycle,
+    wire::error::Chain,
+};
+
+/// Keys of singleton leases.
+pub const KEYS: KeyFamily = KeyFamily {
+    name: "lease",
+    class: Class::System,
+    text: "Token of the replica that runs a singleton task",
+};
+
+/// Answers the time left, in milliseconds, if the token is ours, else -1.
+static LEFT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("left.lua")));
+static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
+static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("release.lua")));
+
+/// A task of which one replica at a time runs a pass.
+#[derive(Debug, Clone)]
+pub struct Singleton {
+    name: Cow<'static, str>,
+    ttl: Duration,
+    redis: Redis,
+    pool: Pool,
+    lifecycle: Lifecycle,
+}
+
+impl Singleton {
+    /// The task `name` (as `sandbox.reconcile/<engine>`, unique in the installation).
+    #[must_use]
+    pub fn new(
+        name: impl Into<Cow<'static, str>>,
+        ttl: Duration,
+        redis: &Redis,
+        pool: &Pool,
+        lifecycle: &Lifecycle,
+    ) -> Self {
+        let (redis, pool, lifecycle) = (redis.clone(), pool.clone(), lifecycle.clone());
+        Self { name: name.into(), ttl, redis, pool, lifecycle }
+    }
+
+    /// Tries to become the one. `None` if another replica is, or Redis is away.
+    ///
+    /// # Errors
+    /// [`pg::Error`] if Postgres could not be told.
+    pub async fn acquire(&self) -> Result<Option<Held>, pg::Error> {
+        let lock = Lock {
+            redis: self.redis.clone(),
+            key: self.redis.key(&KEYS, &self.name),
+            token: crate::id::new_id(),
+        };
+        let asked = Instant::now();
+        if !lock.take(self.ttl).await {
+            return Ok(None);
+        }
+        // From here on the lock is renewed, and given back when the guard is dropped, on every way out.
+        let (lost, dropped) = (CancellationToken::new(), CancellationToken::new());
+        let keeper = keep(lock.clone(), self.ttl, asked + self.ttl, lost.clone(), dropped.clone());
+        drop(self.lifecycle.spawn("singleton lease", keeper));
+        let guard = dropped.drop_guard();
+
+        let epoch: i64 = sqlx::query_scalar(
+            "INSERT INTO leases (name, epoch, holder)
+             VALUES ($1, 1, $2)
+             ON CONFLICT (name) DO UPDATE
+             SET epoch = leases.epoch + 1, holder = excluded.holder, taken_at = now()
+             RETURNING epoch",
+        )
+        .bind(&*self.name)
+        .bind(lock.token)
+        .fetch_one(self.pool.inner())
+        .await
+        .map_err(pg::Error::from)?;
+
+        if !lock.is_mine_for(self.ttl / 2).await {
+            return Ok(None);
+        }
+        tracing::debug!(lease = %self.name, epoch, "singleton lease taken");
+        Ok(Some(Held {
+            name: self.name.clone(),
+            epoch,
+            token: lock.token,
+            pool: self.pool.clone(),
+            lost,
+            _guard: guard,
+        }))
+    }
+}
+
+/// The lease, until it is dropped or lost.
+#[derive(Debug)]
+pub struct Held {
+    name: Cow<'static, str>,
+    epoch: i64,
+    token: Uuid,
+    pool: Pool,
+    lost: CancellationToken,
+    _guard: DropGuard,
+}
+
+impl Held {
+    /// Fires when the lease was taken by another or could not be renewed in time. A pass should end then; if
+    /// it does not notice, its writes are refused.
+    #[must_use]
+    pub fn lost(&self) -> CancellationToken {
+        self.lost.clone()
+    }
+
+    /// The epoch of this holding.
+    #[must_use]
+    pub const fn epoch(&self) -> i64 {
+        self.epoch
+    }
+
+    /// Begins a transaction for rows of no subject that commits only while this lease is ours.
+    ///
+    /// # Errors
+    /// [`pg::Error::Fenced`] if it is not.
+    pub async fn tx(&self) -> Result<Tx, pg::Error> {
+        let mut tx = Tx::system(&self.pool).await?;
+        self.guard(&mut tx).await?;
+        Ok(tx)
+    }
+
+    /// Like [`Self::tx`], for a subject's data.
+    ///
+    /// # Errors
+    /// Also those of [`Tx::for_subject`].
+    pub async fn tx_for_subject(&self, subject: Subject) -> Result<Tx, pg::Error> {
+        let mut tx = self.tx().await?;
+        tx.join(subject).await?;
+        Ok(tx)
+    }
+
+    /// Makes a transaction depend on this lease: nobody can take it before the transaction ends.
+    ///
+    /// # Errors
+    /// [`pg::Error::Fenced`] if it was taken.
+    pub async fn guard(&self, tx: &mut Tx) -> Result<(), pg::Error> {
+        let held: Option<i32> = sqlx::query_scalar(
+            "SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 AND holder = $3 FOR SHARE",
+        )
+        .bind(&*self.name)
+        .bind(self.epoch)
+        .bind(self.token)
+        .fetch_optional(&mut **tx)
+        .await?;
+        if held.is_some() {
+            return Ok(());
+        }
+        self.lost.cancel();
+        Err(pg::Error::Fenced(self.name.clone()))
+    }
+}
+
+/// Our token at a key of Redis.
+#[derive(Debug, Clone)]
+struct Lock {
+    redis: Redis,
+    key: String,
+    token: Uuid,
+}
+
+impl Lock {
+    async fn take(&self, ttl: Duration) -> bool {
+        let mut command = redis::cmd("SET");
+        command.arg(&self.key).arg(self.token.to_string()).arg("NX").arg("PX").arg(millis(ttl));
+        match self.redis.query::<Option<String>>(&command).await {
+            Ok(answer) => answer.is_some(),
+            Err(error) => {
+                tracing::debug!(error = %Chain(&error), key = self.key, "singleton rests");
+                false
+            }
+        }
+    }
+
+    async fn is_mine_for(&self, least: Duration) -> bool {
+        let left: Result<i64, _> = self.redis.script(LEFT.key(&self.key).arg(self.token.to_string())).await;
+        left.is_ok_and(|left| u64::try_from(left).is_ok_and(|left| left >= millis(least)))
+    }
+}
+
+/// Renews the lock until it is dropped or lost, then gives it back if it is still ours.
+async fn keep(
+    lock: Lock,
+    ttl: Duration,
+    mut until: Instant,
+    lost: CancellationToken,
+    dropped: CancellationToken,
+) {
+    let mut pause = ttl / 3;
+    loop {
+        tokio::select! {
+            () = dropped.cancelled() => break,
+            () = lost.cancelled() => break,
+            () = tokio::time::sleep_until(until) => { lost.cancel(); break }
+            () = tokio::time::sleep(pause) => {}
+        }
+        // Counted from before the question: the key lives at least that long.
+        let asked = Instant::now();
+        let renewed: Result<bool, _> =
+            lock.redis.script(RENEW.key(&lock.key).arg(lock.token.to_string()).arg(millis(ttl))).await;
+        match renewed {
+            Ok(true) => (until, pause) = (asked + ttl, ttl / 3),
+            Ok(false) => {
+                lost.cancel();
+                break;
+            }
+            Err(error) => {
+                tracing::debug!(error = %Chain(&error), key = lock.key, "singleton lease not renewed");
+                pause = ttl / 12;
+            }
+        }
+    }
+    let released: Result<bool, _> =
+        lock.redis.script(RELEASE.key(&lock.key).arg(lock.token.to_string())).await;
+    if let Err(error) = released {
+        tracing::debug!(error = %Chain(&error), key = lock.key, "singleton lease not given back, it runs out");
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,243 @@
+//! Postgres, as every service uses it: a pool with its time limits, migrations, typed errors, and the
+//! transaction that application code begins and commits.
+//!
+//! * One database; each service has a schema, an owner role that migrates and a run role that cannot change
+//!   tables ([`bootstrap`] makes them). SQL is unqualified: the role's `search_path` names its schema.
+//! * [`Tx::for_subject`] is the only transaction in which a subject's data may be written: it holds the
+//!   subject's custody row, so an erasure waits for it and is never overtaken by it.
+//! * [`Error`] is the only form in which a database error leaves a store; it says what the caller should do.
+//!
+//! The time limits are the server's. A server that vanishes without a word is noticed by the kernel alone, after
+//! minutes, so whoever has a deadline puts it around the whole transaction; dropping one is always safe.
+//!
+//! SQL in this crate is checked when it runs, not when it is built: the tables it names (`custody`, `leases`,
+//! `idempotency_keys`, `audit_log`) exist once in the schema of *each* service, so there is no one database
+//! that the checking macros could ask. Tests run every statement against a migrated schema instead.
+
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use sqlx::{
+    Connection as _, PgConnection, PgPool, Postgres,
+    pool::PoolConnection,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+pub mod bootstrap;
+mod error;
+mod migrate;
+mod tx;
+
+#[cfg(any(test, feature = "test-util"))]
+pub(crate) use self::migrate::{all, apply};
+pub use self::{
+    error::{ConflictKind, Error, Result, ensure_affected},
+    migrate::{COMMON, MigrateError, check_migrated, migrate},
+    tx::{Subject, SubjectKind, Tx},
+};
+
+/// How long a connection may have been idle before it is tried out when handed over. Without the trial the
+/// first query after a restart of Postgres fails; with it on every hand-over each transaction pays a round trip.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+
+/// How a service reaches Postgres. Only `url` has no default.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PgConfig {
+    /// URL of the run role, as `postgres://steward_chat:…@db/steward`.
+    pub url: SecretString,
+    /// URL of the owner role. With it the service migrates its schema when it starts; without it the schema
+    /// must be as new as the program, or the program does not start.
+    #[serde(default)]
+    pub migrate_url: Option<SecretString>,
+    /// Most connections of one process.
+    #[serde(default = "defaults::max_connections")]
+    pub max_connections: u32,
+    /// Longest wait for a connection.
+    #[serde(default = "defaults::acquire_timeout", with = "humantime_serde")]
+    pub acquire_timeout: Duration,
+    /// Longest time of one statement.
+    #[serde(default = "defaults::statement_timeout", with = "humantime_serde")]
+    pub statement_timeout: Duration,
+    /// Longest wait for a lock.
+    #[serde(default = "defaults::lock_timeout", with = "humantime_serde")]
+    pub lock_timeout: Duration,
+    /// Longest time that a transaction may stand open between two statements.
+    #[serde(default = "defaults::idle_in_transaction_session_timeout", with = "humantime_serde")]
+    pub idle_in_transaction_session_timeout: Duration,
+}
+
+mod defaults {
+    use std::time::Duration;
+
+    pub(super) const fn max_connections() -> u32 {
+        16
+    }
+    pub(super) const fn acquire_timeout() -> Duration {
+        Duration::from_secs(5)
+    }
+    pub(super) const fn statement_timeout() -> Duration {
+        Duration::from_secs(15)
+    }
+    pub(super) const fn lock_timeout() -> Duration {
+        Duration::from_secs(5)
+    }
+    pub(super) const fn idle_in_transaction_session_timeout() -> Duration {
+        Duration::from_secs(60)
+    }
+}
+
+impl PgConfig {
+    /// The defaults, with this URL.
+    #[must_use]
+    pub fn new(url: SecretString) -> Self {
+        Self {
+            url,
+            migrate_url: None,
+            max_connections: defaults::max_connections(),
+            acquire_timeout: defaults::acquire_timeout(),
+            statement_timeout: defaults::statement_timeout(),
+            lock_timeout: defaults::lock_timeout(),
+            idle_in_transaction_session_timeout: defaults::idle_in_transaction_session_timeout(),
+        }
+    }
+
+    /// Options of a connection at `url` with these limits and without a limit on statements if `unlimited`.
+    fn options(&self, url: &SecretString, unlimited: bool) -> Result<PgConnectOptions> {
+        let options: PgConnectOptions = url.expose_secret().parse().map_err(Error::from)?;
+        let statement = if unlimited { Duration::ZERO } else { self.statement_timeout };
+        // "Already exists, skipping" at every start is nobody's news.
+        let options = options.options([("client_min_messages", "warning")]);
+        Ok(options.options([
+            ("statement_timeout", statement.as_millis()),
+            ("lock_timeout", self.lock_timeout.as_millis()),
+            ("idle_in_transaction_session_timeout", self.idle_in_transaction_session_timeout.as_millis()),
+        ]))
+    }
+}
+
+/// One of a [`Pool`]'s connections; goes back when it is dropped.
+pub type Connection = PoolConnection<Postgres>;
+
+/// A process's connections to Postgres; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Pool(PgPool);
+
+impl Pool {
+    /// A pool that connects when it is first used, so that a service can start before its database does.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] if the URL cannot be read.
+    pub fn lazy(config: &PgConfig) -> Result<Self> {
+        let options = config.options(&config.url, false)?;
+        let pool = PgPoolOptions::new()
+            .max_connections(config.max_connections)
+            .acquire_timeout(config.acquire_timeout)
+            .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(async move {
+                    if meta.idle_for >= TRUSTED_IDLE {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .connect_lazy_with(options.clone());
+        observe(&pool, options.get_username());
+        Ok(Self(pool))
+    }
+
+    /// Like [`Self::lazy`], and makes sure that Postgres answers.
+    ///
+    /// # Errors
+    /// [`Error`] if it does not.
+    pub async fn connect(config: &PgConfig) -> Result<Self> {
+        let pool = Self::lazy(config)?;
+        pool.ping().await?;
+        Ok(pool)
+    }
+
+    /// A connection, for reads that need no transaction.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if there is none in time.
+    pub async fn acquire(&self) -> Result<Connection> {
+        Ok(self.0.acquire().await?)
+    }
+
+    /// Makes sure that Postgres answers.
+    ///
+    /// # Errors
+    /// [`Error`] if it does not.
+    pub async fn ping(&self) -> Result<()> {
+        let mut connection = self.acquire().await?;
+        sqlx::query("SELECT 1").execute(&mut *connection).await?;
+        Ok(())
+    }
+
+    /// The pool itself, for single statements of a store that stand alone.
+    #[must_use]
+    pub const fn inner(&self) -> &PgPool {
+        &self.0
+    }
+
+    /// Closes every connection, waiting for those in use.
+    pub async fn close(&self) {
+        self.0.close().await;
+    }
+}
+
+#[tonic::async_trait]
+impl crate::wire::server::Check for Pool {
+    fn name(&self) -> &'static str {
+        "postgres"
+    }
+
+    async fn check(&self) -> crate::wire::server::CheckResult {
+        self.ping().await.map_err(|error| {
+            tracing::debug!(error = %crate::wire::error::Chain(&error), "Postgres does not answer");
+            "does not answer".to_owned()
+        })
+    }
+}
+
+/// Shows how many connections are open, in use, and allowed, by the conventions for database clients.
+fn observe(pool: &PgPool, name: &str) {
+    let meter = opentelemetry::global::meter("steward");
+    let label = |state: Option<&'static str>| {
+        let state = state.map(|state| KeyValue::new("db.client.connection.state", state));
+        state
+            .into_iter()
+            .chain([KeyValue::new("db.client.connection.pool.name", name.to_owned())])
+            .collect::<Vec<_>>()
+    };
+    let (idle, used, all) = (label(Some("idle")), label(Some("used")), label(None));
+    let counted = pool.clone();
+    meter
+        .i64_observable_up_down_counter("db.client.connection.count")
+        .with_unit("{connection}")
+        .with_description("Connections to Postgres that are open")
+        .with_callback(move |observer| {
+            let free = i64::try_from(counted.num_idle()).unwrap_or(i64::MAX);
+            observer.observe(free, &idle);
+            observer.observe(i64::from(counted.size()).saturating_sub(free), &used);
+        })
+        .build();
+    let most = i64::from(pool.options().get_max_connections());
+    meter
+        .i64_observable_up_down_counter("db.client.connection.max")
+        .with_unit("{connection}")
+        .with_description("Connections to Postgres that may be open")
+        .with_callback(move |observer| observer.observe(most, &all))
+        .build();
+}
+
+/// One connection outside a pool, without a limit on statements: for migrations and set-up.
+async fn connect_once(options: &PgConnectOptions) -> Result<PgConnection> {
+    Ok(PgConnection::connect_with(options).await?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,366 @@
+//! Redis, which holds only what may be lost: singleton locks, liveness, wake-ups, rate limits, breakers.
+//!
+//! One multiplexed connection a process, with short time limits. When Redis is away a call fails within
+//! them, and while it stays away calls fail at once: one at a time tries to connect again, with back-off.
+//! Nobody answers 503 for Redis alone, so it is no readiness check; callers match on [`Error::Down`] and go on
+//! without it.
+//!
+//! This does not build on redis-rs' `ConnectionManager`: that one keeps a connection whose answers time out, so
+//! a peer that vanished without closing (a lost host, a stalled proxy) would never be left.
+
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError,
+    ScriptInvocation, ServerErrorKind, aio::MultiplexedConnection, io::tcp::TcpSettings,
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use crate::{
+    custody::data_map::Class,
+    run::backoff::Backoff,
+    wire::error::{ErrorKind as Kind, ServiceError},
+};
+
+/// Delay before Redis is tried again after it could not be reached.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+
+/// How a service reaches Redis. Only `url` has no default.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedisConfig {
+    /// URL, as `redis://:password@host:6379`.
+    pub url: SecretString,
+    /// What every key and channel begins with; one for an installation.
+    #[serde(default = "defaults::key_prefix")]
+    pub key_prefix: String,
+    /// Longest time for connecting.
+    #[serde(default = "defaults::timeout", with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// Longest wait for an answer.
+    #[serde(default = "defaults::timeout", with = "humantime_serde")]
+    pub response_timeout: Duration,
+}
+
+mod defaults {
+    use std::time::Duration;
+
+    pub(super) fn key_prefix() -> String {
+        "steward:".to_owned()
+    }
+    pub(super) const fn timeout() -> Duration {
+        Duration::from_millis(500)
+    }
+}
+
+impl RedisConfig {
+    /// The defaults, with this URL.
+    #[must_use]
+    pub fn new(url: SecretString) -> Self {
+        Self {
+            url,
+            key_prefix: defaults::key_prefix(),
+            connect_timeout: defaults::timeout(),
+            response_timeout: defaults::timeout(),
+        }
+    }
+}
+
+/// Keys of one purpose, and what an erasure does to them. Every key is made from one ([`Redis::key`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyFamily {
+    /// What its keys begin with after the installation's prefix, as `hb`.
+    pub name: &'static str,
+    /// What an erasure does to them.
+    pub class: Class,
+    /// What they hold.
+    pub text: &'static str,
+}
+
+/// What Redis did not do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is away, or has been moments ago.
+    #[error("Redis is away")]
+    Down(#[source] Option<RedisError>),
+    /// It refused a command: a defect.
+    #[error("Redis refused a command")]
+    Refused(#[source] RedisError),
+}
+
+impl Error {
+    /// Whether Redis is away, as against a command being wrong.
+    #[must_use]
+    pub const fn is_down(&self) -> bool {
+        matches!(self, Self::Down(_))
+    }
+}
+
+impl ServiceError for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Down(_) => Kind::Unavailable,
+            Self::Refused(_) => Kind::Internal,
+        }
+    }
+
+    fn public_message(&self) -> Cow<'static, str> {
+        match self {
+            Self::Down(_) => "a part of the plane is not available".into(),
+            Self::Refused(_) => "internal error".into(),
+        }
+    }
+}
+
+/// Whether an error means that Redis is away, as against a command being wrong.
+#[must_use]
+pub fn is_down(error: &RedisError) -> bool {
+    match error.kind() {
+        ErrorKind::Io
+        | ErrorKind::AuthenticationFailed
+        | ErrorKind::ClusterConnectionNotFound
+        | ErrorKind::MasterNameNotFoundBySentinel
+        | ErrorKind::NoValidReplicasFoundBySentinel => true,
+        // It is there, but loading, or a replica whose primary is lost.
+        ErrorKind::Server(kind) => matches!(
+            kind,
+            ServerErrorKind::BusyLoading
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::TryAgain
+        ),
+        // A connection that is closed under a pending request shows as a parse error or as a client error.
+        _ => error.is_connection_dropped() || error.is_timeout() || error.is_unrecoverable_error(),
+    }
+}
+
+/// A process's connection to Redis; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Redis(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    client: Client,
+    prefix: String,
+    connect_timeout: Duration,
+    response_timeout: Duration,
+    link: Mutex<Link>,
+    /// Held by the one that connects.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Link {
+    connection: Option<Connected>,
+    /// Attempts to connect that failed since the last one that did not.
+    failures: u32,
+    /// Nobody tries before then.
+    retry_at: Option<Instant>,
+    /// Connections made so far.
+    made: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Connected {
+    connection: MultiplexedConnection,
+    number: u64,
+}
+
+impl Redis {
+    /// A handle that connects when it is first used.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the URL cannot be read.
+    pub fn lazy(config: &RedisConfig) -> Result<Self, Error> {
+        // One connection carries everybody's commands: held back until the last one was acknowledged, each would
+        // wait for those of others.
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let server = config.url.expose_secret().into_connection_info().map_err(Error::Refused)?;
+        let client = Client::open(server.set_tcp_settings(tcp)).map_err(Error::Refused)?;
+        let redis = Self(Arc::new(Inner {
+            client,
+            prefix: config.key_prefix.clone(),
+            connect_timeout: config.connect_timeout,
+            response_timeout: config.response_timeout,
+            link: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+        }));
+        let observed = redis.clone();
+        opentelemetry::global::meter("steward")
+            .u64_observable_gauge("steward.redis.up")
+            .with_description("Whether Redis was there when it was last used")
+            .with_callback(move |observer| observer.observe(u64::from(observed.seems_up()), &[]))
+            .build();
+        Ok(redis)
+    }
+
+    /// The key of `family` for `id`.
+    #[must_use]
+    pub fn key(&self, family: &KeyFamily, id: impl std::fmt::Display) -> String {
+        format!("{}{}:{id}", self.0.prefix, family.name)
+    }
+
+    /// What every key and channel begins with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.0.prefix
+    }
+
+    /// Sends one command.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
+        let mut connected = self.connected().await?;
+        let answer = command.query_async(&mut connected.connection).await;
+        self.judge(&connected, answer)
+    }
+
+    /// Sends several commands at once.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, Error> {
+        let mut connected = self.connected().await?;
+        let answer = pipeline.query_async(&mut connected.connection).await;
+        self.judge(&connected, answer)
+    }
+
+    /// Runs a script, by its hash where Redis knows it. Scripts are files, kept in
+    /// `static X: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("x.lua")))`.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn script<T: FromRedisValue>(&self, invocation: &ScriptInvocation<'_>) -> Result<T, Error> {
+        let mut connected = self.connected().await?;
+        let answer = invocation.invoke_async(&mut connected.connection).await;
+        self.judge(&connected, answer)
+    }
+
+    /// Makes sure that Redis answers.
+    ///
+    /// # Errors
+    /// [`Error`] if it does not.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.query(&redis::cmd("PING")).await
+    }
+
+    /// Whether Redis was there when it was last used. Asks nothing.
+    #[must_use]
+    pub fn seems_up(&self) -> bool {
+        let link = self.link();
+        link.connection.is_some() || link.failures == 0
+    }
+
+    /// A connection of its own for subscriptions.
+    pub(crate) async fn pubsub(&self) -> Result<redis::aio::PubSub, Error> {
+        let limit = self.0.connect_timeout + self.0.response_timeout;
+        match tokio::time::timeout(limit, self.0.client.get_async_pubsub()).await {
+            Ok(connected) => connected.map_err(classify),
+            Err(_) => Err(Error::Down(None)),
+        }
+    }
+
+    pub(crate) fn response_timeout(&self) -> Duration {
+        self.0.response_timeout
+    }
+
+    fn link(&self) -> std::sync::MutexGuard<'_, Link> {
+        self.0.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection, made now if there is none and it is time to try.
+    async fn connected(&self) -> Result<Connected, Error> {
+        let failures = {
+            let link = self.link();
+            if let Some(connected) = &link.connection {
+                return Ok(connected.clone());
+            }
+            if link.retry_at.is_some_and(|at| Instant::now() < at) {
+                return Err(Error::Down(None));
+            }
+            link.failures
+        };
+        // The first users wait for the connection together; after a failure one tries and the rest go without.
+        let _alone = if failures == 0 {
+            self.0.connecting.lock().await
+        } else {
+            self.0.connecting.try_lock().map_err(|_| Error::Down(None))?
+        };
+        {
+            let link = self.link();
+            if let Some(connected) = &link.connection {
+                return Ok(connected.clone());
+            }
+            if link.retry_at.is_some_and(|at| Instant::now() < at) {
+                return Err(Error::Down(None));
+            }
+        }
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.0.connect_timeout))
+            .set_response_timeout(Some(self.0.response_timeout));
+        // The limits above leave out parts of the handshake.
+        let limit = self.0.connect_timeout + self.0.response_timeout;
+        let made =
+            tokio::time::timeout(limit, self.0.client.get_multiplexed_async_connection_with_config(&config))
+                .await;
+        let mut link = self.link();
+        match made {
+            Ok(Ok(connection)) => {
+                if link.failures > 0 {
+                    tracing::info!("Redis is back");
+                }
+                link.made += 1;
+                let connected = Connected { connection, number: link.made };
+                link.connection = Some(connected.clone());
+                (link.failures, link.retry_at) = (0, None);
+                Ok(connected)
+            }
+            Ok(Err(error)) => {
+                fail(&mut link);
+                Err(Error::Down(Some(error)))
+            }
+            Err(_) => {
+                fail(&mut link);
+                Err(Error::Down(None))
+            }
+        }
+    }
+
+    /// Gives up the connection if the answer says that it is of no more use.
+    fn judge<T>(&self, connected: &Connected, answer: Result<T, RedisError>) -> Result<T, Error> {
+        answer.map_err(|error| {
+            let error = classify(error);
+            if error.is_down() {
+                let mut link = self.link();
+                // Several calls may fail with one connection; only the first of them counts.
+                if link.connection.as_ref().is_some_and(|held| held.number == connected.number) {
+                    link.connection = None;
+                }
+            }
+            error
+        })
+    }
+}
+
+fn classify(error: RedisError) -> Error {
+    if is_down(&error) { Error::Down(Some(error)) } else { Error::Refused(error) }
+}
+
+fn fail(link: &mut Link) {
+    if link.failures == 0 {
+        tracing::warn!("Redis is away, going on without it");
+    }
+    link.failures = link.failures.saturating_add(1);
+    link.retry_at = Some(Instant::now() + RETRY.delay(link.failures, rand::random()));
+}
+
+#[cfg(test)]
+mod tests;

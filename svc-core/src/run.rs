@@ -1,0 +1,10 @@
+//! A process and what it runs on.
+
+pub mod backoff;
+pub mod breaker;
+pub mod clock;
+pub mod config;
+pub mod failpoint;
+pub mod lifecycle;
+pub mod process;
+pub mod telemetry;

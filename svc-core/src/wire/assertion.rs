@@ -1,0 +1,364 @@
+//! Assertions: how one Steward process tells another who is calling.
+//!
+//! An assertion is a compact Ed25519 JWS in the metadata key [`METADATA_KEY`], good for one audience and at most
+//! [`MAX_AGE`]. Every process signs with its own key; every service holds the others' public keys by key id,
+//! two at a time while a key is being replaced. The gateway may state any principal; a service only itself,
+//! with the tenant it works for.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{Ed25519KeyPair, KeyPair},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    run::clock::SharedClock,
+    wire::principal::{Principal, PrincipalKind},
+};
+
+/// Metadata key of an assertion.
+pub const METADATA_KEY: &str = "x-steward-principal";
+
+/// Longest life of an assertion.
+pub const MAX_AGE: Duration = Duration::from_secs(60);
+
+/// How far two hosts' clocks may differ, seconds.
+const CLOCK_SKEW_SECONDS: u64 = 5;
+
+/// Issuer that may state any principal.
+pub const GATEWAY: &str = "gateway";
+
+/// Where a process finds its identity and the public keys of the others.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityConfig {
+    /// Id of this process's key, as the others' trust files name it.
+    pub key_id: String,
+    /// File with this process's private key: base64 of PKCS#8, readable by its owner only.
+    pub key_file: PathBuf,
+    /// TOML file with the public keys of every process: `[[key]]` of `id`, `issuer`, `public_key` (base64).
+    pub trust_file: PathBuf,
+}
+
+/// Why an identity could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A file could not be read.
+    #[error("read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file has the wrong form.
+    #[error("{path}: {problem}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// Why an assertion was refused. Callers see none of it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not a JWS, or of another algorithm, audience, time or signature.
+    #[error("assertion does not verify")]
+    Invalid(#[source] jsonwebtoken::errors::Error),
+    /// Signed by a key that nobody trusts.
+    #[error("assertion is signed by an unknown key")]
+    UnknownKey,
+    /// The issuer is not the key's owner, lives too long, or states a principal it may not state.
+    #[error("assertion {0}")]
+    Overreach(&'static str),
+    /// Signing failed.
+    #[error("sign assertion")]
+    Sign(#[source] jsonwebtoken::errors::Error),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    aud: String,
+    sub: String,
+    iat: i64,
+    exp: i64,
+    principal: Principal,
+}
+
+/// Signs assertions with this process's key.
+#[derive(Clone)]
+pub struct Signer {
+    issuer: String,
+    key_id: String,
+    key: EncodingKey,
+    clock: SharedClock,
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Signer")
+            .field("issuer", &self.issuer)
+            .field("key_id", &self.key_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Signer {
+    /// Loads the key of `issuer` (as "chat-svc", or [`GATEWAY`]).
+    ///
+    /// # Errors
+    /// [`LoadError`] if the file cannot be read or holds no Ed25519 key.
+    pub fn load(issuer: &str, config: &IdentityConfig, clock: SharedClock) -> Result<Self, LoadError> {
+        let pkcs8 = decode_base64(&config.key_file, &read(&config.key_file)?)?;
+        Self::new(issuer, &config.key_id, &pkcs8, clock)
+            .map_err(|problem| LoadError::Malformed { path: config.key_file.clone(), problem })
+    }
+
+    /// A signer from a PKCS#8 key.
+    ///
+    /// # Errors
+    /// Says why the bytes are no Ed25519 key.
+    pub fn new(issuer: &str, key_id: &str, pkcs8: &[u8], clock: SharedClock) -> Result<Self, String> {
+        Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|rejected| format!("is not an Ed25519 key: {rejected}"))?;
+        Ok(Self {
+            issuer: issuer.to_owned(),
+            key_id: key_id.to_owned(),
+            key: EncodingKey::from_ed_der(pkcs8),
+            clock,
+        })
+    }
+
+    /// States `principal` to `audience` (as "sandbox-svc").
+    ///
+    /// # Errors
+    /// [`Error::Sign`] if the key cannot sign.
+    pub fn sign(&self, audience: &str, principal: &Principal) -> Result<String, Error> {
+        let now = self.clock.now().timestamp();
+        let claims = Claims {
+            iss: self.issuer.clone(),
+            aud: audience.to_owned(),
+            sub: principal.subject_id.clone(),
+            iat: now,
+            exp: now + i64::try_from(MAX_AGE.as_secs()).unwrap_or(0),
+            principal: principal.clone(),
+        };
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(self.key_id.clone());
+        jsonwebtoken::encode(&header, &claims, &self.key).map_err(Error::Sign)
+    }
+
+    /// The name this process signs as.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct TrustFile {
+    key: Vec<TrustedKey>,
+}
+
+/// A public key and who may sign with it.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustedKey {
+    /// Its id.
+    pub id: String,
+    /// The process it belongs to.
+    pub issuer: String,
+    /// The raw Ed25519 public key, base64.
+    pub public_key: String,
+}
+
+/// Verifies assertions made for this process.
+#[derive(Clone)]
+pub struct Verifier {
+    audience: String,
+    keys: HashMap<String, (String, DecodingKey)>,
+    clock: SharedClock,
+}
+
+impl std::fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Verifier")
+            .field("audience", &self.audience)
+            .field("keys", &self.keys.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Verifier {
+    /// Loads the trusted keys for `audience`.
+    ///
+    /// # Errors
+    /// [`LoadError`] if the file cannot be read or has the wrong form.
+    pub fn load(audience: &str, config: &IdentityConfig, clock: SharedClock) -> Result<Self, LoadError> {
+        let path = &config.trust_file;
+        let malformed = |problem: String| LoadError::Malformed { path: path.clone(), problem };
+        let file: TrustFile = toml::from_str(&read(path)?).map_err(|error| malformed(error.to_string()))?;
+        Self::new(audience, &file.key, clock).map_err(malformed)
+    }
+
+    /// A verifier that trusts `keys`.
+    ///
+    /// # Errors
+    /// Says which key is wrong.
+    pub fn new(audience: &str, keys: &[TrustedKey], clock: SharedClock) -> Result<Self, String> {
+        let mut by_id = HashMap::new();
+        for key in keys {
+            let raw = BASE64.decode(&key.public_key).ok().filter(|raw| raw.len() == 32);
+            let raw = raw.ok_or_else(|| format!("key {} is not base64 of 32 bytes", key.id))?;
+            let old = by_id.insert(key.id.clone(), (key.issuer.clone(), DecodingKey::from_ed_der(&raw)));
+            if old.is_some() {
+                return Err(format!("key {} is there twice", key.id));
+            }
+        }
+        Ok(Self { audience: audience.to_owned(), keys: by_id, clock })
+    }
+
+    /// The principal that `token` states.
+    ///
+    /// # Errors
+    /// [`Error`] if it does not verify for this audience now, or states more than its issuer may.
+    pub fn verify(&self, token: &str) -> Result<Principal, Error> {
+        let header = jsonwebtoken::decode_header(token).map_err(Error::Invalid)?;
+        let (issuer, key) = header.kid.and_then(|kid| self.keys.get(&kid)).ok_or(Error::UnknownKey)?;
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.set_audience(&[&self.audience]);
+        validation.set_issuer(&[issuer]);
+        validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
+        // Times are judged below, by our clock.
+        validation.validate_exp = false;
+        let claims = jsonwebtoken::decode::<Claims>(token, key, &validation).map_err(Error::Invalid)?.claims;
+
+        let now = self.clock.now().timestamp();
+        let skew = i64::try_from(CLOCK_SKEW_SECONDS).unwrap_or(0);
+        let life = claims.exp - claims.iat;
+        if claims.exp + skew <= now {
+            return Err(Error::Overreach("has expired"));
+        }
+        if claims.iat - skew > now || life <= 0 || life.unsigned_abs() > MAX_AGE.as_secs() {
+            return Err(Error::Overreach("is from the future or lives too long"));
+        }
+        if claims.sub != claims.principal.subject_id {
+            return Err(Error::Overreach("names two subjects"));
+        }
+        let itself =
+            claims.principal.kind == PrincipalKind::Service && claims.principal.subject_id == *issuer;
+        if issuer != GATEWAY && !itself {
+            return Err(Error::Overreach("states a principal that its issuer may not state"));
+        }
+        Ok(claims.principal)
+    }
+}
+
+/// A new key pair: the private key as base64 PKCS#8 (for a key file) and the public key as base64.
+///
+/// # Errors
+/// Says that the system gave no randomness.
+pub fn generate_key() -> Result<(String, String), String> {
+    let pkcs8 =
+        Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| "no randomness".to_owned())?;
+    let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).map_err(|rejected| rejected.to_string())?;
+    Ok((BASE64.encode(pkcs8.as_ref()), BASE64.encode(pair.public_key().as_ref())))
+}
+
+/// The text of a trust file.
+///
+/// # Errors
+/// If a value cannot be written as TOML.
+pub fn trust_file(keys: &[TrustedKey]) -> Result<String, toml::ser::Error> {
+    toml::to_string(&TrustFile { key: keys.to_vec() })
+}
+
+fn read(path: &Path) -> Result<String, LoadError> {
+    fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })
+}
+
+fn decode_base64(path: &Path, text: &str) -> Result<Vec<u8>, LoadError> {
+    BASE64
+        .decode(text.trim())
+        .map_err(|_| LoadError::Malformed { path: path.to_owned(), problem: "is not base64".to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{id::AccountId, run::clock::MockClock};
+
+    struct Pair {
+        clock: std::sync::Arc<MockClock>,
+        signer: Signer,
+        verifier: Verifier,
+    }
+
+    fn pair(issuer: &str, audience: &str) -> Pair {
+        let clock = MockClock::at(chrono::DateTime::from_timestamp(1_700_000_000, 0).unwrap());
+        let (private, public_key) = generate_key().unwrap();
+        let signer = Signer::new(issuer, "k1", &BASE64.decode(private).unwrap(), clock.clone()).unwrap();
+        let key = TrustedKey { id: "k1".to_owned(), issuer: issuer.to_owned(), public_key };
+        Pair { verifier: Verifier::new(audience, &[key], clock.clone()).unwrap(), signer, clock }
+    }
+
+    #[test]
+    fn the_gateway_may_state_any_principal() {
+        let pair = pair(GATEWAY, "chat-svc");
+        let principal = Principal::account(AccountId::new());
+        let token = pair.signer.sign("chat-svc", &principal).unwrap();
+        assert_eq!(pair.verifier.verify(&token).unwrap(), principal);
+    }
+
+    #[test]
+    fn a_service_states_itself_and_nobody_else() {
+        let pair = pair("chat-svc", "sandbox-svc");
+        let itself = Principal::service("chat-svc", Some(AccountId::new()));
+        let token = pair.signer.sign("sandbox-svc", &itself).unwrap();
+        assert_eq!(pair.verifier.verify(&token).unwrap(), itself);
+        for other in [Principal::service("purge-svc", None), Principal::account(AccountId::new())] {
+            let token = pair.signer.sign("sandbox-svc", &other).unwrap();
+            assert!(matches!(pair.verifier.verify(&token), Err(Error::Overreach(_))));
+        }
+    }
+
+    #[test]
+    fn an_assertion_is_for_one_audience() {
+        let pair = pair(GATEWAY, "chat-svc");
+        let token = pair.signer.sign("sandbox-svc", &Principal::account(AccountId::new())).unwrap();
+        assert!(matches!(pair.verifier.verify(&token), Err(Error::Invalid(_))));
+    }
+
+    #[test]
+    fn an_assertion_dies_after_a_minute() {
+        let pair = pair(GATEWAY, "chat-svc");
+        let token = pair.signer.sign("chat-svc", &Principal::account(AccountId::new())).unwrap();
+        pair.clock.advance(Duration::from_secs(64));
+        assert!(pair.verifier.verify(&token).is_ok());
+        pair.clock.advance(Duration::from_secs(1));
+        assert!(matches!(pair.verifier.verify(&token), Err(Error::Overreach("has expired"))));
+    }
+
+    #[test]
+    fn a_changed_or_foreign_assertion_is_refused() {
+        let ours = pair(GATEWAY, "chat-svc");
+        let theirs = pair(GATEWAY, "chat-svc");
+        let token = theirs.signer.sign("chat-svc", &Principal::account(AccountId::new())).unwrap();
+        assert!(ours.verifier.verify(&token).is_err());
+        for bad in ["", "a.b.c", "x"] {
+            assert!(ours.verifier.verify(bad).is_err());
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Calls to other Steward services: lazily connected channels to a peer's replicas, and on every call an assertion,
+//! the trace context and a deadline. A call is one message; what answers it may be a stream.
+
+mod replicas;
+
+use std::{
+    borrow::Cow,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::HeaderValue;
+use serde::Deserialize;
+use tonic::{Status, body::Body, transport::Endpoint};
+use tower::Service;
+use tracing::Instrument;
+
+pub use self::replicas::REPLICA_STOPPING;
+use self::replicas::Replicas;
+use crate::{
+    id::AccountId,
+    run::telemetry,
+    wire::{
+        assertion::{METADATA_KEY, Signer},
+        deadline::{Deadline, GRPC_TIMEOUT},
+        error::{self, ErrorKind, ServiceError},
+        principal::Principal,
+    },
+};
+
+/// Where a peer is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerConfig {
+    /// Base URLs of its replicas, as `http://10.0.0.7:7101`; calls are spread over those that answer.
+    pub urls: Vec<String>,
+    /// Longest time for one call to begin to answer, where the caller sets no other.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+/// A peer that cannot be called.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No URL is configured.
+    #[error("{0} has no URL")]
+    NoUrl(&'static str),
+    /// A URL does not parse.
+    #[error("{peer}: URL {url:?} is not usable")]
+    Url {
+        /// The peer.
+        peer: &'static str,
+        /// The URL.
+        url: String,
+        /// What is wrong with it.
+        source: tonic::transport::Error,
+    },
+}
+
+/// A service of the plane, as seen from another.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    name: &'static str,
+    replicas: Replicas,
+    signer: Arc<Signer>,
+    timeout: Duration,
+}
+
+impl Peer {
+    /// A peer called `name` ("sandbox-svc"); nothing is dialled before the first call.
+    ///
+    /// # Errors
+    /// [`Error`] if the configuration names no usable URL.
+    pub fn lazy(name: &'static str, config: &PeerConfig, signer: Arc<Signer>) -> Result<Self, Error> {
+        let mut endpoints = Vec::with_capacity(config.urls.len());
+        for url in &config.urls {
+            let endpoint = Endpoint::from_shared(url.clone()).map_err(|source| Error::Url {
+                peer: name,
+                url: url.clone(),
+                source,
+            })?;
+            endpoints.push(
+                endpoint
+                    .connect_timeout(Duration::from_secs(2))
+                    .tcp_nodelay(true)
+                    .http2_keep_alive_interval(Duration::from_secs(10))
+                    .keep_alive_timeout(Duration::from_secs(5))
+                    .keep_alive_while_idle(true),
+            );
+        }
+        if endpoints.is_empty() {
+            return Err(Error::NoUrl(name));
+        }
+        let replicas = Replicas::new(endpoints.iter().map(Endpoint::connect_lazy).collect());
+        Ok(Self { name, replicas, signer, timeout: config.timeout })
+    }
+
+    /// The peer's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Calls as this service itself, for the tenant it works for, if any.
+    #[must_use]
+    pub fn acting_for(&self, account_id: Option<AccountId>) -> Caller {
+        let principal = Principal::service(self.signer.issuer(), account_id);
+        self.stating(principal)
+    }
+
+    /// Calls in the name of `principal`. Only the gateway is believed when it states another than itself.
+    #[must_use]
+    pub fn stating(&self, principal: Principal) -> Caller {
+        Caller { peer: self.clone(), principal: Arc::new(principal), deadline: None }
+    }
+}
+
+/// Calls one peer in somebody's name; what generated clients are built on.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    peer: Peer,
+    principal: Arc<Principal>,
+    deadline: Option<Deadline>,
+}
+
+impl Caller {
+    /// With the caller's own deadline instead of the peer's default timeout.
+    #[must_use]
+    pub fn by(mut self, deadline: Deadline) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Service<http::Request<Body>> for Caller {
+    type Response = http::Response<Body>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // Which replica is called, and thus who has to be ready, is decided with the call.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let replicas = self.peer.replicas.clone();
+        let path = request.uri().path().trim_start_matches('/').to_owned();
+        let span = tracing::info_span!(
+            "rpc.client",
+            otel.name = %path,
+            otel.kind = "client",
+            rpc.system.name = "grpc",
+            rpc.method = %path,
+            server.address = self.peer.name,
+            rpc.response.status_code = tracing::field::Empty,
+        );
+        let left = self.deadline.map_or(self.peer.timeout, Deadline::left);
+        let assertion = self.peer.signer.sign(self.peer.name, &self.principal);
+        let work = async move {
+            let headers = request.headers_mut();
+            let assertion = HeaderValue::try_from(assertion?)?;
+            headers.insert(METADATA_KEY, assertion);
+            telemetry::inject(&tracing::Span::current(), headers);
+            if !headers.contains_key(GRPC_TIMEOUT) {
+                let millis = left.as_millis().clamp(1, 99_999_999);
+                headers.insert(GRPC_TIMEOUT, HeaderValue::try_from(format!("{millis}m"))?);
+            }
+            match tokio::time::timeout(left, replicas.call(request)).await {
+                Ok(answered) => answered,
+                Err(_) => Err(Status::deadline_exceeded("no answer within the deadline").into()),
+            }
+        };
+        Box::pin(work.instrument(span))
+    }
+}
+
+/// A call to a peer that failed. What the peer said in Steward's own terms goes on to our caller; anything
+/// else becomes a plain "unavailable" or "internal".
+#[derive(Debug, thiserror::Error)]
+#[error("call {peer}")]
+pub struct CallError {
+    peer: &'static str,
+    reason: Option<String>,
+    #[source]
+    status: Status,
+}
+
+impl CallError {
+    /// `peer` answered `status`.
+    #[must_use]
+    pub fn new(peer: &'static str, status: Status) -> Self {
+        Self { peer, reason: error::reason_of(&status), status }
+    }
+
+    /// What the peer answered.
+    #[must_use]
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// Whether the peer itself decided this; otherwise the call's outcome is unknown.
+    #[must_use]
+    pub fn is_verdict(&self) -> bool {
+        self.reason.is_some() && !matches!(self.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Internal)
+    }
+}
+
+impl ServiceError for CallError {
+    fn kind(&self) -> ErrorKind {
+        match (ErrorKind::from_code(self.status.code()), &self.reason) {
+            // Our credential was refused: that is our defect, not our caller's.
+            (ErrorKind::Unauthenticated | ErrorKind::PermissionDenied, _) => ErrorKind::Internal,
+            (kind, Some(_)) => kind,
+            // tonic's own timers, on either side, say "cancelled": the outcome is unknown.
+            (ErrorKind::DeadlineExceeded | ErrorKind::Canceled, None) => ErrorKind::DeadlineExceeded,
+            // A transport's word, whatever its code: the peer is away.
+            (_, None) => ErrorKind::Unavailable,
+        }
+    }
+
+    fn reason(&self) -> Cow<'static, str> {
+        match (&self.reason, self.kind()) {
+            (Some(reason), kind) if kind != ErrorKind::Internal => Cow::Owned(reason.clone()),
+            (_, kind) => Cow::Borrowed(kind.row().reason),
+        }
+    }
+
+    fn public_message(&self) -> Cow<'static, str> {
+        match (&self.reason, self.kind()) {
+            (_, ErrorKind::Internal) => "internal error".into(),
+            (Some(_), _) => Cow::Owned(self.status.message().to_owned()),
+            (None, _) => "a part of the plane is not reachable right now".into(),
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        error::retry_after_of(&self.status).or(self.kind().row().retry_after)
+    }
+}

@@ -1,0 +1,146 @@
+//! Pages of a listing: sizes and opaque tokens.
+//!
+//! A token is base64url of `[version, listing, cursor]`. It is bound to the listing it came from and carries
+//! nothing but a position, so it needs no signature: whoever forges one moves within what they may read anyway,
+//! because every query takes the caller's account.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::wire::error::Invalid;
+
+/// The request field that holds a token.
+pub const TOKEN_FIELD: &str = "page_token";
+
+/// The request field that holds a size.
+pub const SIZE_FIELD: &str = "page_size";
+
+const VERSION: u8 = 1;
+
+/// Longest token that is looked at.
+const MAX_TOKEN: usize = 1024;
+
+/// The number of items a page may have: `requested`, `default` if that is 0, never more than `most`.
+///
+/// # Errors
+/// [`Invalid`] if it is negative.
+pub fn size(requested: i32, default: u32, most: u32) -> Result<u32, Invalid> {
+    match u32::try_from(requested) {
+        Ok(0) => Ok(default.min(most)),
+        Ok(size) => Ok(size.min(most)),
+        Err(_) => Err(Invalid::new(SIZE_FIELD, "must not be negative")),
+    }
+}
+
+/// Token of the page of `listing` (as `chat.sessions`) that begins after `cursor`.
+///
+/// A cursor that cannot be written as JSON gives the empty token, which ends the listing.
+#[must_use]
+pub fn token<C: Serialize>(listing: &str, cursor: &C) -> String {
+    serde_json::to_vec(&(VERSION, listing, cursor)).map_or_else(
+        |error| {
+            tracing::error!(%error, listing, "page cursor cannot be encoded");
+            String::new()
+        },
+        |json| URL_SAFE_NO_PAD.encode(json),
+    )
+}
+
+/// The cursor in a token of `listing`; `None` asks for the first page.
+///
+/// # Errors
+/// [`Invalid`] if it is garbage, of another listing, or of another version.
+pub fn cursor<C: DeserializeOwned>(listing: &str, token: &str) -> Result<Option<C>, Invalid> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let read = || {
+        let json = (token.len() <= MAX_TOKEN).then(|| URL_SAFE_NO_PAD.decode(token).ok()).flatten()?;
+        let (version, of, cursor): (u8, String, C) = serde_json::from_slice(&json).ok()?;
+        (version == VERSION && of == listing).then_some(cursor)
+    };
+    read().map(Some).ok_or_else(|| Invalid::new(TOKEN_FIELD, "is not a token of this listing"))
+}
+
+/// One page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T> {
+    /// Its items.
+    pub items: Vec<T>,
+    /// Token of the next one; empty at the end.
+    pub next_page_token: String,
+}
+
+impl<T> Page<T> {
+    /// Cuts a page out of `rows`, which a query with `LIMIT size + 1` gave: one more row than fits means that
+    /// there is a next page, which begins after the last item that fits.
+    #[must_use]
+    pub fn cut<C: Serialize>(
+        listing: &str,
+        mut rows: Vec<T>,
+        size: u32,
+        cursor_of: impl FnOnce(&T) -> C,
+    ) -> Self {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let more = rows.len() > size;
+        rows.truncate(size);
+        let next_page_token = match rows.last() {
+            Some(last) if more => token(listing, &cursor_of(last)),
+            Some(_) | None => String::new(),
+        };
+        Self { items: rows, next_page_token }
+    }
+
+    /// The same page of other items.
+    #[must_use]
+    pub fn map<U>(self, each: impl FnMut(T) -> U) -> Page<U> {
+        Page { items: self.items.into_iter().map(each).collect(), next_page_token: self.next_page_token }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    type Cursor = (i64, Uuid);
+
+    #[test]
+    fn a_cursor_comes_back_from_its_token() {
+        let at: Cursor = (7, crate::id::new_id());
+        let token = token("chat.sessions", &at);
+        assert_eq!(cursor::<Cursor>("chat.sessions", &token).unwrap(), Some(at));
+        assert_eq!(cursor::<Cursor>("chat.sessions", "").unwrap(), None);
+    }
+
+    #[test]
+    fn a_token_of_another_listing_is_refused() {
+        let token = token("chat.sessions", &(7_i64, crate::id::new_id()));
+        assert_eq!(cursor::<Cursor>("chat.messages", &token).unwrap_err().field, TOKEN_FIELD);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_refused_and_never_more(text in ".{1,200}") {
+            prop_assert!(cursor::<Cursor>("chat.sessions", &text).is_err());
+        }
+    }
+
+    #[test]
+    fn sizes_are_clamped_and_never_negative() {
+        assert_eq!([size(0, 50, 200), size(7, 50, 200), size(900, 50, 200)], [Ok(50), Ok(7), Ok(200)]);
+        assert_eq!(size(-1, 50, 200).unwrap_err().field, SIZE_FIELD);
+    }
+
+    #[test]
+    fn only_a_page_with_a_row_too_many_has_a_next_one() {
+        let full = Page::cut("n", vec![1, 2, 3], 2, |last| *last);
+        assert_eq!(full.items, [1, 2]);
+        assert_eq!(cursor::<i32>("n", &full.next_page_token).unwrap(), Some(2));
+        for rows in [vec![], vec![1], vec![1, 2]] {
+            assert_eq!(Page::cut("n", rows, 2, |last| *last).next_page_token, "");
+        }
+    }
+}

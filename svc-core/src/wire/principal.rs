@@ -1,0 +1,166 @@
+//! Who is calling: the one type that every door, layer and use case speaks of.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+pub use steward_proto::common::v1::PrincipalKind as WireKind;
+
+use crate::{
+    id::{AccountId, TokenId},
+    wire::error::{ErrorKind, ServiceError},
+};
+
+/// The scope that holds every other.
+pub const EVERY_SCOPE: &str = "*";
+
+/// What a caller is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PrincipalKind {
+    /// An operator of the plane.
+    Admin,
+    /// A tenant.
+    Account,
+    /// An agent of a tenant.
+    Agent,
+    /// A service of the plane.
+    Service,
+}
+
+impl From<PrincipalKind> for WireKind {
+    fn from(kind: PrincipalKind) -> Self {
+        match kind {
+            PrincipalKind::Admin => Self::Admin,
+            PrincipalKind::Account => Self::Account,
+            PrincipalKind::Agent => Self::Agent,
+            PrincipalKind::Service => Self::Service,
+        }
+    }
+}
+
+impl TryFrom<WireKind> for PrincipalKind {
+    type Error = UnknownKind;
+
+    fn try_from(kind: WireKind) -> Result<Self, UnknownKind> {
+        match kind {
+            WireKind::Unspecified => Err(UnknownKind),
+            WireKind::Admin => Ok(Self::Admin),
+            WireKind::Account => Ok(Self::Account),
+            WireKind::Agent => Ok(Self::Agent),
+            WireKind::Service => Ok(Self::Service),
+        }
+    }
+}
+
+/// A principal kind that is not set.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("principal kind is not set")]
+pub struct UnknownKind;
+
+/// A caller, proven by its credential.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Principal {
+    /// What it is.
+    pub kind: PrincipalKind,
+    /// Id of the account or agent, name of the service ("chat-svc"), or id of the admin's token.
+    pub subject_id: String,
+    /// The tenant: of an account or agent its own, of a service the one it acts for.
+    pub account_id: Option<AccountId>,
+    /// What the credential allows.
+    pub scopes: Vec<String>,
+    /// The API token it came from, if any.
+    pub token_id: Option<TokenId>,
+}
+
+/// Why a principal may not do something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// No credential reached this point.
+    #[error("request carries no principal")]
+    Missing,
+    /// The work belongs to a tenant, and none is named.
+    #[error("principal names no account")]
+    NoAccount,
+}
+
+impl ServiceError for Refused {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Missing => ErrorKind::Unauthenticated,
+            Self::NoAccount => ErrorKind::PermissionDenied,
+        }
+    }
+
+    fn public_message(&self) -> Cow<'static, str> {
+        match self {
+            Self::Missing => "a valid credential is required".into(),
+            Self::NoAccount => "this needs a credential of an account".into(),
+        }
+    }
+}
+
+impl Principal {
+    /// A service on its own, or acting for a tenant.
+    #[must_use]
+    pub fn service(name: &str, account_id: Option<AccountId>) -> Self {
+        Self {
+            kind: PrincipalKind::Service,
+            subject_id: name.to_owned(),
+            account_id,
+            scopes: vec![EVERY_SCOPE.to_owned()],
+            token_id: None,
+        }
+    }
+
+    /// A tenant with every scope (tests, operator commands).
+    #[must_use]
+    pub fn account(account_id: AccountId) -> Self {
+        Self {
+            kind: PrincipalKind::Account,
+            subject_id: account_id.to_string(),
+            account_id: Some(account_id),
+            scopes: vec![EVERY_SCOPE.to_owned()],
+            token_id: None,
+        }
+    }
+
+    /// Whether the credential allows `scope`. Admins and services are limited by kind, not by scope.
+    #[must_use]
+    pub fn allows(&self, scope: &str) -> bool {
+        scope.is_empty()
+            || matches!(self.kind, PrincipalKind::Admin | PrincipalKind::Service)
+            || self.scopes.iter().any(|held| held == EVERY_SCOPE || held == scope)
+    }
+
+    /// The tenant that the request is about.
+    ///
+    /// # Errors
+    /// [`Refused::NoAccount`] for an admin, or a service that acts for nobody.
+    pub fn account_id(&self) -> Result<AccountId, Refused> {
+        self.account_id.ok_or(Refused::NoAccount)
+    }
+}
+
+/// The principal that the auth layer proved.
+///
+/// # Errors
+/// [`Refused::Missing`] if the request did not pass the layer.
+pub fn of<T>(request: &tonic::Request<T>) -> Result<&Principal, Refused> {
+    request.extensions().get().ok_or(Refused::Missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_limit_tenants_and_agents_only() {
+        let mut principal = Principal::account(AccountId::new());
+        assert!(principal.allows("turns:write"));
+        principal.scopes = vec!["sessions:read".to_owned()];
+        assert!(
+            principal.allows("sessions:read") && !principal.allows("turns:write") && principal.allows("")
+        );
+        assert!(Principal::service("chat-svc", None).allows("turns:write"));
+    }
+}
