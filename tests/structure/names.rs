@@ -1,63 +1,100 @@
-//! What a source file names: crates, and modules of its own crate. Code under `#[cfg(test)]` does not count.
+//! The names that a source file uses: crates, and modules of its own crate. Code under `#[cfg(test)]` does
+//! not count.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use proc_macro2::{TokenStream, TokenTree};
 use syn::{
-    Attribute, Item, ItemUse, Path, UseTree,
+    Attribute, Item, ItemMod, ItemUse, Macro, Path, UseTree,
     visit::{self, Visit},
 };
 
-/// What one file names.
+/// The names that one file uses.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     /// First segments of paths: `sqlx` of `sqlx::query!`, and the original names behind `use … as …`.
     pub(crate) crates: BTreeSet<String>,
-    /// Top modules of the own crate: `app` of `crate::app::turns`.
-    pub(crate) modules: BTreeSet<String>,
-    /// Names that a `use` binds to something inside a crate, which hide a crate of that name:
+    /// Paths into the own crate, from its root: `app::turns::create` of `crate::app::turns::create`.
+    pub(crate) own: BTreeSet<Vec<String>>,
+    /// Names that a visible `use` exports, with the path of each from the crate's root.
+    pub(crate) exports: BTreeMap<String, Vec<String>>,
+    /// Names that a `use` binds to an item inside a crate, which hide a crate of that name:
     /// `redis` of `use svc_core::data::redis`.
     bound: BTreeSet<String>,
+    /// Module path of the code being visited.
+    module: Vec<String>,
 }
 
-/// What `source` names.
-pub(crate) fn of(source: &str) -> Names {
-    let mut names = Names::default();
-    names.visit_file(&syn::parse_file(source).unwrap());
+/// The names that `file` uses, which is the module `module` of its crate.
+pub(crate) fn of(file: &syn::File, module: &[String]) -> Names {
+    let mut names = Names { module: module.to_vec(), ..Names::default() };
+    names.visit_file(file);
     names.crates.retain(|name| !names.bound.contains(name));
     names
 }
 
 impl Names {
+    /// Whether the file uses the top module `name` of its crate.
+    pub(crate) fn uses(&self, name: &str) -> bool {
+        self.own.iter().any(|path| path.first().is_some_and(|first| first == name))
+    }
+
     fn note(&mut self, segments: &[String]) {
-        match segments {
-            [first, second, ..] if first == "crate" => {
-                self.modules.insert(second.clone());
-            }
-            [first, _, ..] => {
-                self.crates.insert(first.clone());
-            }
-            _ => {}
+        if let Some(path) = self.absolute(segments) {
+            self.own.insert(path);
+        } else if let [first, _, ..] = segments {
+            self.crates.insert(first.clone());
         }
     }
 
-    fn walk(&mut self, prefix: &[String], tree: &UseTree) {
+    /// The path from the crate's root, if `segments` begins with `crate`, `self` or `super`.
+    fn absolute(&self, segments: &[String]) -> Option<Vec<String>> {
+        let mut base = match segments.first()?.as_str() {
+            "crate" => Vec::new(),
+            "self" => self.module.clone(),
+            "super" => self.module[..self.module.len().saturating_sub(1)].to_vec(),
+            _ => return None,
+        };
+        for segment in &segments[1..] {
+            match segment.as_str() {
+                "super" => {
+                    base.pop();
+                }
+                "self" | "*" => {}
+                name => base.push(name.to_owned()),
+            }
+        }
+        Some(base)
+    }
+
+    fn walk(&mut self, prefix: &[String], tree: &UseTree, exported: bool) {
         let grown = |name: String| [prefix, &[name]].concat();
         match tree {
-            UseTree::Path(path) => self.walk(&grown(path.ident.to_string()), &path.tree),
+            UseTree::Path(path) => self.walk(&grown(path.ident.to_string()), &path.tree, exported),
             UseTree::Name(name) => {
-                self.bind(prefix, &name.ident.to_string());
-                self.used(grown(name.ident.to_string()));
+                self.leaf(prefix, &name.ident.to_string(), &name.ident.to_string(), exported)
             }
-            UseTree::Rename(rename) => {
-                self.bind(prefix, &rename.rename.to_string());
-                self.used(grown(rename.ident.to_string()));
+            UseTree::Rename(name) => {
+                self.leaf(prefix, &name.ident.to_string(), &name.rename.to_string(), exported);
             }
             UseTree::Glob(_) => self.used(grown("*".to_owned())),
-            UseTree::Group(group) => group.items.iter().for_each(|tree| self.walk(prefix, tree)),
+            UseTree::Group(group) => group.items.iter().for_each(|tree| self.walk(prefix, tree, exported)),
         }
     }
 
-    /// What `use` brings into the file under `name`, if it is not the crate of that name itself.
+    fn leaf(&mut self, prefix: &[String], name: &str, bound: &str, exported: bool) {
+        self.bind(prefix, bound);
+        let path = [prefix, &[name.to_owned()]].concat();
+        if exported {
+            // A path without `crate`, `self` or `super` begins at a child module, or at another crate.
+            let child = || [self.module.clone(), path.clone()].concat();
+            let target = self.absolute(&path).unwrap_or_else(child);
+            self.exports.insert(bound.to_owned(), target);
+        }
+        self.used(path);
+    }
+
+    /// Remembers what `use` brings into the file under `name`, if it is not the crate of that name itself.
     fn bind(&mut self, prefix: &[String], name: &str) {
         match (prefix, name) {
             ([] | [_], "self") => {}
@@ -80,6 +117,31 @@ impl Names {
             path => self.note(path),
         }
     }
+
+    /// Paths among the tokens of a macro call, which the parser leaves alone.
+    fn tokens(&mut self, tokens: TokenStream) {
+        let mut path: Vec<String> = Vec::new();
+        let mut colons = 0;
+        for token in tokens {
+            match token {
+                TokenTree::Ident(ident) => {
+                    if colons != 2 {
+                        self.note(&path);
+                        path.clear();
+                    }
+                    path.push(ident.to_string());
+                    colons = 0;
+                }
+                TokenTree::Punct(punct) if punct.as_char() == ':' => colons += 1,
+                TokenTree::Group(group) => {
+                    self.tokens(group.stream());
+                    colons = 0;
+                }
+                TokenTree::Punct(_) | TokenTree::Literal(_) => colons = 0,
+            }
+        }
+        self.note(&path);
+    }
 }
 
 impl<'ast> Visit<'ast> for Names {
@@ -89,14 +151,26 @@ impl<'ast> Visit<'ast> for Names {
         }
     }
 
+    fn visit_item_mod(&mut self, item: &'ast ItemMod) {
+        self.module.push(item.ident.to_string());
+        visit::visit_item_mod(self, item);
+        self.module.pop();
+    }
+
     fn visit_item_use(&mut self, item: &'ast ItemUse) {
-        self.walk(&[], &item.tree);
+        let exported = !matches!(item.vis, syn::Visibility::Inherited);
+        self.walk(&[], &item.tree, exported);
     }
 
     fn visit_path(&mut self, path: &'ast Path) {
         let segments: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
         self.note(&segments);
         visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, call: &'ast Macro) {
+        self.tokens(call.tokens.clone());
+        visit::visit_macro(self, call);
     }
 
     /// Derives and attributes name crates too: `#[derive(sqlx::Type)]`, `#[sqlx(type_name = "…")]`.
@@ -112,17 +186,20 @@ impl<'ast> Visit<'ast> for Names {
     }
 }
 
-fn is_test_only(attribute: &Attribute) -> bool {
+/// Whether an attribute keeps its item out of a build for production.
+pub(crate) fn is_test_only(attribute: &Attribute) -> bool {
     let mut test = attribute.path().is_ident("test");
     if attribute.path().is_ident("cfg") {
         // `test` alone, or a feature that only tests turn on.
         let condition = quote::quote!(#attribute).to_string();
-        test = condition.contains("(test)") || condition.contains("test-util");
+        test =
+            condition.contains("(test)") || condition.contains("test-util") || condition.contains("(test ,");
     }
     test
 }
 
-fn attributes(item: &Item) -> &[Attribute] {
+/// The attributes of an item; none for items that have no name.
+pub(crate) fn attributes(item: &Item) -> &[Attribute] {
     match item {
         Item::Const(item) => &item.attrs,
         Item::Enum(item) => &item.attrs,
@@ -139,37 +216,49 @@ fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
+#[cfg(test)]
+fn parsed(source: &str) -> Names {
+    of(&syn::parse_file(source).unwrap(), &["app".to_owned(), "turns".to_owned()])
+}
+
 #[test]
 fn names_are_found_in_uses_paths_macros_and_derives() {
-    let names = of(r#"
+    let names = parsed(
+        r#"
         use tonic as wire;
         use sqlx::{PgConnection as Connection, types::{Json}};
         #[derive(Debug, bollard::Model)]
         struct S;
         fn f() -> redis::Client { reqwest::get!(1); crate::store::turns::find() }
-    "#);
-    for library in ["tonic", "sqlx", "bollard", "redis", "reqwest"] {
+        fn g() { tokio::select! { x = super::run::next() => hyper::send(x, [crate::grpc::x]) } }
+    "#,
+    );
+    for library in ["tonic", "sqlx", "bollard", "redis", "reqwest", "hyper"] {
         assert!(names.crates.contains(library), "{library} is missing from {:?}", names.crates);
     }
-    assert_eq!(names.modules, BTreeSet::from(["store".to_owned()]));
+    let own: Vec<String> = names.own.iter().map(|path| path.join("::")).collect();
+    assert_eq!(own, ["app::run::next", "grpc::x", "store::turns::find"]);
 }
 
 #[test]
 fn a_module_may_be_called_as_a_crate_is() {
-    let names = of("use svc_core::{data::{redis::{self, Redis}, pg}}; fn f() -> redis::Error { pg::get() }");
+    let names =
+        parsed("use svc_core::{data::{redis::{self, Redis}, pg}}; fn f() -> redis::Error { pg::get() }");
     assert_eq!(names.crates, BTreeSet::from(["svc_core".to_owned()]));
     let names =
-        of("use redis::{self, Client}; use other::thing as sqlx; fn f() -> redis::Error { sqlx::get() }");
+        parsed("use redis::{self, Client}; use other::thing as sqlx; fn f() -> redis::Error { sqlx::get() }");
     assert_eq!(names.crates, BTreeSet::from(["other".to_owned(), "redis".to_owned()]));
 }
 
 #[test]
 fn comments_strings_and_test_code_name_nothing() {
-    let names = of(r#"
+    let names = parsed(
+        r#"
         //! sqlx::query of tonic::Status
         const TEXT: &str = "bollard::Docker";
         #[cfg(test)]
         mod tests { use redis::Client; }
-    "#);
+    "#,
+    );
     assert!(["sqlx", "tonic", "bollard", "redis"].iter().all(|library| !names.crates.contains(*library)));
 }
