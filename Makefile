@@ -7,7 +7,8 @@ SHELL := /bin/bash
 export SQLX_OFFLINE ?= true
 
 help: ## List these targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | \
+		while IFS=$$'\t' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 
 dev: ## Build and run the whole plane on this machine until Ctrl-C
 	@scripts/dev
@@ -15,13 +16,13 @@ dev: ## Build and run the whole plane on this machine until Ctrl-C
 test: ## Run every test against a Postgres, Redis and Docker of its own (ARGS go to the runner)
 	@scripts/test $(ARGS)
 
-soak: ## Run the fault suites with their full counts; one line a suite at the end
+soak: ## Run the fault suites with their full counts (hours); print one line a suite at the end
 	@scripts/soak $(ARGS)
 
-bench: ## Measure performance as ratios; fail on a miss
+bench: ## Measure performance as ratios to baselines; fail if a ratio misses its limit
 	@scripts/bench $(ARGS)
 
-lint: ## Check formatting, code, contract, query caches and dependencies
+lint: ## Check language, formatting, code, contract, query caches and dependencies
 	@scripts/lint
 
 tools: ## Install the pinned tools into a cache outside the checkout
@@ -33,5 +34,5 @@ contract: ## Renew the committed contract and OpenAPI document
 sqlx: ## Renew the committed query caches
 	@scripts/sqlx-cache write
 
-clean: ## Stop leftovers, remove the development data and the build, and say what is removed
+clean: ## Stop leftover processes, remove the development data and the build, and list what is removed
 	@scripts/clean

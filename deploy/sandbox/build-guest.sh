@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds steward-guest as one static file and prints its path; a build that is fresh takes no time.
+# Builds steward-guest as one static file and prints its path. Does nothing if the build is up to date.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
 triple="$(uname -m)-unknown-linux-gnu"
-# A directory of its own: other flags, and no waiting for the lock of a build beside it.
+# Its own target directory: it has other flags, and need not wait for the lock of another build.
 target=${STEWARD_GUEST_TARGET_DIR:-${CARGO_TARGET_DIR:-$root/target}/guest}
 
 cd "$root"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Builds the sandbox image without any registry and prints its name; one that is there already takes no time.
+# Builds the sandbox image without any registry and prints its name. Does nothing if the image exists.
 #
 #   build-image.sh [debian|busybox]
 #
-# debian   Debian minbase with coreutils, python3 and git, made by debootstrap (needs root and a Debian mirror);
-#          where it cannot run, busybox takes its place and the progress lines say so.
-# busybox  one static binary: small and quick, for tests.
+# debian   Debian minbase with coreutils, python3 and git, made by debootstrap, which needs root and a Debian
+#          mirror; where it cannot run, the busybox image is built instead and a progress line says so.
+# busybox  one static binary: small, quick to build, used by tests.
 #
-# The name carries a hash of everything that goes in, so a change of this directory makes a new image.
+# The name has a hash of all inputs, so that a change in this directory makes a new image.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -29,7 +29,7 @@ hash=$(cat "$here/Dockerfile" "$here/build-image.sh" - <<<"$ingredients" | sha25
 image=steward-sandbox:$flavour-$hash
 base=steward-sandbox-base:$flavour-$hash
 
-# Two builds of one image at once would only race for the tag.
+# Two concurrent builds of one image would race for the tag.
 exec 9>"${TMPDIR:-/tmp}/steward-sandbox-image-$flavour.lock"
 flock 9
 
@@ -55,13 +55,15 @@ make_debian() {
 make_busybox() {
   local busybox
   busybox=$(command -v busybox) || fail "busybox is not installed (package busybox-static)"
-  if ldd "$busybox" 2>/dev/null | grep -q '=>'; then fail "$busybox is not static (package busybox-static)"; fi
+  if ldd "$busybox" 2>/dev/null | grep -q '=>'; then
+    fail "$busybox is not static (package busybox-static)"
+  fi
   mkdir -p "$work"/root/{bin,etc,usr/bin}
   cp "$busybox" "$work/root/bin/busybox"
   "$busybox" --list | while read -r applet; do
     [ "$applet" = busybox ] || ln -s busybox "$work/root/bin/$applet"
   done
-  # Scripts name programs by their usual places.
+  # Scripts expect `env` here.
   ln -s /bin/env "$work/root/usr/bin/env"
   printf 'root:x:0:0:root:/root:/bin/sh\n' >"$work/root/etc/passwd"
   printf 'root:x:0:\n' >"$work/root/etc/group"
@@ -80,8 +82,9 @@ fi
 
 say "build $image"
 mkdir "$work/context"
-# The classic builder: it needs no plugin and takes a base that is in no registry.
+# The classic builder needs no plugin and accepts a base that is in no registry.
 DOCKER_BUILDKIT=0 docker build --quiet --network none --build-arg BASE="$base" \
-  --file "$here/Dockerfile" --tag "$image" "$work/context" >"$work/log" 2>&1 || fail "docker build: $(cat "$work/log")"
+  --file "$here/Dockerfile" --tag "$image" "$work/context" >"$work/log" 2>&1 ||
+  fail "docker build: $(cat "$work/log")"
 say "done"
 echo "$image"
