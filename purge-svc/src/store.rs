@@ -5,7 +5,7 @@ use svc_core::data::pg_enum;
 
 use crate::domain::{
     job::Phase,
-    subject::{SubjectHash, SubjectKind, Trigger},
+    subject::{SubjectHash, Trigger},
 };
 
 pub mod claims;
@@ -19,7 +19,6 @@ pub mod steps;
 /// Migrations of the schema `purge`.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
 
-pg_enum!(SubjectKind as "subject_kind" { Account => "account", Session => "session" });
 pg_enum!(Trigger as "purge_trigger" {
     SubjectRequest => "subject_request",
     UserErasure => "user_erasure",

@@ -4,6 +4,7 @@
 //! | Module | What it owns |
 //! |---|---|
 //! | [`id`] | typed UUIDv7 ids |
+//! | [`subject`] | subjects of erasures and the state of their custody |
 //! | [`wire`] | the gRPC and HTTP edge: callers, errors, servers, clients, outbound requests |
 //! | [`data`] | Postgres and Redis: transactions, leases, idempotency keys, audit, wake-ups |
 //! | [`run`] | a process: configuration, lifecycle, clock, telemetry, back-off, breakers |
@@ -14,6 +15,7 @@ pub mod custody;
 pub mod data;
 pub mod id;
 pub mod run;
+pub mod subject;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testing;
 pub mod wire;

@@ -94,7 +94,7 @@ pub struct Hold {
 /// the account's sessions. Whoever decides about holds locks them in this order.
 #[must_use]
 pub fn covering(subject: &Subject) -> Vec<SubjectHash> {
-    let account = SubjectHash::of(SubjectKind::Account, subject.account().0);
+    let account = SubjectHash::of(SubjectKind::Account.name(), subject.account().0);
     match subject.kind() {
         SubjectKind::Account => vec![account],
         SubjectKind::Session => vec![account, subject.hash()],

@@ -25,7 +25,7 @@ async fn a_session_is_erased_everywhere_and_receipted_once() {
 
     let receipt = plane.receipts().await.remove(0);
     assert_eq!(receipt.seq, 1);
-    assert_eq!(receipt.body.subject_hash, SubjectHash::of(SubjectKind::Session, subject.id()));
+    assert_eq!(receipt.body.subject_hash, SubjectHash::of(SubjectKind::Session.name(), subject.id()));
     let services: Vec<_> = receipt.body.custodians.iter().map(|digest| digest.service.as_str()).collect();
     assert_eq!(services, Custodian::ALL.map(Custodian::service));
 }

@@ -6,9 +6,10 @@ use uuid::Uuid;
 use super::{Answered, Error, Step, StepTx, begin_as, list};
 use crate::{
     data::{
-        audit::{self, Act, SubjectHash},
-        pg::{self, Pool, Subject, SubjectKind},
+        audit::{self, Act},
+        pg::{self, Pool},
     },
+    subject::{Subject, SubjectKind},
     wire::{
         error::ServiceError,
         page::{self, Page},
@@ -180,7 +181,7 @@ impl StepTx {
                 SubjectKind::Session => "session.erased",
                 SubjectKind::Account => "account.erased",
             },
-            subject: SubjectHash::of(&subject.kind().to_string(), subject.id()),
+            subject: subject.hash(),
             generation: epoch,
             principal_id: PURGE,
             at,

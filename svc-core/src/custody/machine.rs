@@ -1,25 +1,7 @@
 //! The state machine of a subject's custody, pure.
 
-use crate::{data::pg::Subject, id::PurgeId};
-
-/// Whether a subject may be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type)]
-#[sqlx(type_name = "custody_state", rename_all = "snake_case")]
-pub enum State {
-    /// It may.
-    Live,
-    /// A purge has stopped its writers; it may still be given up.
-    Frozen,
-    /// Its data is being deleted.
-    Erasing,
-    /// It is gone, for ever.
-    Erased,
-}
-
-impl State {
-    /// Every state.
-    pub const ALL: [Self; 4] = [Self::Live, Self::Frozen, Self::Erasing, Self::Erased];
-}
+pub use crate::subject::CustodyState as State;
+use crate::{id::PurgeId, subject::Subject};
 
 /// What a purge asks of a custodian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::testing::TestDb;
+use crate::{id::SessionId, testing::TestDb};
 
 const SOON: Duration = Duration::from_millis(200);
 

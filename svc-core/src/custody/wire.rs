@@ -5,8 +5,8 @@ use tonic::{Request, Status};
 
 use super::{Step, StepKind};
 use crate::{
-    data::pg::Subject,
     id::{AccountId, PurgeId, SessionId, parse_id},
+    subject::Subject,
     wire::{
         error::{ErrorKind, Invalid, status, to_status},
         principal::{self, PrincipalKind},

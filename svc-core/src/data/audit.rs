@@ -4,36 +4,12 @@
 //! run role can insert and read, nothing else. Rows name subjects by hash and actors by id.
 
 use chrono::{DateTime, Utc};
-use sha2::{Digest, Sha256};
-use uuid::Uuid;
 
+pub use crate::subject::SubjectHash;
 use crate::{
     data::pg::{self, Tx},
     wire::principal::Principal,
 };
-
-/// SHA-256 of what an act was done to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SubjectHash([u8; 32]);
-
-impl SubjectHash {
-    /// Hash of the thing of this `kind` ("session", "sandbox", "volume") and id. Ids are UUIDs with 74 random
-    /// bits, so that a hash cannot be turned back by trying.
-    #[must_use]
-    pub fn of(kind: &str, id: Uuid) -> Self {
-        let mut hash = Sha256::new();
-        hash.update(kind.as_bytes());
-        hash.update([0]);
-        hash.update(id.as_bytes());
-        Self(hash.finalize().into())
-    }
-
-    /// Its bytes.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
 
 /// An irreversible act.
 #[derive(Debug, Clone, Copy)]

@@ -35,8 +35,9 @@ pub(crate) use self::migrate::{all, apply};
 pub use self::{
     error::{ConflictKind, Error, Result, ensure_affected},
     migrate::{COMMON, MigrateError, check_migrated, migrate},
-    tx::{Subject, SubjectKind, Tx},
+    tx::Tx,
 };
+pub use crate::subject::{Subject, SubjectKind};
 
 /// How long a connection may have been idle before it is tried out when handed over. Without the trial the
 /// first query after a restart of Postgres fails; with it on every hand-over each transaction pays a round trip.

@@ -22,10 +22,11 @@ use uuid::Uuid;
 use crate::{
     custody::data_map::Class,
     data::{
-        pg::{self, Pool, Subject, Tx},
+        pg::{self, Pool, Tx},
         redis::{KeyFamily, Redis},
     },
     run::lifecycle::Lifecycle,
+    subject::Subject,
     wire::error::Chain,
 };
 

@@ -1,15 +1,19 @@
 //! The transaction that application code begins and commits.
 
-use std::{
-    fmt,
-    ops::{Deref, DerefMut},
-};
+use std::ops::{Deref, DerefMut};
 
 use sqlx::{PgConnection, Postgres, Transaction};
-use uuid::Uuid;
 
 use super::{Error, Pool, Result};
-use crate::id::{AccountId, SessionId};
+use crate::{
+    pg_enum,
+    subject::{CustodyState, Subject, SubjectKind},
+};
+
+pg_enum!(SubjectKind as "subject_kind" { Account => "account", Session => "session" });
+pg_enum!(CustodyState as "custody_state" {
+    Live => "live", Frozen => "frozen", Erasing => "erasing", Erased => "erased",
+});
 
 /// Takes the custody rows of a subject that are live, the account's first: `kind` is an enum in that order, and
 /// rows are locked in the order in which they are sorted. A row that is not live is filtered out before it
@@ -38,87 +42,6 @@ const MEET: &str = "
     WHERE subject_id IS NOT NULL
     ORDER BY kind
     ON CONFLICT (kind, subject_id) DO NOTHING";
-
-/// What kind of subject something is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
-#[sqlx(type_name = "subject_kind", rename_all = "snake_case")]
-pub enum SubjectKind {
-    /// A tenant with all it owns.
-    Account,
-    /// One session.
-    Session,
-}
-
-impl fmt::Display for SubjectKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Account => "account",
-            Self::Session => "session",
-        })
-    }
-}
-
-/// Somebody's data that can be erased as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Subject {
-    /// What belongs to an account and to none of its sessions.
-    Account {
-        /// The account.
-        account: AccountId,
-    },
-    /// What belongs to a session.
-    Session {
-        /// The account that owns it.
-        account: AccountId,
-        /// The session.
-        session: SessionId,
-    },
-}
-
-impl Subject {
-    /// Its kind.
-    #[must_use]
-    pub const fn kind(&self) -> SubjectKind {
-        match self {
-            Self::Account { .. } => SubjectKind::Account,
-            Self::Session { .. } => SubjectKind::Session,
-        }
-    }
-
-    /// Its own id.
-    #[must_use]
-    pub const fn id(&self) -> Uuid {
-        match self {
-            Self::Account { account } => account.0,
-            Self::Session { session, .. } => session.0,
-        }
-    }
-
-    /// The account it belongs to, or is.
-    #[must_use]
-    pub const fn account(&self) -> AccountId {
-        match self {
-            Self::Account { account } | Self::Session { account, .. } => *account,
-        }
-    }
-
-    /// The session, if it is one.
-    #[must_use]
-    pub const fn session(&self) -> Option<SessionId> {
-        match self {
-            Self::Account { .. } => None,
-            Self::Session { session, .. } => Some(*session),
-        }
-    }
-
-    /// Custody rows that a writer of it holds.
-    const fn rows(&self) -> usize {
-        match self {
-            Self::Account { .. } => 1,
-            Self::Session { .. } => 2,
-        }
-    }
-}
 
 /// An open transaction (READ COMMITTED). Stores take it as `&mut Tx` or, by deref, as `&mut PgConnection`.
 /// Dropped without [`Self::commit`] it is rolled back. Nothing waits on a network or on Docker while it is open.
@@ -169,10 +92,10 @@ impl Tx {
         let session = subject.session().map(|session| session.0);
         let held: Vec<(SubjectKind,)> =
             sqlx::query_as(HOLD).bind(subject.account().0).bind(session).fetch_all(&mut **self).await?;
-        if held.len() == subject.rows() {
+        if held.len() == kinds(subject).len() {
             return Ok(());
         }
-        let seen: Vec<(SubjectKind, crate::custody::State)> =
+        let seen: Vec<(SubjectKind, CustodyState)> =
             sqlx::query_as(LOOK).bind(subject.account().0).bind(session).fetch_all(&mut **self).await?;
         Err(refusal(subject, &seen))
     }
@@ -224,21 +147,24 @@ impl DerefMut for Tx {
 }
 
 /// Why a subject whose rows were `seen` may not be written; the account's reason goes first.
-fn refusal(subject: Subject, seen: &[(SubjectKind, crate::custody::State)]) -> Error {
-    use crate::custody::State;
+fn refusal(subject: Subject, seen: &[(SubjectKind, CustodyState)]) -> Error {
     let state_of = |kind| seen.iter().find(|(seen, _)| *seen == kind).map(|(_, state)| *state);
-    let kinds: &[SubjectKind] = match subject {
-        Subject::Account { .. } => &[SubjectKind::Account],
-        Subject::Session { .. } => &[SubjectKind::Account, SubjectKind::Session],
-    };
-    for &kind in kinds {
+    for &kind in kinds(subject) {
         match state_of(kind) {
             None => return Error::SubjectNotFound { kind, erased: false },
-            Some(State::Erased) => return Error::SubjectNotFound { kind, erased: true },
-            Some(State::Frozen | State::Erasing) => return Error::SubjectFrozen(kind),
-            Some(State::Live) => {}
+            Some(CustodyState::Erased) => return Error::SubjectNotFound { kind, erased: true },
+            Some(CustodyState::Frozen | CustodyState::Erasing) => return Error::SubjectFrozen(kind),
+            Some(CustodyState::Live) => {}
         }
     }
     // Live now, but not when it was to be held: thawed in between.
     Error::SubjectFrozen(subject.kind())
+}
+
+/// Kinds of the custody rows that a writer of `subject` holds, in lock order.
+const fn kinds(subject: Subject) -> &'static [SubjectKind] {
+    match subject {
+        Subject::Account { .. } => &[SubjectKind::Account],
+        Subject::Session { .. } => &[SubjectKind::Account, SubjectKind::Session],
+    }
 }
