@@ -1,12 +1,10 @@
 //! What can go wrong in a request, by what its caller should do.
 
-use std::{borrow::Cow, time::Duration};
-
 use svc_core::{
     data::{idempotency, pg},
     wire::{
         client::CallError,
-        error::{ErrorKind, Invalid, ServiceError},
+        error::{ErrorKind, Invalid, PublicError, ServiceError},
         principal,
     },
 };
@@ -78,66 +76,22 @@ impl From<job::Refused> for Error {
 }
 
 impl ServiceError for Error {
-    fn kind(&self) -> ErrorKind {
+    fn public(&self) -> PublicError {
         match self {
-            Self::Invalid(error) => error.kind(),
-            Self::Principal(error) => error.kind(),
-            Self::NotFound(_) => ErrorKind::NotFound,
-            Self::ErasureStarted => ErrorKind::FailedPrecondition,
-            Self::Machine(_) => ErrorKind::Internal,
-            Self::Idempotency(error) => error.kind(),
-            Self::Sessions(error) => error.kind(),
-            Self::Pg(error) => error.kind(),
-        }
-    }
-
-    fn reason(&self) -> Cow<'static, str> {
-        match self {
-            Self::ErasureStarted => "ERASURE_STARTED".into(),
-            Self::Principal(error) => error.reason(),
-            Self::Idempotency(error) => error.reason(),
-            Self::Sessions(error) => error.reason(),
-            Self::Pg(error) => error.reason(),
-            Self::Invalid(_) | Self::NotFound(_) | Self::Machine(_) => self.kind().row().reason.into(),
-        }
-    }
-
-    fn public_message(&self) -> Cow<'static, str> {
-        match self {
-            Self::Invalid(error) => error.public_message(),
-            Self::Principal(error) => error.public_message(),
-            Self::NotFound(_) => Cow::Owned(self.to_string()),
-            Self::ErasureStarted => "its erasure has started and cannot be stopped any more".into(),
-            Self::Machine(_) => "internal error".into(),
-            Self::Idempotency(error) => error.public_message(),
-            Self::Sessions(error) => error.public_message(),
-            Self::Pg(error) => error.public_message(),
-        }
-    }
-
-    fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Idempotency(error) => error.retry_after(),
-            Self::Sessions(error) => error.retry_after(),
-            Self::Pg(error) => error.retry_after(),
-            Self::Invalid(_)
-            | Self::Principal(_)
-            | Self::NotFound(_)
-            | Self::ErasureStarted
-            | Self::Machine(_) => self.kind().row().retry_after,
-        }
-    }
-
-    fn invalid_fields(&self) -> &[Invalid] {
-        match self {
-            Self::Invalid(error) => error.invalid_fields(),
-            Self::Principal(_)
-            | Self::NotFound(_)
-            | Self::ErasureStarted
-            | Self::Machine(_)
-            | Self::Idempotency(_)
-            | Self::Sessions(_)
-            | Self::Pg(_) => &[],
+            Self::Invalid(error) => error.public(),
+            Self::Principal(error) => error.public(),
+            Self::NotFound(_) => PublicError::of_kind(ErrorKind::NotFound, self.to_string()),
+            Self::ErasureStarted => PublicError::new(
+                ErrorKind::FailedPrecondition,
+                "ERASURE_STARTED",
+                "its erasure has started and cannot be stopped any more",
+            ),
+            Self::Machine(_) => PublicError::internal(),
+            Self::Idempotency(error) => error.public(),
+            Self::Sessions(error) => error.public(),
+            Self::Pg(error) => error.public(),
         }
     }
 }
+
+svc_core::into_status!(Error);

@@ -17,15 +17,14 @@
 //! It does not know what a service keeps of a subject; the service erases and counts, between [`begin`] and
 //! [`StepTx::finish`].
 
-use std::borrow::Cow;
-
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    data::pg::{self, Pool, Subject, SubjectKind, Tx, ensure_affected},
-    id::{AccountId, PurgeId, SessionId},
-    wire::error::{ErrorKind, ServiceError},
+    data::pg::{self, Pool, Tx, ensure_affected},
+    id::{AccountId, PurgeId},
+    subject::{Subject, SubjectKind},
+    wire::error::{ErrorKind, PublicError, ServiceError},
 };
 
 mod answers;
@@ -52,31 +51,12 @@ pub enum Error {
 }
 
 impl ServiceError for Error {
-    fn kind(&self) -> ErrorKind {
+    fn public(&self) -> PublicError {
         match self {
-            Self::Refused(_) => ErrorKind::FailedPrecondition,
-            Self::Pg(error) => error.kind(),
-        }
-    }
-
-    fn reason(&self) -> Cow<'static, str> {
-        match self {
-            Self::Refused(refused) => Cow::Borrowed(refused.reason()),
-            Self::Pg(error) => error.reason(),
-        }
-    }
-
-    fn public_message(&self) -> Cow<'static, str> {
-        match self {
-            Self::Refused(refused) => Cow::Owned(refused.to_string()),
-            Self::Pg(error) => error.public_message(),
-        }
-    }
-
-    fn retry_after(&self) -> Option<std::time::Duration> {
-        match self {
-            Self::Refused(_) => None,
-            Self::Pg(error) => error.retry_after(),
+            Self::Refused(refused) => {
+                PublicError::new(ErrorKind::FailedPrecondition, refused.reason(), refused.to_string())
+            }
+            Self::Pg(error) => error.public(),
         }
     }
 }
@@ -245,13 +225,7 @@ pub async fn list(
     .bind(limit)
     .fetch_all(connection)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(kind, id, account)| match kind {
-            SubjectKind::Account => Subject::Account { account: AccountId(account) },
-            SubjectKind::Session => Subject::Session { account: AccountId(account), session: SessionId(id) },
-        })
-        .collect())
+    Ok(rows.into_iter().map(|(kind, id, account)| Subject::new(kind, id, AccountId(account))).collect())
 }
 
 /// First half of a freeze: from its commit on, no new writer gets in. It waits for nobody, because a plain

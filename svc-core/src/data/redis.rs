@@ -9,7 +9,6 @@
 //! a peer that vanished without closing (a lost host, a stalled proxy) would never be left.
 
 use std::{
-    borrow::Cow,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -25,7 +24,7 @@ use tokio::time::Instant;
 use crate::{
     custody::data_map::Class,
     run::backoff::Backoff,
-    wire::error::{ErrorKind as Kind, ServiceError},
+    wire::error::{ErrorKind as Kind, PublicError, ServiceError},
 };
 
 /// Delay before Redis is tried again after it could not be reached.
@@ -103,17 +102,10 @@ impl Error {
 }
 
 impl ServiceError for Error {
-    fn kind(&self) -> Kind {
+    fn public(&self) -> PublicError {
         match self {
-            Self::Down(_) => Kind::Unavailable,
-            Self::Refused(_) => Kind::Internal,
-        }
-    }
-
-    fn public_message(&self) -> Cow<'static, str> {
-        match self {
-            Self::Down(_) => "a part of the plane is not available".into(),
-            Self::Refused(_) => "internal error".into(),
+            Self::Down(_) => PublicError::of_kind(Kind::Unavailable, "a part of the plane is not available"),
+            Self::Refused(_) => PublicError::internal(),
         }
     }
 }

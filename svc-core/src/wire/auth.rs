@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::wire::{
     assertion::{METADATA_KEY, Verifier},
-    error::{ErrorKind, ServiceError},
+    error::{ErrorKind, PublicError, ServiceError},
     principal::{Principal, PrincipalKind, WireKind},
 };
 
@@ -46,20 +46,13 @@ pub enum Error {
 }
 
 impl ServiceError for Error {
-    fn kind(&self) -> ErrorKind {
-        match self {
-            Self::Unauthenticated(_) => ErrorKind::Unauthenticated,
-            Self::Denied(_) => ErrorKind::PermissionDenied,
-            Self::Unavailable(_) => ErrorKind::Unavailable,
-        }
-    }
-
-    fn public_message(&self) -> Cow<'static, str> {
-        match self {
-            Self::Unauthenticated(_) => "a valid credential is required".into(),
-            Self::Denied(_) => "this credential does not allow it".into(),
-            Self::Unavailable(_) => "credentials cannot be checked right now".into(),
-        }
+    fn public(&self) -> PublicError {
+        let (kind, message) = match self {
+            Self::Unauthenticated(_) => (ErrorKind::Unauthenticated, "a valid credential is required"),
+            Self::Denied(_) => (ErrorKind::PermissionDenied, "this credential does not allow it"),
+            Self::Unavailable(_) => (ErrorKind::Unavailable, "credentials cannot be checked right now"),
+        };
+        PublicError::of_kind(kind, message)
     }
 }
 

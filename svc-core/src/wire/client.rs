@@ -4,7 +4,6 @@
 mod replicas;
 
 use std::{
-    borrow::Cow,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -26,7 +25,7 @@ use crate::{
     wire::{
         assertion::{METADATA_KEY, Signer},
         deadline::{Deadline, GRPC_TIMEOUT},
-        error::{self, ErrorKind, ServiceError},
+        error::{self, ErrorKind, PublicError, ServiceError},
         principal::Principal,
     },
 };
@@ -211,8 +210,8 @@ impl CallError {
 }
 
 impl ServiceError for CallError {
-    fn kind(&self) -> ErrorKind {
-        match (ErrorKind::from_code(self.status.code()), &self.reason) {
+    fn public(&self) -> PublicError {
+        let kind = match (ErrorKind::from_code(self.status.code()), &self.reason) {
             // Our credential was refused: that is our defect, not our caller's.
             (ErrorKind::Unauthenticated | ErrorKind::PermissionDenied, _) => ErrorKind::Internal,
             (kind, Some(_)) => kind,
@@ -220,25 +219,15 @@ impl ServiceError for CallError {
             (ErrorKind::DeadlineExceeded | ErrorKind::Canceled, None) => ErrorKind::DeadlineExceeded,
             // A transport's word, whatever its code: the peer is away.
             (_, None) => ErrorKind::Unavailable,
+        };
+        let public = match &self.reason {
+            _ if kind == ErrorKind::Internal => PublicError::internal(),
+            Some(reason) => PublicError::new(kind, reason.clone(), self.status.message().to_owned()),
+            None => PublicError::of_kind(kind, "a part of the plane is not reachable right now"),
+        };
+        match error::retry_after_of(&self.status) {
+            Some(delay) => public.retry_after(delay),
+            None => public,
         }
-    }
-
-    fn reason(&self) -> Cow<'static, str> {
-        match (&self.reason, self.kind()) {
-            (Some(reason), kind) if kind != ErrorKind::Internal => Cow::Owned(reason.clone()),
-            (_, kind) => Cow::Borrowed(kind.row().reason),
-        }
-    }
-
-    fn public_message(&self) -> Cow<'static, str> {
-        match (&self.reason, self.kind()) {
-            (_, ErrorKind::Internal) => "internal error".into(),
-            (Some(_), _) => Cow::Owned(self.status.message().to_owned()),
-            (None, _) => "a part of the plane is not reachable right now".into(),
-        }
-    }
-
-    fn retry_after(&self) -> Option<Duration> {
-        error::retry_after_of(&self.status).or(self.kind().row().retry_after)
     }
 }

@@ -6,7 +6,8 @@
 
 use std::{borrow::Cow, error::Error as StdError, time::Duration};
 
-use tonic::{Code, Status};
+use tonic::Code;
+pub use tonic::Status;
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 /// Domain of every `ErrorInfo` Steward sends.
@@ -144,22 +145,85 @@ impl Invalid {
     }
 }
 
-/// An error that can be answered to a caller.
-pub trait ServiceError: StdError {
+/// What the caller is told of an error: one row of a service's error table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicError {
     /// What the caller should do.
-    fn kind(&self) -> ErrorKind;
-
+    pub kind: ErrorKind,
     /// Stable machine-readable reason, UPPER_SNAKE.
-    fn reason(&self) -> Cow<'static, str> {
-        Cow::Borrowed(self.kind().row().reason)
+    pub reason: Cow<'static, str>,
+    /// Text for the caller. Never the `Display` text of an error of another library.
+    pub message: Cow<'static, str>,
+    /// When the caller should try again.
+    pub retry_after: Option<Duration>,
+    /// Fields of the request that are wrong.
+    pub invalid: Vec<Invalid>,
+}
+
+impl PublicError {
+    /// An error with a reason of its own; the delay is the kind's default.
+    pub fn new(
+        kind: ErrorKind,
+        reason: impl Into<Cow<'static, str>>,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let retry_after = kind.row().retry_after;
+        Self { kind, reason: reason.into(), message: message.into(), retry_after, invalid: Vec::new() }
     }
 
-    /// What the caller reads. Never the `Display` text of an error that came from elsewhere.
-    fn public_message(&self) -> Cow<'static, str>;
+    /// An error with the default reason of its kind.
+    pub fn of_kind(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(kind, kind.row().reason, message)
+    }
 
-    /// When to come back; the kind's default if not said.
+    /// A defect of this program: the caller learns nothing about it, the log has the error and its sources.
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::of_kind(ErrorKind::Internal, "internal error")
+    }
+
+    /// The same with another delay.
+    #[must_use]
+    pub fn retry_after(self, delay: Duration) -> Self {
+        Self { retry_after: Some(delay), ..self }
+    }
+}
+
+/// An error that a caller may receive.
+///
+/// [`ServiceError::public`] is one `match` over the error's variants without a catch-all arm, so that a new variant
+/// must choose its row; an error that wraps another one passes on `inner.public()`. [`crate::into_status`] makes
+/// `?` work in gRPC handlers.
+pub trait ServiceError: StdError {
+    /// What the caller is told.
+    fn public(&self) -> PublicError {
+        PublicError {
+            kind: self.kind(),
+            reason: self.reason(),
+            message: self.public_message(),
+            retry_after: self.retry_after(),
+            invalid: self.invalid_fields().to_vec(),
+        }
+    }
+
+    /// What the caller should do.
+    fn kind(&self) -> ErrorKind {
+        self.public().kind
+    }
+
+    /// Stable machine-readable reason.
+    fn reason(&self) -> Cow<'static, str> {
+        self.public().reason
+    }
+
+    /// Text for the caller.
+    fn public_message(&self) -> Cow<'static, str> {
+        self.public().message
+    }
+
+    /// When the caller should try again.
     fn retry_after(&self) -> Option<Duration> {
-        self.kind().row().retry_after
+        self.public().retry_after
     }
 
     /// The fields that are wrong.
@@ -168,30 +232,33 @@ pub trait ServiceError: StdError {
     }
 }
 
+/// Makes the named [`ServiceError`]s of this crate gRPC statuses, for `?` in handlers.
+#[macro_export]
+macro_rules! into_status {
+    ($($error:ty),+ $(,)?) => {$(
+        impl From<$error> for $crate::wire::error::Status {
+            fn from(error: $error) -> Self {
+                $crate::wire::error::to_status(&error)
+            }
+        }
+    )+};
+}
+
+into_status!(Invalid);
+
 impl ServiceError for Invalid {
-    fn kind(&self) -> ErrorKind {
-        ErrorKind::InvalidArgument
-    }
-
-    fn public_message(&self) -> Cow<'static, str> {
-        Cow::Owned(self.to_string())
-    }
-
-    fn invalid_fields(&self) -> &[Invalid] {
-        std::slice::from_ref(self)
+    fn public(&self) -> PublicError {
+        let row = PublicError::of_kind(ErrorKind::InvalidArgument, self.to_string());
+        PublicError { invalid: vec![self.clone()], ..row }
     }
 }
 
 /// Turns an error into the status its caller gets, and logs what only operators may read.
 pub fn to_status(error: &dyn ServiceError) -> Status {
-    let kind = error.kind();
+    let PublicError { kind, reason, message, retry_after, invalid } = error.public();
     match kind {
-        ErrorKind::Internal => {
-            tracing::error!(error = %Chain(error), reason = %error.reason(), "request failed")
-        }
-        ErrorKind::Unavailable => {
-            tracing::warn!(error = %Chain(error), reason = %error.reason(), "request failed")
-        }
+        ErrorKind::Internal => tracing::error!(error = %Chain(error), %reason, "request failed"),
+        ErrorKind::Unavailable => tracing::warn!(error = %Chain(error), %reason, "request failed"),
         ErrorKind::InvalidArgument
         | ErrorKind::PayloadTooLarge
         | ErrorKind::NotFound
@@ -202,17 +269,9 @@ pub fn to_status(error: &dyn ServiceError) -> Status {
         | ErrorKind::PermissionDenied
         | ErrorKind::ResourceExhausted
         | ErrorKind::DeadlineExceeded
-        | ErrorKind::Canceled => {
-            tracing::debug!(error = %Chain(error), reason = %error.reason(), "request refused")
-        }
+        | ErrorKind::Canceled => tracing::debug!(error = %Chain(error), %reason, "request refused"),
     }
-    status(
-        kind,
-        &error.reason(),
-        error.public_message().into_owned(),
-        error.retry_after(),
-        error.invalid_fields(),
-    )
+    status(kind, &reason, message, retry_after, &invalid)
 }
 
 /// Builds a status with its google.rpc details.

@@ -1,13 +1,11 @@
 //! Who is calling: the one type that every door, layer and use case speaks of.
 
-use std::borrow::Cow;
-
 use serde::{Deserialize, Serialize};
 pub use steward_proto::common::v1::PrincipalKind as WireKind;
 
 use crate::{
     id::{AccountId, TokenId},
-    wire::error::{ErrorKind, ServiceError},
+    wire::error::{ErrorKind, PublicError, ServiceError},
 };
 
 /// The scope that holds every other.
@@ -84,20 +82,19 @@ pub enum Refused {
 }
 
 impl ServiceError for Refused {
-    fn kind(&self) -> ErrorKind {
+    fn public(&self) -> PublicError {
         match self {
-            Self::Missing => ErrorKind::Unauthenticated,
-            Self::NoAccount => ErrorKind::PermissionDenied,
-        }
-    }
-
-    fn public_message(&self) -> Cow<'static, str> {
-        match self {
-            Self::Missing => "a valid credential is required".into(),
-            Self::NoAccount => "this needs a credential of an account".into(),
+            Self::Missing => {
+                PublicError::of_kind(ErrorKind::Unauthenticated, "a valid credential is required")
+            }
+            Self::NoAccount => {
+                PublicError::of_kind(ErrorKind::PermissionDenied, "this needs a credential of an account")
+            }
         }
     }
 }
+
+crate::into_status!(Refused);
 
 impl Principal {
     /// A service on its own, or acting for a tenant.

@@ -4,8 +4,10 @@ use std::{borrow::Cow, error::Error as StdError, time::Duration};
 
 use sqlx::postgres::PgDatabaseError;
 
-use super::tx::SubjectKind;
-use crate::wire::error::{ErrorKind, ServiceError};
+use crate::{
+    subject::SubjectKind,
+    wire::error::{ErrorKind, PublicError, ServiceError},
+};
 
 /// Result of a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -209,64 +211,44 @@ fn by_sqlstate(code: &str, constraint: String, source: sqlx::Error) -> Error {
 }
 
 impl ServiceError for Error {
-    fn kind(&self) -> ErrorKind {
+    fn public(&self) -> PublicError {
+        use ErrorKind::{
+            Aborted, AlreadyExists, DeadlineExceeded, FailedPrecondition, NotFound, Unavailable,
+        };
         match self {
-            Self::Unavailable { .. } | Self::LockTimeout(_) | Self::StatementTimeout(_) => {
-                ErrorKind::Unavailable
+            Self::Unavailable { retry_after, .. } => {
+                PublicError::of_kind(Unavailable, "storage is not available").retry_after(*retry_after)
             }
-            Self::CommitUnknown(_) => ErrorKind::DeadlineExceeded,
-            Self::Race(_) | Self::Stale { .. } | Self::Fenced(_) => ErrorKind::Aborted,
-            Self::Conflict { kind: ConflictKind::Unique | ConflictKind::Exclusion, .. } => {
-                ErrorKind::AlreadyExists
+            Self::LockTimeout(_) | Self::StatementTimeout(_) => {
+                PublicError::of_kind(Unavailable, "storage is busy").retry_after(RELIEF)
             }
-            Self::Conflict { kind: ConflictKind::ForeignKey, .. } => ErrorKind::FailedPrecondition,
-            Self::SubjectFrozen(_) => ErrorKind::FailedPrecondition,
-            Self::SubjectNotFound { .. } => ErrorKind::NotFound,
-            Self::Conflict { kind: ConflictKind::Check, .. }
-            | Self::IdleInTransaction(_)
-            | Self::Inconsistency { .. }
-            | Self::Poisoned(_)
-            | Self::Driver(_) => ErrorKind::Internal,
-        }
-    }
-
-    fn reason(&self) -> Cow<'static, str> {
-        Cow::Borrowed(match self {
-            Self::CommitUnknown(_) => "OUTCOME_UNKNOWN",
-            Self::SubjectFrozen(_) => "SUBJECT_FROZEN",
-            Self::Fenced(_) => "LEASE_LOST",
-            _ => self.kind().row().reason,
-        })
-    }
-
-    fn public_message(&self) -> Cow<'static, str> {
-        match self {
-            Self::Unavailable { .. } => "storage is not available".into(),
-            Self::LockTimeout(_) | Self::StatementTimeout(_) => "storage is busy".into(),
-            Self::CommitUnknown(_) => "outcome unknown: repeat with the same idempotency key".into(),
-            Self::Race(_) | Self::Stale { .. } => "somebody else changed it at the same time".into(),
-            Self::Fenced(_) => "somebody else has taken over this work".into(),
-            Self::Conflict { kind: ConflictKind::Unique | ConflictKind::Exclusion, .. } => {
-                "it exists already".into()
+            Self::CommitUnknown(_) => PublicError::new(
+                DeadlineExceeded,
+                "OUTCOME_UNKNOWN",
+                "outcome unknown: repeat with the same idempotency key",
+            ),
+            Self::Race(_) | Self::Stale { .. } => {
+                PublicError::of_kind(Aborted, "somebody else changed it at the same time")
             }
-            Self::Conflict { kind: ConflictKind::ForeignKey, .. } => {
-                "something it depends on is missing".into()
+            Self::Fenced(_) => {
+                PublicError::new(Aborted, "LEASE_LOST", "somebody else has taken over this work")
             }
-            Self::SubjectFrozen(kind) => format!("this {kind} is being erased").into(),
-            Self::SubjectNotFound { kind, .. } => format!("no such {kind}").into(),
-            Self::Conflict { kind: ConflictKind::Check, .. }
-            | Self::IdleInTransaction(_)
-            | Self::Inconsistency { .. }
-            | Self::Poisoned(_)
-            | Self::Driver(_) => "internal error".into(),
-        }
-    }
-
-    fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Unavailable { retry_after, .. } => Some(*retry_after),
-            Self::LockTimeout(_) | Self::StatementTimeout(_) => Some(RELIEF),
-            _ => self.kind().row().retry_after,
+            Self::Conflict { kind, .. } => match kind {
+                ConflictKind::Unique | ConflictKind::Exclusion => {
+                    PublicError::of_kind(AlreadyExists, "it exists already")
+                }
+                ConflictKind::ForeignKey => {
+                    PublicError::of_kind(FailedPrecondition, "something it depends on is missing")
+                }
+                ConflictKind::Check => PublicError::internal(),
+            },
+            Self::SubjectFrozen(kind) => {
+                PublicError::new(FailedPrecondition, "SUBJECT_FROZEN", format!("this {kind} is being erased"))
+            }
+            Self::SubjectNotFound { kind, .. } => PublicError::of_kind(NotFound, format!("no such {kind}")),
+            Self::IdleInTransaction(_) | Self::Inconsistency { .. } | Self::Poisoned(_) | Self::Driver(_) => {
+                PublicError::internal()
+            }
         }
     }
 }
