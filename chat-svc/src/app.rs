@@ -3,7 +3,6 @@
 pub mod custodian;
 pub mod ending;
 pub mod notice;
-pub mod once;
 pub mod run;
 pub mod sessions;
 pub mod turns;

@@ -5,7 +5,7 @@ mod convert;
 pub mod stream;
 
 use svc_core::{
-    data::idempotency::{Key, RequestHash},
+    data::idempotency::{Key, Once, RequestHash},
     id::AccountId,
     wire::{
         error::{ServiceError, to_status},
@@ -14,7 +14,7 @@ use svc_core::{
 };
 use tonic::{Request, Status};
 
-use crate::{app::once::Once, error::Error};
+use crate::error::Error;
 
 /// The tenant that a request is about.
 fn account<T>(request: &Request<T>) -> Result<AccountId, Status> {
@@ -24,7 +24,7 @@ fn account<T>(request: &Request<T>) -> Result<AccountId, Status> {
 /// What makes a mutation the same one when it comes again.
 fn once<T: prost::Message>(method: &'static str, request: &Request<T>) -> Result<Once, Status> {
     let key = Key::from_metadata(request.metadata()).map_err(|invalid| to_status(&invalid))?;
-    Ok(Once { method, key, hash: RequestHash::of(request.get_ref()) })
+    Ok(key.map_or_else(Once::unkeyed, |key| Once::new(method, key, RequestHash::of(request.get_ref()))))
 }
 
 fn status(error: impl Into<Error>) -> Status {

@@ -4,7 +4,6 @@ pub mod accounts;
 pub mod agents;
 pub mod custodian;
 pub mod heartbeat;
-pub mod once;
 pub mod register;
 pub mod relay;
 pub mod sweep;

@@ -9,7 +9,7 @@ mod json;
 pub mod relay;
 
 use svc_core::{
-    data::idempotency::{Key, RequestHash},
+    data::idempotency::{Key, Once, RequestHash},
     wire::{
         auth::Credential,
         error::{ServiceError, to_status},
@@ -18,7 +18,7 @@ use svc_core::{
 };
 use tonic::{Request, Status};
 
-use crate::{app::once::Once, error::Error};
+use crate::error::Error;
 
 /// The proven caller of a request.
 fn caller<T>(request: &Request<T>) -> Result<Principal, Status> {
@@ -33,7 +33,7 @@ fn credential<T>(request: &Request<T>) -> Result<Credential, Status> {
 /// What makes a mutation the same one when it comes again.
 fn once<T: prost::Message>(method: &'static str, request: &Request<T>) -> Result<Once, Status> {
     let key = Key::from_metadata(request.metadata()).map_err(|invalid| to_status(&invalid))?;
-    Ok(Once { method, key, hash: RequestHash::of(request.get_ref()) })
+    Ok(key.map_or_else(Once::unkeyed, |key| Once::new(method, key, RequestHash::of(request.get_ref()))))
 }
 
 fn status(error: impl Into<Error>) -> Status {

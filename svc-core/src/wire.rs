@@ -5,6 +5,7 @@ pub mod auth;
 pub mod client;
 pub mod deadline;
 pub mod error;
+pub mod grpc;
 pub mod outbound;
 pub mod page;
 pub mod principal;

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use svc_core::{
     custody,
-    data::pg::{Pool, Subject, Tx},
+    data::{
+        idempotency::{Begin, Once},
+        pg::{Pool, Subject, Tx},
+    },
     id::{AccountId, SessionId},
     run::clock::SharedClock,
     wire::{
@@ -14,7 +17,6 @@ use svc_core::{
 };
 use uuid::Uuid;
 
-use super::once::{Attempt, Once};
 use crate::{
     domain::session::{DEFAULT_ROUTE, InputPolicy},
     error::{Entity, Error, Result},
@@ -63,9 +65,9 @@ impl Sessions {
             return Err(Invalid::new("route", "is not configured").into());
         }
         let mut tx = Tx::for_subject_or_new(&self.pool, Subject::Account { account: account_id }).await?;
-        let first = match once.begin::<SessionId>(&mut tx, account_id).await? {
-            Attempt::First(first) => first,
-            Attempt::Replay(id) => {
+        let slot = match once.begin::<SessionId>(&mut tx, Some(account_id)).await? {
+            Begin::First(slot) => slot,
+            Begin::Replay(id) => {
                 tx.rollback().await?;
                 return self.get(account_id, id).await;
             }
@@ -82,7 +84,7 @@ impl Sessions {
         };
         custody::create(&mut tx, Subject::Session { account: account_id, session: session.id }).await?;
         sessions::insert(&mut tx, &session).await?;
-        first.of_session(session.id).finish(&mut tx, &session.id).await?;
+        slot.of_session(session.id).finish(&mut tx, &session.id).await?;
         tx.commit().await?;
         Ok(session)
     }

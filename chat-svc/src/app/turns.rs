@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use svc_core::{
-    data::pg::{Pool, Subject, Tx},
+    data::{
+        idempotency::{Begin, Once},
+        pg::{Pool, Subject, Tx},
+    },
     id::{AccountId, MessageId, SessionId, TurnId},
     run::{clock::SharedClock, telemetry},
     wire::{
@@ -17,7 +20,6 @@ use uuid::Uuid;
 use super::{
     ending::{self, Ended},
     notice::Notices,
-    once::{Attempt, Once},
 };
 use crate::{
     domain::{
@@ -81,9 +83,9 @@ impl Turns {
     ) -> Result<Turn> {
         let subject = Subject::Session { account: account_id, session: session_id };
         let mut tx = Tx::for_subject(&self.pool, subject).await?;
-        let first = match once.begin::<TurnId>(&mut tx, account_id).await? {
-            Attempt::First(first) => first,
-            Attempt::Replay(id) => {
+        let slot = match once.begin::<TurnId>(&mut tx, Some(account_id)).await? {
+            Begin::First(slot) => slot,
+            Begin::Replay(id) => {
                 tx.rollback().await?;
                 return self.get(account_id, id).await;
             }
@@ -132,7 +134,7 @@ impl Turns {
         let mut said = ending::message_of(&turn, MessageId::new(), 0, Role::User, now);
         said.message = Message::user(input);
         messages::insert(&mut tx, &said).await?;
-        first.of_session(session_id).finish(&mut tx, &turn.id).await?;
+        slot.of_session(session_id).finish(&mut tx, &turn.id).await?;
         tx.commit().await?;
         for ended in interrupted {
             self.tell(ended);

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use svc_core::{
     data::{
+        idempotency::{Once, Opened},
         pg::{Pool, Tx},
         wake::Wake,
     },
@@ -15,7 +16,7 @@ use svc_core::{
 };
 use uuid::Uuid;
 
-use super::jobs::{Once, Opened, TOPIC};
+use super::jobs::TOPIC;
 use crate::{
     domain::{
         hold::{Basis, Hold, Reference},
@@ -66,7 +67,7 @@ impl Holds {
         if new.ends_at <= now {
             return Err(Invalid::new("ends_at", "must lie in the future").into());
         }
-        let subject_hash = SubjectHash::of(new.kind, new.subject_id);
+        let subject_hash = SubjectHash::of(new.kind.name(), new.subject_id);
         let (mut tx, slot) = match once.open(&self.pool, None).await? {
             Opened::Replay(made) => return self.get(made).await,
             Opened::First(tx, slot) => (tx, slot),
@@ -88,9 +89,7 @@ impl Holds {
             released_at: None,
         };
         holds::insert(&mut tx, &hold).await?;
-        if let Some(slot) = slot {
-            slot.finish(&mut tx, &hold.hold_id).await?;
-        }
+        slot.finish(&mut tx, &hold.hold_id).await?;
         tx.commit().await?;
         Ok(hold)
     }

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
 use svc_core::{
     data::{
-        idempotency::{self, Begin, Key, RequestHash, Slot},
+        idempotency::{Once, Opened},
         pg::{Pool, Tx},
         wake::Wake,
     },
@@ -69,51 +68,6 @@ pub struct Demand {
     pub once: Once,
 }
 
-/// What makes a request the same one when it comes again.
-#[derive(Debug, Clone)]
-pub struct Once {
-    /// The RPC.
-    pub method: &'static str,
-    /// The caller's key, if it gave one.
-    pub key: Option<Key>,
-    /// What was asked.
-    pub hash: RequestHash,
-}
-
-impl Once {
-    /// Begins a transaction for the request's effect, unless it was made before. Whatever this does not hand on
-    /// is rolled back by the time it returns: the key's lock would otherwise meet the caller's next try.
-    pub(super) async fn open<T: DeserializeOwned>(
-        &self,
-        pool: &Pool,
-        account: Option<AccountId>,
-    ) -> Result<Opened<'_, T>, Error> {
-        let mut tx = Tx::system(pool).await?;
-        let Some(key) = &self.key else { return Ok(Opened::First(tx, None)) };
-        let request = idempotency::Request { account, method: self.method, key, hash: self.hash };
-        let begun = idempotency::begin(&mut tx, &request).await;
-        match begun {
-            Ok(Begin::First(slot)) => Ok(Opened::First(tx, Some(slot))),
-            Ok(Begin::Replay(made)) => {
-                tx.rollback().await?;
-                Ok(Opened::Replay(made))
-            }
-            Err(error) => {
-                tx.rollback().await?;
-                Err(error.into())
-            }
-        }
-    }
-}
-
-/// What [`Once::open`] found.
-pub(super) enum Opened<'a, T> {
-    /// It was done before and made this.
-    Replay(T),
-    /// It is new; the slot takes what it makes, if the caller gave a key.
-    First(Tx, Option<Slot<'a>>),
-}
-
 impl Jobs {
     /// Jobs in `pool`; of these triggers the `enabled` ones are worked on.
     #[must_use]
@@ -160,9 +114,7 @@ impl Jobs {
         // Ours, or that of somebody who was faster.
         let job = jobs::find_by_subject(&mut tx, demand.account, subject.hash()).await?;
         let job = job.ok_or(Error::NotFound(Entity::Session))?;
-        if let Some(slot) = slot {
-            slot.of_session(demand.session).finish(&mut tx, &job.purge_id).await?;
-        }
+        slot.of_session(demand.session).finish(&mut tx, &job.purge_id).await?;
         tx.commit().await?;
         self.wake.publish(TOPIC, b"").await;
         self.show(job).await
@@ -178,9 +130,7 @@ impl Jobs {
             tx.rollback().await?;
             return Ok(None);
         };
-        if let Some(slot) = slot {
-            slot.of_session(demand.session).finish(&mut tx, &job.purge_id).await?;
-        }
+        slot.of_session(demand.session).finish(&mut tx, &job.purge_id).await?;
         tx.commit().await?;
         self.show(job).await.map(Some)
     }

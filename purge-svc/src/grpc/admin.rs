@@ -4,10 +4,12 @@ use steward_proto::purge::v1::{
     self as proto,
     purge_admin_service_server::{PurgeAdminService, PurgeAdminServiceServer},
 };
-use svc_core::id::parse_id;
+use svc_core::{
+    id::parse_id,
+    wire::grpc::{Call, page_size, parts},
+};
 use tonic::{Request, Response, Status};
 
-use super::{caller, convert, once, status};
 use crate::app::{
     dead_letters::DeadLetters,
     holds::{Holds, NewHold},
@@ -42,10 +44,9 @@ impl PurgeAdminService for PurgeAdminHandler {
         &self,
         request: Request<proto::SetHoldRequest>,
     ) -> Result<Response<proto::SetHoldResponse>, Status> {
-        let caller = caller(&request)?;
-        let once = once("steward.purge.v1.PurgeAdminService/SetHold", &request)?;
-        let new = NewHold::try_from(request.into_inner()).map_err(status)?;
-        let hold = self.holds.set(&new, &caller.subject_id, &once).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let new = NewHold::try_from(request)?;
+        let hold = self.holds.set(&new, &call.principal().subject_id, &call.once()?).await?;
         Ok(Response::new(proto::SetHoldResponse { hold: Some(hold.into()) }))
     }
 
@@ -53,9 +54,9 @@ impl PurgeAdminService for PurgeAdminHandler {
         &self,
         request: Request<proto::ReleaseHoldRequest>,
     ) -> Result<Response<proto::ReleaseHoldResponse>, Status> {
-        let caller = caller(&request)?;
-        let id = parse_id("hold_id", &request.get_ref().hold_id).map_err(status)?;
-        let hold = self.holds.release(id, &caller.subject_id).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let id = parse_id("hold_id", &request.hold_id)?;
+        let hold = self.holds.release(id, &call.principal().subject_id).await?;
         Ok(Response::new(proto::ReleaseHoldResponse { hold: Some(hold.into()) }))
     }
 
@@ -64,9 +65,8 @@ impl PurgeAdminService for PurgeAdminHandler {
         request: Request<proto::ListHoldsRequest>,
     ) -> Result<Response<proto::ListHoldsResponse>, Status> {
         let request = request.into_inner();
-        let size = convert::page_size(request.page_size).map_err(status)?;
-        let page = self.holds.list(size, &request.page_token).await.map_err(status)?;
-        let (holds, next_page_token) = convert::parts(page);
+        let page = self.holds.list(page_size(request.page_size)?, &request.page_token).await?;
+        let (holds, next_page_token) = parts(page);
         Ok(Response::new(proto::ListHoldsResponse { holds, next_page_token }))
     }
 
@@ -75,9 +75,8 @@ impl PurgeAdminService for PurgeAdminHandler {
         request: Request<proto::ListDeadLettersRequest>,
     ) -> Result<Response<proto::ListDeadLettersResponse>, Status> {
         let request = request.into_inner();
-        let size = convert::page_size(request.page_size).map_err(status)?;
-        let page = self.dead_letters.list(size, &request.page_token).await.map_err(status)?;
-        let (dead_letters, next_page_token) = convert::parts(page);
+        let page = self.dead_letters.list(page_size(request.page_size)?, &request.page_token).await?;
+        let (dead_letters, next_page_token) = parts(page);
         Ok(Response::new(proto::ListDeadLettersResponse { dead_letters, next_page_token }))
     }
 
@@ -85,9 +84,9 @@ impl PurgeAdminService for PurgeAdminHandler {
         &self,
         request: Request<proto::ResolveDeadLetterRequest>,
     ) -> Result<Response<proto::ResolveDeadLetterResponse>, Status> {
-        let caller = caller(&request)?;
-        let id = parse_id("dead_letter_id", &request.get_ref().dead_letter_id).map_err(status)?;
-        let letter = self.dead_letters.resolve(id, &caller.subject_id).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let id = parse_id("dead_letter_id", &request.dead_letter_id)?;
+        let letter = self.dead_letters.resolve(id, &call.principal().subject_id).await?;
         Ok(Response::new(proto::ResolveDeadLetterResponse { dead_letter: Some(letter.into()) }))
     }
 
@@ -95,7 +94,6 @@ impl PurgeAdminService for PurgeAdminHandler {
         &self,
         _request: Request<proto::CheckLedgerRequest>,
     ) -> Result<Response<proto::CheckLedgerResponse>, Status> {
-        let checked = self.ledger.check().await.map_err(status)?;
-        Ok(Response::new(checked.into()))
+        Ok(Response::new(self.ledger.check().await?.into()))
     }
 }

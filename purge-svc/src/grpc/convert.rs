@@ -1,13 +1,12 @@
 //! Between the contract's types and the domain's. Inbound: `TryFrom`, whose error names the field. Outbound:
 //! `From`, which cannot fail.
 
-use chrono::{DateTime, Utc};
 use steward_proto::purge::v1 as proto;
 use svc_core::{
     id::parse_id,
     wire::{
         error::Invalid,
-        page::{self, Page},
+        grpc::{parse_timestamp, timestamp},
     },
 };
 
@@ -22,34 +21,8 @@ use crate::{
     store::dead_letters::DeadLetter,
 };
 
-/// Page sizes of this service: the default and the most.
-const PAGE_SIZE: (u32, u32) = (50, 200);
-
 /// Shown as the cause of jobs that do not begin because their trigger is switched off: accepted, they wait.
 const SWITCHED_OFF: &str = "SWITCHED_OFF";
-
-pub(super) fn page_size(asked: i32) -> Result<u32, Invalid> {
-    page::size(asked, PAGE_SIZE.0, PAGE_SIZE.1)
-}
-
-/// A page as the contract has it.
-pub(super) fn parts<T, U: From<T>>(page: Page<T>) -> (Vec<U>, String) {
-    (page.items.into_iter().map(U::from).collect(), page.next_page_token)
-}
-
-fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
-    let nanos = i32::try_from(at.timestamp_subsec_nanos()).unwrap_or(999_999_999);
-    prost_types::Timestamp { seconds: at.timestamp(), nanos }
-}
-
-fn parse_timestamp(field: &str, at: Option<prost_types::Timestamp>) -> Result<DateTime<Utc>, Invalid> {
-    let at = at.ok_or_else(|| Invalid::new(field, "is required"))?;
-    // Whole microseconds: what Postgres keeps.
-    let nanos = u32::try_from(at.nanos).ok().map(|nanos| nanos / 1000 * 1000);
-    nanos
-        .and_then(|nanos| DateTime::from_timestamp(at.seconds, nanos))
-        .ok_or_else(|| Invalid::new(field, "is no time"))
-}
 
 impl TryFrom<proto::SetHoldRequest> for NewHold {
     type Error = Invalid;

@@ -7,11 +7,13 @@ use steward_proto::purge::v1::{
 use svc_core::{
     id::{PurgeId, SessionId},
     run::telemetry,
-    wire::principal::PrincipalKind,
+    wire::{
+        grpc::{Call, page_size, parts},
+        principal::PrincipalKind,
+    },
 };
 use tonic::{Request, Response, Status};
 
-use super::{caller, convert, once, status};
 use crate::app::jobs::{Demand, Jobs};
 
 /// Serves `PurgeService`.
@@ -40,15 +42,15 @@ impl PurgeService for PurgeHandler {
         &self,
         request: Request<proto::PurgeSessionRequest>,
     ) -> Result<Response<proto::PurgeSessionResponse>, Status> {
-        let caller = caller(&request)?;
+        let (call, request) = Call::take(request)?;
         let demand = Demand {
-            account: caller.account_id().map_err(status)?,
-            session: SessionId::parse("session_id", &request.get_ref().session_id).map_err(status)?,
+            account: call.account()?,
+            session: SessionId::parse("session_id", &request.session_id)?,
             traceparent: telemetry::traceparent(&tracing::Span::current()),
-            once: once("steward.purge.v1.PurgeService/PurgeSession", &request)?,
-            principal_id: caller.subject_id,
+            once: call.once()?,
+            principal_id: call.principal().subject_id.clone(),
         };
-        let purge = self.jobs.accept(&demand).await.map_err(status)?;
+        let purge = self.jobs.accept(&demand).await?;
         Ok(Response::new(proto::PurgeSessionResponse { purge: Some(purge.into()) }))
     }
 
@@ -56,16 +58,14 @@ impl PurgeService for PurgeHandler {
         &self,
         request: Request<proto::GetPurgeRequest>,
     ) -> Result<Response<proto::GetPurgeResponse>, Status> {
-        let caller = caller(&request)?;
-        // Operators see every account's jobs; everybody else their own.
-        let account = match caller.kind {
+        let (call, request) = Call::take(request)?;
+        // Operators see every account's jobs; every other caller its own.
+        let account = match call.principal().kind {
             PrincipalKind::Admin => None,
-            PrincipalKind::Account | PrincipalKind::Agent | PrincipalKind::Service => {
-                Some(caller.account_id().map_err(status)?)
-            }
+            PrincipalKind::Account | PrincipalKind::Agent | PrincipalKind::Service => Some(call.account()?),
         };
-        let id = PurgeId::parse("purge_id", &request.get_ref().purge_id).map_err(status)?;
-        let purge = self.jobs.get(account, id).await.map_err(status)?;
+        let id = PurgeId::parse("purge_id", &request.purge_id)?;
+        let purge = self.jobs.get(account, id).await?;
         Ok(Response::new(proto::GetPurgeResponse { purge: Some(purge.into()) }))
     }
 
@@ -73,11 +73,10 @@ impl PurgeService for PurgeHandler {
         &self,
         request: Request<proto::ListPurgesRequest>,
     ) -> Result<Response<proto::ListPurgesResponse>, Status> {
-        let account = caller(&request)?.account_id().map_err(status)?;
-        let request = request.into_inner();
-        let size = convert::page_size(request.page_size).map_err(status)?;
-        let page = self.jobs.list(account, size, &request.page_token).await.map_err(status)?;
-        let (purges, next_page_token) = convert::parts(page);
+        let (call, request) = Call::take(request)?;
+        let size = page_size(request.page_size)?;
+        let page = self.jobs.list(call.account()?, size, &request.page_token).await?;
+        let (purges, next_page_token) = parts(page);
         Ok(Response::new(proto::ListPurgesResponse { purges, next_page_token }))
     }
 
@@ -85,9 +84,9 @@ impl PurgeService for PurgeHandler {
         &self,
         request: Request<proto::CancelPurgeRequest>,
     ) -> Result<Response<proto::CancelPurgeResponse>, Status> {
-        let account = caller(&request)?.account_id().map_err(status)?;
-        let id = PurgeId::parse("purge_id", &request.get_ref().purge_id).map_err(status)?;
-        let purge = self.jobs.cancel(account, id).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let id = PurgeId::parse("purge_id", &request.purge_id)?;
+        let purge = self.jobs.cancel(call.account()?, id).await?;
         Ok(Response::new(proto::CancelPurgeResponse { purge: Some(purge.into()) }))
     }
 }

@@ -2,12 +2,15 @@
 
 use futures::future::join_all;
 use purge_svc::{
-    app::jobs::{Demand, Once},
+    app::jobs::Demand,
     domain::job::{Phase, State},
     error::{Entity, Error},
 };
 use svc_core::{
-    data::{idempotency::RequestHash, pg::Subject},
+    data::{
+        idempotency::{Once, RequestHash},
+        pg::Subject,
+    },
     id::{AccountId, SessionId},
     wire::error::ServiceError,
 };
@@ -15,11 +18,8 @@ use svc_core::{
 use crate::plane::Plane;
 
 fn once(key: &str, body: &str) -> Once {
-    Once {
-        method: "steward.purge.v1.PurgeService/PurgeSession",
-        key: Some(key.parse().unwrap()),
-        hash: RequestHash::of(&body.to_owned()),
-    }
+    let hash = RequestHash::of(&body.to_owned());
+    Once::new("steward.purge.v1.PurgeService/PurgeSession", key.parse().unwrap(), hash)
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use purge_svc::{
-    app::{drive::Progress, holds::NewHold, jobs::Once},
+    app::{drive::Progress, holds::NewHold},
     custodian::fake::Fault,
     domain::{
         hold::{Basis, Hold, Reference},
@@ -17,7 +17,7 @@ use purge_svc::{
 use svc_core::{
     custody::StepKind,
     data::{
-        idempotency::RequestHash,
+        idempotency::Once,
         pg::{Subject, Tx},
     },
     id::AccountId,
@@ -27,14 +27,6 @@ use uuid::Uuid;
 
 use crate::plane::Plane;
 
-fn once() -> Once {
-    Once {
-        method: "steward.purge.v1.PurgeAdminService/SetHold",
-        key: None,
-        hash: RequestHash::of(&String::new()),
-    }
-}
-
 async fn hold(plane: &Plane, kind: SubjectKind, subject_id: Uuid) -> Result<Hold, Error> {
     let new = NewHold {
         kind,
@@ -43,7 +35,7 @@ async fn hold(plane: &Plane, kind: SubjectKind, subject_id: Uuid) -> Result<Hold
         reference: Reference::parse("reference", "HC-2026/17").unwrap(),
         ends_at: plane.now() + TimeDelta::days(30),
     };
-    plane.holds.set(&new, "operator", &once()).await
+    plane.holds.set(&new, "operator", &Once::unkeyed()).await
 }
 
 async fn hold_session(plane: &Plane, subject: Subject) -> Result<Hold, Error> {
@@ -173,7 +165,7 @@ async fn a_hold_must_end_in_the_future() {
         reference: Reference::parse("reference", "T-1").unwrap(),
         ends_at: plane.now(),
     };
-    let refused = plane.holds.set(&new, "operator", &once()).await.unwrap_err();
+    let refused = plane.holds.set(&new, "operator", &Once::unkeyed()).await.unwrap_err();
     assert_eq!(refused.invalid_fields()[0].field, "ends_at");
 }
 

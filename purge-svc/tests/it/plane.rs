@@ -10,7 +10,7 @@ use purge_svc::{
         dead_letters::DeadLetters,
         drive::{Driver, Progress},
         holds::Holds,
-        jobs::{Demand, Jobs, Once, Shown},
+        jobs::{Demand, Jobs, Shown},
         ledger::Ledger,
     },
     client::Sessions,
@@ -34,7 +34,7 @@ use purge_svc::{
 use svc_core::{
     custody::StepKind,
     data::{
-        idempotency::RequestHash,
+        idempotency::Once,
         pg::{Pool, Subject},
         wake::Wake,
     },
@@ -192,11 +192,7 @@ impl Plane {
             session: subject.session().unwrap(),
             principal_id: subject.account().to_string(),
             traceparent: None,
-            once: Once {
-                method: "steward.purge.v1.PurgeService/PurgeSession",
-                key: None,
-                hash: RequestHash::of(&subject.id().to_string()),
-            },
+            once: Once::unkeyed(),
         }
     }
 

@@ -2,7 +2,10 @@
 
 use svc_core::{
     custody,
-    data::pg::{Pool, Subject, Tx},
+    data::{
+        idempotency::{Begin, Once},
+        pg::{Pool, Subject, Tx},
+    },
     id::AccountId,
     run::clock::SharedClock,
     wire::{
@@ -11,10 +14,7 @@ use svc_core::{
     },
 };
 
-use super::{
-    account_of,
-    once::{Attempt, Once},
-};
+use super::account_of;
 use crate::{
     domain::{account::Account, name::Name},
     error::{Entity, Error, Result},
@@ -41,16 +41,16 @@ impl Accounts {
     /// Creates an account.
     pub async fn create(&self, caller: &Principal, name: &Name, once: &Once) -> Result<Account> {
         let mut tx = Tx::system(&self.pool).await?;
-        let first = match once.begin::<AccountId>(&mut tx, caller.account_id).await? {
-            Attempt::Replay(id) => {
+        let slot = match once.begin::<AccountId>(&mut tx, caller.account_id).await? {
+            Begin::Replay(id) => {
                 return store::accounts::find(&mut tx, id).await?.ok_or(Error::NotFound(Entity::Account));
             }
-            Attempt::First(first) => first,
+            Begin::First(slot) => slot,
         };
         let account =
             Account { id: AccountId::new(), name: name.as_str().to_owned(), created_at: self.clock.now() };
         insert(&mut tx, &account).await?;
-        first.finish(&mut tx, &account.id).await?;
+        slot.finish(&mut tx, &account.id).await?;
         tx.commit().await?;
         Ok(account)
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use svc_core::{
     data::{
         audit::{self, Act, SubjectHash},
+        idempotency::{Begin, Once},
         pg::{Pool, Subject, Tx},
     },
     id::{AccountId, AgentId, TokenId},
@@ -17,11 +18,7 @@ use svc_core::{
     },
 };
 
-use super::{
-    heartbeat::Memory,
-    once::{Attempt, Once},
-    tokens,
-};
+use super::{heartbeat::Memory, tokens};
 use crate::{
     domain::{
         agent::{Agent, NewAgent},
@@ -81,12 +78,12 @@ impl Agents {
         let account = caller.account_id()?;
         let now = self.clock.now();
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
-        let first = match once.begin::<Made>(&mut tx, Some(account)).await? {
-            Attempt::Replay(made) => {
+        let slot = match once.begin::<Made>(&mut tx, Some(account)).await? {
+            Begin::Replay(made) => {
                 let agent = find(&mut tx, account, made.agent).await?;
                 return Ok((agent, replayed(&mut tx, made.enrolment).await?));
             }
-            Attempt::First(first) => first,
+            Begin::First(slot) => slot,
         };
         store::accounts::lock(&mut tx, account).await?;
         if store::agents::count(&mut tx, account).await? >= i64::from(self.limits.max_per_account) {
@@ -95,7 +92,7 @@ impl Agents {
         let agent = Agent::new(AgentId::new(), account, new, now);
         store::agents::insert(&mut tx, &agent).await?;
         let (id, enrolment) = self.enrol(&mut tx, &agent, now).await?;
-        first.finish(&mut tx, &Made { agent: agent.id, enrolment: id }).await?;
+        slot.finish(&mut tx, &Made { agent: agent.id, enrolment: id }).await?;
         tx.commit().await?;
         Ok((agent, enrolment))
     }
@@ -122,9 +119,9 @@ impl Agents {
         let account = caller.account_id()?;
         let now = self.clock.now();
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
-        let first = match once.begin::<TokenId>(&mut tx, Some(account)).await? {
-            Attempt::Replay(token) => return replayed(&mut tx, token).await,
-            Attempt::First(first) => first,
+        let slot = match once.begin::<TokenId>(&mut tx, Some(account)).await? {
+            Begin::Replay(token) => return replayed(&mut tx, token).await,
+            Begin::First(slot) => slot,
         };
         let agent = find(&mut tx, account, id).await?;
         if agent.status == Status::Removed {
@@ -135,7 +132,7 @@ impl Agents {
         store::agents::update(&mut tx, &next, next.generation - 1).await?;
         store::tokens::revoke_of_agent(&mut tx, account, id, &[TokenKind::Enrolment], now).await?;
         let (token, enrolment) = self.enrol(&mut tx, &next, now).await?;
-        first.finish(&mut tx, &token).await?;
+        slot.finish(&mut tx, &token).await?;
         tx.commit().await?;
         Ok(enrolment)
     }

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use svc_core::{
     data::{
         audit::{self, Act, SubjectHash},
+        idempotency::{Begin, Once},
         pg::{Pool, Subject, Tx},
     },
     id::{AccountId, TokenId},
@@ -21,10 +22,7 @@ use svc_core::{
     },
 };
 
-use super::{
-    account_of,
-    once::{Attempt, Once},
-};
+use super::account_of;
 use crate::{
     domain::{
         name::Name,
@@ -90,12 +88,12 @@ impl Tokens {
         let expires_at = new.ttl.map(|ttl| expiry(now, ttl)).transpose()?;
 
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
-        let first = match once.begin::<TokenId>(&mut tx, caller.account_id).await? {
-            Attempt::Replay(id) => {
+        let slot = match once.begin::<TokenId>(&mut tx, caller.account_id).await? {
+            Begin::Replay(id) => {
                 let token = store::tokens::find(&mut tx, account, id).await?;
                 return Ok(Created { token: token.ok_or(Error::NotFound(Entity::Token))?, secret: None });
             }
-            Attempt::First(first) => first,
+            Begin::First(slot) => slot,
         };
         outlived_by_its_maker(&mut tx, caller, expires_at, now).await?;
         store::accounts::lock(&mut tx, account).await?;
@@ -104,7 +102,7 @@ impl Tokens {
         }
         let (token, secret) = make(Owner::Account(account), new.name.as_str(), scopes, now, expires_at);
         store::tokens::insert(&mut tx, &token, &secret.hash()).await?;
-        first.finish(&mut tx, &token.id).await?;
+        slot.finish(&mut tx, &token.id).await?;
         tx.commit().await?;
         Ok(Created { token, secret: Some(secret) })
     }

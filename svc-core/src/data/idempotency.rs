@@ -5,17 +5,16 @@
 //! answers what is true now. Rows count for 24 hours.
 //!
 //! ```ignore
-//! match idempotency::begin(&mut tx, &request).await? {
-//!     Begin::Replay(ids) => reread(ids).await,
-//!     Begin::First(slot) => {
-//!         let ids = effect(&mut tx).await?;
-//!         slot.finish(&mut tx, &ids).await?;
-//!         tx.commit().await?;
-//!     }
-//! }
+//! let slot = match once.begin::<SessionId>(&mut tx, Some(account)).await? {
+//!     Begin::Replay(id) => return self.get(account, id).await,
+//!     Begin::First(slot) => slot,
+//! };
+//! let id = effect(&mut tx).await?;
+//! slot.finish(&mut tx, &id).await?;
+//! tx.commit().await?;
 //! ```
 
-use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
@@ -23,9 +22,9 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    data::pg::{self, Tx, ensure_affected},
+    data::pg::{self, Pool, Tx, ensure_affected},
     id::{AccountId, SessionId},
-    wire::error::{ErrorKind, Invalid, ServiceError},
+    wire::error::{ErrorKind, Invalid, PublicError, ServiceError},
 };
 
 /// Header and metadata that carry the key.
@@ -33,9 +32,6 @@ pub const HEADER: &str = "idempotency-key";
 
 /// How long a key counts.
 pub const LIFETIME: Duration = Duration::from_secs(24 * 3600);
-
-/// When to ask again while the first request is under way.
-const IN_FLIGHT: Duration = Duration::from_secs(1);
 
 /// Longest key.
 const MAX_KEY: usize = 255;
@@ -89,33 +85,41 @@ impl RequestHash {
     }
 }
 
-/// A request that carries a key.
-#[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
-    /// The tenant; `None` for operators and services that act for none.
-    pub account: Option<AccountId>,
-    /// The RPC, as `steward.chat.v1.ChatService/CreateSession`.
-    pub method: &'static str,
-    /// The key.
-    pub key: &'a Key,
-    /// What was asked.
-    pub hash: RequestHash,
+/// What makes a repetition of a mutation the same request: its method, key and content.
+#[derive(Debug, Clone)]
+pub struct Once(Option<Keyed>);
+
+#[derive(Debug, Clone)]
+struct Keyed {
+    method: Arc<str>,
+    key: Key,
+    hash: RequestHash,
 }
 
-/// What [`begin`] says.
+/// Answer of [`Once::begin`].
 #[derive(Debug)]
-pub enum Begin<'a, T> {
-    /// Nobody asked this before: do it, then [`Slot::finish`].
-    First(Slot<'a>),
-    /// It was done before and made these.
+pub enum Begin<T> {
+    /// The request is new, or has no key: do it, then [`Slot::finish`].
+    First(Slot),
+    /// The request was done before and made these.
+    Replay(T),
+}
+
+/// Answer of [`Once::open`].
+#[derive(Debug)]
+pub enum Opened<T> {
+    /// The request is new, or has no key: do it in this transaction, then [`Slot::finish`].
+    First(Tx, Slot),
+    /// The request was done before and made these.
     Replay(T),
 }
 
 /// The right to be the first with a key, until its transaction ends.
 #[derive(Debug)]
 #[must_use = "a key whose effect is not recorded does not protect it"]
-pub struct Slot<'a> {
-    request: Request<'a>,
+pub struct Slot {
+    /// The request and its account or nil; `None` for a request without a key.
+    keyed: Option<(Keyed, Uuid)>,
     session: Option<SessionId>,
 }
 
@@ -143,52 +147,25 @@ impl From<sqlx::Error> for Error {
 }
 
 impl ServiceError for Error {
-    fn kind(&self) -> ErrorKind {
+    fn public(&self) -> PublicError {
         match self {
-            Self::Reused => ErrorKind::AlreadyExists,
-            Self::InFlight => ErrorKind::Aborted,
-            Self::Result(_) => ErrorKind::Internal,
-            Self::Pg(error) => error.kind(),
-        }
-    }
-
-    fn reason(&self) -> Cow<'static, str> {
-        match self {
-            Self::Reused => "IDEMPOTENCY_KEY_REUSED".into(),
-            Self::InFlight => "IDEMPOTENCY_IN_FLIGHT".into(),
-            Self::Result(_) => ErrorKind::Internal.row().reason.into(),
-            Self::Pg(error) => error.reason(),
-        }
-    }
-
-    fn public_message(&self) -> Cow<'static, str> {
-        match self {
-            Self::Reused | Self::InFlight => Cow::Owned(self.to_string()),
-            Self::Result(_) => "internal error".into(),
-            Self::Pg(error) => error.public_message(),
-        }
-    }
-
-    fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Reused | Self::Result(_) => None,
-            Self::InFlight => Some(IN_FLIGHT),
-            Self::Pg(error) => error.retry_after(),
+            Self::Reused => {
+                PublicError::new(ErrorKind::AlreadyExists, "IDEMPOTENCY_KEY_REUSED", self.to_string())
+            }
+            Self::InFlight => PublicError::new(ErrorKind::Aborted, "IDEMPOTENCY_IN_FLIGHT", self.to_string()),
+            Self::Result(_) => PublicError::internal(),
+            Self::Pg(error) => error.public(),
         }
     }
 }
 
-impl Request<'_> {
-    fn scope(&self) -> Uuid {
-        self.account.map_or_else(Uuid::nil, |account| account.0)
-    }
-
-    /// Key of the advisory lock that stands for (account, method, key). Two of them may collide by chance; one
-    /// caller is then told to come back, and nothing is wrong.
-    fn lock(&self) -> i64 {
+impl Keyed {
+    /// Key of the advisory lock that stands for (account, method, key). If two of them collide by chance, one
+    /// caller is asked to try again.
+    fn lock(&self, scope: Uuid) -> i64 {
         let mut hash = Sha256::new();
         hash.update(b"steward.idempotency\0");
-        hash.update(self.scope().as_bytes());
+        hash.update(scope.as_bytes());
         hash.update(self.method.as_bytes());
         hash.update([0]);
         hash.update(self.key.0.as_bytes());
@@ -198,42 +175,80 @@ impl Request<'_> {
     }
 }
 
-/// Begins a request with a key, first thing in the transaction of its effect.
-///
-/// # Errors
-/// [`Error::InFlight`] at once, without waiting, if another transaction is at it; [`Error::Reused`] if the key
-/// belongs to another request.
-pub async fn begin<'a, T: DeserializeOwned>(
-    tx: &mut Tx,
-    request: &Request<'a>,
-) -> Result<Begin<'a, T>, Error> {
-    let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)")
-        .bind(request.lock())
-        .fetch_one(&mut **tx)
-        .await?;
-    if !locked {
-        return Err(Error::InFlight);
+impl Once {
+    /// A request without a key: always the first.
+    #[must_use]
+    pub const fn unkeyed() -> Self {
+        Self(None)
     }
-    // A statement of its own: its snapshot must be newer than the lock, to see what the holder before committed.
-    let row: Option<(Vec<u8>, serde_json::Value)> = sqlx::query_as(
-        "SELECT request_hash, result
-         FROM idempotency_keys
-         WHERE account_id = $1 AND method = $2 AND key = $3 AND expires_at > now()",
-    )
-    .bind(request.scope())
-    .bind(request.method)
-    .bind(&request.key.0)
-    .fetch_optional(&mut **tx)
-    .await?;
-    match row {
-        None => Ok(Begin::First(Slot { request: *request, session: None })),
-        Some((hash, _)) if hash != request.hash.0 => Err(Error::Reused),
-        Some((_, result)) => Ok(Begin::Replay(serde_json::from_value(result)?)),
+
+    /// A request of `method` (as `steward.chat.v1.ChatService/CreateSession`) with a key.
+    pub fn new(method: impl Into<Arc<str>>, key: Key, hash: RequestHash) -> Self {
+        Self(Some(Keyed { method: method.into(), key, hash }))
+    }
+
+    /// Begins the request, first thing in the transaction of its effect. Keys belong to an account; to none for
+    /// operators and for services that act for no tenant.
+    ///
+    /// # Errors
+    /// [`Error::InFlight`] at once, without waiting, if another transaction does the same request;
+    /// [`Error::Reused`] if the key belongs to another request.
+    pub async fn begin<T: DeserializeOwned>(
+        &self,
+        tx: &mut Tx,
+        account: Option<AccountId>,
+    ) -> Result<Begin<T>, Error> {
+        let Some(keyed) = &self.0 else { return Ok(Begin::First(Slot { keyed: None, session: None })) };
+        let scope = account.map_or_else(Uuid::nil, |account| account.0);
+        let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)")
+            .bind(keyed.lock(scope))
+            .fetch_one(&mut **tx)
+            .await?;
+        if !locked {
+            return Err(Error::InFlight);
+        }
+        // In a statement of its own: its snapshot must be newer than the lock, to see what the holder before
+        // committed.
+        let row: Option<(Vec<u8>, serde_json::Value)> = sqlx::query_as(
+            "SELECT request_hash, result
+             FROM idempotency_keys
+             WHERE account_id = $1 AND method = $2 AND key = $3 AND expires_at > now()",
+        )
+        .bind(scope)
+        .bind(&*keyed.method)
+        .bind(&keyed.key.0)
+        .fetch_optional(&mut **tx)
+        .await?;
+        match row {
+            None => Ok(Begin::First(Slot { keyed: Some((keyed.clone(), scope)), session: None })),
+            Some((hash, _)) if hash != keyed.hash.0 => Err(Error::Reused),
+            Some((_, result)) => Ok(Begin::Replay(serde_json::from_value(result)?)),
+        }
+    }
+
+    /// Like [`Self::begin`], in a [`Tx::system`] of its own. Unless the request is the first, that transaction is
+    /// rolled back before this returns, so that the caller's next try does not meet the key's lock.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub async fn open<T: DeserializeOwned>(
+        &self,
+        pool: &Pool,
+        account: Option<AccountId>,
+    ) -> Result<Opened<T>, Error> {
+        let mut tx = Tx::system(pool).await?;
+        let answer = match self.begin(&mut tx, account).await {
+            Ok(Begin::First(slot)) => return Ok(Opened::First(tx, slot)),
+            Ok(Begin::Replay(made)) => Ok(Opened::Replay(made)),
+            Err(error) => Err(error),
+        };
+        tx.rollback().await?;
+        answer
     }
 }
 
-impl Slot<'_> {
-    /// Says that the effect belongs to a session: the key then goes with it.
+impl Slot {
+    /// Binds the key to the session that the effect belongs to: both are erased together.
     pub const fn of_session(mut self, session: SessionId) -> Self {
         self.session = Some(session);
         self
@@ -244,6 +259,7 @@ impl Slot<'_> {
     /// # Errors
     /// [`Error::Pg`]; the transaction must not commit then.
     pub async fn finish<T: Serialize + Sync>(self, tx: &mut Tx, ids: &T) -> Result<(), Error> {
+        let Some((keyed, scope)) = self.keyed else { return Ok(()) };
         let done = sqlx::query(
             "INSERT INTO idempotency_keys AS held
                  (account_id, method, key, request_hash, result, expires_at, session_id)
@@ -253,10 +269,10 @@ impl Slot<'_> {
                  session_id = excluded.session_id
              WHERE held.expires_at <= now()",
         )
-        .bind(self.request.scope())
-        .bind(self.request.method)
-        .bind(&self.request.key.0)
-        .bind(&self.request.hash.0[..])
+        .bind(scope)
+        .bind(&*keyed.method)
+        .bind(&keyed.key.0)
+        .bind(&keyed.hash.0[..])
         .bind(serde_json::to_value(ids)?)
         .bind(LIFETIME.as_secs_f64())
         .bind(self.session.map(|session| session.0))

@@ -20,19 +20,15 @@ impl Fixture {
         Self { pool: db.pool("chat"), account: AccountId::new(), key: "k-1".parse().unwrap(), _db: db }
     }
 
-    fn request(&self, body: &str) -> Request<'_> {
-        Request {
-            account: Some(self.account),
-            method: METHOD,
-            key: &self.key,
-            hash: RequestHash::of(&body.to_owned()),
-        }
+    fn request(&self, body: &str) -> Asked {
+        let hash = RequestHash::of(&body.to_owned());
+        Asked { account: Some(self.account), method: METHOD, key: self.key.clone(), hash }
     }
 
-    /// Does a request to its end; what it answers.
-    async fn run(&self, request: &Request<'_>, made: Uuid) -> Result<(bool, Uuid), Error> {
+    /// Does a request to its end and returns whether it was the first and what it made.
+    async fn run(&self, request: &Asked, made: Uuid) -> Result<(bool, Uuid), Error> {
         let mut tx = Tx::system(&self.pool).await?;
-        match begin::<Uuid>(&mut tx, request).await? {
+        match request.begin(&mut tx).await? {
             Begin::Replay(id) => Ok((false, id)),
             Begin::First(slot) => {
                 slot.finish(&mut tx, &made).await?;
@@ -40,6 +36,24 @@ impl Fixture {
                 Ok((true, made))
             }
         }
+    }
+}
+
+/// A request of an account.
+struct Asked {
+    account: Option<AccountId>,
+    method: &'static str,
+    key: Key,
+    hash: RequestHash,
+}
+
+impl Asked {
+    fn once(&self) -> Once {
+        Once::new(self.method, self.key.clone(), self.hash)
+    }
+
+    async fn begin(&self, tx: &mut Tx) -> Result<Begin<Uuid>, Error> {
+        self.once().begin(tx, self.account).await
     }
 }
 
@@ -60,9 +74,9 @@ async fn a_key_belongs_to_one_request_of_one_account_and_method() {
     assert!(matches!(error, Error::Reused), "{error:?}");
     assert_eq!((error.kind().row().http_status, &*error.reason()), (409, "IDEMPOTENCY_KEY_REUSED"));
     for other in [
-        Request { account: Some(AccountId::new()), ..at.request("b") },
-        Request { account: None, ..at.request("b") },
-        Request { method: "steward.test.v1.TestService/Other", ..at.request("b") },
+        Asked { account: Some(AccountId::new()), ..at.request("b") },
+        Asked { account: None, ..at.request("b") },
+        Asked { method: "steward.test.v1.TestService/Other", ..at.request("b") },
     ] {
         assert!(at.run(&other, crate::id::new_id()).await.unwrap().0);
     }
@@ -74,7 +88,7 @@ async fn a_request_under_way_is_refused_at_once_and_answered_later() {
     let request = at.request("a");
     let made = crate::id::new_id();
     let mut tx = Tx::system(&at.pool).await.unwrap();
-    let Begin::First(slot) = begin::<Uuid>(&mut tx, &request).await.unwrap() else { panic!("done before") };
+    let Begin::First(slot) = request.begin(&mut tx).await.unwrap() else { panic!("done before") };
 
     let asked = tokio::time::Instant::now();
     let error = at.run(&request, crate::id::new_id()).await.unwrap_err();
@@ -92,11 +106,36 @@ async fn a_request_under_way_is_refused_at_once_and_answered_later() {
 }
 
 #[tokio::test]
+async fn a_request_without_a_key_is_always_the_first() {
+    let at = Fixture::new().await;
+    for _ in 0..2 {
+        let opened = Once::unkeyed().open::<Uuid>(&at.pool, Some(at.account)).await.unwrap();
+        let Opened::First(mut tx, slot) = opened else { panic!("it has no key") };
+        slot.finish(&mut tx, &crate::id::new_id()).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_opened_replay_holds_no_lock() {
+    let at = Fixture::new().await;
+    let made = crate::id::new_id();
+    at.run(&at.request("a"), made).await.unwrap();
+    let (same, other) = (at.request("a").once(), at.request("b").once());
+    for _ in 0..2 {
+        let opened = same.open::<Uuid>(&at.pool, Some(at.account)).await.unwrap();
+        assert!(matches!(opened, Opened::Replay(id) if id == made));
+        let error = other.open::<Uuid>(&at.pool, Some(at.account)).await.unwrap_err();
+        assert!(matches!(error, Error::Reused), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_request_that_failed_leaves_its_key_free() {
     let at = Fixture::new().await;
     let request = at.request("a");
     let mut tx = Tx::system(&at.pool).await.unwrap();
-    let Begin::First(slot) = begin::<Uuid>(&mut tx, &request).await.unwrap() else { panic!("done before") };
+    let Begin::First(slot) = request.begin(&mut tx).await.unwrap() else { panic!("done before") };
     slot.finish(&mut tx, &crate::id::new_id()).await.unwrap();
     tx.rollback().await.unwrap();
     let made = crate::id::new_id();
@@ -139,7 +178,7 @@ async fn an_old_key_may_be_used_anew_and_is_swept() {
 async fn an_accounts_keys_go_with_it() {
     let at = Fixture::new().await;
     at.run(&at.request("a"), crate::id::new_id()).await.unwrap();
-    let other = Request { account: Some(AccountId::new()), ..at.request("a") };
+    let other = Asked { account: Some(AccountId::new()), ..at.request("a") };
     at.run(&other, crate::id::new_id()).await.unwrap();
     let mut connection = at.pool.acquire().await.unwrap();
     assert_eq!(erase_account(&mut connection, at.account).await.unwrap(), 1);
@@ -165,8 +204,8 @@ async fn a_sessions_keys_go_with_it_and_no_others() {
     let mut tx = Tx::system(&at.pool).await.unwrap();
     for (key, of) in [("mine", Some(session)), ("other", Some(other)), ("account", None)] {
         let key: Key = key.parse().unwrap();
-        let request = Request { key: &key, ..at.request("a") };
-        let Begin::First(slot) = begin::<Uuid>(&mut tx, &request).await.unwrap() else { panic!("it is new") };
+        let request = Asked { key, ..at.request("a") };
+        let Begin::First(slot) = request.begin(&mut tx).await.unwrap() else { panic!("it is new") };
         let slot = match of {
             Some(session) => slot.of_session(session),
             None => slot,

@@ -20,6 +20,7 @@ use crate::{
         auth::Authenticator,
         deadline::{Deadline, GRPC_TIMEOUT, parse_grpc_timeout},
         error::{self, ErrorKind, to_status},
+        grpc::MethodName,
     },
 };
 
@@ -157,13 +158,18 @@ async fn authenticate(State(limits): State<Limits>, mut request: Request, next: 
     if limits.authenticator.methods().get(path).is_none() {
         return refuse(Status::unimplemented("no such method"));
     }
-    match limits.authenticator.admit(path, request.headers()).await {
-        Ok(Some((principal, credential))) => {
-            request.extensions_mut().insert(principal);
-            request.extensions_mut().insert(credential);
+    let admitted = limits.authenticator.admit(path, request.headers()).await;
+    let method = MethodName::from_path(path);
+    let extensions = request.extensions_mut();
+    extensions.insert(method);
+    match admitted {
+        Ok(proven) => {
+            if let Some((principal, credential)) = proven {
+                extensions.insert(principal);
+                extensions.insert(credential);
+            }
             next.run(request).await
         }
-        Ok(None) => next.run(request).await,
         Err(refused) => refuse(to_status(&refused)),
     }
 }

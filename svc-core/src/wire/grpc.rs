@@ -1,0 +1,252 @@
+//! Tools of a gRPC handler, which makes four moves: take the call, parse the message, call the use case, answer.
+//!
+//! ```ignore
+//! let (call, request) = Call::take(request)?;
+//! let session = SessionId::parse("session_id", &request.session_id)?;
+//! let turn = self.turns.create(call.account()?, session, request.input, &call.once()?).await?;
+//! Ok(Response::new(CreateTurnResponse { turn: Some(turn.into()) }))
+//! ```
+//!
+//! The facts in a [`Call`] come from the server's layers ([`crate::wire::server`]). Errors become statuses by `?`:
+//! [`Invalid`], [`Refused`] and, by [`crate::into_status`], the error type of a service.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use tonic::{Request, Status};
+
+use crate::{
+    data::idempotency::{Key, Once, RequestHash},
+    id::AccountId,
+    wire::{
+        auth::Credential,
+        deadline::Deadline,
+        error::{Invalid, PublicError, ServiceError},
+        page::{self, Page},
+        principal::{self, Principal, Refused},
+    },
+};
+
+/// Page sizes of a listing: the default and the maximum.
+const PAGE_SIZE: (u32, u32) = (50, 200);
+
+/// Name of the called method, as `steward.chat.v1.ChatService/RunTurn`. The server's layers put it into the
+/// extensions of every request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MethodName(Arc<str>);
+
+impl MethodName {
+    /// Reads the name from a gRPC path, as `/steward.chat.v1.ChatService/RunTurn`.
+    #[must_use]
+    pub fn from_path(path: &str) -> Self {
+        Self(path.trim_start_matches('/').into())
+    }
+}
+
+/// A request that lacks what the server's layers add: its handler runs outside such a server, or it is a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("call has no {0}")]
+pub struct Missing(&'static str);
+
+impl ServiceError for Missing {
+    fn public(&self) -> PublicError {
+        PublicError::internal()
+    }
+}
+
+crate::into_status!(Missing);
+
+/// A call apart from its message: the caller and how it calls.
+#[derive(Debug, Clone)]
+pub struct Call {
+    principal: Principal,
+    credential: Option<Credential>,
+    deadline: Option<Deadline>,
+    method: Option<MethodName>,
+    key: Result<Option<Key>, Invalid>,
+    hash: Option<RequestHash>,
+}
+
+impl Call {
+    /// Splits a request into the call and its message.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` if no layer proved the caller.
+    pub fn take<T: prost::Message>(request: Request<T>) -> Result<(Self, T), Status> {
+        let mut call = Self::of(&request)?;
+        if let Ok(Some(_)) = call.key {
+            call.hash = Some(RequestHash::of(request.get_ref()));
+        }
+        Ok((call, request.into_inner()))
+    }
+
+    /// The call of a request whose messages come one by one. It has no [`Self::once`].
+    ///
+    /// # Errors
+    /// [`Refused::Missing`] if no layer proved the caller.
+    pub fn of<T>(request: &Request<T>) -> Result<Self, Refused> {
+        let extensions = request.extensions();
+        Ok(Self {
+            principal: principal::of(request)?.clone(),
+            credential: extensions.get().cloned(),
+            deadline: extensions.get().copied(),
+            method: extensions.get().cloned(),
+            key: Key::from_metadata(request.metadata()),
+            hash: None,
+        })
+    }
+
+    /// The proven caller.
+    #[must_use]
+    pub const fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// The tenant that the call is about.
+    ///
+    /// # Errors
+    /// [`Refused::NoAccount`] for an admin, or a service that acts for no tenant.
+    pub fn account(&self) -> Result<AccountId, Refused> {
+        self.principal.account_id()
+    }
+
+    /// The caller's credential, for a stream that checks it again while it lasts.
+    ///
+    /// # Errors
+    /// [`Refused::Missing`] if no layer proved the caller.
+    pub fn credential(&self) -> Result<Credential, Refused> {
+        self.credential.clone().ok_or(Refused::Missing)
+    }
+
+    /// The instant by which the call must be answered; `None` for streams.
+    #[must_use]
+    pub const fn deadline(&self) -> Option<Deadline> {
+        self.deadline
+    }
+
+    /// The caller's idempotency key, if the call has one.
+    ///
+    /// # Errors
+    /// [`Invalid`] if the key is malformed.
+    pub fn key(&self) -> Result<Option<&Key>, Invalid> {
+        self.key.as_ref().map(Option::as_ref).map_err(Clone::clone)
+    }
+
+    /// What makes a repetition the same request.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` if the key is malformed; `INTERNAL` if there is a key and [`Missing`] what it belongs to.
+    pub fn once(&self) -> Result<Once, Status> {
+        let Some(key) = self.key()? else { return Ok(Once::unkeyed()) };
+        let method = self.method.as_ref().ok_or(Missing("method name"))?;
+        let hash = self.hash.ok_or(Missing("single message"))?;
+        Ok(Once::new(method.0.clone(), key.clone(), hash))
+    }
+}
+
+/// Number of items of a page: 50 where the caller asks for 0, at most 200.
+///
+/// # Errors
+/// [`Invalid`] if `requested` is negative.
+pub fn page_size(requested: i32) -> Result<u32, Invalid> {
+    page::size(requested, PAGE_SIZE.0, PAGE_SIZE.1)
+}
+
+/// A page as a response has it: its items and the token of the next page.
+pub fn parts<T, U: From<T>>(page: Page<T>) -> (Vec<U>, String) {
+    (page.items.into_iter().map(U::from).collect(), page.next_page_token)
+}
+
+/// Writes an instant.
+#[must_use]
+pub fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
+    let nanos = i32::try_from(at.timestamp_subsec_nanos()).unwrap_or(999_999_999);
+    prost_types::Timestamp { seconds: at.timestamp(), nanos }
+}
+
+/// Reads an instant, cut to the whole microseconds that Postgres keeps.
+///
+/// # Errors
+/// [`Invalid`] names `field` if there is none or it is out of range.
+pub fn parse_timestamp(field: &str, at: Option<prost_types::Timestamp>) -> Result<DateTime<Utc>, Invalid> {
+    let at = at.ok_or_else(|| Invalid::new(field, "is required"))?;
+    let nanos = u32::try_from(at.nanos).ok().map(|nanos| nanos / 1000 * 1000);
+    nanos
+        .and_then(|nanos| DateTime::from_timestamp(at.seconds, nanos))
+        .ok_or_else(|| Invalid::new(field, "is no time"))
+}
+
+/// Writes a duration.
+#[must_use]
+pub fn duration(duration: Duration) -> prost_types::Duration {
+    let nanos = i32::try_from(duration.subsec_nanos()).unwrap_or_default();
+    prost_types::Duration { seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), nanos }
+}
+
+/// Reads a duration, if there is one.
+///
+/// # Errors
+/// [`Invalid`] names `field` if the duration is negative.
+pub fn parse_duration(
+    field: &str,
+    duration: Option<prost_types::Duration>,
+) -> Result<Option<Duration>, Invalid> {
+    let parsed = duration.map(Duration::try_from).transpose();
+    parsed.map_err(|_| Invalid::new(field, "must not be negative"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        data::idempotency::HEADER,
+        wire::error::{ErrorKind, reason_of},
+    };
+
+    fn request(key: Option<&str>) -> Request<String> {
+        let mut request = Request::new("message".to_owned());
+        request.extensions_mut().insert(Principal::account(AccountId::new()));
+        if let Some(key) = key {
+            request.metadata_mut().insert(HEADER, key.parse().unwrap());
+        }
+        request
+    }
+
+    #[test]
+    fn a_call_without_a_principal_is_refused() {
+        let status = Call::take(Request::new(String::new())).unwrap_err();
+        assert_eq!(reason_of(&status).as_deref(), Some("UNAUTHENTICATED"));
+    }
+
+    #[test]
+    fn a_key_needs_the_method_name_of_the_server() {
+        let (call, _) = Call::take(request(Some("k"))).unwrap();
+        assert_eq!(call.once().unwrap_err().code(), ErrorKind::Internal.row().code);
+        let (call, _) = Call::take(request(None)).unwrap();
+        call.once().unwrap();
+        let mut named = request(Some("k"));
+        named.extensions_mut().insert(MethodName::from_path("/a.v1.AService/Do"));
+        Call::take(named).unwrap().0.once().unwrap();
+    }
+
+    #[test]
+    fn a_malformed_key_is_refused_where_it_counts() {
+        let (call, _) = Call::take(request(Some("k 1"))).unwrap();
+        assert!(call.account().is_ok());
+        assert_eq!(call.once().unwrap_err().code(), ErrorKind::InvalidArgument.row().code);
+    }
+
+    #[test]
+    fn times_survive_the_wire() {
+        let at = DateTime::from_timestamp(1_700_000_000, 123_456_000).unwrap();
+        assert_eq!(parse_timestamp("at", Some(timestamp(at))).unwrap(), at);
+        let negative = prost_types::Timestamp { seconds: 0, nanos: -1 };
+        for bad in [None, Some(negative)] {
+            assert_eq!(parse_timestamp("at", bad).unwrap_err().field, "at");
+        }
+        let span = Duration::from_millis(1500);
+        assert_eq!(parse_duration("ttl", Some(duration(span))).unwrap(), Some(span));
+        let negative = prost_types::Duration { seconds: -1, nanos: 0 };
+        assert_eq!(parse_duration("ttl", Some(negative)).unwrap_err().field, "ttl");
+    }
+}
