@@ -4,16 +4,18 @@
 //! kept in the repository so that a change of the HTTP door is seen in review; a test holds the two together.
 
 mod comments;
+mod rules;
 mod schema;
 
 use http::Method;
+use prost_reflect::FieldDescriptor;
 use serde_json::{Map, Value, json};
 use svc_core::wire::auth::MethodAuth;
 
 use self::{comments::Comments, schema::Schemas};
 use crate::{
     problem,
-    table::{Answer, BodyRule, FieldPath, Route, Table},
+    table::{self, Answer, BodyRule, FieldPath, Route, Table},
     transcode::{
         call::{IDEMPOTENCY_KEY, REQUEST_TIMEOUT},
         sse, text,
@@ -138,21 +140,24 @@ fn parameters(route: &Route, schemas: &mut Schemas<'_>) -> Vec<Value> {
     };
     for variable in &route.variables {
         let leaf = variable.leaf();
-        add(&variable.json_name(), "path", true, schemas.describe(leaf), schemas.value(leaf));
+        add(&variable.json_name(), "path", true, schemas.describe(leaf), schemas.input(leaf));
     }
     for path in query_parameters(route) {
         let leaf = path.leaf();
-        add(&path.json_name(), "query", false, schemas.describe(leaf), schemas.value(leaf));
+        let required = table::rules(leaf).required();
+        add(&path.json_name(), "query", required, schemas.describe(leaf), schemas.input(leaf));
     }
     if let Some(resume) = &route.resume {
         add("Last-Event-ID", "header", false, schemas.describe(resume.leaf()), json!({ "type": "string" }));
     }
     if route.method != Method::GET {
-        let description = "Makes the request safe to repeat, for a day. 1 to 255 visible ASCII characters.";
-        add(IDEMPOTENCY_KEY.as_str(), "header", false, description.to_owned(), json!({ "type": "string" }));
+        let description = "Makes the request safe to repeat for a day.";
+        let schema = json!({ "type": "string", "pattern": "^[!-~]{1,255}$" });
+        add(IDEMPOTENCY_KEY.as_str(), "header", false, description.to_owned(), schema);
     }
-    let description = "Longest time to wait for the answer, seconds.";
-    add(REQUEST_TIMEOUT.as_str(), "header", false, description.to_owned(), json!({ "type": "number" }));
+    let description = "Maximum time to wait for the answer, in seconds.";
+    let schema = json!({ "type": "number", "exclusiveMinimum": 0 });
+    add(REQUEST_TIMEOUT.as_str(), "header", false, description.to_owned(), schema);
     parameters
 }
 
@@ -192,10 +197,17 @@ fn body(route: &Route, schemas: &mut Schemas<'_>) -> Option<Value> {
         BodyRule::None => return None,
         BodyRule::Whole if route.variables.is_empty() => schemas.message(&route.rpc.input()),
         BodyRule::Whole => schemas.message_without(&route.rpc.input(), &route.variables),
-        BodyRule::Field(field) => schemas.value(field),
+        BodyRule::Field(field) => schemas.input(field),
     };
-    // A method whose fields are all optional can be called without a body.
-    Some(json!({ "required": false, "content": { "application/json": { "schema": schema } } }))
+    // A body whose fields are all optional can be left out.
+    let fields = match &route.body {
+        BodyRule::None => Vec::new(),
+        BodyRule::Whole => route.rpc.input().fields().collect(),
+        BodyRule::Field(field) => vec![field.clone()],
+    };
+    let by_path = |field: &FieldDescriptor| route.variables.iter().any(|v| v.fields().first() == Some(field));
+    let required = fields.iter().any(|field| table::rules(field).required() && !by_path(field));
+    Some(json!({ "required": required, "content": { "application/json": { "schema": schema } } }))
 }
 
 fn problem_response() -> Value {

@@ -21,6 +21,7 @@ use svc_core::wire::auth::MethodAuth;
 
 use self::options::{Binding, Options};
 pub use self::{
+    options::{is_required, rules},
     router::{Matched, NoMatch},
     sse::SseFields,
     template::{Segment, Template},

@@ -7,6 +7,14 @@
 /// The encoded `FileDescriptorSet` of the whole contract, imports, comments and custom options included.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contract.binpb"));
 
+pub mod rules;
+
+/// The declaration of the rules' options: `buf.validate`.
+pub mod buf {
+    pub mod validate {
+        tonic::include_proto!("buf.validate");
+    }
+}
 /// Sandboxes: `steward.sandbox.v1`.
 pub mod sandbox {
     pub mod v1 {

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
+use prost_reflect::{EnumDescriptor, EnumValueDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};
 
-use super::comments::Comments;
-use crate::table::{FieldPath, Table};
+use super::{comments::Comments, rules};
+use crate::table::{self, FieldPath, Table};
 
 /// Schemas made so far, and those that are still owed.
 pub(super) struct Schemas<'c> {
@@ -58,14 +58,16 @@ impl<'c> Schemas<'c> {
             if taken.iter().any(|path| path.fields() == std::slice::from_ref(&field)) {
                 continue;
             }
-            let mut schema = self.value(&field);
+            let mut schema = if in_request { self.input(&field) } else { self.value(&field) };
             let description = self.comments.of_field(&field);
             if let (Some(schema), false) = (schema.as_object_mut(), description.is_empty()) {
                 schema.insert("description".to_owned(), description.into());
             }
             properties.insert(field.json_name().to_owned(), schema);
-            // Written always, unless it is a message (or one of several) that is not set.
-            if !in_request && !field.supports_presence() {
+            // Answers hold every field except a message, or a field of a oneof, that is not set.
+            let always =
+                if in_request { table::rules(&field).required() } else { !field.supports_presence() };
+            if always {
                 required.push(field.json_name().to_owned());
             }
         }
@@ -81,8 +83,23 @@ impl<'c> Schemas<'c> {
         }
         if in_request {
             schema.insert("additionalProperties".to_owned(), false.into());
+            for oneof in message.oneofs().filter(table::is_required) {
+                let one = |field: FieldDescriptor| json!({ "required": [field.json_name()] });
+                schema.insert("oneOf".to_owned(), oneof.fields().map(one).collect());
+            }
         }
         Value::Object(schema)
+    }
+
+    /// The value of a field in a request: its rules included, and no enum value that means "not set".
+    pub(super) fn input(&mut self, field: &FieldDescriptor) -> Value {
+        let mut schema = self.value(field);
+        if let Kind::Enum(kind) = field.kind() {
+            let single = self.values(&kind, |value| value.number() != 0);
+            schema = if field.is_list() { json!({ "type": "array", "items": single }) } else { single };
+        }
+        rules::print(&table::rules(field), field, &mut schema);
+        schema
     }
 
     /// The value of a field, without its comment.
@@ -119,15 +136,20 @@ impl<'c> Schemas<'c> {
         }
         let name = component(kind.full_name());
         if !self.done.contains_key(&name) {
-            let names: Vec<_> = kind.values().map(|value| value.name().to_owned()).collect();
-            let mut description = self.comments.of_enum(kind);
-            for value in kind.values() {
-                description.push_str(&format!("\n- `{}`: {}", value.name(), self.comments.of_value(&value)));
-            }
-            self.done
-                .insert(name.clone(), json!({ "type": "string", "enum": names, "description": description }));
+            self.done.insert(name.clone(), self.values(kind, |_| true));
         }
         json!({ "$ref": format!("#/components/schemas/{name}") })
+    }
+
+    /// The names of an enum's values, with what each means.
+    fn values(&self, kind: &EnumDescriptor, shown: impl Fn(&EnumValueDescriptor) -> bool) -> Value {
+        let mut description = self.comments.of_enum(kind);
+        let mut names = Vec::new();
+        for value in kind.values().filter(shown) {
+            description.push_str(&format!("\n- `{}`: {}", value.name(), self.comments.of_value(&value)));
+            names.push(value.name().to_owned());
+        }
+        json!({ "type": "string", "enum": names, "description": description })
     }
 }
 

@@ -1,12 +1,17 @@
-//! Reads the contract's options: `google.api.http`, `steward.common.v1.auth` and `steward.common.v1.sse`.
+//! Reads the contract's options: `google.api.http`, `steward.common.v1.auth`, `steward.common.v1.sse` and
+//! `buf.validate`.
 //!
 //! They are read by reflection, because the gateway also serves contracts it was not compiled with (tests do).
 
 use http::Method;
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, ExtensionDescriptor, FieldDescriptor, MethodDescriptor, Value,
+    DescriptorPool, DynamicMessage, ExtensionDescriptor, FieldDescriptor, MethodDescriptor, OneofDescriptor,
+    Value,
 };
-use steward_proto::common::v1::{Auth, SseRole};
+use steward_proto::{
+    buf::validate::{FieldRules, OneofRules},
+    common::v1::{Auth, SseRole},
+};
 use svc_core::wire::{auth::MethodAuth, principal::PrincipalKind};
 
 /// The extensions in which the options live.
@@ -93,6 +98,24 @@ impl Options {
             _ => None,
         }
     }
+}
+
+/// The rules of a field; none if the contract gives it none.
+pub fn rules(field: &FieldDescriptor) -> FieldRules {
+    let extension = field.parent_pool().get_extension_by_name("buf.validate.field");
+    extension.and_then(|extension| set(&field.options(), &extension)).unwrap_or_default()
+}
+
+/// Whether one of the fields of a oneof must be set.
+pub fn is_required(oneof: &OneofDescriptor) -> bool {
+    let extension = oneof.parent_pool().get_extension_by_name("buf.validate.oneof");
+    let rules: Option<OneofRules> = extension.and_then(|extension| set(&oneof.options(), &extension));
+    rules.is_some_and(|rules| rules.required())
+}
+
+fn set<T: prost::Message + Default>(options: &DynamicMessage, extension: &ExtensionDescriptor) -> Option<T> {
+    let value = options.has_extension(extension).then(|| options.get_extension(extension))?;
+    value.as_message()?.transcode_to().ok()
 }
 
 fn binding(rule: &DynamicMessage) -> Result<Binding, String> {

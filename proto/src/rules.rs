@@ -1,0 +1,168 @@
+//! The field rules of the contract (`buf.validate`), checked on every request that a gRPC server decodes.
+//!
+//! `build/rules.rs` generates one [`Check`] for each message from the rules beside its fields. [`CheckedCodec`] is the
+//! codec of every generated client and server, so a request that breaks a rule reaches no handler, whether it comes
+//! alone or on a stream. Rules stand on requests only: the checks of responses are empty.
+
+use std::{fmt, marker::PhantomData};
+
+use prost::Message;
+use tonic::{
+    Status,
+    codec::{Codec, DecodeBuf, Decoder},
+};
+use tonic_prost::{ProstDecoder, ProstEncoder};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+/// A message that knows the rules of its fields.
+pub trait Check {
+    /// Adds a violation for each field that breaks a rule, at most one a field. `at` is the place of this message
+    /// in the request.
+    fn check(&self, _at: &Place<'_>, _found: &mut Violations) {}
+}
+
+/// The place of a field in a request. It borrows what it is made of: only a violation allocates.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    above: Option<&'a Place<'a>>,
+    step: Step,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Request,
+    Field(&'static str),
+    Item(&'static str, usize),
+}
+
+impl Place<'_> {
+    /// The request itself.
+    pub const REQUEST: Self = Place { above: None, step: Step::Request };
+
+    #[must_use]
+    pub fn field(&self, name: &'static str) -> Place<'_> {
+        Place { above: Some(self), step: Step::Field(name) }
+    }
+
+    #[must_use]
+    pub fn item(&self, name: &'static str, index: usize) -> Place<'_> {
+        Place { above: Some(self), step: Step::Item(name, index) }
+    }
+}
+
+/// As the contract names fields: `step.subject.kind`, `scopes[3]`.
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(above) = self.above.filter(|above| above.above.is_some()) {
+            write!(f, "{above}.")?;
+        }
+        match self.step {
+            Step::Request => Ok(()),
+            Step::Field(name) => f.write_str(name),
+            Step::Item(name, index) => write!(f, "{name}[{index}]"),
+        }
+    }
+}
+
+/// The fields of one request that break a rule.
+#[derive(Debug, Default)]
+pub struct Violations(Vec<FieldViolation>);
+
+impl Violations {
+    /// `problem` completes a sentence that begins with the field's name.
+    pub fn add(&mut self, at: Place<'_>, problem: &'static str) {
+        self.0.push(FieldViolation::new(at.to_string(), problem));
+    }
+
+    /// INVALID_ARGUMENT with the fields in its details, if there are any.
+    fn into_result(self) -> Result<(), Status> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let sentences: Vec<_> = self.0.iter().map(|v| format!("{} {}", v.field, v.description)).collect();
+        let mut details = ErrorDetails::new();
+        details.set_error_info("INVALID_ARGUMENT", "steward", []).set_bad_request(self.0);
+        Err(Status::with_error_details(tonic::Code::InvalidArgument, sentences.join("; "), details))
+    }
+}
+
+/// Checks a request.
+///
+/// # Errors
+/// INVALID_ARGUMENT names every field that breaks a rule.
+pub fn check(request: &impl Check) -> Result<(), Status> {
+    let mut found = Violations::default();
+    request.check(&Place::REQUEST, &mut found);
+    found.into_result()
+}
+
+/// Whether `text` is a UUID as the contract writes them: hyphenated, hex digits in either case.
+#[must_use]
+pub fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+/// Nanoseconds of a duration, comparable whatever the signs of its parts.
+#[must_use]
+pub fn nanos(duration: &prost_types::Duration) -> i128 {
+    i128::from(duration.seconds) * 1_000_000_000 + i128::from(duration.nanos)
+}
+
+/// A regular expression that is compiled once. The build refuses one that does not compile.
+pub type Pattern = std::sync::LazyLock<Result<regex::Regex, regex::Error>>;
+
+#[must_use]
+pub fn matches(pattern: &Pattern, text: &str) -> bool {
+    pattern.as_ref().is_ok_and(|pattern| pattern.is_match(text))
+}
+
+/// [`tonic_prost::ProstCodec`] that also [checks](Check) what it decodes.
+#[derive(Debug, Clone)]
+pub struct CheckedCodec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for CheckedCodec<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T, U> Codec for CheckedCodec<T, U>
+where
+    T: Message + 'static,
+    U: Message + Check + Default + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = CheckedDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstEncoder::default()
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        CheckedDecoder(ProstDecoder::default())
+    }
+}
+
+/// Decodes and checks messages.
+#[derive(Debug, Clone)]
+pub struct CheckedDecoder<U>(ProstDecoder<U>);
+
+impl<U: Message + Check + Default> Decoder for CheckedDecoder<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        let message = self.0.decode(buf)?;
+        message.as_ref().map_or(Ok(()), check)?;
+        Ok(message)
+    }
+}
+
+// The generated checks.
+include!(concat!(env!("OUT_DIR"), "/rules.rs"));
