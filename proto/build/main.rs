@@ -1,4 +1,5 @@
-//! Builds the contract: protox (no protoc) → descriptor set → prost and tonic code, and the checks of field rules.
+//! Builds the contract: protox (no protoc) makes the descriptor set; from it come the prost and tonic code
+//! and the checks of field rules.
 
 mod rules;
 
@@ -27,7 +28,7 @@ fn main() -> Result {
     fs::write(out.join("contract.binpb"), &descriptors)?;
     fs::write(out.join("rules.rs"), rules::generate(&compiler.descriptor_pool())?)?;
 
-    // Ordered maps give a request one encoding, whose hash identifies it for its idempotency key.
+    // Ordered maps give a request one encoding: idempotency keys compare requests by its hash.
     tonic_prost_build::configure()
         .bytes(".")
         .btree_map(".")

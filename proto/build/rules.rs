@@ -1,4 +1,5 @@
-//! Generates `impl Check` (see `src/rules.rs`) for every message of a request, from the rules beside its fields.
+//! Generates `impl Check` (see `src/rules.rs`) for every message of a request from the rules beside its
+//! fields.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +12,7 @@ use protox::prost_reflect::{
 
 use super::Result;
 
-/// What callers read of patterns that they would not understand at a glance.
+/// Texts for patterns that a caller does not understand at a glance.
 const PATTERNS: [(&str, &str); 4] = [
     (r"\S", "must not be blank"),
     (r"^[^\x00-\x1f\x7f-\x9f]*$", "must not contain control characters"),
@@ -351,7 +352,7 @@ fn is_zero(field: &FieldDescriptor, is: bool) -> String {
 
 fn alternatives(names: &[String]) -> String {
     match names {
-        [_, others @ ..] if !others.is_empty() => format!("or {} is required", others.join(" or ")),
+        [_, rest @ ..] if !rest.is_empty() => format!("or {} is required", rest.join(" or ")),
         _ => "is required".to_owned(),
     }
 }
@@ -386,7 +387,7 @@ fn reach(message: &MessageDescriptor, reached: &mut BTreeMap<String, MessageDesc
     }
 }
 
-/// `steward.chat.v1.Turn` as `crate::chat::v1::Turn`.
+/// The Rust path of a type: `crate::chat::v1::Turn` for `steward.chat.v1.Turn`.
 fn path(full_name: &str) -> String {
     full_name.replacen("steward", "crate", 1).replace('.', "::")
 }

@@ -1,8 +1,8 @@
 //! The field rules of the contract (`buf.validate`), checked on every request that a gRPC server decodes.
 //!
 //! `build/rules.rs` generates one [`Check`] for each message from the rules beside its fields. [`CheckedCodec`] is the
-//! codec of every generated client and server, so a request that breaks a rule reaches no handler, whether it comes
-//! alone or on a stream. Rules stand on requests only: the checks of responses are empty.
+//! codec of every generated client and server, so a request that breaks a rule reaches no handler, whether it
+//! comes alone or on a stream. Rules stand on requests only: the checks of responses are empty.
 
 use std::{fmt, marker::PhantomData};
 
@@ -16,8 +16,8 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 /// A message that knows the rules of its fields.
 pub trait Check {
-    /// Adds a violation for each field that breaks a rule, at most one a field. `at` is the place of this message
-    /// in the request.
+    /// Adds a violation for each field that breaks a rule, at most one a field. `at` is the place of this
+    /// message in the request.
     fn check(&self, _at: &Place<'_>, _found: &mut Violations) {}
 }
 

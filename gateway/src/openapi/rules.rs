@@ -71,7 +71,7 @@ fn print_type(rules: &FieldRules, schema: &mut Value) {
 }
 
 fn print_string(rules: &StringRules, required: bool, schema: &mut Value) {
-    if required {
+    if required && rules.well_known.is_none() {
         schema["minLength"] = 1.into();
     }
     // A character has at least one byte.
@@ -104,8 +104,8 @@ fn escape(text: &str) -> String {
         .collect()
 }
 
-/// Matches durations between two bounds, as JSON writes them. Only whole seconds are exact as an upper bound, and
-/// only powers of ten up to a second as a lower one.
+/// Matches durations between two bounds, as JSON writes them. Only whole seconds are exact as an upper bound,
+/// and only powers of ten up to a second as a lower one.
 fn durations(least: i128, most: Option<i128>) -> String {
     let most = most.map_or(MAX_SECONDS, |most| most / SECOND);
     let mut whole = numbers(most);

@@ -1,7 +1,7 @@
 //! Reads the contract's options: `google.api.http`, `steward.common.v1.auth`, `steward.common.v1.sse` and
 //! `buf.validate`.
 //!
-//! They are read by reflection, because the gateway also serves contracts it was not compiled with (tests do).
+//! Reads them by reflection: tests give the gateway contracts that it was not compiled with.
 
 use http::Method;
 use prost_reflect::{
@@ -14,7 +14,7 @@ use steward_proto::{
 };
 use svc_core::wire::{auth::MethodAuth, principal::PrincipalKind};
 
-/// The extensions in which the options live.
+/// The extensions that hold the options.
 #[derive(Debug)]
 pub(super) struct Options {
     http: ExtensionDescriptor,
@@ -22,22 +22,20 @@ pub(super) struct Options {
     sse: ExtensionDescriptor,
 }
 
-/// One HTTP binding, as written.
+/// One HTTP binding as the contract states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Binding {
-    /// HTTP method.
     pub(super) method: Method,
-    /// Path template.
     pub(super) template: String,
     /// Body rule: empty, `*` or a field name.
     pub(super) body: String,
 }
 
-/// The parts of a rule that are understood.
+/// The parts of a `google.api.http` rule that the gateway serves.
 const SERVED: [&str; 7] = ["get", "put", "post", "delete", "patch", "body", "additional_bindings"];
 
 impl Options {
-    /// Finds the extensions; says which one the contract lacks.
+    /// Finds the extensions. The error names one that the contract lacks.
     pub(super) fn find(pool: &DescriptorPool) -> Result<Self, &'static str> {
         let find = |name: &'static str| pool.all_extensions().find(|e| e.full_name() == name).ok_or(name);
         Ok(Self {
@@ -47,7 +45,7 @@ impl Options {
         })
     }
 
-    /// Every HTTP binding of a method; none if it has no HTTP door.
+    /// Returns every HTTP binding of a method; none if the method is reached over gRPC alone.
     pub(super) fn bindings(&self, rpc: &MethodDescriptor) -> Result<Vec<Binding>, String> {
         let options = rpc.options();
         if !options.has_extension(&self.http) {
@@ -65,7 +63,7 @@ impl Options {
         Ok(bindings)
     }
 
-    /// Who may call a method; `None` if the option is missing.
+    /// Returns the auth option of a method; `None` if it is missing.
     pub(super) fn auth(&self, rpc: &MethodDescriptor) -> Result<Option<MethodAuth>, String> {
         let options = rpc.options();
         if !options.has_extension(&self.auth) {
@@ -119,8 +117,8 @@ fn set<T: prost::Message + Default>(options: &DynamicMessage, extension: &Extens
 }
 
 fn binding(rule: &DynamicMessage) -> Result<Binding, String> {
-    // Other parts of HttpRule (custom, response_body, selector) must not be ignored, whether our declaration has
-    // them or not.
+    // Other parts of HttpRule (custom, response_body, selector) must not be ignored, whether our declaration
+    // has them or not.
     let unserved = rule
         .fields()
         .find(|(field, _)| !SERVED.contains(&field.name()))
