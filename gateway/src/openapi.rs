@@ -1,7 +1,8 @@
 //! OpenAPI 3.1, as a pure function of the [`Table`]: what is described is exactly what is served.
 //!
-//! Descriptions are the contract's own comments. `gateway/openapi.json` is this document of the present contract,
-//! kept in the repository so that a change of the HTTP door is seen in review; a test holds the two together.
+//! Descriptions are the contract's own comments. `gateway/openapi.json` is this document of the present
+//! contract, kept in the repository so that a review shows every change of the HTTP API; a test compares the
+//! two.
 
 mod comments;
 mod rules;
@@ -25,16 +26,17 @@ use crate::{
 /// Name of the security scheme.
 const TOKEN: &str = "token";
 
-/// What holds for every operation.
+/// Conventions that every operation follows.
 const CONVENTIONS: &str = "\
-Bodies and answers are canonical proto3 JSON: lowerCamelCase names, 64-bit integers as strings, enums by name, bytes \
-as base64, times as RFC 3339. Answers hold every scalar, list and map, also where it has its default value; a message \
-that is not set is left out. Requests are read strictly: an unknown or repeated name is 400. Failures are \
-application/problem+json (RFC 9457); `retryable` says whether the same request may succeed later, and 429 and 503 \
-always carry Retry-After. A mutation with an Idempotency-Key can be repeated safely. Streams are server-sent events; \
-a stream that fails ends with an event `problem`, one that merely ends early is taken up again with Last-Event-ID.";
+Request and response bodies are canonical proto3 JSON: lowerCamelCase names, 64-bit integers as strings, \
+enums by name, bytes as base64, times as RFC 3339. A response holds every scalar, list and map, also with its \
+default value; a message that is not set is left out. Requests are read strictly: an unknown or repeated name is \
+400. Failures are application/problem+json (RFC 9457). `retryable` states whether the same request may succeed \
+later; 429 and 503 always carry Retry-After. A mutation with an Idempotency-Key can be repeated safely. Streams are \
+server-sent events. A stream that fails ends with an event `problem`; a stream that ends early can be resumed with \
+Last-Event-ID.";
 
-/// The document.
+/// Returns the OpenAPI document of everything that the table serves.
 #[must_use]
 pub fn document(table: &Table) -> Value {
     let comments = Comments::of(table.pool());
@@ -91,7 +93,7 @@ fn operation(route: &Route, binding: usize, comments: &Comments, schemas: &mut S
     let rpc = &route.rpc;
     let (service, name) = (rpc.parent_service().name().to_owned(), rpc.name());
     let mut operation = Map::new();
-    // One RPC may have several doors; ids are unique.
+    // One RPC may have several bindings; ids are unique.
     let suffix = if binding == 0 { String::new() } else { format!("_{}", binding + 1) };
     operation.insert("operationId".to_owned(), format!("{service}_{name}{suffix}").into());
     operation.insert("tags".to_owned(), json!([service]));
@@ -103,7 +105,7 @@ fn operation(route: &Route, binding: usize, comments: &Comments, schemas: &mut S
     }
     let answer = match &route.answer {
         Answer::Json => json!({
-            "description": "The answer.",
+            "description": "The response.",
             "content": { "application/json": { "schema": schemas.message(&rpc.output()) } },
         }),
         Answer::Events(fields) => {
@@ -111,7 +113,7 @@ fn operation(route: &Route, binding: usize, comments: &Comments, schemas: &mut S
             let parts =
                 json!({ "id": part(&fields.id), "event": part(&fields.event), "data": part(&fields.data) });
             json!({
-                "description": "Server-sent events, each once and in order; comments keep the connection alive.",
+                "description": "Server-sent events, each once, in order. Comments keep the connection alive.",
                 "content": { sse::MEDIA_TYPE: { "schema": { "type": "string" }, "x-steward-event": parts } },
             })
         }
@@ -199,14 +201,15 @@ fn body(route: &Route, schemas: &mut Schemas<'_>) -> Option<Value> {
         BodyRule::Whole => schemas.message_without(&route.rpc.input(), &route.variables),
         BodyRule::Field(field) => schemas.input(field),
     };
-    // A body whose fields are all optional can be left out.
-    let fields = match &route.body {
-        BodyRule::None => Vec::new(),
-        BodyRule::Whole => route.rpc.input().fields().collect(),
-        BodyRule::Field(field) => vec![field.clone()],
+    // A body can be left out if it needs no field beside those of the path.
+    let in_path = |field: &FieldDescriptor| route.variables.iter().any(|v| v.fields().first() == Some(field));
+    let required = match &route.body {
+        BodyRule::None => false,
+        BodyRule::Whole => {
+            route.rpc.input().fields().any(|field| table::rules(&field).required() && !in_path(&field))
+        }
+        BodyRule::Field(field) => table::rules(field).required(),
     };
-    let by_path = |field: &FieldDescriptor| route.variables.iter().any(|v| v.fields().first() == Some(field));
-    let required = fields.iter().any(|field| table::rules(field).required() && !by_path(field));
     Some(json!({ "required": required, "content": { "application/json": { "schema": schema } } }))
 }
 
@@ -219,18 +222,19 @@ fn problem_response() -> Value {
             "detail": { "type": "string", "description": "What is wrong with it." },
         },
     });
+    let type_of = format!("\"{}\" and the code.", problem::TYPE_PREFIX);
     let schema = json!({
         "type": "object",
         "required": ["type", "title", "status", "detail", "code", "retryable", "request_id"],
         "properties": {
-            "type": { "type": "string", "format": "uri", "description": format!("\"{}\" and the code.", problem::TYPE_PREFIX) },
+            "type": { "type": "string", "format": "uri", "description": type_of },
             "title": { "type": "string", "description": "The status, in words." },
             "status": { "type": "integer", "description": "The HTTP status." },
             "detail": { "type": "string", "description": "What happened, for a person." },
             "code": { "type": "string", "description": "Stable reason, UPPER_SNAKE." },
             "retryable": { "type": "boolean", "description": "Whether the same request may succeed later." },
             "retry_after": { "type": "integer", "description": "Seconds to wait first, as in Retry-After." },
-            "request_id": { "type": "string", "description": "As in X-Request-Id; name it when you report a problem." },
+            "request_id": { "type": "string", "description": "As in X-Request-Id; give it in problem reports." },
             "errors": { "type": "array", "items": field, "description": "The fields that are wrong." },
         },
     });

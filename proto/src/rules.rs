@@ -1,8 +1,9 @@
 //! The field rules of the contract (`buf.validate`), checked on every request that a gRPC server decodes.
 //!
-//! `build/rules.rs` generates one [`Check`] for each message from the rules beside its fields. [`CheckedCodec`] is the
-//! codec of every generated client and server, so a request that breaks a rule reaches no handler, whether it
-//! comes alone or on a stream. Rules stand on requests only: the checks of responses are empty.
+//! `build/rules.rs` generates one [`Check`] for each message from the rules beside its fields.
+//! [`CheckedCodec`] is the codec of every generated client and server, so a request that breaks a rule
+//! reaches no handler, whether it comes alone or on a stream. Rules stand on requests only: the checks of
+//! responses are empty.
 
 use std::{fmt, marker::PhantomData};
 
@@ -36,7 +37,7 @@ enum Step {
 }
 
 impl Place<'_> {
-    /// The request itself.
+    /// The root: the request itself.
     pub const REQUEST: Self = Place { above: None, step: Step::Request };
 
     #[must_use]

@@ -30,7 +30,7 @@ fn the_committed_document_is_that_of_the_contract() {
     let mut changes = Vec::new();
     differences("", &committed, &document, &mut changes);
     let changes = changes.join("\n");
-    assert!(changes.is_empty(), "the HTTP door changed (UPDATE_OPENAPI=1 renews the document):\n{changes}");
+    assert!(changes.is_empty(), "the HTTP API changed (UPDATE_OPENAPI=1 renews the document):\n{changes}");
 }
 
 /// Pointers to what is not the same.
