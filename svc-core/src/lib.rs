@@ -8,9 +8,11 @@
 //! | [`wire`] | the gRPC and HTTP edge: callers, errors, servers, clients, outbound requests |
 //! | [`data`] | Postgres and Redis: transactions, leases, idempotency keys, audit, wake-ups |
 //! | [`run`] | a process: configuration, lifecycle, clock, telemetry, back-off, breakers |
+//! | [`base`] | what all services with a database are configured with, and how they start |
 //! | [`custody`] | a service's part in erasures |
 //! | `testing` | databases, servers and faults for tests (feature `test-util`) |
 
+pub mod base;
 pub mod custody;
 pub mod data;
 pub mod id;

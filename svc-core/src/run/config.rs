@@ -1,7 +1,10 @@
 //! Configuration: embedded defaults ← optional file ← environment. Unknown keys and bad values fail at start
 //! and say which key, where it came from, and what is allowed.
 
-use std::path::{Path, PathBuf};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
 
 use figment::{
     Figment,
@@ -23,6 +26,34 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+}
+
+/// A value that parses but cannot work, alone or beside the others.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("configuration: {key} {problem}")]
+pub struct Unusable {
+    /// The key.
+    pub key: Cow<'static, str>,
+    /// What is wrong, to be read after the key, as `must be at least 1`.
+    pub problem: Cow<'static, str>,
+}
+
+impl Unusable {
+    /// Says what is wrong with `key`.
+    pub fn new(key: impl Into<Cow<'static, str>>, problem: impl Into<Cow<'static, str>>) -> Self {
+        Self { key: key.into(), problem: problem.into() }
+    }
+
+    /// The first of `rules` (whether it holds, key, problem) that does not hold.
+    ///
+    /// # Errors
+    /// [`Unusable`] if there is one.
+    pub fn check(rules: impl IntoIterator<Item = (bool, &'static str, &'static str)>) -> Result<(), Self> {
+        match rules.into_iter().find(|(holds, _, _)| !holds) {
+            None => Ok(()),
+            Some((_, key, problem)) => Err(Self::new(key, problem)),
+        }
+    }
 }
 
 /// Loads the configuration of `service` (as `chat`): `defaults` (TOML) ← `file` ← variables

@@ -1,6 +1,11 @@
 //! What every service's `main` does, in order: telemetry, fail points, start, wait for the end, flush.
 
-use std::{future::Future, process::ExitCode, time::Duration};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use serde::Deserialize;
 
@@ -20,17 +25,60 @@ pub const EXIT_CONFIG: u8 = 64;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProcessConfig {
-    /// Longest time from SIGTERM to the end of the process; the last 5 s of it belong to what is ended by force, and
-    /// to telemetry.
+    /// Longest time from SIGTERM to the end of the process; the last 5 s of it belong to what is ended by
+    /// force, and to telemetry.
     #[serde(with = "humantime_serde")]
     pub shutdown_grace: Duration,
     /// Fail points to arm, for tests; see [`crate::run::failpoint`].
     pub failpoints: String,
 }
 
-/// What is left of the grace for the end itself: a second for what hears that it is ended by force, one for each kind
-/// of telemetry, one for the runtime.
+/// Reserved at the end of the grace period: 1 s for tasks that were ended by force, 1 s for each of the three
+/// exporters of telemetry, 1 s for the runtime.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// A configuration that says how its process runs.
+pub trait Configured: Sized {
+    /// The service's name, as `chat-svc`.
+    const NAME: &'static str;
+    /// Why it could not be loaded.
+    type Error: std::error::Error;
+
+    /// Loads the configuration: defaults ← `file` ← environment.
+    ///
+    /// # Errors
+    /// If a key is unknown, missing or has a bad value.
+    fn load(file: Option<&Path>) -> Result<Self, Self::Error>;
+
+    /// How the process runs and what it shows of itself.
+    fn process(&self) -> (ProcessConfig, TelemetryConfig);
+}
+
+/// The `main` of a service: `start` with the configuration file that the command line names.
+pub fn main<C, Fut, E>(start: impl FnOnce(C, Lifecycle, Metrics) -> Fut) -> ExitCode
+where
+    C: Configured,
+    Fut: Future<Output = Result<(), E>>,
+    E: std::error::Error + 'static,
+{
+    serve(std::env::args_os().nth(1).map(PathBuf::from).as_deref(), start)
+}
+
+/// Loads the configuration and runs the process with it. Exits with [`EXIT_CONFIG`] if it is refused.
+pub fn serve<C, Fut, E>(file: Option<&Path>, start: impl FnOnce(C, Lifecycle, Metrics) -> Fut) -> ExitCode
+where
+    C: Configured,
+    Fut: Future<Output = Result<(), E>>,
+    E: std::error::Error + 'static,
+{
+    match C::load(file) {
+        Err(error) => complain(C::NAME, &error, ExitCode::from(EXIT_CONFIG)),
+        Ok(config) => {
+            let (process, telemetry) = config.process();
+            run(C::NAME, &process, &telemetry, |lifecycle, metrics| start(config, lifecycle, metrics))
+        }
+    }
+}
 
 /// Runs the process called `service`: `start` spawns its tasks on the lifecycle and returns.
 pub fn run<F, Fut, E>(

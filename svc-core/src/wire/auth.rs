@@ -11,6 +11,7 @@ use std::{borrow::Cow, collections::HashMap, fmt::Debug, sync::Arc, time::Durati
 use http::HeaderMap;
 use moka::{Expiry, future::Cache};
 use prost_reflect::{DescriptorPool, DynamicMessage, Value};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::wire::{
@@ -158,6 +159,14 @@ fn method_auth(pool: &DescriptorPool, options: &DynamicMessage) -> Option<Method
     };
     // An option that admits nobody was left half written.
     (auth.public || !auth.kinds.is_empty()).then_some(auth)
+}
+
+/// The table `[tokens]` of services that ask registry-svc for them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokensConfig {
+    /// Maximum number of tokens whose principal is cached.
+    pub remembered: u64,
 }
 
 /// Looks up API tokens.

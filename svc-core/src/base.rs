@@ -1,0 +1,201 @@
+//! Configuration and start of every service with a database.
+//!
+//! A service declares its own keys ([`ServiceConfig`]); [`Config`] adds the tables that all services have.
+//! Starting has three parts: [`Starting::new`] checks everything that can be checked without changing
+//! anything, [`Starting::open`] migrates and connects, and [`Base::serve`] serves the gRPC services.
+
+mod config;
+
+use std::sync::Arc;
+
+use sqlx::migrate::Migrator;
+
+pub use self::config::{BaseConfig, Config, RetentionConfig, ServiceConfig};
+use crate::{
+    data::{
+        idempotency,
+        pg::{self, MigrateError, Pool},
+        redis::{self, Redis},
+        wake::Wake,
+    },
+    id::new_id,
+    run::{
+        clock::{SharedClock, SystemClock},
+        config::Unusable,
+        lifecycle::Lifecycle,
+        telemetry::Metrics,
+    },
+    wire::{
+        assertion::{LoadError, Signer, Verifier},
+        auth::{Authenticator, CachedTokens, ContractError, Methods, TokenResolver},
+        client,
+        server::{self, Bound, Server},
+    },
+};
+
+/// Why a service could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Values of the configuration do not work together.
+    #[error(transparent)]
+    Config(#[from] Unusable),
+    /// A port is taken, or a service is not part of the contract.
+    #[error(transparent)]
+    Server(#[from] server::Error),
+    /// The contract does not say who may call its methods.
+    #[error("read the contract")]
+    Contract(#[from] ContractError),
+    /// The process's key or the trust file could not be loaded.
+    #[error("load the keys")]
+    Identity(#[from] LoadError),
+    /// The configuration of another service's address does not work.
+    #[error("call the other services")]
+    Peer(#[from] client::Error),
+    #[error("prepare the database")]
+    Migrate(#[from] MigrateError),
+    /// The database cannot be used.
+    #[error("use the database")]
+    Pg(#[from] pg::Error),
+    /// The configuration of Redis does not work.
+    #[error("use Redis")]
+    Redis(#[from] redis::Error),
+    /// A part that only this service has could not start.
+    #[error("{part}")]
+    Part {
+        /// Name of the part, as `models.fast`.
+        part: String,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl StartError {
+    /// A failure of a part that only this service has.
+    pub fn part(
+        part: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Part { part: part.into(), source: source.into() }
+    }
+}
+
+/// A service that holds its ports and has read its keys and the contract, but has changed nothing yet.
+#[derive(Debug)]
+pub struct Starting {
+    name: &'static str,
+    config: BaseConfig,
+    bound: Bound,
+    clock: SharedClock,
+    methods: Methods,
+    verifier: Verifier,
+    lifecycle: Lifecycle,
+    metrics: Metrics,
+}
+
+impl Starting {
+    /// Checks the configuration, takes the ports and reads the keys and the contract. Returns the service's
+    /// own part of the configuration beside itself.
+    ///
+    /// # Errors
+    /// [`StartError`] names what does not work. A port that is taken shows before anything else.
+    pub async fn new<S: ServiceConfig>(
+        config: Config<S>,
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+    ) -> Result<(Self, S), StartError> {
+        let Config { base: config, own } = config;
+        own.check()?;
+        let bound = Bound::bind(&config.server).await?;
+        let clock = SystemClock::shared();
+        let methods = Methods::from_contract()?;
+        let verifier = Verifier::load(S::NAME, &config.identity, clock.clone())?;
+        Ok((Self { name: S::NAME, config, bound, clock, methods, verifier, lifecycle, metrics }, own))
+    }
+
+    /// Signs this service's calls to other services.
+    ///
+    /// # Errors
+    /// [`StartError::Identity`] if the key cannot be loaded.
+    pub fn signer(&self) -> Result<Arc<Signer>, StartError> {
+        Ok(Arc::new(Signer::load(self.name, &self.config.identity, self.clock.clone())?))
+    }
+
+    /// Migrates the database, then connects to it and to Redis.
+    ///
+    /// # Errors
+    /// [`StartError`] names what failed.
+    pub async fn open(self, migrator: &Migrator) -> Result<Base, StartError> {
+        pg::migrate(migrator, &self.config.pg).await?;
+        let pool = Pool::connect(&self.config.pg).await?;
+        let redis = Redis::lazy(&self.config.redis)?;
+        let (clock, lifecycle) = (self.clock.clone(), self.lifecycle.clone());
+        Ok(Base { pool, redis, clock, lifecycle, starting: self })
+    }
+}
+
+/// Parts that every service is built from.
+#[derive(Debug)]
+pub struct Base {
+    pub pool: Pool,
+    /// Redis, connected at the first use.
+    pub redis: Redis,
+    /// The clock of use cases.
+    pub clock: SharedClock,
+    pub lifecycle: Lifecycle,
+    starting: Starting,
+}
+
+impl Base {
+    /// Starts listening for wake-ups through Redis.
+    #[must_use]
+    pub fn wake(&self) -> Wake {
+        Wake::start(&self.redis, &self.lifecycle)
+    }
+
+    /// A name for this process as the holder of leases, new in every process.
+    #[must_use]
+    pub fn lease_holder(&self) -> String {
+        format!("{}/{}", self.starting.name, new_id())
+    }
+
+    /// Every method of the contract with who may call it.
+    #[must_use]
+    pub const fn methods(&self) -> &Methods {
+        &self.starting.methods
+    }
+
+    /// Starts the task that deletes expired idempotency keys. Every replica runs it; each skips the rows that
+    /// another has locked.
+    pub fn delete_expired_keys(&self, config: &RetentionConfig) {
+        let (pool, soft, batch) = (self.pool.clone(), self.lifecycle.soft(), i64::from(config.batch));
+        self.lifecycle.every("idempotency keys", config.period, move || {
+            let (pool, soft) = (pool.clone(), soft.clone());
+            async move {
+                let mut db = pool.acquire().await?;
+                loop {
+                    let deleted = idempotency::sweep(&mut db, batch).await?;
+                    if soft.is_cancelled() || i64::try_from(deleted).is_ok_and(|deleted| deleted < batch) {
+                        return Ok(());
+                    }
+                }
+            }
+        });
+    }
+
+    /// Serves the services that `add` adds to the server, ready while the database answers. `tokens` resolves
+    /// API tokens; at most `remembered` of its answers are cached.
+    ///
+    /// # Errors
+    /// [`StartError::Server`] if a service is not part of the contract.
+    pub fn serve(
+        self,
+        tokens: impl TokenResolver + 'static,
+        remembered: u64,
+        add: impl FnOnce(Server) -> Server,
+    ) -> Result<(), StartError> {
+        let Starting { name, config, bound, methods, verifier, metrics, .. } = self.starting;
+        let tokens = CachedTokens::new(Arc::new(tokens), remembered);
+        let authenticator = Authenticator::new(Arc::new(methods), verifier, Arc::new(tokens));
+        let server = add(Server::new(name, config.server, authenticator));
+        Ok(server.ready_when(self.pool).start(bound, metrics, &self.lifecycle)?)
+    }
+}

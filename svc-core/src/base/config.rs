@@ -1,0 +1,240 @@
+//! The configuration of a service: the tables that all services have, and the service's own keys beside them.
+
+use std::{fmt, marker::PhantomData, path::Path, time::Duration};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{
+        DeserializeOwned, DeserializeSeed, IntoDeserializer, MapAccess, Visitor, value::MapAccessDeserializer,
+    },
+};
+
+use crate::{
+    data::{pg::PgConfig, redis::RedisConfig},
+    run::{
+        config::{self, Unusable},
+        process::{Configured, ProcessConfig},
+        telemetry::TelemetryConfig,
+    },
+    wire::{assertion::IdentityConfig, server::ServerConfig},
+};
+
+/// The keys that only one service has.
+pub trait ServiceConfig: DeserializeOwned {
+    /// The service's name, as `chat-svc`.
+    const NAME: &'static str;
+    /// Every key of the service with its default, as TOML.
+    const DEFAULTS: &'static str;
+
+    /// Checks what the types of single keys cannot say.
+    ///
+    /// # Errors
+    /// [`Unusable`] names the key.
+    fn check(&self) -> Result<(), Unusable> {
+        Ok(())
+    }
+}
+
+/// A service's whole configuration. All keys stand at the top level of one TOML file; an unknown key is
+/// refused.
+#[derive(Debug, Clone)]
+pub struct Config<S> {
+    /// The tables that all services have.
+    pub base: BaseConfig,
+    /// The keys that only this service has.
+    pub own: S,
+}
+
+/// Declares [`BaseConfig`] and how its tables are taken out of the file's.
+macro_rules! base_config {
+    ($($(#[$doc:meta])* $table:ident: $type:ty,)+) => {
+        /// The tables that all services with a database have.
+        #[derive(Debug, Clone)]
+        pub struct BaseConfig {
+            $($(#[$doc])* pub $table: $type,)+
+        }
+
+        #[derive(Default)]
+        struct Tables {
+            $($table: Option<$type>,)+
+        }
+
+        impl Tables {
+            /// Reads the value of `key` if it is one of these tables; returns whether it is.
+            fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<bool, A::Error> {
+                $(if key == stringify!($table) {
+                    self.$table = Some(map.next_value()?);
+                    return Ok(true);
+                })+
+                Ok(false)
+            }
+
+            fn whole<E: serde::de::Error>(self) -> Result<BaseConfig, E> {
+                Ok(BaseConfig {
+                    $($table: self.$table.ok_or_else(|| E::missing_field(stringify!($table)))?,)+
+                })
+            }
+        }
+    };
+}
+
+base_config! {
+    /// How the process stops, and its fail points.
+    process: ProcessConfig,
+    /// Traces, metrics and logs.
+    telemetry: TelemetryConfig,
+    /// The process's key and the keys it trusts.
+    identity: IdentityConfig,
+    /// Addresses and limits of the server.
+    server: ServerConfig,
+    pg: PgConfig,
+    redis: RedisConfig,
+}
+
+/// The table `[retention]` of services in which only idempotency keys expire.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetentionConfig {
+    /// Time between two passes.
+    #[serde(with = "humantime_serde")]
+    pub period: Duration,
+    /// Maximum rows that one statement deletes.
+    pub batch: u32,
+}
+
+impl<S: ServiceConfig> Config<S> {
+    /// Loads the configuration: defaults ← `file` ← environment.
+    ///
+    /// # Errors
+    /// [`config::Error`] names the key that was refused.
+    pub fn load(file: Option<&Path>) -> Result<Self, config::Error> {
+        config::load(S::NAME.strip_suffix("-svc").unwrap_or(S::NAME), S::DEFAULTS, file)
+    }
+}
+
+impl<S: ServiceConfig> Configured for Config<S> {
+    const NAME: &'static str = S::NAME;
+    type Error = config::Error;
+
+    fn load(file: Option<&Path>) -> Result<Self, config::Error> {
+        Self::load(file)
+    }
+
+    fn process(&self) -> (ProcessConfig, TelemetryConfig) {
+        (self.base.process.clone(), self.base.telemetry.clone())
+    }
+}
+
+impl<'de, S: Deserialize<'de>> Deserialize<'de> for Config<S> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Whole<S>(PhantomData<S>);
+
+        impl<'de, S: Deserialize<'de>> Visitor<'de> for Whole<S> {
+            type Value = Config<S>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Config<S>, A::Error> {
+                let mut tables = Tables::default();
+                let own = S::deserialize(MapAccessDeserializer::new(Own { map, tables: &mut tables }))?;
+                Ok(Config { base: tables.whole()?, own })
+            }
+        }
+
+        deserializer.deserialize_map(Whole(PhantomData))
+    }
+}
+
+/// The keys of `map` without the base tables, which go to `tables` as they come.
+struct Own<'a, A> {
+    map: A,
+    tables: &'a mut Tables,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Own<'_, A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        while let Some(key) = self.map.next_key::<String>()? {
+            if !self.tables.take(&key, &mut self.map)? {
+                return seed.deserialize(key.into_deserializer()).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+        self.map.next_value_seed(seed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        size: u32,
+    }
+
+    impl ServiceConfig for Sample {
+        const NAME: &'static str = "sample-svc";
+        const DEFAULTS: &'static str = "
+            size = 3
+            [process]
+            shutdown_grace = '25s'
+            failpoints = ''
+            [telemetry]
+            otlp_endpoint = ''
+            log_format = 'text'
+            log_filter = 'info'
+            sample_ratio = 1.0
+            metrics_period = '10s'
+            [identity]
+            key_id = 'sample'
+            key_file = 'sample.key'
+            trust_file = 'trust.toml'
+            [server]
+            listen = '127.0.0.1:7101'
+            operator_listen = '127.0.0.1:7201'
+            request_timeout = '60s'
+            max_in_flight = 1024
+            drain_delay = '1s'
+            [redis]
+            url = 'redis://localhost'";
+    }
+
+    fn load(text: &str) -> Result<Config<Sample>, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Config::load(Some(file.path())).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn own_keys_and_base_tables_stand_side_by_side() {
+        let config = load("size = 5\npg.url = 'postgres://localhost'\nserver.max_in_flight = 7").unwrap();
+        assert_eq!((config.own.size, config.base.server.max_in_flight), (5, 7));
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_values_are_named_in_both_parts() {
+        for (text, named) in [
+            ("[server]\nlisten_at = 'x'", "listen_at"),
+            ("[server]\nmax_in_flight = 'many'", "server.max_in_flight"),
+            ("sizes = 4", "sizes"),
+            ("size = 'small'", "size"),
+        ] {
+            let error = load(&format!("pg.url = 'postgres://localhost'\n{text}")).unwrap_err();
+            assert!(error.contains(named) && error.contains("from"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_table_is_named() {
+        let error = load("").unwrap_err();
+        assert!(error.contains("pg"), "{error}");
+    }
+}
