@@ -32,6 +32,13 @@ pub type LoopResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 /// Delay before a loop that failed is started again.
 const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
+/// How long a loop may go without a tick and still count as healthy: `periods` of its pauses, and `work` for
+/// one slow round.
+#[must_use]
+pub const fn longest_silence(period: Duration, periods: u32, work: Duration) -> Duration {
+    period.saturating_mul(periods).saturating_add(work)
+}
+
 /// How the process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -57,7 +64,7 @@ struct LoopState {
     /// Milliseconds after `started`, plus one; 0 = never.
     last_tick: AtomicU64,
     /// Longest time between ticks that is still healthy.
-    patience: Duration,
+    silence: Duration,
     failures: AtomicU32,
 }
 
@@ -83,7 +90,7 @@ pub struct LoopHealth {
     pub since_last_tick: Option<Duration>,
     /// Restarts since its last tick.
     pub failures: u32,
-    /// Whether it ticked within its patience.
+    /// Whether its last tick is recent enough.
     pub healthy: bool,
 }
 
@@ -162,8 +169,9 @@ impl Lifecycle {
     }
 
     /// Runs a loop until soft fires, restarting it with back-off when it fails, panics or returns early.
-    /// `patience` is the longest time between two [`Beat::tick`]s that still counts as healthy.
-    pub fn supervise<F, Fut>(&self, name: &'static str, patience: Duration, mut body: F)
+    /// `silence` is the longest time between two [`Beat::tick`]s that still counts as healthy, see
+    /// [`longest_silence`].
+    pub fn supervise<F, Fut>(&self, name: &'static str, silence: Duration, mut body: F)
     where
         F: FnMut(Beat) -> Fut + Send + 'static,
         Fut: Future<Output = LoopResult> + Send + 'static,
@@ -171,7 +179,7 @@ impl Lifecycle {
         let state = Arc::new(LoopState {
             started: Instant::now(),
             last_tick: AtomicU64::new(0),
-            patience,
+            silence,
             failures: AtomicU32::new(0),
         });
         self.loops.lock().unwrap_or_else(PoisonError::into_inner).insert(name, state.clone());
@@ -198,8 +206,8 @@ impl Lifecycle {
         }));
     }
 
-    /// Runs `body` every `period` (and once at the start) until soft fires. A failed round is logged and counts
-    /// as no tick; the next one comes after the period or the back-off, whichever is longer.
+    /// Runs `body` every `period` (and once at the start) until soft fires. A failed round is logged and
+    /// counts as no tick; the next one comes after the period or the back-off, whichever is longer.
     pub fn every<F, Fut>(&self, name: &'static str, period: Duration, body: F)
     where
         F: FnMut() -> Fut + Send + 'static,
@@ -207,8 +215,7 @@ impl Lifecycle {
     {
         let soft = self.soft.clone();
         let body = Arc::new(tokio::sync::Mutex::new(body));
-        let patience = period.saturating_mul(3) + Duration::from_secs(30);
-        self.supervise(name, patience, move |beat| {
+        self.supervise(name, longest_silence(period, 3, Duration::from_secs(30)), move |beat| {
             let (soft, body) = (soft.clone(), body.clone());
             async move {
                 let mut body = body.lock().await;
@@ -240,13 +247,14 @@ impl Lifecycle {
                     name,
                     since_last_tick,
                     failures: state.failures.load(Ordering::Relaxed),
-                    healthy: since_last_tick.unwrap_or(since_start) <= state.patience,
+                    healthy: since_last_tick.unwrap_or(since_start) <= state.silence,
                 }
             })
             .collect()
     }
 
-    /// Waits for a signal (or [`Self::stop`], or an essential task's end), then for every task, at most `grace`.
+    /// Waits for a signal (or [`Self::stop`], or an essential task's end), then for every task, at most
+    /// `grace`.
     pub async fn run_until_stopped(&self, grace: Duration) -> Outcome {
         let (mut term, mut int) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
             (Ok(term), Ok(int)) => (term, int),

@@ -1,9 +1,9 @@
 //! Leases on rows.
 //!
-//! The row has three columns: `lease_owner text`, `lease_until timestamptz`, `epoch bigint NOT NULL DEFAULT 0`.
-//! [`item_lease!`](crate::item_lease) names the table; the statements are put together when the crate is built,
-//! from literals, so there is nothing that could be injected. A store that takes a row together with a change of
-//! its status writes its own statement in the same form:
+//! The row has three columns: `lease_owner text`, `lease_until timestamptz`, `epoch bigint NOT NULL DEFAULT
+//! 0`. [`item_lease!`](crate::item_lease) names the table; the statements are put together when the crate is
+//! built, from literals, so there is nothing that could be injected. A store that takes a row together with a
+//! change of its status writes its own statement in the same form:
 //!
 //! ```sql
 //! UPDATE turns
@@ -21,7 +21,7 @@ use sqlx::PgConnection;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::data::pg;
+use crate::data::pg::{self, Pool};
 
 /// A table whose rows are leased. Made by [`item_lease!`](crate::item_lease).
 pub trait ItemLeases {
@@ -119,8 +119,25 @@ pub async fn renew<L: ItemLeases>(
     if done.rows_affected() == 1 { Ok(()) } else { Err(pg::Error::Fenced(Cow::Borrowed(L::NAME))) }
 }
 
-/// Gives a lease back, so that the next one need not wait for it to run out. One that was taken stays with its
-/// taker.
+/// Renews a lease every third of `ttl` until another process has taken it, and returns that. Errors of
+/// Postgres do not end it: until the row is taken, the epoch still lets the holder write.
+pub async fn keep<L: ItemLeases>(pool: &Pool, lease: &ItemLease, ttl: Duration) -> pg::Error {
+    loop {
+        tokio::time::sleep(ttl / 3).await;
+        let renewed = async {
+            let mut db = pool.acquire().await?;
+            renew::<L>(&mut db, lease, ttl).await
+        };
+        match renewed.await {
+            Ok(()) => {}
+            Err(error @ pg::Error::Fenced(_)) => return error,
+            Err(error) => tracing::debug!(table = L::NAME, %error, "lease not renewed"),
+        }
+    }
+}
+
+/// Gives a lease back, so that the next one need not wait for it to run out. One that was taken stays with
+/// its taker.
 ///
 /// # Errors
 /// [`pg::Error`] if it could not be; it runs out by itself then.
@@ -132,7 +149,8 @@ pub async fn release<L: ItemLeases>(
     Ok(())
 }
 
-/// Locks the leased row until the transaction ends, so that what is written to other rows in it is fenced too.
+/// Locks the leased row until the transaction ends, so that what is written to other rows in it is fenced
+/// too.
 ///
 /// # Errors
 /// [`pg::Error::Fenced`] if somebody took the lease.
