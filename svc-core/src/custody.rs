@@ -32,10 +32,11 @@ pub mod custodian;
 pub mod data_map;
 mod machine;
 pub mod server;
+pub mod tables;
 pub mod wire;
 
 pub use self::{
-    answers::{Answered, answer_of, begin_as},
+    answers::{Answered, answer_of, begin_as, step},
     machine::{Record, Refused, State, Step, StepKind, admit},
 };
 

@@ -9,12 +9,12 @@ use crate::{
     id::PurgeId,
 };
 
-/// What [`begin_as`] says.
+/// How [`begin_as`] finds a step.
 #[derive(Debug)]
 pub enum Answered<T> {
     /// This step was answered before, with this.
     Before(T),
-    /// Do it now.
+    /// This step is to be done now.
     Now(StepTx),
 }
 
@@ -26,6 +26,27 @@ pub async fn begin_as<T: DeserializeOwned>(pool: &Pool, step: Step) -> Result<An
     match begin(pool, step).await? {
         Begin::Open(open) => Ok(Answered::Now(open)),
         Begin::Replay(reply) => Ok(Answered::Before(read(&step, &reply)?)),
+    }
+}
+
+/// Does `step` unless it was answered before, and returns its answer. `work` ends the step's transaction:
+/// [`StepTx::answer`] with the answer that is stored, or [`StepTx::pause`] without one, before work outside
+/// Postgres or if the step is to be called again. After work outside Postgres it calls this function again.
+///
+/// # Errors
+/// As [`begin_as`], and what `work` returns.
+pub async fn step<T, E>(
+    pool: &Pool,
+    step: Step,
+    work: impl AsyncFnOnce(StepTx) -> Result<T, E>,
+) -> Result<T, E>
+where
+    T: DeserializeOwned,
+    E: From<Error>,
+{
+    match begin_as(pool, step).await? {
+        Answered::Before(answer) => Ok(answer),
+        Answered::Now(open) => work(open).await,
     }
 }
 
@@ -48,6 +69,15 @@ pub async fn answer_of<T: DeserializeOwned>(
 }
 
 impl StepTx {
+    /// Commits the step with its answer, which is repeated from now on, and returns it.
+    ///
+    /// # Errors
+    /// [`pg::Error`]; the step may then be begun again.
+    pub async fn answer<T: Serialize + Sync>(self, answer: T) -> Result<T, pg::Error> {
+        self.finish_as(&answer).await?;
+        Ok(answer)
+    }
+
     /// Like [`Self::finish`], with a record as the answer.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
-use super::{Answered, Error, Step, StepTx, begin_as, list};
+use super::{Error, Step, StepTx, list};
 use crate::{
     data::{
         audit::{self, Act},
@@ -136,19 +136,13 @@ pub trait Custodian: Send + Sync + 'static {
 /// Answers a step that has nothing to do.
 ///
 /// # Errors
-/// As [`begin_as`].
+/// As [`super::begin_as`].
 pub async fn answer<T: Serialize + DeserializeOwned + Send + Sync>(
     pool: &Pool,
     step: Step,
     reply: T,
 ) -> Result<T, Error> {
-    match begin_as(pool, step).await? {
-        Answered::Before(before) => Ok(before),
-        Answered::Now(open) => {
-            open.finish_as(&reply).await?;
-            Ok(reply)
-        }
-    }
+    super::step(pool, step, async move |open| Ok(open.answer(reply).await?)).await
 }
 
 impl StepTx {

@@ -1,0 +1,348 @@
+//! The tables in which a service keeps subjects, declared once: in which order an erasure deletes from them, how
+//! it counts them, and the invariant that nothing is left of an erased subject.
+//!
+//! [`custody_tables!`](crate::custody_tables) puts the statements together from literals when the crate is
+//! built, so there is nothing that could be injected. The compiler does not check them against the schema: a
+//! service's schema test calls [`Tables::differences`], and its custody tests run every statement.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{
+    custodian::Counts,
+    data_map::{self, Class},
+};
+use crate::{data::pg, subject::Subject};
+
+/// Maximum rows that one call of Erase deletes; so that the call ends well before its caller's timeout.
+pub const ERASE_AT_ONCE: i64 = 20_000;
+
+/// Maximum rows that one statement deletes.
+const ERASE_BATCH: i64 = 2_000;
+
+/// A table with rows of subjects.
+#[derive(Debug, Clone, Copy)]
+pub struct Table {
+    /// Its name in the contract, as `chat.messages`.
+    pub kind: &'static str,
+    /// Its name in the schema.
+    pub name: &'static str,
+    /// Deletes up to `$3` rows of account `$1`, session `$2`.
+    pub delete: &'static str,
+}
+
+/// The tables of a service. Made by [`custody_tables!`](crate::custody_tables).
+#[derive(Debug, Clone, Copy)]
+pub struct Tables {
+    /// The tables that Erase deletes from and Verify counts, in the order of deletion.
+    pub erased: &'static [Table],
+    /// The table of subjects' heads, which Commit deletes from.
+    pub head: Option<Table>,
+    /// Counts the rows of `erased` of account `$1`, session `$2`, and says when.
+    pub count: &'static str,
+    /// Whether there is any row, heads included, of account `$1`, session `$2`.
+    pub any: &'static str,
+    /// Up to `$1` subjects that are erased and of which there is a row, heads included.
+    pub leftovers: &'static str,
+}
+
+/// Declares the tables of a service:
+///
+/// ```ignore
+/// custody_tables! {
+///     /// What chat-svc keeps of a session or an account.
+///     pub static TABLES;
+///     head "chat.sessions" => sessions(account_id, id);
+///     "chat.turn_events" => turn_events through turns by turn_id;
+///     "chat.messages" => messages;
+/// }
+/// ```
+///
+/// A row of a table belongs to the account in its column `account_id` and to the session in `session_id`,
+/// unless the declaration says otherwise:
+///
+/// * `agents(account_id)` names the account's column; there is none for sessions.
+/// * `sessions(account_id, id)` names both.
+/// * `turn_events through turns by turn_id`: it belongs to the subject of its row in `turns`, found by `id`.
+/// * `volumes if "state = 'gone'"`: only such rows may be deleted. All are counted.
+///
+/// The tables come in the order in which they are deleted from.
+#[macro_export]
+macro_rules! custody_tables {
+    (
+        $(#[$meta:meta])*
+        $vis:vis static $name:ident;
+        $(head $head_kind:literal => $head:ident $head_columns:tt;)?
+        $(
+            $kind:literal => $table:ident
+            $(($($column:ident),+))? $(through $parent:ident by $key:ident)? $(if $ready:literal)?;
+        )+
+    ) => {
+        $(#[$meta])*
+        $vis static $name: $crate::custody::tables::Tables = $crate::custody::tables::Tables {
+            erased: &[$(
+                $crate::custody::tables::Table {
+                    kind: $kind,
+                    name: stringify!($table),
+                    delete: $crate::custody_rows!(
+                        delete $table [$($($column)+)?] [$($parent $key)?] [$($ready)?]
+                    ),
+                },
+            )+],
+            head: $crate::custody_rows!(head $($head_kind $head $head_columns)?),
+            count: concat!(
+                "SELECT ARRAY[",
+                $(
+                    "(SELECT count(*) FROM ",
+                    $crate::custody_rows!(owned $table [$($($column)+)?] [$($parent $key)?]),
+                    "), ",
+                )+
+                "0]::bigint[], clock_timestamp()",
+            ),
+            any: concat!(
+                "SELECT ",
+                $(
+                    "EXISTS (SELECT FROM ",
+                    $crate::custody_rows!(owned $table [$($($column)+)?] [$($parent $key)?]),
+                    ") OR ",
+                )+
+                $("EXISTS (SELECT FROM ", $crate::custody_rows!(owned $head $head_columns), ") OR ",)?
+                "false",
+            ),
+            leftovers: concat!(
+                "SELECT c.subject_id FROM custody c WHERE c.state = 'erased' AND (",
+                $($crate::custody_rows!(left $table [$($($column)+)?] [$($parent $key)?]), " OR ",)+
+                $($crate::custody_rows!(left $head $head_columns), " OR ",)?
+                "false) LIMIT $1",
+            ),
+        };
+    };
+}
+
+/// The parts of statements that [`custody_tables!`](crate::custody_tables) is made of. A row of the table is
+/// `r`, the row of the parent `o`, the custody row `c`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! custody_rows {
+    (head) => { None };
+    (head $kind:literal $table:ident ($($column:ident),+)) => {
+        Some($crate::custody::tables::Table {
+            kind: $kind,
+            name: stringify!($table),
+            delete: $crate::custody_rows!(delete $table [$($column)+] [] []),
+        })
+    };
+
+    (from $table:ident []) => { concat!(stringify!($table), " r") };
+    (from $table:ident [$parent:ident $key:ident]) => {
+        concat!(stringify!($table), " r JOIN ", stringify!($parent), " o ON o.id = r.", stringify!($key))
+    };
+    (account [] []) => { "r.account_id" };
+    (account [] [$($parent:tt)+]) => { "o.account_id" };
+    (account [$account:ident $($session:ident)?] []) => { concat!("r.", stringify!($account)) };
+    (session [] []) => { "r.session_id" };
+    (session [] [$($parent:tt)+]) => { "o.session_id" };
+    (session [$account:ident] []) => { "NULL::uuid" };
+    (session [$account:ident $session:ident] []) => { concat!("r.", stringify!($session)) };
+
+    (owned $table:ident ($($column:ident),+)) => { $crate::custody_rows!(owned $table [$($column)+] []) };
+    (owned $table:ident $columns:tt $parent:tt) => {
+        concat!(
+            $crate::custody_rows!(from $table $parent),
+            " WHERE ", $crate::custody_rows!(account $columns $parent), " = $1",
+            " AND ($2::uuid IS NULL OR ", $crate::custody_rows!(session $columns $parent), " = $2)",
+        )
+    };
+    (delete $table:ident $columns:tt $parent:tt [$($ready:literal)?]) => {
+        concat!(
+            "DELETE FROM ", stringify!($table), " WHERE ctid = ANY (ARRAY(SELECT r.ctid FROM ",
+            $crate::custody_rows!(owned $table $columns $parent), $(" AND r.", $ready,)? " LIMIT $3))",
+        )
+    };
+    (left $table:ident ($($column:ident),+)) => { $crate::custody_rows!(left $table [$($column)+] []) };
+    (left $table:ident $columns:tt $parent:tt) => {
+        concat!(
+            "(c.kind = 'session' AND EXISTS (SELECT FROM ", $crate::custody_rows!(from $table $parent),
+            " WHERE ", $crate::custody_rows!(session $columns $parent), " = c.subject_id))",
+            " OR (c.kind = 'account' AND EXISTS (SELECT FROM ", $crate::custody_rows!(from $table $parent),
+            " WHERE ", $crate::custody_rows!(account $columns $parent), " = c.subject_id))",
+        )
+    };
+}
+
+impl Tables {
+    /// Names of what Erase deletes and Verify counts, as the contract has them.
+    pub fn kinds(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.erased.iter().map(|table| table.kind)
+    }
+
+    /// Whether there is a row of `subject`.
+    ///
+    /// # Errors
+    /// [`pg::Error`] if it cannot be read.
+    pub async fn any(&self, db: &mut PgConnection, subject: Subject) -> Result<bool, pg::Error> {
+        let (account, session) = ids(subject);
+        Ok(sqlx::query_scalar(self.any).bind(account).bind(session).fetch_one(db).await?)
+    }
+
+    /// Deletes up to [`ERASE_AT_ONCE`] rows of `subject`, table by table, and adds their numbers to
+    /// `deleted`. Returns whether it came to the end; otherwise it is to be called again, in another
+    /// transaction.
+    ///
+    /// # Errors
+    /// [`pg::Error`] if they were not deleted.
+    pub async fn delete(
+        &self,
+        db: &mut PgConnection,
+        subject: Subject,
+        deleted: &mut Counts,
+    ) -> Result<bool, pg::Error> {
+        let mut left = ERASE_AT_ONCE;
+        for table in self.erased {
+            left -= table.delete(db, subject, left, deleted).await?;
+            if left == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Like [`Self::delete`], of one table only.
+    ///
+    /// # Errors
+    /// [`pg::Error`] if they were not deleted.
+    pub async fn delete_kind(
+        &self,
+        db: &mut PgConnection,
+        kind: &str,
+        subject: Subject,
+        deleted: &mut Counts,
+    ) -> Result<bool, pg::Error> {
+        let mut gone = 0;
+        for table in self.erased.iter().filter(|table| table.kind == kind) {
+            gone += table.delete(db, subject, ERASE_AT_ONCE, deleted).await?;
+        }
+        Ok(gone < ERASE_AT_ONCE)
+    }
+
+    /// Deletes the heads of `subject`, all of them.
+    ///
+    /// # Errors
+    /// [`pg::Error`] if they were not deleted.
+    pub async fn delete_heads(&self, db: &mut PgConnection, subject: Subject) -> Result<(), pg::Error> {
+        if let Some(head) = &self.head {
+            head.delete(db, subject, i64::MAX, &mut Counts::new()).await?;
+        }
+        Ok(())
+    }
+
+    /// Counts the rows of `subject`, table by table, zeros included, and says when, by the database's clock.
+    ///
+    /// # Errors
+    /// [`pg::Error`] if they cannot be counted.
+    pub async fn count(
+        &self,
+        db: &mut PgConnection,
+        subject: Subject,
+    ) -> Result<(Counts, DateTime<Utc>), pg::Error> {
+        let (account, session) = ids(subject);
+        let (counts, at): (Vec<i64>, DateTime<Utc>) =
+            sqlx::query_as(self.count).bind(account).bind(session).fetch_one(db).await?;
+        Ok((self.kinds().map(str::to_owned).zip(counts).collect(), at))
+    }
+
+    /// Up to `limit` subjects that are erased although rows of them are left. There should be none.
+    ///
+    /// # Errors
+    /// [`pg::Error`] if they cannot be read.
+    pub async fn leftovers(&self, db: &mut PgConnection, limit: i64) -> Result<Vec<Uuid>, pg::Error> {
+        Ok(sqlx::query_scalar(self.leftovers).bind(limit).fetch_all(db).await?)
+    }
+
+    /// Tables that are declared but not annotated as a session's or an account's in the live schema, and
+    /// those that are annotated so but not declared.
+    ///
+    /// # Errors
+    /// [`pg::Error`] if the catalogue cannot be read.
+    pub async fn differences(&self, db: &mut PgConnection) -> Result<BTreeSet<String>, pg::Error> {
+        let of_subjects = |place: &data_map::Place| match place.class {
+            Some(Class::Session | Class::Account) => place.column.is_none(),
+            Some(Class::Ledger | Class::System) | None => false,
+        };
+        let places = data_map::read(db).await?;
+        let annotated: BTreeSet<_> =
+            places.into_iter().filter(of_subjects).map(|place| place.table).collect();
+        let declared = self.erased.iter().chain(&self.head).map(|table| table.name.to_owned()).collect();
+        Ok(annotated.symmetric_difference(&declared).cloned().collect())
+    }
+}
+
+impl Table {
+    /// Deletes up to `limit` rows in batches, adds their number to `deleted` and returns it.
+    async fn delete(
+        &self,
+        db: &mut PgConnection,
+        subject: Subject,
+        limit: i64,
+        deleted: &mut Counts,
+    ) -> Result<i64, pg::Error> {
+        let (account, session) = ids(subject);
+        let mut gone = 0;
+        while gone < limit {
+            let batch = ERASE_BATCH.min(limit - gone);
+            let done =
+                sqlx::query(self.delete).bind(account).bind(session).bind(batch).execute(&mut *db).await?;
+            let rows = i64::try_from(done.rows_affected()).unwrap_or(batch);
+            gone += rows;
+            if rows < batch {
+                break;
+            }
+        }
+        match deleted.iter_mut().find(|(kind, _)| kind == self.kind) {
+            Some((_, total)) => *total += gone,
+            None => deleted.push((self.kind.to_owned(), gone)),
+        }
+        Ok(gone)
+    }
+}
+
+fn ids(subject: Subject) -> (Uuid, Option<Uuid>) {
+    (subject.account().0, subject.session().map(|session| session.0))
+}
+
+#[cfg(test)]
+mod tests {
+    custody_tables! {
+        static TABLES;
+        head "x.sessions" => sessions(account_id, id);
+        "x.events" => events through turns by turn_id;
+        "x.volumes" => volumes if "state = 'gone'";
+        "x.agents" => agents(account_id);
+    }
+
+    const OWNED: &str = " WHERE r.account_id = $1 AND ($2::uuid IS NULL OR ";
+
+    fn delete(table: &str, rest: &str) -> String {
+        format!("DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT r.ctid FROM {table} r{rest} LIMIT $3))")
+    }
+
+    #[test]
+    fn statements_select_the_rows_of_the_subject() {
+        assert_eq!(TABLES.kinds().collect::<Vec<_>>(), ["x.events", "x.volumes", "x.agents"]);
+        let statements: Vec<_> = TABLES.erased.iter().chain(&TABLES.head).map(|table| table.delete).collect();
+        let through = " JOIN turns o ON o.id = r.turn_id WHERE o.account_id = $1 \
+                       AND ($2::uuid IS NULL OR o.session_id = $2)";
+        assert_eq!(
+            statements,
+            [
+                delete("events", through),
+                delete("volumes", &format!("{OWNED}r.session_id = $2) AND r.state = 'gone'")),
+                delete("agents", &format!("{OWNED}NULL::uuid = $2)")),
+                delete("sessions", &format!("{OWNED}r.id = $2)")),
+            ]
+        );
+    }
+}
