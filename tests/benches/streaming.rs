@@ -1,13 +1,13 @@
-//! What Steward adds to a model's stream: 200 clients watch 200 turns on a plane of real processes, and beside it 200
-//! clients read the same upstream through a bare proxy that stores nothing.
+//! The delay that Steward adds to a model's stream: 200 clients watch 200 turns on a plane of real processes;
+//! for the baseline, 200 clients read the same upstream through a bare proxy that stores nothing.
 //!
-//! The upstream speaks the real wire format and writes into every chunk when it was sent, so each chunk's age is known
-//! where it arrives. Nobody speaks before all streams are open, and the first and last chunks of a stream do not count:
-//! what is measured is 200 streams that speak, and not 200 that begin or end at once. Compared are the 99th percentiles
-//! of a round. A chunk through the plane is committed before it is shown, so it is allowed one commit and 2 ms more;
-//! what a commit takes is measured meanwhile by a client that knows nothing of Steward and inserts single rows at
-//! times of its own.
-//! What an event costs the gateway and chat-svc in processor time is printed below.
+//! The upstream speaks the real wire format and writes the time of sending into every chunk, so that the
+//! receiver knows each chunk's age. No stream sends before all are open, and the first and last chunks of a
+//! stream do not count: this measures 200 streams in progress, not 200 that begin or end together. The
+//! benchmark compares the 99th percentiles of a round. A chunk through the plane is committed before it is
+//! shown, so the plane is allowed one commit and 2 ms more. The time of a commit is measured in the same
+//! round by an independent client that inserts single rows at its own times. The processor time of an event
+//! in the gateway and chat-svc is printed below.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark talks to a person and may fail")]
 
@@ -34,17 +34,18 @@ const STREAMS: usize = 200;
 /// Chunks of a stream that count, and those before and after them that do not.
 const CHUNKS: u32 = 60;
 const AROUND: u32 = 10;
-/// Between two chunks of one stream: ten a second, 2,000 over all streams. The machine also runs the upstream, the
-/// clients and the servers; a rate that fills its processors would measure their queue and not the plane.
+/// Time between two chunks of one stream: ten a second, 2,000 over all streams. The machine also runs the
+/// upstream, the clients and the servers; a rate that fills its processors would measure their queue, not the
+/// plane.
 const PACE: Duration = Duration::from_millis(100);
 const ALLOWANCE: Duration = Duration::from_millis(2);
-/// Commits that the bare client begins in a second, whether or not the last one ended.
+/// Commits a second that the bare client begins, even if the last one has not ended.
 const COMMITS: u32 = 200;
 /// Precedes the time at which a chunk was sent, in microseconds since [`START`].
 const MARK: u8 = b'@';
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-/// Where streams, and who measures beside them, wait for each other.
+/// All streams and the commit client begin together here.
 static ALL_OPEN: LazyLock<Barrier> = LazyLock::new(|| Barrier::new(STREAMS + 1));
 
 fn main() -> ExitCode {
@@ -109,7 +110,7 @@ fn show(seconds: &mut [f64]) -> String {
     milliseconds(median(seconds))
 }
 
-/// What the plane's processes have done so far.
+/// Counters of the plane's processes.
 struct Reading {
     gateway: Duration,
     chat: Duration,
@@ -130,8 +131,8 @@ impl Reading {
     }
 }
 
-/// Ages of single rows when they were committed, in seconds, while the chunks that count are spoken. Each row is due
-/// at a time of its own: the wait for one before it counts, as it does for a chunk.
+/// Ages of single rows at their commit, in seconds, while the counted chunks are sent. Each row has its own
+/// due time: the wait for the row before it counts, as it does for a chunk.
 async fn commit_rows(mut db: PgConnection) -> Vec<f64> {
     sqlx::raw_sql("CREATE TABLE IF NOT EXISTS bare_commits (content text)").execute(&mut db).await.unwrap();
     ALL_OPEN.wait().await;
@@ -141,7 +142,7 @@ async fn commit_rows(mut db: PgConnection) -> Vec<f64> {
     let end = due + counted;
     let mut ages = Vec::new();
     while due < end {
-        // Not in step with anything.
+        // Random, so that it is not in step with the chunks.
         let this = due + period.mul_f64(rand::random::<f64>());
         tokio::time::sleep_until(this).await;
         sqlx::query("INSERT INTO bare_commits VALUES ('a token')").execute(&mut db).await.unwrap();
@@ -158,13 +159,13 @@ async fn serve(servers: &mut JoinSet<()>, router: Router) -> SocketAddr {
     address
 }
 
-/// The upstream: a chunk at every tick, with the time at which it was sent.
+/// The upstream: sends a chunk at every tick, with the time of sending.
 async fn speak() -> Response {
     const LAST: u32 = CHUNKS + 2 * AROUND;
     let chunks = stream::unfold((0, tokio::time::Instant::now()), |(number, due)| async move {
         let due = if number == 0 {
             ALL_OPEN.wait().await;
-            // Streams that begin together would speak together, as no two models do.
+            // Streams that begin together would send together, as real models do not.
             tokio::time::Instant::now() + PACE.mul_f64(rand::random::<f64>())
         } else {
             due
@@ -188,7 +189,7 @@ async fn speak() -> Response {
     event_stream(chunks.map(|chunk| chunk.map(Bytes::from)))
 }
 
-/// The baseline: what comes from the upstream goes to the client.
+/// The baseline: a proxy that passes the upstream's bytes on.
 async fn pass_on(State((client, upstream)): State<(Client, String)>, body: Bytes) -> Response {
     let answer = client.post(upstream).header(header::CONTENT_TYPE, "application/json").body(body);
     event_stream(answer.send().await.unwrap().bytes_stream())
@@ -233,7 +234,7 @@ async fn through_the_proxy(proxy: &str) -> Vec<f64> {
     calls.join_all().await.concat()
 }
 
-/// Reads a stream to its end; the age of every chunk when it arrived.
+/// Reads a stream to its end and returns the age of every chunk at arrival.
 async fn ages(mut answer: reqwest::Response) -> Vec<f64> {
     assert!(answer.status().is_success(), "{answer:?}");
     let (mut ages, mut tail) = (Vec::new(), Vec::new());

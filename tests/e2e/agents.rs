@@ -1,4 +1,4 @@
-//! Agents, as their tenants and their own processes meet them: enrolled, heard of, and written to.
+//! Agents, seen by their tenants and their own processes: enrolment, heartbeats and relayed messages.
 
 use std::time::Duration;
 
@@ -20,21 +20,21 @@ use tonic::Request;
 
 use crate::fake_agent::{Dialect, FakeAgent};
 
-/// Agents of tests live on this machine, and silence is noticed soon.
+/// A plane that may call agents on this machine, with short relay times.
 fn plane() -> Builder {
     let settings = "outbound.mode = 'dev'\n[relay]\nlease = '1s'\nscan_period = '200ms'\nwait = '10s'\n\
                     first_retry = '100ms'\nlongest_retry = '500ms'";
     Cluster::builder().settings(Service::Registry, settings)
 }
 
-/// An agent's process: its id, and the door with its token.
+/// An agent's process: its id, its token, and the API called with that token.
 struct Process {
     id: String,
     api: Api,
     token: String,
 }
 
-/// A new agent of a tenant whose process registered with its enrolment.
+/// Creates an agent of a tenant and registers its process with the enrolment.
 async fn enrol(cluster: &Cluster, tenant: &Tenant, name: &str, fake: &FakeAgent) -> Process {
     let made = tenant.api.post("/v1/agents", &json!({ "name": name })).await.unwrap();
     assert_eq!(made["agent"]["status"], "AGENT_STATUS_AWAITING_AGENT");
@@ -46,7 +46,7 @@ async fn enrol(cluster: &Cluster, tenant: &Tenant, name: &str, fake: &FakeAgent)
     let registered = newcomer.post("/v1/agents:register", &registration).await.unwrap();
     assert_eq!(registered["agent"]["status"], "AGENT_STATUS_ONLINE");
     let token = registered["secret"].as_str().unwrap().to_owned();
-    // An enrolment makes one process the agent.
+    // An enrolment registers one process only.
     assert_eq!(refusal(newcomer.post("/v1/agents:register", &registration).await).status, 401);
     Process { id, api: by(&token), token }
 }
@@ -87,7 +87,7 @@ async fn status(tenant: &Tenant, agent: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_agent_is_enrolled_heard_of_and_written_to_in_both_versions() {
+async fn an_agent_enrols_beats_and_answers_in_both_versions() {
     let mut cluster = plane().start().await;
     let (ada, mallory) = (cluster.tenant("ada").await, cluster.tenant("mallory").await);
 
@@ -95,7 +95,7 @@ async fn an_agent_is_enrolled_heard_of_and_written_to_in_both_versions() {
         let fake = FakeAgent::start(dialect);
         let agent = enrol(&cluster, &ada, &format!("{dialect:?}"), &fake).await;
 
-        // It says how it is; its tenant sees it, and nobody else does.
+        // The agent reports its health; its own tenant sees it, another tenant does not.
         for (rate, want) in [(0.0, "ONLINE"), (0.9, "DEGRADED"), (0.0, "ONLINE")] {
             let beat = json!({ "beat": { "errorRate": rate, "activeTasks": 1, "currentTask": "thinking" } });
             let answer = agent.api.post("/v1/agents:heartbeat", &beat).await.unwrap()["answer"].clone();
@@ -113,7 +113,7 @@ async fn an_agent_is_enrolled_heard_of_and_written_to_in_both_versions() {
         stream_beats(&mut cluster, &agent).await;
         assert_eq!(status(&ada, &agent.id).await, "AGENT_STATUS_DEGRADED");
 
-        // Both versions, answered by an agent that speaks one of them.
+        // Both protocol versions are answered by an agent that speaks one of them.
         let marker = format!("marker-{}", new_id().simple());
         let (code, headers, old) = send(&cluster, &ada.token, &agent.id, "", &message_03(&marker)).await;
         assert_eq!((code.as_u16(), &headers["a2a-version"]), (200, &"0.3".parse().unwrap()), "{old}");
@@ -123,7 +123,7 @@ async fn an_agent_is_enrolled_heard_of_and_written_to_in_both_versions() {
         assert_eq!(new["result"]["message"]["parts"][0]["text"], format!("{marker} #2"), "{new}");
         assert_eq!(fake.heard(), [marker.as_str(), marker.as_str()]);
 
-        // It is stored, and its sender can look it up.
+        // The message is stored, and its sender can look it up.
         let found = cluster.search(&[&marker]).await;
         assert!(found[&marker].contains("row registry.relay_messages"), "{found:?}");
         let id = headers["x-steward-relay-message"].to_str().unwrap();
@@ -131,7 +131,7 @@ async fn an_agent_is_enrolled_heard_of_and_written_to_in_both_versions() {
         assert_eq!((&stored["state"], &stored["attempts"]), (&json!("RELAY_STATE_DELIVERED"), &json!(1)));
         assert_eq!(refusal(mallory.api.get(&format!("/v1/relay/messages/{id}")).await).status, 404);
 
-        // Sent again it is the same message; of another tenant it does not even arrive.
+        // A repeated request is the same message; a request of another tenant does not reach the agent.
         let (_, _, again) = send(&cluster, &ada.token, &agent.id, "1.0", &message_10(&marker)).await;
         assert_eq!(again, new);
         let foreign = send(&cluster, &mallory.token, &agent.id, "", &message_03("x")).await;
@@ -144,7 +144,7 @@ async fn an_agent_is_enrolled_heard_of_and_written_to_in_both_versions() {
     cluster.stop().await;
 }
 
-/// Two beats on one stream to the registry, the second one unwell.
+/// Sends two beats on one stream to the registry, the second one unhealthy.
 async fn stream_beats(cluster: &mut Cluster, agent: &Process) {
     let url = cluster.process("registry").url();
     let channel = tonic::transport::Channel::from_shared(url).unwrap().connect().await.unwrap();
@@ -162,36 +162,36 @@ async fn stream_beats(cluster: &mut Cluster, agent: &Process) {
 }
 
 #[tokio::test]
-async fn a_message_that_was_accepted_outlives_the_registry_that_accepted_it() {
+async fn an_accepted_message_outlives_its_registry_process() {
     let mut cluster = plane().replicas(Service::Registry, 2).start().await;
     let ada = cluster.tenant("ada").await;
     let fake = FakeAgent::start(Dialect::V03);
     let agent = enrol(&cluster, &ada, "worker", &fake).await;
     let _never = fake.hold("precious");
 
-    // Its sender leaves once the agent has it.
+    // The sender disconnects once the agent has the message.
     let request = message_03("precious");
     tokio::select! {
         answered = send(&cluster, &ada.token, &agent.id, "", &request) => {
-            panic!("nobody answers yet: {answered:?}")
+            panic!("answered too early: {answered:?}")
         }
         _ = eventually("the agent has it", Duration::from_secs(10), async || {
             (!fake.heard().is_empty()).then_some(())
         }) => {}
     }
-    // Every registry dies as by a power cut, and comes back as if nothing had been.
+    // Every registry is killed and started again.
     for name in ["registry", "registry-2"] {
         cluster.process(name).kill().await;
         cluster.process(name).run();
     }
     cluster.plane.until_ready(Duration::from_secs(30)).await.unwrap();
     let (text, _) = eventually("its answer", Duration::from_secs(30), async || {
-        // Sent again under its id it is the same message.
+        // A request with the same message id is the same message.
         let (code, _, answer) = send(&cluster, &ada.token, &agent.id, "", &request).await;
         (code == 200).then(|| answer["result"]["parts"][0]["text"].clone())
     })
     .await;
     assert_eq!(text, "precious #2");
-    assert_eq!(fake.heard(), ["precious", "precious"], "once for each process that had it in hand");
+    assert_eq!(fake.heard(), ["precious", "precious"], "once for each process that delivered it");
     cluster.stop().await;
 }

@@ -1,10 +1,10 @@
-//! A part is away: what does not need it goes on.
+//! A server or service is away: everything that does not need it keeps working.
 
 use serde_json::json;
 use suite_tests::{actors::refusal, cluster::Cluster};
 
 #[tokio::test]
-async fn turns_tools_and_tokens_go_on_without_redis() {
+async fn turns_tools_and_tokens_work_without_redis() {
     let mut cluster = Cluster::builder().start().await;
     let tenant = cluster.tenant("patient").await;
     let session = tenant.session().await;
@@ -26,7 +26,7 @@ async fn turns_tools_and_tokens_go_on_without_redis() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_away_is_503_with_advice_and_no_address() {
+async fn a_service_that_is_away_is_503_without_its_address() {
     let mut cluster = Cluster::builder().start().await;
     let tenant = cluster.tenant("caller").await;
     let session = tenant.session().await;

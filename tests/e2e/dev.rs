@@ -1,4 +1,4 @@
-//! `steward dev`, as a developer uses it: from nothing to a line that works, and back to nothing running.
+//! `steward dev` as a developer uses it, from an empty directory to a stopped plane.
 
 use std::{
     fs,
@@ -57,7 +57,7 @@ impl Dev {
         assert!(open == Ok(true), "{}", self.printed.join("\n"));
     }
 
-    /// Ends it as a terminal's Ctrl-C does, and returns what it printed.
+    /// Sends SIGINT, like Ctrl-C in a terminal, and returns the output.
     async fn interrupt(mut self) -> String {
         kill_process(Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap(), Signal::INT).unwrap();
         while let Some(line) =
@@ -78,14 +78,14 @@ impl Dev {
         (output.status.success(), text)
     }
 
-    /// The command that the last screen shows under this heading.
+    /// The command that the last screen shows under `heading`.
     fn offered(&self, heading: &str) -> String {
         let at = self.printed.iter().position(|line| line.trim() == heading);
         let Some(at) = at else { panic!("no {heading:?} in\n{}", self.printed.join("\n")) };
         self.printed[at + 1].trim().to_owned()
     }
 
-    /// Pastes a line into a shell.
+    /// Runs a line in a shell.
     async fn paste(&self, line: &str) -> String {
         let mut shell = Command::new("sh");
         shell.args(["-c", line]).env("STEWARD_HOME", &self.home).stdin(Stdio::null()).kill_on_drop(true);
@@ -95,7 +95,7 @@ impl Dev {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Does everything that the last screen offers.
+    /// Runs every command that the last screen shows.
     async fn follow_the_screen(&self) {
         let (url, token) = (format!("http://127.0.0.1:{}", self.port), self.home.join("token"));
         let first = format!(
@@ -137,7 +137,7 @@ fn steward(home: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
     command.args(arguments).env("STEWARD_HOME", home).env("STEWARD_GUEST", guest());
     command.env("STEWARD_IMAGE", image(&std::env::var("DOCKER_HOST").unwrap_or_default()));
-    // Servers of its own, whatever this run of the suites uses.
+    // It starts its own servers, even if this run of the suites has some.
     for variable in
         ["STEWARD_DATABASE_URL", "STEWARD_REDIS_URL", "STEWARD_URL", "STEWARD_TOKEN", "STEWARD_STARTED"]
     {
@@ -148,7 +148,7 @@ fn steward(home: &Path, arguments: &[&str]) -> Command {
 }
 
 #[tokio::test]
-async fn a_developer_gets_a_plane_that_works_heals_and_leaves_nothing_running() {
+async fn dev_starts_a_plane_that_heals_and_stops_completely() {
     let directory = tempfile::tempdir().unwrap();
     let home = directory.path().join("home");
     let mut dev = Dev::start(&home, free_address().port());
@@ -156,7 +156,7 @@ async fn a_developer_gets_a_plane_that_works_heals_and_leaves_nothing_running() 
 
     dev.follow_the_screen().await;
 
-    // Only one at a time, and whoever is second is told about the first.
+    // A second `steward dev` in one directory is refused, and its message names the first.
     let (well, refusal) = dev.run(&["dev", "--port", &free_address().port().to_string()]).await;
     assert!(!well && refusal.contains(&format!("process {}", dev.child.id().unwrap())), "{refusal}");
     let other = directory.path().join("other");
@@ -195,7 +195,7 @@ async fn a_developer_gets_a_plane_that_works_heals_and_leaves_nothing_running() 
 }
 
 #[tokio::test]
-async fn cleaning_leaves_nothing_of_ours_on_an_engine_that_is_not() {
+async fn cleaning_removes_our_containers_from_a_shared_engine() {
     let directory = tempfile::tempdir().unwrap();
     let home = directory.path().join("home");
     let mut dev = Dev::start(&home, free_address().port());
@@ -215,7 +215,7 @@ async fn cleaning_leaves_nothing_of_ours_on_an_engine_that_is_not() {
     let docker = docker::Engine { host: engine.host().to_owned() };
     let neighbour = docker.line(&["create", "--label", &foreign, &image(engine.host()), "true"]).await;
 
-    // What cannot be asked might still hold sandboxes: nothing is removed, the way to find them least of all.
+    // An engine that does not answer may still have sandboxes: nothing is removed, above all not its address.
     fs::write(home.join("engines"), "unix:///nowhere/docker.sock").unwrap();
     let output = steward(&home, &["clean"]).output().await.unwrap();
     let refusal = String::from_utf8_lossy(&output.stderr);

@@ -1,7 +1,8 @@
-//! Erased means verified: what a tenant said is found in each place where it stands before, and nowhere after.
+//! Erased means verified: a tenant's text is found in each place that holds it before an erasure, and in no
+//! place afterwards.
 //!
-//! The search itself is proven first ([`suite_tests::residue`]): it must find a text that is planted in each kind
-//! of place, also in those that by design never hold one, as logs, traces, Redis and images.
+//! The search itself is tested first ([`suite_tests::residue`]): it must find a text planted in each kind of
+//! place, also in those that by design never hold one, such as logs, traces, Redis and images.
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
@@ -29,12 +30,11 @@ use tokio::task::JoinSet;
 
 const PURGED_WITHIN: Duration = Duration::from_secs(60);
 
-/// A text that stands nowhere else.
+/// A text that occurs nowhere else.
 fn marker(kind: &str) -> String {
     format!("{kind}-{}", new_id().simple())
 }
 
-/// The sandbox of a session.
 async fn sandbox_of(tenant: &Tenant, session: &str) -> String {
     let listed = tenant.api.get(&format!("/v1/sandboxes?session_id={session}")).await.unwrap();
     listed["sandboxes"][0]["sandboxId"].as_str().unwrap().to_owned()
@@ -49,13 +49,13 @@ pub(crate) async fn committed(tenant: &Tenant, purge: &str) -> Value {
     eventually("a committed purge", PURGED_WITHIN, look).await.0
 }
 
-/// Asks for a session's purge and returns its id.
+/// Requests a session's purge and returns its id.
 pub(crate) async fn purge(tenant: &Tenant, session: &str) -> String {
     let answer = tenant.api.post(&format!("/v1/sessions/{session}:purge"), &json!({})).await.unwrap();
     answer["purge"]["purgeId"].as_str().unwrap().to_owned()
 }
 
-/// Looks once more when every process has stopped and so has sent and written its last.
+/// Searches again after every process has stopped and so has sent its telemetry and written its files.
 async fn stays_gone(mut cluster: Cluster, texts: &[&str]) {
     cluster.stop_processes().await;
     cluster.assert_captured();
@@ -95,14 +95,14 @@ async fn export(url: &str, text: &str) {
 }
 
 #[tokio::test]
-async fn the_search_finds_what_is_planted_in_each_kind_of_place() {
+async fn the_search_finds_a_text_planted_in_each_kind_of_place() {
     let cluster = Cluster::builder().captured().start().await;
     let planted = marker("planted");
     export(&cluster.otlp_url, &planted).await;
 
     let client = redis::Client::open(cluster.redis_url.as_str()).unwrap();
     let mut redis = client.get_multiplexed_async_connection().await.unwrap();
-    // Long and monotonous, as Redis would compress it.
+    // Long and repetitive, so that Redis would compress it.
     let long = format!("{}{planted}", "x".repeat(2000));
     let mut pipeline = redis::pipe();
     pipeline.set("scratch-text", &long).hset("scratch-hash", "field", &planted);
@@ -116,7 +116,7 @@ async fn the_search_finds_what_is_planted_in_each_kind_of_place() {
     }
     fs::write(cluster.home().join("logs").join(&planted), "").unwrap();
 
-    // An installation of its own: this plane would take what is not its making for a stray.
+    // A separate installation: this plane would remove a container of its own installation that has no row.
     let docker = Engine { host: cluster.engine.host().to_owned() };
     let scratch = format!("{}-scratch", cluster.installation());
     let label = format!("steward.installation={scratch}");
@@ -168,7 +168,7 @@ async fn the_search_finds_what_is_planted_in_each_kind_of_place() {
 }
 
 #[tokio::test]
-async fn a_purged_session_is_nowhere_and_its_receipt_says_who_looked() {
+async fn a_purged_session_is_gone_and_its_receipt_names_the_readers() {
     let cluster = Cluster::builder().captured().start().await;
     let (tenant, admin) = (cluster.tenant("forgotten").await, cluster.admin());
     let [title, said, key, body] = ["title", "said", "key", "body"].map(marker);
@@ -184,13 +184,13 @@ async fn a_purged_session_is_nowhere_and_its_receipt_says_who_looked() {
 
     tenant.say(&session, &format!("remember {said}")).await;
     tenant.say(&session, &format!("write secret.txt {file}")).await;
-    // What the tool prints stands nowhere in what was asked.
+    // The tool's output does not occur in the input.
     tenant.say(&session, &format!("run printf '%s%s' {half} {other}")).await;
     let turns = format!("/v1/sessions/{session}/turns");
     let turn = tenant.api.post_once(&turns, &json!({"input": format!("say {body}")}), &key).await.unwrap();
     tenant.watch(turn["turn"]["turnId"].as_str().unwrap(), "").await.assert_whole();
 
-    // A call that is still under way, with a secret in its environment and one in memory.
+    // A call that still runs, with a secret in its environment and one in memory.
     let sandbox = sandbox_of(&tenant, &session).await;
     let command = format!("echo {memory} > /tmp/secret; exec sleep 600");
     let request = json!({
@@ -200,7 +200,7 @@ async fn a_purged_session_is_nowhere_and_its_receipt_says_who_looked() {
     let (api, execs) = (tenant.api.clone(), format!("/v1/sandboxes/{sandbox}/execs"));
     under_way.spawn(async move { api.post(&execs, &request).await });
 
-    // A hold keeps the purge where its own key can be seen.
+    // A hold keeps the purge from continuing while its custody key is looked at.
     let hold = json!({
         "sessionId": session, "basis": "HOLD_BASIS_LEGAL_CLAIM", "reference": "case/1",
         "endsAt": "2100-01-01T00:00:00Z",
@@ -249,7 +249,7 @@ async fn a_purged_session_is_nowhere_and_its_receipt_says_who_looked() {
     assert_eq!(refusal(tenant.api.get(&format!("/v1/sessions/{session}")).await).status, 404);
     assert_eq!(refusal(tenant.api.post(&turns, &json!({"input": "again"})).await).status, 404);
     assert_eq!(refusal(tenant.api.get(&format!("/v1/sandboxes/{sandbox}")).await).status, 404);
-    // Another session of the same tenant is as it was.
+    // Another session of the same tenant is unchanged.
     assert_found(&cluster.search(&[&stays]).await, &[(&stays, "volume steward-workspace-")]);
     assert!(tenant.say(&kept, "read kept.txt").await.text().contains(&stays));
     stays_gone(cluster, &texts).await;
@@ -264,7 +264,7 @@ async fn a_turn_and_an_upload_in_flight_leave_nothing() {
     tenant.say(&session, "run true").await.assert_whole();
     let sandbox = sandbox_of(&tenant, &session).await;
 
-    // Uploads without end, each of them long, until one is refused.
+    // Long uploads, one after the other, until one is refused.
     let mut uploads = JoinSet::new();
     for writer in 0..4 {
         let (api, path) = (tenant.api.clone(), format!("/v1/sandboxes/{sandbox}/files:write"));
@@ -280,7 +280,7 @@ async fn a_turn_and_an_upload_in_flight_leave_nothing() {
             }
         });
     }
-    // A turn whose tool writes without end, and one that waits behind it.
+    // A turn with a tool that writes without end, and a turn queued behind it.
     let running = tenant
         .begin(&session, &format!("run while true; do echo {shell} | tee -a loop.txt; sleep 0.01; done"))
         .await;

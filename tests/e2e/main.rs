@@ -1,4 +1,4 @@
-//! The whole plane, as its users meet it: through the public door, on real servers, with processes that die.
+//! The whole plane as its users see it: through the public API, on real servers, with processes that die.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that meets what it does not expect fails")]
 
@@ -9,13 +9,10 @@ mod erasure;
 #[path = "../../registry-svc/tests/it/fake_agent.rs"]
 #[expect(dead_code, reason = "what is not scripted here is in the registry's own tests")]
 mod fake_agent;
-mod fencing;
-mod kills;
-mod outages;
+mod faults;
 mod readme;
 mod refusals;
 mod replicas;
-mod takeover;
 mod tenancy;
 mod tools;
 mod traces;

@@ -1,5 +1,5 @@
-//! README.md, executed word for word: every `console` block runs in one shell, in order, and prints what the
-//! page says it prints.
+//! Runs README.md word for word: every `console` block runs in one shell, in order, and must print the lines
+//! that the page shows.
 //!
 //! In expected output `…` stands for anything on its line; a line of `…` alone for any number of lines.
 
@@ -10,7 +10,7 @@ use std::{
 
 use suite_tests::cluster::{Cluster, program, repository};
 
-/// Printed between commands; nothing else prints it.
+/// Printed between commands; no command prints it.
 const MARK: &str = "-- end of command --";
 
 #[derive(Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ async fn what_the_readme_shows_is_what_happens() {
 
     let script: String = steps.iter().map(|step| format!("{}\necho '{MARK}'\n", step.command)).collect();
     let path = format!("{}:{}", program().parent().unwrap().display(), std::env::var("PATH").unwrap());
-    // A command that hangs is shown as one that printed nothing.
+    // A command that hangs appears as one that printed nothing.
     let mut shell = Command::new("timeout");
     shell
         .args(["90", "bash", "-c", &script])

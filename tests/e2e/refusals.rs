@@ -1,7 +1,8 @@
-//! Bad requests to the whole plane: each is told what is wrong and no more, and leaves nothing behind.
+//! Bad requests to the whole plane: each answer names the fault and reveals nothing else, and no request
+//! leaves a trace.
 //!
-//! One cluster, one table. After every request each table of the database has as many rows as before; at the end no
-//! process has logged an error, and what a symbolic link pointed to was never touched.
+//! One cluster, one table of requests. After every request each table of the database has as many rows as
+//! before; at the end no process has logged an error, and the target of a symbolic link was not touched.
 
 mod cases;
 
@@ -26,11 +27,12 @@ use suite_tests::{
 };
 use tokio::net::UnixListener;
 
-/// A key that made a session.
+/// An idempotency key with which a session was created.
 const KEY: &str = "a-key";
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What no answer may hold, in lower case: addresses, programs, places and sources of ours, and credentials.
+/// Texts that no answer may contain, in lower case: addresses, programs, paths and sources of ours, and
+/// credentials.
 const OURS: [&str; 15] = [
     "127.0.0.1",
     "localhost",
@@ -49,38 +51,37 @@ const OURS: [&str; 15] = [
     "stw_",
 ];
 
-/// A plane with something in it that bad requests could harm.
+/// A plane with objects that bad requests could harm.
 struct Scene {
     cluster: Cluster,
     http: Client,
-    /// Whose things there are.
+    /// The owner of all the objects.
     ada: Tenant,
-    /// Somebody else.
     bob: Tenant,
     session: String,
-    /// A turn that is over, and one more.
+    /// A turn that has ended, and one more.
     turns: [String; 2],
     /// Cursor of the first turn's last event.
     cursor: String,
     /// A page token of the sessions' listing.
     page: String,
-    /// Runs; has links in it that lead out.
+    /// A running sandbox with links that lead out of it.
     sandbox: String,
-    /// Runs, with something else in the place of the guest's socket.
+    /// A running sandbox with a link in place of the guest's socket.
     usurped: String,
-    /// May register.
+    /// A secret with which an agent may register.
     enrolment: String,
     tokens: Tokens,
 }
 
-/// Credentials that are worth nothing, or little.
+/// Credentials that are invalid or have few scopes.
 struct Tokens {
     expired: String,
     revoked: String,
     reader: String,
 }
 
-/// A bad request and what it is to be told.
+/// A bad request and the expected answer.
 struct Case {
     what: String,
     request: RequestBuilder,
@@ -110,7 +111,7 @@ impl Scene {
         let command = json!({ "key": "links", "argv": ["sh", "-c", links] });
         let made = ada.api.post(&format!("/v1/sandboxes/{sandbox}/execs"), &command).await.unwrap();
         assert_eq!(made["exec"]["exitCode"].as_i64().unwrap_or(0), 0, "{made}");
-        // A command whose answer was lost, for all its caller knows: it runs once.
+        // The caller lost the answer and repeats the command: it runs once.
         let counted = json!({ "argv": ["sh", "-c", "echo once >> counted"] });
         for _ in 0..2 {
             let url = format!("/v1/sandboxes/{sandbox}/execs");
@@ -151,7 +152,7 @@ impl Scene {
         request.header(header::CONTENT_TYPE, "application/json").body(body.to_owned())
     }
 
-    /// Puts a link to a socket of the host in the place of a sandbox's own; counts who connects to it.
+    /// Replaces a sandbox's socket with a link to a socket of the host; counts the connections to that one.
     async fn usurp(&self) -> Arc<AtomicUsize> {
         let mut db = PgConnection::connect(&self.cluster.database.admin_url().unwrap()).await.unwrap();
         let query = "SELECT container_run_dir FROM sandbox.sandboxes WHERE id = $1::text::uuid";
@@ -179,19 +180,19 @@ impl Tokens {
         let admin = cluster.admin();
         let make = async |scopes: &[&str], ttl: Option<&str>| {
             let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
-            create_token(&admin, &tenant.account, "spare", &scopes, ttl).await.unwrap()
+            create_token(&admin, &tenant.account, "second", &scopes, ttl).await.unwrap()
         };
         let (expired, revoked) = (make(&[], Some("0.2s")).await, make(&[], None).await);
         let tokens = format!("/v1/accounts/{}/tokens", tenant.account);
         let listed = tenant.api.get(&tokens).await.unwrap();
         let prefix = |token: &Value| token["prefix"].as_str().unwrap().to_owned();
-        let spare =
+        let second =
             listed["tokens"].as_array().unwrap().iter().find(|token| revoked.starts_with(&prefix(token)));
-        let path = format!("{}{tokens}/{}", cluster.url, spare.unwrap()["tokenId"].as_str().unwrap());
+        let path = format!("{}{tokens}/{}", cluster.url, second.unwrap()["tokenId"].as_str().unwrap());
         let gone = Client::new().delete(path).bearer_auth(&tenant.token).send().await.unwrap();
         assert_eq!(gone.status(), 200);
         let reader = make(&["sessions:read"], None).await;
-        // A token that was good is believed for five seconds: this one is not shown before it is over.
+        // The gateway remembers a valid token for five seconds, so this one is not used before it is revoked.
         tokio::time::sleep(Duration::from_millis(300)).await;
         Self { expired, revoked, reader }
     }
@@ -205,11 +206,11 @@ async fn sandbox(tenant: &Tenant, session: &str) -> String {
         let now = tenant.api.get(&format!("/v1/sandboxes/{id}?wait=20s")).await.unwrap();
         (now["sandbox"]["state"] == "SANDBOX_STATE_RUNNING").then_some(())
     };
-    eventually("a sandbox", PATIENCE, runs).await;
+    eventually("a sandbox", TIMEOUT, runs).await;
     id
 }
 
-/// What is wrong with an answer, if anything is.
+/// The difference between an answer and the expected one, if any.
 async fn defect(response: Response, case: &Case) -> Option<String> {
     let status = response.status().as_u16();
     let header = |name: &str| {
@@ -235,9 +236,9 @@ async fn defect(response: Response, case: &Case) -> Option<String> {
 }
 
 #[tokio::test]
-async fn a_bad_request_is_told_what_is_wrong_and_leaves_nothing() {
+async fn a_bad_request_learns_its_fault_and_leaves_nothing() {
     let scene = Scene::set().await;
-    // Nothing may have called the guest of this one yet: a connection that is open stays what it was.
+    // No call may have reached the guest of this one before: an open connection would survive the link.
     let connections = scene.usurp().await;
     let cases = scene.cases();
     assert!(cases.len() >= 40, "{}", cases.len());
@@ -258,7 +259,7 @@ async fn a_bad_request_is_told_what_is_wrong_and_leaves_nothing() {
     assert_eq!(connections.load(Ordering::Relaxed), 0, "the link was followed");
 
     let sandbox = &scene.sandbox;
-    // What was there is as it was.
+    // The objects are unchanged.
     let kept = scene.ada.api.get(&format!("/v1/sandboxes/{sandbox}/files:read?path=file")).await.unwrap();
     assert_eq!(kept["content"], "a2VwdAo=");
     let counted =

@@ -1,4 +1,4 @@
-//! Two replicas of everything at once: nothing may depend on there being one.
+//! Two replicas of every service: no behaviour may depend on a single one.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,22 +16,22 @@ async fn doubled() -> Cluster {
 }
 
 /// The same tenant, through each gateway.
-fn doors(cluster: &Cluster, tenant: &Tenant) -> Vec<Tenant> {
+fn gateways(cluster: &Cluster, tenant: &Tenant) -> Vec<Tenant> {
     let urls = cluster.plane.urls(Service::Gateway);
     urls.iter().map(|url| Tenant { api: Api::at(url, &tenant.token).unwrap(), ..tenant.clone() }).collect()
 }
 
 #[tokio::test]
-async fn a_plane_of_two_of_each_serves_at_every_door_and_survives_half_of_itself() {
+async fn two_replicas_of_each_service_survive_the_loss_of_one() {
     let mut cluster = doubled().await;
     let tenant = cluster.tenant("twice").await;
-    let doors = doors(&cluster, &tenant);
-    assert_eq!(doors.len(), 2);
+    let gateways = gateways(&cluster, &tenant);
+    assert_eq!(gateways.len(), 2);
 
-    // Turns begun at one door, watched at the other, and resumed at the first.
+    // Turns begun at one gateway, watched at the other, and resumed at the first.
     let mut turns = JoinSet::new();
     for number in 0..TURNS {
-        let (here, there) = (doors[number % 2].clone(), doors[(number + 1) % 2].clone());
+        let (here, there) = (gateways[number % 2].clone(), gateways[(number + 1) % 2].clone());
         turns.spawn(async move {
             let session = here.session().await;
             let turn = here.begin(&session, &format!("run echo turn-{number}")).await;
@@ -46,14 +46,14 @@ async fn a_plane_of_two_of_each_serves_at_every_door_and_survives_half_of_itself
     }
     let sessions: BTreeSet<String> = turns.join_all().await.into_iter().collect();
     assert_eq!(sessions.len(), TURNS);
-    // One container a session, however many replicas could have made it.
+    // One container a session, although several replicas could have created it.
     assert_eq!(cluster.containers().await.len(), TURNS);
 
-    // Without one of each, the others take everything over.
+    // With one replica of each service gone, the remaining ones take over its work.
     for service in Service::ALL {
         cluster.process(service.name()).kill().await;
     }
-    let left = doors[1].clone();
+    let left = gateways[1].clone();
     for session in &sessions {
         let begun = async || {
             let path = format!("/v1/sessions/{session}/turns");

@@ -1,23 +1,23 @@
-//! Who gets in, and that nobody gets into somebody else's.
+//! Authentication, and the separation of tenants.
 
 use std::time::Duration;
 
 use serde_json::json;
 use suite_tests::{actors::refusal, cluster::Cluster, eventually::eventually};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn a_caller_is_who_its_token_says_and_nobody_without_one() {
+async fn a_token_names_its_caller_and_no_token_is_refused() {
     let cluster = Cluster::builder().start().await;
     let (ada, bob) = (cluster.tenant("ada").await, cluster.tenant("bob").await);
 
     let who = ada.api.get("/v1/whoami").await.unwrap();
     assert_eq!(who["principal"]["accountId"], json!(ada.account));
-    let nobody = refusal(cluster.anonymous().get("/v1/whoami").await);
-    assert_eq!((nobody.status, nobody.code.as_str()), (401, "UNAUTHENTICATED"));
+    let anonymous = refusal(cluster.anonymous().get("/v1/whoami").await);
+    assert_eq!((anonymous.status, anonymous.code.as_str()), (401, "UNAUTHENTICATED"));
 
-    // What is somebody else's is not there, rather than forbidden.
+    // An object of another tenant is reported as absent, not as forbidden.
     let foreign = refusal(bob.api.get(&format!("/v1/accounts/{}", ada.account)).await);
     assert_eq!(foreign.status, 404);
     let operator = refusal(bob.api.post("/v1/accounts", &json!({ "name": "mine" })).await);
@@ -26,11 +26,11 @@ async fn a_caller_is_who_its_token_says_and_nobody_without_one() {
 }
 
 #[tokio::test]
-async fn whoever_learns_the_id_of_a_session_takes_nothing_by_it() {
+async fn the_id_of_a_session_gives_no_access_to_it() {
     let cluster = Cluster::builder().start().await;
     let (ada, bob) = (cluster.tenant("ada").await, cluster.tenant("bob").await);
     let session = ada.session().await;
-    // Before its owner's first sandbox, sandbox-svc has never heard of it.
+    // Before the owner's first sandbox, sandbox-svc does not know the session.
     let taken = refusal(bob.api.post("/v1/sandboxes", &json!({ "sessionId": session })).await);
     assert_eq!((taken.status, taken.code.as_str()), (404, "NOT_FOUND"));
     let none = "00000000-0000-7000-8000-000000000000";
@@ -45,6 +45,6 @@ async fn whoever_learns_the_id_of_a_session_takes_nothing_by_it() {
         let now = ada.api.get(&purge).await.unwrap();
         (now["purge"]["state"] == "PURGE_STATE_COMMITTED").then_some(())
     };
-    eventually("an erasure that nobody is in the way of", PATIENCE, erased).await;
+    eventually("an unblocked erasure", TIMEOUT, erased).await;
     cluster.stop().await;
 }

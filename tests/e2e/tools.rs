@@ -1,4 +1,4 @@
-//! Tools run in the session's own sandbox: real containers, one a session, gone when the session is.
+//! Tools run in the session's own sandbox: real containers, one a session, removed with the session.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const WARM_WITHIN: Duration = Duration::from_secs(60);
 const STOPPED_WITHIN: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn a_session_keeps_its_files_and_sees_nobody_elses() {
+async fn a_session_keeps_its_files_and_sees_no_other_ones() {
     let cluster = Cluster::builder().start().await;
     let tenant = cluster.tenant("writer").await;
     let (mine, other) = (tenant.session().await, tenant.session().await);
@@ -30,7 +30,7 @@ async fn a_session_keeps_its_files_and_sees_nobody_elses() {
 }
 
 #[tokio::test]
-async fn a_sandbox_is_nobody_nowhere_and_read_only() {
+async fn a_sandbox_has_no_rights_no_network_and_no_writable_root() {
     let cluster = Cluster::builder().start().await;
     let tenant = cluster.tenant("prisoner").await;
     let session = tenant.session().await;
@@ -44,7 +44,7 @@ async fn a_sandbox_is_nobody_nowhere_and_read_only() {
 }
 
 #[tokio::test]
-async fn what_runs_in_a_sandbox_changes_nothing_on_its_host_and_does_not_end_the_guest() {
+async fn a_sandboxed_program_changes_neither_host_nor_guest() {
     let cluster = Cluster::builder().start().await;
     let tenant = cluster.tenant("hostile").await;
     let session = tenant.session().await;
@@ -52,15 +52,16 @@ async fn what_runs_in_a_sandbox_changes_nothing_on_its_host_and_does_not_end_the
         let seen = tenant.say(&session, input).await;
         seen.all("tool.result")[0]["content"].as_str().unwrap().to_owned()
     };
-    // The directory of the guest's socket is the host's: nothing is made in it, and nothing taken from it.
+    // The directory of the guest's socket belongs to the host: the sandbox cannot create or remove files in
+    // it.
     let host = output(
         "run mkdir /run/steward/d; touch /run/steward/f; rm /run/steward/guest.sock; ls -A /run/steward",
     )
     .await;
     assert_eq!(host.matches("ermission denied").count(), 4, "{host}");
 
-    // Every process it may have, until its time is over: there is no room for one thread more, and what the guest had
-    // idle for ten seconds is gone.
+    // The command uses every process it may have until its timeout: the guest cannot start another thread,
+    // and threads idle for ten seconds have ended.
     let sandboxes = tenant.api.get(&format!("/v1/sandboxes?session_id={session}")).await.unwrap();
     let execs = format!("/v1/sandboxes/{}/execs", sandboxes["sandboxes"][0]["sandboxId"].as_str().unwrap());
     let crowd = "(while :; do sleep 60 & done) 2> /dev/null; sleep 60 & wait";
@@ -73,14 +74,14 @@ async fn what_runs_in_a_sandbox_changes_nothing_on_its_host_and_does_not_end_the
 }
 
 #[tokio::test]
-async fn a_session_gets_the_sandbox_that_was_kept_warm_and_the_pool_gets_another() {
+async fn a_session_claims_a_warm_sandbox_and_the_pool_refills() {
     let cluster =
         Cluster::builder().settings(Service::Sandbox, "pool.size = 1\npool.period = '200ms'").start().await;
     let tenant = cluster.tenant("early").await;
     let docker = Engine { host: cluster.engine.host().to_owned() };
     let (warm, _) = eventually("a warm sandbox", WARM_WITHIN, async || warm(&cluster).await).await;
     let volumes = cluster.volumes().await;
-    assert_eq!((cluster.containers().await.len(), volumes.len()), (1, 1), "nobody has asked for one yet");
+    assert_eq!((cluster.containers().await.len(), volumes.len()), (1, 1), "no session has asked for one yet");
 
     let session = tenant.session().await;
     tenant.say(&session, "run echo claimed >> notes.txt").await.assert_whole();
@@ -99,7 +100,7 @@ async fn a_session_gets_the_sandbox_that_was_kept_warm_and_the_pool_gets_another
     let left = cluster.volumes().await;
     assert!(left.len() == 1 && left != volumes, "{left:?}");
 
-    // What was purged beside it has not hurt it: the next session gets it, and finds it empty.
+    // The purge beside it left it unharmed: the next session gets it, and it is empty.
     let session = tenant.session().await;
     let seen = tenant.say(&session, "run ls -A; echo works").await;
     assert_eq!(container_of(&cluster, &session).await, next);
@@ -109,14 +110,15 @@ async fn a_session_gets_the_sandbox_that_was_kept_warm_and_the_pool_gets_another
 }
 
 #[tokio::test]
-async fn a_canceled_turn_leaves_no_command_behind_and_the_session_goes_on() {
+async fn a_canceled_turn_leaves_no_command_and_a_usable_session() {
     let cluster = Cluster::builder().replicas(Service::Chat, 2).replicas(Service::Sandbox, 2).start().await;
     let tenant = cluster.tenant("impatient").await;
     let session = tenant.session().await;
     let docker = Engine { host: cluster.engine.host().to_owned() };
     let turn = tenant.begin(&session, "run sleep 500 & touch begun; sleep 501").await;
     let begun = async || {
-        let rows = "SELECT container_id FROM sandbox.sandboxes WHERE session_id = $1::text::uuid AND state = 'running'";
+        let rows = "SELECT container_id FROM sandbox.sandboxes \
+                    WHERE session_id = $1::text::uuid AND state = 'running'";
         let container: String = sqlx::query_scalar(rows)
             .bind(&session)
             .fetch_optional(&mut cluster.administrator().await)
@@ -146,14 +148,14 @@ async fn a_canceled_turn_leaves_no_command_behind_and_the_session_goes_on() {
     cluster.stop().await;
 }
 
-/// Command lines of what sleeps in a container.
+/// Command lines of the sleeping processes in a container.
 async fn sleeping(docker: &Engine, container: &str) -> Vec<String> {
     let list = String::from_utf8(docker.run(&["top", container, "-eo", "pid,args"]).await).unwrap();
     let lines = list.lines().filter_map(|line| Some(line.trim().split_once(' ')?.1.trim().to_owned()));
     lines.filter(|line| line.starts_with("sleep ")).collect()
 }
 
-/// The container that runs in the pool and can be claimed.
+/// A container of the pool that runs and can be claimed.
 async fn warm(cluster: &Cluster) -> Option<String> {
     let rows = "SELECT container_id FROM sandbox.sandboxes WHERE pool_state = 'available'";
     let id: String =

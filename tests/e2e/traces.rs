@@ -1,7 +1,8 @@
-//! One turn is one trace, whoever worked on it: every hop, its SQL, its containers, and nothing without a parent.
+//! One turn is one trace over all its processes: every hop, its SQL, its containers, and no span without a
+//! parent.
 //!
-//! Spans arrive over OTLP at the cluster's receiver. Every process is stopped before its spans are judged, which
-//! sends the last of them: what is missing then was never made.
+//! Spans arrive over OTLP at the cluster's receiver. Every process is stopped, and so has sent its last
+//! spans, before they are checked: a span that is missing then was never made.
 
 use std::{
     collections::BTreeMap,
@@ -22,16 +23,16 @@ use suite_tests::{
 };
 use svc_core::id::new_id;
 
-/// Services through which a turn with a tool call goes, and of which each but the first has a database.
+/// The services through which a turn with a tool call goes; each but the first has a database.
 const HOPS: [&str; 4] = ["gateway", "chat-svc", "sandbox-svc", "registry-svc"];
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A trace's spans, all of them.
+/// All spans of a trace, by id.
 struct Trace(BTreeMap<String, Span>);
 
 impl Trace {
-    /// Stops whatever still runs, each of which sends its last spans, and reads what arrived.
+    /// Stops every running process, so that each sends its last spans, and reads the spans of a trace.
     async fn of(cluster: &mut Cluster, trace_id: &str) -> Self {
         cluster.stop_processes().await;
         let spans = cluster.traces.spans(trace_id).unwrap();
@@ -49,26 +50,26 @@ impl Trace {
         self.0.get(&span.parent_span_id)
     }
 
-    /// A span and those above it, up to the first that is not there.
+    /// A span and its ancestors, up to the first that is missing.
     fn lineage<'a>(&'a self, span: &'a Span) -> impl Iterator<Item = &'a Span> {
         std::iter::successors(Some(span), |span| self.parent(span))
     }
 
-    /// The only span that is so.
+    /// The only span with a property.
     fn only(&self, what: &str, is: impl Fn(&Span) -> bool) -> &Span {
         let found: Vec<&Span> = self.all().filter(|span| is(span)).collect();
         assert_eq!(found.len(), 1, "{what}\n{self}");
         found[0]
     }
 
-    /// Panics unless every hop is there.
+    /// Panics unless every hop has a span.
     fn assert_has_services(&self) {
         for service in HOPS {
             assert!(self.all().any(|span| span.service == service), "no span of {service}\n{self}");
         }
     }
 
-    /// Panics unless every hop is there, those with a database have asked it, and the engine was asked.
+    /// Panics unless every hop has a span, each database was queried and the engine was called.
     fn assert_has_every_part(&self) {
         self.assert_has_services();
         for service in HOPS {
@@ -92,7 +93,7 @@ impl Trace {
         }
     }
 
-    /// The calls to the engine that made the only sandbox.
+    /// The calls to the engine that created the only sandbox.
     fn making(&self) -> [&Span; 2] {
         ["/containers/create", "/containers/{id}/start"].map(|path| {
             let call =
@@ -102,7 +103,7 @@ impl Trace {
         })
     }
 
-    /// Panics if a text stands anywhere in it.
+    /// Panics if one of the texts occurs in a span.
     fn assert_silent_about(&self, secrets: &[&str]) {
         for span in self.all() {
             let text = serde_json::to_string(span).unwrap();
@@ -121,7 +122,7 @@ impl std::fmt::Display for Trace {
     }
 }
 
-/// The tenant with a token that the gateway has not met, so that it has to ask for it.
+/// The tenant with a token that is new to the gateway, so that the gateway must ask registry-svc.
 async fn unmet(cluster: &Cluster, tenant: &Tenant) -> Tenant {
     let token = create_token(&cluster.admin(), &tenant.account, "unmet", &[], None).await.unwrap();
     Tenant { account: tenant.account.clone(), api: Api::at(&cluster.url, &token).unwrap(), token }
@@ -152,9 +153,9 @@ async fn a_turn_with_a_tool_call_is_one_tree_through_every_process() {
     trace.assert_has_every_part();
     for call in trace.making() {
         let waited = trace.lineage(call).any(|span| span.name == "execute_tool shell");
-        assert!(waited, "nobody waited for {}\n{trace}", call.name);
+        assert!(waited, "no span waited for {}\n{trace}", call.name);
     }
-    // From the door to the command and back up again, hop by hop.
+    // From the gateway to the command and back, hop by hop.
     let exec = trace.only("one exec", |span| span.name.ends_with("GuestService/Exec"));
     let mut hops: Vec<&str> = trace.lineage(exec).map(|span| span.service.as_str()).collect();
     hops.dedup();
@@ -169,17 +170,17 @@ async fn a_turn_with_a_tool_call_is_one_tree_through_every_process() {
 }
 
 #[tokio::test]
-async fn a_turn_that_was_taken_over_goes_on_in_its_trace() {
+async fn a_turn_that_was_taken_over_continues_its_trace() {
     let mut cluster = Cluster::builder().replicas(Service::Chat, 2).start().await;
     let tenant = cluster.tenant("tracer").await;
     let session = tenant.session().await;
-    // With the other one down there is no doubt who takes it.
+    // With "chat-2" down, "chat" certainly claims the turn.
     cluster.process("chat-2").kill().await;
-    // As long as the door still knows it, calls that fall to it are refused.
+    // The gateway still lists it for a while; calls routed to it are refused.
     let input = json!({ "input": "run sleep 8; echo first then run echo second" });
     let path = format!("/v1/sessions/{session}/turns");
     let accepted = async || unmet(&cluster, &tenant).await.api.post(&path, &input).await.ok();
-    let (accepted, _) = eventually("an accepted turn", PATIENCE, accepted).await;
+    let (accepted, _) = eventually("an accepted turn", TIMEOUT, accepted).await;
     let turn = accepted["turn"]["turnId"].as_str().unwrap().to_owned();
     let watching = {
         let (tenant, turn) = (tenant.clone(), turn.clone());
@@ -187,22 +188,22 @@ async fn a_turn_that_was_taken_over_goes_on_in_its_trace() {
     };
     let status = "SELECT status::text FROM chat.turns WHERE id = $1::text::uuid";
     let running = async || (column(&cluster, status, &turn).await == "running").then_some(());
-    eventually("a running turn", PATIENCE, running).await;
+    eventually("a running turn", TIMEOUT, running).await;
     cluster.process("chat-2").run();
-    cluster.plane.until_ready(PATIENCE).await.unwrap();
+    cluster.plane.until_ready(TIMEOUT).await.unwrap();
     let execs =
         "SELECT count(*)::text FROM sandbox.execs WHERE state = 'running' AND session_id = $1::text::uuid";
     let sent = async || (column(&cluster, execs, &session).await == "1").then_some(());
-    eventually("a command that runs", PATIENCE, sent).await;
+    eventually("a command that runs", TIMEOUT, sent).await;
     cluster.process("chat").kill().await;
     let killed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
 
-    let seen = tokio::time::timeout(PATIENCE * 2, watching).await.unwrap().unwrap();
+    let seen = tokio::time::timeout(TIMEOUT * 2, watching).await.unwrap().unwrap();
     seen.assert_whole();
     assert!(seen.text().contains("first") && seen.text().contains("second"), "{}", seen.text());
     let attempts = "SELECT attempts::text FROM chat.turns WHERE id = $1::text::uuid";
     assert_eq!(column(&cluster, attempts, &turn).await, "2");
-    // The context in which every attempt works.
+    // The trace context that every attempt continues.
     let traceparent = "SELECT traceparent FROM chat.turns WHERE id = $1::text::uuid";
     let traceparent = column(&cluster, traceparent, &turn).await;
     let [_, trace_id, root, _] = traceparent.split('-').collect::<Vec<_>>()[..] else {
@@ -214,18 +215,18 @@ async fn a_turn_that_was_taken_over_goes_on_in_its_trace() {
         .only("the second attempt", |span| span.name == "turn.run" && span.attributes["turn.attempt"] == "2");
     assert_eq!(survivor.parent_span_id, root, "{trace}");
     let dead = |span: &Span| span.service == "chat-svc" && span.instance != survivor.instance;
-    let door = trace.only("one root", |span| span.parent_span_id.is_empty());
-    assert_eq!(door.service, "gateway", "{trace}");
+    let root = trace.only("one root", |span| span.parent_span_id.is_empty());
+    assert_eq!(root.service, "gateway", "{trace}");
     let before = |span: &Span| u128::from(span.start_ns) < killed;
     for span in trace.all() {
         let top = trace.lineage(span).last().unwrap();
-        // Spans that were open in the process that was killed were never sent. So what is left of that process, and
-        // what it had asked of others by then, may hang in the air; nothing else may.
+        // Open spans of the killed process were never sent. So its remaining spans, and those of calls it had
+        // made to other services by then, may lack a parent; no other span may.
         let method = top.attributes.get("rpc.method").map(String::as_str).unwrap_or_default();
         let asked_by_the_dead =
             top.service == "sandbox-svc" && method.starts_with("steward.sandbox.v1.SandboxService/");
         assert!(
-            top.span_id == door.span_id || (before(top) && (dead(top) || asked_by_the_dead)),
+            top.span_id == root.span_id || (before(top) && (dead(top) || asked_by_the_dead)),
             "{} of {} is an orphan\n{trace}",
             span.name,
             span.service
@@ -235,7 +236,7 @@ async fn a_turn_that_was_taken_over_goes_on_in_its_trace() {
     for call in trace.making() {
         assert!(before(call), "a second sandbox was made\n{trace}");
     }
-    // What the survivor did, down to the container, hangs below its own attempt.
+    // The surviving worker's spans, down to the container, belong to its own attempt.
     let below = |span: &&Span| trace.lineage(span).any(|above| above.span_id == survivor.span_id);
     for (service, name) in [
         ("chat-svc", "COMMIT"),
@@ -251,7 +252,7 @@ async fn a_turn_that_was_taken_over_goes_on_in_its_trace() {
     cluster.stop().await;
 }
 
-/// One text of the database, of what has this id.
+/// The text that a query returns for an id.
 async fn column(cluster: &Cluster, query: &'static str, id: &str) -> String {
     let mut db = PgConnection::connect(&cluster.database.admin_url().unwrap()).await.unwrap();
     let text = sqlx::query_scalar(query).bind(id).fetch_one(&mut db).await.unwrap();

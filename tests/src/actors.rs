@@ -1,4 +1,4 @@
-//! Those who use a plane: each with a credential and the few verbs that scenarios speak.
+//! The users of a plane, each with a credential and the few calls that the scenarios make.
 
 use serde_json::{Value, json};
 use steward::operator::{
@@ -9,36 +9,31 @@ use steward::operator::{
 
 use crate::cluster::Cluster;
 
-/// A tenant with a token that may do everything of its account.
+/// A tenant with a token that has every scope of its account.
 #[derive(Debug, Clone)]
 pub struct Tenant {
-    /// Its account.
     pub account: String,
-    /// The door, with its token.
+    /// The public API, called with `token`.
     pub api: Api,
-    /// The token itself.
     pub token: String,
 }
 
-/// What a stream showed of a turn.
+/// The events that streams showed of one turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Every event, in order.
     pub frames: Vec<Frame>,
 }
 
 impl Cluster {
-    /// Somebody without a credential.
+    /// A caller without a credential.
     pub fn anonymous(&self) -> Api {
         Api::at(&self.url, "").unwrap()
     }
 
-    /// An operator.
     pub fn admin(&self) -> Api {
         Api::at(&self.url, &self.admin_token).unwrap()
     }
 
-    /// A new tenant.
     pub async fn tenant(&self, name: &str) -> Tenant {
         let admin = self.admin();
         let account = create_account(&admin, name).await.unwrap();
@@ -48,13 +43,12 @@ impl Cluster {
 }
 
 impl Tenant {
-    /// A new session.
     pub async fn session(&self) -> String {
         let answer = self.api.post("/v1/sessions", &json!({})).await.unwrap();
         answer["session"]["sessionId"].as_str().unwrap().to_owned()
     }
 
-    /// Accepts an input as a turn and returns its id.
+    /// Starts a turn with `input` and returns its id.
     pub async fn begin(&self, session: &str, input: &str) -> String {
         let answer = self
             .api
@@ -64,12 +58,11 @@ impl Tenant {
         answer["turn"]["turnId"].as_str().unwrap().to_owned()
     }
 
-    /// A turn as it stands.
     pub async fn turn(&self, turn: &str) -> Value {
         self.api.get(&format!("/v1/turns/{turn}")).await.unwrap()["turn"].clone()
     }
 
-    /// A turn's events after a cursor, to the end, through as many streams as it takes.
+    /// Reads a turn's events after a cursor to the end of the turn; reconnects when a stream ends early.
     pub async fn watch(&self, turn: &str, after: &str) -> Seen {
         let mut seen = Seen::default();
         let mut cursor = after.to_owned();
@@ -92,7 +85,6 @@ impl Tenant {
         }
     }
 
-    /// Runs one turn to its end.
     pub async fn say(&self, session: &str, input: &str) -> Seen {
         let turn = self.begin(session, input).await;
         self.watch(&turn, "").await
@@ -100,7 +92,7 @@ impl Tenant {
 }
 
 impl Seen {
-    /// The visible answer: text deltas, without those that a reset voids.
+    /// The visible answer: all text deltas except those that a reset voids.
     pub fn text(&self) -> String {
         let mut deltas: Vec<(u64, String)> = Vec::new();
         for frame in &self.frames {
@@ -117,7 +109,7 @@ impl Seen {
         deltas.into_iter().map(|(_, text)| text).collect()
     }
 
-    /// Kinds of the events, adjacent repeats left out.
+    /// Kinds of the events, without adjacent repeats.
     pub fn kinds(&self) -> Vec<&str> {
         let mut kinds: Vec<&str> = self.frames.iter().map(|frame| frame.event.as_str()).collect();
         kinds.dedup();
@@ -130,7 +122,7 @@ impl Seen {
         frames.map(|frame| serde_json::from_str(&frame.data).unwrap()).collect()
     }
 
-    /// Panics unless the events are numbered from 1 without a gap or a repeat.
+    /// Panics unless the events are numbered from 1, without gap or repeat.
     pub fn assert_whole(&self) {
         let numbers: Vec<u64> = self.frames.iter().map(Sequenced::seq).collect();
         let expected: Vec<u64> = (1..=self.frames.len() as u64).collect();
@@ -138,9 +130,9 @@ impl Seen {
     }
 }
 
-/// Place of an event in its turn's journal.
+/// Position of an event in its turn's journal.
 pub trait Sequenced {
-    /// From 1.
+    /// The first event has 1.
     fn seq(&self) -> u64;
 }
 
@@ -150,7 +142,7 @@ impl Sequenced for Frame {
     }
 }
 
-/// The problem that a call ended in.
+/// The problem document with which a call was refused.
 pub fn refusal<T: std::fmt::Debug>(result: anyhow::Result<T>) -> Refusal {
     result.unwrap_err().downcast().unwrap()
 }

@@ -1,5 +1,5 @@
-//! A collector that keeps every export as it arrived, for a search that must see all of it: the plane's own receiver
-//! keeps what it shows of spans, and nothing of logs and metrics.
+//! A telemetry collector that keeps every export as received. The residue search needs all of it, but the
+//! plane's own receiver keeps only parts of spans, and neither logs nor metrics.
 
 use std::{fs::File, io::Write, path::PathBuf};
 
@@ -111,7 +111,7 @@ impl Cluster {
         for signal in SIGNALS {
             let bytes = std::fs::read(self.home().join(DIRECTORY).join(signal)).unwrap_or_default();
             for service in ["gateway", "chat-svc", "sandbox-svc", "registry-svc", "purge-svc"] {
-                // As OTLP writes a text: its length, then its bytes.
+                // OTLP encodes a text as its length, then its bytes.
                 let name = [&[u8::try_from(service.len()).unwrap()], service.as_bytes()].concat();
                 assert!(memmem::find(&bytes, &name).is_some(), "no {signal} of {service} arrived");
             }

@@ -1,9 +1,9 @@
 //! A plane of real processes: one child per service and replica, on a Postgres, a Redis and a Docker engine.
 //!
-//! Processes are the built `steward` program, exactly as it is shipped. Leases are short by configuration, so
-//! that a takeover takes a second or two and not fifteen; [`Builder::production_times`] leaves them as they are.
-//! Each cluster has a database and a Redis of its own; the servers named by the environment are used where
-//! there are any (`steward stack exec`), private ones otherwise.
+//! Processes are the built `steward` program, exactly as shipped. Leases are short by configuration, so that
+//! a takeover takes one or two seconds instead of fifteen; [`Builder::production_times`] keeps the default
+//! times. Each cluster has its own database and Redis. It uses the servers that the environment names, if any
+//! (`steward stack exec`), and starts private ones otherwise.
 
 mod child;
 mod wires;
@@ -43,7 +43,7 @@ use crate::capture::{self, Collector};
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// What a cluster is made of.
+/// Describes a cluster before it starts.
 #[derive(Debug)]
 pub struct Builder {
     services: Vec<Service>,
@@ -69,7 +69,7 @@ impl Default for Builder {
     }
 }
 
-/// One-second leases, and everything that waits for them.
+/// One-second leases, and short periods for the work that waits for them.
 const SHORT_TIMES: &[(Service, &str)] = &[
     (Service::Chat, "worker.lease_ttl = '1s'\nworker.renew_period = '300ms'\nworker.scan_period = '200ms'"),
     (
@@ -80,51 +80,51 @@ const SHORT_TIMES: &[(Service, &str)] = &[
 ];
 
 impl Builder {
-    /// Runs this many replicas of a service.
+    /// Runs `count` replicas of a service.
     #[must_use]
     pub fn replicas(mut self, service: Service, count: usize) -> Self {
         self.services.retain(|other| *other != service);
-        // Before the gateway, which is told where they all are.
+        // They start before the gateway: its configuration lists their addresses.
         self.services.splice(0..0, std::iter::repeat_n(service, count));
         self
     }
 
-    /// Runs these services alone.
+    /// Runs only these services.
     #[must_use]
     pub fn only(mut self, services: &[Service]) -> Self {
         self.services = services.to_vec();
         self
     }
 
-    /// Lays settings (TOML) over a service's configuration.
+    /// Merges settings (TOML) into a service's configuration.
     #[must_use]
     pub fn settings(mut self, service: Service, toml: &str) -> Self {
         self.overrides = self.overrides.with(service, toml);
         self
     }
 
-    /// Leaves every time at its default.
+    /// Keeps every time at its default.
     #[must_use]
     pub fn production_times(mut self) -> Self {
         self.overrides = Overrides::default();
         self
     }
 
-    /// Lets the services reach Postgres and Docker over [`Wires`] that can be cut.
+    /// Routes the services' connections to Postgres and Docker through [`Wires`], which a test can cut.
     #[must_use]
     pub fn wired(mut self) -> Self {
         self.wired = true;
         self
     }
 
-    /// Runs a Docker engine for this cluster alone, which can be stopped: it takes root.
+    /// Runs a Docker engine for this cluster alone, which a test can stop. Needs root.
     #[must_use]
     pub fn own_engine(mut self) -> Self {
         self.own_engine = true;
         self
     }
 
-    /// Keeps all telemetry as it arrives, for [`Cluster::search`]; [`Cluster::traces`] stays empty.
+    /// Keeps all telemetry as received, for [`Cluster::search`]; [`Cluster::traces`] stays empty.
     #[must_use]
     pub fn captured(mut self) -> Self {
         self.captured = true;
@@ -137,35 +137,31 @@ impl Builder {
     }
 }
 
-/// A running plane. Call [`Cluster::stop`] at the end of a test: it checks that everything drains.
+/// A running plane. Call [`Cluster::stop`] at the end of a test: it checks that every process drains.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Base URL of the public door.
+    /// Base URL of the public API.
     pub url: String,
-    /// The Docker engine.
     pub engine: Engine,
-    /// The plan that the processes carry out.
+    /// The processes with their addresses and configuration.
     pub plane: Plane,
-    /// Every span that arrived.
+    /// Every span that the plane's receiver got.
     pub traces: Traces,
-    /// Its database.
     pub database: Database,
-    /// Its Redis.
     pub redis_url: String,
-    /// Where its telemetry goes.
+    /// URL to which the processes send telemetry.
     pub otlp_url: String,
-    /// The operator's token.
     pub admin_token: String,
     wires: Option<Wires>,
     installation: String,
     children: Vec<Child>,
     redis: Option<Daemon>,
-    /// The engine, if it is the cluster's own and runs.
+    /// The Docker engine if it is the cluster's own and runs.
     dockerd: Option<Daemon>,
     stack: Stack,
     background: JoinSet<anyhow::Result<()>>,
     closing: CancellationToken,
-    // Last: everything above lives in it.
+    // Last, so that it is removed last: all of the above uses its files.
     home: ScratchHome,
 }
 
@@ -184,7 +180,7 @@ impl Deref for ScratchHome {
 }
 
 impl Cluster {
-    /// One process a service, with short times.
+    /// A builder with one process a service and short times.
     pub fn builder() -> Builder {
         Builder::default()
     }
@@ -269,17 +265,17 @@ impl Cluster {
         cluster
     }
 
-    /// Where its keys, configuration and logs are.
+    /// Directory with its keys, configuration and logs.
     pub fn home(&self) -> &Path {
         self.home.root()
     }
 
-    /// The label's value that tells its containers and volumes from others.
+    /// The label value that marks its containers and volumes.
     pub fn installation(&self) -> &str {
         &self.installation
     }
 
-    /// One process, by name: "chat", "chat-2".
+    /// A process by its name: "chat", "chat-2".
     pub fn process(&mut self, name: &str) -> &mut Child {
         self.children.iter_mut().find(|child| child.name() == name).unwrap()
     }
@@ -294,37 +290,37 @@ impl Cluster {
         self.engine.volumes(&self.label()).await.unwrap()
     }
 
-    /// The label that all its containers and volumes have.
+    /// The label of all its containers and volumes.
     pub fn label(&self) -> String {
         format!("{INSTALLATION_LABEL}={}", self.installation)
     }
 
-    /// What every process logged, for the message of a failure.
+    /// The logs of all processes, for the message of a failure.
     pub fn logs(&self) -> String {
         self.children.iter().map(Child::log).collect::<Vec<_>>().join("\n")
     }
 
-    /// What the services reach Postgres and Docker over.
+    /// The connections of the services to Postgres and Docker.
     ///
     /// # Panics
-    /// Unless the cluster was built [`Builder::wired`].
+    /// Unless the cluster was built with [`Builder::wired`].
     pub fn wires(&self) -> &Wires {
         self.wires.as_ref().unwrap()
     }
 
-    /// Ends Redis as a crash does.
+    /// Kills Redis; the plane keeps running.
     pub async fn lose_redis(&mut self) {
         let redis = self.redis.take().unwrap();
         redis.stop(&[(rustix::process::Signal::KILL, Duration::from_secs(5))]).await.unwrap();
     }
 
-    /// Brings Redis back, empty, where it was.
+    /// Starts Redis again on the same port, empty.
     pub async fn regain_redis(&mut self) {
         assert!(self.redis.is_none());
         self.redis = Some(redis::start(&self.home).await.unwrap().daemon);
     }
 
-    /// Stops the engine as its package does at an upgrade: every container ends with it.
+    /// Stops the engine as a package upgrade does: every container ends with it.
     ///
     /// # Panics
     /// Unless the cluster was built with [`Builder::own_engine`].
@@ -332,25 +328,26 @@ impl Cluster {
         self.dockerd.take().unwrap().stop(docker::STOP).await.unwrap();
     }
 
-    /// Starts the engine again, on what it knew.
+    /// Starts the engine again with its old data.
     pub async fn start_engine(&mut self) {
         assert!(self.dockerd.is_none());
         self.dockerd = Some(docker::start_private(&self.home).await.unwrap().1);
     }
 
-    /// Stops whatever still runs, each of which sends its last telemetry; the servers stay.
+    /// Stops every running process, so that each sends its last telemetry; the servers keep running.
     ///
     /// # Panics
-    /// If a process does not end well.
+    /// If a process exits with an error or too late.
     pub async fn stop_processes(&mut self) {
-        // The gateway first: it is listed last.
+        // The gateway stops first: it is listed last.
         for child in self.children.iter_mut().rev().filter(|child| child.is_running()) {
             let status = child.terminate().await;
             assert!(status.success(), "{}: {status}\n{}", child.name(), child.log());
         }
     }
 
-    /// Stops every process and checks that each drained in time and ended well; then removes what they made.
+    /// Stops every process, checks that each drained in time and exited with success, then removes their
+    /// containers, volumes and database.
     pub async fn stop(mut self) {
         for child in self.children.iter_mut().filter(|child| child.is_running()) {
             child.signal(rustix::process::Signal::TERM);
@@ -382,7 +379,7 @@ impl Cluster {
     }
 }
 
-/// Waits until one of the processes ends, which none should yet.
+/// Waits until one of the processes ends, which is an error before the stop.
 async fn first_end(children: &mut [Child]) -> String {
     loop {
         if let Some(child) =
@@ -402,7 +399,7 @@ async fn admin_token(database: &Database) -> String {
     issued.secret.expose_secret().to_owned()
 }
 
-/// The built program: beside the tests' own directory.
+/// The built program; it lies beside the directory of the tests.
 pub fn program() -> PathBuf {
     let tests = env::current_exe().unwrap();
     let program = tests.parent().and_then(Path::parent).unwrap().join("steward");
@@ -418,7 +415,7 @@ pub fn guest() -> PathBuf {
     }
 }
 
-/// A small image for sandboxes.
+/// Builds a small image for sandboxes and returns its name.
 pub fn image(docker_host: &str) -> String {
     match env::var("STEWARD_IMAGE") {
         Ok(image) => image,
@@ -427,7 +424,7 @@ pub fn image(docker_host: &str) -> String {
     }
 }
 
-/// What a script of `deploy/sandbox` prints.
+/// Runs a script of `deploy/sandbox` and returns its output.
 fn script(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> String {
     let path = repository().join("deploy/sandbox").join(name);
     let mut command = std::process::Command::new(&path);
@@ -436,16 +433,16 @@ fn script(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Strin
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// The checkout.
+/// The root of the repository.
 pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// How a process of the plane is run here.
+/// The command that runs a process of the plane in tests.
 fn command(process: &Process) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(program());
     command.args(process.arguments(true));
-    // Spans leave soon, so that a process that is killed takes few along.
+    // Exports spans often, so that a killed process loses few.
     command.env("OTEL_BSP_SCHEDULE_DELAY", "500");
     command
 }

@@ -1,4 +1,4 @@
-//! Waiting for something that happens elsewhere.
+//! Waiting for an effect in another process.
 
 use std::{
     fmt::Display,
@@ -7,10 +7,10 @@ use std::{
 
 const POLL: Duration = Duration::from_millis(50);
 
-/// Looks until there is something, and returns it with the time it took.
+/// Calls `look` until it returns a value, and returns that with the time it took.
 ///
 /// # Panics
-/// If there is nothing within the time; the message says what was waited for.
+/// If there is no value within the time; the message names `what`.
 pub async fn eventually<T>(
     what: impl Display,
     within: Duration,
@@ -26,7 +26,7 @@ pub async fn eventually<T>(
     }
 }
 
-/// Runs something beside the test, which waits for it.
+/// Runs a future on a task of its own; the test awaits its handle.
 #[expect(clippy::disallowed_methods, reason = "there is no lifecycle to drain: the test waits")]
 pub fn elsewhere<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,

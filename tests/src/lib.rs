@@ -1,4 +1,5 @@
-//! What the suites share: a plane of real processes on real servers, the actors that use it, and patience.
+//! Shared parts of the suites: a plane of real processes on real servers, the actors that use it, and
+//! polling.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a harness: what it cannot do ends the test")]
 

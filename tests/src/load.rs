@@ -1,5 +1,5 @@
-//! What goes on in a plane while a suite takes a part of it away: agents that beat, tenants that read and begin turns.
-//! Every answer is written down, and every turn that was accepted has a client that watches it.
+//! The load on a plane while a suite takes a part of it away: agents beat, tenants read sessions and begin
+//! turns. Every answer is recorded, and every accepted turn has a client that watches it to the end.
 
 use std::{
     collections::BTreeMap,
@@ -17,33 +17,31 @@ use tokio_util::sync::CancellationToken;
 use crate::{actors::Tenant, witness::Testimony};
 
 const CONNECT: Duration = Duration::from_secs(5);
-/// A call that takes longer has no answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout of one call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const BEAT: Duration = Duration::from_secs(1);
 const READ: Duration = Duration::from_millis(250);
 const BEGIN: Duration = Duration::from_secs(1);
-/// Longest time for an accepted turn.
+/// Maximum duration of an accepted turn.
 const TURN: Duration = Duration::from_secs(90);
 
-/// One answer of the plane.
+/// The plane's answer to one call.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// What was asked.
+    /// Name of the call.
     pub what: &'static str,
-    /// When it was asked.
+    /// Time of the call.
     pub asked: Instant,
-    /// How long it took.
     pub took: Duration,
     /// HTTP status; 0 if there was no answer.
     pub status: u16,
-    /// Whether it says when to come back.
+    /// Whether the answer has a Retry-After header.
     pub retry_after: bool,
-    /// The body of a refusal, or what went wrong.
+    /// The body of a refusal, or the transport error.
     pub text: String,
 }
 
 impl Answer {
-    /// Whether it was a success.
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
@@ -52,33 +50,31 @@ impl Answer {
 /// An agent with its own token.
 #[derive(Debug, Clone)]
 pub struct Agent {
-    /// Its id.
     pub id: String,
     token: String,
 }
 
-/// Everything that goes on. Ends with [`Load::end`].
+/// All calls and turns in progress. Ends with [`Load::end`].
 #[derive(Debug)]
 pub struct Load {
     answers: Arc<Mutex<Vec<Answer>>>,
     testimonies: Arc<Mutex<Vec<Testimony>>>,
     ending: CancellationToken,
     tasks: JoinSet<()>,
-    /// Agents beat until the very end: one that stops is rightly called silent.
+    /// Agents beat until the very end: the plane would rightly mark one that stops as silent.
     beats: JoinSet<()>,
 }
 
-/// What came of it.
+/// The result of a load.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Every answer.
     pub answers: Vec<Answer>,
-    /// What was seen of every turn that was accepted.
+    /// The record of every accepted turn.
     pub testimonies: Vec<Testimony>,
 }
 
 impl Tenant {
-    /// A new agent that asks for its messages, registered and heard.
+    /// Creates an agent that polls for its messages, registers it and sends its first beat.
     pub async fn agent(&self, name: &str) -> Agent {
         let created = self.api.post("/v1/agents", &json!({ "name": name })).await.unwrap();
         let enrolment = Api::at(self.api.url(), created["enrolment"]["secret"].as_str().unwrap()).unwrap();
@@ -93,14 +89,13 @@ impl Tenant {
         Agent { id: created["agent"]["agentId"].as_str().unwrap().to_owned(), token }
     }
 
-    /// Where an agent stands.
     pub async fn standing(&self, agent: &Agent) -> Value {
         self.api.get(&format!("/v1/agents/{}", agent.id)).await.unwrap()["agent"].clone()
     }
 }
 
 impl Load {
-    /// Begins: each agent beats, and each session is read and given short turns.
+    /// Starts the load: each agent beats, and each session is read and given short turns.
     pub fn begin(tenant: &Tenant, sessions: &[String], agents: &[Agent]) -> Self {
         let mut load = Self {
             answers: Arc::default(),
@@ -109,7 +104,7 @@ impl Load {
             tasks: JoinSet::new(),
             beats: JoinSet::new(),
         };
-        let http = Client::builder().connect_timeout(CONNECT).timeout(PATIENCE).build().unwrap();
+        let http = Client::builder().connect_timeout(CONNECT).timeout(CALL_TIMEOUT).build().unwrap();
         let url = tenant.api.url().to_owned();
         for agent in agents {
             let request = http.post(format!("{url}/v1/agents:heartbeat")).bearer_auth(&agent.token);
@@ -125,7 +120,7 @@ impl Load {
         load
     }
 
-    /// Accepts one more turn, surely, and watches it.
+    /// Starts one more turn, retried until it is accepted, and watches it.
     pub fn turn(&mut self, tenant: &Tenant, session: &str, input: &str) {
         let (tenant, session, input) = (tenant.clone(), session.to_owned(), input.to_owned());
         let testimonies = self.testimonies.clone();
@@ -136,7 +131,7 @@ impl Load {
         });
     }
 
-    /// Begins nothing more, and waits for every turn that was accepted.
+    /// Stops starting turns and waits for every accepted one.
     ///
     /// # Panics
     /// If a turn has not ended in time.
@@ -153,7 +148,7 @@ impl Load {
         Outcome { answers: take(&self.answers), testimonies }
     }
 
-    /// Asks again and again, until it is dropped.
+    /// Repeats a call until the task is dropped.
     fn repeat(
         &self,
         what: &'static str,
@@ -170,7 +165,7 @@ impl Load {
         }
     }
 
-    /// Begins turns one after the other, as a person does who gives up on one that is refused.
+    /// Begins turns one after the other, like a person: a refused turn is not repeated.
     fn begin_turns(&mut self, tenant: &Tenant, request: RequestBuilder) {
         let (answers, ending) = (self.answers.clone(), self.ending.clone());
         let (tenant, testimonies) = (tenant.clone(), self.testimonies.clone());
@@ -212,7 +207,7 @@ async fn ask(what: &'static str, request: RequestBuilder) -> (Answer, Value) {
 }
 
 impl Outcome {
-    /// How often which status was answered.
+    /// Number of answers by status.
     pub fn statuses(&self) -> BTreeMap<u16, usize> {
         let mut statuses = BTreeMap::new();
         for answer in &self.answers {
@@ -221,7 +216,7 @@ impl Outcome {
         statuses
     }
 
-    /// Panics unless every answer was a success or, if `refusals`, 503 with the time to come back.
+    /// Panics unless every answer was a success or, if `refusals`, 503 with Retry-After.
     pub fn assert_civil(&self, refusals: bool) {
         for answer in &self.answers {
             let civil = answer.is_success() || (refusals && answer.status == 503 && answer.retry_after);
@@ -229,7 +224,7 @@ impl Outcome {
         }
     }
 
-    /// Panics unless everything asked after `moment` was a success.
+    /// Panics unless every call after `moment` succeeded.
     pub fn assert_well_after(&self, moment: Instant) {
         for answer in self.answers.iter().filter(|answer| answer.asked > moment) {
             assert!(answer.is_success(), "{:?} after it should be well: {answer:?}", answer.asked - moment);

@@ -1,18 +1,19 @@
-//! A byte search through every store of a plane: where does a text still stand?
+//! A byte search through every store of a plane: in which places does a text still occur?
 //!
-//! It knows no table, key or directory by name: whatever has a row, a key, a file or a label is looked at, so a
-//! store that somebody adds is searched from its first day. Searched are
+//! It knows no table, key or directory by name: it reads whatever has a row, a key, a file or a label, so
+//! that a new store is searched from its first day. It searches
+//!
 //!
 //! * every row of every schema, as a dump would show it;
 //! * every key and value of Redis;
-//! * every file of the plane's home: run directories, logs of all processes, received spans, configuration; of a
-//!   cluster that was built [`captured`](crate::cluster::Builder::captured), every span, log and metric it sent;
-//! * on the engine, whatever carries the installation's label: containers with their record, layer, output,
+//! * every file of the plane's home: run directories, logs of all processes, received spans, configuration;
+//!   for a cluster built [`captured`](crate::cluster::Builder::captured), also every span, log and metric it
+//!   sent;
+//! * on the engine, everything with the installation's label: containers with their record, layer, output,
 //!   memory filesystems and the environments of their processes; volumes; images.
 //!
-//! A text is looked for as it is, in hex (how Postgres shows bytes) and in base64. Not searched are the files of
-//! the database server itself: what was deleted lingers there until it is vacuumed, and in its log until that is
-//! recycled.
+//! A text is searched as it is, in hex (Postgres shows bytes in hex) and in base64. The files of the database
+//! server are not searched: deleted rows stay there until a vacuum, and in its log until the log is recycled.
 
 pub mod docker;
 
@@ -29,26 +30,25 @@ use sqlx::{Connection, PgConnection, Row};
 
 use crate::cluster::Cluster;
 
-/// Directories of the home that belong to servers of their own, which are asked in their own language.
+/// Directories in the home of servers that are searched through their own protocols.
 const SERVERS: [&str; 2] = ["postgres", "docker"];
 
 const TABLES: &str = "SELECT table_schema, table_name FROM information_schema.tables
     WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ('pg_catalog', 'information_schema')";
 
-/// Where each text was found: "row chat.messages", "key hb:…", "file logs/chat.log", "volume …".
+/// The places of each text: "row chat.messages", "key hb:…", "file logs/chat.log", "volume …".
 pub type Places = BTreeMap<String, BTreeSet<String>>;
 
-/// Texts to look for, each in every form in which it may be written.
+/// Texts to search for, each in every encoding in which it may be stored.
 #[derive(Debug)]
 pub struct Needles<'a>(Vec<(&'a str, Vec<String>)>);
 
 impl<'a> Needles<'a> {
-    /// Looks for these.
     pub fn new(texts: &[&'a str]) -> Self {
         Self(texts.iter().map(|text| (*text, forms(text))).collect())
     }
 
-    /// Notes `place` for each text that stands in `bytes`.
+    /// Records `place` for each text that occurs in `bytes`.
     fn look(&self, bytes: &[u8], place: &str, found: &mut Places) {
         for (text, forms) in &self.0 {
             if forms.iter().any(|form| Finder::new(form).find(bytes).is_some()) {
@@ -58,12 +58,12 @@ impl<'a> Needles<'a> {
     }
 }
 
-/// A text as it is, in hex, and in base64 wherever it begins in a longer text.
+/// A text as it is, in hex, and in base64 at each of the three alignments in a longer text.
 fn forms(text: &str) -> Vec<String> {
     let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
     let base64 = (0..3).map(|before| {
         let encoded = BASE64.encode([&vec![0; before], text.as_bytes()].concat());
-        // Only digits that no neighbour of the text has a bit in.
+        // Only the digits that share no bit with a neighbour of the text.
         let (from, to) = ((before * 8).div_ceil(6), (before + text.len()) * 8 / 6);
         encoded[from..to].to_owned()
     });
@@ -71,7 +71,7 @@ fn forms(text: &str) -> Vec<String> {
 }
 
 impl Cluster {
-    /// Every place where any of these texts stands.
+    /// Every place in which one of these texts occurs.
     pub async fn search(&self, texts: &[&str]) -> Places {
         let needles = Needles::new(texts);
         let mut found = Places::new();
@@ -82,7 +82,7 @@ impl Cluster {
         found
     }
 
-    /// How many rows every table has.
+    /// The number of rows of every table.
     pub async fn rows(&self) -> BTreeMap<String, i64> {
         let mut connection = PgConnection::connect(&self.database.admin_url().unwrap()).await.unwrap();
         let mut rows = BTreeMap::new();
@@ -123,7 +123,7 @@ impl Cluster {
             let place = format!("key {key}");
             needles.look(key.as_bytes(), &place, found);
             let kind: String = redis::cmd("TYPE").arg(&key).query_async(&mut redis).await.unwrap();
-            // Read in the clear: a dump would be compressed.
+            // Uncompressed: a dump would be compressed.
             let read: &[&str] = match kind.as_str() {
                 "string" => &["GET"],
                 "hash" => &["HGETALL"],
@@ -131,7 +131,7 @@ impl Cluster {
                 "set" => &["SMEMBERS"],
                 "zset" => &["ZRANGE", "0", "-1"],
                 "stream" => &["XRANGE", "-", "+"],
-                // It ended between the two looks.
+                // The key expired between the two commands.
                 "none" => continue,
                 other => panic!("no way to read a {other} of Redis"),
             };
@@ -156,12 +156,12 @@ fn look_at_value(value: &redis::Value, needles: &Needles<'_>, place: &str, found
                 look_at_value(value, needles, place, found);
             }
         }
-        // Numbers and the like hold no text.
+        // Numbers and similar types hold no text.
         _ => {}
     }
 }
 
-/// Looks at every file of a plane's home, by name and content.
+/// Searches every file of a plane's home, by name and content.
 fn search_files(home: &Path, needles: &Needles<'_>, found: &mut Places) {
     let mut left: Vec<_> = vec![home.to_owned()];
     while let Some(path) = left.pop() {
@@ -171,7 +171,7 @@ fn search_files(home: &Path, needles: &Needles<'_>, found: &mut Places) {
         }
         let place = format!("file {name}");
         needles.look(name.as_bytes(), &place, found);
-        // Directories of sandboxes come and go meanwhile; what cannot be read for another reason fails the search.
+        // Directories of sandboxes may vanish meanwhile; any other failure to read fails the search.
         let read = fs::symlink_metadata(&path).and_then(|kind| {
             if kind.is_dir() {
                 for entry in fs::read_dir(&path)? {
@@ -191,7 +191,7 @@ fn search_files(home: &Path, needles: &Needles<'_>, found: &mut Places) {
     }
 }
 
-/// Panics unless each text was found in a place that begins so.
+/// Panics unless each text was found in a place with the given prefix.
 pub fn assert_found(found: &Places, expected: &[(&str, &str)]) {
     for (text, place) in expected {
         let places = found.get(*text).into_iter().flatten().collect::<Vec<_>>();

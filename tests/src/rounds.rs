@@ -1,23 +1,23 @@
-//! How often the fault suites try, what they leave to chance, and what they say at the end.
+//! Round counts, random seeds and report lines of the fault suites.
 //!
-//! `make test` runs each suite's small default; `make soak` sets larger counts through the environment. Chance is
-//! seeded, so that a run can be repeated; what the machine does in between of course cannot.
+//! `make test` runs each suite's small default; `make soak` sets larger counts through the environment. The
+//! random choices are seeded, so that a run can be repeated; the timing of the machine cannot be.
 
 use std::{env, fmt::Display, fs::File, io::Write};
 
 use rand::{SeedableRng, rngs::StdRng};
 
-/// Prefix of the variables with the number of rounds: `STEWARD_ROUNDS_KILLS`.
+/// Prefix of the variables with the number of rounds, as in `STEWARD_ROUNDS_KILLS`.
 const ROUNDS: &str = "STEWARD_ROUNDS_";
-/// Variable with the seed of every suite's chance.
+/// Variable with the seed of every suite's random choices.
 const SEED: &str = "STEWARD_SEED";
-/// Variable with a file that gets each suite's line as well.
+/// Variable with the path of a file that collects each suite's line.
 const REPORT: &str = "STEWARD_ROUNDS_REPORT";
 
-/// How many rounds `suite` runs: what `STEWARD_ROUNDS_<SUITE>` says, or `default`.
+/// The number of rounds of `suite`: the value of `STEWARD_ROUNDS_<SUITE>`, or `default`.
 ///
 /// # Panics
-/// If the variable is set and no number above zero.
+/// If the variable is set and not a number above zero.
 pub fn rounds(suite: &str, default: usize) -> usize {
     let name = format!("{ROUNDS}{}", suite.to_uppercase());
     number(&name).map_or(default, |rounds| {
@@ -26,16 +26,16 @@ pub fn rounds(suite: &str, default: usize) -> usize {
     })
 }
 
-/// What decides where chance does, and the seed to say.
+/// A random generator, and its seed for the report.
 ///
 /// # Panics
-/// If `STEWARD_SEED` is set and no number.
+/// If `STEWARD_SEED` is set and not a number.
 pub fn chance() -> (StdRng, u64) {
     let seed = number(SEED).unwrap_or(1);
     (StdRng::seed_from_u64(seed), seed)
 }
 
-/// Says what `suite` has done: one line on the standard output, and in the report if there is one.
+/// Reports the counts of `suite`: one line on standard output, and in the report file if there is one.
 ///
 /// # Panics
 /// If the report cannot be written.

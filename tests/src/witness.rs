@@ -1,11 +1,11 @@
-//! A client that writes down every byte it is shown of a turn, and when, and comes back with the id of the last whole
-//! event whenever it is cut off.
+//! A client that records every byte of a turn's events with its time, and reconnects with the id of the last
+//! whole event whenever it is cut off.
 //!
-//! Half an event that a cut stream left behind is thrown away, as every client does, but not forgotten: the replay
-//! must begin with the very same bytes.
+//! It discards half an event that a cut stream left, as every client does, but remembers its bytes: the
+//! replay must begin with the same ones.
 //!
-//! What it joined over all its connections is compared with the journal byte by byte: that is what "no gap, no
-//! duplicate, nothing unseen" means to a client.
+//! The bytes joined over all its connections are compared with the journal: this is the meaning of "no gap,
+//! no duplicate, nothing unseen" for a client.
 
 use std::time::{Duration, Instant};
 
@@ -20,34 +20,29 @@ use crate::{
 };
 
 const CONNECT: Duration = Duration::from_secs(5);
-/// A stream says something every 15 s, if only a comment.
+/// Longest silence of a stream: a comment is sent every 15 s.
 const SILENCE: Duration = Duration::from_secs(20);
-/// Pause before it comes back.
+/// Pause before a reconnect.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// One whole event, as its bytes arrived.
 #[derive(Debug, Clone)]
 pub struct Sighting {
-    /// When it was whole.
+    /// The time at which it was whole.
     pub at: Instant,
-    /// Every byte of it.
     pub bytes: Vec<u8>,
-    /// What they say.
     pub frame: Frame,
 }
 
 /// All that a client saw of one turn.
 #[derive(Debug, Clone, Default)]
 pub struct Testimony {
-    /// The turn.
     pub turn: String,
-    /// Its events, in the order in which they came.
+    /// Its events, in order of arrival.
     pub sightings: Vec<Sighting>,
-    /// Streams it took.
     pub streams: usize,
 }
 
-/// A client of one turn.
 #[derive(Debug)]
 struct Witness<'a> {
     http: Client,
@@ -56,20 +51,20 @@ struct Witness<'a> {
     joint: Joint,
 }
 
-/// Where one stream ends and the next goes on.
+/// Joins the bytes of consecutive streams.
 #[derive(Debug, Default)]
 struct Joint {
     /// Bytes of an event that is not whole yet.
     open: Vec<u8>,
-    /// The most that streams which were cut off showed of the event that comes next.
+    /// The longest part that earlier, cut streams showed of the next event.
     shown: Vec<u8>,
 }
 
 impl Tenant {
-    /// Watches a turn to its end, however often it is cut off.
+    /// Watches a turn to its end through any number of cuts.
     ///
     /// # Panics
-    /// If the turn is refused in a way that does not pass, or has not ended `within`.
+    /// If the turn is refused permanently or has not ended `within`.
     pub async fn witness(&self, turn: &str, within: Duration) -> Testimony {
         let http = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).build().unwrap();
         let testimony = Testimony { turn: turn.to_owned(), ..Testimony::default() };
@@ -80,10 +75,10 @@ impl Tenant {
         witness.testimony
     }
 
-    /// Accepts an input as a turn, however often the answer is lost: every try carries one key.
+    /// Starts a turn with `input`; retries with the same idempotency key while answers are lost.
     ///
     /// # Panics
-    /// If the input is refused in a way that does not pass, or not accepted `within`.
+    /// If the input is refused permanently or not accepted `within`.
     pub async fn begin_surely(&self, session: &str, input: &str, key: &str, within: Duration) -> String {
         let http = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).build().unwrap();
         let url = format!("{}/v1/sessions/{session}/turns", self.api.url());
@@ -105,7 +100,7 @@ impl Tenant {
     }
 }
 
-/// Whether a refusal invites to come back.
+/// Whether a refusal may be retried.
 fn may_pass(status: StatusCode) -> bool {
     matches!(
         status,
@@ -144,14 +139,14 @@ impl Witness<'_> {
 }
 
 impl Joint {
-    /// The events that are whole with these bytes.
+    /// The events that become whole with these bytes.
     fn take(&mut self, bytes: &[u8]) -> Vec<Sighting> {
         self.open.extend_from_slice(bytes);
         let mut whole = Vec::new();
         while let Some(end) = self.open.windows(2).position(|pair| pair == b"\n\n") {
             let bytes: Vec<u8> = self.open.drain(..end + 2).collect();
             let frame = parse(&bytes);
-            // A comment is no event, nor is a problem: that one is about the stream.
+            // Comments and problems have no id: they are not events of the turn.
             if !frame.id.is_empty() {
                 assert_continues(&std::mem::take(&mut self.shown), &bytes);
                 whole.push(Sighting { at: Instant::now(), bytes, frame });
@@ -160,7 +155,7 @@ impl Joint {
         whole
     }
 
-    /// Throws away what the stream that ended has left open.
+    /// Discards the partial event that an ended stream left.
     fn cut(&mut self) {
         let half = std::mem::take(&mut self.open);
         let begins = |frame: &[u8]| half.starts_with(frame) || frame.starts_with(&half);
@@ -176,10 +171,10 @@ impl Joint {
     }
 }
 
-/// Panics unless `bytes` begin with what was shown of them before.
+/// Panics unless `bytes` begin with the bytes shown before.
 fn assert_continues(shown: &[u8], bytes: &[u8]) {
-    let (begun, goes_on) = (String::from_utf8_lossy(shown), String::from_utf8_lossy(bytes));
-    assert!(bytes.starts_with(shown), "a client was shown {begun:?}, and then {goes_on:?} in its place");
+    let (begun, replacement) = (String::from_utf8_lossy(shown), String::from_utf8_lossy(bytes));
+    assert!(bytes.starts_with(shown), "a client was shown {begun:?}, and then {replacement:?} in its place");
 }
 
 /// Reads the lines of one event.
@@ -203,17 +198,17 @@ impl Testimony {
         matches!(last, Some("turn.completed" | "turn.failed" | "turn.canceled"))
     }
 
-    /// What it saw, as any client sees it.
+    /// The events, as [`Tenant::watch`] returns them.
     pub fn seen(&self) -> Seen {
         Seen { frames: self.sightings.iter().map(|sighting| sighting.frame.clone()).collect() }
     }
 
-    /// Kinds of the events, adjacent repeats left out.
+    /// Kinds of the events, without adjacent repeats.
     pub fn kinds(&self) -> Vec<String> {
         self.seen().kinds().into_iter().map(str::to_owned).collect()
     }
 
-    /// How long after `moment` the next event came; `None` if the turn was over by then.
+    /// Time from `moment` to the next event; `None` if the turn had ended before.
     pub fn silence_after(&self, moment: Instant) -> Option<Duration> {
         let next = self.sightings.iter().find(|sighting| sighting.at > moment)?;
         Some(next.at - moment)
@@ -225,7 +220,7 @@ impl Testimony {
 }
 
 impl Cluster {
-    /// A connection that sees everything.
+    /// A connection that may read every schema.
     pub async fn administrator(&self) -> PgConnection {
         <PgConnection as sqlx::Connection>::connect(&self.database.admin_url().unwrap()).await.unwrap()
     }
@@ -233,8 +228,8 @@ impl Cluster {
     /// Checks a testimony against the journal and the stored messages.
     ///
     /// # Panics
-    /// If a byte differs, an event is missing or double, the turn did not complete, or what the client was shown in
-    /// the end is not what is stored.
+    /// If a byte differs, an event is missing or double, the turn did not complete, or the visible
+    /// answer differs from the stored one.
     pub async fn verify(&self, tenant: &Tenant, testimony: &Testimony) {
         let turn = &testimony.turn;
         let mut journal = Vec::new();
@@ -266,7 +261,7 @@ impl Cluster {
         self.verify_message(tenant, &seen, turn).await;
     }
 
-    /// The stored messages of a turn say what its client saw.
+    /// Checks that the stored messages of a turn equal the visible answer.
     async fn verify_message(&self, tenant: &Tenant, seen: &Seen, turn: &str) {
         let record = tenant.turn(turn).await;
         assert_eq!(record["status"], "TURN_STATUS_COMPLETED");
@@ -291,7 +286,7 @@ mod tests {
 
     const EVENT: &str = "id: t:1\nevent: text.delta\ndata: {\"text\":\"one\"}\n\n";
 
-    /// Streams that end after these bytes, and the events they made.
+    /// Counts the events of streams that end after these bytes.
     fn streams(streams: &[&str]) -> usize {
         let mut joint = Joint::default();
         let mut events = 0;

@@ -1,4 +1,4 @@
-//! The table.
+//! The table of bad requests with the expected answers.
 
 use reqwest::{Method, header};
 use serde_json::{Value, json};
@@ -6,10 +6,10 @@ use svc_core::id::new_id;
 
 use super::{Case, Scene};
 
-/// Longer than any body may be.
+/// More than the limit of any body.
 const OVERSIZED: usize = 3 << 20;
 
-/// Every way to say "this machine" or "ask the cloud who I am", as the host of a URL.
+/// Every way to name this machine or a cloud's metadata service as the host of a URL.
 const INSIDE: [&str; 24] = [
     "127.0.0.1",
     "127.1",
@@ -38,7 +38,6 @@ const INSIDE: [&str; 24] = [
 ];
 
 impl Scene {
-    /// Every bad request.
     pub(super) fn cases(&self) -> Vec<Case> {
         let mut cases = self.bodies();
         cases.extend(self.ids_and_cursors());
@@ -106,16 +105,16 @@ impl Scene {
     fn ids_and_cursors(&self) -> Vec<Case> {
         let events = |id: &str| format!("/v1/turns/{}/events?last_event_id={id}", self.turns[1]);
         let ahead = format!("{}9999", self.cursor.replace(&self.turns[0], &self.turns[1]));
-        let nobody = new_id();
+        let unknown = new_id();
         vec![
             invalid("an id that is none", self.get("/v1/sessions/7"), "sessionId"),
             invalid("an id with a path in it", self.get("/v1/sessions/..%2f..%2fadmin"), "sessionId"),
             invalid("an id with a statement in it", self.get("/v1/turns/1'%20OR%20'1'='1"), "turnId"),
-            case("an id of nothing", self.get(&format!("/v1/sessions/{nobody}")), 404, "NOT_FOUND"),
+            case("an id of nothing", self.get(&format!("/v1/sessions/{unknown}")), 404, "NOT_FOUND"),
             case("a turn that is none", self.get(&format!("/v1/turns/{}", self.session)), 404, "NOT_FOUND"),
             case(
                 "a turn in no session",
-                self.post(&format!("/v1/sessions/{nobody}/turns"), &json!({ "input": "say a" })),
+                self.post(&format!("/v1/sessions/{unknown}/turns"), &json!({ "input": "say a" })),
                 404,
                 "NOT_FOUND",
             ),
@@ -172,30 +171,30 @@ impl Scene {
                 "PERMISSION_DENIED",
             ),
             case(
-                "a tenant at an operator's door",
+                "a tenant that calls an operator's method",
                 self.post("/v1/accounts", &json!({ "name": "mine" })),
                 403,
                 "PERMISSION_DENIED",
             ),
             case(
-                "an agent at a tenant's door",
+                "an agent that calls a tenant's method",
                 self.request(&self.enrolment, Method::POST, sessions).json(&json!({})),
                 403,
                 "PERMISSION_DENIED",
             ),
-            foreign("somebody else's session", &format!("/v1/sessions/{}", self.session)),
-            foreign("somebody else's turn", &format!("/v1/turns/{}/events", self.turns[0])),
-            foreign("somebody else's file", &format!("/v1/sandboxes/{}/files:read?path=file", self.sandbox)),
-            foreign("somebody else's tokens", &format!("/v1/accounts/{}/tokens", self.ada.account)),
+            foreign("another tenant's session", &format!("/v1/sessions/{}", self.session)),
+            foreign("another tenant's turn", &format!("/v1/turns/{}/events", self.turns[0])),
+            foreign("another tenant's file", &format!("/v1/sandboxes/{}/files:read?path=file", self.sandbox)),
+            foreign("another tenant's tokens", &format!("/v1/accounts/{}/tokens", self.ada.account)),
             case(
-                "somebody else's sandbox",
+                "another tenant's sandbox",
                 self.request(&self.bob.token, Method::POST, &format!("/v1/sandboxes/{}/execs", self.sandbox))
                     .json(&json!({ "argv": ["true"] })),
                 404,
                 "NOT_FOUND",
             ),
             case(
-                "somebody else's session for a sandbox",
+                "another tenant's session for a sandbox",
                 self.request(&self.bob.token, Method::POST, "/v1/sandboxes")
                     .json(&json!({ "sessionId": self.session })),
                 404,

@@ -1,4 +1,4 @@
-//! One process of a cluster, and what can happen to it.
+//! One process of a cluster, with the faults that a test can inject.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use steward_stack::Home;
 use crate::eventually::eventually;
 use tokio::process::ChildStdin;
 
-/// SIGTERM to end, at most, as every service promises; and a little for a busy machine.
+/// Maximum time from SIGTERM to the end, as every service promises, and a margin for a busy machine.
 const DRAIN: Duration = Duration::from_secs(25);
 const SLACK: Duration = Duration::from_secs(3);
 
@@ -25,12 +25,12 @@ pub struct Child {
     process: Process,
     log: PathBuf,
     running: Option<tokio::process::Child>,
-    /// Its standard input, kept open: when it closes the process takes its supervisor for dead.
+    /// Its standard input, kept open: a process stops when it closes, because its supervisor is then gone.
     lifeline: Option<ChildStdin>,
     asked_to_stop: Option<Instant>,
-    /// Variables with what is set for it alone.
+    /// Environment variables that are set for this process alone.
     settings: BTreeMap<String, String>,
-    /// Fail points of its next run alone.
+    /// Fail points of its next run only.
     armed: Option<String>,
 }
 
@@ -50,22 +50,21 @@ impl Child {
         child
     }
 
-    /// Its name.
     pub fn name(&self) -> &str {
         &self.process.name
     }
 
-    /// Base URL of its gRPC or HTTP door.
+    /// Base URL of its gRPC or HTTP listener.
     pub fn url(&self) -> String {
         format!("http://{}", self.process.listen)
     }
 
-    /// Base URL at which operators ask it how it is.
+    /// Base URL of its operator endpoints.
     pub fn operator_url(&self) -> String {
         self.process.operator_url()
     }
 
-    /// Processor time it has taken so far, in user space and for it in the kernel.
+    /// Processor time used so far, in user and kernel mode.
     pub fn processor_time(&self) -> Duration {
         let pid = self.pid();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
@@ -79,41 +78,41 @@ impl Child {
         self.running.as_ref().and_then(tokio::process::Child::id).unwrap()
     }
 
-    /// Whether it was started and has not been seen to end.
+    /// Whether it was started and not yet observed to end.
     pub fn is_running(&self) -> bool {
         self.running.is_some()
     }
 
-    /// Whether it ended by itself.
+    /// Whether it ended without being stopped.
     pub(super) fn has_ended(&mut self) -> bool {
         self.running.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some())
     }
 
-    /// Arms fail points (`svc_core::run::failpoint`) for its next run; the runs after have none.
+    /// Arms fail points (`svc_core::run::failpoint`) for its next run; later runs have none.
     pub fn arm(&mut self, failpoints: &str) {
         self.armed = Some(failpoints.to_owned());
     }
 
-    /// Sets `a.b` of its configuration, for this replica alone and from its next run on.
+    /// Sets the configuration key `a.b` for this replica alone, from its next run on.
     pub fn set(&mut self, key: &str, value: &str) {
         let service = self.process.service.name();
         let variable = format!("steward_{service}_{}", key.replace('.', "__")).to_uppercase();
         self.settings.insert(variable, value.to_owned());
     }
 
-    /// Waits until it stands at an armed fail point that stops it.
+    /// Waits until an armed fail point stops it.
     pub async fn until_stopped(&self, within: Duration) {
         eventually(format!("{} stops", self.name()), within, async || self.is_stopped().then_some(())).await;
     }
 
-    /// Whether it is stopped, by us or by a fail point.
+    /// Whether it is stopped by a signal or a fail point.
     pub fn is_stopped(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
         // The state follows the name, which is in parentheses.
         stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
     }
 
-    /// Starts it, again.
+    /// Starts the process, for the first time or again.
     pub fn run(&mut self) {
         assert!(self.running.is_none(), "{} runs already", self.name());
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
@@ -130,7 +129,6 @@ impl Child {
         self.running = Some(running);
     }
 
-    /// Sends a signal.
     pub fn signal(&mut self, signal: Signal) {
         if signal == Signal::TERM {
             self.asked_to_stop = Some(Instant::now());
@@ -138,36 +136,36 @@ impl Child {
         kill_process(Pid::from_raw(self.pid().cast_signed()).unwrap(), signal).unwrap();
     }
 
-    /// Ends it as a power cut does.
+    /// Kills it, like a power cut.
     pub async fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.running.take().unwrap().wait().await.unwrap();
     }
 
-    /// Waits for it to end by itself; `None` if it still runs after that time.
+    /// Waits until it ends; `None` if it still runs after that time.
     pub async fn died(&mut self, within: Duration) -> Option<ExitStatus> {
         let status = tokio::time::timeout(within, self.running.as_mut().unwrap().wait()).await.ok()?.unwrap();
         self.running = None;
         Some(status)
     }
 
-    /// How often its log says that a fail point was hit.
+    /// Number of log lines that report a hit of a fail point.
     pub fn hits(&self, failpoint: &str) -> usize {
         let log = self.log();
         log.lines().filter(|line| line.contains("fail point hit") && line.contains(failpoint)).count()
     }
 
-    /// Stops it in its tracks: it holds what it holds, and does nothing.
+    /// Suspends the process with SIGSTOP: it keeps its leases and locks, and does nothing.
     pub fn freeze(&mut self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on as if no time had passed.
+    /// Resumes the process with SIGCONT.
     pub fn thaw(&mut self) {
         self.signal(Signal::CONT);
     }
 
-    /// Asks it to stop and returns how it ended.
+    /// Sends SIGTERM and returns the exit status.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         let mut child = self.running.take().unwrap();
@@ -175,12 +173,12 @@ impl Child {
         child.wait().await.unwrap()
     }
 
-    /// Waits for the end of a process that was asked to stop; says what was wrong with it.
+    /// Waits for the end of a process that was asked to stop; an error says what went wrong.
     pub(super) async fn end(&mut self) -> Result<(), String> {
         let Some(mut child) = self.running.take() else {
             return Ok(());
         };
-        // Kept open: waiting would close it, which asks to stop a second time and so without grace.
+        // Kept open: waiting would close it, and a second request to stop ends the process without grace.
         let _input = child.stdin.take();
         let asked = self.asked_to_stop.unwrap_or_else(Instant::now);
         let left = (DRAIN + SLACK).saturating_sub(asked.elapsed());
@@ -192,12 +190,11 @@ impl Child {
         }
     }
 
-    /// Where it logs.
     pub fn log_file(&self) -> &Path {
         &self.log
     }
 
-    /// What it logged, under its name.
+    /// Its log, each line prefixed with its name.
     pub fn log(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         text.lines().map(|line| format!("{} | {line}\n", self.name())).collect()

@@ -1,16 +1,14 @@
-//! What a cluster's services reach Postgres and Docker over, where a suite wants to cut it. The suite itself looks
-//! at both directly.
+//! The connections of a cluster's services to Postgres and Docker, for suites that cut them. The suite itself
+//! connects to both directly.
 
 use steward_stack::Stack;
 use svc_core::testing::FaultProxy;
 use url::Url;
 
-/// The two wires.
+/// A fault proxy for each server.
 #[derive(Debug)]
 pub struct Wires {
-    /// To Postgres.
     pub postgres: FaultProxy,
-    /// To Docker.
     pub docker: FaultProxy,
 }
 
@@ -23,7 +21,7 @@ impl Wires {
         Self { postgres: FaultProxy::start(database).await, docker: FaultProxy::start(engine).await }
     }
 
-    /// The cluster's Postgres, seen over the wire.
+    /// URL of the cluster's Postgres through the proxy.
     pub(super) fn database_url(&self, stack: &Stack) -> String {
         let mut url = url(stack);
         url.set_ip_host(self.postgres.address().ip()).unwrap();
@@ -31,7 +29,7 @@ impl Wires {
         url.into()
     }
 
-    /// The Docker engine, seen over the wire.
+    /// URL of the Docker engine through the proxy.
     pub(super) fn docker_host(&self) -> String {
         format!("tcp://{}", self.docker.address())
     }

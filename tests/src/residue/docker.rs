@@ -1,17 +1,17 @@
-//! The search on the engine, through its own command line: what carries an installation's label.
+//! The search on the engine, through the `docker` command line, of everything with an installation's label.
 
 use tokio::process::Command;
 
 use super::{Needles, Places};
 use crate::cluster::{Cluster, image};
 
-/// Reads everything of a running sandbox that no layer and no volume has: its memory filesystems, and what its
-/// processes were started with.
+/// Reads the parts of a running sandbox that are in no layer and no volume: its memory filesystems, and the
+/// arguments and environments of its processes.
 const INSIDE: &str =
     "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline; tar -c -f - /tmp /home/user /dev/shm; true";
 
 impl Cluster {
-    /// Looks at everything on the engine that carries the label of `installation`.
+    /// Searches everything on the engine with the label of `installation`.
     pub async fn search_docker(&self, installation: &str, needles: &Needles<'_>, found: &mut Places) {
         let engine = Engine { host: self.engine.host().to_owned() };
         let filter = format!("label=steward.installation={installation}");
@@ -21,7 +21,7 @@ impl Cluster {
         for name in engine.list(&["volume", "ls", "--quiet", "--filter", &filter]).await {
             let place = format!("volume {name}");
             needles.look(&engine.run(&["volume", "inspect", &name]).await, &place, found);
-            // A container that never runs, because only the engine can look into its volumes.
+            // A container that never runs, because the engine shows the content of volumes only through one.
             let mount = format!("{name}:/searched:ro");
             let base = image(self.engine.host());
             let id = engine.line(&["create", "--network", "none", "--volume", &mount, &base, "true"]).await;
@@ -39,15 +39,15 @@ impl Cluster {
     }
 }
 
-/// An engine's command line.
+/// The command line of an engine.
 #[derive(Debug)]
 pub struct Engine {
-    /// Where it listens.
+    /// Address on which the engine listens.
     pub host: String,
 }
 
 impl Engine {
-    /// What a command prints.
+    /// Runs a command and returns its output.
     pub async fn run(&self, arguments: &[&str]) -> Vec<u8> {
         let output =
             Command::new("docker").arg("--host").arg(&self.host).args(arguments).output().await.unwrap();
@@ -56,7 +56,7 @@ impl Engine {
         output.stdout
     }
 
-    /// The last line that a command prints.
+    /// Runs a command and returns the last line of its output.
     pub async fn line(&self, arguments: &[&str]) -> String {
         self.list(arguments).await.pop().unwrap()
     }

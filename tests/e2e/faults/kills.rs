@@ -1,8 +1,8 @@
-//! Workers die at every moment that matters, and at moments that chance picks: turns go on, clients miss nothing and
-//! see nothing twice, and what a tool did is done once.
+//! Workers die at every critical moment, and at random ones: turns continue, clients miss nothing and see
+//! nothing twice, and the effects of tools happen once.
 //!
-//! The oracle is a client that logged every byte of every event over all its connections, beside the journal, the
-//! stored messages and a file that the tools append to inside the sandbox.
+//! The oracle is a client that logged every byte of every event over all its connections, together with the
+//! journal, the stored messages and a file in the sandbox to which the tools append.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use suite_tests::{
 };
 use tokio::task::JoinSet;
 
-/// Named moments between two commitments.
+/// Fail points between two commits.
 const POINTS: [&str; 6] = [
     "chat.turn.claimed",
     "chat.tool.intended",
@@ -31,26 +31,26 @@ const POINTS: [&str; 6] = [
     "chat.journal.committed",
     "chat.turn.finishing",
 ];
-/// Rounds at each point for every so many rounds in all.
+/// One round at each fail point for this many rounds in total.
 const SHARE: usize = 16;
-/// Random kills for each that must strike a worker with a turn: the other may have them all.
+/// Maximum random kills for each one that must interrupt a turn: a kill may find the victim without one.
 const MISSES: usize = 4;
 const REPLICAS: [&str; 2] = ["chat", "chat-2"];
-/// From a death to the next event.
+/// Maximum time from a death to the next event.
 const PROMISE: Duration = Duration::from_secs(15);
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A plane with two workers, one of which dies again and again.
+/// A plane with two workers, which the test kills one at a time.
 struct Range {
     cluster: Cluster,
     tenant: Tenant,
-    /// Two whose turns use tools, and one whose turns only talk.
+    /// Two sessions with turns that use tools, and one with turns that only produce text.
     sessions: [String; 3],
-    /// What each session's file must say, line by line.
+    /// Expected lines of each session's file.
     effects: BTreeMap<String, Vec<String>>,
     chance: StdRng,
     volleys: usize,
-    /// How long a volley takes when nobody dies.
+    /// Duration of a volley without a kill.
     usual: Duration,
     tally: Tally,
 }
@@ -75,7 +75,7 @@ impl Range {
         Self { cluster, tenant, sessions, effects, chance, volleys: 0, usual: Duration::ZERO, tally }
     }
 
-    /// A volley while nobody dies.
+    /// Runs a volley without a kill.
     async fn peace(&mut self) {
         let begun = Instant::now();
         let testimonies = self.volley().join_all().await;
@@ -83,7 +83,7 @@ impl Range {
         self.hear(&testimonies, None).await;
     }
 
-    /// Turns in every session at once, each with a client.
+    /// Starts a turn in every session, each with a client.
     fn volley(&mut self) -> JoinSet<Testimony> {
         self.volleys += 1;
         let mut clients = JoinSet::new();
@@ -98,14 +98,14 @@ impl Range {
             };
             let tenant = self.tenant.clone();
             clients.spawn(async move {
-                let turn = tenant.begin_surely(&session, &input, &name, PATIENCE).await;
-                tenant.witness(&turn, PATIENCE).await
+                let turn = tenant.begin_surely(&session, &input, &name, TIMEOUT).await;
+                tenant.witness(&turn, TIMEOUT).await
             });
         }
         clients
     }
 
-    /// Lets a worker die at a point, at its first or second passing, while both workers have turns.
+    /// Kills a worker at a fail point, at its first or second passing, while both workers have turns.
     async fn die_at(&mut self, point: &'static str, victim: &str) {
         let passing = self.chance.random_range(1..=2);
         let process = self.cluster.process(victim);
@@ -114,13 +114,15 @@ impl Range {
         }
         process.arm(&format!("{point}=kill@{passing}"));
         process.run();
-        self.cluster.plane.until_ready(PATIENCE).await.unwrap();
+        self.cluster.plane.until_ready(TIMEOUT).await.unwrap();
         let before = self.cluster.process(victim).hits(point);
-        // Which worker takes a turn is open, so one volley may pass the point too seldom.
+        // Either worker may claim a turn, so one volley may pass the point too seldom.
         for _ in 0..20 {
             let mut clients = pin!(self.volley().join_all());
             let death = tokio::select! {
-                status = self.cluster.process(victim).died(PATIENCE) => status.map(|status| (status, Instant::now())),
+                status = self.cluster.process(victim).died(TIMEOUT) => {
+                    status.map(|status| (status, Instant::now()))
+                }
                 testimonies = &mut clients => {
                     self.hear(&testimonies, None).await;
                     None
@@ -136,7 +138,7 @@ impl Range {
         panic!("{victim} never passed {point} {passing} times\n{}", self.cluster.logs());
     }
 
-    /// Kills a worker at some moment of a volley and starts it again at another.
+    /// Kills a worker at a random moment of a volley and starts it again after a random pause.
     async fn die_sometime(&mut self) {
         let victim = *REPLICAS.choose(&mut self.chance).unwrap();
         let alive = self.chance.random_range(Duration::ZERO..self.usual);
@@ -149,7 +151,7 @@ impl Range {
         self.cluster.process(victim).run();
         let testimonies = clients.join_all().await;
         self.hear(&testimonies, Some(died)).await;
-        self.cluster.plane.until_ready(PATIENCE).await.unwrap();
+        self.cluster.plane.until_ready(TIMEOUT).await.unwrap();
         self.tally.random += 1;
         self.tally.struck += usize::from(self.was_taken_over(&testimonies).await);
     }
@@ -163,7 +165,7 @@ impl Range {
         count > 0
     }
 
-    /// Checks what the clients of a volley saw.
+    /// Checks the records of the clients of a volley.
     async fn hear(&mut self, testimonies: &[Testimony], died: Option<Instant>) {
         for testimony in testimonies {
             self.cluster.verify(&self.tenant, testimony).await;
@@ -176,7 +178,7 @@ impl Range {
         }
     }
 
-    /// Reads each session's file: every line that a call was to write, once.
+    /// Checks that each session's file has every expected line once; returns the number of lines.
     async fn count_effects(&self) -> usize {
         for (session, expected) in &self.effects {
             let seen = self.tenant.say(session, "run cat effects").await;
@@ -194,12 +196,12 @@ impl Range {
 }
 
 #[tokio::test]
-async fn whenever_a_worker_dies_nothing_is_lost_shown_twice_or_done_twice() {
+async fn a_dying_worker_loses_nothing_and_repeats_nothing() {
     let total = rounds("kills", 32);
     let at_each = (total / SHARE).max(2);
     let (chance, seed) = chance();
     let mut range = Range::open(chance).await;
-    // Everyone has a sandbox before anybody dies: making one is another suite's matter.
+    // Every session gets its sandbox before the first kill: other suites test the creation.
     range.peace().await;
     range.peace().await;
 
@@ -208,9 +210,9 @@ async fn whenever_a_worker_dies_nothing_is_lost_shown_twice_or_done_twice() {
         for point in POINTS {
             range.die_at(point, victim).await;
         }
-        // It is started again as it is at every other time: without a fail point.
+        // Restarts it without a fail point, as usual.
         range.cluster.process(victim).run();
-        range.cluster.plane.until_ready(PATIENCE).await.unwrap();
+        range.cluster.plane.until_ready(TIMEOUT).await.unwrap();
     }
     let wanted = total.saturating_sub(POINTS.len() * at_each).max(1);
     while range.tally.struck < wanted {
@@ -228,8 +230,8 @@ async fn whenever_a_worker_dies_nothing_is_lost_shown_twice_or_done_twice() {
     report(
         "kills",
         format_args!(
-            "{} at named points {:?}, {} at random moments (seed {seed}) of which {} struck a turn; {} turns, \
-             {} events over {} streams, {effects} effects once each, longest silence {:.1?}",
+            "{} at named points {:?}, {} at random moments (seed {seed}) of which {} struck a turn; \
+             {} turns, {} events over {} streams, {effects} effects once each, longest silence {:.1?}",
             tally.hits.values().sum::<usize>(),
             tally.hits,
             tally.random,

@@ -1,4 +1,5 @@
-//! Turns outlive processes: the replica that runs one is killed, frozen or stopped, and another goes on.
+//! Turns outlive processes: the replica that runs one is killed, frozen or stopped, and another replica
+//! continues it.
 
 use std::time::{Duration, Instant};
 
@@ -15,13 +16,13 @@ use tokio::task::JoinSet;
 
 use crate::erasure::{committed, purge};
 
-/// Long enough for everything that happens to it.
+/// Long enough for every fault of these tests.
 const INPUT: &str = "count to 60 every 100ms";
-/// From a death to the next event of another replica, at production times.
+/// Maximum time from a death to the next event of another replica, at production times.
 const PROMISE: Duration = Duration::from_secs(15);
-/// From SIGTERM to the end.
+/// Maximum time from SIGTERM to the end.
 const DRAIN: Duration = Duration::from_secs(25);
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 struct Scene {
     cluster: Cluster,
@@ -35,18 +36,18 @@ async fn scene(builder: Builder) -> Scene {
     let mut cluster = builder.replicas(Service::Chat, 2).start().await;
     let tenant = cluster.tenant("survivor").await;
     let session = tenant.session().await;
-    // With the other one down there is no doubt who takes it.
+    // With "chat-2" down, "chat" certainly claims the turn.
     cluster.process("chat-2").kill().await;
     let mut scene = Scene { cluster, tenant, session: session.clone(), clients: JoinSet::new() };
     scene.run(&session, INPUT).await;
     scene.cluster.process("chat-2").run();
-    scene.cluster.plane.until_ready(PATIENCE).await.unwrap();
+    scene.cluster.plane.until_ready(TIMEOUT).await.unwrap();
     scene
 }
 
 fn watch(clients: &mut JoinSet<Testimony>, tenant: &Tenant, turn: &str) {
     let (tenant, turn) = (tenant.clone(), turn.to_owned());
-    clients.spawn(async move { tenant.witness(&turn, PATIENCE).await });
+    clients.spawn(async move { tenant.witness(&turn, TIMEOUT).await });
 }
 
 impl Scene {
@@ -59,7 +60,7 @@ impl Scene {
         watch(&mut self.clients, &self.tenant, &turn);
     }
 
-    /// Waits for the end and checks what the clients saw of it; says for how long they saw nothing after `moment`.
+    /// Waits for the end, checks the client's record and returns for how long it saw nothing after `moment`.
     async fn ends_well(&mut self, moment: Instant) -> Duration {
         let mut longest = Duration::ZERO;
         while let Some(testimony) = self.clients.join_next().await {
@@ -81,7 +82,7 @@ impl Scene {
     }
 }
 
-/// Every number once, after what was taken back.
+/// Checks that every number is there once, after resets.
 fn assert_counted(seen: &Seen) {
     let numbers: Vec<String> = (1..=60).map(|number| number.to_string()).collect();
     let text = seen.text();
@@ -91,26 +92,27 @@ fn assert_counted(seen: &Seen) {
 }
 
 #[tokio::test]
-async fn a_killed_replica_is_replaced_within_the_promise() {
+async fn a_killed_replica_is_replaced_within_fifteen_seconds() {
     let mut cluster = Cluster::builder().production_times().replicas(Service::Chat, 2).start().await;
     let tenant = cluster.tenant("survivor").await;
     let (talking, working) = (tenant.session().await, tenant.session().await);
-    // The sandbox is there before; with the other one down there is no doubt who takes the turns.
+    // The sandbox exists before; with "chat-2" down, "chat" certainly claims the turns.
     tenant.say(&working, "run touch effects").await;
     cluster.process("chat-2").kill().await;
     let mut scene = Scene { cluster, tenant, session: working.clone(), clients: JoinSet::new() };
     scene.run(&talking, INPUT).await;
     scene.run(&working, "run echo once >> effects; sleep 4 then run echo twice >> effects").await;
     scene.cluster.process("chat-2").run();
-    scene.cluster.plane.until_ready(PATIENCE).await.unwrap();
-    // The tool runs: its end is what the heir finds. Otherwise its own time would count as silence too.
+    scene.cluster.plane.until_ready(TIMEOUT).await.unwrap();
+    // The tool runs now; the next worker finds its result. Otherwise the tool's own time would count as
+    // silence too.
     let runs = async || {
         let count = "SELECT count(*) FROM sandbox.execs WHERE state = 'running'";
         let count: i64 =
             sqlx::query_scalar(count).fetch_one(&mut scene.cluster.administrator().await).await.unwrap();
         (count == 1).then_some(())
     };
-    eventually("the tool runs", PATIENCE, runs).await;
+    eventually("the tool runs", TIMEOUT, runs).await;
 
     scene.cluster.process("chat").kill().await;
     let silence = scene.ends_well(Instant::now()).await;
@@ -127,14 +129,14 @@ async fn a_frozen_replica_writes_nothing_when_it_wakes() {
     let mut scene = scene(Cluster::builder()).await;
     scene.cluster.process("chat").freeze();
     tokio::time::sleep(Duration::from_secs(4)).await;
-    // It wakes in the middle of the other's attempt, with its own words still in its buffers.
+    // "chat" resumes in the middle of the other replica's attempt, with text still in its buffers.
     scene.cluster.process("chat").thaw();
     scene.ends_well(Instant::now()).await;
     scene.cluster.stop().await;
 }
 
 #[tokio::test]
-async fn a_replica_that_is_asked_to_stop_hands_its_turn_over() {
+async fn a_replica_asked_to_stop_hands_its_turn_over() {
     let mut scene = scene(Cluster::builder()).await;
     let asked = Instant::now();
     let status = scene.cluster.process("chat").terminate().await;
@@ -146,7 +148,7 @@ async fn a_replica_that_is_asked_to_stop_hands_its_turn_over() {
 }
 
 #[tokio::test]
-async fn a_command_that_outlasts_a_stop_is_found_again_and_not_repeated() {
+async fn a_command_that_outlasts_a_stop_is_not_repeated() {
     let mut cluster = Cluster::builder().start().await;
     let tenant = cluster.tenant("patient").await;
     let session = tenant.session().await;
@@ -159,7 +161,7 @@ async fn a_command_that_outlasts_a_stop_is_found_again_and_not_repeated() {
             sqlx::query_scalar(running).fetch_one(&mut cluster.administrator().await).await.unwrap();
         (running == 1).then_some(())
     };
-    eventually("a command that runs", PATIENCE, sent).await;
+    eventually("a command that runs", TIMEOUT, sent).await;
 
     let process = cluster.process("sandbox");
     let asked = Instant::now();
@@ -178,7 +180,7 @@ async fn a_command_that_outlasts_a_stop_is_found_again_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_plane_that_is_asked_to_stop_stops_in_time_and_well() {
+async fn a_stopped_plane_ends_in_time_and_successfully() {
     let cluster = Cluster::builder().start().await;
     let tenant = cluster.tenant("last").await;
     let session = tenant.session().await;
@@ -190,7 +192,7 @@ async fn a_plane_that_is_asked_to_stop_stops_in_time_and_well() {
 }
 
 #[tokio::test]
-async fn replicas_that_are_asked_to_stop_under_load_end_in_time_and_lose_nothing() {
+async fn replicas_stopped_under_load_end_in_time_and_lose_nothing() {
     let mut cluster =
         Cluster::builder().replicas(Service::Chat, 2).replicas(Service::Sandbox, 2).start().await;
     let tenant = cluster.tenant("many").await;
@@ -212,13 +214,13 @@ async fn replicas_that_are_asked_to_stop_under_load_end_in_time_and_lose_nothing
             "run echo once >> effects; sleep 4 then run cat effects"
         };
         let turn = tenant.begin(&session, input).await;
-        clients.spawn(async move { tenant.witness(&turn, PATIENCE).await });
+        clients.spawn(async move { tenant.witness(&turn, TIMEOUT).await });
     }
     let id = purge(&tenant, &forgotten).await;
     let mut begun = Vec::new();
     for (name, session) in names.into_iter().zip(&talks) {
         // The first turns may be over by then.
-        let turn = tenant.begin_surely(session, INPUT, name, PATIENCE).await;
+        let turn = tenant.begin_surely(session, INPUT, name, TIMEOUT).await;
         watch(&mut clients, &tenant, &turn);
         begun.push((turn, Instant::now()));
         let process = cluster.process(name);
@@ -227,7 +229,7 @@ async fn replicas_that_are_asked_to_stop_under_load_end_in_time_and_lose_nothing
         assert!(status.success(), "{name}: {status}\n{}", cluster.logs());
         assert!(asked.elapsed() < DRAIN, "{name} took {:?}", asked.elapsed());
         cluster.process(name).run();
-        cluster.plane.until_ready(PATIENCE).await.unwrap();
+        cluster.plane.until_ready(TIMEOUT).await.unwrap();
     }
     let testimonies = clients.join_all().await;
     for testimony in &testimonies {
@@ -237,7 +239,7 @@ async fn replicas_that_are_asked_to_stop_under_load_end_in_time_and_lose_nothing
         let testimony = testimonies.iter().find(|testimony| testimony.turn == *turn).unwrap();
         assert!(
             testimony.silence_after(*asked).is_some(),
-            "turn {turn} was over before anybody was asked to stop"
+            "turn {turn} was over before a replica was asked to stop"
         );
     }
     committed(&tenant, &id).await;

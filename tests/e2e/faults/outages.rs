@@ -1,6 +1,6 @@
-//! A part of the ground goes away for ten seconds, during turns and beats, and comes back: callers are told to come
-//! back, or notice nothing; nothing that was accepted is lost, nothing is done twice, nobody is called dead, and no
-//! container is left over.
+//! Postgres, Redis or Docker is away for ten seconds during turns and beats, and comes back: callers are
+//! refused with a time to retry or notice nothing; no accepted work is lost or done twice, no agent is marked
+//! silent, and no container is left over.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use suite_tests::{
 };
 
 const AWAY: Duration = Duration::from_secs(10);
-/// From the return to a plane that answers everything.
+/// Maximum time from the return to a plane that answers everything.
 const RECOVERY: Duration = Duration::from_secs(5);
 /// Agents that miss three beats of a second are silent after about five: half of [`AWAY`].
 const BEATS: &str = "
@@ -32,12 +32,12 @@ heartbeat.adopt_period = '5s'
 struct Scene {
     cluster: Cluster,
     tenant: Tenant,
-    /// Two that talk, then one with a sandbox.
+    /// Two sessions with turns that only produce text, then one with a sandbox.
     sessions: Vec<String>,
     agents: Vec<Agent>,
-    /// Since when each of them is where it stands.
+    /// Time of each agent's last change of status.
     since: Vec<Value>,
-    /// Lines that the file in the sandbox must have.
+    /// Expected lines of the file in the sandbox.
     effects: Vec<String>,
     answers: usize,
     refusals: usize,
@@ -63,7 +63,8 @@ impl Scene {
         Self { cluster, tenant, sessions, agents, since, effects, answers, refusals, turns }
     }
 
-    /// Load, with a turn that talks and one whose tool works all through the outage. From here on agents beat.
+    /// Starts the load: a turn that only produces text, and one with a tool that runs through the outage.
+    /// From here on agents beat.
     async fn load(&mut self) -> Load {
         let mut before = Vec::new();
         for agent in &self.agents {
@@ -88,14 +89,14 @@ impl Scene {
         load
     }
 
-    /// What must be true afterwards, whatever was away.
+    /// Checks everything that must hold after any outage.
     async fn settle(&mut self, outcome: &Outcome) {
         for testimony in &outcome.testimonies {
             self.cluster.verify(&self.tenant, testimony).await;
         }
         for (agent, since) in self.agents.iter().zip(&self.since) {
             let standing = self.tenant.standing(agent).await;
-            // Not silent now, and not for a moment in between.
+            // Online now, without an interruption since.
             let always = standing["status"] == "AGENT_STATUS_ONLINE" && standing["statusChangedAt"] == *since;
             assert!(always, "{standing}, before since {since}\n{}", self.cluster.logs());
         }
@@ -114,14 +115,14 @@ impl Scene {
         report(
             suite,
             format_args!(
-                "{rounds} of {AWAY:?}; {answers} answers, {refusals} of them 503 with advice, {turns} turns whole"
+                "{rounds} of {AWAY:?}; {answers} answers, {refusals} of them 503 with Retry-After, {turns} turns whole"
             ),
         );
     }
 }
 
 #[tokio::test]
-async fn postgres_away_is_503_with_advice_and_nothing_is_lost() {
+async fn postgres_away_is_503_with_retry_after_and_loses_nothing() {
     let mut scene = Scene::open(plane().wired()).await;
     let rounds = rounds("outages", 1);
     for _ in 0..rounds {
@@ -135,7 +136,7 @@ async fn postgres_away_is_503_with_advice_and_nothing_is_lost() {
         let outcome = load.end().await;
         outcome.assert_civil(true);
         outcome.assert_well_after(back + RECOVERY);
-        assert!(outcome.answers.iter().any(|answer| answer.status == 503), "nobody noticed");
+        assert!(outcome.answers.iter().any(|answer| answer.status == 503), "no call was refused");
         scene.settle(&outcome).await;
         let containers = scene.cluster.containers().await;
         assert_eq!(containers.len(), 1, "{containers:?}");
@@ -144,7 +145,7 @@ async fn postgres_away_is_503_with_advice_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn redis_away_and_flushed_is_noticed_by_nobody() {
+async fn redis_away_and_flushed_disturbs_no_client() {
     let mut scene = Scene::open(plane()).await;
     let rounds = rounds("outages", 1);
     for _ in 0..rounds {
@@ -153,7 +154,7 @@ async fn redis_away_and_flushed_is_noticed_by_nobody() {
         scene.cluster.lose_redis().await;
         tokio::time::sleep(AWAY).await;
         scene.cluster.regain_redis().await;
-        // Long enough for an agent to be called silent, if what came back knew nobody.
+        // Long enough to mark an agent silent if the empty Redis had lost its beats.
         tokio::time::sleep(RECOVERY * 2).await;
         let outcome = load.end().await;
         outcome.assert_civil(false);
@@ -164,7 +165,7 @@ async fn redis_away_and_flushed_is_noticed_by_nobody() {
 }
 
 #[tokio::test]
-async fn docker_away_or_hung_holds_up_new_sandboxes_and_nothing_else() {
+async fn docker_away_or_hung_delays_new_sandboxes_only() {
     let mut scene = Scene::open(plane().wired()).await;
     let rounds = rounds("outages", 1);
     let mut sandboxes = 1;
@@ -177,7 +178,7 @@ async fn docker_away_or_hung_holds_up_new_sandboxes_and_nothing_else() {
             } else {
                 docker.refuse();
             }
-            // Who has no sandbox yet waits for one.
+            // A session without a sandbox waits for one.
             let newcomer = scene.tenant.session().await;
             load.turn(&scene.tenant, &newcomer, "run echo mine >> effects; cat effects");
             sandboxes += 1;
@@ -199,7 +200,7 @@ async fn docker_away_or_hung_holds_up_new_sandboxes_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn docker_restarted_ends_what_ran_in_it_and_loses_no_work() {
+async fn a_docker_restart_ends_containers_and_loses_no_work() {
     let mut scene = Scene::open(plane().own_engine()).await;
     let rounds = rounds("outages", 1);
     for _ in 0..rounds {
@@ -210,8 +211,8 @@ async fn docker_restarted_ends_what_ran_in_it_and_loses_no_work() {
         scene.cluster.start_engine().await;
         let outcome = load.end().await;
         outcome.assert_civil(false);
-        // The container ended in the middle of a command. Its session goes on in a new one, on the same workspace,
-        // where the command is not repeated.
+        // The container ended in the middle of a command. Its session continues in a new container on the
+        // same workspace, where the command is not repeated.
         scene.settle(&outcome).await;
         let alone = async || {
             let containers = scene.cluster.containers().await;

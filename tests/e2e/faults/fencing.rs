@@ -1,9 +1,11 @@
-//! Stale actors before a real engine: whoever was stopped and wakes when others have gone on writes nothing, makes
-//! nothing and removes nothing.
+//! Stale actors on a real engine: a replica that was stopped past its lease and then resumes writes nothing,
+//! creates nothing and removes nothing.
 //!
-//! Two replicas of sandbox-svc serve one engine. "sandbox" is the one that is stopped, by SIGSTOP or at a fail point;
-//! "sandbox-2" is the one that goes on. What happened is read from rows, from the engine's containers and volumes,
-//! from run directories, and from the engine's own log of events, which shows what came and went in between.
+//! Two replicas of sandbox-svc serve one engine. "sandbox" is stopped, by SIGSTOP or at a fail point;
+//! "sandbox-2" keeps running. The tests read rows, the engine's containers and volumes, run directories, and
+//! the engine's event log, which also shows objects that existed only for a moment.
+
+mod late;
 
 use std::{
     fs,
@@ -25,8 +27,7 @@ use suite_tests::{
 use svc_core::id::new_id;
 
 const SOON: Duration = Duration::from_secs(30);
-/// How long the replica that goes on holds its lease before it acts on what it has seen: time for the other one to
-/// wake up and try.
+/// The running replica holds its lease this long before it acts, so that the stopped one can resume and try.
 const HELD: &str = "sandbox.reconcile.acting=sleep:5000";
 
 struct Scene {
@@ -34,8 +35,8 @@ struct Scene {
     tenant: Tenant,
 }
 
-/// A plane with two replicas of sandbox-svc. Things are soon old enough to be judged, and
-/// a workspace goes with its sandbox.
+/// Starts a plane with two replicas of sandbox-svc. Objects soon reach the age at which a reconciler acts,
+/// and a workspace is removed with its sandbox.
 async fn scene(settings: &str) -> Scene {
     let cluster = Cluster::builder()
         .replicas(Service::Sandbox, 2)
@@ -48,7 +49,7 @@ async fn scene(settings: &str) -> Scene {
 }
 
 impl Scene {
-    /// Ends both replicas of sandbox-svc and returns the last epoch of the lease on reconciling.
+    /// Kills both replicas of sandbox-svc and returns the last epoch of the reconciler's lease.
     async fn kill_both(&mut self) -> i64 {
         self.cluster.process("sandbox").kill().await;
         self.cluster.process("sandbox-2").kill().await;
@@ -60,7 +61,7 @@ impl Scene {
         PgConnection::connect(&self.cluster.database.admin_url().unwrap()).await.unwrap()
     }
 
-    /// Every row that a worker may write, but for who holds what until when.
+    /// Every row that a worker may write, without the columns of leases.
     async fn rows(&self) -> Vec<String> {
         let mut db = self.db().await;
         sqlx::query_scalar(
@@ -68,7 +69,8 @@ impl Scene {
              UNION ALL SELECT concat('volume ', to_jsonb(v)) FROM sandbox.volumes v
              UNION ALL SELECT concat('exec ', to_jsonb(e)) FROM sandbox.execs e
              UNION ALL SELECT concat('audit ', to_jsonb(a)) FROM sandbox.audit_log a
-             UNION ALL SELECT concat('lease ', to_jsonb(l)) FROM sandbox.leases l WHERE name LIKE 'sandbox.reconcile/%'
+             UNION ALL SELECT concat('lease ', to_jsonb(l)) FROM sandbox.leases l
+              WHERE name LIKE 'sandbox.reconcile/%'
              ORDER BY 1",
         )
         .fetch_all(&mut db)
@@ -76,7 +78,7 @@ impl Scene {
         .unwrap()
     }
 
-    /// Epoch of the lease on reconciling.
+    /// Epoch of the reconciler's lease.
     async fn epoch(&self) -> i64 {
         let query =
             "SELECT coalesce(max(epoch), 0) FROM sandbox.leases WHERE name LIKE 'sandbox.reconcile/%'";
@@ -104,12 +106,12 @@ impl Scene {
         eventually(format!("{sandbox} is {state}"), SOON, look).await;
     }
 
-    /// A new session's sandbox, requested.
+    /// Requests a sandbox for a new session.
     async fn request(&self) -> String {
         let session = self.tenant.session().await;
         let look = async || {
-            // A replica that is stopped keeps its answer to itself, and one that just came up may refuse: the row
-            // tells.
+            // A stopped replica does not answer, and one that just started may refuse: the row shows the
+            // sandbox.
             let body = json!({ "sessionId": session });
             let post = self.tenant.api.post("/v1/sandboxes", &body);
             let _answer = tokio::time::timeout(Duration::from_secs(2), post).await;
@@ -132,7 +134,7 @@ impl Scene {
         sandbox
     }
 
-    /// A sandbox that is gone, with everything that it had.
+    /// Creates and deletes a sandbox; returns its id once all its objects are gone.
     async fn gone(&self) -> String {
         let sandbox = self.running().await;
         self.delete(&sandbox).await;
@@ -167,7 +169,7 @@ impl Scene {
         self.cluster.home().join("state/sandbox")
     }
 
-    /// Run directories, revoked ones included.
+    /// Names of run directories, including revoked ones.
     fn run_dir_names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.run_dirs()).unwrap();
         let mut names: Vec<String> =
@@ -176,24 +178,24 @@ impl Scene {
         names
     }
 
-    /// Everything outside Postgres: containers and their states, volumes, run directories.
-    async fn things(&self) -> Vec<String> {
-        let mut things: Vec<String> = self.run_dir_names();
+    /// Everything outside Postgres: containers with their states, volumes, run directories.
+    async fn objects(&self) -> Vec<String> {
+        let mut objects: Vec<String> = self.run_dir_names();
         let containers = self.cluster.containers().await;
-        things.extend(containers.into_iter().map(|found| format!("{} {}", found.name, found.state)));
-        things.extend(self.cluster.volumes().await.into_iter().map(|found| found.name));
-        things.sort();
-        things
+        objects.extend(containers.into_iter().map(|found| format!("{} {}", found.name, found.state)));
+        objects.extend(self.cluster.volumes().await.into_iter().map(|found| found.name));
+        objects.sort();
+        objects
     }
 
-    /// Things whose name has one of these parts.
+    /// The objects with one of these parts in their name.
     async fn traces(&self, parts: &[&str]) -> Vec<String> {
-        let mut things = self.things().await;
-        things.retain(|thing| parts.iter().any(|part| thing.contains(part)));
-        things
+        let mut objects = self.objects().await;
+        objects.retain(|object| parts.iter().any(|part| object.contains(part)));
+        objects
     }
 
-    /// What came to pass with this installation's containers: "create steward-…-2".
+    /// The events of this installation's containers: "create steward-…-2".
     fn events(&self, since: SystemTime) -> Vec<String> {
         let seconds = |at: SystemTime| {
             let since = at.duration_since(UNIX_EPOCH).unwrap();
@@ -213,7 +215,7 @@ impl Scene {
     }
 
     /// How often "sandbox" has logged `text` since it was started.
-    fn said(&mut self, text: &str) -> usize {
+    fn logged(&mut self, text: &str) -> usize {
         count(self.cluster.process("sandbox").log_file(), text)
     }
 
@@ -223,20 +225,20 @@ impl Scene {
     }
 }
 
-/// What a reconciler acts on.
+/// The objects on which a reconciler acts.
 #[derive(Debug, Clone, Copy)]
 enum Stray {
-    /// A container without a row: a row would be written.
+    /// A container without a row; the reconciler would write a row.
     Orphan,
-    /// A container whose row is final: it would be removed.
+    /// A container with a final row; the reconciler would remove it.
     Leftover,
-    /// A row whose container is lost: it would be ended.
+    /// A row that lost its container; the reconciler would end it.
     Lost,
-    /// A run directory that no row names: it would be removed.
+    /// A run directory that no row names; the reconciler would remove it.
     RunDirectory,
-    /// A volume without a row: a row would be written.
+    /// A volume without a row; the reconciler would write a row.
     Volume,
-    /// A volume whose row is final: it would be removed.
+    /// A volume with a final row; the reconciler would remove it.
     LateVolume,
 }
 
@@ -244,7 +246,7 @@ impl Stray {
     const ALL: [Self; 6] =
         [Self::Orphan, Self::Leftover, Self::Lost, Self::RunDirectory, Self::Volume, Self::LateVolume];
 
-    /// Makes what it needs to be planted.
+    /// Makes the objects that the planting needs.
     async fn prepare(self, scene: &Scene) -> String {
         match self {
             Self::Orphan | Self::Volume => new_id().to_string(),
@@ -287,11 +289,11 @@ impl Stray {
         }
     }
 
-    /// Whether it was dealt with.
+    /// Whether the reconciler has acted on it.
     async fn is_settled(self, scene: &Scene, id: &str) -> bool {
         let state = scene.column(id, "state").await;
-        let things = scene.things().await;
-        let none_of = |part: &str| !things.iter().any(|thing| thing.contains(part));
+        let objects = scene.objects().await;
+        let none_of = |part: &str| !objects.iter().any(|object| object.contains(part));
         match self {
             Self::Orphan | Self::Lost => state.as_deref() == Some("gone") && none_of(id),
             Self::Leftover | Self::RunDirectory | Self::Volume => none_of(id),
@@ -300,9 +302,9 @@ impl Stray {
     }
 }
 
-/// What a reconciler logs whose write is refused.
+/// A reconciler's log line when the fence refuses its write.
 const REFUSED: &str = "lease sandbox.reconcile";
-/// What "sandbox" would log had it acted.
+/// Log lines of "sandbox" that would show that it had acted.
 const ACTS: [&str; 4] = [
     "container without a row found",
     "container outlived its row",
@@ -311,15 +313,15 @@ const ACTS: [&str; 4] = [
 ];
 
 #[tokio::test]
-async fn a_reconciler_that_was_stopped_past_its_lease_writes_and_removes_nothing() {
+async fn a_reconciler_stopped_past_its_lease_changes_nothing() {
     let rounds = rounds("reconciler", 4);
     let (mut chance, seed) = chance();
     let mut scene = scene("reconcile.lease = '3s'").await;
     let mut in_the_act = 0;
     for round in 0..rounds {
         let stray = Stray::ALL[round % Stray::ALL.len()];
-        // In the middle of a pass, about to act on what it has seen twice; every fourth time, wherever a SIGSTOP from
-        // outside meets it.
+        // In the middle of a pass, about to act on an object seen twice; in every fourth round at a random
+        // moment, by SIGSTOP.
         let act = round % 4 != 3;
         in_the_act += usize::from(act);
         let anywhere = Duration::from_millis(chance.random_range(0..3000));
@@ -335,8 +337,8 @@ async fn a_reconciler_that_was_stopped_past_its_lease_writes_and_removes_nothing
 }
 
 impl Scene {
-    /// One round: "sandbox" holds the lease and is stopped with `stray` in its hands, or after `anywhere`; the other
-    /// one takes the lease; "sandbox" wakes up before the other one acts.
+    /// One round: "sandbox" holds the lease and is stopped about to act on `stray`, or after the time
+    /// `anywhere`; "sandbox-2" takes the lease; "sandbox" resumes before "sandbox-2" acts.
     async fn stopped_and_woken(&mut self, stray: Stray, anywhere: Option<Duration>) {
         let seen = self.kill_both().await;
         self.cluster.process("sandbox").arm("sandbox.reconcile.acting=stop");
@@ -357,8 +359,8 @@ impl Scene {
         }
         let stale = self.epoch().await;
         self.until_epoch_above(stale).await;
-        let (rows, things, since) = (self.rows().await, self.things().await, SystemTime::now());
-        let refused = self.said(REFUSED);
+        let (rows, objects, since) = (self.rows().await, self.objects().await, SystemTime::now());
+        let refused = self.logged(REFUSED);
         self.cluster.process("sandbox").thaw();
         if anywhere.is_none() {
             let log = self.cluster.process("sandbox").log_file().to_owned();
@@ -367,21 +369,21 @@ impl Scene {
         }
         self.until_awake().await;
         assert_eq!(self.rows().await, rows, "{stray:?}: rows changed\n{}", self.cluster.logs());
-        assert_eq!(self.things().await, things, "{stray:?}\n{}", self.cluster.logs());
+        assert_eq!(self.objects().await, objects, "{stray:?}\n{}", self.cluster.logs());
         assert_eq!(self.events(since), Vec::<String>::new(), "{stray:?}\n{}", self.cluster.logs());
 
-        // The one that holds the lease does what is to be done.
+        // The holder of the lease acts.
         let look = async || stray.is_settled(self, &id).await.then_some(());
         eventually(format!("{stray:?} is settled"), SOON, look).await;
         assert_eq!(self.epoch().await, stale + 1, "{stray:?}: the lease was taken again");
         for act in ACTS {
-            assert_eq!(self.said(act), 0, "{stray:?}\n{}", self.cluster.process("sandbox").log());
+            assert_eq!(self.logged(act), 0, "{stray:?}\n{}", self.cluster.process("sandbox").log());
         }
     }
 }
 
 impl Scene {
-    /// Waits for "sandbox" to answer again. Where it was stopped on its way to the armed fail point, it stops there
+    /// Waits until "sandbox" answers again. If SIGSTOP hit it before the armed fail point, it stops there
     /// once more.
     async fn until_awake(&mut self) {
         let woken = Instant::now();
@@ -392,68 +394,6 @@ impl Scene {
                 sleeper.thaw();
             }
         }
-    }
-}
-
-/// Where a worker is when its sandbox is given up.
-const LATE: [&str; 3] = ["sandbox.create.taken", "sandbox.create.sending", "sandbox.create.made"];
-
-#[tokio::test]
-async fn a_create_sent_after_its_sandbox_was_given_up_leaves_nothing() {
-    let rounds = rounds("late_create", LATE.len());
-    // Given up soon, and taken over by nobody before that; the sleeper does not renew, either, and so goes on.
-    let mut scene =
-        scene("create.deadline = '8s'\ncreate.lease = '120s'\nlifetimes.sweep_period = '200ms'").await;
-    let mut refused = 0;
-    for round in 0..rounds {
-        refused += usize::from(scene.given_up_and_sent(LATE[round % LATE.len()]).await);
-    }
-    assert!(refused > 0, "none was sent late");
-    report(
-        "late create",
-        format_args!(
-            "{rounds} creates went on after they were given up, {refused} refused by the engine, nothing left of any"
-        ),
-    );
-    scene.cluster.stop().await;
-}
-
-impl Scene {
-    /// One round: "sandbox" is stopped at `point` with a sandbox in the making; the other one, which makes none
-    /// itself, gives it up and calls it failed; "sandbox" wakes up and goes on. Answers whether the engine refused it.
-    async fn given_up_and_sent(&mut self, point: &str) -> bool {
-        self.kill_both().await;
-        self.cluster.process("sandbox").arm(&format!("{point}=stop@1"));
-        self.cluster.process("sandbox").run();
-        self.cluster.process("sandbox-2").set("create.cap", "0");
-        self.cluster.process("sandbox-2").run();
-        self.cluster.plane.until_ready(SOON).await.unwrap();
-
-        let sandbox = self.request().await;
-        self.cluster.process("sandbox").until_stopped(SOON).await;
-        self.until_state(&sandbox, "failed").await;
-        self.until_volumes_are_settled().await;
-        assert_eq!(self.column(&sandbox, "cause").await.as_deref(), Some("create_timeout"));
-        let volume = self.column(&sandbox, "volume_id").await.unwrap();
-        let run_dir = self.column(&sandbox, "container_run_dir").await.unwrap();
-        let row = self.row(&sandbox).await;
-        let parts = [sandbox.as_str(), &volume, &run_dir];
-        assert_eq!(self.traces(&parts).await, Vec::<String>::new(), "{point}: before it was sent");
-
-        let since = SystemTime::now();
-        self.cluster.process("sandbox").thaw();
-        // It is the only one that makes any: that it makes the next one shows that it is through with this one.
-        let next = self.running().await;
-        let refused = self.said("engine refused a container") == 1;
-        // A volume, which the engine makes for anybody, is found and removed.
-        let look = async || self.traces(&parts).await.is_empty().then_some(());
-        eventually(format!("{point}: nothing is left"), SOON, look).await;
-        let events = self.events(since);
-        assert!(events.iter().all(|event| !event.contains(&sandbox)), "{point}: {events:?}");
-        assert!(events.iter().any(|event| event.contains(&next)), "{point}: the engine told nothing");
-        assert_eq!(self.row(&sandbox).await, row, "{point}: the row changed");
-        self.delete(&next).await;
-        refused
     }
 }
 
