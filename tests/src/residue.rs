@@ -3,7 +3,6 @@
 //! It knows no table, key or directory by name: it reads whatever has a row, a key, a file or a label, so
 //! that a new store is searched from its first day. It searches
 //!
-//!
 //! * every row of every schema, as a dump would show it;
 //! * every key and value of Redis;
 //! * every file of the plane's home: run directories, logs of all processes, received spans, configuration;
@@ -24,11 +23,14 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use memchr::memmem::Finder;
+use memchr::memmem::{self, Finder};
 use redis::AsyncTypedCommands;
 use sqlx::{Connection, PgConnection, Row};
 
-use crate::cluster::Cluster;
+use crate::{
+    capture::{DIRECTORY, SIGNALS},
+    cluster::Cluster,
+};
 
 /// Directories in the home of servers that are searched through their own protocols.
 const SERVERS: [&str; 2] = ["postgres", "docker"];
@@ -71,6 +73,18 @@ fn forms(text: &str) -> Vec<String> {
 }
 
 impl Cluster {
+    /// Panics unless every service has sent spans, logs and metrics.
+    pub fn assert_captured(&self) {
+        for signal in SIGNALS {
+            let bytes = fs::read(self.home().join(DIRECTORY).join(signal)).unwrap_or_default();
+            for service in ["gateway", "chat-svc", "sandbox-svc", "registry-svc", "purge-svc"] {
+                // OTLP encodes a text as its length, then its bytes.
+                let name = [&[u8::try_from(service.len()).unwrap()], service.as_bytes()].concat();
+                assert!(memmem::find(&bytes, &name).is_some(), "no {signal} of {service} arrived");
+            }
+        }
+    }
+
     /// Every place in which one of these texts occurs.
     pub async fn search(&self, texts: &[&str]) -> Places {
         let needles = Needles::new(texts);

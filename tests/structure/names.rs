@@ -254,7 +254,7 @@ fn a_module_may_be_called_as_a_crate_is() {
 fn comments_strings_and_test_code_name_nothing() {
     let names = parsed(
         r#"
-        //! sqlx::query of tonic::Status
+        //! No library: sqlx::query of tonic::Status
         const TEXT: &str = "bollard::Docker";
         #[cfg(test)]
         mod tests { use redis::Client; }

@@ -115,7 +115,8 @@ impl Scene {
         report(
             suite,
             format_args!(
-                "{rounds} of {AWAY:?}; {answers} answers, {refusals} of them 503 with Retry-After, {turns} turns whole"
+                "{rounds} of {AWAY:?}; {answers} answers, {refusals} of them 503 with Retry-After; \
+                 {turns} turns complete"
             ),
         );
     }
