@@ -1,8 +1,9 @@
-//! The gRPC server every service runs: one fixed stack of layers, health, reflection, drain; and beside it a
-//! small HTTP port for operators with `/metrics`, `/healthz` and `/readyz`.
+//! The gRPC server of every service: one fixed stack of layers, health, reflection and drain; beside it a
+//! small HTTP listener for operators with `/metrics`, `/healthz` and `/readyz`.
 
 mod layers;
 mod operator;
+mod reflection;
 
 use std::{collections::BTreeSet, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,56 +17,56 @@ use tonic::{
 };
 use tower::Service;
 
-pub use self::operator::{Check, CheckResult};
+pub use crate::run::readiness::{Check, CheckResult};
 use crate::{
     run::{lifecycle::Lifecycle, telemetry::Metrics},
     wire::auth::Authenticator,
 };
 
-/// How a service listens.
+/// Listeners and limits of a service.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerConfig {
-    /// gRPC address.
     pub listen: SocketAddr,
-    /// Operators' HTTP address: `/metrics`, `/healthz`, `/readyz`.
+    /// HTTP address for operators: `/metrics`, `/healthz`, `/readyz`.
     pub operator_listen: SocketAddr,
-    /// Longest time a unary call may take; a caller's shorter deadline wins.
+    /// Maximum time of a unary call; a shorter deadline of the caller applies.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
-    /// Calls in hand at once; one more is refused with RESOURCE_EXHAUSTED.
+    /// Maximum number of calls that run at once; one more is refused with RESOURCE_EXHAUSTED.
     pub max_in_flight: usize,
-    /// Time between "not serving" and closing the door, for balancers to notice.
+    /// Time between "not serving" and the end of the listener, in which load balancers notice.
     #[serde(with = "humantime_serde")]
     pub drain_delay: Duration,
 }
 
-/// Why a server could not start or run.
+/// A server that could not start or run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An address is taken or not ours.
+    /// An address is in use, or is no address of this host.
     #[error("listen on {address}")]
     Bind {
-        /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// A method of a served service does not say who may call it.
+    /// The contract has no such service.
     #[error("service {0} is not part of the contract")]
     NotInContract(&'static str),
-    /// Reflection could not be built from the contract.
+    /// The contract's files for reflection could not be read.
+    #[error("read the contract for reflection")]
+    Contract(#[from] prost_reflect::DescriptorError),
+    /// Reflection could not be built from the files.
     #[error("build reflection")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The transport failed.
     #[error("serve")]
     Transport(#[from] tonic::transport::Error),
-    /// The operators' port failed.
+    /// The operators' listener failed.
     #[error("serve the operators' port")]
     Operator(#[source] std::io::Error),
 }
 
-/// Bound sockets: taken before any heavy work, so that a clash shows at once.
+/// Bound sockets. They are bound before any slow work, so that a conflict shows at once.
 #[derive(Debug)]
 pub struct Bound {
     grpc: TcpListener,
@@ -73,7 +74,7 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Takes both ports.
+    /// Binds both addresses.
     ///
     /// # Errors
     /// [`Error::Bind`] names the address.
@@ -84,16 +85,16 @@ impl Bound {
         Ok(Self { grpc: bind(config.listen).await?, operator: bind(config.operator_listen).await? })
     }
 
-    /// The gRPC address in force (where the configuration said port 0).
+    /// Returns the gRPC address, with the port that replaces a configured port 0.
     ///
     /// # Errors
-    /// If the system does not tell.
+    /// An error of the operating system.
     pub fn grpc_address(&self) -> std::io::Result<SocketAddr> {
         self.grpc.local_addr()
     }
 }
 
-/// Collects a process's gRPC services, then serves them.
+/// Collects the gRPC services of a process and serves them.
 #[derive(Debug)]
 pub struct Server {
     name: &'static str,
@@ -105,7 +106,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server of the service called `name` ("chat-svc").
+    /// Builds a server of the service called `name` ("chat-svc").
     #[must_use]
     pub fn new(name: &'static str, config: ServerConfig, authenticator: Authenticator) -> Self {
         Self {
@@ -118,7 +119,6 @@ impl Server {
         }
     }
 
-    /// Serves `service` too.
     #[must_use]
     pub fn service<S>(mut self, service: S) -> Self
     where
@@ -131,7 +131,7 @@ impl Server {
         self
     }
 
-    /// Is ready only while `check` passes.
+    /// Makes readiness depend on `check`.
     #[must_use]
     pub fn ready_when(mut self, check: impl Check + 'static) -> Self {
         self.checks.push(Arc::new(check));
@@ -150,20 +150,13 @@ impl Server {
             }
         }
         let (health, health_service) = tonic_health::server::health_reporter();
-        let reflection = || {
-            tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(steward_proto::DESCRIPTORS)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        };
-        self.routes
-            .add_service(health_service)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?);
+        self.routes.add_service(health_service);
+        reflection::add(&mut self.routes, &self.services)?;
         let router = layers::stack(self.routes.routes().into_axum_router(), &self.config, self.authenticator);
 
         let soft = lifecycle.soft();
         let (drain_delay, names) = (self.config.drain_delay, self.services);
-        // Events are small: held back until the last one was acknowledged, each would wait for milliseconds. The
+        // Without this each event would wait for the acknowledgement of the one before, for milliseconds. The
         // builder's own setting of this name applies only to sockets that the builder binds.
         let incoming = TcpIncoming::from(bound.grpc).with_nodelay(Some(true));
         let reporter = health.clone();

@@ -132,6 +132,38 @@ async fn a_service_calls_in_its_own_name_for_a_tenant() {
 }
 
 #[tokio::test]
+async fn reflection_lists_what_the_process_serves() {
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let plane = plane().await;
+    let channel = Channel::from_shared(format!("http://{}", plane.address)).unwrap().connect().await.unwrap();
+    let mut client = ServerReflectionClient::new(channel);
+    let mut ask = async |question| {
+        let request = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
+        let mut answers =
+            client.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
+        answers.message().await.map(|answer| answer.unwrap().message_response.unwrap())
+    };
+    let MessageResponse::ListServicesResponse(listed) =
+        ask(MessageRequest::ListServices(String::new())).await.unwrap()
+    else {
+        panic!("no list");
+    };
+    let mut names: Vec<_> = listed.service.into_iter().map(|service| service.name).collect();
+    names.sort();
+    let served = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
+    assert_eq!(names, [&served[..], &["steward.registry.v1.AuthService"]].concat());
+    for symbol in ["steward.registry.v1.AuthService", "google.protobuf.Timestamp"] {
+        let answer = ask(MessageRequest::FileContainingSymbol(symbol.to_owned())).await;
+        assert!(matches!(answer, Ok(MessageResponse::FileDescriptorResponse(_))), "{symbol}: {answer:?}");
+    }
+    let foreign = ask(MessageRequest::FileContainingSymbol("steward.chat.v1.ChatService".to_owned())).await;
+    assert_eq!(foreign.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
 async fn callers_without_a_fitting_credential_are_refused() {
     let plane = plane().await;
     let channel = Channel::from_shared(format!("http://{}", plane.address)).unwrap().connect().await.unwrap();
@@ -165,7 +197,7 @@ async fn a_call_ends_at_its_deadline() {
 }
 
 #[tokio::test]
-async fn more_than_the_server_carries_is_refused_at_once() {
+async fn calls_over_the_limit_are_refused_at_once() {
     let plane = plane().await;
     let calls = (0..12).map(|_| {
         let caller = plane.peer.acting_for(None).by(Deadline::after(Duration::from_millis(500)));
@@ -177,12 +209,12 @@ async fn more_than_the_server_carries_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_replica_that_never_was_or_has_died_costs_no_call() {
-    let mut door = JoinSet::new();
+async fn an_unreachable_replica_costs_no_call() {
+    let mut relay = JoinSet::new();
     let plane = plane_with(async |address| {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addresses = vec![listener.local_addr().unwrap(), free_address()];
-        door.spawn(async move {
+        relay.spawn(async move {
             let (mut client, _) = listener.accept().await.unwrap();
             let mut server = TcpStream::connect(address).await.unwrap();
             tokio::io::copy_bidirectional(&mut client, &mut server).await.map(drop)
@@ -193,8 +225,8 @@ async fn a_replica_that_never_was_or_has_died_costs_no_call() {
     let mut client = AuthServiceClient::new(plane.peer.acting_for(None));
     for call in 0..20 {
         if call == 10 {
-            // Its connection, which is in use, ends, and nobody listens any more.
-            door.shutdown().await;
+            // The relay's connection, which is in use, and its listener end.
+            relay.shutdown().await;
         }
         client.authenticate(ask("")).await.unwrap();
     }
@@ -213,7 +245,7 @@ async fn a_peer_that_is_away_is_unavailable() {
 }
 
 #[tokio::test]
-async fn the_operators_port_shows_health_readiness_and_metrics() {
+async fn operators_see_health_readiness_and_metrics() {
     let plane = plane().await;
     AuthServiceClient::new(plane.peer.acting_for(None)).authenticate(ask("")).await.unwrap();
     let get = |path: &str| reqwest::get(format!("http://{}{path}", plane.operator));
