@@ -22,14 +22,13 @@ use uuid::Uuid;
 
 use crate::{
     data::pg::{self, Pool, Tx, ensure_affected},
+    error::{ErrorKind, PublicError, ServiceError},
     id::{AccountId, PurgeId},
     subject::{Subject, SubjectKind},
-    wire::error::{ErrorKind, PublicError, ServiceError},
 };
 
 mod answers;
 pub mod custodian;
-pub mod data_map;
 mod machine;
 pub mod server;
 pub mod tables;
@@ -39,6 +38,7 @@ pub use self::{
     answers::{Answered, answer_of, begin_as, step},
     machine::{Record, Refused, State, Step, StepKind, admit},
 };
+pub use crate::data::data_map;
 
 /// Why a step was not done.
 #[derive(Debug, thiserror::Error)]

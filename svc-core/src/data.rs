@@ -1,6 +1,7 @@
 //! Postgres and Redis as a service uses them.
 
 pub mod audit;
+pub mod data_map;
 pub mod idempotency;
 pub mod lease;
 pub mod pg;

@@ -1,8 +1,8 @@
 //! Errors on their way to a caller: a closed set of kinds, one table, google.rpc details.
 //!
-//! A service's own error enum implements [`ServiceError`]; [`to_status`] is the only way from there to the wire.
-//! What a caller reads (`public_message`) and what an operator reads (`Display` and its sources, logged here,
-//! once) are different texts: no driver message, host name, path or secret ever leaves the process.
+//! An error enum of a service implements [`ServiceError`]; [`to_status`] is the only way from there to the
+//! wire. The caller reads [`PublicError`]. The operator reads `Display` and its sources, which [`to_status`]
+//! logs once. No driver message, host name, path or secret leaves the process.
 
 use std::{borrow::Cow, error::Error as StdError, time::Duration};
 
@@ -13,54 +13,49 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 /// Domain of every `ErrorInfo` Steward sends.
 pub const DOMAIN: &str = "steward";
 
-/// What kind of error it is, by what the caller should do next.
+/// Kind of an error: what the caller should do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// Fix the request.
     InvalidArgument,
-    /// The request is larger than this door takes.
+    /// Send a smaller request.
     PayloadTooLarge,
-    /// Stop: there is no such thing (or it is somebody else's).
+    /// Stop: the object does not exist, or it belongs to another tenant.
     NotFound,
-    /// Stop: it is there already, or the key was used for another request.
+    /// Stop: the object exists already, or the key was used for another request.
     AlreadyExists,
-    /// Wait for, or bring about, another state.
+    /// Bring the object into another state first, or wait for it.
     FailedPrecondition,
-    /// Lost a race: read again, then redo.
+    /// Read again and redo: a concurrent request changed the object first.
     Aborted,
     /// Present a valid credential.
     Unauthenticated,
-    /// This credential does not allow it.
+    /// Use another credential: this one does not allow the call.
     PermissionDenied,
-    /// Over a limit: back off.
+    /// Back off: a limit is reached.
     ResourceExhausted,
-    /// Something this service needs is away: back off.
+    /// Back off: a part that this service needs is not reachable.
     Unavailable,
-    /// Outcome unknown: retry with the same idempotency key.
+    /// Retry with the same idempotency key: the outcome is unknown.
     DeadlineExceeded,
-    /// The caller went away.
+    /// The caller closed the call before the answer.
     Canceled,
-    /// A defect of ours: page us.
+    /// Report it: the service has a defect.
     Internal,
 }
 
 /// One row of the kind table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KindRow {
-    /// gRPC code.
     pub code: Code,
-    /// HTTP status.
     pub http_status: u16,
     /// Whether the same request may succeed later.
     pub retryable: bool,
-    /// Default reason, where an error has no better one.
     pub reason: &'static str,
-    /// Default advice on when to come back.
+    /// Default delay before the next attempt.
     pub retry_after: Option<Duration>,
 }
 
 impl ErrorKind {
-    /// Every kind.
     pub const ALL: [Self; 13] = [
         Self::InvalidArgument,
         Self::PayloadTooLarge,
@@ -77,7 +72,7 @@ impl ErrorKind {
         Self::Internal,
     ];
 
-    /// The one table from kinds to wire codes.
+    /// Returns the row of the kind: codes, retryability and defaults.
     #[must_use]
     pub const fn row(self) -> KindRow {
         const fn row(code: Code, http_status: u16, retryable: bool, reason: &'static str) -> KindRow {
@@ -105,7 +100,7 @@ impl ErrorKind {
         }
     }
 
-    /// The kind that a gRPC code stands for; codes that Steward never sends count as `Internal`.
+    /// Returns the kind of a gRPC code; codes that Steward never sends count as `Internal`.
     #[must_use]
     pub const fn from_code(code: Code) -> Self {
         match code {
@@ -128,40 +123,40 @@ impl ErrorKind {
     }
 }
 
-/// A field of a request that is wrong, and how.
+/// A wrong field of a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {problem}")]
 pub struct Invalid {
     /// Path of the field as the contract names it, as `turn.input`.
     pub field: String,
-    /// What is wrong, to be read after the field's name.
+    /// Problem, to be read after the field's name.
     pub problem: Cow<'static, str>,
 }
 
 impl Invalid {
-    /// `field` is wrong: `problem` completes the sentence "`field` …".
+    /// Builds the sentence "`field` `problem`".
     pub fn new(field: impl Into<String>, problem: impl Into<Cow<'static, str>>) -> Self {
         Self { field: field.into(), problem: problem.into() }
     }
 }
 
-/// What the caller is told of an error: one row of a service's error table.
+/// The part of an error that the caller reads: one row of a service's error table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicError {
-    /// What the caller should do.
+    /// Kind, which fixes the gRPC code and the HTTP status.
     pub kind: ErrorKind,
     /// Stable machine-readable reason, UPPER_SNAKE.
     pub reason: Cow<'static, str>,
-    /// Text for the caller. Never the `Display` text of an error of another library.
+    /// Text for the caller; never the `Display` text of another library's error.
     pub message: Cow<'static, str>,
-    /// When the caller should try again.
+    /// Delay after which the caller should try again.
     pub retry_after: Option<Duration>,
-    /// Fields of the request that are wrong.
+    /// Wrong fields of the request.
     pub invalid: Vec<Invalid>,
 }
 
 impl PublicError {
-    /// An error with a reason of its own; the delay is the kind's default.
+    /// Builds a row with a reason of its own and the default delay of its kind.
     pub fn new(
         kind: ErrorKind,
         reason: impl Into<Cow<'static, str>>,
@@ -171,18 +166,18 @@ impl PublicError {
         Self { kind, reason: reason.into(), message: message.into(), retry_after, invalid: Vec::new() }
     }
 
-    /// An error with the default reason of its kind.
+    /// Builds a row with the default reason of its kind.
     pub fn of_kind(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(kind, kind.row().reason, message)
     }
 
-    /// A defect of this program: the caller learns nothing about it, the log has the error and its sources.
+    /// Builds the row of a defect: the caller learns nothing about it, the log has the error with its
+    /// sources.
     #[must_use]
     pub fn internal() -> Self {
         Self::of_kind(ErrorKind::Internal, "internal error")
     }
 
-    /// The same with another delay.
     #[must_use]
     pub fn retry_after(self, delay: Duration) -> Self {
         Self { retry_after: Some(delay), ..self }
@@ -191,11 +186,11 @@ impl PublicError {
 
 /// An error that a caller may receive.
 ///
-/// [`ServiceError::public`] is one `match` over the error's variants without a catch-all arm, so that a new variant
-/// must choose its row; an error that wraps another one passes on `inner.public()`. [`crate::into_status`] makes
-/// `?` work in gRPC handlers.
+/// [`ServiceError::public`] is one `match` over the variants without a catch-all arm, so that a new variant
+/// must choose its row. An error that wraps another one returns `inner.public()`. [`crate::into_status`]
+/// makes `?` work in gRPC handlers.
 pub trait ServiceError: StdError {
-    /// What the caller is told.
+    /// Returns the part of the error that the caller reads.
     fn public(&self) -> PublicError {
         PublicError {
             kind: self.kind(),
@@ -206,39 +201,34 @@ pub trait ServiceError: StdError {
         }
     }
 
-    /// What the caller should do.
     fn kind(&self) -> ErrorKind {
         self.public().kind
     }
 
-    /// Stable machine-readable reason.
     fn reason(&self) -> Cow<'static, str> {
         self.public().reason
     }
 
-    /// Text for the caller.
     fn public_message(&self) -> Cow<'static, str> {
         self.public().message
     }
 
-    /// When the caller should try again.
     fn retry_after(&self) -> Option<Duration> {
         self.public().retry_after
     }
 
-    /// The fields that are wrong.
     fn invalid_fields(&self) -> &[Invalid] {
         &[]
     }
 }
 
-/// Makes the named [`ServiceError`]s of this crate gRPC statuses, for `?` in handlers.
+/// Converts the named [`ServiceError`]s of this crate into gRPC statuses, for `?` in handlers.
 #[macro_export]
 macro_rules! into_status {
     ($($error:ty),+ $(,)?) => {$(
-        impl From<$error> for $crate::wire::error::Status {
+        impl From<$error> for $crate::error::Status {
             fn from(error: $error) -> Self {
-                $crate::wire::error::to_status(&error)
+                $crate::error::to_status(&error)
             }
         }
     )+};
@@ -253,7 +243,7 @@ impl ServiceError for Invalid {
     }
 }
 
-/// Turns an error into the status its caller gets, and logs what only operators may read.
+/// Turns an error into the caller's status, and logs the error with its sources.
 pub fn to_status(error: &dyn ServiceError) -> Status {
     let PublicError { kind, reason, message, retry_after, invalid } = error.public();
     match kind {
@@ -298,19 +288,19 @@ pub fn status(
     Status::with_error_details(kind.row().code, message, details)
 }
 
-/// The reason in a status, if its sender gave one.
+/// Returns the reason in a status, if its sender gave one.
 #[must_use]
 pub fn reason_of(status: &Status) -> Option<String> {
     status.get_details_error_info().filter(|info| info.domain == DOMAIN).map(|info| info.reason)
 }
 
-/// When a status asks to come back.
+/// Returns the delay that a status asks for.
 #[must_use]
 pub fn retry_after_of(status: &Status) -> Option<Duration> {
     status.get_details_retry_info().and_then(|info| info.retry_delay)
 }
 
-/// Displays an error and everything that caused it, on one line.
+/// Displays an error and all its sources on one line.
 #[derive(Debug, Clone, Copy)]
 pub struct Chain<'a, E: ?Sized>(pub &'a E);
 

@@ -1,16 +1,16 @@
-//! Identifiers: UUIDv7, one type for each kind of thing, so that one cannot stand for another.
+//! Identifiers: UUIDv7, one type for each kind of object, so that one cannot stand for another.
 
 use uuid::Uuid;
 
-use crate::wire::error::Invalid;
+use crate::error::Invalid;
 
-/// A new identifier; later ones sort after earlier ones.
+/// Makes a new identifier; later ones sort after earlier ones.
 #[must_use]
 pub fn new_id() -> Uuid {
     Uuid::now_v7()
 }
 
-/// Parses an identifier that a caller gave: the hyphenated form, in either case, and nothing else.
+/// Parses an identifier from a request: the hyphenated form in either case, no other form.
 ///
 /// # Errors
 /// [`Invalid`] names `field`.
@@ -18,7 +18,7 @@ pub fn parse_id(field: &str, text: &str) -> Result<Uuid, Invalid> {
     if text.is_empty() {
         return Err(Invalid::new(field, "is required"));
     }
-    // Uuid also reads braces, URNs and undashed hex; one thing should have one spelling.
+    // Uuid also reads braces, URNs and undashed hex; an identifier should have one spelling.
     match text.len() {
         36 => Uuid::parse_str(text).map_err(|_| Invalid::new(field, "must be a UUID")),
         _ => Err(Invalid::new(field, "must be a UUID")),
@@ -36,18 +36,17 @@ macro_rules! define_id {
         pub struct $name(pub ::uuid::Uuid);
 
         impl $name {
-            /// A new identifier.
             #[must_use]
             #[expect(clippy::new_without_default, reason = "a default identifier would be a new one each time")]
             pub fn new() -> Self {
                 Self($crate::id::new_id())
             }
 
-            /// Parses what a caller gave for `field`.
+            /// Parses the identifier in `field` of a request.
             ///
             /// # Errors
-            /// [`Invalid`]($crate::wire::error::Invalid) names `field`.
-            pub fn parse(field: &str, text: &str) -> Result<Self, $crate::wire::error::Invalid> {
+            /// [`Invalid`]($crate::error::Invalid) names `field`.
+            pub fn parse(field: &str, text: &str) -> Result<Self, $crate::error::Invalid> {
                 $crate::id::parse_id(field, text).map(Self)
             }
         }
@@ -73,21 +72,15 @@ macro_rules! define_id {
 }
 
 define_id! {
-    /// A tenant.
     AccountId,
-    /// A conversation.
     SessionId,
-    /// One user input on its way to one answer.
+    /// A user's input on its way to its answer.
     TurnId,
-    /// One stored message.
     MessageId,
-    /// One container and its workspace.
+    /// A container with its workspace.
     SandboxId,
-    /// One enrolled agent.
     AgentId,
-    /// One API token.
     TokenId,
-    /// One erasure job.
     PurgeId,
 }
 

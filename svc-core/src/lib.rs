@@ -15,6 +15,7 @@
 pub mod base;
 pub mod custody;
 pub mod data;
+pub mod error;
 pub mod id;
 pub mod run;
 pub mod subject;

@@ -7,4 +7,5 @@ pub mod config;
 pub mod failpoint;
 pub mod lifecycle;
 pub mod process;
+pub mod readiness;
 pub mod telemetry;

@@ -4,9 +4,10 @@ pub mod assertion;
 pub mod auth;
 pub mod client;
 pub mod deadline;
-pub mod error;
 pub mod grpc;
 pub mod outbound;
 pub mod page;
 pub mod principal;
 pub mod server;
+
+pub use crate::error;

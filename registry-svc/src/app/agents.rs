@@ -172,7 +172,7 @@ impl Agents {
                 act: "agent.removed",
                 subject: SubjectHash::of("agent", id.0),
                 generation: next.generation,
-                principal_id: audit::principal_id(caller),
+                principal_id: &caller.subject_id,
                 at: now,
             };
             audit::record(&mut tx, &act).await?;

@@ -131,7 +131,7 @@ impl Tokens {
         let now = self.clock.now();
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
         let token = store::tokens::find(&mut tx, account, id).await?.ok_or(Error::NotFound(Entity::Token))?;
-        if !revoke(&mut tx, id, audit::principal_id(caller), now).await? {
+        if !revoke(&mut tx, id, &caller.subject_id, now).await? {
             // Somebody else's revocation may have come between the two statements.
             return store::tokens::find(&mut tx, account, id).await?.ok_or(Error::NotFound(Entity::Token));
         }

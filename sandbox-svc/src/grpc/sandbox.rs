@@ -5,7 +5,7 @@ use steward_proto::sandbox::v1::{
     sandbox_service_server::{SandboxService, SandboxServiceServer},
 };
 use svc_core::{
-    data::{audit::principal_id, idempotency},
+    data::idempotency,
     id::{AccountId, SandboxId, SessionId},
     wire::{error::to_status, principal::PrincipalKind},
 };
@@ -122,8 +122,7 @@ impl SandboxService for SandboxHandler {
         let caller = caller(&request)?;
         let account = caller.account_id().map_err(status)?;
         let id = sandbox_id(&request.get_ref().sandbox_id)?;
-        let sandbox =
-            lifecycle::delete(&self.ctx, account, id, principal_id(&caller)).await.map_err(status)?;
+        let sandbox = lifecycle::delete(&self.ctx, account, id, &caller.subject_id).await.map_err(status)?;
         Ok(Response::new(proto::DeleteSandboxResponse { sandbox: Some(sandbox.into()) }))
     }
 

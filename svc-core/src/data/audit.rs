@@ -5,31 +5,19 @@
 
 use chrono::{DateTime, Utc};
 
+use crate::data::pg::{self, Tx};
 pub use crate::subject::SubjectHash;
-use crate::{
-    data::pg::{self, Tx},
-    wire::principal::Principal,
-};
 
-/// An irreversible act.
 #[derive(Debug, Clone, Copy)]
 pub struct Act<'a> {
     /// What was done, as `session.tombstoned`.
     pub act: &'static str,
-    /// To what.
     pub subject: SubjectHash,
     /// Generation of the record that the act made.
     pub generation: i64,
     /// Who did it: id of a principal, or name of a service or task.
     pub principal_id: &'a str,
-    /// When.
     pub at: DateTime<Utc>,
-}
-
-/// How a principal is named in the log.
-#[must_use]
-pub fn principal_id(principal: &Principal) -> &str {
-    &principal.subject_id
 }
 
 /// Writes the row of an act.

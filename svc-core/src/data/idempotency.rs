@@ -23,8 +23,8 @@ use uuid::Uuid;
 
 use crate::{
     data::pg::{self, Pool, Tx, ensure_affected},
+    error::{ErrorKind, Invalid, PublicError, ServiceError},
     id::{AccountId, SessionId},
-    wire::error::{ErrorKind, Invalid, PublicError, ServiceError},
 };
 
 /// Header and metadata that carry the key.
@@ -33,7 +33,6 @@ pub const HEADER: &str = "idempotency-key";
 /// How long a key counts.
 pub const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// Longest key.
 const MAX_KEY: usize = 255;
 
 /// A key as a caller chose it: 1 to 255 visible ASCII characters.
@@ -96,7 +95,6 @@ struct Keyed {
     hash: RequestHash,
 }
 
-/// Answer of [`Once::begin`].
 #[derive(Debug)]
 pub enum Begin<T> {
     /// The request is new, or has no key: do it, then [`Slot::finish`].
@@ -105,7 +103,6 @@ pub enum Begin<T> {
     Replay(T),
 }
 
-/// Answer of [`Once::open`].
 #[derive(Debug)]
 pub enum Opened<T> {
     /// The request is new, or has no key: do it in this transaction, then [`Slot::finish`].

@@ -1,5 +1,5 @@
-//! Postgres, as every service uses it: a pool with its time limits, migrations, typed errors, and the
-//! transaction that application code begins and commits.
+//! Postgres as every service uses it: a pool with time limits, migrations, typed errors, and the transaction
+//! that application code begins and commits.
 //!
 //! * One database; each service has a schema, an owner role that migrates and a run role that cannot change
 //!   tables ([`bootstrap`] makes them). SQL is unqualified: the role's `search_path` names its schema.
@@ -7,8 +7,9 @@
 //!   subject's custody row, so an erasure waits for it and is never overtaken by it.
 //! * [`Error`] is the only form in which a database error leaves a store; it says what the caller should do.
 //!
-//! The time limits are the server's. A server that vanishes without a word is noticed by the kernel alone, after
-//! minutes, so whoever has a deadline puts it around the whole transaction; dropping one is always safe.
+//! The time limits are the server's. A server that vanishes without closing its connections is noticed by the
+//! kernel alone, after minutes. A caller with a deadline puts it around the whole transaction; dropping a
+//! transaction is always safe.
 //!
 //! SQL in this crate is checked when it runs, not when it is built: the tables it names (`custody`, `leases`,
 //! `idempotency_keys`, `audit_log`) exist once in the schema of *each* service, so there is no one database
@@ -39,33 +40,33 @@ pub use self::{
 };
 pub use crate::subject::{Subject, SubjectKind};
 
-/// How long a connection may have been idle before it is tried out when handed over. Without the trial the
-/// first query after a restart of Postgres fails; with it on every hand-over each transaction pays a round trip.
+/// Idle time after which a connection is pinged before it is handed out. Without a ping the first query after
+/// a restart of Postgres fails; with a ping at every hand-out each transaction pays a round trip.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
-/// How a service reaches Postgres. Only `url` has no default.
+/// Address and limits of a service's Postgres. Only `url` has no default.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PgConfig {
     /// URL of the run role, as `postgres://steward_chat:…@db/steward`.
     pub url: SecretString,
-    /// URL of the owner role. With it the service migrates its schema when it starts; without it the schema
-    /// must be as new as the program, or the program does not start.
+    /// URL of the owner role. With it the service migrates its schema when it starts; without it the service
+    /// refuses to start on a schema older than the program.
     #[serde(default)]
     pub migrate_url: Option<SecretString>,
-    /// Most connections of one process.
+    /// Maximum number of connections of one process.
     #[serde(default = "defaults::max_connections")]
     pub max_connections: u32,
-    /// Longest wait for a connection.
+    /// Maximum wait for a connection.
     #[serde(default = "defaults::acquire_timeout", with = "humantime_serde")]
     pub acquire_timeout: Duration,
-    /// Longest time of one statement.
+    /// Maximum time of one statement.
     #[serde(default = "defaults::statement_timeout", with = "humantime_serde")]
     pub statement_timeout: Duration,
-    /// Longest wait for a lock.
+    /// Maximum wait for a lock.
     #[serde(default = "defaults::lock_timeout", with = "humantime_serde")]
     pub lock_timeout: Duration,
-    /// Longest time that a transaction may stand open between two statements.
+    /// Maximum time that a transaction may be idle between two statements.
     #[serde(default = "defaults::idle_in_transaction_session_timeout", with = "humantime_serde")]
     pub idle_in_transaction_session_timeout: Duration,
 }
@@ -91,7 +92,7 @@ mod defaults {
 }
 
 impl PgConfig {
-    /// The defaults, with this URL.
+    /// Builds the default configuration with this URL.
     #[must_use]
     pub fn new(url: SecretString) -> Self {
         Self {
@@ -105,11 +106,12 @@ impl PgConfig {
         }
     }
 
-    /// Options of a connection at `url` with these limits and without a limit on statements if `unlimited`.
+    /// Returns the options of a connection at `url` with these limits; `unlimited` lifts the limit on
+    /// statements.
     fn options(&self, url: &SecretString, unlimited: bool) -> Result<PgConnectOptions> {
         let options: PgConnectOptions = url.expose_secret().parse().map_err(Error::from)?;
         let statement = if unlimited { Duration::ZERO } else { self.statement_timeout };
-        // "Already exists, skipping" at every start is nobody's news.
+        // "Already exists, skipping" at every start is no news.
         let options = options.options([("client_min_messages", "warning")]);
         Ok(options.options([
             ("statement_timeout", statement.as_millis()),
@@ -119,15 +121,15 @@ impl PgConfig {
     }
 }
 
-/// One of a [`Pool`]'s connections; goes back when it is dropped.
+/// A connection of a [`Pool`]; returns to the pool when it is dropped.
 pub type Connection = PoolConnection<Postgres>;
 
-/// A process's connections to Postgres; cheap to clone.
+/// The connections of a process to Postgres; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Pool(PgPool);
 
 impl Pool {
-    /// A pool that connects when it is first used, so that a service can start before its database does.
+    /// Builds a pool that connects at its first use, so that a service can start before its database does.
     ///
     /// # Errors
     /// [`Error::Driver`] if the URL cannot be read.
@@ -150,61 +152,61 @@ impl Pool {
         Ok(Self(pool))
     }
 
-    /// Like [`Self::lazy`], and makes sure that Postgres answers.
+    /// Like [`Self::lazy`], and fails unless Postgres answers.
     ///
     /// # Errors
-    /// [`Error`] if it does not.
+    /// [`Error`] if Postgres does not answer.
     pub async fn connect(config: &PgConfig) -> Result<Self> {
         let pool = Self::lazy(config)?;
         pool.ping().await?;
         Ok(pool)
     }
 
-    /// A connection, for reads that need no transaction.
+    /// Returns a connection, for reads that need no transaction.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if there is none in time.
+    /// [`Error::Unavailable`] if no connection is free in time.
     pub async fn acquire(&self) -> Result<Connection> {
         Ok(self.0.acquire().await?)
     }
 
-    /// Makes sure that Postgres answers.
+    /// Checks that Postgres answers.
     ///
     /// # Errors
-    /// [`Error`] if it does not.
+    /// [`Error`] if Postgres does not answer.
     pub async fn ping(&self) -> Result<()> {
         let mut connection = self.acquire().await?;
         sqlx::query("SELECT 1").execute(&mut *connection).await?;
         Ok(())
     }
 
-    /// The pool itself, for single statements of a store that stand alone.
+    /// Returns the sqlx pool, for single statements of a store.
     #[must_use]
     pub const fn inner(&self) -> &PgPool {
         &self.0
     }
 
-    /// Closes every connection, waiting for those in use.
+    /// Closes every connection, after the ones in use have returned.
     pub async fn close(&self) {
         self.0.close().await;
     }
 }
 
 #[tonic::async_trait]
-impl crate::wire::server::Check for Pool {
+impl crate::run::readiness::Check for Pool {
     fn name(&self) -> &'static str {
         "postgres"
     }
 
-    async fn check(&self) -> crate::wire::server::CheckResult {
+    async fn check(&self) -> crate::run::readiness::CheckResult {
         self.ping().await.map_err(|error| {
-            tracing::debug!(error = %crate::wire::error::Chain(&error), "Postgres does not answer");
+            tracing::debug!(error = %crate::error::Chain(&error), "Postgres does not answer");
             "does not answer".to_owned()
         })
     }
 }
 
-/// Shows how many connections are open, in use, and allowed, by the conventions for database clients.
+/// Reports how many connections are open, in use and allowed, by the conventions for database clients.
 fn observe(pool: &PgPool, name: &str) {
     let meter = opentelemetry::global::meter("steward");
     let label = |state: Option<&'static str>| {
@@ -235,7 +237,7 @@ fn observe(pool: &PgPool, name: &str) {
         .build();
 }
 
-/// One connection outside a pool, without a limit on statements: for migrations and set-up.
+/// Opens a connection outside the pool, without a limit on statements, for migrations and set-up.
 async fn connect_once(options: &PgConnectOptions) -> Result<PgConnection> {
     Ok(PgConnection::connect_with(options).await?)
 }

@@ -1,11 +1,11 @@
-//! Domain enums as Postgres enums: the domain knows no driver, so a store says how its values are stored.
+//! Domain enums as Postgres enums: the domain knows no driver, so a store declares how its values are stored.
 //!
 //! ```ignore
 //! svc_core::pg_enum!(AgentStatus as "agent_status" { Online => "online", Offline => "offline" });
 //! ```
 //!
-//! makes the enum a column, a parameter and (as `&[T]`) an array for sqlx. The labels are in code twice, here
-//! and in a migration; [`labels`] reads the database's, for the test that they are the same.
+//! makes the enum a column, a parameter and (as `&[T]`) an array for sqlx. The labels stand in the code
+//! twice, here and in a migration; [`labels`] reads the database's for the test that compares them.
 
 use sqlx::PgConnection;
 
@@ -15,7 +15,7 @@ use crate::data::pg;
 pub trait PgEnum: Copy + 'static {
     /// Name of the Postgres type.
     const TYPE: &'static str;
-    /// Every value and its label, in the order of the type.
+    /// Every value with its label, in the order of the type.
     const LABELS: &'static [(Self, &'static str)];
 }
 
@@ -61,7 +61,7 @@ macro_rules! pg_enum {
     };
 }
 
-/// Labels of an enum as the database has them, in order.
+/// Returns the labels of an enum in the database, in order.
 ///
 /// # Errors
 /// [`pg::Error`] if the catalogue cannot be read.

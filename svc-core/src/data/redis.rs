@@ -22,9 +22,9 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::{
-    custody::data_map::Class,
+    data::data_map::Class,
+    error::{ErrorKind as Kind, PublicError, ServiceError},
     run::backoff::Backoff,
-    wire::error::{ErrorKind as Kind, PublicError, ServiceError},
 };
 
 /// Delay before Redis is tried again after it could not be reached.
@@ -34,7 +34,6 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_s
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RedisConfig {
-    /// URL, as `redis://:password@host:6379`.
     pub url: SecretString,
     /// What every key and channel begins with; one for an installation.
     #[serde(default = "defaults::key_prefix")]
@@ -78,7 +77,6 @@ pub struct KeyFamily {
     pub name: &'static str,
     /// What an erasure does to them.
     pub class: Class,
-    /// What they hold.
     pub text: &'static str,
 }
 

@@ -39,7 +39,6 @@ const RECONNECT: Duration = Duration::from_millis(500);
 /// What a subscriber hears.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hint {
-    /// Somebody published this.
     Message(Bytes),
     /// Read Postgres again: hints may have been lost, or it is time anyway.
     Look,
@@ -88,7 +87,7 @@ impl Wake {
         let mut command = redis::cmd("PUBLISH");
         command.arg(self.channel(topic)).arg(payload);
         if let Err(error) = self.redis.query::<()>(&command).await {
-            tracing::debug!(error = %crate::wire::error::Chain(&error), topic, "wake-up not sent");
+            tracing::debug!(error = %crate::error::Chain(&error), topic, "wake-up not sent");
         }
     }
 
@@ -105,7 +104,7 @@ impl Wake {
         match self.redis.pipeline::<Vec<u64>>(&pipeline).await {
             Ok(heard) => heard.into_iter().sum(),
             Err(error) => {
-                tracing::debug!(error = %crate::wire::error::Chain(&error), count = pipeline.len(), "wake-ups not sent");
+                tracing::debug!(error = %crate::error::Chain(&error), count = pipeline.len(), "wake-ups not sent");
                 0
             }
         }
@@ -201,7 +200,7 @@ async fn run(redis: Redis, hub: Arc<Hub>, mut inbox: mpsc::UnboundedReceiver<Ord
             }
             Err(error) if !reported => {
                 reported = true;
-                tracing::warn!(error = %crate::wire::error::Chain(&error), "no wake-ups while Redis is away");
+                tracing::warn!(error = %crate::error::Chain(&error), "no wake-ups while Redis is away");
             }
             Err(_) => {}
         }

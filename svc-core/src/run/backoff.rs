@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-/// How delays grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     /// Ceiling of the first delay.

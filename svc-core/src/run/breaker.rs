@@ -46,9 +46,7 @@ impl Default for BreakerPolicy {
 /// What a call said about the other side's health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It works.
     Success,
-    /// It failed.
     Failure,
     /// It asks to be left alone: opens at once, for so long.
     OpenFor(Duration),
@@ -74,15 +72,12 @@ pub struct Refused {
 /// How a breaker stands, for health reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Position {
-    /// Calls go through.
     Closed,
-    /// Calls are refused.
     Open,
     /// One call may go through, or has.
     HalfOpen,
 }
 
-/// A breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Breaker {
     generation: u64,
@@ -146,7 +141,6 @@ impl Breaker {
         }
     }
 
-    /// How it stands.
     #[must_use]
     pub fn position(&self, now: DateTime<Utc>) -> Position {
         match self.state {

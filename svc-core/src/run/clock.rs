@@ -5,7 +5,6 @@ use std::{fmt::Debug, sync::Arc};
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 
-/// Tells the time.
 pub trait Clock: Debug + Send + Sync {
     /// The present instant, cut to whole microseconds (what Postgres keeps).
     fn now(&self) -> DateTime<Utc>;
@@ -14,7 +13,6 @@ pub trait Clock: Debug + Send + Sync {
 /// A clock that components share.
 pub type SharedClock = Arc<dyn Clock>;
 
-/// The machine's clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 

@@ -23,7 +23,6 @@ pub enum Error {
     Refused {
         /// The service whose configuration it is.
         service: &'static str,
-        /// What is wrong.
         problem: String,
     },
 }

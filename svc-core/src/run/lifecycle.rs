@@ -163,7 +163,7 @@ impl Lifecycle {
             match task.await {
                 Ok(()) if this.soft.is_cancelled() => {}
                 Ok(()) => this.fail(name, "ended before it was asked to"),
-                Err(error) => this.fail(name, &crate::wire::error::Chain(&error).to_string()),
+                Err(error) => this.fail(name, &crate::error::Chain(&error).to_string()),
             }
         }));
     }
@@ -194,7 +194,7 @@ impl Lifecycle {
                 match round {
                     Ok(Ok(())) => tracing::error!(task.name = name, "background loop ended by itself, restarting it"),
                     Ok(Err(error)) => tracing::warn!(
-                        task.name = name, error = %crate::wire::error::Chain(&*error), failures, "background loop failed, restarting it"
+                        task.name = name, error = %crate::error::Chain(&*error), failures, "background loop failed, restarting it"
                     ),
                     Err(panic) => tracing::error!(
                         task.name = name, panic = %panic_text(&*panic), failures, "background loop panicked, restarting it"

@@ -10,12 +10,12 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
+    error::Chain,
     run::{
         failpoint,
         lifecycle::{Lifecycle, Outcome},
         telemetry::{self, Metrics, TelemetryConfig},
     },
-    wire::error::Chain,
 };
 
 /// Exit code for a configuration that was refused (sysexits' `EX_USAGE`).

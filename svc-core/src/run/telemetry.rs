@@ -59,7 +59,6 @@ pub struct TelemetryConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
     Text,
     /// For machines: one JSON object a line.
     Json,
@@ -70,12 +69,7 @@ pub enum LogFormat {
 pub enum Error {
     /// The log filter does not parse.
     #[error("log filter {filter:?}")]
-    Filter {
-        /// The filter.
-        filter: String,
-        /// What is wrong.
-        source: tracing_subscriber::filter::ParseError,
-    },
+    Filter { filter: String, source: tracing_subscriber::filter::ParseError },
     /// An exporter could not be built.
     #[error("build an OTLP exporter")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
@@ -193,7 +187,6 @@ pub fn init(service: &'static str, config: &TelemetryConfig) -> Result<Telemetry
 }
 
 impl Telemetry {
-    /// The process's metrics.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         self.metrics.clone()

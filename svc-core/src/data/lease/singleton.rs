@@ -20,14 +20,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::{
-    custody::data_map::Class,
     data::{
+        data_map::Class,
         pg::{self, Pool, Tx},
         redis::{KeyFamily, Redis},
     },
+    error::Chain,
     run::lifecycle::Lifecycle,
     subject::Subject,
-    wire::error::Chain,
 };
 
 /// Keys of singleton leases.

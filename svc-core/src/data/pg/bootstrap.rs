@@ -1,43 +1,42 @@
-//! What is made once per cluster, as superuser, before any service starts: the database, a schema for each
+//! Set-up of a cluster, once, as superuser, before any service starts: the database, a schema for each
 //! service that keeps data, and two roles for each schema. `steward db init` runs it.
 //!
-//! `steward_<service>_owner` owns the schema and migrates it. `steward_<service>` runs the service: it reads and
-//! writes rows and can change no table; migrations take away UPDATE and DELETE where a ledger must only grow.
-//! Neither sees another schema. It can be run again at any time, also by several at once, and repairs what it
-//! finds.
+//! `steward_<service>_owner` owns the schema and migrates it. `steward_<service>` runs the service: it reads
+//! and writes rows and cannot change tables; migrations revoke its UPDATE and DELETE where a ledger must only
+//! grow. Neither role sees another schema. The set-up can run again at any time, also several times at once,
+//! and repairs what it finds.
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 
 use super::{Error, Result};
 
-/// Services that keep data; each has a schema of this name.
+/// Services that keep data; each has a schema of its name.
 pub const SCHEMAS: [&str; 4] = ["chat", "sandbox", "registry", "purge"];
 
-/// Makes the roles of the service in `steward.service`.
+/// Creates the roles of the service in `steward.service`.
 const ROLES: &str = include_str!("bootstrap/roles.sql");
 
-/// Makes the schema of the service in `steward.service`, in the database at hand.
+/// Creates the schema of the service in `steward.service`, in the current database.
 const SCHEMA: &str = include_str!("bootstrap/schema.sql");
 
-/// A password to be set for a role. A role without one keeps what it has: certificate, peer or trust log in.
+/// A password for a role. A role without one keeps its present login: certificate, peer or trust.
 #[derive(Debug, Clone)]
 pub struct RolePassword {
-    /// The role, as `steward_chat`.
+    /// Name of the role, as `steward_chat`.
     pub role: String,
-    /// Its password.
     pub password: SecretString,
 }
 
-/// Makes database, schemas and roles, or completes them. `superuser_url` leads to any other database of the
+/// Creates database, schemas and roles, or completes them. `superuser_url` names any other database of the
 /// cluster, as `postgres`.
 ///
 /// # Errors
-/// [`Error`] if the cluster did not do it; running it again is safe.
+/// [`Error`] if the cluster refuses; running the set-up again is safe.
 pub async fn init(superuser_url: &SecretString, database: &str, passwords: &[RolePassword]) -> Result<()> {
     let options: PgConnectOptions = superuser_url.expose_secret().parse().map_err(Error::from)?;
     let mut admin = PgConnection::connect_with(&options).await?;
-    // Held until this connection ends: others wait, then find that everything is there.
+    // Held until this connection ends: a concurrent set-up waits, then finds everything in place.
     sqlx::query("SELECT pg_advisory_lock(hashtextextended('steward.bootstrap', 0))")
         .execute(&mut admin)
         .await?;
@@ -68,7 +67,7 @@ pub async fn init(superuser_url: &SecretString, database: &str, passwords: &[Rol
     Ok(admin.close().await?)
 }
 
-/// Makes the roles; they belong to the cluster.
+/// Creates the roles, which belong to the cluster.
 pub(crate) async fn roles(superuser: &mut PgConnection) -> Result<()> {
     for service in SCHEMAS {
         run_for(superuser, service, ROLES).await?;
@@ -76,7 +75,7 @@ pub(crate) async fn roles(superuser: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-/// Makes the schemas in the database at hand.
+/// Creates the schemas in the current database.
 pub(crate) async fn schemas(superuser: &mut PgConnection) -> Result<()> {
     for service in SCHEMAS {
         run_for(superuser, service, SCHEMA).await?;
@@ -91,6 +90,6 @@ async fn run_for(superuser: &mut PgConnection, service: &str, sql: &'static str)
     Ok(tx.commit().await?)
 }
 
-/// Everything here that decides what a database looks like, for whoever keeps copies of one.
+/// Every statement of the set-up: a template database made by the same text can be reused.
 #[cfg(any(test, feature = "test-util"))]
 pub(crate) const TEXTS: [&str; 2] = [ROLES, SCHEMA];

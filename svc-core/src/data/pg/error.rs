@@ -1,119 +1,113 @@
-//! What went wrong in the database, by what the caller should do about it.
+//! Database errors, by what the caller should do.
 
 use std::{borrow::Cow, error::Error as StdError, time::Duration};
 
 use sqlx::postgres::PgDatabaseError;
 
 use crate::{
+    error::{ErrorKind, PublicError, ServiceError},
     subject::SubjectKind,
-    wire::error::{ErrorKind, PublicError, ServiceError},
 };
 
 /// Result of a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// When to come back after a lost connection: about the time a fail-over or a restart begins to show an end.
+/// Delay after a lost connection: about the time in which a fail-over or a restart makes progress.
 const RECONNECT: Duration = Duration::from_secs(2);
 
-/// When to come back after a lock or a statement took too long.
+/// Delay after a lock or a statement took too long.
 const RELIEF: Duration = Duration::from_secs(1);
 
 /// A constraint that a write would break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConflictKind {
-    /// There is such a row already.
+    /// The row exists already.
     Unique,
-    /// A row that it refers to is missing, or one that is to go is still referred to.
+    /// A referenced row is missing, or a row to be deleted is still referenced.
     ForeignKey,
-    /// A value is out of bounds: a defect, since domain types come first.
+    /// A value is out of bounds: a defect, because domain types check values first.
     Check,
-    /// It overlaps with another row.
+    /// The row overlaps with another one.
     Exclusion,
 }
 
-/// What went wrong in the database.
+/// An error of the database.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Postgres is away, shutting down, starting, or has no connection left. Nothing was done.
+    /// Postgres is stopped, stopping, starting, or has no free connection. Nothing was done.
     #[error("Postgres is not available")]
     Unavailable {
-        /// When to come back.
+        /// Delay before the next attempt.
         retry_after: Duration,
-        /// What the driver says.
         #[source]
         source: sqlx::Error,
     },
-    /// The connection broke while a commit was under way: it may or may not have happened.
+    /// The connection broke during a commit: the transaction may or may not be committed.
     #[error("connection lost during commit, outcome unknown")]
     CommitUnknown(#[source] sqlx::Error),
     /// Another transaction held a lock for too long.
     #[error("waited too long for a lock")]
     LockTimeout(#[source] sqlx::Error),
-    /// A statement took too long.
+    /// A statement ran into its time limit.
     #[error("statement took too long")]
     StatementTimeout(#[source] sqlx::Error),
-    /// A transaction stood open between two statements for too long and was ended: a defect.
+    /// A transaction was idle between two statements for too long and was ended: a defect.
     #[error("transaction was idle for too long")]
     IdleInTransaction(#[source] sqlx::Error),
     /// Serialization failure or deadlock: redo the transaction.
     #[error("lost a race with another transaction")]
     Race(#[source] sqlx::Error),
-    /// A constraint does not allow it.
+    /// A constraint forbids the write.
     #[error("{kind:?} constraint {constraint} does not allow it")]
     Conflict {
-        /// What the constraint demands.
+        /// Kind of the constraint.
         kind: ConflictKind,
-        /// Its name.
         constraint: String,
-        /// What the driver says.
         #[source]
         source: sqlx::Error,
     },
-    /// A guarded write did not hit the rows it was meant for: somebody else was first.
+    /// A guarded write did not hit the expected rows: another writer was first.
     #[error("guarded write hit {affected} rows instead of {expected}")]
     Stale {
-        /// Rows it was meant for.
+        /// Number of rows that the write should hit.
         expected: u64,
-        /// Rows it hit.
         affected: u64,
     },
-    /// The lease under which the write was made belongs to somebody else by now. Nothing was written.
+    /// Another worker has taken over the lease under which the write was made. Nothing was written.
     #[error("lease {0} is lost")]
     Fenced(Cow<'static, str>),
-    /// The subject is being erased: nothing of it may be written.
+    /// The subject is being erased: its data may not be written.
     #[error("{0} is frozen by an erasure")]
     SubjectFrozen(SubjectKind),
-    /// There is no such subject: never was, is another tenant's, or it was erased.
+    /// The subject is unknown to this service, is another tenant's, or was erased.
     #[error("{kind} is {}", if *erased { "erased" } else { "unknown" })]
     SubjectNotFound {
-        /// What is not there.
+        /// Kind of the missing subject.
         kind: SubjectKind,
-        /// Whether it once was.
+        /// Whether the subject was erased.
         erased: bool,
     },
-    /// A row does not make sense to this program: a defect, or a migration that went wrong.
+    /// A row that this program cannot read: a defect, or a faulty migration.
     #[error("row of {table} cannot be read at {column}{}", row.as_deref().map(|row| format!(" ({row})")).unwrap_or_default())]
     Inconsistency {
         /// The table, or "a query" if only the driver noticed.
         table: &'static str,
-        /// The column.
         column: String,
         /// Key of the row, if known.
         row: Option<String>,
-        /// What is wrong with it.
         #[source]
         source: Box<dyn StdError + Send + Sync>,
     },
-    /// The transaction had failed before it was committed: a statement's error was not passed on. A defect.
+    /// The transaction had failed before its commit: an error of a statement was swallowed. A defect.
     #[error("transaction had failed before its commit")]
     Poisoned(#[source] sqlx::Error),
-    /// Anything else the driver says: a defect.
+    /// Any other error of the driver: a defect.
     #[error("database error")]
     Driver(#[source] sqlx::Error),
 }
 
 impl Error {
-    /// A row of `table` whose `column` makes no sense.
+    /// Builds the error of a row of `table` with an unreadable `column`.
     pub fn inconsistent(
         table: &'static str,
         column: &'static str,
@@ -128,26 +122,26 @@ impl Error {
         }
     }
 
-    /// Whether this is a breach of the named constraint.
+    /// Returns whether the write broke the constraint of that name.
     #[must_use]
     pub fn violates(&self, name: &str) -> bool {
         matches!(self, Self::Conflict { constraint, .. } if constraint == name)
     }
 
-    /// Whether the same transaction, begun anew, may succeed at once.
+    /// Returns whether the same transaction may succeed if it is begun again at once.
     #[must_use]
     pub const fn is_race(&self) -> bool {
         matches!(self, Self::Race(_))
     }
 
-    /// Whether Postgres itself is away, as against this one statement being refused.
+    /// Returns whether Postgres itself is unreachable, as opposed to one refused statement.
     #[must_use]
     pub const fn is_outage(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::CommitUnknown(_))
     }
 }
 
-/// Every error of the driver gets its meaning here and nowhere else.
+/// The one place where an error of the driver gets its meaning.
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         match &error {
@@ -160,7 +154,7 @@ impl From<sqlx::Error> for Error {
             }
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
-            // A connection that ends while it is being made is read as a broken protocol.
+            // A connection that closes while it is being opened reads as a protocol error.
             | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
@@ -185,7 +179,7 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// Meaning of a SQLSTATE (appendix A of the Postgres manual).
+/// Classifies a SQLSTATE (appendix A of the Postgres manual).
 fn by_sqlstate(code: &str, constraint: String, source: sqlx::Error) -> Error {
     let conflict = |kind, source| Error::Conflict { kind, constraint, source };
     match code {
@@ -195,7 +189,7 @@ fn by_sqlstate(code: &str, constraint: String, source: sqlx::Error) -> Error {
         "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "53100" | "53200" | "53300" => {
             Error::Unavailable { retry_after: RECONNECT, source }
         }
-        // The server became a standby: its connections must move to the new primary.
+        // The server became a standby: connections must move to the new primary.
         "25006" => Error::Unavailable { retry_after: RECONNECT, source },
         "40001" | "40P01" => Error::Race(source),
         "55P03" => Error::LockTimeout(source),
@@ -228,10 +222,10 @@ impl ServiceError for Error {
                 "outcome unknown: repeat with the same idempotency key",
             ),
             Self::Race(_) | Self::Stale { .. } => {
-                PublicError::of_kind(Aborted, "somebody else changed it at the same time")
+                PublicError::of_kind(Aborted, "another request changed it at the same time")
             }
             Self::Fenced(_) => {
-                PublicError::new(Aborted, "LEASE_LOST", "somebody else has taken over this work")
+                PublicError::new(Aborted, "LEASE_LOST", "another worker has taken over this work")
             }
             Self::Conflict { kind, .. } => match kind {
                 ConflictKind::Unique | ConflictKind::Exclusion => {
@@ -253,7 +247,7 @@ impl ServiceError for Error {
     }
 }
 
-/// Makes sure that a guarded write hit exactly `expected` rows.
+/// Checks that a guarded write hit exactly `expected` rows.
 ///
 /// # Errors
 /// [`Error::Stale`] otherwise.

@@ -1,14 +1,16 @@
 //! Migrations of a service's schema, as its owner role.
 //!
-//! Every schema gets the tables of [`COMMON`] first, then the service's own. Instances that start together wait
-//! for each other, service by service: the lock is a polled advisory lock named after the schema. sqlx's own
-//! lock is one for the whole database, and waiting *inside* a statement for it would hold a snapshot open.
+//! Every schema gets the tables of [`COMMON`] first, then the service's own. Instances that start together
+//! wait for each other, service by service: the lock is a polled advisory lock named after the schema. sqlx's
+//! own lock is one for the whole database, and waiting *inside* a statement for it would hold a snapshot
+//! open.
 //!
-//! Only transactional files run at start-up. What must run outside a transaction (`CREATE INDEX CONCURRENTLY`)
-//! dead-locks when instances start together; it is refused here and belongs into a job of its own.
+//! Only transactional files run at start-up. A statement that must run outside a transaction (`CREATE INDEX
+//! CONCURRENTLY`) dead-locks when instances start together; such a file is refused here and needs a job of
+//! its own.
 //!
 //! A schema newer than the program is no error: during a rolling update the older program must be able to
-//! restart, and migrations only ever expand before they contract.
+//! restart, and migrations expand before they contract.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -19,66 +21,64 @@ use sqlx::{
 
 use super::{Error, PgConfig, Pool, Result, connect_once};
 
-/// Tables that each schema has: custody, leases, idempotency keys, audit log. Versions 1 to 99 are theirs.
+/// Tables of every schema: custody, leases, idempotency keys, audit log. Versions 1 to 99 are reserved for
+/// them.
 pub static COMMON: Migrator = sqlx::migrate!("./migrations-common");
 
-/// How often a waiting instance looks whether the one before it is done.
+/// Poll interval of an instance that waits for another one's migration.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Why a schema could not be brought up to date.
+/// A schema that could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
-    /// The database did not do it.
+    /// Postgres did not run a statement.
     #[error(transparent)]
     Database(#[from] Error),
     /// A migration failed or was changed after it was applied.
     #[error("migration of schema {schema} failed")]
     Failed {
-        /// The schema.
         schema: String,
-        /// What sqlx says.
         #[source]
         source: sqlx::migrate::MigrateError,
     },
     /// A migration asks to run outside a transaction.
     #[error("migration {0} runs outside a transaction, which start-up does not allow")]
     NotTransactional(i64),
-    /// Two migrations have one version.
+    /// Two migrations have the same version.
     #[error("migration version {0} is used twice")]
     DuplicateVersion(i64),
     /// The role has no schema of its own.
     #[error("role has no schema in its search_path: run `steward db init` first")]
     NoSchema,
-    /// The schema is older than this program, and there is no owner role to migrate it with.
+    /// The schema is older than this program, and no owner role is configured to migrate it.
     #[error("schema {schema} lacks migration {version}: migrate it with the owner role first")]
     Behind {
-        /// The schema.
         schema: String,
-        /// The first migration it lacks.
+        /// First missing migration.
         version: i64,
     },
 }
 
-/// Brings the schema up to date as the owner role (`migrate_url`), or, without one, makes sure that it is.
+/// Migrates the schema as the owner role (`migrate_url`); without one, checks that the schema is new enough.
 ///
 /// # Errors
-/// [`MigrateError`]; nothing of a migration that failed remains.
+/// [`MigrateError`]; a failed migration leaves no trace.
 pub async fn migrate(service: &Migrator, config: &PgConfig) -> Result<(), MigrateError> {
     let Some(url) = &config.migrate_url else {
         return check_migrated(service, &Pool::lazy(config)?).await;
     };
     let mut connection = connect_once(&config.options(url, true)?).await?;
     let done = apply(service, &mut connection).await;
-    // Closing also gives the lock back, whatever happened.
+    // Closing the connection also releases the lock.
     let closed = connection.close().await;
     done?;
     closed.map_err(|error| MigrateError::Database(error.into()))
 }
 
-/// Makes sure that the schema has every migration that this program was built with.
+/// Checks that the schema has every migration that this program was built with.
 ///
 /// # Errors
-/// [`MigrateError::Behind`] if it lacks one.
+/// [`MigrateError::Behind`] if a migration is missing.
 pub async fn check_migrated(service: &Migrator, pool: &Pool) -> Result<(), MigrateError> {
     let mut connection = pool.acquire().await?;
     let schema = schema_of(&mut connection).await?;
@@ -101,7 +101,7 @@ pub async fn check_migrated(service: &Migrator, pool: &Pool) -> Result<(), Migra
     }
 }
 
-/// Applies what is missing; the connection is the owner's.
+/// Applies the missing migrations over a connection of the owner role.
 pub(crate) async fn apply(service: &Migrator, connection: &mut PgConnection) -> Result<(), MigrateError> {
     let schema = schema_of(connection).await?;
     let mut migrator = Migrator::with_migrations(all(service)?);
@@ -115,7 +115,7 @@ pub(crate) async fn apply(service: &Migrator, connection: &mut PgConnection) -> 
     }
     let failed = |source| MigrateError::Failed { schema: schema.clone(), source };
     connection.ensure_migrations_table(&table).await.map_err(failed)?;
-    // The run role may look how far the schema is, and no more.
+    // The run role may read which migrations are applied, and no more.
     sqlx::raw_sql(include_str!("migrate/protect.sql"))
         .execute(&mut *connection)
         .await
@@ -128,7 +128,7 @@ pub(crate) async fn apply(service: &Migrator, connection: &mut PgConnection) -> 
     done
 }
 
-/// The common migrations and the service's own, in order.
+/// Returns the common migrations and the service's own, in order.
 pub(crate) fn all(service: &Migrator) -> Result<Vec<Migration>, MigrateError> {
     let mut versions = BTreeSet::new();
     COMMON

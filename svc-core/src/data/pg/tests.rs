@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::{
+    error::{ErrorKind, ServiceError},
     testing::{FaultProxy, TestDb},
-    wire::error::{ErrorKind, ServiceError},
 };
 
 fn migration(version: i64, sql: &'static str) -> Migration {

@@ -15,9 +15,9 @@ pg_enum!(CustodyState as "custody_state" {
     Live => "live", Frozen => "frozen", Erasing => "erasing", Erased => "erased",
 });
 
-/// Takes the custody rows of a subject that are live, the account's first: `kind` is an enum in that order, and
-/// rows are locked in the order in which they are sorted. A row that is not live is filtered out before it
-/// would be locked, so that callers who are refused do not keep a freeze waiting.
+/// Locks the live custody rows of a subject, the account's first: `kind` is an enum in that order, and
+/// Postgres locks rows in sort order. A row that is not live is filtered out before it would be locked, so
+/// that refused writers do not keep a freeze waiting.
 const HOLD: &str = "
     SELECT kind
     FROM custody
@@ -27,14 +27,14 @@ const HOLD: &str = "
     ORDER BY kind
     FOR KEY SHARE";
 
-/// Why [`HOLD`] did not find them all.
+/// Reads the states behind a lock that [`HOLD`] did not get.
 const LOOK: &str = "
     SELECT kind, state
     FROM custody
     WHERE (kind = 'account' AND subject_id = $1)
        OR (kind = 'session' AND subject_id = $2 AND account_id = $1)";
 
-/// Makes rows for subjects that this service has not met before. What is there already stays as it is.
+/// Creates rows for subjects that this service does not know yet. Existing rows stay as they are.
 const MEET: &str = "
     INSERT INTO custody (kind, subject_id, account_id)
     SELECT kind, subject_id, $1
@@ -44,26 +44,26 @@ const MEET: &str = "
     ON CONFLICT (kind, subject_id) DO NOTHING";
 
 /// An open transaction (READ COMMITTED). Stores take it as `&mut Tx` or, by deref, as `&mut PgConnection`.
-/// Dropped without [`Self::commit`] it is rolled back. Nothing waits on a network or on Docker while it is open.
+/// Dropped without [`Self::commit`] it is rolled back. No network or Docker call is made while it is open.
 #[derive(Debug)]
 #[must_use = "a transaction that is not committed is rolled back"]
 pub struct Tx(Transaction<'static, Postgres>);
 
 impl Tx {
-    /// Begins a transaction that may write data of `subject`: it holds the custody rows of the account and, if
-    /// it is a session, of the session, both live, until it ends. An erasure waits for it.
+    /// Begins a transaction that may write data of `subject`. Until it ends it holds the custody rows of the
+    /// account and, for a session, of the session; both must be live. An erasure waits for it.
     ///
     /// # Errors
-    /// [`Error::SubjectFrozen`] while an erasure goes on, [`Error::SubjectNotFound`] after it or if this service
-    /// does not know the subject (or knows it as another tenant's).
+    /// [`Error::SubjectFrozen`] during an erasure; [`Error::SubjectNotFound`] after it, or if this service
+    /// does not know the subject or knows it as another tenant's.
     pub async fn for_subject(pool: &Pool, subject: Subject) -> Result<Self> {
         let mut tx = Self::system(pool).await?;
         tx.join(subject).await?;
         Ok(tx)
     }
 
-    /// Like [`Self::for_subject`], for services that hear of a subject from others: one that this service has
-    /// not met becomes known with this transaction. One that was erased is refused for ever.
+    /// Like [`Self::for_subject`], for services that learn of subjects from other services: an unknown
+    /// subject becomes known with this transaction. An erased one is refused permanently.
     ///
     /// # Errors
     /// As [`Self::for_subject`].
@@ -74,17 +74,17 @@ impl Tx {
         Ok(tx)
     }
 
-    /// Begins a transaction for rows that belong to no subject (engines, host samples, streams, leases) or that
-    /// are fenced in another way: set-wise sweeps whose rows are locked by (id, epoch) and which a freeze ends
+    /// Begins a transaction for rows that belong to no subject (engines, host samples, streams, leases) or
+    /// that are fenced in another way: set-wise sweeps that lock rows by (id, epoch) and that a freeze ends
     /// in its own transaction. It holds no custody row; writing a subject's content in it is a defect.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if there is no connection.
+    /// [`Error::Unavailable`] if no connection is free in time.
     pub async fn system(pool: &Pool) -> Result<Self> {
         Ok(Self(pool.inner().begin().await?))
     }
 
-    /// Takes another subject into this transaction, as the target of a fork.
+    /// Adds another subject to this transaction, as the target of a fork.
     ///
     /// # Errors
     /// As [`Self::for_subject`].
@@ -100,7 +100,7 @@ impl Tx {
         Err(refusal(subject, &seen))
     }
 
-    /// Makes custody rows for the account and session of `subject` where this service has none.
+    /// Creates custody rows for the account and session of `subject` where this service has none.
     pub(crate) async fn meet(&mut self, subject: Subject) -> Result<()> {
         let session = subject.session().map(|session| session.0);
         sqlx::query(MEET).bind(subject.account().0).bind(session).execute(&mut **self).await?;
@@ -110,10 +110,11 @@ impl Tx {
     /// Commits.
     ///
     /// # Errors
-    /// [`Error::CommitUnknown`] if the connection broke meanwhile; any other error means that nothing was done.
+    /// [`Error::CommitUnknown`] if the connection broke during the commit; after any other error nothing is
+    /// committed.
     pub async fn commit(mut self) -> Result<()> {
-        // Postgres answers COMMIT of a failed transaction by rolling it back, without an error: one that was
-        // swallowed on the way would turn into lost data. Tests and development find it here.
+        // Postgres answers COMMIT of a failed transaction by rolling it back, without an error: a swallowed
+        // error would turn into lost data. Tests and development builds find it here.
         if cfg!(debug_assertions) {
             sqlx::raw_sql("SELECT 1").execute(&mut *self).await?;
         }
@@ -123,10 +124,10 @@ impl Tx {
         })
     }
 
-    /// Rolls back and waits until it is done.
+    /// Rolls back and waits for the end of it.
     ///
     /// # Errors
-    /// [`Error`] if Postgres could not be told; it rolls back by itself then.
+    /// [`Error`] if Postgres could not be reached; it then rolls back by itself.
     pub async fn rollback(self) -> Result<()> {
         Ok(self.0.rollback().await?)
     }
@@ -146,7 +147,7 @@ impl DerefMut for Tx {
     }
 }
 
-/// Why a subject whose rows were `seen` may not be written; the account's reason goes first.
+/// Returns the refusal of a subject with these custody rows; the account's refusal goes first.
 fn refusal(subject: Subject, seen: &[(SubjectKind, CustodyState)]) -> Error {
     let state_of = |kind| seen.iter().find(|(seen, _)| *seen == kind).map(|(_, state)| *state);
     for &kind in kinds(subject) {
@@ -157,11 +158,11 @@ fn refusal(subject: Subject, seen: &[(SubjectKind, CustodyState)]) -> Error {
             Some(CustodyState::Live) => {}
         }
     }
-    // Live now, but not when it was to be held: thawed in between.
+    // The subject is live now but was not when it was to be locked: a purge was canceled in between.
     Error::SubjectFrozen(subject.kind())
 }
 
-/// Kinds of the custody rows that a writer of `subject` holds, in lock order.
+/// Returns the kinds of custody rows that a writer of `subject` holds, in lock order.
 const fn kinds(subject: Subject) -> &'static [SubjectKind] {
     match subject {
         Subject::Account { .. } => &[SubjectKind::Account],

@@ -24,14 +24,15 @@ use crate::{
     },
 };
 
-/// Services that every server has and nobody owns: no credential, no deadline.
+/// Services that every server has: no credential, no deadline.
 const INFRASTRUCTURE: [&str; 3] = [
     "/grpc.health.v1.Health/",
     "/grpc.reflection.v1.ServerReflection/",
     "/grpc.reflection.v1alpha.ServerReflection/",
 ];
 
-/// Who a token is, which every door asks: it has room of its own, so that no tenant's calls keep all others out.
+/// Resolves tokens for every API. It has a limit of its own, so that the calls of one tenant cannot keep
+/// every other tenant from authenticating.
 const AUTHENTICATION: &str = "/steward.registry.v1.AuthService/";
 
 #[derive(Clone)]
@@ -54,17 +55,17 @@ pub(super) fn stack(router: Router, config: &ServerConfig, authenticator: Authen
         .with_unit("s")
         .with_description("time from a call's headers to its first answer")
         .build();
-    // `layer` wraps what is there: the last one here is the first a call meets.
+    // A later `layer` call wraps the earlier ones: the last one here is the first that a call meets.
     router
-        // Proves the caller and that it may call.
+        // Authenticates the caller and checks that it may call.
         .layer(from_fn_with_state(limits.clone(), authenticate))
-        // Unary calls end at the caller's deadline or ours, whichever is first.
+        // Ends unary calls at the deadline of the caller or of this service, whichever is earlier.
         .layer(from_fn_with_state(limits.clone(), deadline))
-        // More than we can carry is refused at once.
+        // Refuses calls over the limit at once.
         .layer(from_fn_with_state(limits, shed))
-        // Counts and times what was answered.
+        // Counts and times the answers.
         .layer(from_fn_with_state(duration, measure))
-        // Opens the call's span under its caller's.
+        // Opens the call's span under the caller's.
         .layer(from_fn(trace))
 }
 
@@ -96,7 +97,7 @@ async fn measure(State(duration): State<Histogram<f64>>, request: Request, next:
     let start = Instant::now();
     let response = next.run(request).await;
     let code = code_of(&response);
-    // A path that nobody serves must not become a label.
+    // Keeps unknown paths out of the labels.
     let method = if code == Code::Unimplemented { "_OTHER".to_owned() } else { method };
     let labels = [
         KeyValue::new("rpc.system.name", "grpc"),
@@ -118,7 +119,7 @@ async fn shed(State(limits): State<Limits>, request: Request, next: Next) -> Res
         Err(_) => refuse(error::status(
             ErrorKind::ResourceExhausted,
             "OVERLOADED",
-            "too many calls are in hand",
+            "too many calls are running",
             ErrorKind::ResourceExhausted.row().retry_after,
             &[],
         )),
@@ -178,7 +179,7 @@ fn refuse(status: Status) -> Response {
     status.into_http()
 }
 
-/// The code of an answer; one that only its trailers will tell counts as `Ok`.
+/// Returns the code of an answer; a code that only the trailers will carry counts as `Ok`.
 fn code_of(response: &Response) -> Code {
     response.headers().get(Status::GRPC_STATUS).map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()))
 }

@@ -1,6 +1,6 @@
-//! The operators' port: liveness that depends on nothing, readiness that says what is missing, metrics.
+//! The operators' listener: liveness that depends on nothing, readiness that names what is missing, metrics.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -14,26 +14,16 @@ use tokio::net::TcpListener;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::Error;
-use crate::run::{lifecycle::Lifecycle, telemetry::Metrics};
+use crate::run::{lifecycle::Lifecycle, readiness::Check, telemetry::Metrics};
 
-/// How often readiness is looked at for the gRPC health service.
+/// Period of the readiness checks behind the gRPC health service.
 const HEALTH_PERIOD: Duration = Duration::from_secs(2);
 
-/// Longest time for one check.
+/// Time that the listener outlives the order to stop, so that an operator can watch the drain.
+const AFTER_STOP: Duration = Duration::from_secs(2);
+
+/// Maximum time of one check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A check's verdict; the text says what is wrong, without secrets or addresses.
-pub type CheckResult = Result<(), String>;
-
-/// Something without which the service is not ready.
-#[tonic::async_trait]
-pub trait Check: Debug + Send + Sync {
-    /// Its name, as "postgres".
-    fn name(&self) -> &'static str;
-
-    /// Looks now.
-    async fn check(&self) -> CheckResult;
-}
 
 #[derive(Clone)]
 struct Operator {
@@ -70,19 +60,25 @@ pub(super) fn start(
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
         .with_state(operator);
-    // Answers until the very end, so that an operator can watch the drain.
     let hard = lifecycle.hard();
     let soft = lifecycle.soft();
+    let drained = async move {
+        soft.cancelled().await;
+        tokio::select! {
+            () = hard.cancelled() => {}
+            () = tokio::time::sleep(AFTER_STOP) => {}
+        }
+    };
     lifecycle.spawn_essential("operators' port", async move {
         tokio::select! {
             served = axum::serve(listener, router).into_future() => served.map_err(Error::Operator),
-            () = async { soft.cancelled().await; tokio::select! { () = hard.cancelled() => {}, () = tokio::time::sleep(Duration::from_secs(2)) => {} } } => Ok(()),
+            () = drained => Ok(()),
         }
     });
 }
 
 impl Operator {
-    /// What keeps the service from being ready, by check.
+    /// Returns the problems that keep the service from being ready, by check.
     async fn missing(&self) -> Map<String, Value> {
         let looked = self.checks.iter().map(|check| async move {
             let verdict = match tokio::time::timeout(CHECK_TIMEOUT, check.check()).await {
