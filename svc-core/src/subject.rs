@@ -12,12 +12,10 @@ use crate::id::{AccountId, SessionId};
 pub enum SubjectKind {
     /// A tenant with all it owns.
     Account,
-    /// One session.
     Session,
 }
 
 impl SubjectKind {
-    /// Every kind.
     pub const ALL: [Self; 2] = [Self::Account, Self::Session];
 
     /// Name in the database and in hashes.
@@ -29,7 +27,7 @@ impl SubjectKind {
         }
     }
 
-    /// Finds the kind by its name.
+    /// Returns the kind of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
@@ -45,16 +43,12 @@ impl fmt::Display for SubjectKind {
 /// Data of one tenant that is erased as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Subject {
-    /// What belongs to an account and to none of its sessions.
-    Account {
-        /// The account.
-        account: AccountId,
-    },
-    /// What belongs to a session.
+    /// Data of an account that belongs to none of its sessions.
+    Account { account: AccountId },
+    /// Data of one session.
     Session {
         /// The account that owns the session.
         account: AccountId,
-        /// The session.
         session: SessionId,
     },
 }
@@ -69,7 +63,6 @@ impl Subject {
         }
     }
 
-    /// Kind of the subject.
     #[must_use]
     pub const fn kind(&self) -> SubjectKind {
         match self {
@@ -78,7 +71,7 @@ impl Subject {
         }
     }
 
-    /// Id of the account or session itself.
+    /// Returns the id of the account or of the session itself.
     #[must_use]
     pub const fn id(&self) -> Uuid {
         match self {
@@ -87,7 +80,7 @@ impl Subject {
         }
     }
 
-    /// The account that owns the subject or is the subject.
+    /// Returns the account that owns the subject, or is the subject.
     #[must_use]
     pub const fn account(&self) -> AccountId {
         match self {
@@ -95,7 +88,7 @@ impl Subject {
         }
     }
 
-    /// The session; `None` for an account.
+    /// Returns the session; `None` for an account.
     #[must_use]
     pub const fn session(&self) -> Option<SessionId> {
         match self {
@@ -104,15 +97,15 @@ impl Subject {
         }
     }
 
-    /// Names the subject in ledgers that outlive it.
+    /// Returns the name of the subject in ledgers that outlive it.
     #[must_use]
     pub fn hash(&self) -> SubjectHash {
         SubjectHash::of(self.kind().name(), self.id())
     }
 }
 
-/// SHA-256 of a kind and an id: names in ledgers what may be gone. An id has 74 random bits, so a reader who does
-/// not know the id cannot find it by trying.
+/// SHA-256 of a kind and an id: names an object in ledgers that outlive it. An id has 74 random bits, so a
+/// reader who does not know the id cannot find it by trying.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SubjectHash(pub [u8; 32]);
 
@@ -127,7 +120,7 @@ impl SubjectHash {
         Self(hash.finalize().into())
     }
 
-    /// The 32 bytes of the hash.
+    /// Returns the 32 bytes of the hash.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -140,7 +133,6 @@ impl fmt::Debug for SubjectHash {
     }
 }
 
-/// Writes lower-case hexadecimal.
 impl fmt::Display for SubjectHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -161,7 +153,6 @@ pub enum CustodyState {
 }
 
 impl CustodyState {
-    /// Every state.
     pub const ALL: [Self; 4] = [Self::Live, Self::Frozen, Self::Erasing, Self::Erased];
 }
 

@@ -1,6 +1,6 @@
-//! What tests of every crate stand on: a database of their own, a Redis of their own, and a wire that fails.
+//! Fixtures for the tests of every crate: a database and a Redis of their own, and connections that fail.
 //!
-//! Test code may end in a panic; nothing here is built into a service.
+//! Test code may panic; no service contains it.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test without its database has failed")]
 
@@ -16,8 +16,8 @@ use url::Url;
 
 pub use self::{db::TestDb, fault_proxy::FaultProxy, redis::TestRedis};
 
-/// The server that `variable` names. There is no default: a test that found some other server by chance would
-/// pass where it was written and nowhere else.
+/// Returns the server address that the environment variable `variable` names. There is no default: a test
+/// that found some other server by chance would pass on one machine only.
 fn server_url(variable: &str) -> Url {
     let Ok(server) = std::env::var(variable) else {
         panic!("{variable} is not set: run tests with `make test`, or under `steward stack exec`");
@@ -25,10 +25,10 @@ fn server_url(variable: &str) -> Url {
     Url::parse(&server).expect("the test server's URL is one")
 }
 
-/// A loopback address that nothing listens on, for a server that is told where to listen.
+/// Returns a loopback address without a listener, for a server whose configuration names its address.
 ///
-/// It lies below the range that Linux takes ports of outgoing connections from (32768 and up): until the server
-/// listens there, nobody gets it by chance.
+/// The port lies below the range from which Linux takes ports of outgoing connections (32768 and up), so no
+/// other process gets it by chance before the server listens.
 #[must_use]
 pub fn free_address() -> SocketAddr {
     let mut rng = rand::rng();

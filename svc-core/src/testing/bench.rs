@@ -63,7 +63,6 @@ pub fn median(values: &mut [f64]) -> f64 {
     *values.get(values.len() / 2).expect("a value")
 }
 
-/// Milliseconds, from seconds.
 #[must_use]
 pub fn milliseconds(seconds: f64) -> String {
     format!("{:.2} ms", seconds * 1e3)

@@ -67,7 +67,6 @@ impl TestDb {
         Self { server, name, stop: Some(stop), keeper: Some(keeper) }
     }
 
-    /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

@@ -47,7 +47,6 @@ impl FaultProxy {
         Self { address, state, _tasks: tasks }
     }
 
-    /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address

@@ -48,7 +48,6 @@ impl TestRedis {
         self.config_at(url)
     }
 
-    /// A handle.
     #[must_use]
     pub fn redis(&self) -> Redis {
         Redis::lazy(&self.config()).expect("made here")

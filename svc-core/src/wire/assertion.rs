@@ -1,9 +1,9 @@
-//! Assertions: how one Steward process tells another who is calling.
+//! Assertions: one Steward process names its caller to another.
 //!
-//! An assertion is a compact Ed25519 JWS in the metadata key [`METADATA_KEY`], good for one audience and at most
-//! [`MAX_AGE`]. Every process signs with its own key; every service holds the others' public keys by key id,
-//! two at a time while a key is being replaced. The gateway may state any principal; a service only itself,
-//! with the tenant it works for.
+//! An assertion is a compact Ed25519 JWS in the metadata key [`METADATA_KEY`], valid for one audience and at
+//! most [`MAX_AGE`]. Every process signs with its own key. Every service holds the public keys of all
+//! processes by key id, two of a process while its key is being replaced. The gateway may state any
+//! principal; a service may state only itself, with the tenant it acts for.
 
 use std::{
     collections::HashMap,
@@ -28,20 +28,20 @@ use crate::{
 /// Metadata key of an assertion.
 pub const METADATA_KEY: &str = "x-steward-principal";
 
-/// Longest life of an assertion.
+/// Maximum lifetime of an assertion.
 pub const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// How far two hosts' clocks may differ, seconds.
+/// Maximum difference between the clocks of two hosts, in seconds.
 const CLOCK_SKEW_SECONDS: u64 = 5;
 
 /// Issuer that may state any principal.
 pub const GATEWAY: &str = "gateway";
 
-/// Where a process finds its identity and the public keys of the others.
+/// Files with the identity of a process and the public keys of all processes.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdentityConfig {
-    /// Id of this process's key, as the others' trust files name it.
+    /// Id of this process's key, as in the trust files of the other processes.
     pub key_id: String,
     /// File with this process's private key: base64 of PKCS#8, readable by its owner only.
     pub key_file: PathBuf,
@@ -49,40 +49,37 @@ pub struct IdentityConfig {
     pub trust_file: PathBuf,
 }
 
-/// Why an identity could not be loaded.
+/// An identity that could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// A file could not be read.
     #[error("read {path}")]
     Read {
-        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// A file has the wrong form.
     #[error("{path}: {problem}")]
     Malformed {
-        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Problem, to be read after the path.
         problem: String,
     },
 }
 
-/// Why an assertion was refused. Callers see none of it.
+/// An assertion that was refused. Callers do not see the cause.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not a JWS, or of another algorithm, audience, time or signature.
+    /// The token is no JWS, or its algorithm, audience, time or signature is wrong.
     #[error("assertion does not verify")]
     Invalid(#[source] jsonwebtoken::errors::Error),
-    /// Signed by a key that nobody trusts.
+    /// The key id is in no trust file.
     #[error("assertion is signed by an unknown key")]
     UnknownKey,
-    /// The issuer is not the key's owner, lives too long, or states a principal it may not state.
+    /// The issuer does not own the key, the lifetime is too long, or the issuer may not state the principal.
     #[error("assertion {0}")]
     Overreach(&'static str),
-    /// Signing failed.
     #[error("sign assertion")]
     Sign(#[source] jsonwebtoken::errors::Error),
 }
@@ -126,10 +123,10 @@ impl Signer {
             .map_err(|problem| LoadError::Malformed { path: config.key_file.clone(), problem })
     }
 
-    /// A signer from a PKCS#8 key.
+    /// Builds a signer from a PKCS#8 key.
     ///
     /// # Errors
-    /// Says why the bytes are no Ed25519 key.
+    /// A text if the bytes are no Ed25519 key.
     pub fn new(issuer: &str, key_id: &str, pkcs8: &[u8], clock: SharedClock) -> Result<Self, String> {
         Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|rejected| format!("is not an Ed25519 key: {rejected}"))?;
         Ok(Self {
@@ -140,7 +137,7 @@ impl Signer {
         })
     }
 
-    /// States `principal` to `audience` (as "sandbox-svc").
+    /// Signs an assertion that states `principal` to `audience` (as "sandbox-svc").
     ///
     /// # Errors
     /// [`Error::Sign`] if the key cannot sign.
@@ -159,7 +156,7 @@ impl Signer {
         jsonwebtoken::encode(&header, &claims, &self.key).map_err(Error::Sign)
     }
 
-    /// The name this process signs as.
+    /// Returns the name that this process signs as.
     #[must_use]
     pub fn issuer(&self) -> &str {
         &self.issuer
@@ -172,15 +169,14 @@ struct TrustFile {
     key: Vec<TrustedKey>,
 }
 
-/// A public key and who may sign with it.
+/// A public key and the process that signs with it.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrustedKey {
-    /// Its id.
     pub id: String,
-    /// The process it belongs to.
+    /// Name of the process.
     pub issuer: String,
-    /// The raw Ed25519 public key, base64.
+    /// Raw Ed25519 public key in base64.
     pub public_key: String,
 }
 
@@ -213,10 +209,10 @@ impl Verifier {
         Self::new(audience, &file.key, clock).map_err(malformed)
     }
 
-    /// A verifier that trusts `keys`.
+    /// Builds a verifier that trusts `keys`.
     ///
     /// # Errors
-    /// Says which key is wrong.
+    /// A text that names the wrong key.
     pub fn new(audience: &str, keys: &[TrustedKey], clock: SharedClock) -> Result<Self, String> {
         let mut by_id = HashMap::new();
         for key in keys {
@@ -230,10 +226,10 @@ impl Verifier {
         Ok(Self { audience: audience.to_owned(), keys: by_id, clock })
     }
 
-    /// The principal that `token` states.
+    /// Returns the principal that `token` states.
     ///
     /// # Errors
-    /// [`Error`] if it does not verify for this audience now, or states more than its issuer may.
+    /// [`Error`] if the token does not verify for this audience now, or states more than its issuer may.
     pub fn verify(&self, token: &str) -> Result<Principal, Error> {
         let header = jsonwebtoken::decode_header(token).map_err(Error::Invalid)?;
         let (issuer, key) = header.kid.and_then(|kid| self.keys.get(&kid)).ok_or(Error::UnknownKey)?;
@@ -241,7 +237,7 @@ impl Verifier {
         validation.set_audience(&[&self.audience]);
         validation.set_issuer(&[issuer]);
         validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
-        // Times are judged below, by our clock.
+        // Times are checked below, by this service's clock.
         validation.validate_exp = false;
         let claims = jsonwebtoken::decode::<Claims>(token, key, &validation).map_err(Error::Invalid)?.claims;
 
@@ -266,10 +262,10 @@ impl Verifier {
     }
 }
 
-/// A new key pair: the private key as base64 PKCS#8 (for a key file) and the public key as base64.
+/// Generates a key pair: the private key as base64 PKCS#8 (for a key file) and the public key as base64.
 ///
 /// # Errors
-/// Says that the system gave no randomness.
+/// A text if the operating system gave no randomness.
 pub fn generate_key() -> Result<(String, String), String> {
     let pkcs8 =
         Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| "no randomness".to_owned())?;
@@ -277,10 +273,10 @@ pub fn generate_key() -> Result<(String, String), String> {
     Ok((BASE64.encode(pkcs8.as_ref()), BASE64.encode(pair.public_key().as_ref())))
 }
 
-/// The text of a trust file.
+/// Returns the text of a trust file.
 ///
 /// # Errors
-/// If a value cannot be written as TOML.
+/// An error if a value cannot be written as TOML.
 pub fn trust_file(keys: &[TrustedKey]) -> Result<String, toml::ser::Error> {
     toml::to_string(&TrustFile { key: keys.to_vec() })
 }
@@ -323,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_states_itself_and_nobody_else() {
+    fn a_service_states_only_itself() {
         let pair = pair("chat-svc", "sandbox-svc");
         let itself = Principal::service("chat-svc", Some(AccountId::new()));
         let token = pair.signer.sign("sandbox-svc", &itself).unwrap();
@@ -342,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn an_assertion_dies_after_a_minute() {
+    fn an_assertion_expires_after_a_minute() {
         let pair = pair(GATEWAY, "chat-svc");
         let token = pair.signer.sign("chat-svc", &Principal::account(AccountId::new())).unwrap();
         pair.clock.advance(Duration::from_secs(64));
@@ -354,8 +350,8 @@ mod tests {
     #[test]
     fn a_changed_or_foreign_assertion_is_refused() {
         let ours = pair(GATEWAY, "chat-svc");
-        let theirs = pair(GATEWAY, "chat-svc");
-        let token = theirs.signer.sign("chat-svc", &Principal::account(AccountId::new())).unwrap();
+        let foreign = pair(GATEWAY, "chat-svc");
+        let token = foreign.signer.sign("chat-svc", &Principal::account(AccountId::new())).unwrap();
         assert!(ours.verifier.verify(&token).is_err());
         for bad in ["", "a.b.c", "x"] {
             assert!(ours.verifier.verify(bad).is_err());

@@ -1,5 +1,5 @@
-//! Calls to other Steward services: lazily connected channels to a peer's replicas, and on every call an assertion,
-//! the trace context and a deadline. A call is one message; what answers it may be a stream.
+//! Calls to other Steward services: lazily connected channels to the replicas of a peer. Every call carries
+//! an assertion, the trace context and a deadline. The request is one message; the answer may be a stream.
 
 mod replicas;
 
@@ -30,13 +30,13 @@ use crate::{
     },
 };
 
-/// Where a peer is.
+/// Addresses of a peer.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerConfig {
-    /// Base URLs of its replicas, as `http://10.0.0.7:7101`; calls are spread over those that answer.
+    /// Base URLs of the replicas, as `http://10.0.0.7:7101`; calls are spread over the replicas that answer.
     pub urls: Vec<String>,
-    /// Longest time for one call to begin to answer, where the caller sets no other.
+    /// Maximum time until a call begins to answer, if the caller sets no deadline.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
 }
@@ -50,16 +50,14 @@ pub enum Error {
     /// A URL does not parse.
     #[error("{peer}: URL {url:?} is not usable")]
     Url {
-        /// The peer.
         peer: &'static str,
-        /// The URL.
         url: String,
-        /// What is wrong with it.
+        /// Error of the URL parser.
         source: tonic::transport::Error,
     },
 }
 
-/// A service of the plane, as seen from another.
+/// A service of the plane that this service calls.
 #[derive(Debug, Clone)]
 pub struct Peer {
     name: &'static str,
@@ -69,7 +67,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// A peer called `name` ("sandbox-svc"); nothing is dialled before the first call.
+    /// Builds a peer called `name` ("sandbox-svc"). It connects with its first call.
     ///
     /// # Errors
     /// [`Error`] if the configuration names no usable URL.
@@ -97,27 +95,27 @@ impl Peer {
         Ok(Self { name, replicas, signer, timeout: config.timeout })
     }
 
-    /// The peer's name.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Calls as this service itself, for the tenant it works for, if any.
+    /// Returns a caller in the name of this service, acting for a tenant or for itself.
     #[must_use]
     pub fn acting_for(&self, account_id: Option<AccountId>) -> Caller {
         let principal = Principal::service(self.signer.issuer(), account_id);
         self.stating(principal)
     }
 
-    /// Calls in the name of `principal`. Only the gateway is believed when it states another than itself.
+    /// Returns a caller in the name of `principal`. Peers accept another principal than the issuer only from
+    /// the gateway.
     #[must_use]
     pub fn stating(&self, principal: Principal) -> Caller {
         Caller { peer: self.clone(), principal: Arc::new(principal), deadline: None }
     }
 }
 
-/// Calls one peer in somebody's name; what generated clients are built on.
+/// Calls one peer in the name of a principal; generated clients are built on it.
 #[derive(Debug, Clone)]
 pub struct Caller {
     peer: Peer,
@@ -126,7 +124,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// With the caller's own deadline instead of the peer's default timeout.
+    /// Sets a deadline instead of the peer's default timeout.
     #[must_use]
     pub fn by(mut self, deadline: Deadline) -> Self {
         self.deadline = Some(deadline);
@@ -142,7 +140,7 @@ impl Service<http::Request<Body>> for Caller {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        // Which replica is called, and thus who has to be ready, is decided with the call.
+        // The replica, and so the connection that has to be ready, is chosen with the call.
         Poll::Ready(Ok(()))
     }
 
@@ -178,8 +176,8 @@ impl Service<http::Request<Body>> for Caller {
     }
 }
 
-/// A call to a peer that failed. What the peer said in Steward's own terms goes on to our caller; anything
-/// else becomes a plain "unavailable" or "internal".
+/// A call to a peer that failed. The caller of this service receives a refusal that the peer stated in
+/// Steward's terms; every other failure becomes a plain "unavailable" or "internal".
 #[derive(Debug, thiserror::Error)]
 #[error("call {peer}")]
 pub struct CallError {
@@ -190,19 +188,18 @@ pub struct CallError {
 }
 
 impl CallError {
-    /// `peer` answered `status`.
     #[must_use]
     pub fn new(peer: &'static str, status: Status) -> Self {
         Self { peer, reason: error::reason_of(&status), status }
     }
 
-    /// What the peer answered.
+    /// Returns the peer's answer.
     #[must_use]
     pub fn status(&self) -> &Status {
         &self.status
     }
 
-    /// Whether the peer itself decided this; otherwise the call's outcome is unknown.
+    /// Returns whether the peer itself refused the call; otherwise the outcome of the call is unknown.
     #[must_use]
     pub fn is_verdict(&self) -> bool {
         self.reason.is_some() && !matches!(self.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Internal)
@@ -212,12 +209,12 @@ impl CallError {
 impl ServiceError for CallError {
     fn public(&self) -> PublicError {
         let kind = match (ErrorKind::from_code(self.status.code()), &self.reason) {
-            // Our credential was refused: that is our defect, not our caller's.
+            // The peer refused this service's credential: a defect of the plane, not of the caller.
             (ErrorKind::Unauthenticated | ErrorKind::PermissionDenied, _) => ErrorKind::Internal,
             (kind, Some(_)) => kind,
-            // tonic's own timers, on either side, say "cancelled": the outcome is unknown.
+            // The timers of tonic, on either side, say "cancelled": the outcome is unknown.
             (ErrorKind::DeadlineExceeded | ErrorKind::Canceled, None) => ErrorKind::DeadlineExceeded,
-            // A transport's word, whatever its code: the peer is away.
+            // The status comes from the transport, whatever its code: the peer is not reachable.
             (_, None) => ErrorKind::Unavailable,
         };
         let public = match &self.reason {

@@ -1,4 +1,5 @@
-//! Deadlines: the caller's and ours compose by minimum and travel on with every outgoing call.
+//! Deadlines: the earlier of the caller's and the service's own applies, and travels with every outgoing
+//! call.
 
 use std::time::Duration;
 
@@ -13,13 +14,12 @@ pub const GRPC_TIMEOUT: &str = "grpc-timeout";
 pub struct Deadline(pub Instant);
 
 impl Deadline {
-    /// `timeout` from now.
     #[must_use]
     pub fn after(timeout: Duration) -> Self {
         Self(Instant::now() + timeout)
     }
 
-    /// Time left; zero once it passed.
+    /// Returns the time left; zero after the deadline.
     #[must_use]
     pub fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
@@ -27,7 +27,7 @@ impl Deadline {
 
     /// Writes the time left into outgoing metadata.
     pub fn stamp(self, metadata: &mut MetadataMap) {
-        // Milliseconds, at least one: "0m" would be an error to some servers.
+        // At least one millisecond: some servers refuse "0m".
         let left = self.left().as_millis().clamp(1, 99_999_999);
         if let Ok(value) = format!("{left}m").parse() {
             metadata.insert(GRPC_TIMEOUT, value);

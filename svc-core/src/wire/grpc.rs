@@ -1,4 +1,4 @@
-//! Tools of a gRPC handler, which makes four moves: take the call, parse the message, call the use case, answer.
+//! Tools of a gRPC handler. A handler takes the call, parses the message, calls the use case and answers.
 //!
 //! ```ignore
 //! let (call, request) = Call::take(request)?;
@@ -7,8 +7,8 @@
 //! Ok(Response::new(CreateTurnResponse { turn: Some(turn.into()) }))
 //! ```
 //!
-//! The facts in a [`Call`] come from the server's layers ([`crate::wire::server`]). Errors become statuses by `?`:
-//! [`Invalid`], [`Refused`] and, by [`crate::into_status`], the error type of a service.
+//! The facts in a [`Call`] come from the server's layers ([`crate::wire::server`]). Errors become statuses by
+//! `?`: [`Invalid`], [`Refused`] and, by [`crate::into_status`], the error type of a service.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// Page sizes of a listing: the default and the maximum.
+/// Default and maximum size of a page.
 const PAGE_SIZE: (u32, u32) = (50, 200);
 
 /// Name of the called method, as `steward.chat.v1.ChatService/RunTurn`. The server's layers put it into the
@@ -43,7 +43,7 @@ impl MethodName {
     }
 }
 
-/// A request that lacks what the server's layers add: its handler runs outside such a server, or it is a stream.
+/// A fact that a call lacks: its handler runs outside [`crate::wire::server`], or its messages are a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("call has no {0}")]
 pub struct Missing(&'static str);
@@ -80,7 +80,7 @@ impl Call {
         Ok((call, request.into_inner()))
     }
 
-    /// The call of a request whose messages come one by one. It has no [`Self::once`].
+    /// Reads the call of a request with a stream of messages. Such a call has no [`Self::once`].
     ///
     /// # Errors
     /// [`Refused::Missing`] if no layer proved the caller.
@@ -96,13 +96,12 @@ impl Call {
         })
     }
 
-    /// The proven caller.
     #[must_use]
     pub const fn principal(&self) -> &Principal {
         &self.principal
     }
 
-    /// The tenant that the call is about.
+    /// Returns the tenant that the call is about.
     ///
     /// # Errors
     /// [`Refused::NoAccount`] for an admin, or a service that acts for no tenant.
@@ -110,7 +109,7 @@ impl Call {
         self.principal.account_id()
     }
 
-    /// The caller's credential, for a stream that checks it again while it lasts.
+    /// Returns the caller's credential, for a stream that checks it again while it lasts.
     ///
     /// # Errors
     /// [`Refused::Missing`] if no layer proved the caller.
@@ -118,13 +117,13 @@ impl Call {
         self.credential.clone().ok_or(Refused::Missing)
     }
 
-    /// The instant by which the call must be answered; `None` for streams.
+    /// Returns the instant by which the call must be answered; `None` for streams.
     #[must_use]
     pub const fn deadline(&self) -> Option<Deadline> {
         self.deadline
     }
 
-    /// The caller's idempotency key, if the call has one.
+    /// Returns the caller's idempotency key, if the call has one.
     ///
     /// # Errors
     /// [`Invalid`] if the key is malformed.
@@ -132,10 +131,11 @@ impl Call {
         self.key.as_ref().map(Option::as_ref).map_err(Clone::clone)
     }
 
-    /// What makes a repetition the same request.
+    /// Returns the identity of the request, by which a repetition is recognized.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` if the key is malformed; `INTERNAL` if there is a key and [`Missing`] what it belongs to.
+    /// `INVALID_ARGUMENT` if the key is malformed; `INTERNAL` if the call has a key but lacks another
+    /// [`Missing`] fact.
     pub fn once(&self) -> Result<Once, Status> {
         let Some(key) = self.key()? else { return Ok(Once::unkeyed()) };
         let method = self.method.as_ref().ok_or(Missing("method name"))?;
@@ -144,7 +144,7 @@ impl Call {
     }
 }
 
-/// Number of items of a page: 50 where the caller asks for 0, at most 200.
+/// Returns the number of items of a page: 50 where the caller asks for 0, at most 200.
 ///
 /// # Errors
 /// [`Invalid`] if `requested` is negative.
@@ -152,12 +152,11 @@ pub fn page_size(requested: i32) -> Result<u32, Invalid> {
     page::size(requested, PAGE_SIZE.0, PAGE_SIZE.1)
 }
 
-/// A page as a response has it: its items and the token of the next page.
+/// Splits a page into the items of a response and the token of the next page.
 pub fn parts<T, U: From<T>>(page: Page<T>) -> (Vec<U>, String) {
     (page.items.into_iter().map(U::from).collect(), page.next_page_token)
 }
 
-/// Writes an instant.
 #[must_use]
 pub fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
     let nanos = i32::try_from(at.timestamp_subsec_nanos()).unwrap_or(999_999_999);
@@ -167,7 +166,7 @@ pub fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
 /// Reads an instant, cut to the whole microseconds that Postgres keeps.
 ///
 /// # Errors
-/// [`Invalid`] names `field` if there is none or it is out of range.
+/// [`Invalid`] names `field` if the instant is missing or out of range.
 pub fn parse_timestamp(field: &str, at: Option<prost_types::Timestamp>) -> Result<DateTime<Utc>, Invalid> {
     let at = at.ok_or_else(|| Invalid::new(field, "is required"))?;
     let nanos = u32::try_from(at.nanos).ok().map(|nanos| nanos / 1000 * 1000);
@@ -176,14 +175,13 @@ pub fn parse_timestamp(field: &str, at: Option<prost_types::Timestamp>) -> Resul
         .ok_or_else(|| Invalid::new(field, "is no time"))
 }
 
-/// Writes a duration.
 #[must_use]
 pub fn duration(duration: Duration) -> prost_types::Duration {
     let nanos = i32::try_from(duration.subsec_nanos()).unwrap_or_default();
     prost_types::Duration { seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), nanos }
 }
 
-/// Reads a duration, if there is one.
+/// Reads an optional duration.
 ///
 /// # Errors
 /// [`Invalid`] names `field` if the duration is negative.

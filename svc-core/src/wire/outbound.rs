@@ -1,11 +1,11 @@
 //! Calls to URLs that a user or an agent gave: one policy for all of them.
 //!
-//! A name is resolved once per connection, every address it has is vetted, and what was vetted is dialled: there
-//! is no second look-up for an attacker's name server to answer differently. Redirects are answers, not orders;
-//! proxies of the environment are ignored; time and size are bounded. [`Outbound::vet`] is the same judgement
-//! without the call, for the moment a URL is stored.
+//! A name is resolved once per connection, every address of the answer is checked, and a checked address is
+//! dialled: an attacker's name server is not asked twice. Redirects are returned, not followed; proxies of
+//! the environment are ignored; time and size are bounded. [`Outbound::vet`] makes the same checks without a
+//! call, for the moment a URL is stored.
 //!
-//! An error tells whether the request can have arrived: "sent, no answer" is not "not sent".
+//! An error says whether the request can have arrived: "sent, no answer" is not "not sent".
 
 mod address;
 mod resolve;
@@ -24,41 +24,41 @@ pub use self::{
 };
 use crate::run::telemetry;
 
-/// How outbound calls are made.
+/// Policy and limits of outbound calls.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OutboundConfig {
-    /// What may be dialled: `strict`, `dev` or `saas`.
+    /// Networks that may be dialled: `strict`, `dev` or `saas`.
     pub mode: Mode,
-    /// Longest time to resolve a name.
+    /// Maximum time to resolve a name.
     #[serde(with = "humantime_serde")]
     pub resolve_timeout: Duration,
-    /// Longest time to connect, TLS included.
+    /// Maximum time to connect, TLS included.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// Longest silence while an answer is read.
+    /// Maximum time without a byte while an answer is read.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
-    /// Longest answer that is read, bytes.
+    /// Maximum bytes of an answer that is read whole.
     pub max_answer_bytes: usize,
 }
 
-/// Why a URL may not be called.
+/// A URL that may not be called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// It is no URL that could be called.
+    /// The text is not a URL that could be called.
     #[error("URL {0}")]
     Malformed(&'static str),
-    /// Its name has no address (now).
+    /// The name has no address now.
     #[error("URL's host does not resolve")]
     Unresolved,
-    /// It leads, or could lead, to a network it must not reach.
+    /// The URL leads, or could lead, to a network that the mode forbids.
     #[error("URL's host is not allowed")]
     Forbidden,
 }
 
 impl Refused {
-    /// What is wrong, to be read after the field's name.
+    /// Problem, to be read after the field's name.
     #[must_use]
     pub fn problem(self) -> &'static str {
         match self {
@@ -69,28 +69,28 @@ impl Refused {
     }
 }
 
-/// Why a call has no answer.
+/// A call without an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The policy refused it; nothing was sent.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// No connection came about; nothing was sent.
+    /// No connection could be made; nothing was sent.
     #[error("connect")]
     NotSent(#[source] reqwest::Error),
-    /// It was or may have been sent; there is no (whole) answer.
+    /// The request was or may have been sent; there is no whole answer.
     #[error("no answer")]
     NoAnswer(#[source] reqwest::Error),
-    /// It was or may have been sent; the time given for it is over.
+    /// The request was or may have been sent; its time is over.
     #[error("no answer in time")]
     TimedOut,
-    /// It was answered with more than is read.
+    /// The answer is longer than the limit.
     #[error("answer is longer than {0} bytes")]
     TooLarge(usize),
 }
 
 impl Error {
-    /// Whether the peer can have seen the request.
+    /// Returns whether the peer can have seen the request.
     #[must_use]
     pub fn may_have_arrived(&self) -> bool {
         match self {
@@ -100,38 +100,31 @@ impl Error {
     }
 }
 
-/// A client that has not been built.
+/// A client that could not be built.
 #[derive(Debug, thiserror::Error)]
 #[error("build the outbound client")]
 pub struct BuildError(#[source] reqwest::Error);
 
-/// One call.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// Method.
     pub method: Method,
-    /// Where to.
     pub target: Target,
     /// Headers; the trace context is added.
     pub headers: HeaderMap,
-    /// Body.
     pub body: Bytes,
-    /// Longest time until the answer's last byte.
+    /// Maximum time until the last byte of the answer.
     pub timeout: Duration,
 }
 
-/// An answer, its body read to the end.
+/// An answer with its whole body.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// Status.
     pub status: StatusCode,
-    /// Headers.
     pub headers: HeaderMap,
-    /// Body.
     pub body: Bytes,
 }
 
-/// Calls URLs under the policy. Cheap to clone; connections are shared and reused.
+/// Calls URLs under the policy. Clones are cheap and share their connections.
 #[derive(Debug, Clone)]
 pub struct Outbound {
     vetting: resolve::Vetting,
@@ -140,7 +133,7 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// A client that asks the system's resolver.
+    /// Builds a client that asks the operating system's resolver.
     ///
     /// # Errors
     /// [`BuildError`] if TLS cannot be set up.
@@ -148,7 +141,7 @@ impl Outbound {
         Self::with_resolver(config, Arc::new(SystemResolver))
     }
 
-    /// A client that asks `resolver`.
+    /// Builds a client that asks `resolver`.
     ///
     /// # Errors
     /// [`BuildError`] if TLS cannot be set up.
@@ -167,10 +160,10 @@ impl Outbound {
         Ok(Self { vetting, client, max_answer_bytes: config.max_answer_bytes })
     }
 
-    /// Judges a URL as it would be judged at a call, and returns it parsed.
+    /// Checks a URL as a call would, and returns it parsed.
     ///
     /// # Errors
-    /// [`Refused`] says why it may not be called.
+    /// [`Refused`] says why the URL may not be called.
     pub async fn vet(&self, url: &str) -> Result<Target, Refused> {
         let target = Target::parse(url)?;
         match target.peer() {
@@ -181,7 +174,7 @@ impl Outbound {
         Ok(target)
     }
 
-    /// Makes one call and reads its answer to the end.
+    /// Makes one call and reads the whole answer.
     ///
     /// # Errors
     /// [`Error`] says whether the request can have arrived.
@@ -213,7 +206,7 @@ impl Outbound {
         })
     }
 
-    /// Sends one request and returns once its answer's head is there; the body is the caller's to read and bound.
+    /// Sends one request and returns with the head of the answer; the caller reads the body and bounds it.
     ///
     /// # Errors
     /// [`Error`] says whether the request can have arrived.
@@ -230,7 +223,8 @@ impl Outbound {
             .map_err(classify_error)
     }
 
-    /// The connector asks no resolver about an address, so it is vetted here. Names are vetted as they are dialled.
+    /// The connector asks no resolver about an address, so the address is checked here. Names are checked
+    /// when they are dialled.
     fn vet_literal(&self, target: &Target) -> Result<(), Refused> {
         match target.peer() {
             Some(Peer::Address(address)) if !allows(self.vetting.mode, address) => Err(Refused::Forbidden),
@@ -241,7 +235,7 @@ impl Outbound {
 }
 
 fn classify_error(error: reqwest::Error) -> Error {
-    // A refusal of the vetting resolver arrives as the cause of a failed connection.
+    // A refusal by the checking resolver arrives as the cause of a failed connection.
     let mut cause = error.source();
     while let Some(inner) = cause {
         if let Some(refused) = inner.downcast_ref::<Refused>() {

@@ -1,29 +1,29 @@
 //! Pages of a listing: sizes and opaque tokens.
 //!
-//! A token is base64url of `[version, listing, cursor]`. It is bound to the listing it came from and carries
-//! nothing but a position, so it needs no signature: whoever forges one moves within what they may read anyway,
-//! because every query takes the caller's account.
+//! A token is base64url of `[version, listing, cursor]`. It is bound to its listing and carries only a
+//! position. It needs no signature: every query takes the caller's account, so a forged token shows nothing
+//! new to its caller.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::wire::error::Invalid;
 
-/// The request field that holds a token.
+/// Request field that holds a token.
 pub const TOKEN_FIELD: &str = "page_token";
 
-/// The request field that holds a size.
+/// Request field that holds a size.
 pub const SIZE_FIELD: &str = "page_size";
 
 const VERSION: u8 = 1;
 
-/// Longest token that is looked at.
+/// Maximum bytes of a token; a longer one is refused unread.
 const MAX_TOKEN: usize = 1024;
 
-/// The number of items a page may have: `requested`, `default` if that is 0, never more than `most`.
+/// Returns the size of a page: `requested`, or `default` if that is 0, never more than `most`.
 ///
 /// # Errors
-/// [`Invalid`] if it is negative.
+/// [`Invalid`] if `requested` is negative.
 pub fn size(requested: i32, default: u32, most: u32) -> Result<u32, Invalid> {
     match u32::try_from(requested) {
         Ok(0) => Ok(default.min(most)),
@@ -32,9 +32,9 @@ pub fn size(requested: i32, default: u32, most: u32) -> Result<u32, Invalid> {
     }
 }
 
-/// Token of the page of `listing` (as `chat.sessions`) that begins after `cursor`.
+/// Builds the token of the page of `listing` (as `chat.sessions`) that begins after `cursor`.
 ///
-/// A cursor that cannot be written as JSON gives the empty token, which ends the listing.
+/// A cursor that cannot be written as JSON becomes the empty token, which ends the listing.
 #[must_use]
 pub fn token<C: Serialize>(listing: &str, cursor: &C) -> String {
     serde_json::to_vec(&(VERSION, listing, cursor)).map_or_else(
@@ -46,10 +46,10 @@ pub fn token<C: Serialize>(listing: &str, cursor: &C) -> String {
     )
 }
 
-/// The cursor in a token of `listing`; `None` asks for the first page.
+/// Reads the cursor in a token of `listing`; the empty token means the first page, `None`.
 ///
 /// # Errors
-/// [`Invalid`] if it is garbage, of another listing, or of another version.
+/// [`Invalid`] if the token is malformed, of another listing or of another version.
 pub fn cursor<C: DeserializeOwned>(listing: &str, token: &str) -> Result<Option<C>, Invalid> {
     if token.is_empty() {
         return Ok(None);
@@ -62,18 +62,16 @@ pub fn cursor<C: DeserializeOwned>(listing: &str, token: &str) -> Result<Option<
     read().map(Some).ok_or_else(|| Invalid::new(TOKEN_FIELD, "is not a token of this listing"))
 }
 
-/// One page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T> {
-    /// Its items.
     pub items: Vec<T>,
-    /// Token of the next one; empty at the end.
+    /// Token of the next page; empty at the end.
     pub next_page_token: String,
 }
 
 impl<T> Page<T> {
-    /// Cuts a page out of `rows`, which a query with `LIMIT size + 1` gave: one more row than fits means that
-    /// there is a next page, which begins after the last item that fits.
+    /// Cuts a page out of `rows`, the result of a query with `LIMIT size + 1`. If one row too many is there,
+    /// the next page begins after the last item of this one.
     #[must_use]
     pub fn cut<C: Serialize>(
         listing: &str,
@@ -91,7 +89,6 @@ impl<T> Page<T> {
         Self { items: rows, next_page_token }
     }
 
-    /// The same page of other items.
     #[must_use]
     pub fn map<U>(self, each: impl FnMut(T) -> U) -> Page<U> {
         Page { items: self.items.into_iter().map(each).collect(), next_page_token: self.next_page_token }

@@ -1,4 +1,4 @@
-//! Who is calling: the one type that every door, layer and use case speaks of.
+//! Callers: one type for every API, layer and use case.
 
 use serde::{Deserialize, Serialize};
 pub use steward_proto::common::v1::PrincipalKind as WireKind;
@@ -8,16 +8,15 @@ use crate::{
     wire::error::{ErrorKind, PublicError, ServiceError},
 };
 
-/// The scope that holds every other.
+/// The scope that allows everything.
 pub const EVERY_SCOPE: &str = "*";
 
-/// What a caller is.
+/// Kind of a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PrincipalKind {
     /// An operator of the plane.
     Admin,
-    /// A tenant.
     Account,
     /// An agent of a tenant.
     Agent,
@@ -58,19 +57,18 @@ pub struct UnknownKind;
 /// A caller, proven by its credential.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Principal {
-    /// What it is.
     pub kind: PrincipalKind,
     /// Id of the account or agent, name of the service ("chat-svc"), or id of the admin's token.
     pub subject_id: String,
-    /// The tenant: of an account or agent its own, of a service the one it acts for.
+    /// The tenant of an account or agent, or the tenant that a service acts for.
     pub account_id: Option<AccountId>,
-    /// What the credential allows.
+    /// Scopes that the credential allows.
     pub scopes: Vec<String>,
-    /// The API token it came from, if any.
+    /// The API token behind the credential, if any.
     pub token_id: Option<TokenId>,
 }
 
-/// Why a principal may not do something.
+/// Refusal of a principal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// No credential reached this point.
@@ -97,7 +95,7 @@ impl ServiceError for Refused {
 crate::into_status!(Refused);
 
 impl Principal {
-    /// A service on its own, or acting for a tenant.
+    /// Builds a service that acts for itself or for a tenant.
     #[must_use]
     pub fn service(name: &str, account_id: Option<AccountId>) -> Self {
         Self {
@@ -109,7 +107,7 @@ impl Principal {
         }
     }
 
-    /// A tenant with every scope (tests, operator commands).
+    /// Builds a tenant with every scope, for tests and operator commands.
     #[must_use]
     pub fn account(account_id: AccountId) -> Self {
         Self {
@@ -121,7 +119,7 @@ impl Principal {
         }
     }
 
-    /// Whether the credential allows `scope`. Admins and services are limited by kind, not by scope.
+    /// Returns whether the credential allows `scope`. Admins and services are limited by kind, not by scope.
     #[must_use]
     pub fn allows(&self, scope: &str) -> bool {
         scope.is_empty()
@@ -129,16 +127,16 @@ impl Principal {
             || self.scopes.iter().any(|held| held == EVERY_SCOPE || held == scope)
     }
 
-    /// The tenant that the request is about.
+    /// Returns the tenant that the request is about.
     ///
     /// # Errors
-    /// [`Refused::NoAccount`] for an admin, or a service that acts for nobody.
+    /// [`Refused::NoAccount`] for an admin, or a service that acts for no tenant.
     pub fn account_id(&self) -> Result<AccountId, Refused> {
         self.account_id.ok_or(Refused::NoAccount)
     }
 }
 
-/// The principal that the auth layer proved.
+/// Returns the principal that the auth layer proved.
 ///
 /// # Errors
 /// [`Refused::Missing`] if the request did not pass the layer.

@@ -22,7 +22,6 @@ pub struct RegistryTokens {
 }
 
 impl RegistryTokens {
-    /// Asks `registry`.
     #[must_use]
     pub fn new(registry: Peer) -> Self {
         Self { registry }

@@ -1,8 +1,8 @@
-//! The replicas of one peer, and which of them gets a call.
+//! The replicas of one peer, and the choice among them.
 //!
-//! Calls go round. A replica that cannot be connected to, or says that it is stopping, is passed over for a moment, and
-//! the call goes to the next one: none of it was begun, so nothing is done twice. A call whose outcome is unknown is
-//! its caller's to repeat, and is not repeated here.
+//! Calls rotate over the replicas. A replica that cannot be connected to, or that is stopping, is skipped for
+//! a moment, and the call goes to the next one; the skipped replica had not begun it, so nothing is done
+//! twice. A call with an unknown outcome is not repeated here: its caller decides.
 
 use std::{
     error::Error,
@@ -23,10 +23,10 @@ use tower::{Service, ServiceExt};
 use super::BoxError;
 use crate::wire::error;
 
-/// Reason of a refusal by a replica that takes no more calls; the call may go to another at once.
+/// Reason of a refusal by a replica that is stopping; another replica may be called at once.
 pub const REPLICA_STOPPING: &str = "REPLICA_STOPPING";
 
-/// How long a replica that was away is passed over.
+/// Time for which an unreachable replica is skipped.
 const AWAY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
@@ -42,19 +42,19 @@ struct Shared {
 #[derive(Debug)]
 struct Replica {
     channel: Channel,
-    /// Milliseconds after `started` until which it is passed over.
+    /// Milliseconds after `started` until which the replica is skipped.
     away_until: AtomicU64,
 }
 
 impl Replicas {
-    /// Channels to each, not dialled yet.
+    /// Builds unconnected channels to the replicas.
     pub(super) fn new(channels: Vec<Channel>) -> Self {
         let replica = |channel| Replica { channel, away_until: AtomicU64::new(0) };
         let replicas = channels.into_iter().map(replica).collect();
         Self(Arc::new(Shared { replicas, next: AtomicUsize::new(0), started: Instant::now() }))
     }
 
-    /// Makes one call. Its body is one message: it is held until a replica has taken it.
+    /// Makes one call. The body is one message, kept until a replica has accepted it.
     pub(super) async fn call(&self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
         let (head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
@@ -81,7 +81,7 @@ impl Replicas {
         }
     }
 
-    /// Every replica, from the one whose turn it is; those that were away come last.
+    /// Returns the replicas in the order in which they are called: rotated, unreachable ones last.
     fn order(&self) -> Vec<usize> {
         let count = self.0.replicas.len();
         let first = self.0.next.fetch_add(1, Ordering::Relaxed);
@@ -113,7 +113,7 @@ impl Replica {
     }
 }
 
-/// Whether the replica certainly did nothing of the call.
+/// Returns whether the replica certainly did nothing of the call.
 fn never_begun(answer: &Result<Response<Body>, BoxError>) -> bool {
     match answer {
         Ok(response) => Status::from_header_map(response.headers())
@@ -121,7 +121,7 @@ fn never_begun(answer: &Result<Response<Body>, BoxError>) -> bool {
         Err(error) => {
             let mut cause: Option<&(dyn Error + 'static)> = Some(&**error);
             while let Some(error) = cause {
-                // Cancelled in hyper's words: the connection closed before the request was written to it.
+                // hyper says "cancelled" if the connection closed before the request was written to it.
                 let unwritten = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled);
                 if unwritten || error.is::<ConnectError>() {
                     return true;

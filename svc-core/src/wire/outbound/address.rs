@@ -1,35 +1,34 @@
-//! Which addresses may be dialled: one function, no I/O.
+//! Addresses that may be dialled: one function, no I/O.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Deserialize;
 
-/// How much of the network a plane trusts.
+/// Part of the network that a plane trusts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Public addresses only.
     Strict,
-    /// A developer's machine: loopback and private networks too.
+    /// A developer's machine: public addresses, loopback and private networks.
     Dev,
-    /// The operator's own network is where tenants' agents live: private networks, but not this host.
+    /// An operator's own network, where the tenants' agents live: public addresses and private networks, but
+    /// not this host.
     Saas,
 }
 
-/// What an address is, as far as it matters here.
+/// Class of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Anywhere on the internet.
+    /// A public address of the internet.
     Public,
-    /// This host.
     Loopback,
-    /// RFC 1918, or RFC 4193 as it is used (fd00::/8).
+    /// RFC 1918, or the part of RFC 4193 in use (fd00::/8).
     Private,
     /// Metadata services, link-local, multicast, translation prefixes, documentation, reserved: never a peer.
     Forbidden,
 }
 
-/// Whether `address` may be dialled in `mode`.
+/// Returns whether `address` may be dialled in `mode`.
 #[must_use]
 pub fn allows(mode: Mode, address: IpAddr) -> bool {
     match (classify(address), mode) {
@@ -42,7 +41,7 @@ pub fn allows(mode: Mode, address: IpAddr) -> bool {
     }
 }
 
-/// Classifies an address; an IPv4 one in IPv6's clothes counts as what it carries.
+/// Classifies an address; an IPv4 address in an IPv6 form counts as the IPv4 address.
 #[must_use]
 pub fn classify(address: IpAddr) -> Class {
     match address {
@@ -51,14 +50,14 @@ pub fn classify(address: IpAddr) -> Class {
     }
 }
 
-/// Where clouds answer questions about a machine, outside the link-local range.
+/// Metadata services of clouds outside the link-local range.
 const METADATA_V4: [Ipv4Addr; 1] = [Ipv4Addr::new(168, 63, 129, 16)];
 const METADATA_V6: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254),
     Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254),
 ];
 
-/// Networks that are nobody's peer (IANA's special-purpose registry and multicast), as (network, prefix length).
+/// Networks without peers (IANA's special-purpose registry and multicast), as (network, prefix length).
 const FORBIDDEN_V4: [(Ipv4Addr, u32); 13] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
@@ -72,11 +71,11 @@ const FORBIDDEN_V4: [(Ipv4Addr, u32); 13] = [
     (Ipv4Addr::new(198, 18, 0, 0), 15),
     (Ipv4Addr::new(198, 51, 100, 0), 24),
     (Ipv4Addr::new(203, 0, 113, 0), 24),
-    // Multicast, 240/4 and broadcast in one.
+    // Multicast, 240/4 and broadcast.
     (Ipv4Addr::new(224, 0, 0, 0), 3),
 ];
 
-/// Parts of 2000::/3 that are nobody's peer: protocol assignments with Teredo, 6to4, documentation.
+/// Parts of 2000::/3 without peers: protocol assignments with Teredo, 6to4, documentation.
 const FORBIDDEN_V6: [(Ipv6Addr, u32); 4] = [
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
     (Ipv6Addr::new(0x2001, 0x0db8, 0, 0, 0, 0, 0, 0), 32),
@@ -99,8 +98,9 @@ fn classify_v4(address: Ipv4Addr) -> Class {
     }
 }
 
-/// IPv6 is judged the other way round: what is not global unicast, loopback or fd00::/8 is forbidden. That covers
-/// ::/96, NAT64's 64:ff9b::/96, fc00::/8, fe80::/10, fec0::/10, ff00::/8 and whatever is assigned next.
+/// For IPv6 the list is inverted: every address that is not global unicast, loopback or fd00::/8 is
+/// forbidden. That covers ::/96, NAT64's 64:ff9b::/96, fc00::/8, fe80::/10, fec0::/10, ff00::/8 and future
+/// assignments.
 fn classify_v6(address: Ipv6Addr) -> Class {
     let inside = |(network, length): &(Ipv6Addr, u32)| {
         address.to_bits() >> (128 - length) == network.to_bits() >> (128 - length)

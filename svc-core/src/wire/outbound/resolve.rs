@@ -1,4 +1,4 @@
-//! Asking for a name's addresses, and vetting the answer, in one step: what is dialled is what was vetted.
+//! Resolves a name and checks the answer in one step: only checked addresses are dialled.
 
 use std::{fmt::Debug, io, net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -6,14 +6,13 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::{Mode, Refused, address};
 
-/// Answers which addresses a name has.
+/// Looks up the addresses of a name.
 #[tonic::async_trait]
 pub trait Resolver: Debug + Send + Sync {
-    /// Every address of `name`.
+    /// Returns every address of `name`.
     async fn addresses(&self, name: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// The system's resolver.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemResolver;
 
@@ -24,7 +23,7 @@ impl Resolver for SystemResolver {
     }
 }
 
-/// A resolver whose answers are vetted: one forbidden address forbids the name.
+/// A resolver that checks each answer: one forbidden address forbids the name.
 #[derive(Debug, Clone)]
 pub(super) struct Vetting {
     pub(super) mode: Mode,
@@ -56,7 +55,7 @@ impl Resolve for Vetting {
         let this = self.clone();
         Box::pin(async move {
             let addresses = this.addresses(name.as_str()).await?;
-            // Port 0 stands for the URL's own.
+            // Port 0 stands for the port of the URL.
             let addresses = addresses.into_iter().map(|address| SocketAddr::new(address, 0));
             Ok(Box::new(addresses) as Addrs)
         })

@@ -1,4 +1,4 @@
-//! A URL as far as it can be judged without asking anybody.
+//! Checks of a URL that need no resolver.
 
 use std::net::IpAddr;
 
@@ -6,33 +6,32 @@ use url::{Host, Url};
 
 use super::Refused;
 
-/// Longest URL that is looked at, bytes.
+/// Maximum bytes of a URL; a longer one is refused unread.
 const MAX_URL: usize = 2048;
 
-/// A well-formed `http` or `https` URL with a host, without credentials. Its host is canonical: every way to spell
-/// an IPv4 address (decimal, octal, hexadecimal, short) has become the one address it means.
+/// A well-formed `http` or `https` URL with a host and without credentials. The host is canonical: each
+/// spelling of an IPv4 address (decimal, octal, hexadecimal, short) has become that address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target(Url);
 
-/// Who is meant by a URL.
+/// Host of a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer<'a> {
-    /// An address.
     Address(IpAddr),
-    /// A name that a resolver has to be asked about.
+    /// A name that needs a resolver.
     Name(&'a str),
 }
 
 impl Target {
-    /// Parses a URL that somebody gave.
+    /// Parses a URL from a request.
     ///
     /// # Errors
-    /// [`Refused::Malformed`] says what is wrong with it.
+    /// [`Refused::Malformed`] names the problem.
     pub fn parse(text: &str) -> Result<Self, Refused> {
         if text.len() > MAX_URL {
             return Err(Refused::Malformed("is too long"));
         }
-        // The parser strips blanks and control characters; two spellings of one URL are one too many.
+        // The parser strips blanks and control characters; a URL should have one spelling.
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(Refused::Malformed("must not contain blanks"));
         }
@@ -55,13 +54,11 @@ impl Target {
         Ok(Self(url))
     }
 
-    /// The URL.
     #[must_use]
     pub fn url(&self) -> &Url {
         &self.0
     }
 
-    /// Who is meant.
     #[must_use]
     pub fn peer(&self) -> Option<Peer<'_>> {
         Some(match self.0.host()? {

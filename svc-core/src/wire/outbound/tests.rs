@@ -131,7 +131,7 @@ const HOSTS: &[(&str, bool, bool, bool)] = &[
     ("239.1.1.1", BLOCK, BLOCK, BLOCK),
     ("[ff02::1]", BLOCK, BLOCK, BLOCK),
     ("[ff0e::1]", BLOCK, BLOCK, BLOCK),
-    // addresses that stand for others
+    // addresses that stand for another one
     ("[64:ff9b::a9fe:a9fe]", BLOCK, BLOCK, BLOCK),
     ("[64:ff9b::808:808]", BLOCK, BLOCK, BLOCK),
     ("[64:ff9b:1::1]", BLOCK, BLOCK, BLOCK),
@@ -147,13 +147,13 @@ const HOSTS: &[(&str, bool, bool, bool)] = &[
     ("[::ffff:8.8.8.8]", ALLOW, ALLOW, ALLOW),
     ("example.com", ALLOW, ALLOW, ALLOW),
     // names that do not resolve, or only in part to where they may
-    ("nobody.invalid", BLOCK, BLOCK, BLOCK),
+    ("unknown.invalid", BLOCK, BLOCK, BLOCK),
     ("empty.example", BLOCK, BLOCK, BLOCK),
     ("half.example", BLOCK, ALLOW, ALLOW),
 ];
 
 #[tokio::test]
-async fn every_host_is_judged_alike_when_stored_and_when_called() {
+async fn every_host_is_checked_alike_when_stored_and_when_called() {
     for (mode, column) in [(Mode::Strict, 0), (Mode::Dev, 1), (Mode::Saas, 2)] {
         let outbound = outbound(mode, names());
         for (host, strict, dev, saas) in HOSTS {
@@ -178,7 +178,7 @@ async fn every_host_is_judged_alike_when_stored_and_when_called() {
 }
 
 #[tokio::test]
-async fn what_is_no_callable_url_is_refused_in_every_mode() {
+async fn malformed_urls_are_refused_in_every_mode() {
     let long = format!("https://example.com/{}", "x".repeat(3000));
     for url in [
         "",
@@ -250,7 +250,7 @@ async fn a_name_that_changes_its_answer_is_not_followed_inside() {
 }
 
 #[tokio::test]
-async fn the_vetted_address_is_the_one_that_is_dialled() {
+async fn the_checked_address_is_dialled() {
     let names = Names::with(&[("agent.example", &[&["127.0.0.1"]])]);
     let (address, seen) = peer("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi").await;
     let outbound = outbound(Mode::Dev, names.clone());
@@ -260,7 +260,7 @@ async fn the_vetted_address_is_the_one_that_is_dialled() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_an_answer() {
+async fn a_redirect_is_returned_as_the_answer() {
     let (address, seen) =
         peer("HTTP/1.1 307 Temporary Redirect\r\nlocation: http://127.0.0.1/\r\ncontent-length: 0\r\n\r\n")
             .await;
