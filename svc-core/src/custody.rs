@@ -1,20 +1,22 @@
-//! The Custodian's half that is the same in every service: who may still be written, and who erases it.
+//! The part of custody that is the same in every service: which subjects may be written, and which purge
+//! erases them.
 //!
-//! One row per subject, never deleted: `live → frozen → erasing → erased`, with the highest epoch seen. Writers
-//! hold the row `FOR KEY SHARE` while it is live ([`Tx::for_subject`]); every step of a purge takes it
-//! `FOR UPDATE` ([`begin`]). What follows from that:
+//! One row per subject, never deleted: `live → frozen → erasing → erased`, with the highest epoch seen.
+//! Writers hold the row `FOR KEY SHARE` while it is live ([`Tx::for_subject`]); every step of a purge locks
+//! it `FOR UPDATE` ([`begin`]). That gives these guarantees:
 //!
 //! * When `Freeze` has answered, no write of the subject is in flight and none will begin.
-//! * A step of a lower epoch than the highest seen changes nothing; a step that was answered is answered the
-//!   same again, byte for byte, without being done again.
-//! * `Thaw` is refused once `Erase` began, and is the last step of its purge: what arrives late is refused, the
-//!   `Freeze` too, so that a purge which never began is given up without stopping anybody.
-//! * `Commit` is refused unless a `Verify` of the same purge has found nothing left.
+//! * A step of a lower epoch than the highest seen changes nothing. A step that was answered gets the same
+//!   answer again, byte for byte, without being done again.
+//! * `Thaw` is refused once `Erase` began, and is the last step of its purge. Steps that arrive after it
+//!   are refused, the `Freeze` too: a purge that was canceled before its freeze arrived stops no writer.
+//! * `Commit` is refused unless a `Verify` of the same purge has found no residue.
 //!
-//! `Freeze` closes the door in a transaction of its own before it waits for the writers inside: `FOR KEY SHARE`
-//! overtakes a waiting `FOR UPDATE`, so on a busy subject it could otherwise wait for ever.
+//! `Freeze` first marks the row frozen in a transaction of its own, then waits for the writers inside: `FOR
+//! KEY SHARE` overtakes a waiting `FOR UPDATE`, so on a busy subject the wait could otherwise last without
+//! end.
 //!
-//! It does not know what a service keeps of a subject; the service erases and counts, between [`begin`] and
+//! Custody does not know which data a service keeps; the service erases and counts between [`begin`] and
 //! [`StepTx::finish`].
 
 use sqlx::PgConnection;
@@ -40,13 +42,13 @@ pub use self::{
 };
 pub use crate::data::data_map;
 
-/// Why a step was not done.
+/// A step that was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It may not be done.
+    /// The step is not allowed now.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// The database did not do it.
+    /// Postgres did not run a statement.
     #[error(transparent)]
     Pg(#[from] pg::Error),
 }
@@ -68,12 +70,10 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// What [`begin`] says.
 #[derive(Debug)]
 pub enum Begin {
-    /// This step was answered before, with this.
+    /// The step was answered before, with this.
     Replay(Vec<u8>),
-    /// Do it now.
     Open(StepTx),
 }
 
@@ -86,7 +86,7 @@ pub struct StepTx {
 }
 
 impl StepTx {
-    /// The transaction of the step; the only one that may write the subject now.
+    /// Returns the transaction of the step, the only one that may write the subject now.
     pub const fn tx(&mut self) -> &mut Tx {
         &mut self.tx
     }
@@ -112,20 +112,20 @@ impl StepTx {
         self.tx.commit().await
     }
 
-    /// Commits what was done so far without an answer: before work outside Postgres, or when an `Erase` is to
-    /// be called again. The next [`begin`] of the same step opens it anew.
+    /// Commits the work done so far without an answer: before work outside Postgres, or when `Erase` is to be
+    /// called again. The next [`begin`] of the same step opens it again.
     ///
     /// # Errors
-    /// [`pg::Error`] if it was not committed.
+    /// [`pg::Error`] if the work was not committed.
     pub async fn pause(self) -> Result<(), pg::Error> {
         self.tx.commit().await
     }
 
-    /// Commits a `Verify` that found something left: the answer that `Erase` gave no longer stands, so that it
-    /// is done again, and this step has no answer to repeat.
+    /// Commits a `Verify` that found residue. The answer of `Erase` is deleted, so that `Erase` is done
+    /// again; this step has no answer to repeat.
     ///
     /// # Errors
-    /// [`pg::Error`] if it was not committed.
+    /// [`pg::Error`] if nothing was committed.
     pub async fn found_residue(mut self) -> Result<(), pg::Error> {
         sqlx::query("DELETE FROM custody_steps WHERE purge_id = $1 AND step = $2")
             .bind(self.step.purge_id.0)
@@ -136,11 +136,11 @@ impl StepTx {
     }
 }
 
-/// Makes the row of a subject together with the subject: for the service that owns its head. A session is made
-/// in a transaction for its account.
+/// Creates the row of a subject together with the subject, in the service that owns its head. A session is
+/// created in a transaction for its account.
 ///
 /// # Errors
-/// [`pg::Error::Conflict`] if there was such a subject.
+/// [`pg::Error::Conflict`] if the subject exists.
 pub async fn create(tx: &mut Tx, subject: Subject) -> Result<(), pg::Error> {
     sqlx::query("INSERT INTO custody (kind, subject_id, account_id) VALUES ($1, $2, $3)")
         .bind(subject.kind())
@@ -151,15 +151,15 @@ pub async fn create(tx: &mut Tx, subject: Subject) -> Result<(), pg::Error> {
     Ok(())
 }
 
-/// Begins a step of a purge, or says how it was answered before. `Freeze` and `Thaw` make a row for a subject that
-/// this service never met, so that it, or the freeze, will be refused if it comes later.
+/// Begins a step of a purge, or returns its earlier answer. `Freeze` and `Thaw` create a row for a subject
+/// that this service does not know yet, so that a later writer, or a later freeze, is refused.
 ///
 /// # Errors
-/// [`Error::Refused`] if the step may not be done now; [`pg::Error::LockTimeout`] if a writer is still inside
+/// [`Error::Refused`] if the step is not allowed now; [`pg::Error::LockTimeout`] if a writer is still inside
 /// after the lock timeout: call again.
 pub async fn begin(pool: &Pool, step: Step) -> Result<Begin, Error> {
     if step.kind == StepKind::Freeze {
-        close_door(pool, &step).await?;
+        mark_frozen(pool, &step).await?;
     }
     let mut tx = Tx::system(pool).await?;
     if step.kind == StepKind::Thaw {
@@ -189,10 +189,10 @@ pub async fn begin(pool: &Pool, step: Step) -> Result<Begin, Error> {
     }
 }
 
-/// What is known of a subject; `None` if this service never met it.
+/// Returns the custody of a subject; `None` if this service does not know the subject.
 ///
 /// # Errors
-/// [`pg::Error`] if it cannot be read.
+/// [`pg::Error`] if the row cannot be read.
 pub async fn record(connection: &mut PgConnection, subject: Subject) -> Result<Option<Record>, pg::Error> {
     let row: Option<Row> = sqlx::query_as(
         "SELECT account_id, state, epoch, purge_id FROM custody WHERE kind = $1 AND subject_id = $2",
@@ -204,10 +204,10 @@ pub async fn record(connection: &mut PgConnection, subject: Subject) -> Result<O
     Ok(row.filter(|row| row.account_id == subject.account().0).map(Row::into_record))
 }
 
-/// Subjects that are not erased, in a stable order, from after `after`.
+/// Lists subjects that are not erased, in a stable order, beginning after `after`.
 ///
 /// # Errors
-/// [`pg::Error`] if they cannot be read.
+/// [`pg::Error`] if the rows cannot be read.
 pub async fn list(
     connection: &mut PgConnection,
     after: Option<(SubjectKind, Uuid)>,
@@ -229,12 +229,12 @@ pub async fn list(
     Ok(rows.into_iter().map(|(kind, id, account)| Subject::new(kind, id, AccountId(account))).collect())
 }
 
-/// First half of a freeze: from its commit on, no new writer gets in. It waits for nobody, because a plain
-/// update does not conflict with `FOR KEY SHARE`.
-async fn close_door(pool: &Pool, step: &Step) -> Result<(), Error> {
+/// Does the first half of a freeze: after its commit no new writer is admitted. It does not wait for writers,
+/// because a plain update does not conflict with `FOR KEY SHARE`.
+async fn mark_frozen(pool: &Pool, step: &Step) -> Result<(), Error> {
     let mut tx = Tx::system(pool).await?;
     tx.meet(step.subject).await?;
-    // In a statement of its own, so that the next one sees what a thaw of this purge has just answered.
+    // In a statement of its own, so that the next one sees the answer to a concurrent thaw of this purge.
     sqlx::query("SELECT FROM custody WHERE kind = $1 AND subject_id = $2 FOR NO KEY UPDATE")
         .bind(step.subject.kind())
         .bind(step.subject.id())
@@ -273,7 +273,7 @@ impl Row {
     }
 }
 
-/// Locks the subject's row against other steps, and against writers unless they may go on anyway.
+/// Locks the subject's row against other steps and, unless the step is `Thaw`, against writers.
 async fn lock(tx: &mut Tx, step: &Step) -> Result<Record, Error> {
     let subject = step.subject;
     let row: Option<Row> = sqlx::query_as(match step.kind {
@@ -300,7 +300,7 @@ async fn lock(tx: &mut Tx, step: &Step) -> Result<Record, Error> {
     }
 }
 
-/// What was answered to this purge.
+/// Returns the answers to this purge so far.
 async fn answers(tx: &mut Tx, step: &Step) -> Result<Vec<(StepKind, Vec<u8>)>, Error> {
     let rows: Vec<(String, Uuid, Vec<u8>)> =
         sqlx::query_as("SELECT step, subject_id, reply FROM custody_steps WHERE purge_id = $1")

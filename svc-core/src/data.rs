@@ -1,4 +1,15 @@
 //! Postgres and Redis as a service uses them.
+//!
+//! | Module | Content |
+//! |---|---|
+//! | [`pg`] | pool, transactions, errors, migrations |
+//! | [`pg_enum`] | domain enums as Postgres enums |
+//! | [`lease`] | leases on rows and on tasks, with fencing |
+//! | [`idempotency`] | requests with an idempotency key |
+//! | [`audit`] | the log of irreversible acts |
+//! | [`data_map`] | the class of each table and column for erasures |
+//! | [`redis`] | the connection to Redis |
+//! | [`wake`] | hints between replicas |
 
 pub mod audit;
 pub mod data_map;
@@ -8,5 +19,3 @@ pub mod pg;
 pub mod pg_enum;
 pub mod redis;
 pub mod wake;
-
-pub use crate::pg_enum;

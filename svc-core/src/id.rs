@@ -30,14 +30,15 @@ pub fn parse_id(field: &str, text: &str) -> Result<Uuid, Invalid> {
 macro_rules! define_id {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {$(
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ::serde::Serialize, ::serde::Deserialize, ::sqlx::Type)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[derive(::serde::Serialize, ::serde::Deserialize, ::sqlx::Type)]
         #[serde(transparent)]
         #[sqlx(transparent)]
         pub struct $name(pub ::uuid::Uuid);
 
         impl $name {
             #[must_use]
-            #[expect(clippy::new_without_default, reason = "a default identifier would be a new one each time")]
+            #[expect(clippy::new_without_default, reason = "each call makes another identifier")]
             pub fn new() -> Self {
                 Self($crate::id::new_id())
             }

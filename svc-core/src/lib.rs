@@ -1,16 +1,19 @@
-//! What every Steward service needs once. It knows no business noun except ids and subjects of erasure. Services
+//! The kit of every Steward service. It knows no business noun except ids and subjects of erasures. Services
 //! depend on this crate and on the contract, never on each other.
 //!
-//! | Module | What it owns |
+//! | Module | Content |
 //! |---|---|
+//! | [`error`] | errors on their way to a caller: kinds, the public part, gRPC statuses |
 //! | [`id`] | typed UUIDv7 ids |
 //! | [`subject`] | subjects of erasures and the state of their custody |
-//! | [`wire`] | the gRPC and HTTP edge: callers, errors, servers, clients, outbound requests |
-//! | [`data`] | Postgres and Redis: transactions, leases, idempotency keys, audit, wake-ups |
 //! | [`run`] | a process: configuration, lifecycle, clock, telemetry, back-off, breakers |
-//! | [`base`] | what all services with a database are configured with, and how they start |
+//! | [`data`] | Postgres and Redis: transactions, leases, idempotency keys, audit, wake-ups |
+//! | [`wire`] | gRPC and HTTP: callers, handlers, servers, clients, outbound requests |
+//! | [`base`] | configuration and start of every service with a database |
 //! | [`custody`] | a service's part in erasures |
 //! | `testing` | databases, servers and faults for tests (feature `test-util`) |
+//!
+//! A module uses only modules above it.
 
 pub mod base;
 pub mod custody;

@@ -1,4 +1,16 @@
-//! A process and what it runs on.
+//! A process and its surroundings.
+//!
+//! | Module | Content |
+//! |---|---|
+//! | [`process`] | the steps of every `main` |
+//! | [`config`] | configuration from defaults, a file and the environment |
+//! | [`lifecycle`] | tasks, loops and shutdown |
+//! | [`readiness`] | checks behind the readiness of a service |
+//! | [`telemetry`] | traces, metrics and logs |
+//! | [`clock`] | wall-clock time |
+//! | [`backoff`] | delays that grow |
+//! | [`breaker`] | circuit breakers |
+//! | [`failpoint`] | points at which tests kill, stop or fail a process |
 
 pub mod backoff;
 pub mod breaker;

@@ -25,7 +25,7 @@ fn server_url(variable: &str) -> Url {
     Url::parse(&server).expect("the test server's URL is one")
 }
 
-/// Returns a loopback address without a listener, for a server whose configuration names its address.
+/// Returns a loopback address without a listener, for a server that needs its address in advance.
 ///
 /// The port lies below the range from which Linux takes ports of outgoing connections (32768 and up), so no
 /// other process gets it by chance before the server listens.

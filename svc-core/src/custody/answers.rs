@@ -1,4 +1,4 @@
-//! Answers of a purge's steps as a service's own records: stored as JSON, read back when a step comes again.
+//! Answers of a purge's steps as records of a service: stored as JSON, read back when a step is repeated.
 
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::PgConnection;
@@ -9,19 +9,18 @@ use crate::{
     id::PurgeId,
 };
 
-/// How [`begin_as`] finds a step.
 #[derive(Debug)]
 pub enum Answered<T> {
-    /// This step was answered before, with this.
+    /// The step was answered before, with this.
     Before(T),
-    /// This step is to be done now.
+    /// The step is to be done now.
     Now(StepTx),
 }
 
 /// Like [`begin`], with the answer as the record that [`StepTx::finish_as`] stored.
 ///
 /// # Errors
-/// As [`begin`]; [`pg::Error::Inconsistency`] if the stored answer is no such record.
+/// As [`begin`]; [`pg::Error::Inconsistency`] if the stored answer is another record.
 pub async fn begin_as<T: DeserializeOwned>(pool: &Pool, step: Step) -> Result<Answered<T>, Error> {
     match begin(pool, step).await? {
         Begin::Open(open) => Ok(Answered::Now(open)),
@@ -34,7 +33,7 @@ pub async fn begin_as<T: DeserializeOwned>(pool: &Pool, step: Step) -> Result<An
 /// Postgres or if the step is to be called again. After work outside Postgres it calls this function again.
 ///
 /// # Errors
-/// As [`begin_as`], and what `work` returns.
+/// As [`begin_as`], and the errors of `work`.
 pub async fn step<T, E>(
     pool: &Pool,
     step: Step,
@@ -50,10 +49,10 @@ where
     }
 }
 
-/// What another step of the same purge was answered with, if it was.
+/// Returns the answer to another step of the same purge, if there is one.
 ///
 /// # Errors
-/// [`pg::Error`] if it cannot be read.
+/// [`pg::Error`] if the answer cannot be read.
 pub async fn answer_of<T: DeserializeOwned>(
     connection: &mut PgConnection,
     step: Step,

@@ -1,4 +1,4 @@
-//! A service's part in erasures, as svc-core asks for it and serves it ([`super::server`]).
+//! A service's part in erasures; [`super::server`] serves it.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
@@ -16,124 +16,113 @@ use crate::{
     },
 };
 
-/// Listing of [`subjects`].
 const SUBJECTS: &str = "custody.subjects";
 
-/// Who the audit log names for what a purge does.
+/// Actor of erasures in the audit log.
 pub const PURGE: &str = "purge-svc";
 
-/// What there is of each kind.
+/// Number of objects of each kind.
 pub type Counts = Vec<(String, i64)>;
 
-/// What a service says of itself before a purge begins.
+/// Kinds of data that a service keeps, for purge-svc to check before a purge begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
-    /// Every kind of data that it counts.
+    /// Every kind of data that the service counts.
     pub kinds: Vec<String>,
-    /// What outlives an erasure by design.
+    /// Data that survives an erasure by design.
     pub survivors: Vec<String>,
 }
 
-/// Answer of Freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frozen {
-    /// Whether there was anything of the subject.
+    /// Whether the service has data of the subject.
     pub known: bool,
 }
 
-/// Answer of Verify.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
-    /// What is left, zeros included.
+    /// Remaining objects by kind, zeros included.
     pub residue: Counts,
-    /// When it was read, by the database's clock.
+    /// Time of the count, by the database's clock.
     pub at: chrono::DateTime<chrono::Utc>,
 }
 
-/// Answer of Commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Committed {
-    /// When.
     pub at: chrono::DateTime<chrono::Utc>,
 }
 
-/// Answer of steps that say nothing.
+/// Answer of steps without content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {}
 
-/// Something outside Postgres.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
-    /// Its kind, one of the described.
+    /// Kind of the object, one of the described.
     pub kind: String,
-    /// What keeps it, as `docker` or `redis`.
+    /// System that stores the object, as `docker` or `redis`.
     pub provider: String,
-    /// Its name there.
     pub id: String,
 }
 
-/// What became of an [`Object`].
+/// Result of erasing an [`Object`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was deleted.
     Deleted,
-    /// It was not there.
+    /// The object did not exist.
     AlreadyGone,
-    /// Not yet, for the reason that this code names; Erase is to be called again.
+    /// The object still exists, for the reason that this code names; `Erase` is to be called again.
     Transient(&'static str),
 }
 
-/// Answer of Erase.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Erased {
-    /// Rows deleted by this call.
+    /// Rows that this call deleted, by kind.
     pub deleted: Counts,
-    /// What became of things outside Postgres.
+    /// Results for objects outside Postgres.
     pub objects: Vec<(Object, Outcome)>,
-    /// Whether nothing is left to do.
+    /// Whether the erasure is complete.
     pub done: bool,
 }
 
-/// An invariant and the ids that break it.
+/// An invariant with the ids that break it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invariant {
-    /// Its name.
     pub name: &'static str,
-    /// Ids that break it.
     pub offenders: Vec<Uuid>,
 }
 
-/// What a service does in each step of a purge. Every step may come again, also while it is still being done.
+/// A service's work in each step of a purge. Every step may be repeated, also while it is still being done.
 pub trait Custodian: Send + Sync + 'static {
-    /// Why a step was not done.
+    /// Error of a step that was not done.
     type Error: ServiceError + From<Error> + Send + Sync + 'static;
 
-    /// Where the service keeps its rows, [`super`]'s among them.
+    /// Returns the pool of the database with the service's rows, those of [`super`] among them.
     fn pool(&self) -> &Pool;
 
-    /// What it says of itself.
+    /// Describes the data that the service keeps.
     fn describe(&self) -> Description;
 
     /// Stops every writer of the subject.
     fn freeze(&self, step: Step) -> impl Future<Output = Result<Frozen, Self::Error>> + Send;
 
-    /// What of the subject is outside Postgres.
+    /// Lists the subject's objects outside Postgres.
     fn inventory(&self, step: Step) -> impl Future<Output = Result<Vec<Object>, Self::Error>> + Send;
 
-    /// Deletes, as far as it goes within one call.
+    /// Deletes as much as fits into one call.
     fn erase(&self, step: Step) -> impl Future<Output = Result<Erased, Self::Error>> + Send;
 
-    /// Reads back what is left.
+    /// Counts the data that is left.
     fn verify(&self, step: Step) -> impl Future<Output = Result<Verified, Self::Error>> + Send;
 
-    /// Deletes the subject's head: the tombstone alone stays.
+    /// Deletes the subject's head; only the tombstone remains.
     fn commit(&self, step: Step) -> impl Future<Output = Result<Committed, Self::Error>> + Send;
 
     /// Runs the custody invariants.
     fn check_invariants(&self) -> impl Future<Output = Result<Vec<Invariant>, Self::Error>> + Send;
 }
 
-/// Answers a step that has nothing to do.
+/// Answers a step without work.
 ///
 /// # Errors
 /// As [`super::begin_as`].
@@ -146,7 +135,7 @@ pub async fn answer<T: Serialize + DeserializeOwned + Send + Sync>(
 }
 
 impl StepTx {
-    /// Ends a Verify that counted `residue`: with an answer that stands if nothing is left.
+    /// Ends a `Verify` that counted `residue`; its answer is stored only if nothing is left.
     ///
     /// # Errors
     /// [`pg::Error`]; the step may then be begun again.
@@ -164,7 +153,7 @@ impl StepTx {
         Ok(reply)
     }
 
-    /// Ends a Commit at `at`, with its act in the audit log.
+    /// Ends a `Commit` at `at`, with its act in the audit log.
     ///
     /// # Errors
     /// [`pg::Error`]; the step may then be begun again.
@@ -187,10 +176,10 @@ impl StepTx {
     }
 }
 
-/// A page of the subjects that are not erased; `after` comes from [`after`].
+/// Returns a page of the subjects that are not erased; `after` comes from [`after`].
 ///
 /// # Errors
-/// [`pg::Error`] if they cannot be read.
+/// [`pg::Error`] if the subjects cannot be read.
 pub async fn subjects(
     pool: &Pool,
     size: u32,
@@ -201,10 +190,10 @@ pub async fn subjects(
     Ok(Page::cut(SUBJECTS, rows, size, |last| (last.kind() == SubjectKind::Session, last.id())))
 }
 
-/// The subject after which the page of a token begins.
+/// Returns the subject after which the page of a token begins.
 ///
 /// # Errors
-/// [`crate::wire::error::Invalid`] if it is no token of this listing.
+/// [`crate::wire::error::Invalid`] if the token is of another listing.
 pub fn after(token: &str) -> Result<Option<(SubjectKind, Uuid)>, crate::wire::error::Invalid> {
     let cursor = page::cursor::<(bool, Uuid)>(SUBJECTS, token)?;
     Ok(cursor.map(|(session, id)| (if session { SubjectKind::Session } else { SubjectKind::Account }, id)))

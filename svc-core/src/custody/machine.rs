@@ -3,29 +3,25 @@
 pub use crate::subject::CustodyState as State;
 use crate::{id::PurgeId, subject::Subject};
 
-/// What a purge asks of a custodian.
+/// Kind of a step of a purge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StepKind {
-    /// Stop every writer.
     Freeze,
-    /// Let them go on.
+    /// Admit the subject's writers again.
     Thaw,
-    /// List what is outside Postgres.
+    /// List the objects outside Postgres.
     Inventory,
-    /// Delete.
     Erase,
-    /// Read back.
     Verify,
-    /// Leave the tombstone alone.
+    /// Delete everything but the tombstone.
     Commit,
 }
 
 impl StepKind {
-    /// Every step.
     pub const ALL: [Self; 6] =
         [Self::Freeze, Self::Thaw, Self::Inventory, Self::Erase, Self::Verify, Self::Commit];
 
-    /// Its name in the database.
+    /// Name of the step in the database.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -38,7 +34,7 @@ impl StepKind {
         }
     }
 
-    /// The step of that name.
+    /// Returns the step of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
@@ -48,64 +44,56 @@ impl StepKind {
 /// One step of one purge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
-    /// The purge.
     pub purge_id: PurgeId,
-    /// Its epoch; from 1, it only grows for a subject.
+    /// Epoch of the purge; from 1, it only grows for a subject.
     pub epoch: i64,
-    /// What it erases.
     pub subject: Subject,
-    /// What it asks.
     pub kind: StepKind,
 }
 
-/// What is known of a subject.
+/// Custody of a subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
-    /// Whether it may be written.
+    /// Whether the subject may be written.
     pub state: State,
-    /// Highest epoch seen.
     pub epoch: i64,
-    /// The purge that has it, or had it last.
+    /// The purge that erases the subject, or the last one that did.
     pub purge_id: Option<PurgeId>,
 }
 
-/// Why a step may not be done.
+/// A step that is not allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// Somebody with a higher epoch was here.
+    /// A purge with a higher epoch came before.
     #[error("epoch is lower than {seen}, which was seen already")]
-    StaleEpoch {
-        /// Highest epoch seen.
-        seen: i64,
-    },
-    /// Epochs start at 1.
+    StaleEpoch { seen: i64 },
+    /// An epoch is at least 1.
     #[error("epoch must be at least 1")]
     NoEpoch,
-    /// Another purge has the subject, and this step is not its first.
+    /// Another purge holds the subject, and this step is not the first of its purge.
     #[error("another purge has this subject")]
     OtherPurge,
-    /// The purge was used for another subject.
+    /// The purge began with another subject.
     #[error("this purge is of another subject")]
     OtherSubject,
-    /// The purge was given up.
+    /// The purge was canceled.
     #[error("this purge was given up")]
     Thawed,
-    /// The step needs a freeze before it.
+    /// The step needs a freeze first.
     #[error("subject is not frozen")]
     NotFrozen,
-    /// The step needs an erasure before it.
+    /// The step needs an erasure first.
     #[error("subject is not erased")]
     NotErased,
-    /// The step needs a read-back without residue before it.
+    /// The step needs a read-back without residue first.
     #[error("erasure is not verified")]
     NotVerified,
-    /// It is too late to give up.
+    /// The purge can no longer be canceled.
     #[error("erasure has started")]
     ErasureStarted,
 }
 
 impl Refused {
-    /// Stable machine-readable reason.
     #[must_use]
     pub const fn reason(self) -> &'static str {
         match self {
@@ -122,10 +110,10 @@ impl Refused {
     }
 }
 
-/// The state in which `step` leaves the subject, given what its purge was `answered` so far.
+/// Returns the state of the subject after `step`, given the steps that its purge has `answered`.
 ///
 /// # Errors
-/// [`Refused`] if it may not be done.
+/// [`Refused`] if the step is not allowed.
 pub fn admit(
     record: &Record,
     step: &Step,
@@ -147,8 +135,8 @@ pub fn admit(
     }
     let ours = record.purge_id == Some(step.purge_id);
     if !ours {
-        // Only a freeze of a higher epoch takes a subject over from another purge; what no purge has may also be
-        // given up before it was begun.
+        // Only a freeze of a higher epoch takes a subject over from another purge; a subject without a purge
+        // accepts a cancellation before its freeze.
         match (step.kind, record.state) {
             (StepKind::Freeze, _) | (StepKind::Thaw, State::Live) => {}
             (_, State::Live) => return Err(Refused::NotFrozen),
@@ -164,7 +152,7 @@ pub fn admit(
             Err(Refused::NotFrozen)
         }
 
-        // A purge that is given up before its freeze came ends nothing: the freeze will be refused.
+        // A purge that is canceled before its freeze arrived changes nothing: the freeze will be refused.
         (StepKind::Thaw, State::Live | State::Frozen) => Ok(State::Live),
         (StepKind::Erase, State::Frozen) => Ok(State::Erasing),
         (StepKind::Verify | StepKind::Commit, State::Frozen) => Err(Refused::NotErased),
@@ -229,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn another_purge_takes_over_only_by_freezing_with_a_higher_epoch() {
+    fn another_purge_takes_over_only_by_a_higher_freeze() {
         let (first, second) = (PurgeId::new(), PurgeId::new());
         for state in [State::Frozen, State::Erasing, State::Erased] {
             let record = Record { state, epoch: 4, purge_id: Some(first) };
@@ -242,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_purge_may_be_given_up_before_it_began_where_no_other_is_under_way() {
+    fn a_purge_may_be_canceled_before_it_began_if_alone() {
         let (first, second) = (PurgeId::new(), PurgeId::new());
         let thaw = |epoch| step(second, epoch, StepKind::Thaw);
         let never = Record { state: State::Live, epoch: 0, purge_id: None };

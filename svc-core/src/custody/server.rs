@@ -1,4 +1,4 @@
-//! `CustodianService`, served for any [`Custodian`]: what purge-svc asks of a service. Nobody else may ask.
+//! `CustodianService`, served for any [`Custodian`]; purge-svc is its only caller.
 
 use std::{sync::Arc, vec};
 
@@ -19,13 +19,12 @@ use crate::wire::{
     page,
 };
 
-/// Version of the contract that is spoken.
+/// Version of the custody contract.
 const CONTRACT: i32 = 1;
 
-/// Page sizes of ListAll: the default and the most.
+/// Default and maximum page size of ListAll.
 const PAGE_SIZE: (u32, u32) = (500, 1000);
 
-/// Serves `CustodianService`.
 #[derive(Debug)]
 pub struct CustodianHandler<C> {
     service: &'static str,

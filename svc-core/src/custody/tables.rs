@@ -1,5 +1,5 @@
-//! The tables in which a service keeps subjects, declared once: in which order an erasure deletes from them, how
-//! it counts them, and the invariant that nothing is left of an erased subject.
+//! The tables in which a service keeps subjects, declared once: the order in which an erasure deletes from
+//! them, their counts, and the invariant that an erased subject has no rows left.
 //!
 //! [`custody_tables!`](crate::custody_tables) puts the statements together from literals when the crate is
 //! built, so there is nothing that could be injected. The compiler does not check them against the schema: a
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{data::pg, subject::Subject};
 
-/// Maximum rows that one call of Erase deletes; so that the call ends well before its caller's timeout.
+/// Maximum rows that one call of Erase deletes, so that the call ends well before its caller's timeout.
 pub const ERASE_AT_ONCE: i64 = 20_000;
 
 /// Maximum rows that one statement deletes.
@@ -26,9 +26,9 @@ const ERASE_BATCH: i64 = 2_000;
 /// A table with rows of subjects.
 #[derive(Debug, Clone, Copy)]
 pub struct Table {
-    /// Its name in the contract, as `chat.messages`.
+    /// Name of the table in the contract, as `chat.messages`.
     pub kind: &'static str,
-    /// Its name in the schema.
+    /// Name of the table in the schema.
     pub name: &'static str,
     /// Deletes up to `$3` rows of account `$1`, session `$2`.
     pub delete: &'static str,
@@ -41,11 +41,11 @@ pub struct Tables {
     pub erased: &'static [Table],
     /// The table of subjects' heads, which Commit deletes from.
     pub head: Option<Table>,
-    /// Counts the rows of `erased` of account `$1`, session `$2`, and says when.
+    /// Counts the rows of account `$1`, session `$2`, and returns the time of the count.
     pub count: &'static str,
-    /// Whether there is any row, heads included, of account `$1`, session `$2`.
+    /// Checks for any row, heads included, of account `$1`, session `$2`.
     pub any: &'static str,
-    /// Up to `$1` subjects that are erased and of which there is a row, heads included.
+    /// Lists up to `$1` erased subjects with a row, heads included.
     pub leftovers: &'static str,
 }
 
@@ -174,26 +174,26 @@ macro_rules! custody_rows {
 }
 
 impl Tables {
-    /// Names of what Erase deletes and Verify counts, as the contract has them.
+    /// Returns the kinds that Erase deletes and Verify counts, as the contract names them.
     pub fn kinds(&self) -> impl Iterator<Item = &'static str> + use<> {
         self.erased.iter().map(|table| table.kind)
     }
 
-    /// Whether there is a row of `subject`.
+    /// Returns whether there is a row of `subject`.
     ///
     /// # Errors
-    /// [`pg::Error`] if it cannot be read.
+    /// [`pg::Error`] if the rows cannot be read.
     pub async fn any(&self, db: &mut PgConnection, subject: Subject) -> Result<bool, pg::Error> {
         let (account, session) = ids(subject);
         Ok(sqlx::query_scalar(self.any).bind(account).bind(session).fetch_one(db).await?)
     }
 
     /// Deletes up to [`ERASE_AT_ONCE`] rows of `subject`, table by table, and adds their numbers to
-    /// `deleted`. Returns whether it came to the end; otherwise it is to be called again, in another
+    /// `deleted`. Returns whether the end was reached; otherwise it is to be called again, in another
     /// transaction.
     ///
     /// # Errors
-    /// [`pg::Error`] if they were not deleted.
+    /// [`pg::Error`] if the rows were not deleted.
     pub async fn delete(
         &self,
         db: &mut PgConnection,
@@ -210,10 +210,10 @@ impl Tables {
         Ok(true)
     }
 
-    /// Like [`Self::delete`], of one table only.
+    /// Like [`Self::delete`], for one table.
     ///
     /// # Errors
-    /// [`pg::Error`] if they were not deleted.
+    /// [`pg::Error`] if the rows were not deleted.
     pub async fn delete_kind(
         &self,
         db: &mut PgConnection,
@@ -228,10 +228,10 @@ impl Tables {
         Ok(gone < ERASE_AT_ONCE)
     }
 
-    /// Deletes the heads of `subject`, all of them.
+    /// Deletes all heads of `subject`.
     ///
     /// # Errors
-    /// [`pg::Error`] if they were not deleted.
+    /// [`pg::Error`] if the heads were not deleted.
     pub async fn delete_heads(&self, db: &mut PgConnection, subject: Subject) -> Result<(), pg::Error> {
         if let Some(head) = &self.head {
             head.delete(db, subject, i64::MAX, &mut Counts::new()).await?;
@@ -239,10 +239,11 @@ impl Tables {
         Ok(())
     }
 
-    /// Counts the rows of `subject`, table by table, zeros included, and says when, by the database's clock.
+    /// Counts the rows of `subject`, table by table, zeros included; returns the time by the database's
+    /// clock.
     ///
     /// # Errors
-    /// [`pg::Error`] if they cannot be counted.
+    /// [`pg::Error`] if the rows cannot be counted.
     pub async fn count(
         &self,
         db: &mut PgConnection,
@@ -254,16 +255,16 @@ impl Tables {
         Ok((self.kinds().map(str::to_owned).zip(counts).collect(), at))
     }
 
-    /// Up to `limit` subjects that are erased although rows of them are left. There should be none.
+    /// Returns up to `limit` erased subjects with rows left. There should be none.
     ///
     /// # Errors
-    /// [`pg::Error`] if they cannot be read.
+    /// [`pg::Error`] if the rows cannot be read.
     pub async fn leftovers(&self, db: &mut PgConnection, limit: i64) -> Result<Vec<Uuid>, pg::Error> {
         Ok(sqlx::query_scalar(self.leftovers).bind(limit).fetch_all(db).await?)
     }
 
-    /// Tables that are declared but not annotated as a session's or an account's in the live schema, and
-    /// those that are annotated so but not declared.
+    /// Returns the tables that are declared but not annotated as a session's or an account's in the live
+    /// schema, and the tables that are annotated so but not declared.
     ///
     /// # Errors
     /// [`pg::Error`] if the catalogue cannot be read.

@@ -63,7 +63,7 @@ fn step(subject: Subject, purge_id: PurgeId, epoch: i64, kind: StepKind) -> Step
 }
 
 #[tokio::test]
-async fn a_freeze_waits_for_the_writer_inside_and_lets_no_other_in() {
+async fn a_freeze_waits_for_the_writer_and_admits_no_other() {
     let at = Fixture::new().await;
     let mut writer = Tx::for_subject(&at.pool, at.session).await.unwrap();
     let freeze = begin(&at.pool, step(at.session, PurgeId::new(), 1, StepKind::Freeze));
@@ -83,7 +83,7 @@ async fn a_freeze_waits_for_the_writer_inside_and_lets_no_other_in() {
 }
 
 #[tokio::test]
-async fn a_subject_that_is_always_being_written_can_still_be_frozen() {
+async fn a_busy_subject_can_still_be_frozen() {
     let at = Fixture::new().await;
     let mut writers = JoinSet::new();
     for _ in 0..8 {
@@ -134,7 +134,7 @@ async fn the_freeze_of_an_account_stops_the_writers_of_its_sessions() {
 }
 
 #[tokio::test]
-async fn a_freeze_that_cannot_get_in_says_come_again_and_keeps_the_door_shut() {
+async fn a_freeze_that_times_out_still_stops_new_writers() {
     let at = Fixture::new().await;
     let config = crate::data::pg::PgConfig { lock_timeout: SOON, ..at.db.config("chat") };
     let impatient = Pool::lazy(&config).unwrap();
@@ -149,7 +149,7 @@ async fn a_freeze_that_cannot_get_in_says_come_again_and_keeps_the_door_shut() {
 }
 
 #[tokio::test]
-async fn an_answer_is_repeated_word_for_word_also_to_a_higher_epoch() {
+async fn an_answer_is_repeated_exactly_also_to_a_higher_epoch() {
     let at = Fixture::new().await;
     let purge = PurgeId::new();
     let reply = [0, 159, 146, 150];
@@ -191,13 +191,13 @@ async fn a_step_of_a_stale_epoch_changes_nothing() {
             "{kind:?}"
         );
     }
-    // Nor does an equal one of somebody else.
+    // Nor does an equal one of another purge.
     assert_eq!(at.refused(step(at.session, old, 2, StepKind::Erase)).await, Refused::OtherPurge);
     assert_eq!(at.state().await, State::Frozen);
 }
 
 #[tokio::test]
-async fn after_a_thaw_writers_go_on_and_a_late_freeze_is_refused() {
+async fn after_a_thaw_writers_continue_and_a_freeze_is_refused() {
     let at = Fixture::new().await;
     let purge = PurgeId::new();
     at.done(step(at.session, purge, 1, StepKind::Freeze)).await;
@@ -214,7 +214,7 @@ async fn after_a_thaw_writers_go_on_and_a_late_freeze_is_refused() {
 }
 
 #[tokio::test]
-async fn a_freeze_that_meets_its_own_thaw_is_refused_and_leaves_the_door_open() {
+async fn a_freeze_after_its_own_thaw_is_refused_without_effect() {
     let at = Fixture::new().await;
     let purge = PurgeId::new();
     let thaw = at.open(step(at.session, purge, 1, StepKind::Thaw)).await;
@@ -229,7 +229,7 @@ async fn a_freeze_that_meets_its_own_thaw_is_refused_and_leaves_the_door_open() 
 }
 
 #[tokio::test]
-async fn a_purge_that_never_began_is_given_up_without_waiting_for_writers() {
+async fn a_purge_is_canceled_before_its_freeze_without_waiting() {
     let at = Fixture::new().await;
     let writer = Tx::for_subject(&at.pool, at.session).await.unwrap();
     let purge = PurgeId::new();
@@ -239,7 +239,7 @@ async fn a_purge_that_never_began_is_given_up_without_waiting_for_writers() {
 }
 
 #[tokio::test]
-async fn an_erased_subject_is_gone_for_ever() {
+async fn an_erased_subject_stays_erased() {
     let at = Fixture::new().await;
     let purge = PurgeId::new();
     let at_step = |kind| step(at.session, purge, 1, kind);
@@ -269,7 +269,7 @@ async fn an_erased_subject_is_gone_for_ever() {
 }
 
 #[tokio::test]
-async fn a_subject_that_is_frozen_before_it_is_met_is_refused_when_it_comes() {
+async fn a_subject_frozen_before_it_is_known_is_refused() {
     let at = Fixture::new().await;
     let session = Subject::Session { account: AccountId::new(), session: SessionId::new() };
     at.done(step(session, PurgeId::new(), 1, StepKind::Freeze)).await;
@@ -278,7 +278,7 @@ async fn a_subject_that_is_frozen_before_it_is_met_is_refused_when_it_comes() {
 }
 
 #[tokio::test]
-async fn a_subject_that_is_met_by_many_at_once_gets_one_row() {
+async fn concurrent_first_writers_make_one_row() {
     let at = Fixture::new().await;
     let session = Subject::Session { account: AccountId::new(), session: SessionId::new() };
     let mut writers = JoinSet::new();
@@ -332,7 +332,7 @@ async fn states_and_kinds_are_the_same_here_and_in_postgres() {
 }
 
 #[tokio::test]
-async fn every_place_of_the_common_tables_says_what_an_erasure_does_to_it() {
+async fn every_common_table_and_column_has_a_custody_class() {
     let at = Fixture::new().await;
     let mut connection = at.pool.acquire().await.unwrap();
     assert_eq!(data_map::unannotated(&mut connection).await.unwrap(), []);

@@ -1,4 +1,5 @@
-//! Custody on the wire: the parts of `steward.custody.v1` that every custodian reads and writes alike.
+//! Custody on the wire: the parts of `steward.custody.v1` that every custodian reads and writes in the same
+//! way.
 
 use steward_proto::custody::v1 as proto;
 use tonic::{Request, Status};
@@ -13,10 +14,10 @@ use crate::{
     },
 };
 
-/// The only service that asks anything of a custodian.
+/// The only service that may call a custodian.
 const CALLER: &str = "purge-svc";
 
-/// What purge-svc asks; nobody else's request passes.
+/// Returns the message of a request from purge-svc.
 ///
 /// # Errors
 /// `PERMISSION_DENIED` for every other caller.
@@ -122,7 +123,7 @@ mod tests {
         for (caller, heard) in [
             (Some(principal(PrincipalKind::Service, "purge-svc")), true),
             (Some(principal(PrincipalKind::Service, "chat-svc")), false),
-            // A tenant that calls itself so.
+            // A tenant with that name.
             (Some(principal(PrincipalKind::Account, "purge-svc")), false),
             (None, false),
         ] {

@@ -1,7 +1,7 @@
 //! One row for each irreversible act, written with the transition that commits it.
 //!
-//! The key is (act, subject, generation): an act that is about to be committed twice fails its transaction. The
-//! run role can insert and read, nothing else. Rows name subjects by hash and actors by id.
+//! The key is (act, subject, generation): committing an act a second time fails its transaction. The run role
+//! can insert and read, nothing else. Rows name subjects by hash and actors by id.
 
 use chrono::{DateTime, Utc};
 
@@ -10,12 +10,12 @@ pub use crate::subject::SubjectHash;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Act<'a> {
-    /// What was done, as `session.tombstoned`.
+    /// Name of the act, as `session.tombstoned`.
     pub act: &'static str,
     pub subject: SubjectHash,
     /// Generation of the record that the act made.
     pub generation: i64,
-    /// Who did it: id of a principal, or name of a service or task.
+    /// Actor: id of a principal, or name of a service or task.
     pub principal_id: &'a str,
     pub at: DateTime<Utc>,
 }
@@ -23,7 +23,8 @@ pub struct Act<'a> {
 /// Writes the row of an act.
 ///
 /// # Errors
-/// [`pg::Error::Conflict`] on `audit_log_pkey` if this act was done before: the transaction must not commit.
+/// [`pg::Error::Conflict`] on `audit_log_pkey` if the act was recorded before: the transaction must not
+/// commit.
 pub async fn record(tx: &mut Tx, act: &Act<'_>) -> Result<(), pg::Error> {
     sqlx::query(
         "INSERT INTO audit_log (act, subject_hash, generation, principal_id, at) VALUES ($1, $2, $3, $4, $5)",

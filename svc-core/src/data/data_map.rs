@@ -1,27 +1,28 @@
-//! The schema as the map of its data: what an erasure does to each table and column, read from its comment.
+//! The schema as a map of its data: the class of each table and column for erasures, read from its comment.
 //!
-//! A comment reads `custody=<class>; <text>`. Every service tests that its live schema has no place without one
-//! ([`unannotated`]); Redis key families carry theirs in code ([`crate::data::redis::KeyFamily`]).
+//! A comment reads `custody=<class>; <text>`. Every service tests that its live schema has no table or column
+//! without one ([`unannotated`]). The classes of Redis key families stand in the code
+//! ([`crate::data::redis::KeyFamily`]).
 
 use sqlx::PgConnection;
 
 use crate::data::pg;
 
-/// What an erasure does to a place.
+/// Class of a table, column or key family for erasures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// Belongs to one session and goes with it.
+    /// Belongs to one session and is erased with it.
     Session,
-    /// Belongs to one account and goes with it.
+    /// Belongs to one account and is erased with it.
     Account,
-    /// Stays and holds no personal data.
+    /// Survives an erasure and holds no personal data.
     Ledger,
     /// Belongs to no subject.
     System,
 }
 
 impl Class {
-    /// The class of that name.
+    /// Returns the class of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
@@ -34,16 +35,15 @@ impl Class {
     }
 }
 
-/// A table, or a column of one.
+/// A table or one of its columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// The table.
     pub table: String,
     /// The column; `None` is the table itself.
     pub column: Option<String>,
-    /// What an erasure does to it; `None` if its comment does not say.
+    /// Class for erasures; `None` if the comment names none.
     pub class: Option<Class>,
-    /// What it is, from its comment.
+    /// Description from the comment.
     pub text: String,
 }
 
@@ -56,7 +56,7 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// Every table and column of the role's schema. Partitions count as the table that they are parts of.
+/// Reads every table and column of the role's schema. Partitions count as their table.
 ///
 /// # Errors
 /// [`pg::Error`] if the catalogue cannot be read.
@@ -67,9 +67,12 @@ pub async fn read(connection: &mut PgConnection) -> Result<Vec<Place>, pg::Error
          CROSS JOIN LATERAL (
              SELECT 0::int2 AS attnum, NULL::name AS attname
              UNION ALL
-             SELECT attnum, attname FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+             SELECT attnum, attname
+             FROM pg_attribute
+             WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
          ) a
-         LEFT JOIN pg_description d ON d.classoid = 'pg_class'::regclass AND d.objoid = c.oid AND d.objsubid = a.attnum
+         LEFT JOIN pg_description d
+             ON d.classoid = 'pg_class'::regclass AND d.objoid = c.oid AND d.objsubid = a.attnum
          WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm')
            AND NOT c.relispartition
          ORDER BY c.relname, a.attnum",
@@ -85,7 +88,7 @@ pub async fn read(connection: &mut PgConnection) -> Result<Vec<Place>, pg::Error
         .collect())
 }
 
-/// Tables and columns of the role's schema whose comment does not say what an erasure does to them.
+/// Returns the tables and columns of the role's schema without a class.
 ///
 /// # Errors
 /// [`pg::Error`] if the catalogue cannot be read.
@@ -98,7 +101,7 @@ fn parse(comment: &str) -> (Option<Class>, &str) {
         return (None, comment);
     };
     let text = text.trim();
-    // A class without a word on what the thing is would be a stamp, not a thought.
+    // A class without a description is incomplete.
     (Class::from_name(class).filter(|_| !text.is_empty()), text)
 }
 

@@ -1,8 +1,8 @@
 //! Requests that may be repeated without taking effect twice.
 //!
-//! The row (account, method, key) is written in the transaction of the effect, so that there is both or
-//! neither. It holds the hash of the request and the ids of what it made: a repetition reads those again and
-//! answers what is true now. Rows count for 24 hours.
+//! The row (account, method, key) is written in the transaction of the effect: both are committed or neither.
+//! The row holds the hash of the request and the ids of the objects that it made; a repetition reads these
+//! objects and answers with their present state. Rows count for 24 hours.
 //!
 //! ```ignore
 //! let slot = match once.begin::<SessionId>(&mut tx, Some(account)).await? {
@@ -30,7 +30,7 @@ use crate::{
 /// Header and metadata that carry the key.
 pub const HEADER: &str = "idempotency-key";
 
-/// How long a key counts.
+/// Time for which a key counts.
 pub const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 const MAX_KEY: usize = 255;
@@ -40,7 +40,7 @@ const MAX_KEY: usize = 255;
 pub struct Key(String);
 
 impl Key {
-    /// The key in a request's metadata, if there is one.
+    /// Reads the key in the metadata of a request, if there is one.
     ///
     /// # Errors
     /// [`Invalid`] names the header.
@@ -72,19 +72,19 @@ fn malformed() -> Invalid {
     Invalid::new(HEADER, "must be 1 to 255 visible ASCII characters")
 }
 
-/// SHA-256 of a request.
+/// SHA-256 of a request message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestHash([u8; 32]);
 
 impl RequestHash {
-    /// Hash of a message of the contract. Two equal messages must encode equally: their maps must be ordered.
+    /// Hashes a message of the contract. Equal messages must encode equally: their maps must be ordered.
     #[must_use]
     pub fn of(message: &impl prost::Message) -> Self {
         Self(Sha256::digest(message.encode_to_vec()).into())
     }
 }
 
-/// What makes a repetition of a mutation the same request: its method, key and content.
+/// Identity of a mutation, by which a repetition is recognized: method, key and content.
 #[derive(Debug, Clone)]
 pub struct Once(Option<Keyed>);
 
@@ -99,7 +99,7 @@ struct Keyed {
 pub enum Begin<T> {
     /// The request is new, or has no key: do it, then [`Slot::finish`].
     First(Slot),
-    /// The request was done before and made these.
+    /// The request was done before and made these objects.
     Replay(T),
 }
 
@@ -107,32 +107,32 @@ pub enum Begin<T> {
 pub enum Opened<T> {
     /// The request is new, or has no key: do it in this transaction, then [`Slot::finish`].
     First(Tx, Slot),
-    /// The request was done before and made these.
+    /// The request was done before and made these objects.
     Replay(T),
 }
 
 /// The right to be the first with a key, until its transaction ends.
 #[derive(Debug)]
-#[must_use = "a key whose effect is not recorded does not protect it"]
+#[must_use = "without a record of its effect a key does not protect it"]
 pub struct Slot {
     /// The request and its account or nil; `None` for a request without a key.
     keyed: Option<(Keyed, Uuid)>,
     session: Option<SessionId>,
 }
 
-/// Why a request with a key is not done.
+/// A request with a key that was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The key was used for another request.
     #[error("idempotency key was used for another request")]
     Reused,
-    /// The first request with it is under way.
+    /// Another transaction is doing the request.
     #[error("a request with this idempotency key is under way")]
     InFlight,
-    /// What is stored cannot be read, or cannot be written.
+    /// The stored result cannot be read, or the result cannot be stored.
     #[error("result of an idempotent request cannot be converted")]
     Result(#[from] serde_json::Error),
-    /// The database did not do it.
+    /// Postgres did not run a statement.
     #[error(transparent)]
     Pg(#[from] pg::Error),
 }
@@ -157,8 +157,8 @@ impl ServiceError for Error {
 }
 
 impl Keyed {
-    /// Key of the advisory lock that stands for (account, method, key). If two of them collide by chance, one
-    /// caller is asked to try again.
+    /// Returns the advisory lock of (account, method, key). If two of them collide by chance, one caller is
+    /// asked to try again.
     fn lock(&self, scope: Uuid) -> i64 {
         let mut hash = Sha256::new();
         hash.update(b"steward.idempotency\0");
@@ -173,19 +173,19 @@ impl Keyed {
 }
 
 impl Once {
-    /// A request without a key: always the first.
+    /// Builds a request without a key, which is always the first.
     #[must_use]
     pub const fn unkeyed() -> Self {
         Self(None)
     }
 
-    /// A request of `method` (as `steward.chat.v1.ChatService/CreateSession`) with a key.
+    /// Builds a request of `method` (as `steward.chat.v1.ChatService/CreateSession`) with a key.
     pub fn new(method: impl Into<Arc<str>>, key: Key, hash: RequestHash) -> Self {
         Self(Some(Keyed { method: method.into(), key, hash }))
     }
 
-    /// Begins the request, first thing in the transaction of its effect. Keys belong to an account; to none for
-    /// operators and for services that act for no tenant.
+    /// Begins the request: the first statement in the transaction of its effect. Keys belong to an account,
+    /// or to no account for operators and for services that act for no tenant.
     ///
     /// # Errors
     /// [`Error::InFlight`] at once, without waiting, if another transaction does the same request;
@@ -204,8 +204,8 @@ impl Once {
         if !locked {
             return Err(Error::InFlight);
         }
-        // In a statement of its own: its snapshot must be newer than the lock, to see what the holder before
-        // committed.
+        // In a statement of its own: its snapshot must be newer than the lock, to see what the previous
+        // holder committed.
         let row: Option<(Vec<u8>, serde_json::Value)> = sqlx::query_as(
             "SELECT request_hash, result
              FROM idempotency_keys
@@ -223,8 +223,9 @@ impl Once {
         }
     }
 
-    /// Like [`Self::begin`], in a [`Tx::system`] of its own. Unless the request is the first, that transaction is
-    /// rolled back before this returns, so that the caller's next try does not meet the key's lock.
+    /// Like [`Self::begin`], in a [`Tx::system`] of its own. Unless the request is the first, that
+    /// transaction is rolled back before this returns, so that the caller's next try does not meet the key's
+    /// lock.
     ///
     /// # Errors
     /// As [`Self::begin`].
@@ -245,13 +246,13 @@ impl Once {
 }
 
 impl Slot {
-    /// Binds the key to the session that the effect belongs to: both are erased together.
+    /// Binds the key to the session of the effect: both are erased together.
     pub const fn of_session(mut self, session: SessionId) -> Self {
         self.session = Some(session);
         self
     }
 
-    /// Records what the request made: ids alone, last thing before the commit.
+    /// Records the ids of the objects that the request made: the last statement before the commit.
     ///
     /// # Errors
     /// [`Error::Pg`]; the transaction must not commit then.
@@ -262,8 +263,8 @@ impl Slot {
                  (account_id, method, key, request_hash, result, expires_at, session_id)
              VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6), $7)
              ON CONFLICT (account_id, method, key) DO UPDATE
-             SET request_hash = excluded.request_hash, result = excluded.result, expires_at = excluded.expires_at,
-                 session_id = excluded.session_id
+             SET request_hash = excluded.request_hash, result = excluded.result,
+                 expires_at = excluded.expires_at, session_id = excluded.session_id
              WHERE held.expires_at <= now()",
         )
         .bind(scope)
@@ -279,10 +280,10 @@ impl Slot {
     }
 }
 
-/// Deletes at most `batch` keys that no longer count, and says how many those were.
+/// Deletes at most `batch` expired keys and returns their number.
 ///
 /// # Errors
-/// [`pg::Error`] if they were not deleted.
+/// [`pg::Error`] if the keys were not deleted.
 pub async fn sweep(connection: &mut PgConnection, batch: i64) -> Result<u64, pg::Error> {
     let done = sqlx::query(
         "DELETE FROM idempotency_keys
@@ -300,10 +301,10 @@ pub async fn sweep(connection: &mut PgConnection, batch: i64) -> Result<u64, pg:
     Ok(done.rows_affected())
 }
 
-/// Deletes every key of an account, for its erasure, and says how many there were.
+/// Deletes every key of an account, for its erasure, and returns their number.
 ///
 /// # Errors
-/// [`pg::Error`] if they were not deleted.
+/// [`pg::Error`] if the keys were not deleted.
 pub async fn erase_account(connection: &mut PgConnection, account: AccountId) -> Result<u64, pg::Error> {
     let done = sqlx::query("DELETE FROM idempotency_keys WHERE account_id = $1")
         .bind(account.0)
@@ -312,10 +313,10 @@ pub async fn erase_account(connection: &mut PgConnection, account: AccountId) ->
     Ok(done.rows_affected())
 }
 
-/// Deletes every key of a session, for its erasure, and says how many there were.
+/// Deletes every key of a session, for its erasure, and returns their number.
 ///
 /// # Errors
-/// [`pg::Error`] if they were not deleted.
+/// [`pg::Error`] if the keys were not deleted.
 pub async fn erase_session(
     connection: &mut PgConnection,
     account: AccountId,

@@ -1,12 +1,11 @@
-//! Redis, which holds only what may be lost: singleton locks, liveness, wake-ups, rate limits, breakers.
+//! Redis, which holds only data that may be lost: singleton locks, liveness, wake-ups, rate limits, breakers.
 //!
-//! One multiplexed connection a process, with short time limits. When Redis is away a call fails within
-//! them, and while it stays away calls fail at once: one at a time tries to connect again, with back-off.
-//! Nobody answers 503 for Redis alone, so it is no readiness check; callers match on [`Error::Down`] and go on
-//! without it.
+//! One multiplexed connection a process, with short time limits. While Redis is down a call fails within them
+//! or at once: one call at a time tries to connect again, with back-off. Redis is no readiness check, because
+//! no service answers 503 for Redis alone; callers match on [`Error::Down`] and continue without it.
 //!
-//! This does not build on redis-rs' `ConnectionManager`: that one keeps a connection whose answers time out, so
-//! a peer that vanished without closing (a lost host, a stalled proxy) would never be left.
+//! This does not build on redis-rs' `ConnectionManager`, which keeps a connection after time-outs: it
+//! would never leave a peer that vanished without closing (a lost host, a stalled proxy).
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -27,21 +26,21 @@ use crate::{
     run::backoff::Backoff,
 };
 
-/// Delay before Redis is tried again after it could not be reached.
+/// Delay before the next attempt to connect.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
 
-/// How a service reaches Redis. Only `url` has no default.
+/// Address and limits of a service's Redis. Only `url` has no default.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RedisConfig {
     pub url: SecretString,
-    /// What every key and channel begins with; one for an installation.
+    /// Prefix of every key and channel; one for an installation.
     #[serde(default = "defaults::key_prefix")]
     pub key_prefix: String,
-    /// Longest time for connecting.
+    /// Maximum time to connect.
     #[serde(default = "defaults::timeout", with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// Longest wait for an answer.
+    /// Maximum wait for an answer.
     #[serde(default = "defaults::timeout", with = "humantime_serde")]
     pub response_timeout: Duration,
 }
@@ -58,7 +57,7 @@ mod defaults {
 }
 
 impl RedisConfig {
-    /// The defaults, with this URL.
+    /// Builds the default configuration with this URL.
     #[must_use]
     pub fn new(url: SecretString) -> Self {
         Self {
@@ -70,29 +69,29 @@ impl RedisConfig {
     }
 }
 
-/// Keys of one purpose, and what an erasure does to them. Every key is made from one ([`Redis::key`]).
+/// Keys of one purpose, with their class for erasures. Every key is made from a family ([`Redis::key`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyFamily {
-    /// What its keys begin with after the installation's prefix, as `hb`.
+    /// Start of the family's keys after the installation's prefix, as `hb`.
     pub name: &'static str,
-    /// What an erasure does to them.
+    /// Class of the keys for erasures.
     pub class: Class,
     pub text: &'static str,
 }
 
-/// What Redis did not do.
+/// An error of Redis.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It is away, or has been moments ago.
+    /// Redis is unreachable, or was moments ago.
     #[error("Redis is away")]
     Down(#[source] Option<RedisError>),
-    /// It refused a command: a defect.
+    /// Redis refused a command: a defect.
     #[error("Redis refused a command")]
     Refused(#[source] RedisError),
 }
 
 impl Error {
-    /// Whether Redis is away, as against a command being wrong.
+    /// Returns whether Redis is unreachable, as opposed to a refused command.
     #[must_use]
     pub const fn is_down(&self) -> bool {
         matches!(self, Self::Down(_))
@@ -108,7 +107,7 @@ impl ServiceError for Error {
     }
 }
 
-/// Whether an error means that Redis is away, as against a command being wrong.
+/// Returns whether an error means that Redis is unreachable, as opposed to a refused command.
 #[must_use]
 pub fn is_down(error: &RedisError) -> bool {
     match error.kind() {
@@ -117,7 +116,7 @@ pub fn is_down(error: &RedisError) -> bool {
         | ErrorKind::ClusterConnectionNotFound
         | ErrorKind::MasterNameNotFoundBySentinel
         | ErrorKind::NoValidReplicasFoundBySentinel => true,
-        // It is there, but loading, or a replica whose primary is lost.
+        // Redis answers, but is loading, or is a replica without its primary.
         ErrorKind::Server(kind) => matches!(
             kind,
             ServerErrorKind::BusyLoading
@@ -131,7 +130,7 @@ pub fn is_down(error: &RedisError) -> bool {
     }
 }
 
-/// A process's connection to Redis; cheap to clone.
+/// The connection of a process to Redis; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Redis(Arc<Inner>);
 
@@ -142,18 +141,18 @@ struct Inner {
     connect_timeout: Duration,
     response_timeout: Duration,
     link: Mutex<Link>,
-    /// Held by the one that connects.
+    /// Held by the call that connects.
     connecting: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Link {
     connection: Option<Connected>,
-    /// Attempts to connect that failed since the last one that did not.
+    /// Failed attempts to connect since the last success.
     failures: u32,
-    /// Nobody tries before then.
+    /// Instant before which no call tries to connect.
     retry_at: Option<Instant>,
-    /// Connections made so far.
+    /// Number of connections made so far.
     made: u64,
 }
 
@@ -164,13 +163,13 @@ struct Connected {
 }
 
 impl Redis {
-    /// A handle that connects when it is first used.
+    /// Builds a handle that connects at its first use.
     ///
     /// # Errors
     /// [`Error::Refused`] if the URL cannot be read.
     pub fn lazy(config: &RedisConfig) -> Result<Self, Error> {
-        // One connection carries everybody's commands: held back until the last one was acknowledged, each would
-        // wait for those of others.
+        // All commands share the connection; without this each would wait for the acknowledgement of the one
+        // before.
         let tcp = TcpSettings::default().set_nodelay(true);
         let server = config.url.expose_secret().into_connection_info().map_err(Error::Refused)?;
         let client = Client::open(server.set_tcp_settings(tcp)).map_err(Error::Refused)?;
@@ -191,32 +190,24 @@ impl Redis {
         Ok(redis)
     }
 
-    /// The key of `family` for `id`.
+    /// Returns the key of `family` for `id`.
     #[must_use]
     pub fn key(&self, family: &KeyFamily, id: impl std::fmt::Display) -> String {
         format!("{}{}:{id}", self.0.prefix, family.name)
     }
 
-    /// What every key and channel begins with.
+    /// Returns the prefix of every key and channel.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.0.prefix
     }
 
-    /// Sends one command.
-    ///
-    /// # Errors
-    /// [`Error`].
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
         let mut connected = self.connected().await?;
         let answer = command.query_async(&mut connected.connection).await;
         self.judge(&connected, answer)
     }
 
-    /// Sends several commands at once.
-    ///
-    /// # Errors
-    /// [`Error`].
     pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, Error> {
         let mut connected = self.connected().await?;
         let answer = pipeline.query_async(&mut connected.connection).await;
@@ -225,31 +216,28 @@ impl Redis {
 
     /// Runs a script, by its hash where Redis knows it. Scripts are files, kept in
     /// `static X: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("x.lua")))`.
-    ///
-    /// # Errors
-    /// [`Error`].
     pub async fn script<T: FromRedisValue>(&self, invocation: &ScriptInvocation<'_>) -> Result<T, Error> {
         let mut connected = self.connected().await?;
         let answer = invocation.invoke_async(&mut connected.connection).await;
         self.judge(&connected, answer)
     }
 
-    /// Makes sure that Redis answers.
+    /// Checks that Redis answers.
     ///
     /// # Errors
-    /// [`Error`] if it does not.
+    /// [`Error`] if Redis does not answer.
     pub async fn ping(&self) -> Result<(), Error> {
         self.query(&redis::cmd("PING")).await
     }
 
-    /// Whether Redis was there when it was last used. Asks nothing.
+    /// Returns whether Redis answered when it was last used. Sends nothing.
     #[must_use]
     pub fn seems_up(&self) -> bool {
         let link = self.link();
         link.connection.is_some() || link.failures == 0
     }
 
-    /// A connection of its own for subscriptions.
+    /// Opens a connection for subscriptions.
     pub(crate) async fn pubsub(&self) -> Result<redis::aio::PubSub, Error> {
         let limit = self.0.connect_timeout + self.0.response_timeout;
         match tokio::time::timeout(limit, self.0.client.get_async_pubsub()).await {
@@ -266,7 +254,7 @@ impl Redis {
         self.0.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection, made now if there is none and it is time to try.
+    /// Returns the connection; makes one if there is none and the back-off is over.
     async fn connected(&self) -> Result<Connected, Error> {
         let failures = {
             let link = self.link();
@@ -278,7 +266,8 @@ impl Redis {
             }
             link.failures
         };
-        // The first users wait for the connection together; after a failure one tries and the rest go without.
+        // The first calls wait for the connection together; after a failure one call tries and the rest fail
+        // at once.
         let _alone = if failures == 0 {
             self.0.connecting.lock().await
         } else {
@@ -324,13 +313,13 @@ impl Redis {
         }
     }
 
-    /// Gives up the connection if the answer says that it is of no more use.
+    /// Drops the connection if the answer shows that it is broken.
     fn judge<T>(&self, connected: &Connected, answer: Result<T, RedisError>) -> Result<T, Error> {
         answer.map_err(|error| {
             let error = classify(error);
             if error.is_down() {
                 let mut link = self.link();
-                // Several calls may fail with one connection; only the first of them counts.
+                // Several calls may fail with one connection; only the first failure counts.
                 if link.connection.as_ref().is_some_and(|held| held.number == connected.number) {
                     link.connection = None;
                 }
@@ -346,7 +335,7 @@ fn classify(error: RedisError) -> Error {
 
 fn fail(link: &mut Link) {
     if link.failures == 0 {
-        tracing::warn!("Redis is away, going on without it");
+        tracing::warn!("Redis is away, continuing without it");
     }
     link.failures = link.failures.saturating_add(1);
     link.retry_at = Some(Instant::now() + RETRY.delay(link.failures, rand::random()));

@@ -1,14 +1,14 @@
 //! Wake-ups: hints between replicas that something is worth reading, over Redis pub/sub.
 //!
-//! A hint may be lost, doubled or late, and when Redis is away there are none. So a reader
+//! A hint may be lost, doubled or late, and without Redis there are none. So a reader
 //!
 //! 1. subscribes ([`Wake::subscribe`] returns when Redis has confirmed it, or is known to be away),
 //! 2. reads Postgres from its cursor to the head,
-//! 3. waits with [`Subscription::next`], which says [`Hint::Look`] at least once every `poll` (a second, while
-//!    the reader is unfinished) and whenever hints may have been lost, and goes back to 2.
+//! 3. waits with [`Subscription::next`], which returns [`Hint::Look`] at least once every `poll` (a second,
+//!    while the reader is unfinished) and whenever hints may have been lost, and continues with 2.
 //!
-//! One connection a process carries every subscription. It is watched with pings and made anew when it fails;
-//! its topics are subscribed again and all of their readers are told to look.
+//! One connection a process carries every subscription. It is watched with pings and replaced when it fails;
+//! the topics are then subscribed again, and every reader receives [`Hint::Look`].
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,23 +24,23 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{data::redis::Redis, run::lifecycle::Lifecycle};
 
-/// Hints a slow reader may have pending before it is told to look instead.
+/// Maximum pending hints of a slow reader; beyond it the reader receives [`Hint::Look`] instead.
 const BACKLOG: usize = 256;
 
-/// Subscriptions that are sent together.
+/// Maximum subscriptions in one round trip.
 const BATCH: usize = 256;
 
-/// How often the connection is asked whether it is alive: a peer that vanished says nothing by itself.
+/// Period of the pings: a peer that vanished sends nothing by itself.
 const PING_PERIOD: Duration = Duration::from_secs(2);
 
-/// Delay before the connection is made again.
+/// Delay before the next connection.
 const RECONNECT: Duration = Duration::from_millis(500);
 
-/// What a subscriber hears.
+/// A hint to a subscriber.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hint {
     Message(Bytes),
-    /// Read Postgres again: hints may have been lost, or it is time anyway.
+    /// Read Postgres again: hints may have been lost, or `poll` is over.
     Look,
 }
 
@@ -59,9 +59,9 @@ struct Hub {
 
 #[derive(Debug)]
 enum Order {
-    /// Subscribe, and say when it is done or cannot be.
+    /// Subscribe, and report when it is done or impossible.
     Open(String, oneshot::Sender<()>),
-    /// Unsubscribe, if nobody came back meanwhile.
+    /// Unsubscribe, unless a reader came back meanwhile.
     Close(String),
 }
 
@@ -82,7 +82,8 @@ impl Wake {
         Self { redis: redis.clone(), hub }
     }
 
-    /// Tells the subscribers of `topic`, if Redis is there. It never fails: whoever must know also polls.
+    /// Sends a hint to the subscribers of `topic`, if Redis is there. It never fails: readers that depend on
+    /// the fact also poll.
     pub async fn publish(&self, topic: &str, payload: &[u8]) {
         let mut command = redis::cmd("PUBLISH");
         command.arg(self.channel(topic)).arg(payload);
@@ -91,8 +92,8 @@ impl Wake {
         }
     }
 
-    /// Tells the subscribers of several topics in one round trip. Returns how many there were, by what Redis says of
-    /// its own connections: 0 if it is away.
+    /// Sends a hint to the subscribers of several topics in one round trip. Returns the number of receivers
+    /// that Redis counts among its own connections: 0 if Redis is down.
     pub async fn publish_all<'a>(&self, messages: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> u64 {
         let mut pipeline = redis::pipe();
         for (topic, payload) in messages {
@@ -104,13 +105,14 @@ impl Wake {
         match self.redis.pipeline::<Vec<u64>>(&pipeline).await {
             Ok(heard) => heard.into_iter().sum(),
             Err(error) => {
-                tracing::debug!(error = %crate::error::Chain(&error), count = pipeline.len(), "wake-ups not sent");
+                let count = pipeline.len();
+                tracing::debug!(error = %crate::error::Chain(&error), count, "wake-ups not sent");
                 0
             }
         }
     }
 
-    /// Subscribes to `topic`. What is published after this returns is heard, if Redis is there and stays.
+    /// Subscribes to `topic`. A hint published after this returns arrives, if Redis is there and stays.
     pub async fn subscribe(&self, topic: &str) -> Subscription {
         let channel = self.channel(topic);
         let receiver = {
@@ -119,7 +121,7 @@ impl Wake {
         };
         let (done, confirmed) = oneshot::channel();
         if self.hub.orders.send(Order::Open(channel.clone(), done)).is_ok() {
-            // An answer that does not come means that Redis is away: the subscription follows when it is back.
+            // No answer means that Redis is down: the subscription follows when Redis is back.
             let _answer = tokio::time::timeout(self.redis.response_timeout(), confirmed).await;
         }
         Subscription { channel, receiver: Some(receiver), hub: self.hub.clone() }
@@ -130,7 +132,7 @@ impl Wake {
     }
 }
 
-/// What is published on one topic.
+/// Hints of one topic.
 #[derive(Debug)]
 pub struct Subscription {
     channel: String,
@@ -139,7 +141,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The next hint. Without Redis it never comes.
+    /// Returns the next hint. Without Redis it never comes.
     pub async fn recv(&mut self) -> Hint {
         let Some(receiver) = &mut self.receiver else { return pending().await };
         match receiver.recv().await {
@@ -150,7 +152,7 @@ impl Subscription {
         }
     }
 
-    /// The next hint, or [`Hint::Look`] after `poll` without one.
+    /// Returns the next hint, or [`Hint::Look`] after `poll` without one.
     pub async fn next(&mut self, poll: Duration) -> Hint {
         tokio::time::timeout(poll, self.recv()).await.unwrap_or(Hint::Look)
     }
@@ -162,7 +164,7 @@ impl Drop for Subscription {
         let mut topics = self.hub.topics();
         if topics.get(&self.channel).is_some_and(|sender| sender.receiver_count() == 0) {
             topics.remove(&self.channel);
-            // The hub is gone only when the process stops.
+            // The hub ends only when the process stops.
             let _sent = self.hub.orders.send(Order::Close(std::mem::take(&mut self.channel)));
         }
     }
@@ -173,7 +175,7 @@ impl Hub {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Passes a hint to the readers of one channel; a channel whose readers left has nobody to tell.
+    /// Passes a hint to the readers of one channel, if the channel still has readers.
     fn tell(&self, channel: &str, hint: Hint) {
         if let Some(sender) = self.topics().get(channel) {
             let _readers = sender.send(hint);
@@ -187,7 +189,7 @@ impl Hub {
     }
 }
 
-/// Keeps one connection for as long as it works, then makes another.
+/// Keeps one connection while it works, then makes another.
 async fn run(redis: Redis, hub: Arc<Hub>, mut inbox: mpsc::UnboundedReceiver<Order>) {
     let mut reported = false;
     loop {
@@ -204,7 +206,8 @@ async fn run(redis: Redis, hub: Arc<Hub>, mut inbox: mpsc::UnboundedReceiver<Ord
             }
             Err(_) => {}
         }
-        // Nobody shall wait for a confirmation meanwhile; the next connection begins with what is then wanted.
+        // Subscribers stop waiting for a confirmation; the next connection begins with the topics wanted
+        // then.
         let _over = tokio::time::timeout(RECONNECT, async {
             while let Some(order) = inbox.recv().await {
                 drop(order);
@@ -214,13 +217,13 @@ async fn run(redis: Redis, hub: Arc<Hub>, mut inbox: mpsc::UnboundedReceiver<Ord
     }
 }
 
-/// The sending half of a connection.
+/// Sending half of a connection.
 struct Link {
     sink: PubSubSink,
     limit: Duration,
 }
 
-/// The connection does not work.
+/// A connection that does not work.
 struct Broken;
 
 impl Link {
@@ -258,7 +261,7 @@ async fn serve(
         return;
     }
     let mut open: HashSet<String> = wanted.into_iter().collect();
-    // What was published while there was no connection is lost.
+    // Hints published while there was no connection are lost.
     hub.tell_all_to_look();
     let mut pings = tokio::time::interval(PING_PERIOD);
     pings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -284,8 +287,8 @@ async fn serve(
     }
 }
 
-/// Carries out orders in few round trips. What each topic should be is read from the hub, so that an order that
-/// was overtaken by another one does no harm.
+/// Carries out orders in few round trips. The wanted state of each topic is read from the hub, so an order
+/// that a later one overtook does no harm.
 async fn obey(
     hub: &Hub,
     link: &mut Link,
@@ -318,7 +321,7 @@ async fn obey(
     }
     open.extend(opening);
     for done in waiting {
-        // Whoever asked may have stopped waiting.
+        // The reader may have stopped waiting.
         let _heard = done.send(());
     }
     Ok(())

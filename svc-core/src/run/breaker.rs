@@ -1,32 +1,32 @@
 //! A circuit breaker, without I/O and without a clock: the time comes in.
 //!
-//! *Closed*, calls go through and failures in a row are counted; at the threshold it *opens* and refuses calls
-//! until its cool-down is over; then it is *half-open*: exactly one call, the probe, may find out whether the
-//! other side is back, and its outcome alone closes or reopens the breaker. A probe whose outcome never comes
-//! (its caller died) is given up after [`BreakerPolicy::probe_timeout`].
+//! *Closed*, calls pass and failures in a row are counted; at the threshold the breaker *opens* and refuses
+//! calls until its cool-down is over; then it is *half-open*: exactly one call, the probe, may pass, and its
+//! outcome alone closes or reopens the breaker. A probe without an outcome (its caller died) expires after
+//! [`BreakerPolicy::probe_timeout`].
 //!
-//! A [`Permit`] carries the generation in which it was given, and every change of state begins a new one: the
-//! late outcome of a call from before is no news about now. The state is plain data, so that replicas can share
-//! one; times are wall-clock for the same reason.
+//! A [`Permit`] carries the generation in which it was given, and every change of state begins a new
+//! generation: the late outcome of an earlier call is ignored. The state is plain data, so that replicas can
+//! share one; times are wall-clock for the same reason.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-/// When a breaker opens and for how long.
+/// Thresholds and times of a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BreakerPolicy {
-    /// Failures in a row that open it.
+    /// Number of failures in a row that opens the breaker.
     pub threshold: u32,
-    /// How long it stays open.
+    /// Time for which the breaker stays open.
     #[serde(with = "humantime_serde")]
     pub cooldown: Duration,
-    /// Longest time for which the other side can ask to be left alone.
+    /// Maximum pause that the other side can ask for.
     #[serde(with = "humantime_serde")]
     pub longest_cooldown: Duration,
-    /// How long the outcome of a probe is waited for.
+    /// Maximum wait for the outcome of a probe.
     #[serde(with = "humantime_serde")]
     pub probe_timeout: Duration,
 }
@@ -43,38 +43,38 @@ impl Default for BreakerPolicy {
     }
 }
 
-/// What a call said about the other side's health.
+/// Health of the other side, as one call showed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Success,
     Failure,
-    /// It asks to be left alone: opens at once, for so long.
+    /// The other side asks for a pause of this length: the breaker opens at once.
     OpenFor(Duration),
-    /// Nothing: the call was ended by its caller, or was at fault itself.
+    /// Nothing: the caller ended the call, or the request was faulty.
     Nothing,
 }
 
-/// Leave to make one call; its outcome belongs to [`Breaker::record`].
+/// Permission to make one call; its outcome belongs to [`Breaker::record`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "a call whose outcome is not recorded keeps a half-open breaker from closing"]
+#[must_use = "a half-open breaker closes only after the outcome of its probe is recorded"]
 pub struct Permit {
     generation: u64,
 }
 
-/// The breaker is open.
+/// A refusal of an open breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("breaker is open for another {retry_after:?}")]
 pub struct Refused {
-    /// When the next call may go through.
+    /// Time until the next call may pass.
     pub retry_after: Duration,
 }
 
-/// How a breaker stands, for health reports.
+/// State of a breaker, for health reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Position {
     Closed,
     Open,
-    /// One call may go through, or has.
+    /// The probe may pass, or is under way.
     HalfOpen,
 }
 
@@ -99,10 +99,10 @@ impl Default for State {
 }
 
 impl Breaker {
-    /// Asks for leave to make a call.
+    /// Asks for permission to make a call.
     ///
     /// # Errors
-    /// [`Refused`] while it is open, or half-open with its probe under way.
+    /// [`Refused`] while the breaker is open, or half-open with its probe under way.
     pub fn admit(&mut self, policy: &BreakerPolicy, now: DateTime<Utc>) -> Result<Permit, Refused> {
         match self.state {
             State::Closed { .. } => {}
@@ -116,7 +116,7 @@ impl Breaker {
         Ok(Permit { generation: self.generation })
     }
 
-    /// Takes in the outcome of a call.
+    /// Records the outcome of a call.
     pub fn record(&mut self, permit: Permit, verdict: Verdict, policy: &BreakerPolicy, now: DateTime<Utc>) {
         if permit.generation != self.generation {
             return;
@@ -136,7 +136,7 @@ impl Breaker {
             }
             (State::Probing { .. }, Verdict::Success) => self.enter(State::Closed { failures: 0 }),
             (State::Probing { .. }, Verdict::Failure) => self.enter(open_for(policy.cooldown)),
-            // The probe found out nothing: the next call is the probe.
+            // The probe showed nothing: the next call is the probe.
             (State::Probing { .. }, Verdict::Nothing) => self.enter(State::Open { until: now }),
         }
     }
@@ -180,7 +180,7 @@ mod tests {
         DateTime::from_timestamp(1_000_000 + second, 0).unwrap()
     }
 
-    /// One call, from leave to outcome, in one instant.
+    /// One call, from permission to outcome, in one instant.
     fn call(breaker: &mut Breaker, verdict: Verdict, second: i64) -> Result<(), Refused> {
         let permit = breaker.admit(&POLICY, at(second))?;
         breaker.record(permit, verdict, &POLICY, at(second));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_in_a_row_open_it_and_a_success_between_starts_the_count_anew() {
+    fn failures_in_a_row_open_it_and_a_success_resets_the_count() {
         let mut breaker = Breaker::default();
         for verdict in
             [Verdict::Failure, Verdict::Failure, Verdict::Success, Verdict::Failure, Verdict::Failure]
@@ -289,7 +289,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn while_not_closed_at_most_one_call_is_under_way(moves in proptest::collection::vec((0..40_i64, 0..4_usize, any::<bool>()), 1..80)) {
+        fn while_not_closed_at_most_one_call_is_under_way(
+            moves in proptest::collection::vec((0..40_i64, 0..4_usize, any::<bool>()), 1..80),
+        ) {
             let (mut breaker, mut now, mut probe) = (Breaker::default(), 0, None);
             for (gap, verdict, answer) in moves {
                 now += gap;
@@ -297,14 +299,15 @@ mod tests {
                 if let Ok(permit) = breaker.admit(&POLICY, at(now)) {
                     prop_assert!(before != Position::Open);
                     if before == Position::HalfOpen {
-                        // Another probe is only let through once the one before timed out or was answered.
+                        // Another probe passes only after the previous one timed out or has an outcome.
                         if let Some(since) = probe {
                             prop_assert!(now - since >= 30);
                         }
                         probe = Some(now);
                     }
                     if answer {
-                        let verdict = [Verdict::Success, Verdict::Failure, Verdict::Nothing, Verdict::OpenFor(Duration::from_secs(5))][verdict];
+                        let pause = Verdict::OpenFor(Duration::from_secs(5));
+                        let verdict = [Verdict::Success, Verdict::Failure, Verdict::Nothing, pause][verdict];
                         breaker.record(permit, verdict, &POLICY, at(now));
                         probe = None;
                     }

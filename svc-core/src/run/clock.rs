@@ -1,12 +1,12 @@
-//! The one source of wall-clock time. Code that needs the time takes a [`SharedClock`], so that tests decide it.
-//! Lease expiry is the exception: it is judged by the database's clock alone.
+//! The one source of wall-clock time. Code that needs the time takes a [`SharedClock`], so that tests decide
+//! it. Lease expiry is the exception: it is judged by the database's clock alone.
 
 use std::{fmt::Debug, sync::Arc};
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 
 pub trait Clock: Debug + Send + Sync {
-    /// The present instant, cut to whole microseconds (what Postgres keeps).
+    /// Returns the present instant, cut to the whole microseconds that Postgres keeps.
     fn now(&self) -> DateTime<Utc>;
 }
 
@@ -17,7 +17,7 @@ pub type SharedClock = Arc<dyn Clock>;
 pub struct SystemClock;
 
 impl SystemClock {
-    /// The machine's clock, ready to be shared.
+    /// Builds the machine's clock for sharing.
     #[must_use]
     pub fn shared() -> SharedClock {
         Arc::new(Self)
@@ -32,14 +32,14 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is told to move.
+/// A clock that moves only when a test advances it.
 #[cfg(any(test, feature = "test-util"))]
 #[derive(Debug)]
 pub struct MockClock(std::sync::Mutex<DateTime<Utc>>);
 
 #[cfg(any(test, feature = "test-util"))]
 impl MockClock {
-    /// A clock that stands at `now`.
+    /// Builds a clock that stands at `now`.
     #[must_use]
     pub fn at(now: DateTime<Utc>) -> Arc<Self> {
         Arc::new(Self(std::sync::Mutex::new(now)))

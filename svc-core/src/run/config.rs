@@ -1,5 +1,5 @@
-//! Configuration: embedded defaults ← optional file ← environment. Unknown keys and bad values fail at start
-//! and say which key, where it came from, and what is allowed.
+//! Configuration: embedded defaults ← optional file ← environment. Unknown keys and bad values fail at
+//! start and say which key, where it came from, and what is allowed.
 
 use std::{
     borrow::Cow,
@@ -12,41 +12,40 @@ use figment::{
 };
 use serde::de::DeserializeOwned;
 
-/// Why a configuration was refused.
+/// A configuration that was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file is not there.
+    /// The file does not exist.
     #[error("configuration file {0} does not exist")]
     FileMissing(PathBuf),
     /// A key is unknown, missing or has a bad value. The text names the key and its source.
     #[error("configuration of {service}: {problem}")]
     Refused {
-        /// The service whose configuration it is.
+        /// Name of the service.
         service: &'static str,
         problem: String,
     },
 }
 
-/// A value that parses but cannot work, alone or beside the others.
+/// A value that parses but cannot work, alone or together with another one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("configuration: {key} {problem}")]
 pub struct Unusable {
-    /// The key.
     pub key: Cow<'static, str>,
-    /// What is wrong, to be read after the key, as `must be at least 1`.
+    /// Problem, to be read after the key, as `must be at least 1`.
     pub problem: Cow<'static, str>,
 }
 
 impl Unusable {
-    /// Says what is wrong with `key`.
+    /// Builds the complaint about `key`.
     pub fn new(key: impl Into<Cow<'static, str>>, problem: impl Into<Cow<'static, str>>) -> Self {
         Self { key: key.into(), problem: problem.into() }
     }
 
-    /// The first of `rules` (whether it holds, key, problem) that does not hold.
+    /// Checks `rules`, each of whether it holds, key and problem.
     ///
     /// # Errors
-    /// [`Unusable`] if there is one.
+    /// [`Unusable`] for the first rule that does not hold.
     pub fn check(rules: impl IntoIterator<Item = (bool, &'static str, &'static str)>) -> Result<(), Self> {
         match rules.into_iter().find(|(holds, _, _)| !holds) {
             None => Ok(()),
@@ -79,7 +78,8 @@ pub fn load<T: DeserializeOwned>(
         .map_err(|error| Error::Refused { service, problem: describe(error) })
 }
 
-/// One line a problem: key, source, complaint. Values of secrets never show: they deserialise from any text.
+/// Returns one line for each problem: key, source, complaint. Values of secrets never show: they deserialise
+/// from any text.
 fn describe(error: figment::Error) -> String {
     let lines: Vec<String> = error
         .into_iter()

@@ -1,8 +1,8 @@
-//! Named points at which a test makes a process die, stop or fail.
+//! Named points at which a test kills, stops or fails a process.
 //!
 //! Armed once, from configuration (`failpoints = "chat.turn.claimed=kill@2;sandbox.exec.dispatched=stall"`);
-//! without it every point is one relaxed load. Points are part of the code's meaning: each names a moment
-//! between two commitments at which a crash must be harmless.
+//! without it every point is one relaxed load. Each point names a moment between two commitments, at which a
+//! crash must be harmless.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-/// What happens at an armed point.
+/// Action at an armed point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     /// The process dies at once, as by SIGKILL: no destructor, no flush.
@@ -27,24 +27,24 @@ enum Action {
 #[derive(Debug)]
 struct Point {
     action: Action,
-    /// The hit (from 1) at which the action happens; 0 = at every hit.
+    /// Number of the hit (from 1) at which the action happens; 0 = at every hit.
     at: u64,
     hits: AtomicU64,
 }
 
-/// Longer than the kernel takes to stop every thread of a process, on a busy machine too.
+/// Longer than the kernel needs to stop every thread of a process, on a busy machine too.
 const STOPPING: Duration = Duration::from_millis(250);
 
 static ARMED: AtomicBool = AtomicBool::new(false);
 static POINTS: OnceLock<HashMap<String, Point>> = OnceLock::new();
 
-/// Why a fail point specification was refused.
+/// A fail point specification that was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It does not read `name=kill|stop|sleep:<ms>[@hit]`.
+    /// The text does not read `name=kill|stop|sleep:<ms>[@hit]`.
     #[error("fail point {0:?} is not of the form name=kill|stop|sleep:<ms>[@hit]")]
     Syntax(String),
-    /// Fail points are armed once a process.
+    /// A process arms its fail points only once.
     #[error("fail points were armed already")]
     ArmedTwice,
 }
@@ -101,13 +101,13 @@ async fn act(name: &str) {
     if point.at != 0 && point.at != hit {
         return;
     }
-    // Straight to stderr's log: after a kill there is no second chance to be counted.
+    // Written to stderr at once: a killed process exports no metric.
     tracing::warn!(failpoint = name, hit, action = ?point.action, "fail point hit");
     match point.action {
         Action::Kill => signal_self(rustix::process::Signal::KILL),
         Action::Stop => {
             signal_self(rustix::process::Signal::STOP);
-            // Threads stop one by one: this one goes nowhere until it is its turn.
+            // Threads stop one by one: this one waits for its turn.
             std::thread::sleep(STOPPING);
         }
         Action::Sleep(time) => tokio::time::sleep(time).await,

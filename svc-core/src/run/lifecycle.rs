@@ -1,9 +1,9 @@
-//! How a process runs its tasks and how it stops.
+//! Tasks of a process: how they run and how they stop.
 //!
-//! Two tokens and a tracker: *soft* asks every task to finish what it has in hand, *hard* ends it. The first
-//! SIGTERM or SIGINT fires soft; a second one, or the grace period running out, fires hard. An essential task
-//! that ends early fires soft and makes the process exit with a failure. Background loops are supervised:
-//! an error or panic restarts them with back-off, and their last tick is part of the service's health.
+//! Two tokens and a tracker: *soft* asks every task to finish its current work, *hard* ends it. The first
+//! SIGTERM or SIGINT fires soft; a second one, or the end of the grace period, fires hard. An essential task
+//! that ends early fires soft and makes the process exit with a failure. Background loops are supervised: an
+//! error or panic restarts them with back-off, and their last tick is part of the service's health.
 
 use std::{
     collections::BTreeMap,
@@ -24,31 +24,31 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::run::backoff::Backoff;
+use crate::{error::Chain, run::backoff::Backoff};
 
-/// What a supervised loop returns.
+/// Result of a supervised loop.
 pub type LoopResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-/// Delay before a loop that failed is started again.
+/// Delay before a failed loop is started again.
 const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
-/// How long a loop may go without a tick and still count as healthy: `periods` of its pauses, and `work` for
-/// one slow round.
+/// Returns the maximum time without a tick at which a loop still counts as healthy: `periods` of its pauses,
+/// and `work` for one slow round.
 #[must_use]
 pub const fn longest_silence(period: Duration, periods: u32, work: Duration) -> Duration {
     period.saturating_mul(periods).saturating_add(work)
 }
 
-/// How the process ended.
+/// End of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Everything finished within the grace period.
+    /// Every task finished within the grace period.
     Clean,
-    /// An essential task failed, or something had to be ended by force.
+    /// An essential task failed, or a task had to be ended by force.
     Failed,
 }
 
-/// Shared handle on a process's tasks.
+/// Shared handle to the tasks of a process.
 #[derive(Debug, Clone)]
 pub struct Lifecycle {
     soft: CancellationToken,
@@ -63,17 +63,17 @@ struct LoopState {
     started: Instant,
     /// Milliseconds after `started`, plus one; 0 = never.
     last_tick: AtomicU64,
-    /// Longest time between ticks that is still healthy.
+    /// Maximum time between ticks at which the loop is healthy.
     silence: Duration,
     failures: AtomicU32,
 }
 
-/// Lets a supervised loop say that it is alive.
+/// Lets a supervised loop report that it is alive.
 #[derive(Debug, Clone)]
 pub struct Beat(Arc<LoopState>);
 
 impl Beat {
-    /// One round is done.
+    /// Reports the end of a round.
     pub fn tick(&self) {
         let at = u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         self.0.last_tick.store(at + 1, Ordering::Relaxed);
@@ -84,13 +84,12 @@ impl Beat {
 /// Health of one supervised loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoopHealth {
-    /// Its name.
     pub name: &'static str,
     /// Time since its last tick; `None` before the first.
     pub since_last_tick: Option<Duration>,
-    /// Restarts since its last tick.
+    /// Number of restarts since the last tick.
     pub failures: u32,
-    /// Whether its last tick is recent enough.
+    /// Whether the last tick is recent enough.
     pub healthy: bool,
 }
 
@@ -101,7 +100,7 @@ impl Default for Lifecycle {
 }
 
 impl Lifecycle {
-    /// A lifecycle on which nothing runs yet.
+    /// Builds a lifecycle without tasks.
     #[must_use]
     pub fn new() -> Self {
         let hard = CancellationToken::new();
@@ -114,24 +113,24 @@ impl Lifecycle {
         }
     }
 
-    /// Fires when work should finish; also fires with [`Self::hard`].
+    /// Returns the token that fires when work should finish; it also fires with [`Self::hard`].
     #[must_use]
     pub fn soft(&self) -> CancellationToken {
         self.soft.clone()
     }
 
-    /// Fires when work must end now.
+    /// Returns the token that fires when work must end now.
     #[must_use]
     pub fn hard(&self) -> CancellationToken {
         self.hard.clone()
     }
 
-    /// Asks everything to finish.
+    /// Asks every task to finish.
     pub fn stop(&self) {
         self.soft.cancel();
     }
 
-    /// Runs a task that shutdown waits for. A panic in it is logged and ends the process.
+    /// Runs a task that shutdown waits for. A panic in the task is logged and stops the process.
     #[expect(clippy::disallowed_methods, reason = "the one place that spawns tasks")]
     pub fn spawn<F>(&self, name: &'static str, task: F) -> JoinHandle<Option<F::Output>>
     where
@@ -150,7 +149,7 @@ impl Lifecycle {
         }))
     }
 
-    /// Runs a task without which the process is of no use: if it ends before shutdown, the process stops.
+    /// Runs a task that the process cannot do without: if it ends before shutdown, the process stops.
     pub fn spawn_essential<E>(
         &self,
         name: &'static str,
@@ -163,14 +162,13 @@ impl Lifecycle {
             match task.await {
                 Ok(()) if this.soft.is_cancelled() => {}
                 Ok(()) => this.fail(name, "ended before it was asked to"),
-                Err(error) => this.fail(name, &crate::error::Chain(&error).to_string()),
+                Err(error) => this.fail(name, &Chain(&error).to_string()),
             }
         }));
     }
 
     /// Runs a loop until soft fires, restarting it with back-off when it fails, panics or returns early.
-    /// `silence` is the longest time between two [`Beat::tick`]s that still counts as healthy, see
-    /// [`longest_silence`].
+    /// `silence` is the maximum healthy time between two [`Beat::tick`]s, see [`longest_silence`].
     pub fn supervise<F, Fut>(&self, name: &'static str, silence: Duration, mut body: F)
     where
         F: FnMut(Beat) -> Fut + Send + 'static,
@@ -192,13 +190,15 @@ impl Lifecycle {
                 }
                 let failures = state.failures.fetch_add(1, Ordering::Relaxed) + 1;
                 match round {
-                    Ok(Ok(())) => tracing::error!(task.name = name, "background loop ended by itself, restarting it"),
-                    Ok(Err(error)) => tracing::warn!(
-                        task.name = name, error = %crate::error::Chain(&*error), failures, "background loop failed, restarting it"
-                    ),
-                    Err(panic) => tracing::error!(
-                        task.name = name, panic = %panic_text(&*panic), failures, "background loop panicked, restarting it"
-                    ),
+                    Ok(Ok(())) => tracing::error!(task.name = name, "loop ended early, restarting it"),
+                    Ok(Err(error)) => {
+                        let error = Chain(&*error);
+                        tracing::warn!(task.name = name, %error, failures, "loop failed, restarting it");
+                    }
+                    Err(panic) => {
+                        let panic = panic_text(&*panic);
+                        tracing::error!(task.name = name, panic, failures, "loop panicked, restarting it");
+                    }
                 }
                 let delay = RESTART.delay(failures, rand::random());
                 let _stopped = tokio::time::timeout(delay, soft.cancelled()).await;
@@ -206,8 +206,8 @@ impl Lifecycle {
         }));
     }
 
-    /// Runs `body` every `period` (and once at the start) until soft fires. A failed round is logged and
-    /// counts as no tick; the next one comes after the period or the back-off, whichever is longer.
+    /// Runs `body` at the start and then every `period` until soft fires. A failed round is logged and counts
+    /// as no tick; the next one comes after the period or the back-off, whichever is longer.
     pub fn every<F, Fut>(&self, name: &'static str, period: Duration, body: F)
     where
         F: FnMut() -> Fut + Send + 'static,
@@ -231,7 +231,7 @@ impl Lifecycle {
         });
     }
 
-    /// Health of every supervised loop, by name.
+    /// Returns the health of every supervised loop, by name.
     #[must_use]
     pub fn loops(&self) -> Vec<LoopHealth> {
         let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
@@ -253,7 +253,7 @@ impl Lifecycle {
             .collect()
     }
 
-    /// Waits for a signal (or [`Self::stop`], or an essential task's end), then for every task, at most
+    /// Waits for a signal, [`Self::stop`] or the end of an essential task, then for every task, at most
     /// `grace`.
     pub async fn run_until_stopped(&self, grace: Duration) -> Outcome {
         let (mut term, mut int) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
@@ -267,14 +267,17 @@ impl Lifecycle {
         let patient = tokio::select! {
             _ = term.recv() => { tracing::info!("SIGTERM: draining"); false }
             _ = int.recv() => { tracing::info!("SIGINT: draining"); false }
-            // Nobody has asked yet: the first signal that comes now asks for no more than this.
+            // No signal has come yet: the first one now asks for no more than this.
             () = self.soft.cancelled() => { tracing::info!("draining"); true }
         };
         self.soft.cancel();
         self.tracker.close();
         let forced = tokio::select! {
             () = self.tracker.wait() => false,
-            () = tokio::time::sleep(grace) => { tracing::warn!(?grace, "grace period is over, ending what still runs"); true }
+            () = tokio::time::sleep(grace) => {
+                tracing::warn!(?grace, "grace period is over, ending the remaining tasks");
+                true
+            }
             () = async {
                 for _ in 0..=u8::from(patient) {
                     tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
@@ -283,7 +286,7 @@ impl Lifecycle {
         };
         if forced {
             self.hard.cancel();
-            // What listens to hard needs a moment; what does not is dropped with the runtime.
+            // Tasks that wait for hard need a moment to end; the rest is dropped with the runtime.
             let _late = tokio::time::timeout(Duration::from_secs(1), self.tracker.wait()).await;
         }
         if forced || self.failed.load(Ordering::Relaxed) { Outcome::Failed } else { Outcome::Clean }
@@ -311,7 +314,7 @@ mod tests {
     const SHORT: Duration = Duration::from_secs(1);
 
     #[tokio::test]
-    async fn stopping_waits_for_what_is_in_hand() {
+    async fn stopping_waits_for_running_work() {
         let lifecycle = Lifecycle::new();
         let done = Arc::new(AtomicBool::new(false));
         let (soft, flag) = (lifecycle.soft(), done.clone());
@@ -326,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_outlasts_the_grace_period_is_ended() {
+    async fn a_task_that_outlasts_the_grace_period_is_ended() {
         let lifecycle = Lifecycle::new();
         let hard = lifecycle.hard();
         drop(lifecycle.spawn("stuck", async move { hard.cancelled().await }));

@@ -1,4 +1,4 @@
-//! What every service's `main` does, in order: telemetry, fail points, start, wait for the end, flush.
+//! The steps of every service's `main`: telemetry, fail points, start, wait for the end, flush.
 
 use std::{
     future::Future,
@@ -21,12 +21,12 @@ use crate::{
 /// Exit code for a configuration that was refused (sysexits' `EX_USAGE`).
 pub const EXIT_CONFIG: u8 = 64;
 
-/// How a process runs, whatever it serves.
+/// Settings of a process that do not depend on its service.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProcessConfig {
-    /// Longest time from SIGTERM to the end of the process; the last 5 s of it belong to what is ended by
-    /// force, and to telemetry.
+    /// Maximum time from SIGTERM to the end of the process; the last 5 s are for tasks ended by force and for
+    /// telemetry.
     #[serde(with = "humantime_serde")]
     pub shutdown_grace: Duration,
     /// Fail points to arm, for tests; see [`crate::run::failpoint`].
@@ -41,16 +41,16 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub trait Configured: Sized {
     /// The service's name, as `chat-svc`.
     const NAME: &'static str;
-    /// Why it could not be loaded.
+    /// Error of a configuration that could not be loaded.
     type Error: std::error::Error;
 
     /// Loads the configuration: defaults ← `file` ← environment.
     ///
     /// # Errors
-    /// If a key is unknown, missing or has a bad value.
+    /// An error that names the key if a key is unknown, missing or has a bad value.
     fn load(file: Option<&Path>) -> Result<Self, Self::Error>;
 
-    /// How the process runs and what it shows of itself.
+    /// Returns the settings of the process and of its telemetry.
     fn process(&self) -> (ProcessConfig, TelemetryConfig);
 }
 
@@ -132,7 +132,7 @@ where
     }
 }
 
-/// Says why there is no service, where a person looks first.
+/// Prints the error to stderr, where a person looks first.
 #[expect(clippy::print_stderr, reason = "logging may not be up, and a person started this")]
 pub fn complain(service: &str, error: &dyn std::error::Error, code: ExitCode) -> ExitCode {
     eprintln!("{service}: {}", Chain(error));

@@ -1,7 +1,7 @@
 //! Traces, metrics and logs of a process: OTLP out, Prometheus text on demand, readable lines on stderr.
 //!
-//! Names follow OpenTelemetry's semantic conventions. Trace context is W3C's, carried in HTTP headers, gRPC
-//! metadata, and stored with queued work. Whether a trace is sampled is decided once, at the edge: everything
+//! Names follow OpenTelemetry's semantic conventions. Trace context is W3C's, carried in HTTP headers and
+//! gRPC metadata, and stored with queued work. The gateway decides whether a trace is sampled; everything
 //! after follows its parent.
 
 mod sql;
@@ -32,13 +32,14 @@ use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::Subscribe
 /// W3C header that carries a trace.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// Crates that speak while telemetry is sent; sending what they say would make them speak again.
-const EXPORT_PATH: &str = "h2=off,hyper=off,hyper_util=off,tonic=off,tower=off,opentelemetry=off,opentelemetry_sdk=off,opentelemetry_otlp=off,reqwest=off";
+/// Crates that log while telemetry is sent; sending their lines would make them log again.
+const EXPORT_PATH: &str = "h2=off,hyper=off,hyper_util=off,tonic=off,tower=off,opentelemetry=off,\
+    opentelemetry_sdk=off,opentelemetry_otlp=off,reqwest=off";
 
-/// Longest wait for the collector at the end, for each kind of telemetry.
+/// Maximum wait for the collector at the end, for each kind of telemetry.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// What a process shows of itself.
+/// Telemetry of a process.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TelemetryConfig {
@@ -46,11 +47,11 @@ pub struct TelemetryConfig {
     pub otlp_endpoint: String,
     /// Lines on stderr: `text` or `json`.
     pub log_format: LogFormat,
-    /// What is logged, as `info,chat_svc=debug`.
+    /// Filter of log lines, as `info,chat_svc=debug`.
     pub log_filter: String,
-    /// Share of new traces that are kept, 0 to 1. A trace that came from outside follows its sender.
+    /// Share of new traces that are kept, 0 to 1. A trace from outside follows its sender's decision.
     pub sample_ratio: f64,
-    /// How often metrics are sent.
+    /// Period in which metrics are sent.
     #[serde(with = "humantime_serde")]
     pub metrics_period: Duration,
 }
@@ -60,11 +61,11 @@ pub struct TelemetryConfig {
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     Text,
-    /// For machines: one JSON object a line.
+    /// One JSON object a line, for programs.
     Json,
 }
 
-/// Why telemetry could not start.
+/// Telemetry that could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The log filter does not parse.
@@ -81,7 +82,7 @@ pub enum Error {
     Installed(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Owns what must be flushed before the process ends.
+/// Exporters that must be flushed before the process ends.
 #[derive(Debug)]
 pub struct Telemetry {
     tracer: Option<SdkTracerProvider>,
@@ -90,15 +91,15 @@ pub struct Telemetry {
     metrics: Metrics,
 }
 
-/// Renders the process's metrics.
+/// Renders the metrics of the process.
 #[derive(Debug, Clone)]
 pub struct Metrics(prometheus::Registry);
 
 impl Metrics {
-    /// Every metric, in Prometheus text format.
+    /// Returns every metric in Prometheus text format.
     ///
     /// # Errors
-    /// If a metric cannot be encoded.
+    /// An error if a metric cannot be encoded.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.0.gather(), &mut text)?;
@@ -153,7 +154,7 @@ pub fn init(service: &'static str, config: &TelemetryConfig) -> Result<Telemetry
     let meter = meter.build();
     global::set_meter_provider(meter.clone());
 
-    // Colours are for people: a file or a collector gets the text alone.
+    // Colours are for people: a file or a collector gets plain text.
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
@@ -192,7 +193,7 @@ impl Telemetry {
         self.metrics.clone()
     }
 
-    /// Sends what is still buffered. Call it last, outside the runtime's worker threads or in
+    /// Sends the buffered telemetry. Call it last, outside the runtime's worker threads or in
     /// `spawn_blocking`: it waits for the exporter.
     pub fn shutdown(self) {
         let tracer = self.tracer.map(|provider| provider.shutdown_with_timeout(FLUSH));
@@ -228,7 +229,7 @@ impl Injector for HeadersMut<'_> {
     }
 }
 
-/// Makes the caller's span, as its headers name it, the parent of `span`.
+/// Makes the caller's span, as named in its headers, the parent of `span`.
 pub fn follow_headers(span: &Span, headers: &HeaderMap) {
     adopt(span, TraceContextPropagator::new().extract(&Headers(headers)));
 }
@@ -238,7 +239,8 @@ pub fn inject(span: &Span, headers: &mut HeaderMap) {
     TraceContextPropagator::new().inject_context(&span.context(), &mut HeadersMut(headers));
 }
 
-/// `span`'s context as a `traceparent` text, to be stored with queued work; `None` while nothing is traced.
+/// Returns the context of `span` as a `traceparent`, to be stored with queued work; `None` while nothing is
+/// traced.
 #[must_use]
 pub fn traceparent(span: &Span) -> Option<String> {
     let mut headers = HeaderMap::new();
@@ -251,8 +253,8 @@ pub fn follow(span: &Span, traceparent: Option<&str>) {
     adopt(span, remote(traceparent));
 }
 
-/// Renames a span that has begun, as by the route that a request turned out to take: `otel.name` is only read
-/// when a span begins.
+/// Renames a span that has begun, as by the route that a request matched: `otel.name` is only read when a
+/// span begins.
 pub fn rename(span: &Span, name: &str) {
     span.context().span().update_name(name.to_owned());
 }
@@ -265,7 +267,7 @@ pub fn link(span: &Span, traceparent: Option<&str>) {
     }
 }
 
-/// Trace id of a `traceparent`, 32 hex digits.
+/// Returns the trace id of a `traceparent`, 32 hex digits.
 #[must_use]
 pub fn trace_id(traceparent: &str) -> Option<&str> {
     let id = traceparent.split('-').nth(1)?;

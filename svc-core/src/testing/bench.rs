@@ -1,15 +1,15 @@
-//! What every benchmark says of itself: one line with ours, the baseline of the same run, their ratio, the floor and
-//! the verdict.
+//! Output of the benchmarks: one line with ours, the baseline of the same run, their ratio, the floor and the
+//! verdict.
 //!
-//! `fsync` is nearly free on a test disk, which flatters whatever writes rows, ours and the baseline alike.
+//! `fsync` is nearly free on a test disk, which flatters both ours and the baseline if they write rows.
 
 /// Rounds of each measurement; ours and its baseline take turns, and the medians are compared.
 pub const ROUNDS: usize = 5;
 
-/// A miss by less than this share is the machine's, not ours.
+/// A miss by less than this share counts as noise of the machine.
 const NOISE: f64 = 0.2;
 
-/// What a ratio must keep to.
+/// Bound of a ratio.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Floor {
     /// Ours takes at most this share of the baseline.
@@ -32,7 +32,8 @@ impl Floor {
     }
 }
 
-/// Prints the line. Returns whether the floor is met, noise allowed for. `show` writes a value with its unit.
+/// Prints the line. Returns whether the floor is met, allowing for noise. `show` writes a value with its
+/// unit.
 #[must_use]
 #[expect(clippy::print_stdout, reason = "a benchmark talks to a person")]
 pub fn compare(
@@ -54,10 +55,10 @@ pub fn compare(
     floor.is_met(ratio, NOISE)
 }
 
-/// The value in the middle.
+/// Returns the median.
 ///
 /// # Panics
-/// If there is none.
+/// If `values` is empty.
 pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     *values.get(values.len() / 2).expect("a value")

@@ -1,9 +1,9 @@
 //! A database for each test, cloned from a template that is migrated once for each state of the migrations.
 //!
 //! At most eight exist at once on a server, whatever the number of test processes: more only wait for each
-//! other (`CREATE DATABASE` at 8 takes 0.04 s, at 32 0.34 s). The eight are advisory locks; whoever gets a slot
-//! first drops what a killed test left in it. A test takes *one* `TestDb`, with as many schemas as it needs:
-//! tests that held one and waited for another would wait for each other.
+//! other (`CREATE DATABASE` at 8 takes 0.04 s, at 32 0.34 s). The eight are advisory locks; a test that gets
+//! a slot first drops the database that a killed test left in it. A test takes *one* `TestDb`, with as many
+//! schemas as it needs: tests that held one and waited for another would wait for each other.
 
 use std::{thread, time::Duration};
 
@@ -19,28 +19,28 @@ use url::Url;
 use super::server_url;
 use crate::data::pg::{self, PgConfig, Pool, bootstrap};
 
-/// Variable with the URL of a superuser on the server that tests use: `steward stack exec` sets it.
+/// Variable with the URL of a superuser on the test server; `steward stack exec` sets it.
 const SERVER: &str = "STEWARD_DATABASE_URL";
 
-/// Databases that exist at once.
+/// Maximum number of databases at once.
 pub(super) const SLOTS: i32 = 8;
 
 /// First half of the slots' lock keys.
 const SLOT_CLASS: i32 = 0x5354_5744;
 
-/// How often a waiting test looks for a slot.
+/// Poll interval of a test that waits for a slot.
 const POLL: Duration = Duration::from_millis(50);
 
-/// How long a test waits for its drop. Postgres 15 lets `DROP DATABASE` wait for every connection on the server
-/// that is in the middle of its password exchange, for up to `authentication_timeout`, a minute; and the client
-/// of such a connection is not polled any more if its test is the one that waits here.
-const DROP_PATIENCE: &str = "2s";
+/// Maximum time that a test waits for its drop. Postgres 15 lets `DROP DATABASE` wait for every connection on
+/// the server that is in the middle of its password exchange, for up to `authentication_timeout`, a minute;
+/// and the client of such a connection is no longer polled if its test is the one that waits here.
+const DROP_TIMEOUT: &str = "2s";
 
-/// `query_canceled`: a statement took longer than it may.
+/// `query_canceled`: a statement ran into its time limit.
 const CANCELLED: &str = "57014";
 
-/// A database of one test, dropped with it. Every schema and role of [`bootstrap`] is there; the schemas that
-/// were asked for are migrated.
+/// A database of one test, dropped with it. Every schema and role of [`bootstrap`] exists; the requested
+/// schemas are migrated.
 #[derive(Debug)]
 pub struct TestDb {
     server: Url,
@@ -57,7 +57,8 @@ impl TestDb {
         let (ready, made) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
         let admin = server.clone();
-        // A thread with a runtime of its own: it outlives the test's, and holds the slot until the drop is done.
+        // A thread with a runtime of its own: it outlives the test's runtime, and holds the slot until the
+        // drop is done.
         let keeper = thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("build a runtime");
@@ -72,26 +73,26 @@ impl TestDb {
         &self.name
     }
 
-    /// Where the server listens, as `127.0.0.1:5432`, for a [`FaultProxy`](super::FaultProxy).
+    /// Returns the server's address, as `127.0.0.1:5432`, for a [`FaultProxy`](super::FaultProxy).
     #[must_use]
     pub fn address(&self) -> String {
         let host = self.server.host_str().expect("the test server is reached over TCP");
         format!("{host}:{}", self.server.port().unwrap_or(5432))
     }
 
-    /// URL of a schema's run role.
+    /// Returns the URL of a schema's run role.
     #[must_use]
     pub fn url(&self, schema: &str) -> String {
         url_as(&self.server, &self.name, &format!("steward_{schema}"), schema)
     }
 
-    /// URL of a schema's owner role.
+    /// Returns the URL of a schema's owner role.
     #[must_use]
     pub fn owner_url(&self, schema: &str) -> String {
         url_as(&self.server, &self.name, &format!("steward_{schema}_owner"), schema)
     }
 
-    /// URL of the superuser in this database.
+    /// Returns the URL of the superuser in this database.
     #[must_use]
     pub fn superuser_url(&self) -> String {
         let mut url = self.server.clone();
@@ -99,7 +100,7 @@ impl TestDb {
         url.into()
     }
 
-    /// Configuration of a service of this schema. The schema counts as migrated already.
+    /// Returns the configuration of a service with this schema. The schema counts as migrated already.
     #[must_use]
     pub fn config(&self, schema: &str) -> PgConfig {
         PgConfig { max_connections: 4, ..PgConfig::new(SecretString::from(self.url(schema))) }
@@ -114,13 +115,13 @@ impl TestDb {
         PgConfig { url: SecretString::from(String::from(url)), ..self.config(schema) }
     }
 
-    /// A pool of the schema's run role, four connections wide.
+    /// Opens a pool of the schema's run role with four connections.
     #[must_use]
     pub fn pool(&self, schema: &str) -> Pool {
         Pool::lazy(&self.config(schema)).expect("made here")
     }
 
-    /// A connection of the schema's owner role.
+    /// Opens a connection of the schema's owner role.
     pub async fn owner(&self, schema: &str) -> PgConnection {
         PgConnection::connect(&self.owner_url(schema)).await.expect("connect as owner")
     }
@@ -134,7 +135,7 @@ impl TestDb {
 impl Drop for TestDb {
     fn drop(&mut self) {
         if let Some(stop) = self.stop.take() {
-            // A keeper that is gone has nothing left to drop.
+            // A keeper that ended has dropped the database.
             let _asked = stop.send(());
         }
         let failed = self.keeper.take().is_some_and(|keeper| keeper.join().is_err());
@@ -142,7 +143,7 @@ impl Drop for TestDb {
     }
 }
 
-/// What a template looks like.
+/// Content of a template.
 struct Template {
     name: String,
     schemas: Vec<(String, Vec<Migration>)>,
@@ -184,15 +185,15 @@ async fn keep(
     let name = format!("steward_test_{slot}_{}", crate::id::new_id().simple());
     execute(&mut admin, format!("CREATE DATABASE {name} TEMPLATE {} STRATEGY WAL_LOG", template.name)).await;
     if ready.send(name.clone()).is_ok() {
-        // The test ends by asking or by being gone.
+        // The test ends by asking or by being dropped.
         let _end = stopped.await;
     }
     leave(&mut admin, &name).await;
 }
 
-/// Drops the database, or leaves that to whoever gets its slot next.
+/// Drops the database, or leaves the drop to the next test in the slot.
 async fn leave(admin: &mut PgConnection, name: &str) {
-    execute(admin, format!("SET statement_timeout = '{DROP_PATIENCE}'")).await;
+    execute(admin, format!("SET statement_timeout = '{DROP_TIMEOUT}'")).await;
     match try_execute(admin, drop_database(name)).await {
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(CANCELLED) => {}
         dropped => dropped.unwrap_or_else(|error| panic!("drop {name}: {error}")),
@@ -228,7 +229,7 @@ async fn drop_leftovers(admin: &mut PgConnection, slot: i32) {
     }
 }
 
-/// Makes the template unless it is there. One that is whole is marked as a template; a half-made one is not.
+/// Creates the template unless it exists. A complete one is marked as a template; an incomplete one is not.
 async fn ensure_template(server: &Url, admin: &mut PgConnection, template: &Template) {
     if is_whole(admin, &template.name).await {
         return;
@@ -273,7 +274,7 @@ async fn is_whole(admin: &mut PgConnection, template: &str) -> bool {
         .expect("look for the template")
 }
 
-/// Runs a statement that takes no parameters; names in it are made here.
+/// Runs a statement without parameters; the names in it are made here.
 async fn execute(admin: &mut PgConnection, sql: String) {
     if let Err(error) = try_execute(admin, sql.clone()).await {
         panic!("{sql}: {error}");
@@ -288,8 +289,8 @@ fn drop_database(name: &str) -> String {
     format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 }
 
-/// URL of the superuser acting as `role`: rights are the role's, and no password of it need be known. A clone
-/// does not inherit the role's search path, which is set per database, so the URL names it.
+/// Returns the URL of the superuser acting as `role`: the rights are the role's, and its password need not be
+/// known. A clone does not inherit the role's search path, which is set per database, so the URL names it.
 fn url_as(server: &Url, database: &str, role: &str, schema: &str) -> String {
     let mut url = server.clone();
     url.set_path(database);

@@ -1,4 +1,4 @@
-//! A proxy that fails on demand: what stands in for a cut cable, a stalled peer, a dead host.
+//! A proxy that fails on demand, in place of a cut cable, a stalled peer or a dead host.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -9,7 +9,6 @@ use tokio::{
     task::JoinSet,
 };
 
-/// How traffic is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Pass,
@@ -24,11 +23,11 @@ enum Mode {
 #[derive(Debug, Clone, Copy)]
 struct State {
     mode: Mode,
-    /// Grows with every cut; a connection ends when it is not the one it began with.
+    /// Grows with every cut; a connection ends when the number is not the one that it began with.
     cuts: u64,
 }
 
-/// Passes connections on to a server, as long as it is not told otherwise. Ends when dropped.
+/// Passes connections on to a server until a test orders a fault. Ends when dropped.
 #[derive(Debug)]
 pub struct FaultProxy {
     address: SocketAddr,
@@ -37,7 +36,7 @@ pub struct FaultProxy {
 }
 
 impl FaultProxy {
-    /// A proxy of the server at `upstream`, as `127.0.0.1:5432` or `unix:///var/run/docker.sock`.
+    /// Starts a proxy of the server at `upstream`, as `127.0.0.1:5432` or `unix:///var/run/docker.sock`.
     pub async fn start(upstream: impl Into<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind a port of loopback");
         let address = listener.local_addr().expect("a bound listener has an address");
@@ -57,12 +56,12 @@ impl FaultProxy {
         self.set(Mode::Pass);
     }
 
-    /// Holds every piece of data back for `delay`, in both directions.
+    /// Delays every piece of data by `delay`, in both directions.
     pub fn delay(&self, delay: Duration) {
         self.set(Mode::Delay(delay));
     }
 
-    /// Moves nothing any more, without closing anything: a peer that vanished.
+    /// Moves no data, without closing a connection: a peer that vanished.
     pub fn stall(&self) {
         self.set(Mode::Stall);
     }
@@ -100,7 +99,7 @@ async fn accept(listener: TcpListener, upstream: String, state: watch::Receiver<
 
 /// Serves one connection until either side closes it or it is cut. An error of either side closes both.
 async fn connect(client: TcpStream, upstream: String, state: watch::Receiver<State>) {
-    // Pieces must not wait for each other unless the test says so.
+    // Pieces must not wait for each other unless the test orders it.
     if client.set_nodelay(true).is_err() {
         return;
     }

@@ -8,7 +8,7 @@ use url::Url;
 use super::server_url;
 use crate::data::redis::{Redis, RedisConfig};
 
-/// Variable with the URL of the server that tests use: `steward stack exec` sets it.
+/// Variable with the URL of the test server; `steward stack exec` sets it.
 const SERVER: &str = "STEWARD_REDIS_URL";
 
 /// Keys under a prefix that no other test has, deleted with it.
@@ -26,14 +26,14 @@ impl TestRedis {
         Self { server: server_url(SERVER), prefix: format!("steward-test-{}:", crate::id::new_id().simple()) }
     }
 
-    /// Where the server listens, for a [`FaultProxy`](super::FaultProxy).
+    /// Returns the server's address, for a [`FaultProxy`](super::FaultProxy).
     #[must_use]
     pub fn address(&self) -> String {
         let host = self.server.host_str().expect("the test server is reached over TCP");
         format!("{host}:{}", self.server.port().unwrap_or(6379))
     }
 
-    /// Configuration that leads here.
+    /// Returns a configuration for this prefix.
     #[must_use]
     pub fn config(&self) -> RedisConfig {
         self.config_at(self.server.clone())
@@ -53,13 +53,13 @@ impl TestRedis {
         Redis::lazy(&self.config()).expect("made here")
     }
 
-    /// A handle that reaches the server through `address`.
+    /// Opens a handle that reaches the server through `address`.
     #[must_use]
     pub fn redis_through(&self, address: SocketAddr) -> Redis {
         Redis::lazy(&self.config_through(address)).expect("made here")
     }
 
-    /// Processes that listen to a topic of [`Wake`](crate::data::wake::Wake).
+    /// Returns the number of processes that listen to a topic of [`Wake`](crate::data::wake::Wake).
     ///
     /// # Panics
     /// If the server does not answer.

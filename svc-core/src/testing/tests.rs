@@ -1,4 +1,4 @@
-//! The fixtures themselves.
+//! Tests of the fixtures for tests.
 
 use sqlx::{AssertSqlSafe, migrate::Migrator};
 
@@ -17,7 +17,7 @@ fn slot_of(name: &str) -> i32 {
 }
 
 #[tokio::test]
-async fn a_database_goes_with_its_test() {
+async fn a_database_is_dropped_with_its_test() {
     let watcher = TestDb::new(&[]).await;
     let gone = TestDb::new(&[("chat", &Migrator::DEFAULT)]).await;
     let name = gone.name().to_owned();
@@ -31,7 +31,7 @@ async fn a_database_goes_with_its_test() {
 }
 
 #[tokio::test]
-async fn what_a_killed_test_left_goes_with_the_next_use_of_its_slot() {
+async fn the_database_of_a_killed_test_is_dropped_by_the_next() {
     let first = TestDb::new(&[]).await;
     let mut superuser = first.superuser().await;
     let left = |slot| format!("steward_test_{slot}_left_{}", crate::id::new_id().simple());
@@ -69,7 +69,7 @@ async fn tests_share_a_template_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn keys_go_with_their_test() {
+async fn keys_are_deleted_with_their_test() {
     let (one, other) = (TestRedis::new(), TestRedis::new());
     let (redis, watcher) = (one.redis(), other.redis());
     let key = format!("{}left", redis.prefix());

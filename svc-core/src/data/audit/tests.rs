@@ -13,7 +13,7 @@ fn act(subject: SubjectHash, generation: i64) -> Act<'static> {
 }
 
 #[tokio::test]
-async fn an_act_is_recorded_once_and_a_second_time_fails_its_transaction() {
+async fn recording_an_act_twice_fails_the_transaction() {
     let db = TestDb::new(&[("chat", &Migrator::DEFAULT)]).await;
     let pool = db.pool("chat");
     let subject = SubjectHash::of("session", crate::id::new_id());

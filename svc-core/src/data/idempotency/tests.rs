@@ -143,7 +143,7 @@ async fn a_request_that_failed_leaves_its_key_free() {
 }
 
 #[tokio::test]
-async fn of_many_at_once_one_takes_effect() {
+async fn one_of_many_concurrent_requests_takes_effect() {
     let at = Fixture::new().await;
     let request = at.request("a");
     let all = futures::future::join_all((0..8).map(|_| at.run(&request, crate::id::new_id()))).await;
@@ -160,7 +160,7 @@ async fn of_many_at_once_one_takes_effect() {
 }
 
 #[tokio::test]
-async fn an_old_key_may_be_used_anew_and_is_swept() {
+async fn an_expired_key_may_be_used_again_and_is_swept() {
     let at = Fixture::new().await;
     at.run(&at.request("a"), crate::id::new_id()).await.unwrap();
     let age = async || {
@@ -175,7 +175,7 @@ async fn an_old_key_may_be_used_anew_and_is_swept() {
 }
 
 #[tokio::test]
-async fn an_accounts_keys_go_with_it() {
+async fn an_accounts_keys_are_erased_with_it() {
     let at = Fixture::new().await;
     at.run(&at.request("a"), crate::id::new_id()).await.unwrap();
     let other = Asked { account: Some(AccountId::new()), ..at.request("a") };
@@ -198,7 +198,7 @@ fn a_key_is_short_and_visible() {
 }
 
 #[tokio::test]
-async fn a_sessions_keys_go_with_it_and_no_others() {
+async fn a_sessions_keys_and_only_these_are_erased_with_it() {
     let at = Fixture::new().await;
     let (session, other) = (SessionId::new(), SessionId::new());
     let mut tx = Tx::system(&at.pool).await.unwrap();

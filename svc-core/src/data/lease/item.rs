@@ -7,13 +7,15 @@
 //!
 //! ```sql
 //! UPDATE turns
-//! SET epoch = epoch + 1, lease_owner = $3, lease_until = now() + make_interval(secs => $4), status = 'running'
-//! WHERE turn_id = $1 AND epoch = $2                       -- as it was seen: nobody was faster
-//!   AND (lease_until IS NULL OR lease_until < now())      -- its holder had its time
+//! SET epoch = epoch + 1, lease_owner = $3, lease_until = now() + make_interval(secs => $4),
+//!     status = 'running'
+//! WHERE turn_id = $1 AND epoch = $2                       -- as seen: no process was faster
+//!   AND (lease_until IS NULL OR lease_until < now())      -- expired
 //! ```
 //!
 //! and every write under the lease carries `AND epoch = $mine` in the same row, or holds the row with
-//! [`hold`] where it writes to others. A holder whose lease ran out but was not taken goes on and renews it.
+//! [`hold`] where it writes to other rows. A holder may renew an expired lease that no process has claimed,
+//! and continue.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -23,22 +25,22 @@ use uuid::Uuid;
 
 use crate::data::pg::{self, Pool};
 
-/// A table whose rows are leased. Made by [`item_lease!`](crate::item_lease).
+/// A table with leased rows. Made by [`item_lease!`](crate::item_lease).
 pub trait ItemLeases {
-    /// Its name, for errors.
+    /// Name of the table, for errors.
     const NAME: &'static str;
-    /// Takes a row: id, epoch as seen, owner, seconds.
+    /// Claims a row: id, epoch as seen, owner, seconds.
     const TAKE: &'static str;
-    /// Prolongs: id, epoch, owner, seconds.
+    /// Renews a lease: id, epoch, owner, seconds.
     const RENEW: &'static str;
-    /// Gives back: id, epoch, owner.
+    /// Releases a lease: id, epoch, owner.
     const RELEASE: &'static str;
-    /// Locks the row against a taking: id, epoch.
+    /// Locks the row against a claim: id, epoch.
     const HOLD: &'static str;
 }
 
-/// Declares a type that stands for the leases of a table:
-/// `item_lease! { /// Turns being run. pub struct TurnLeases: "turns", "turn_id" }`.
+/// Declares a type that stands for the leases of a table: `item_lease! { /// Turns being run. pub struct
+/// TurnLeases: "turns", "turn_id" }`.
 #[macro_export]
 macro_rules! item_lease {
     ($(#[$meta:meta])* $vis:vis struct $name:ident: $table:literal, $key:literal) => {
@@ -68,21 +70,19 @@ macro_rules! item_lease {
     };
 }
 
-/// A lease that was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ItemLease {
     /// Key of the row.
     pub id: Uuid,
-    /// Epoch of this holding; only a taking makes it grow.
+    /// Epoch of this lease; only a claim increases it.
     pub epoch: i64,
-    /// Who holds it.
     pub owner: String,
 }
 
-/// Takes the row if nobody did since its epoch was `seen` and its lease, if any, ran out.
+/// Claims the row unless another process did since its epoch was `seen`, or its lease has not expired.
 ///
 /// # Errors
-/// [`pg::Error`] if it was not decided.
+/// [`pg::Error`] if Postgres did not decide.
 pub async fn take<L: ItemLeases>(
     connection: &mut PgConnection,
     id: Uuid,
@@ -100,10 +100,10 @@ pub async fn take<L: ItemLeases>(
     Ok(epoch.map(|epoch| ItemLease { id, epoch, owner: owner.to_owned() }))
 }
 
-/// Prolongs a lease, also one that ran out but was not taken.
+/// Renews a lease, also one that expired unclaimed.
 ///
 /// # Errors
-/// [`pg::Error::Fenced`] if somebody took it.
+/// [`pg::Error::Fenced`] if another process claimed the row.
 pub async fn renew<L: ItemLeases>(
     connection: &mut PgConnection,
     lease: &ItemLease,
@@ -119,8 +119,8 @@ pub async fn renew<L: ItemLeases>(
     if done.rows_affected() == 1 { Ok(()) } else { Err(pg::Error::Fenced(Cow::Borrowed(L::NAME))) }
 }
 
-/// Renews a lease every third of `ttl` until another process has taken it, and returns that. Errors of
-/// Postgres do not end it: until the row is taken, the epoch still lets the holder write.
+/// Renews a lease every third of `ttl` until another process has claimed the row, and returns that. Errors of
+/// Postgres do not end it: until the row is claimed, the epoch still lets the holder write.
 pub async fn keep<L: ItemLeases>(pool: &Pool, lease: &ItemLease, ttl: Duration) -> pg::Error {
     loop {
         tokio::time::sleep(ttl / 3).await;
@@ -136,11 +136,11 @@ pub async fn keep<L: ItemLeases>(pool: &Pool, lease: &ItemLease, ttl: Duration) 
     }
 }
 
-/// Gives a lease back, so that the next one need not wait for it to run out. One that was taken stays with
-/// its taker.
+/// Releases a lease, so that the next holder need not wait for its expiry. A lease that another process has
+/// claimed stays with that process.
 ///
 /// # Errors
-/// [`pg::Error`] if it could not be; it runs out by itself then.
+/// [`pg::Error`] if the lease was not released; it then expires.
 pub async fn release<L: ItemLeases>(
     connection: &mut PgConnection,
     lease: &ItemLease,
@@ -149,21 +149,20 @@ pub async fn release<L: ItemLeases>(
     Ok(())
 }
 
-/// Locks the leased row until the transaction ends, so that what is written to other rows in it is fenced
-/// too.
+/// Locks the leased row until the transaction ends, so that its writes to other rows are fenced too.
 ///
 /// # Errors
-/// [`pg::Error::Fenced`] if somebody took the lease.
+/// [`pg::Error::Fenced`] if another process claimed the row.
 pub async fn hold<L: ItemLeases>(connection: &mut PgConnection, lease: &ItemLease) -> Result<(), pg::Error> {
     let held: Option<i32> =
         sqlx::query_scalar(L::HOLD).bind(lease.id).bind(lease.epoch).fetch_optional(connection).await?;
     held.map(|_| ()).ok_or(pg::Error::Fenced(Cow::Borrowed(L::NAME)))
 }
 
-/// Keeps a scanner from taking leases that ran out only because nobody could reach Postgres.
+/// Keeps a scanner from claiming leases that expired only because Postgres was unreachable.
 ///
-/// After an outage every holder needs the chance to renew before anybody takes: a scanner that lost contact
-/// waits one TTL. So does one that just started, since it cannot know.
+/// After an outage every holder needs the chance to renew before any process claims: a scanner that lost
+/// contact waits one TTL. So does a scanner that just started, since it cannot know.
 #[derive(Debug, Clone)]
 pub struct Scanner {
     ttl: Duration,
@@ -172,14 +171,15 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// A scanner of leases that last `ttl`, renewed every third of it. It must look at least every half.
+    /// Builds the guard of a scanner of leases that last `ttl` and are renewed every third of it. The scanner
+    /// must read at least every half of `ttl`.
     #[must_use]
     pub const fn new(ttl: Duration) -> Self {
         Self { ttl, last: None, since: None }
     }
 
-    /// A read of Postgres succeeded at `now`. After a gap of more than half a TTL contact counts as lost: a
-    /// holder may have renewed a third of a TTL before it and be about to run out.
+    /// Records a successful read of Postgres at `now`. After a gap of more than half a TTL contact counts as
+    /// lost: a holder may have renewed a third of a TTL before the gap and be about to expire.
     pub fn reached(&mut self, now: Instant) {
         let unbroken = self.last.is_some_and(|last| now.saturating_duration_since(last) <= self.ttl / 2);
         if !unbroken {
@@ -188,7 +188,7 @@ impl Scanner {
         self.last = Some(now);
     }
 
-    /// Whether reads have succeeded without a gap for one TTL, so that a lease that ran out may be taken.
+    /// Returns whether reads have succeeded without a gap for one TTL, so that expired leases may be claimed.
     #[must_use]
     pub fn may_take(&self, now: Instant) -> bool {
         let (Some(since), Some(last)) = (self.since, self.last) else { return false };
@@ -225,7 +225,7 @@ mod tests {
         let mut scanner = Scanner::new(TTL);
         (0..=10).for_each(|second| scanner.reached(after(start, second)));
         assert!(scanner.may_take(after(start, 10)));
-        // Nothing for 5 s: more than half of the TTL.
+        // No read for 5 s: more than half of the TTL.
         assert!(!scanner.may_take(after(start, 15)));
         scanner.reached(after(start, 15));
         assert!(!scanner.may_take(after(start, 15)));

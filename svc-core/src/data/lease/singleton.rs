@@ -4,13 +4,13 @@
 //!
 //! 1. Redis `SET key token NX PX ttl`; from then on a task renews it every third of the TTL.
 //! 2. Postgres `epoch + 1, holder = token`: waits for guarded writes in flight, and ends all later ones.
-//! 3. Redis again: still this token, at least half of the TTL left. So a holder that slept between 1 and 2 and
-//!    lost Redis meanwhile fences others for a moment, and never acts.
-//! 4. The pass. Each of its writes is made in [`Held::tx`], which holds the row `FOR SHARE` with its epoch and
-//!    holder: a holder that was stopped, cut off or slow writes nothing once somebody else is at step 2.
+//! 3. Redis again: still this token, at least half of the TTL left. A holder that slept between 1 and 2 and
+//!    lost Redis meanwhile fences the other replicas for a moment, but never acts.
+//! 4. The pass. Each of its writes is made in [`Held::tx`], which holds the row `FOR SHARE` with its epoch
+//!    and holder: a holder that was stopped, cut off or slow writes nothing once another replica is at step 2.
 //!
-//! Without Redis there is no pass. What a pass does outside Postgres must be intent-first, because only writes
-//! are fenced.
+//! Without Redis there is no pass. Work of a pass outside Postgres must be intent-first, because only writes
+//! to Postgres are fenced.
 
 use std::{borrow::Cow, sync::LazyLock, time::Duration};
 
@@ -37,7 +37,7 @@ pub const KEYS: KeyFamily = KeyFamily {
     text: "Token of the replica that runs a singleton task",
 };
 
-/// Answers the time left, in milliseconds, if the token is ours, else -1.
+/// Returns the time left, in milliseconds, if the token is ours, else -1.
 static LEFT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("left.lua")));
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("release.lua")));
@@ -53,7 +53,7 @@ pub struct Singleton {
 }
 
 impl Singleton {
-    /// The task `name` (as `sandbox.reconcile/<engine>`, unique in the installation).
+    /// Builds the task `name` (as `sandbox.reconcile/<engine>`, unique in the installation).
     #[must_use]
     pub fn new(
         name: impl Into<Cow<'static, str>>,
@@ -66,10 +66,10 @@ impl Singleton {
         Self { name: name.into(), ttl, redis, pool, lifecycle }
     }
 
-    /// Tries to become the one. `None` if another replica is, or Redis is away.
+    /// Tries to acquire the lease; `None` if another replica holds it or Redis is down.
     ///
     /// # Errors
-    /// [`pg::Error`] if Postgres could not be told.
+    /// [`pg::Error`] if Postgres could not be reached.
     pub async fn acquire(&self) -> Result<Option<Held>, pg::Error> {
         let lock = Lock {
             redis: self.redis.clone(),
@@ -80,7 +80,7 @@ impl Singleton {
         if !lock.take(self.ttl).await {
             return Ok(None);
         }
-        // From here on the lock is renewed, and given back when the guard is dropped, on every way out.
+        // From here on the lock is renewed, and released when the guard is dropped, on every way out.
         let (lost, dropped) = (CancellationToken::new(), CancellationToken::new());
         let keeper = keep(lock.clone(), self.ttl, asked + self.ttl, lost.clone(), dropped.clone());
         drop(self.lifecycle.spawn("singleton lease", keeper));
@@ -126,23 +126,23 @@ pub struct Held {
 }
 
 impl Held {
-    /// Fires when the lease was taken by another or could not be renewed in time. A pass should end then; if
-    /// it does not notice, its writes are refused.
+    /// Returns the token that fires when another replica acquired the lease or the lease could not be renewed
+    /// in time. A pass should end then; if it does not notice, its writes are refused.
     #[must_use]
     pub fn lost(&self) -> CancellationToken {
         self.lost.clone()
     }
 
-    /// The epoch of this holding.
+    /// Returns the epoch of this lease.
     #[must_use]
     pub const fn epoch(&self) -> i64 {
         self.epoch
     }
 
-    /// Begins a transaction for rows of no subject that commits only while this lease is ours.
+    /// Begins a transaction for rows of no subject; it commits only while this replica holds the lease.
     ///
     /// # Errors
-    /// [`pg::Error::Fenced`] if it is not.
+    /// [`pg::Error::Fenced`] if this replica does not hold the lease.
     pub async fn tx(&self) -> Result<Tx, pg::Error> {
         let mut tx = Tx::system(&self.pool).await?;
         self.guard(&mut tx).await?;
@@ -152,17 +152,17 @@ impl Held {
     /// Like [`Self::tx`], for a subject's data.
     ///
     /// # Errors
-    /// Also those of [`Tx::for_subject`].
+    /// As [`Self::tx`] and [`Tx::for_subject`].
     pub async fn tx_for_subject(&self, subject: Subject) -> Result<Tx, pg::Error> {
         let mut tx = self.tx().await?;
         tx.join(subject).await?;
         Ok(tx)
     }
 
-    /// Makes a transaction depend on this lease: nobody can take it before the transaction ends.
+    /// Makes a transaction depend on this lease: no replica can acquire it before the transaction ends.
     ///
     /// # Errors
-    /// [`pg::Error::Fenced`] if it was taken.
+    /// [`pg::Error::Fenced`] if another replica acquired the lease.
     pub async fn guard(&self, tx: &mut Tx) -> Result<(), pg::Error> {
         let held: Option<i32> = sqlx::query_scalar(
             "SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 AND holder = $3 FOR SHARE",
@@ -180,7 +180,7 @@ impl Held {
     }
 }
 
-/// Our token at a key of Redis.
+/// This process's token at a key of Redis.
 #[derive(Debug, Clone)]
 struct Lock {
     redis: Redis,
@@ -207,7 +207,7 @@ impl Lock {
     }
 }
 
-/// Renews the lock until it is dropped or lost, then gives it back if it is still ours.
+/// Renews the lock until it is dropped or lost, then releases it if the token is still ours.
 async fn keep(
     lock: Lock,
     ttl: Duration,
@@ -242,7 +242,7 @@ async fn keep(
     let released: Result<bool, _> =
         lock.redis.script(RELEASE.key(&lock.key).arg(lock.token.to_string())).await;
     if let Err(error) = released {
-        tracing::debug!(error = %Chain(&error), key = lock.key, "singleton lease not given back, it runs out");
+        tracing::debug!(error = %Chain(&error), key = lock.key, "singleton lease not released, it expires");
     }
 }
 

@@ -104,7 +104,7 @@ async fn acquire_soon(singleton: &Singleton) -> Held {
         if let Some(held) = singleton.acquire().await.unwrap() {
             return held;
         }
-        assert!(asked.elapsed() < TTL * 5, "nobody can take the lease");
+        assert!(asked.elapsed() < TTL * 5, "no replica can take the lease");
         sleep(Duration::from_millis(20)).await;
     }
 }
@@ -124,14 +124,14 @@ async fn of_two_takers_one_gets_the_row() {
 }
 
 #[tokio::test]
-async fn a_lease_that_runs_cannot_be_taken_and_one_that_ran_out_can() {
+async fn only_an_expired_lease_can_be_claimed() {
     let at = Fixture::new().await;
     let id = at.job().await;
     let mut connection = at.connection().await;
     let first = item::take::<Jobs>(&mut connection, id, 0, "a", SHORT).await.unwrap().unwrap();
     assert_eq!(item::take::<Jobs>(&mut connection, id, 1, "b", LONG).await.unwrap(), None);
     sleep(SHORT * 2).await;
-    // Seen before somebody else took it: too late.
+    // Seen before another process claimed it: too late.
     assert_eq!(item::take::<Jobs>(&mut connection, id, 0, "b", LONG).await.unwrap(), None);
     let second = item::take::<Jobs>(&mut connection, id, 1, "b", LONG).await.unwrap().unwrap();
     assert_eq!(second.epoch, 2);
@@ -146,7 +146,7 @@ async fn a_lease_that_runs_cannot_be_taken_and_one_that_ran_out_can() {
 }
 
 #[tokio::test]
-async fn a_holder_whose_lease_ran_out_untaken_goes_on() {
+async fn a_holder_may_renew_an_expired_unclaimed_lease() {
     let at = Fixture::new().await;
     let id = at.job().await;
     let mut connection = at.connection().await;
@@ -157,7 +157,7 @@ async fn a_holder_whose_lease_ran_out_untaken_goes_on() {
 }
 
 #[tokio::test]
-async fn what_is_given_back_can_be_taken_at_once_but_not_renewed() {
+async fn a_released_lease_can_be_claimed_but_not_renewed() {
     let at = Fixture::new().await;
     let id = at.job().await;
     let mut connection = at.connection().await;
@@ -168,7 +168,7 @@ async fn what_is_given_back_can_be_taken_at_once_but_not_renewed() {
 }
 
 #[tokio::test]
-async fn a_row_that_is_held_is_taken_after_the_holder_has_written() {
+async fn a_held_row_is_claimed_after_the_holder_has_written() {
     let at = Fixture::new().await;
     let id = at.job().await;
     let mut connection = at.connection().await;
@@ -214,7 +214,7 @@ async fn a_lease_is_kept_for_as_long_as_it_is_held() {
 }
 
 #[tokio::test]
-async fn a_holder_cut_off_from_redis_writes_nothing_once_another_has_taken_over() {
+async fn a_holder_without_redis_writes_nothing_after_a_takeover() {
     let at = Fixture::new().await;
     let proxy = FaultProxy::start(at.redis.address()).await;
     let stale = at.singleton(&at.redis.redis_through(proxy.address())).acquire().await.unwrap().unwrap();
@@ -298,7 +298,7 @@ async fn without_redis_there_is_no_pass() {
     }
     let rows: i64 =
         sqlx::query_scalar("SELECT count(*) FROM leases").fetch_one(at.pool.inner()).await.unwrap();
-    assert_eq!(rows, 0, "Postgres was told of a lease that nobody has");
+    assert_eq!(rows, 0, "Postgres knows a lease without a holder");
 }
 
 #[tokio::test]

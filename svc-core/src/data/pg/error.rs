@@ -88,7 +88,7 @@ pub enum Error {
         erased: bool,
     },
     /// A row that this program cannot read: a defect, or a faulty migration.
-    #[error("row of {table} cannot be read at {column}{}", row.as_deref().map(|row| format!(" ({row})")).unwrap_or_default())]
+    #[error("row of {table} cannot be read at {column}{}", in_brackets(row.as_deref()))]
     Inconsistency {
         /// The table, or "a query" if only the driver noticed.
         table: &'static str,
@@ -139,6 +139,10 @@ impl Error {
     pub const fn is_outage(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::CommitUnknown(_))
     }
+}
+
+fn in_brackets(row: Option<&str>) -> String {
+    row.map_or_else(String::new, |row| format!(" ({row})"))
 }
 
 /// The one place where an error of the driver gets its meaning.

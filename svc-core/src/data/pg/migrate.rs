@@ -52,11 +52,7 @@ pub enum MigrateError {
     NoSchema,
     /// The schema is older than this program, and no owner role is configured to migrate it.
     #[error("schema {schema} lacks migration {version}: migrate it with the owner role first")]
-    Behind {
-        schema: String,
-        /// First missing migration.
-        version: i64,
-    },
+    Behind { schema: String, version: i64 },
 }
 
 /// Migrates the schema as the owner role (`migrate_url`); without one, checks that the schema is new enough.

@@ -57,7 +57,7 @@ async fn a_broken_constraint_is_named() {
 }
 
 #[tokio::test]
-async fn waits_that_are_too_long_ask_to_come_back() {
+async fn long_waits_ask_to_come_back() {
     let (db, _) = db().await;
     let config = PgConfig {
         lock_timeout: Duration::from_millis(50),
@@ -76,7 +76,7 @@ async fn waits_that_are_too_long_ask_to_come_back() {
     assert!(error.kind() == ErrorKind::Unavailable && error.retry_after().is_some());
 
     sleep(Duration::from_millis(500)).await;
-    // Told by its code or found as a closed connection, whichever is read first.
+    // An error code or a closed connection, depending on which is read first.
     let error = holder.commit().await.unwrap_err();
     assert!(
         matches!(error, Error::IdleInTransaction(_) | Error::Unavailable { .. } | Error::CommitUnknown(_)),
@@ -85,7 +85,7 @@ async fn waits_that_are_too_long_ask_to_come_back() {
 }
 
 #[tokio::test]
-async fn of_two_that_wait_for_each_other_one_is_told_to_redo() {
+async fn one_of_two_dead_locked_transactions_must_redo() {
     let (_db, pool) = db().await;
     let touch = async |first: i64, second: i64| {
         let mut tx = Tx::system(&pool).await?;
@@ -152,7 +152,7 @@ async fn a_server_that_is_shutting_down_or_full_is_unavailable() {
 }
 
 #[tokio::test]
-async fn an_outage_is_told_at_once_and_ends_by_itself() {
+async fn an_outage_is_reported_at_once_and_ends_by_itself() {
     let (db, _) = db().await;
     let proxy = FaultProxy::start(db.address()).await;
     let config = PgConfig {
@@ -174,7 +174,7 @@ async fn an_outage_is_told_at_once_and_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn a_commit_whose_answer_is_lost_has_an_unknown_outcome() {
+async fn a_commit_without_an_answer_has_an_unknown_outcome() {
     let (db, direct) = db().await;
     let proxy = FaultProxy::start(db.address()).await;
     let pool = Pool::lazy(&db.config_through("chat", proxy.address())).unwrap();
@@ -195,7 +195,7 @@ async fn a_commit_whose_answer_is_lost_has_an_unknown_outcome() {
 }
 
 #[tokio::test]
-async fn a_transaction_whose_error_was_swallowed_does_not_pass_as_committed() {
+async fn a_swallowed_error_does_not_pass_as_a_commit() {
     let (_db, pool) = db().await;
     let mut tx = Tx::system(&pool).await.unwrap();
     let _swallowed = sqlx::query("INSERT INTO things VALUES (1)").execute(&mut *tx).await;
@@ -204,7 +204,7 @@ async fn a_transaction_whose_error_was_swallowed_does_not_pass_as_committed() {
 }
 
 #[tokio::test]
-async fn what_is_not_committed_is_rolled_back() {
+async fn a_dropped_transaction_is_rolled_back() {
     let (_db, pool) = db().await;
     for explicit in [true, false] {
         let mut tx = Tx::system(&pool).await.unwrap();
@@ -263,7 +263,7 @@ async fn instances_that_start_together_migrate_once() {
 }
 
 #[tokio::test]
-async fn a_failed_migration_leaves_nothing_and_blocks_nobody() {
+async fn a_failed_migration_leaves_no_trace_and_no_lock() {
     let db = TestDb::new(&[]).await;
     let config = owner_config(&db, "purge");
     let broken = Migrator::with_migrations(vec![migration(
@@ -299,7 +299,7 @@ async fn without_an_owner_role_the_schema_must_be_new_enough() {
 }
 
 #[tokio::test]
-async fn what_cannot_run_at_start_up_is_refused() {
+async fn a_migration_outside_a_transaction_is_refused() {
     let db = TestDb::new(&[]).await;
     let mut concurrent = migration(20_260_101_000_000, "CREATE INDEX CONCURRENTLY i ON leases (holder)");
     concurrent.no_tx = true;
@@ -312,7 +312,7 @@ async fn what_cannot_run_at_start_up_is_refused() {
 }
 
 #[tokio::test]
-async fn a_cluster_can_be_set_up_many_times_and_by_many_at_once() {
+async fn a_cluster_can_be_set_up_again_and_concurrently() {
     let db = TestDb::new(&[]).await;
     let admin = SecretString::from(db.superuser_url());
     // Dropped by hand at the end: it is not a clone that the test's own database keeper knows.
@@ -342,9 +342,12 @@ async fn a_cluster_can_be_set_up_many_times_and_by_many_at_once() {
         .fetch_one(&mut superuser)
         .await
         .unwrap();
-    assert!(!inside, "everybody may connect");
+    assert!(!inside, "every role may connect");
     let paths: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase WHERE d.datname = $1",
+        "SELECT count(*)
+         FROM pg_db_role_setting s
+         JOIN pg_database d ON d.oid = s.setdatabase
+         WHERE d.datname = $1",
     )
     .bind(&name)
     .fetch_one(&mut superuser)

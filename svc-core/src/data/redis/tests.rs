@@ -66,13 +66,13 @@ async fn a_dead_redis_costs_little_and_is_found_again() {
     for fail in [FaultProxy::refuse, FaultProxy::stall] {
         fail(&proxy);
         let asked = Instant::now();
-        // The connection at hand may take one time limit to be found dead, making another one the second.
+        // The present connection may take one time limit to be found dead, a new one the second.
         while redis.seems_up() {
             let error = redis.ping().await.unwrap_err();
             assert!(error.is_down(), "{error:?}");
         }
         assert!(asked.elapsed() < Duration::from_secs(3), "took {:?}", asked.elapsed());
-        // From then on one in a while tries, and nobody else waits.
+        // From then on one call at a time tries to connect, and no other call waits.
         let asked = Instant::now();
         let answers = futures::future::join_all((0..1000).map(|_| redis.ping())).await;
         assert!(answers.iter().all(|answer| matches!(answer, Err(Error::Down(_)))));
@@ -90,7 +90,7 @@ fn proxy_limit(redis: &Redis) -> Duration {
 }
 
 #[tokio::test]
-async fn a_connection_that_was_cut_is_made_anew_at_once() {
+async fn a_cut_connection_is_replaced_at_once() {
     let server = TestRedis::new();
     let proxy = FaultProxy::start(server.address()).await;
     let redis = server.redis_through(proxy.address());

@@ -38,10 +38,10 @@ async fn publish_until_heard(wake: &Wake, topic: &str, subscription: &mut Subscr
 }
 
 #[tokio::test]
-async fn what_is_published_after_subscribing_is_heard_by_every_replica() {
+async fn every_replica_gets_hints_published_after_subscribing() {
     let (server, lifecycle) = (TestRedis::new(), Lifecycle::new());
     let (here, there) = (Wake::start(&server.redis(), &lifecycle), Wake::start(&server.redis(), &lifecycle));
-    // The hubs connect while nobody listens.
+    // The hubs connect while there is no listener.
     let mut ears = Vec::new();
     for wake in [&here, &here, &there] {
         ears.push(wake.subscribe("turn:1").await);
@@ -72,7 +72,7 @@ async fn a_subscription_is_confirmed_before_it_is_handed_out() {
 }
 
 #[tokio::test]
-async fn topics_that_nobody_listens_to_are_given_up_and_can_be_had_again() {
+async fn topics_without_readers_are_dropped_and_come_back() {
     let (server, lifecycle) = (TestRedis::new(), Lifecycle::new());
     let redis = server.redis();
     let wake = Wake::start(&redis, &lifecycle);
@@ -96,7 +96,7 @@ async fn topics_that_nobody_listens_to_are_given_up_and_can_be_had_again() {
 }
 
 #[tokio::test]
-async fn after_an_outage_readers_are_told_to_look_and_hear_again() {
+async fn after_an_outage_readers_look_and_get_hints_again() {
     let (server, lifecycle) = (TestRedis::new(), Lifecycle::new());
     let proxy = FaultProxy::start(server.address()).await;
     let wake = Wake::start(&server.redis_through(proxy.address()), &lifecycle);
@@ -116,14 +116,14 @@ async fn after_an_outage_readers_are_told_to_look_and_hear_again() {
 }
 
 #[tokio::test]
-async fn without_redis_nobody_waits_and_readers_look_by_themselves() {
+async fn without_redis_no_call_waits_and_readers_poll() {
     let (server, lifecycle) = (TestRedis::new(), Lifecycle::new());
     let proxy = FaultProxy::start(server.address()).await;
     proxy.refuse();
     let wake = Wake::start(&server.redis_through(proxy.address()), &lifecycle);
     let asked = Instant::now();
     let mut subscription = wake.subscribe("turn:1").await;
-    wake.publish("turn:1", b"to nobody").await;
+    wake.publish("turn:1", b"unheard").await;
     assert_eq!(subscription.next(Duration::from_millis(100)).await, Hint::Look);
     assert!(asked.elapsed() < Duration::from_secs(2), "took {:?}", asked.elapsed());
     // It follows when Redis is back.
@@ -132,7 +132,7 @@ async fn without_redis_nobody_waits_and_readers_look_by_themselves() {
 }
 
 #[tokio::test]
-async fn a_reader_that_fell_behind_is_told_to_look() {
+async fn a_slow_reader_is_asked_to_look() {
     let (server, lifecycle) = (TestRedis::new(), Lifecycle::new());
     let wake = Wake::start(&server.redis(), &lifecycle);
     let mut slow = wake.subscribe("turn:1").await;

@@ -1,8 +1,8 @@
 //! A span for every SQL statement, by the conventions for database clients.
 //!
-//! sqlx reports each statement when it is over, and its text with placeholders only: values, which may be
-//! anybody's, never come here. From the report a span is made that has ended already. A statement that runs in no
-//! span has none of its own either, or every scan of a worker would be a trace.
+//! sqlx reports each statement after its end, with its text but without the values of its placeholders, which
+//! may be personal data. Each report becomes a span that has already ended. A statement outside any span gets
+//! no span: otherwise every scan of a worker would be a trace.
 
 use std::{
     fmt,
@@ -20,12 +20,12 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, filter::Targets, layer, registry::LookupSpan};
 
-/// What sqlx reports statements under, at DEBUG, or at WARN if they are slow.
+/// Target of sqlx's reports, at DEBUG, or at WARN if a statement is slow.
 const REPORTS: &str = "sqlx::query";
-/// Longest summary: it is a span's name.
+/// Maximum length of a summary, which is the name of a span.
 const SUMMARY_BYTES: usize = 120;
 
-/// Makes the spans, with `tracer`.
+/// Builds the layer that makes spans with `tracer`.
 pub(super) fn layer<S>(tracer: SdkTracer) -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -67,7 +67,6 @@ impl<S: Subscriber> Layer<S> for SqlSpans {
     }
 }
 
-/// A statement as it was reported.
 #[derive(Debug, Default)]
 struct Report {
     summary: String,
@@ -100,8 +99,8 @@ impl Visit for Report {
     fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
 }
 
-/// What a statement does to which tables, as `INSERT turns SELECT sessions`: few different ones, so that spans can
-/// be grouped by it.
+/// Summarizes a statement by its verbs and tables, as `INSERT turns SELECT sessions`: few different texts, so
+/// that spans can be grouped by it.
 fn summary(text: &str) -> String {
     let mut summary = String::new();
     let mut before = String::new();

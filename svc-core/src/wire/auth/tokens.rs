@@ -19,7 +19,7 @@ pub const REFUSED_TOKEN_TTL: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokensConfig {
-    /// Maximum number of tokens whose principal is cached.
+    /// Maximum number of tokens that are cached with their principals.
     pub remembered: u64,
 }
 

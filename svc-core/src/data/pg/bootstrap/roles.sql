@@ -10,10 +10,11 @@ BEGIN
                 EXECUTE format('CREATE ROLE %I', name);
             END IF;
         EXCEPTION WHEN duplicate_object OR unique_violation THEN
-            -- Somebody else made it just now.
+            -- A concurrent set-up created it.
             NULL;
         END;
-        EXECUTE format('ALTER ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS', name);
+        EXECUTE format(
+            'ALTER ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS', name);
     END LOOP;
 END
 $$;

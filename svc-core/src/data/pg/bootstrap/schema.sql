@@ -6,7 +6,7 @@ DECLARE
     owner text := runner || '_owner';
     name text;
 BEGIN
-    -- Only Steward's roles get in, and nobody makes tables outside a schema of a service.
+    -- Only Steward's roles may connect, and no role creates tables outside the schema of a service.
     EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
     REVOKE ALL ON SCHEMA public FROM PUBLIC;
 
