@@ -1,8 +1,8 @@
-//! Runs one command to its end: no shell, its own process group, bounded output, killed whole at its timeout or when
-//! it is canceled.
+//! Runs one command until it exits: without a shell, in its own process group, with bounded output.
 //!
-//! The end is the end of the command itself. What it leaves in the background lives on with its output discarded,
-//! so that a server started by one exec serves the next; only a timeout or a cancel takes the descendants along.
+//! The call ends when the command's own process exits. Background processes that it started keep running and
+//! their output is discarded, so that a server started by one exec can be used by the next. A timeout or a
+//! cancel kills the command and every descendant.
 
 use std::{
     collections::BTreeMap,
@@ -27,41 +27,36 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     kill,
+    limits::PIPE_BYTES,
     records::{Outcome, Output},
 };
 
-/// Marks every descendant of a command, wherever it is re-parented, by a variable in its environment.
-pub const MARK: &str = "STEWARD_EXEC";
+/// Environment variable that every descendant of a command inherits, also if its parent has exited.
+pub(crate) const MARK: &str = "STEWARD_EXEC";
 
-/// Exit code of a command that was not found; what shells answer.
+/// Exit code of a program that was not found, as shells report it.
 const NOT_FOUND: i32 = 127;
-/// Exit code of a command that could not be started otherwise.
+/// Exit code of a command that could not be started for another reason, as shells report it.
 const NOT_STARTED: i32 = 126;
-/// The most a pipe holds (`/proc/sys/fs/pipe-max-size` for users): what an ended command can have left in one.
-const PIPE_BYTES: usize = 1 << 20;
 
-/// What to run.
 #[derive(Debug, Clone)]
-pub struct Command {
-    /// The program, looked up in the environment's PATH.
-    pub program: String,
-    /// Its arguments.
-    pub arguments: Vec<String>,
-    /// Its whole environment.
-    pub env: BTreeMap<String, String>,
-    /// Its working directory.
-    pub cwd: PathBuf,
-    /// Its standard input.
-    pub stdin: Bytes,
-    /// It is killed after this long.
-    pub timeout: Duration,
-    /// Bytes kept of each output stream.
-    pub stream_bytes: usize,
+pub(crate) struct Command {
+    /// Looked up in the PATH of `env`.
+    pub(crate) program: String,
+    pub(crate) arguments: Vec<String>,
+    /// Nothing of the guest's own environment is added.
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) cwd: PathBuf,
+    pub(crate) stdin: Bytes,
+    /// The command is killed after this time.
+    pub(crate) timeout: Duration,
+    /// Maximum bytes kept of each output stream.
+    pub(crate) stream_bytes: usize,
 }
 
-/// Runs `command` until it ends, is over its time, or is `canceled`. Tasks that outlive it (discarding what its
-/// background processes print) go to `tasks`.
-pub async fn run(command: Command, canceled: &CancellationToken, tasks: &TaskTracker) -> Outcome {
+/// Runs `command` until it exits, exceeds its timeout, or `canceled` fires. Readers that keep discarding the
+/// output of background processes run on `tasks`.
+pub(crate) async fn run(command: Command, canceled: &CancellationToken, tasks: &TaskTracker) -> Outcome {
     let started = Instant::now();
     let mark = next_mark();
     let (mut child, stdout, stderr) = match spawn(&command, &mark) {
@@ -83,7 +78,7 @@ pub async fn run(command: Command, canceled: &CancellationToken, tasks: &TaskTra
     let (stdout, stderr) = (stdout.ended().await, stderr.ended().await);
     let exit_code = match status {
         Ok(status) => exit_code(status),
-        // Not expected of a child of ours; it ran, and nobody can say how it ended.
+        // Not expected for a child of this process. The command ran, but its exit code is unknown.
         Err(error) => {
             return Outcome {
                 stdout,
@@ -94,7 +89,7 @@ pub async fn run(command: Command, canceled: &CancellationToken, tasks: &TaskTra
     Outcome { exit_code, stdout, stderr, timed_out, duration: started.elapsed() }
 }
 
-/// Differs from those of other guests that see the same processes: without containers there may be some.
+/// Contains the guest's process id: without containers, several guests see the same `/proc`.
 fn next_mark() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     format!("{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
@@ -103,7 +98,7 @@ fn next_mark() -> String {
 type Spawned = (Child, pipe::Receiver, pipe::Receiver);
 
 fn spawn(command: &Command, mark: &str) -> Result<Spawned, (i32, String)> {
-    // Spawning reports a missing directory and a missing program alike.
+    // Spawning reports the same error for a missing directory and a missing program.
     if !command.cwd.is_dir() {
         return Err((NOT_STARTED, format!("{}: no such directory", command.cwd.display())));
     }
@@ -131,25 +126,26 @@ fn start(command: &Command, mark: &str) -> io::Result<Spawned> {
     Ok((child, stdout, stderr))
 }
 
-/// A pipe whose reading end is ours. The standard library's own would not tell "nothing now" from "nothing more".
+/// A pipe that this process reads without blocking: `Child`'s own streams offer no read that tells "empty
+/// now" from "closed" without waiting.
 fn pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
     let (reader, writer) = io::pipe()?;
     Ok((pipe::Receiver::from_owned_fd(reader.into())?, writer.into()))
 }
 
-/// Writes the standard input; a command that does not read it is free not to.
+/// Writes the standard input. An error means that the command does not read it, which is not a failure.
 async fn feed(mut pipe: ChildStdin, bytes: Bytes) {
     if pipe.write_all(&bytes).await.is_ok() {
-        let _closed_anyway = pipe.shutdown().await;
+        let _closed_on_drop = pipe.shutdown().await;
     }
 }
 
 /// Kills the command and its descendants, and waits for it.
 async fn end(child: &mut Child, mark: &str) -> io::Result<ExitStatus> {
-    // Not yet waited for, so the process id is still its own.
+    // The child has not been waited for, so the kernel cannot have given its id to another process.
     if let Some(root) = child.id() {
         let entry = format!("{MARK}={mark}");
-        let _done_or_runtime_ends = tokio::task::spawn_blocking(move || kill::tree(root, &entry)).await;
+        let _done_or_runtime_stops = tokio::task::spawn_blocking(move || kill::tree(root, &entry)).await;
     }
     child.wait().await
 }
@@ -158,7 +154,7 @@ fn exit_code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-/// One output stream being read.
+/// Handle on the task that reads one output stream.
 struct Capture {
     ended: oneshot::Sender<()>,
     output: oneshot::Receiver<Output>,
@@ -172,28 +168,29 @@ fn capture(pipe: pipe::Receiver, limit: usize, tasks: &TaskTracker) -> Capture {
 }
 
 impl Capture {
-    /// What the command wrote, now that it has ended.
+    /// Tells the reader that the command has exited, and returns the output.
     async fn ended(self) -> Output {
-        // Fails if the stream reached its end by itself: then the output is there.
+        // Fails if the reader already found the end of the stream; then the output is waiting.
         let _ = self.ended.send(());
         self.output.await.unwrap_or_default()
     }
 }
 
-/// Reads until the command ends or closes the pipe, tells its output, then discards what others still write.
+/// Reads until the command exits or the pipe is closed, sends the output, then discards what background
+/// processes write.
 async fn read(
     mut pipe: pipe::Receiver,
     limit: usize,
     mut on_end: oneshot::Receiver<()>,
     output: oneshot::Sender<Output>,
 ) {
-    let mut kept = Kept { bytes: BytesMut::new(), truncated: false, limit };
+    let mut kept = BoundedOutput { bytes: BytesMut::new(), truncated: false, limit };
     let mut chunk = vec![0_u8; 16 << 10];
     let open = loop {
         tokio::select! {
             biased;
             read = pipe.read(&mut chunk) => match read {
-                Ok(n @ 1..) => kept.take(&chunk[..n]),
+                Ok(n @ 1..) => kept.push(&chunk[..n]),
                 Ok(0) | Err(_) => break false,
             },
             _ = &mut on_end => {
@@ -202,19 +199,19 @@ async fn read(
             }
         }
     };
-    // Nobody waits only if the runtime ends.
+    // The receiver is gone only if the runtime stops.
     let _ = output.send(Output { bytes: kept.bytes.freeze(), truncated: kept.truncated });
     while open && matches!(pipe.read(&mut chunk).await, Ok(1..)) {}
 }
 
-/// Takes what an ended command left in the pipe: it is all there, so one look that finds nothing is the end.
-/// Asks the kernel itself, since the runtime may not have heard yet that there is something to read.
-fn drain(pipe: &pipe::Receiver, kept: &mut Kept, chunk: &mut [u8]) {
+/// Reads what the exited command left in the pipe, until the pipe is empty. Calls `read` directly: the
+/// runtime may not have learned yet that the pipe is readable.
+fn drain(pipe: &pipe::Receiver, kept: &mut BoundedOutput, chunk: &mut [u8]) {
     let mut drained = 0;
     while drained < PIPE_BYTES {
         match rustix::io::read(pipe, &mut *chunk) {
             Ok(n @ 1..) => {
-                kept.take(&chunk[..n]);
+                kept.push(&chunk[..n]);
                 drained += n;
             }
             Err(Errno::INTR) => {}
@@ -223,14 +220,14 @@ fn drain(pipe: &pipe::Receiver, kept: &mut Kept, chunk: &mut [u8]) {
     }
 }
 
-struct Kept {
+struct BoundedOutput {
     bytes: BytesMut,
     truncated: bool,
     limit: usize,
 }
 
-impl Kept {
-    fn take(&mut self, chunk: &[u8]) {
+impl BoundedOutput {
+    fn push(&mut self, chunk: &[u8]) {
         let room = self.limit - self.bytes.len();
         self.truncated |= chunk.len() > room;
         self.bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
@@ -262,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn output_and_exit_code_are_told_apart() {
+    async fn both_outputs_and_the_exit_code_are_returned() {
         let outcome = run(sh("echo out; echo err >&2; exit 3")).await;
         assert_eq!((outcome.exit_code, outcome.timed_out), (3, false));
         assert_eq!((&outcome.stdout.bytes[..], &outcome.stderr.bytes[..]), (&b"out\n"[..], &b"err\n"[..]));
@@ -292,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_that_ignores_its_input_ends_all_the_same() {
+    async fn a_command_that_ignores_its_input_ends() {
         let stdin = Bytes::from(vec![b'x'; 300_000]);
         assert_eq!(run(Command { stdin, ..sh("exit 0") }).await.exit_code, 0);
     }
@@ -329,7 +326,7 @@ mod tests {
         assert!(started.elapsed() < Duration::from_secs(3));
     }
 
-    /// A child in the group, one in its own session, and one whose parent is gone.
+    /// Starts a child in the same group, one in a session of its own, and one without a living parent.
     const FAMILY: &str =
         "echo $STEWARD_EXEC; sleep 61 & setsid sleep 62 & (setsid sh -c 'sleep 63 & sleep 64' &) ; sleep 65";
 

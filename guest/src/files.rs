@@ -1,9 +1,9 @@
-//! Files under the directories a host may touch, following no symbolic link.
+//! Reads, writes and lists files under the roots, following no symbolic link.
 //!
-//! Every path is walked from its root one component at a time, each opened relative to the last and never through a
-//! link. (`openat2` says the same in one call, but seccomp profiles of older Docker releases refuse it; one way that
-//! works everywhere beats two.) A file is written under a temporary name and renamed, so that readers see the old
-//! one or the new one whole.
+//! Every path is walked from its root one component at a time; each is opened relative to the one before, and
+//! a link is an error. `openat2` does the same in one call, but the seccomp profiles of older Docker releases
+//! refuse it. A file is written under a temporary name and renamed, so that a reader sees the whole old file
+//! or the whole new one.
 
 use std::{
     cmp::Ordering,
@@ -22,37 +22,32 @@ use rustix::{
     io::Errno,
 };
 
-/// Where relative paths start, and the only place where files are written.
-pub const WORKSPACE: &str = "/workspace";
+/// Relative paths start here, and files are written only here.
+pub(crate) const WORKSPACE: &str = "/workspace";
 
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
 const WALK: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Why a file call failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The path is outside of what may be touched, or climbs.
+pub(crate) enum Error {
+    /// The path is not below a root, or contains `..`.
     #[error("{0}")]
     BadPath(&'static str),
-    /// There is no such file.
     #[error("no such file or directory")]
     NotFound,
-    /// It is a link, or something on the way to it is.
-    #[error("a symbolic link is in the way")]
+    /// A component of the path is a symbolic link.
+    #[error("the path contains a symbolic link")]
     Symlink,
-    /// It is something else than was asked for.
+    /// The path names a directory where a file is expected, or the reverse, or a special file.
     #[error("{0}")]
     WrongKind(&'static str),
-    /// The file is larger than asked for.
     #[error("the file is larger than the limit")]
     TooLarge,
-    /// The user of the sandbox may not.
     #[error("permission denied")]
     Denied,
-    /// There is no room left.
     #[error("no space left")]
     NoSpace,
-    /// Anything else the kernel answered.
+    /// Any other error of the kernel.
     #[error("{0}")]
     Other(std::io::Error),
 }
@@ -83,46 +78,38 @@ impl From<std::io::Error> for Error {
 
 /// Kind of a directory entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Regular file.
+pub(crate) enum Kind {
     File,
-    /// Directory.
     Directory,
-    /// Symbolic link.
     Symlink,
-    /// Anything else.
+    /// A device, a pipe or a socket.
     Other,
 }
 
-/// One directory entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Name; bytes that are no UTF-8 are replaced.
-    pub name: String,
-    /// Kind.
-    pub kind: Kind,
-    /// Size in bytes.
-    pub size: i64,
-    /// Permission bits.
-    pub mode: u32,
-    /// Last change.
-    pub modified: SystemTime,
+pub(crate) struct Entry {
+    /// Bytes that are not UTF-8 are replaced.
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    pub(crate) size_bytes: i64,
+    pub(crate) mode: u32,
+    pub(crate) modified: SystemTime,
 }
 
-/// The directories that may be touched, each a path callers say and the place where it is.
+/// The directories that file calls may use: for each, its path in requests and its real path.
 #[derive(Debug, Clone)]
 pub struct Roots(Vec<(PathBuf, PathBuf)>);
 
 /// A path below one of the roots.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Located {
+pub(crate) struct Located {
     root: PathBuf,
     below: Vec<String>,
     writable: bool,
 }
 
 impl Roots {
-    /// The roots of a sandbox: the workspace, and two places that may be read only.
+    /// The roots of a sandbox: the workspace, and two directories that may only be read.
     #[must_use]
     pub fn standard() -> Self {
         Self([WORKSPACE, "/tmp", "/home/user"].map(|path| (path.into(), path.into())).into())
@@ -132,26 +119,25 @@ impl Roots {
     #[must_use]
     pub fn under(base: &Path) -> Self {
         let moved = |path: PathBuf| base.join(path.strip_prefix("/").unwrap_or(&path));
-        Self(Self::standard().0.into_iter().map(|(said, _)| (said.clone(), moved(said))).collect())
+        Self(Self::standard().0.into_iter().map(|(public, _)| (public.clone(), moved(public))).collect())
     }
 
-    /// Where the workspace is.
-    #[must_use]
-    pub fn workspace(&self) -> &Path {
-        self.0.first().map_or(Path::new(WORKSPACE), |(_, place)| place)
+    /// Real path of the workspace.
+    pub(crate) fn workspace(&self) -> &Path {
+        self.0.first().map_or(Path::new(WORKSPACE), |(_, real)| real)
     }
 
     /// Finds the root of `path`; relative paths start in the workspace.
     ///
     /// # Errors
-    /// [`Error::BadPath`] if it is in none of them, or has `..` in it.
-    pub fn locate(&self, path: &str) -> Result<Located, Error> {
+    /// [`Error::BadPath`] if the path is below no root, or contains `..`.
+    pub(crate) fn locate(&self, path: &str) -> Result<Located, Error> {
         if path.contains('\0') {
             return Err(Error::BadPath("the path contains a zero byte"));
         }
         let path = Path::new(WORKSPACE).join(path);
-        for (said, place) in &self.0 {
-            let Ok(rest) = path.strip_prefix(said) else { continue };
+        for (public, real) in &self.0 {
+            let Ok(rest) = path.strip_prefix(public) else { continue };
             let below = rest
                 .components()
                 .map(|component| match component {
@@ -161,7 +147,7 @@ impl Roots {
                     _ => Err(Error::BadPath("the path must not contain '..'")),
                 })
                 .collect::<Result<_, _>>()?;
-            return Ok(Located { root: place.clone(), below, writable: said == Path::new(WORKSPACE) });
+            return Ok(Located { root: real.clone(), below, writable: public == Path::new(WORKSPACE) });
         }
         Err(Error::BadPath("the path must be under /workspace, /tmp or /home/user"))
     }
@@ -169,8 +155,8 @@ impl Roots {
     /// Like [`Self::locate`], for a file to be written.
     ///
     /// # Errors
-    /// [`Error::BadPath`] also if it is not below the workspace.
-    pub fn locate_writable(&self, path: &str) -> Result<Located, Error> {
+    /// [`Error::BadPath`] also if the path is not below the workspace.
+    pub(crate) fn locate_writable(&self, path: &str) -> Result<Located, Error> {
         let located = self.locate(path)?;
         match located.writable && !located.below.is_empty() && !path.ends_with('/') {
             true => Ok(located),
@@ -184,7 +170,8 @@ impl Located {
         Ok(rustix::fs::openat(CWD, &self.root, WALK, Mode::empty())?)
     }
 
-    /// The directory that holds the last component, and that component; nothing for the root itself.
+    /// Opens the parent directory with `step` and returns it with the last component; `None` for the root
+    /// itself.
     fn parent(
         &self,
         step: impl Fn(&OwnedFd, &str) -> Result<OwnedFd, Error>,
@@ -197,15 +184,15 @@ impl Located {
         Ok((directory, Some(last)))
     }
 
-    /// Reads a regular file of at most `limit` bytes.
+    /// Reads a regular file.
     ///
     /// # Errors
-    /// [`Error`] says why not.
-    pub fn read(&self, limit: u64) -> Result<Bytes, Error> {
+    /// [`Error::TooLarge`] if it has more than `limit` bytes.
+    pub(crate) fn read(&self, limit: u64) -> Result<Bytes, Error> {
         let (parent, Some(name)) = self.parent(enter)? else {
             return Err(Error::WrongKind("is a directory"));
         };
-        // Non-blocking: a pipe by that name must not hold us.
+        // Non-blocking: opening a named pipe would otherwise wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&parent, name, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&file)?;
@@ -217,7 +204,7 @@ impl Located {
         if u64::try_from(stat.st_size).is_ok_and(|size| size > limit) {
             return Err(Error::TooLarge);
         }
-        // It may grow while it is read.
+        // The file may grow while it is read.
         let mut bytes = Vec::new();
         File::from(file).take(limit + 1).read_to_end(&mut bytes)?;
         match u64::try_from(bytes.len()) {
@@ -226,13 +213,13 @@ impl Located {
         }
     }
 
-    /// Looks, without changing anything, whether there is something in the way of a file.
+    /// Checks, without changing anything, that a file can be written here.
     ///
     /// # Errors
-    /// [`Error`] says what.
-    pub fn check_free(&self) -> Result<(), Error> {
+    /// If a directory has its name, or if a component above is not a directory or not accessible.
+    pub(crate) fn check_free(&self) -> Result<(), Error> {
         let (parent, name) = match self.parent(enter) {
-            // It will be made.
+            // The write makes missing parents.
             Err(Error::NotFound) => return Ok(()),
             Err(error) => return Err(error),
             Ok((_, None)) => return Err(Error::WrongKind("is a directory")),
@@ -245,11 +232,8 @@ impl Located {
         }
     }
 
-    /// Writes the file whole, with its parent directories.
-    ///
-    /// # Errors
-    /// [`Error`] says why not; then the file is what it was.
-    pub fn write(&self, content: &[u8], mode: u32) -> Result<(), Error> {
+    /// Writes the file, making its parent directories. After an error the old file is unchanged.
+    pub(crate) fn write(&self, content: &[u8], mode: u32) -> Result<(), Error> {
         let (parent, Some(name)) = self.parent(enter_or_make)? else {
             return Err(Error::WrongKind("is a directory"));
         };
@@ -258,18 +242,15 @@ impl Located {
         temporary.rename(name)
     }
 
-    /// Lists a directory: the first `limit` entries by name, and whether there were more.
-    ///
-    /// # Errors
-    /// [`Error`] says why not.
-    pub fn list(&self, limit: usize) -> Result<(Vec<Entry>, bool), Error> {
+    /// Lists a directory: the first `limit` entries by name, and whether there are more.
+    pub(crate) fn list(&self, limit: usize) -> Result<(Vec<Entry>, bool), Error> {
         let directory = match self.parent(enter)? {
             (root, None) => root,
             (parent, Some(name)) => enter(&parent, name)?,
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(&directory, ".", flags, Mode::empty())?;
-        // The smallest names so far, the largest of them on top: memory stays bounded however many there are.
+        // Holds at most `limit` entries: the first names found so far, with the last of them on top.
         let mut first: BinaryHeap<ByName> = BinaryHeap::new();
         let mut more = false;
         for found in Dir::read_from(&directory)? {
@@ -279,7 +260,7 @@ impl Located {
             }
             let stat = match rustix::fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
-                // It went while we looked.
+                // Removed since the directory was read.
                 Err(Errno::NOENT) => continue,
                 Err(errno) => return Err(errno.into()),
             };
@@ -295,7 +276,7 @@ impl Located {
 
 fn enter(directory: &OwnedFd, name: &str) -> Result<OwnedFd, Error> {
     match rustix::fs::openat(directory, name, WALK, Mode::empty()) {
-        // With O_PATH, a link to a directory is "not a directory".
+        // With O_PATH and O_NOFOLLOW, a link to a directory also gives ENOTDIR.
         Err(Errno::NOTDIR) => {
             let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
             Err(if kind(&stat) == Kind::Symlink {
@@ -318,12 +299,12 @@ fn enter_or_make(directory: &OwnedFd, name: &str) -> Result<OwnedFd, Error> {
     }
 }
 
-/// A file on its way to its name; removed unless it arrives.
+/// A file under a temporary name; removed on drop unless it was renamed.
 struct Temporary<'a> {
     parent: rustix::fd::BorrowedFd<'a>,
     name: String,
     file: File,
-    arrived: bool,
+    renamed: bool,
 }
 
 impl<'a> Temporary<'a> {
@@ -331,10 +312,10 @@ impl<'a> Temporary<'a> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         loop {
-            // Whoever writes here may have taken the name: then the next one.
+            // A command may have made a file of this name; then the next number is tried.
             let name = format!(".steward-{}-{}", std::process::id(), NEXT.fetch_add(1, Atomic::Relaxed));
             match rustix::fs::openat(parent, &name, flags, Mode::from_raw_mode(0o600)) {
-                Ok(file) => return Ok(Self { parent, name, file: file.into(), arrived: false }),
+                Ok(file) => return Ok(Self { parent, name, file: file.into(), renamed: false }),
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -350,15 +331,15 @@ impl<'a> Temporary<'a> {
 
     fn rename(mut self, name: &str) -> Result<(), Error> {
         rustix::fs::renameat(self.parent, &self.name, self.parent, name)?;
-        self.arrived = true;
+        self.renamed = true;
         Ok(())
     }
 }
 
 impl Drop for Temporary<'_> {
     fn drop(&mut self) {
-        if !self.arrived {
-            // What failed is reported already; a leftover is one hidden file in the sandbox's own workspace.
+        if !self.renamed {
+            // The write's own error is reported. If this fails too, one hidden file stays in the workspace.
             let _ = rustix::fs::unlinkat(self.parent, &self.name, AtFlags::empty());
         }
     }
@@ -401,7 +382,7 @@ fn entry(name: String, stat: &Stat) -> Entry {
     Entry {
         name,
         kind: kind(stat),
-        size: stat.st_size,
+        size_bytes: stat.st_size,
         mode: stat.st_mode & 0o7777,
         modified: modified.unwrap_or(SystemTime::UNIX_EPOCH),
     }

@@ -1,8 +1,8 @@
-//! Ends a command with its descendants, those included that left its process group or whose parents ended.
+//! Kills a command and its descendants, including those that left its process group or have no living parent.
 //!
-//! Without a control group of its own (none can be made inside the container) the descendants are found in `/proc`:
-//! by process group and session, by parent, and by a mark in their environment, which only a program that rewrites
-//! its own environment can shed.
+//! The container does not let the guest make a control group, so it finds descendants in `/proc`: by process
+//! group and session, by parent, and by a mark in their environment, which only a program that rewrites its
+//! own environment can remove.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,14 +11,13 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-/// Looks taken at `/proc`: a tree that forks while it is killed needs more than one.
-const LOOKS: usize = 16;
+use crate::limits::KILL_SCANS;
 
 /// Kills `root`, its process group and its descendants; `mark` is the entry in their environment.
 pub(crate) fn tree(root: u32, mark: &str) {
-    for _ in 0..LOOKS {
+    for _ in 0..KILL_SCANS {
         if let Some(group) = pid(root) {
-            // ESRCH: the group is empty.
+            // The only error is ESRCH: the group is empty.
             let _ = kill_process_group(group, Signal::KILL);
         }
         let victims = descendants(root, mark);
@@ -26,15 +25,18 @@ pub(crate) fn tree(root: u32, mark: &str) {
             return;
         }
         for victim in victims.into_iter().filter_map(pid) {
-            // ESRCH: it ended by itself.
+            // The only error is ESRCH: the process has exited.
             let _ = kill_process(victim, Signal::KILL);
         }
     }
 }
 
-/// Processes that carry `mark`, dead ones not counted.
+/// Ids of the living processes that have `mark` in their environment.
 pub(crate) fn marked(mark: &str) -> impl Iterator<Item = u32> {
-    processes().into_iter().filter(move |(id, process)| !process.dead && carries(*id, mark)).map(|(id, _)| id)
+    processes()
+        .into_iter()
+        .filter(move |(id, process)| !process.dead && is_marked(*id, mark))
+        .map(|(id, _)| id)
 }
 
 fn descendants(root: u32, mark: &str) -> BTreeSet<u32> {
@@ -63,7 +65,7 @@ struct Process {
     parent: u32,
     group: u32,
     session: u32,
-    /// Ended, but not yet waited for.
+    /// The process has exited, and its parent has not waited for it yet.
     dead: bool,
 }
 
@@ -78,7 +80,8 @@ fn processes() -> BTreeMap<u32, Process> {
         .collect()
 }
 
-/// Reads `/proc/<pid>/stat`: `pid (name) state parent group session …`; the name may hold anything.
+/// Reads `/proc/<pid>/stat`: `pid (name) state parent group session …`. The name may contain spaces and
+/// parentheses.
 fn parse(stat: &str) -> Option<Process> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();
@@ -87,7 +90,7 @@ fn parse(stat: &str) -> Option<Process> {
     Some(Process { parent: number()?, group: number()?, session: number()?, dead })
 }
 
-fn carries(id: u32, mark: &str) -> bool {
+fn is_marked(id: u32, mark: &str) -> bool {
     fs::read(format!("/proc/{id}/environ"))
         .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes()))
 }

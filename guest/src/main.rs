@@ -2,19 +2,17 @@
 
 use std::{env, io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
-use steward_guest::{Config, Limits, files::Roots, serve};
+use steward_guest::{BLOCKING_THREADS, Config, Limits, Roots, serve};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// They are never given back, and count among the processes of the sandbox.
-const BLOCKING_THREADS: usize = 8;
-/// A hundred years.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// A hundred years: longer than any sandbox lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Standard error is all there is to tell: the container's log shows it.
+            // The container's log shows standard error. A failed write cannot be reported anywhere else.
             let _ = writeln!(std::io::stderr(), "steward-guest: {error}");
             ExitCode::FAILURE
         }
@@ -33,17 +31,17 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         roots: Roots::standard(),
         limits: Limits::STANDARD,
     };
-    // One thread for blocking work from now on: what runs here may leave no room for another, and where there is none
-    // at all, asking for one would end the guest.
+    // The first blocking thread starts below and never ends. Commands may use up the sandbox's process limit;
+    // if the guest then had no blocking thread and asked for one, the runtime would panic.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .thread_keep_alive(FOR_EVER)
+        .thread_keep_alive(KEEP_ALIVE)
         .max_blocking_threads(BLOCKING_THREADS)
         .build()?;
     runtime.block_on(async {
         tokio::task::spawn_blocking(|| ()).await?;
         let mut terminate = signal(SignalKind::terminate())?;
-        // Open streams must not hold up the end: the container's stop is the caller's decision.
+        // Ends without waiting for open calls: the host decided to stop the container.
         tokio::select! {
             served = serve(config, std::future::pending()) => served?,
             _ = terminate.recv() => {}

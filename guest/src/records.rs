@@ -1,8 +1,8 @@
-//! Records of keyed calls: what makes a repeated call harmless.
+//! Records of keyed calls: a repeated call returns the record of the first one and runs nothing.
 //!
-//! A key is absent, then running, then finished; or it is abandoned before it ever ran. Neither of the last two is
-//! ever left, and no key is forgotten: a full table refuses new keys instead. Only the *output* of finished calls is
-//! dropped, oldest first, when it exceeds its budget; such a record still tells how the call ended.
+//! A key is absent, then running, then finished; or it is abandoned before it ran. Finished and abandoned are
+//! final, and no key is forgotten: a full table refuses new keys. When the *output* of finished calls exceeds
+//! its budget, the oldest output is dropped; the record keeps the exit code.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -21,23 +21,19 @@ use crate::Limits;
 
 /// How a call ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Outcome {
-    /// Exit code; 128 + signal if killed.
-    pub exit_code: i32,
-    /// Standard output, cut at its limit.
-    pub stdout: Output,
-    /// Standard error, cut at its limit.
-    pub stderr: Output,
-    /// True if killed at its timeout.
-    pub timed_out: bool,
-    /// How long it ran.
-    pub duration: Duration,
+pub(crate) struct Outcome {
+    /// 128 + signal if the command was killed.
+    pub(crate) exit_code: i32,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
+    /// Whether the command was killed at its timeout.
+    pub(crate) timed_out: bool,
+    pub(crate) duration: Duration,
 }
 
 impl Outcome {
     /// A call that ended with `exit_code` and one line on standard error.
-    #[must_use]
-    pub fn failure(exit_code: i32, problem: &str) -> Self {
+    pub(crate) fn failure(exit_code: i32, problem: &str) -> Self {
         let stderr = Output { bytes: format!("steward-guest: {problem}\n").into(), truncated: false };
         Self { exit_code, stderr, ..Self::default() }
     }
@@ -51,13 +47,12 @@ impl Outcome {
     }
 }
 
-/// One output stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Output {
-    /// The first bytes of it.
-    pub bytes: Bytes,
-    /// Whether there was more.
-    pub truncated: bool,
+pub(crate) struct Output {
+    /// The first bytes, up to the limit.
+    pub(crate) bytes: Bytes,
+    /// Whether bytes are missing.
+    pub(crate) truncated: bool,
 }
 
 impl Output {
@@ -66,32 +61,31 @@ impl Output {
     }
 }
 
-/// How a key stands.
+/// State of a key.
 #[derive(Debug, Clone)]
-pub enum Standing {
-    /// Its call runs.
+pub(crate) enum KeyState {
     Running(Running),
-    /// Its call ended.
     Finished(Arc<Outcome>),
-    /// It was written off before it arrived.
+    /// The key was resolved before its call arrived: the call will never run.
     Abandoned,
 }
 
-/// A call that runs; a handle to wait for its end, or to bring it about.
+/// Handle on a running call.
 #[derive(Debug, Clone)]
-pub struct Running {
+pub(crate) struct Running {
     end: watch::Receiver<Option<Arc<Outcome>>>,
     cancel: CancellationToken,
 }
 
 impl Running {
-    /// Asks the call to end now. One that cannot be ended early ends by itself.
-    pub fn cancel(&self) {
+    /// Kills the command. A call that ignores this, such as a file write, ends by itself.
+    pub(crate) fn cancel(&self) {
         self.cancel.cancel();
     }
 
-    /// The outcome, or nothing if it did not end by `until` (never: no limit).
-    pub async fn ended(mut self, until: Option<Instant>) -> Option<Arc<Outcome>> {
+    /// Waits for the outcome; `None` if the call has not ended by `until`. Without `until`, waits until it
+    /// ends.
+    pub(crate) async fn ended(mut self, until: Option<Instant>) -> Option<Arc<Outcome>> {
         let end = self.end.wait_for(Option::is_some);
         let outcome = match until {
             Some(until) => timeout_at(until, end).await.ok()?,
@@ -101,90 +95,83 @@ impl Running {
     }
 }
 
-/// Answer to [`Records::begin`].
 #[derive(Debug)]
-pub enum Begin {
-    /// The key is new and now runs: the holder of the ticket makes the call.
+pub(crate) enum Begin {
+    /// The key was unknown and is now running: the caller must make the call and finish the ticket.
     New(Ticket, Running),
     /// The key is known: there is nothing to run.
-    Known(Standing),
+    Known(KeyState),
 }
 
-/// Why a key was not taken. Nothing was recorded.
+/// Why a key was refused. Nothing was recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// Every key of this life is used up.
+pub(crate) enum Error {
     #[error("this sandbox has no keys left")]
     KeysExhausted,
-    /// Too many calls run at once.
     #[error("too many commands are running")]
     TooManyRunning,
 }
 
-/// The table of records.
+/// The records of all keys.
 #[derive(Debug, Clone)]
-pub struct Records {
+pub(crate) struct Records {
     table: Arc<Mutex<Table>>,
     limits: Limits,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    records: HashMap<Arc<str>, Standing>,
-    /// Finished keys that still have their output, oldest first.
+    records: HashMap<Arc<str>, KeyState>,
+    /// Finished keys with kept output, oldest first.
     kept: VecDeque<Arc<str>>,
     kept_bytes: usize,
     running: usize,
 }
 
 impl Records {
-    /// An empty table.
-    #[must_use]
-    pub fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self { table: Arc::default(), limits }
     }
 
-    /// Takes `key` for a call, unless it is known.
+    /// Marks an unknown `key` as running; returns the state of a known one.
     ///
     /// # Errors
-    /// [`Refused`] if the table is full or too many calls run.
-    pub fn begin(&self, key: &str) -> Result<Begin, Refused> {
+    /// If the table is full or too many calls run.
+    pub(crate) fn begin(&self, key: &str) -> Result<Begin, Error> {
         let mut table = self.lock();
-        if let Some(standing) = table.records.get(key) {
-            return Ok(Begin::Known(standing.clone()));
+        if let Some(state) = table.records.get(key) {
+            return Ok(Begin::Known(state.clone()));
         }
         if table.records.len() >= self.limits.keys {
-            return Err(Refused::KeysExhausted);
+            return Err(Error::KeysExhausted);
         }
         if table.running >= self.limits.running {
-            return Err(Refused::TooManyRunning);
+            return Err(Error::TooManyRunning);
         }
         let key: Arc<str> = key.into();
         let (done, end) = watch::channel(None);
         let running = Running { end, cancel: CancellationToken::new() };
         let canceled = running.cancel.clone();
         table.running += 1;
-        table.records.insert(Arc::clone(&key), Standing::Running(running.clone()));
+        table.records.insert(Arc::clone(&key), KeyState::Running(running.clone()));
         Ok(Begin::New(Ticket { records: self.clone(), key, done, canceled }, running))
     }
 
-    /// Whether `key` was taken or written off.
-    #[must_use]
-    pub fn knows(&self, key: &str) -> bool {
+    pub(crate) fn contains(&self, key: &str) -> bool {
         self.lock().records.contains_key(key)
     }
 
-    /// How `key` stands; an unknown key is written off for ever.
+    /// Returns the state of `key`. An unknown key becomes abandoned, so that its call never runs.
     ///
     /// # Errors
-    /// [`Refused`] if the table is full: then nobody can say, and nothing was written.
-    pub fn resolve(&self, key: &str) -> Result<Standing, Refused> {
+    /// If the key is unknown and the table is full; nothing is recorded then.
+    pub(crate) fn resolve(&self, key: &str) -> Result<KeyState, Error> {
         let mut table = self.lock();
         let full = table.records.len() >= self.limits.keys;
         match table.records.entry(key.into()) {
             Entry::Occupied(known) => Ok(known.get().clone()),
-            Entry::Vacant(_) if full => Err(Refused::KeysExhausted),
-            Entry::Vacant(unknown) => Ok(unknown.insert(Standing::Abandoned).clone()),
+            Entry::Vacant(_) if full => Err(Error::KeysExhausted),
+            Entry::Vacant(unknown) => Ok(unknown.insert(KeyState::Abandoned).clone()),
         }
     }
 
@@ -200,10 +187,10 @@ impl Table {
         if outcome.output_bytes() > 0 {
             self.kept.push_back(Arc::clone(&key));
         }
-        self.records.insert(key, Standing::Finished(outcome));
+        self.records.insert(key, KeyState::Finished(outcome));
         while self.kept_bytes > budget {
             let Some(oldest) = self.kept.pop_front() else { break };
-            if let Some(Standing::Finished(outcome)) = self.records.get_mut(&oldest) {
+            if let Some(KeyState::Finished(outcome)) = self.records.get_mut(&oldest) {
                 self.kept_bytes -= outcome.output_bytes();
                 *outcome = Arc::new(outcome.without_output());
             }
@@ -211,9 +198,9 @@ impl Table {
     }
 }
 
-/// The right, and the duty, to make one call and to say how it ended.
+/// Given to the one caller that runs a key; it must call [`Ticket::finish`].
 #[derive(Debug)]
-pub struct Ticket {
+pub(crate) struct Ticket {
     records: Records,
     key: Arc<str>,
     done: watch::Sender<Option<Arc<Outcome>>>,
@@ -221,14 +208,13 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Fires when somebody asks the call to end early.
-    #[must_use]
-    pub fn canceled(&self) -> CancellationToken {
+    /// Fires when a request cancels the call.
+    pub(crate) fn canceled(&self) -> CancellationToken {
         self.canceled.clone()
     }
 
-    /// Records how the call ended and wakes everyone who waits for it.
-    pub fn finish(self, outcome: Outcome) {
+    /// Records the outcome and wakes every waiting request.
+    pub(crate) fn finish(self, outcome: Outcome) {
         let outcome = Arc::new(outcome);
         let budget = self.records.limits.kept_output_bytes;
         self.records.lock().finish(self.key, Arc::clone(&outcome), budget);
@@ -252,22 +238,22 @@ mod tests {
     fn begin(records: &Records, key: &str) -> Ticket {
         match records.begin(key).unwrap() {
             Begin::New(ticket, _) => ticket,
-            Begin::Known(standing) => panic!("{key} is known: {standing:?}"),
+            Begin::Known(state) => panic!("{key} is known: {state:?}"),
         }
     }
 
     fn finished(records: &Records, key: &str) -> Arc<Outcome> {
         match records.begin(key).unwrap() {
-            Begin::Known(Standing::Finished(outcome)) => outcome,
+            Begin::Known(KeyState::Finished(outcome)) => outcome,
             other => panic!("{key} is not finished: {other:?}"),
         }
     }
 
     #[tokio::test]
-    async fn a_key_runs_once_and_everyone_gets_its_outcome() {
+    async fn a_key_runs_once_and_each_call_gets_its_outcome() {
         let records = records(10, 10, 1000);
         let ticket = begin(&records, "a");
-        let Begin::Known(Standing::Running(running)) = records.begin("a").unwrap() else {
+        let Begin::Known(KeyState::Running(running)) = records.begin("a").unwrap() else {
             panic!("not running")
         };
         ticket.finish(output("out"));
@@ -276,14 +262,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_written_off_and_never_runs() {
+    fn resolving_an_unknown_key_abandons_it() {
         let records = records(10, 10, 1000);
-        assert!(matches!(records.resolve("a").unwrap(), Standing::Abandoned));
-        assert!(matches!(records.begin("a").unwrap(), Begin::Known(Standing::Abandoned)));
+        assert!(matches!(records.resolve("a").unwrap(), KeyState::Abandoned));
+        assert!(matches!(records.begin("a").unwrap(), Begin::Known(KeyState::Abandoned)));
     }
 
     #[test]
-    fn output_over_the_budget_is_dropped_oldest_first_and_its_outcome_stays() {
+    fn the_oldest_output_over_the_budget_is_dropped() {
         let records = records(10, 10, 8);
         for key in ["a", "b", "c"] {
             begin(&records, key).finish(output("1234"));
@@ -299,26 +285,26 @@ mod tests {
         let records = records(2, 10, 1000);
         begin(&records, "a").finish(output(""));
         records.resolve("b").unwrap();
-        assert_eq!(records.begin("c").unwrap_err(), Refused::KeysExhausted);
-        assert_eq!(records.resolve("c").unwrap_err(), Refused::KeysExhausted);
+        assert_eq!(records.begin("c").unwrap_err(), Error::KeysExhausted);
+        assert_eq!(records.resolve("c").unwrap_err(), Error::KeysExhausted);
         assert_eq!(*finished(&records, "a"), output(""));
-        assert!(matches!(records.resolve("b").unwrap(), Standing::Abandoned));
+        assert!(matches!(records.resolve("b").unwrap(), KeyState::Abandoned));
     }
 
     #[test]
     fn a_call_over_the_running_limit_is_not_recorded() {
         let records = records(10, 1, 1000);
         let first = begin(&records, "a");
-        assert_eq!(records.begin("b").unwrap_err(), Refused::TooManyRunning);
+        assert_eq!(records.begin("b").unwrap_err(), Error::TooManyRunning);
         first.finish(output(""));
         begin(&records, "b");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waiting_for_a_running_call_has_an_end() {
+    async fn waiting_for_a_running_call_times_out() {
         let records = records(10, 10, 1000);
         let _ticket = begin(&records, "a");
-        let Standing::Running(running) = records.resolve("a").unwrap() else { panic!("not running") };
+        let KeyState::Running(running) = records.resolve("a").unwrap() else { panic!("not running") };
         assert_eq!(running.ended(Some(Instant::now() + Duration::from_secs(1))).await, None);
     }
 }

@@ -1,11 +1,11 @@
-//! The guest's gRPC face: checks what is asked, runs keyed calls on their own tasks, answers with records.
+//! The gRPC service: checks each request, runs keyed calls on tasks of their own, answers with records.
 
 use std::{
     collections::BTreeMap,
     env,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use steward_proto::guest::v1::{
@@ -18,23 +18,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 
 use crate::{
-    Limits,
     exec::{self, Command, MARK},
     files::{self, Entry, Kind, Roots, WORKSPACE},
-    records::{Begin, Outcome, Records, Refused, Running, Standing},
+    limits::{ARGV_BYTES, ENV_BYTES, EXEC_TIME, KEY_BYTES, LIST_ENTRIES, Limits},
+    records::{self, Begin, KeyState, Outcome, Records},
 };
 
-const KEY_BYTES: usize = 128;
-const ENV_BYTES: usize = 256 << 10;
-const ARGV_BYTES: usize = 1 << 20;
-const LIST_ENTRIES: usize = 1_000;
-/// The host asks for at most an hour; a command without a timeout gets that.
-const LONGEST_EXEC: Duration = Duration::from_secs(3_600);
 const DEFAULT_FILE_MODE: u32 = 0o644;
 
-/// The service. One a container.
 #[derive(Debug)]
-pub struct Guest {
+pub(crate) struct Guest {
     sandbox_id: String,
     generation: i64,
     instance: String,
@@ -42,13 +35,13 @@ pub struct Guest {
     limits: Limits,
     records: Records,
     tasks: TaskTracker,
+    /// Environment that the host set once for every later command.
     bound: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 impl Guest {
-    /// A guest for a sandbox; `instance` names this start of it.
-    #[must_use]
-    pub fn new(
+    /// `instance` identifies this start of the guest.
+    pub(crate) fn new(
         sandbox_id: String,
         generation: i64,
         instance: String,
@@ -64,27 +57,28 @@ impl Guest {
         if key.is_empty() || key.len() > KEY_BYTES {
             return Err(Status::invalid_argument("key must have 1 to 128 bytes"));
         }
-        // The caller counts on records that this instance does not have.
+        // The caller relies on records that this instance does not have.
         if !instance.is_empty() && instance != self.instance {
             return Err(Status::aborted("this is another instance"));
         }
         Ok(())
     }
 
-    /// Begins the call of `key` on a task of its own, or finds what became of it. A caller that leaves stops nothing.
+    /// Runs the call of `key` on a task of its own, or waits for the call that already runs. The call
+    /// continues if the caller disconnects.
     async fn keyed<F>(&self, key: &str, call: impl FnOnce(CancellationToken) -> F) -> Result<Record, Status>
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
-        let standing = match self.records.begin(key).map_err(refused)? {
+        let state = match self.records.begin(key).map_err(refused)? {
             Begin::New(ticket, running) => {
                 let call = call(ticket.canceled());
                 self.tasks.spawn(async move { ticket.finish(call.await) });
-                Standing::Running(running)
+                KeyState::Running(running)
             }
-            Begin::Known(standing) => standing,
+            Begin::Known(state) => state,
         };
-        Ok(ended(key, standing, None).await)
+        Ok(record(key, state, None).await)
     }
 
     fn command(&self, request: &ExecRequest) -> Result<Command, Status> {
@@ -111,13 +105,13 @@ impl Guest {
             env,
             cwd: self.directory(&request.cwd),
             stdin: request.stdin.clone(),
-            timeout: bounded(request.timeout, LONGEST_EXEC)?,
+            timeout: bounded(request.timeout, EXEC_TIME)?,
             stream_bytes: usize::try_from(request.output_limit_bytes)
                 .map_or(self.limits.stream_bytes, |bytes| bytes.min(self.limits.stream_bytes)),
         })
     }
 
-    /// Any directory may be worked in: the command could change to it anyway.
+    /// Resolves the working directory. Any directory is allowed: the command could change to it by itself.
     fn directory(&self, cwd: &str) -> PathBuf {
         match Path::new(WORKSPACE).join(cwd).strip_prefix(WORKSPACE) {
             Ok(below) => self.roots.workspace().join(below),
@@ -159,11 +153,11 @@ impl GuestService for Guest {
         let request = request.into_inner();
         self.check_call(&request.key, &request.instance)?;
         let wait = bounded(request.wait, Duration::ZERO)?;
-        let standing = self.records.resolve(&request.key).map_err(refused)?;
-        if let (true, Standing::Running(running)) = (request.cancel, &standing) {
+        let state = self.records.resolve(&request.key).map_err(refused)?;
+        if let (true, KeyState::Running(running)) = (request.cancel, &state) {
             running.cancel();
         }
-        let record = ended(&request.key, standing, Some(Instant::now() + wait)).await;
+        let record = record(&request.key, state, Some(Instant::now() + wait)).await;
         Ok(Response::new(ResolveResponse { record: Some(record) }))
     }
 
@@ -173,8 +167,8 @@ impl GuestService for Guest {
     ) -> Result<Response<ReadFileResponse>, Status> {
         let request = request.into_inner();
         let located = self.roots.locate(&request.path).map_err(|e| file_status(&e))?;
-        let most = u64::try_from(self.limits.file_bytes).unwrap_or(u64::MAX);
-        let limit = request.limit_bytes.min(most);
+        let max = u64::try_from(self.limits.file_bytes).unwrap_or(u64::MAX);
+        let limit = request.limit_bytes.min(max);
         let content = blocking(move || located.read(limit)).await?.map_err(|e| file_status(&e))?;
         Ok(Response::new(ReadFileResponse { content }))
     }
@@ -190,15 +184,15 @@ impl GuestService for Guest {
         }
         let located = self.roots.locate_writable(&path).map_err(|e| file_status(&e))?;
         let mode = if mode == 0 { DEFAULT_FILE_MODE } else { mode & 0o777 };
-        if !self.records.knows(&key) {
-            let looked = located.clone();
-            match blocking(move || looked.check_free()).await? {
-                // What cannot be known by looking shows when it is done.
+        if !self.records.contains(&key) {
+            let target = located.clone();
+            match blocking(move || target.check_free()).await? {
+                // After an unexpected error the write is tried; it reports the reason if it fails.
                 Ok(()) | Err(files::Error::Other(_)) => {}
                 Err(error) => return Err(file_status(&error)),
             }
         }
-        // A file is in place, whole, before anybody could cancel it.
+        // A write is never canceled: it takes milliseconds, and stopping it halfway would help no caller.
         let write = |_canceled| async move {
             let started = Instant::now();
             let outcome = match blocking(move || located.write(&content, mode)).await {
@@ -228,7 +222,7 @@ impl GuestService for Guest {
     }
 }
 
-/// What every command sees: what Docker set for the container, and nothing of the guest's own.
+/// Environment of every command: three variables that Docker set for the container, no other of the guest's.
 fn inherited() -> BTreeMap<String, String> {
     ["PATH", "HOME", "LANG"]
         .into_iter()
@@ -239,7 +233,7 @@ fn inherited() -> BTreeMap<String, String> {
 fn bounded(asked: Option<prost_types::Duration>, default: Duration) -> Result<Duration, Status> {
     match asked.map(Duration::try_from) {
         None => Ok(default),
-        Some(Ok(asked)) => Ok(asked.min(LONGEST_EXEC)),
+        Some(Ok(asked)) => Ok(asked.min(EXEC_TIME)),
         Some(Err(_)) => Err(Status::invalid_argument("a duration is negative")),
     }
 }
@@ -256,19 +250,16 @@ fn check_env(env: &BTreeMap<String, String>) -> Result<(), Status> {
     }
 }
 
-async fn ended(key: &str, standing: Standing, until: Option<Instant>) -> Record {
+/// The record of `key`; a running call is waited for until `until`, or until it ends.
+async fn record(key: &str, state: KeyState, until: Option<Instant>) -> Record {
     let record = Record { key: key.to_owned(), ..Record::default() };
-    match standing {
-        Standing::Abandoned => Record { state: RecordState::Abandoned.into(), ..record },
-        Standing::Finished(outcome) => finished(record, &outcome),
-        Standing::Running(running) => still(record, running, until).await,
-    }
-}
-
-async fn still(record: Record, running: Running, until: Option<Instant>) -> Record {
-    match running.ended(until).await {
-        Some(outcome) => finished(record, &outcome),
-        None => Record { state: RecordState::Running.into(), ..record },
+    match state {
+        KeyState::Abandoned => Record { state: RecordState::Abandoned.into(), ..record },
+        KeyState::Finished(outcome) => finished(record, &outcome),
+        KeyState::Running(running) => match running.ended(until).await {
+            Some(outcome) => finished(record, &outcome),
+            None => Record { state: RecordState::Running.into(), ..record },
+        },
     }
 }
 
@@ -286,8 +277,8 @@ fn finished(record: Record, outcome: &Outcome) -> Record {
     }
 }
 
-fn refused(refused: Refused) -> Status {
-    Status::resource_exhausted(refused.to_string())
+fn refused(error: records::Error) -> Status {
+    Status::resource_exhausted(error.to_string())
 }
 
 fn file_status(error: &files::Error) -> Status {
@@ -313,17 +304,13 @@ fn file_entry(entry: Entry) -> FileEntry {
             Kind::Other => "other",
         }
         .to_owned(),
-        size_bytes: entry.size,
+        size_bytes: entry.size_bytes,
         mode: entry.mode,
-        modified_at: Some(timestamp(entry.modified)),
+        modified_at: Some(entry.modified.into()),
     }
 }
 
-fn timestamp(at: SystemTime) -> prost_types::Timestamp {
-    at.into()
-}
-
-/// Runs file work where it may block. Fails only while the runtime ends.
+/// Runs file work on a blocking thread. Fails only while the runtime stops.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Status::unavailable("the guest is stopping"))
 }

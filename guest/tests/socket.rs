@@ -1,10 +1,10 @@
-//! The guest as its host sees it: through the socket.
+//! The guest through its socket, as the host uses it.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
 
 use hyper_util::rt::TokioIo;
-use steward_guest::{Config, Limits, SOCKET_NAME, files::Roots, serve};
+use steward_guest::{Config, Limits, Roots, SOCKET_NAME, serve};
 use steward_proto::guest::v1::{
     BindRequest, ExecRequest, HelloRequest, ListFilesRequest, ReadFileRequest, Record, RecordState,
     ResolveRequest, WriteFileRequest, guest_service_client::GuestServiceClient,
@@ -59,8 +59,8 @@ async fn connect(socket: PathBuf) -> Client {
     GuestServiceClient::new(channel)
 }
 
-/// Says that it runs, and ends when it is told to.
-const UNTIL_TOLD: &str = "touch started; while [ ! -e told ]; do sleep 0.01; done; echo done";
+/// Makes the file `started`, and exits once the file `release` exists.
+const UNTIL_RELEASED: &str = "touch started; while [ ! -e release ]; do sleep 0.01; done; echo done";
 
 fn sh(key: &str, script: &str) -> ExecRequest {
     ExecRequest {
@@ -83,7 +83,7 @@ impl Place {
     async fn resolve(&self, key: &str, wait: Duration) -> Record {
         self.client.clone().resolve(resolve(key, wait)).await.unwrap().into_inner().record.unwrap()
     }
-    /// Calls, and leaves as soon as the command says that it runs.
+    /// Sends the request and drops it as soon as the command has started.
     async fn leave_running(&self, request: ExecRequest) {
         let mut client = self.client.clone();
         let started = async {
@@ -92,7 +92,7 @@ impl Place {
             }
         };
         tokio::select! {
-            answer = client.exec(request) => panic!("answered before it was left: {answer:?}"),
+            answer = client.exec(request) => panic!("answered before it was dropped: {answer:?}"),
             () = started => {}
         }
     }
@@ -123,19 +123,19 @@ async fn a_resolved_unknown_key_never_runs_afterwards() {
 }
 
 #[tokio::test]
-async fn a_call_outlives_the_caller_that_left() {
+async fn a_call_continues_after_its_caller_disconnects() {
     let place = guest().await;
-    place.leave_running(sh("a", UNTIL_TOLD)).await;
+    place.leave_running(sh("a", UNTIL_RELEASED)).await;
     assert_eq!(place.resolve("a", Duration::ZERO).await.state(), RecordState::Running);
-    fs::write(place.workspace("told"), "").unwrap();
+    fs::write(place.workspace("release"), "").unwrap();
     let record = place.resolve("a", Duration::from_secs(10)).await;
     assert_eq!((record.state(), &record.stdout[..]), (RecordState::Finished, &b"done\n"[..]));
 }
 
 #[tokio::test]
-async fn a_canceled_call_is_killed_and_its_end_is_on_record() {
+async fn a_canceled_call_is_killed_and_recorded() {
     let place = guest().await;
-    place.leave_running(sh("a", UNTIL_TOLD)).await;
+    place.leave_running(sh("a", UNTIL_RELEASED)).await;
     let cancel = ResolveRequest { cancel: true, ..resolve("a", Duration::from_secs(10)) };
     let record = place.client.clone().resolve(cancel).await.unwrap().into_inner().record.unwrap();
     assert_eq!((record.state(), record.exit_code, record.timed_out), (RecordState::Finished, 137, false));
@@ -144,7 +144,7 @@ async fn a_canceled_call_is_killed_and_its_end_is_on_record() {
 }
 
 #[tokio::test]
-async fn a_call_meant_for_another_instance_is_refused_and_not_recorded() {
+async fn a_call_for_another_instance_is_refused_and_not_recorded() {
     let place = guest().await;
     let hello = place.client.clone().hello(HelloRequest {}).await.unwrap().into_inner();
     assert_eq!((hello.sandbox_id.as_str(), hello.generation, hello.instance.len()), ("sandbox", 7, 32));
@@ -155,7 +155,7 @@ async fn a_call_meant_for_another_instance_is_refused_and_not_recorded() {
 }
 
 #[tokio::test]
-async fn bound_environment_reaches_later_calls_and_the_calls_own_wins() {
+async fn a_calls_own_environment_overrides_the_bound_one() {
     let place = guest().await;
     let env =
         BTreeMap::from([("WHO".to_owned(), "bound".to_owned()), ("WHERE".to_owned(), "here".to_owned())]);
@@ -166,7 +166,7 @@ async fn bound_environment_reaches_later_calls_and_the_calls_own_wins() {
 }
 
 #[tokio::test]
-async fn calls_that_cannot_be_taken_are_refused() {
+async fn invalid_calls_are_refused() {
     let place = guest().await;
     let mut client = place.client.clone();
     let bad_env = BTreeMap::from([("A=B".to_owned(), String::new())]);
@@ -179,7 +179,7 @@ async fn calls_that_cannot_be_taken_are_refused() {
     ] {
         assert_eq!(client.exec(request).await.unwrap_err().code(), code, "{what}");
     }
-    // Refused before it was recorded: the key is still free.
+    // The refused calls recorded nothing: the key is still unknown.
     assert_eq!(place.exec(sh("a", "true")).await.exit_code, 0);
 }
 
@@ -187,9 +187,9 @@ async fn calls_that_cannot_be_taken_are_refused() {
 async fn calls_over_the_running_limit_are_refused_until_one_ends() {
     let place = guest_with(Limits { running: 1, ..Limits::STANDARD }).await;
     let mut client = place.client.clone();
-    place.leave_running(sh("a", UNTIL_TOLD)).await;
+    place.leave_running(sh("a", UNTIL_RELEASED)).await;
     assert_eq!(client.exec(sh("b", "true")).await.unwrap_err().code(), Code::ResourceExhausted);
-    fs::write(place.workspace("told"), "").unwrap();
+    fs::write(place.workspace("release"), "").unwrap();
     place.resolve("a", Duration::from_secs(10)).await;
     assert_eq!(place.exec(sh("b", "true")).await.exit_code, 0);
 }
@@ -221,7 +221,7 @@ async fn files_are_written_once_read_and_listed() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_put_in_place_is_refused_and_its_key_is_not_used() {
+async fn a_write_with_an_obstacle_is_refused_and_uses_no_key() {
     let place = guest().await;
     let mut client = place.client.clone();
     fs::write(place.workspace("file"), "").unwrap();
@@ -230,7 +230,7 @@ async fn a_file_that_cannot_be_put_in_place_is_refused_and_its_key_is_not_used()
     assert_eq!((refused.code(), refused.message()), (Code::FailedPrecondition, "not a directory"));
     let record = client.write_file(write("below")).await.unwrap().into_inner().record.unwrap();
     assert_eq!((record.state(), record.exit_code), (RecordState::Finished, 0));
-    // It is over, whatever takes the file's place later.
+    // The record stays, also when a directory later takes the file's place.
     fs::remove_file(place.workspace("below")).unwrap();
     fs::create_dir(place.workspace("below")).unwrap();
     let again = client.write_file(write("below")).await.unwrap().into_inner().record.unwrap();

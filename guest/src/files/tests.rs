@@ -80,7 +80,7 @@ fn links_are_not_followed_anywhere_on_the_way() {
     assert!(matches!(place.read("file"), Err(Error::Symlink)));
     assert!(matches!(place.list("dir", 10), Err(Error::Symlink)));
     assert!(matches!(place.write("dir/new", "x"), Err(Error::Symlink)));
-    // A link in the place of the file is replaced, not written through.
+    // A link at the file's own name is replaced, not followed.
     place.write("file", "mine").unwrap();
     assert_eq!(fs::read_to_string(place.path("etc/secret")).unwrap(), "secret");
     assert_eq!(place.read("file").unwrap(), "mine");
@@ -88,7 +88,7 @@ fn links_are_not_followed_anywhere_on_the_way() {
 }
 
 #[test]
-fn what_is_in_the_way_of_a_file_is_seen_without_touching_anything() {
+fn check_free_finds_every_obstacle_and_changes_nothing() {
     let place = place();
     fs::create_dir(place.path("workspace/taken")).unwrap();
     fs::write(place.path("workspace/full"), "kept").unwrap();
@@ -107,7 +107,7 @@ fn what_is_in_the_way_of_a_file_is_seen_without_touching_anything() {
 }
 
 #[test]
-fn files_over_the_limit_and_things_that_are_no_files_are_refused() {
+fn oversized_files_and_special_files_are_refused() {
     let place = place();
     fs::write(place.path("workspace/big"), vec![0; 101]).unwrap();
     fs::write(place.path("workspace/full"), vec![0; 100]).unwrap();
@@ -143,5 +143,5 @@ fn a_listing_is_sorted_bounded_and_shows_links_as_links() {
     assert_eq!(seen, [("a", Kind::File), ("b", Kind::Symlink), ("c", Kind::File)]);
     assert!(more);
     assert!(!place.list("", 4).unwrap().1);
-    assert_eq!(entries[0].size, 1);
+    assert_eq!(entries[0].size_bytes, 1);
 }

@@ -22,7 +22,7 @@ use sandbox_svc::{
     store::{MIGRATOR, engines, queue, sandboxes},
     worker::{Kept, creator::make_next, reconcile::Reconciler},
 };
-use steward_guest::{Config as GuestConfig, Limits, files::Roots};
+use steward_guest::{Config as GuestConfig, Limits, Roots};
 use svc_core::{
     data::{lease::Singleton, pg::Tx, wake::Wake},
     id::{AccountId, SandboxId, SessionId},
