@@ -1,30 +1,55 @@
 //! `steward`: every service as a subcommand, the development stack, and operator commands.
 //!
-//! It owns what a developer's machine needs to run the plane (packages excepted: `scripts/packages`), and
-//! the local copy of the plane that the end-to-end suites start. It holds no business rule and no SQL.
+//! It contains everything that a developer's machine needs to run the plane (except packages:
+//! `scripts/packages`), and plans the local plane that the end-to-end suites start. It has no business rule
+//! and no SQL.
+//!
+//! | Module | Contents |
+//! |---|---|
+//! | `command` | the subcommands, one file each |
+//! | [`api`] | client of a plane's HTTP API |
+//! | [`plane`] | the processes of a plane on one machine: addresses, keys, configuration |
+//! | [`traces`] | receiver and store of a local plane's spans |
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
-pub mod args;
-pub mod db;
-pub mod dev;
-pub mod operator;
+pub mod api;
+mod command;
 pub mod plane;
-pub mod serve;
 pub mod traces;
 
-use args::{Args, Command, StackCommand};
+use command::{Command, serve};
+
+/// Steward, the control plane for AI agents: its services, a development stack, and operator commands.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true)]
+struct Args {
+    /// Directory for the development stack's data, keys and tokens.
+    #[arg(long, env = "STEWARD_HOME", default_value = ".steward", global = true)]
+    home: PathBuf,
+    #[command(subcommand)]
+    command: Either,
+}
+
+// `serve` starts a runtime of its own, as the services' programs do.
+#[derive(Debug, Subcommand)]
+enum Either {
+    Serve(serve::Args),
+    #[command(flatten)]
+    Command(Command),
+}
 
 /// Parses the command line, runs the command, and reports an error as one line on standard error.
 pub fn run() -> ExitCode {
     let args = Args::parse();
-    if let Command::Serve(serve) = &args.command {
-        return serve::run(serve);
-    }
-    match runtime().and_then(|runtime| runtime.block_on(Box::pin(dispatch(args)))) {
+    let command = match args.command {
+        Either::Serve(serve) => return serve::run(&serve),
+        Either::Command(command) => command,
+    };
+    match runtime().and_then(|runtime| runtime.block_on(command.run(&args.home))) {
         Ok(code) => code,
         Err(error) => {
             steward_stack::terminal::complain(format_args!("steward: {error:#}"));
@@ -35,23 +60,4 @@ pub fn run() -> ExitCode {
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")
-}
-
-async fn dispatch(args: Args) -> Result<ExitCode> {
-    let home = args.home.as_path();
-    match &args.command {
-        Command::Serve(serve) => return Ok(serve::run(serve)),
-        Command::Dev(dev) => return dev::run::run(home, dev).await,
-        Command::Status => return operator::status::run(home).await,
-        Command::Stack { command: StackCommand::Exec(exec) } => {
-            return steward_stack::exec::run(home, exec).await;
-        }
-        Command::Chat(chat) => operator::chat::run(home, chat).await?,
-        Command::Purge(purge) => operator::purge::run(home, purge).await?,
-        Command::Trace(trace) => operator::trace::run(home, trace).await?,
-        Command::Token { command } => operator::token::run(home, command).await?,
-        Command::Db { command } => db::run(command).await?,
-        Command::Clean => dev::clean::run(home).await?,
-    }
-    Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! `steward`: see [`steward::run`].
+//! The `steward` program; [`steward::run`] does the work.
 
 use std::process::ExitCode;
 

@@ -1,11 +1,13 @@
-//! A plane on one machine: which processes it has, where they listen, and the configuration each one gets.
+//! A plane on one machine: its processes, their addresses, and the configuration of each.
 //!
-//! `steward dev` runs one of each; the end-to-end suites run several replicas of some. Nothing here starts a
-//! process: a [`Plane`] is the plan that [`crate::dev::supervise`] and the suites carry out.
+//! `steward dev` runs one process for each service; the end-to-end suites run several replicas of some.
+//! Nothing here starts a process: `steward dev` and the suites start the processes that a [`Plane`] lists.
 
 mod configuration;
-pub mod layout;
-pub mod ready;
+pub mod database;
+mod keys;
+mod layout;
+pub(crate) mod ready;
 
 use std::{
     fmt,
@@ -19,31 +21,25 @@ use serde::{Deserialize, Serialize};
 use steward_stack::Home;
 
 pub use self::{configuration::Overrides, layout::Layout};
-use crate::{db::Database, dev::keys::Keys};
+use self::{database::Database, keys::Keys};
 
-/// The five services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Service {
-    /// The HTTP edge.
     Gateway,
-    /// Sessions and turns.
     Chat,
-    /// Sandboxes.
     Sandbox,
-    /// Accounts, tokens and agents.
     Registry,
-    /// Erasure.
     Purge,
 }
 
 impl Service {
-    /// Every service, in the order they are started.
+    /// Every service, in the order in which they are started.
     pub const ALL: [Self; 5] = [Self::Registry, Self::Sandbox, Self::Chat, Self::Purge, Self::Gateway];
-    /// Those that answer gRPC and own a schema.
+    /// The services that have a gRPC API and a schema.
     pub const OWNERS: [Self; 4] = [Self::Registry, Self::Sandbox, Self::Chat, Self::Purge];
 
-    /// Its short name: the subcommand, the schema, the peer.
+    /// The short name: argument of `steward serve`, schema, key under `peers`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Gateway => "gateway",
@@ -54,7 +50,7 @@ impl Service {
         }
     }
 
-    /// What it calls itself: `service.name`, and the issuer and audience of assertions.
+    /// The full name: `service.name` in telemetry, issuer and audience of assertions.
     pub const fn full_name(self) -> &'static str {
         match self {
             Self::Gateway => svc_core::wire::assertion::GATEWAY,
@@ -72,57 +68,50 @@ impl fmt::Display for Service {
     }
 }
 
-/// What the processes of a plane stand on.
+/// The servers and files that the processes of a plane use.
 #[derive(Debug, Clone)]
-pub struct Ground {
-    /// The plane's own database.
+pub struct Servers {
     pub database: Database,
-    /// Redis.
     pub redis_url: String,
-    /// Docker.
     pub docker_host: String,
-    /// OTLP endpoint; empty sends nothing.
+    /// OTLP endpoint; with an empty one, processes send no telemetry.
     pub otlp_url: String,
-    /// The static program that is mounted into sandboxes.
+    /// The static guest program that is mounted into sandboxes.
     pub guest: PathBuf,
-    /// The image sandboxes start from.
+    /// The image that sandboxes start from.
     pub image: String,
-    /// Says whose containers are whose on a shared engine.
+    /// Label value that tells this plane's containers from those of other planes on the same engine.
     pub installation: String,
 }
 
-/// One process to run.
+/// One process of a plane.
 #[derive(Debug, Clone)]
 pub struct Process {
-    /// Its name: the service's, with a number from the second replica on.
+    /// The service's name, with a number from the second replica on.
     pub name: String,
-    /// What it serves.
     pub service: Service,
-    /// Where it serves it.
     pub listen: SocketAddr,
-    /// Where operators ask it how it is.
+    /// Address of `/metrics`, `/healthz` and `/readyz`.
     pub operator_listen: SocketAddr,
-    /// Its configuration file.
     pub configuration: PathBuf,
 }
 
-/// The processes of a plane, with their configuration written.
+/// The processes of a plane. Their configuration files exist.
 #[derive(Debug, Clone)]
 pub struct Plane {
-    /// In the order they are started.
+    /// In the order in which they are started.
     pub processes: Vec<Process>,
-    /// Everybody's keys.
     pub keys: Keys,
 }
 
 impl Plane {
-    /// Plans one process for each of `services` (repeat one for replicas) and writes their configuration into
-    /// the home. The first gateway listens on `gateway_port`.
+    /// Plans one process for each element of `services` (repeat a service for replicas) and writes the
+    /// configuration files into the home. The first gateway listens on `gateway_port`.
     pub fn lay_out(
         home: &Home,
         services: &[Service],
         gateway_port: u16,
-        ground: &Ground,
+        servers: &Servers,
         overrides: &Overrides,
     ) -> Result<Self> {
         let issuers: Vec<&str> = Service::ALL.iter().map(|service| service.full_name()).collect();
@@ -152,7 +141,7 @@ impl Plane {
             let table = configuration::of(
                 process,
                 &plane,
-                ground,
+                servers,
                 overrides,
                 &state_directory(home, process.service)?,
             )?;
@@ -162,41 +151,41 @@ impl Plane {
         Ok(plane)
     }
 
-    /// Addresses of a service's replicas, as URLs.
+    /// Base URLs of a service's replicas.
     pub fn urls(&self, service: Service) -> Vec<String> {
         let replicas = self.processes.iter().filter(|process| process.service == service);
         replicas.map(|process| format!("http://{}", process.listen)).collect()
     }
 
-    /// The public door.
+    /// Base URL of the public API; `None` if the plane has no gateway.
     pub fn url(&self) -> Option<String> {
         self.urls(Service::Gateway).into_iter().next()
     }
 
-    /// Whom to ask how they are.
     pub fn layout(&self) -> Layout {
         Layout::of(self)
     }
 }
 
 impl Process {
-    /// Arguments of `steward` that run it. `until_alone` makes it stop when its standard input closes.
-    pub fn arguments(&self, until_alone: bool) -> Vec<String> {
+    /// Arguments of `steward` that run the process. With `until_stdin_closes` it stops when its standard
+    /// input closes.
+    pub fn arguments(&self, until_stdin_closes: bool) -> Vec<String> {
         let mut arguments = vec!["serve".to_owned(), self.service.name().to_owned()];
         arguments.extend(["--config".to_owned(), self.configuration.display().to_string()]);
-        if until_alone {
+        if until_stdin_closes {
             arguments.push("--until-stdin-closes".to_owned());
         }
         arguments
     }
 
-    /// Base URL of its operators' port.
+    /// Base URL of `/metrics`, `/healthz` and `/readyz`.
     pub fn operator_url(&self) -> String {
         format!("http://{}", self.operator_listen)
     }
 }
 
-/// A place for what a service keeps on disk; its replicas share it, as they share the host.
+/// Directory for the files of a service. Its replicas share the directory, as they share the host.
 fn state_directory(home: &Home, service: Service) -> Result<PathBuf> {
     home.directory(&Path::new("state").join(service.name()).display().to_string())
 }

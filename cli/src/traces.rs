@@ -1,7 +1,7 @@
-//! Traces of a local plane: a small OTLP receiver that keeps every span in a file per trace, and their tree.
+//! Traces of a local plane: an OTLP receiver, a file with the spans of each trace, and their tree as text.
 //!
-//! It stands in for a collector on one machine, so that a turn can be followed without installing one. Metrics
-//! and logs are accepted and dropped: `/metrics` and the terminal have them. Not made for production.
+//! With it, a turn can be traced on one machine without a collector. It drops metrics and logs: `/metrics`
+//! and the terminal show them. It is not meant for production.
 
 mod receiver;
 mod tree;
@@ -15,46 +15,47 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use steward_stack::home::read_if_exists;
 
-pub use self::{receiver::Receiver, tree::render};
+pub use self::{
+    receiver::{Receiver, Sink},
+    tree::render,
+};
 
-/// Traces kept from one start to the next.
-const KEPT: usize = 500;
-/// Longest file: a trace beyond it loses its latest spans.
-const MOST_BYTES: u64 = 16 * 1024 * 1024;
+/// Maximum traces kept when the plane starts; older ones are removed.
+const MAX_TRACES: usize = 500;
+/// Maximum size of a trace's file; spans that arrive after it is reached are dropped.
+const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// One finished span.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Span {
-    /// 32 hex digits.
+    /// 32 hexadecimal digits, lower case.
     pub trace_id: String,
-    /// 16 hex digits.
+    /// 16 hexadecimal digits, lower case.
     pub span_id: String,
-    /// 16 hex digits; empty at the root.
+    /// 16 hexadecimal digits; empty at the root.
     pub parent_span_id: String,
-    /// `service.name` of the process that made it.
+    /// `service.name` of the process that made the span.
     pub service: String,
     /// `service.instance.id` of that process.
     #[serde(default)]
     pub instance: String,
-    /// Its name.
     pub name: String,
-    /// Nanoseconds since 1970.
+    /// Start time, in nanoseconds since 1970.
     pub start_ns: u64,
-    /// Nanoseconds since 1970.
+    /// End time, in nanoseconds since 1970.
     pub end_ns: u64,
-    /// What went wrong, if something did.
+    /// The message of an error status; `None` for other statuses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Trace and span it names as its cause.
+    /// Linked spans, each as `<trace id>-<span id>`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<String>,
-    /// Attributes, as text.
     #[serde(default)]
     pub attributes: std::collections::BTreeMap<String, String>,
 }
 
-/// Traces on disk: one file each, one span a line.
+/// A directory of traces: one file for each trace, one line for each span.
 #[derive(Debug, Clone)]
 pub struct Traces {
     directory: PathBuf,
@@ -62,37 +63,34 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// The traces of a directory.
     pub fn at(directory: PathBuf) -> Self {
         Self { directory, writing: Arc::default() }
     }
 
-    /// Where they are.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Removes all but the newest.
-    pub fn prune(&self) -> Result<()> {
+    /// Removes the oldest traces, beyond [`MAX_TRACES`].
+    pub(crate) fn prune(&self) -> Result<()> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
             files.push((entry.metadata()?.modified()?, entry.path()));
         }
         files.sort();
-        for (_, path) in files.iter().rev().skip(KEPT) {
+        for (_, path) in files.iter().rev().skip(MAX_TRACES) {
             fs::remove_file(path).with_context(|| format!("remove {}", path.display()))?;
         }
         Ok(())
     }
 
-    /// Adds spans.
-    pub fn add(&self, spans: &[Span]) -> Result<()> {
+    fn add(&self, spans: &[Span]) -> Result<()> {
         let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         for span in spans {
             let path = self.file(&span.trace_id)?;
             let mut file = File::options().create(true).append(true).open(&path)?;
-            if file.metadata()?.len() < MOST_BYTES {
+            if file.metadata()?.len() < MAX_FILE_BYTES {
                 let mut line = serde_json::to_string(span)?;
                 line.push('\n');
                 file.write_all(line.as_bytes()).with_context(|| format!("write {}", path.display()))?;
@@ -101,14 +99,10 @@ impl Traces {
         Ok(())
     }
 
-    /// Every span of a trace, oldest first; none if it is unknown.
+    /// Returns every span of a trace, oldest first; none if the trace is unknown.
     pub fn spans(&self, trace_id: &str) -> Result<Vec<Span>> {
         let path = self.file(trace_id)?;
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
-        };
+        let text = read_if_exists(&path)?.unwrap_or_default();
         let parse =
             |line: &str| serde_json::from_str(line).with_context(|| format!("read {}", path.display()));
         let mut spans: Vec<Span> = text.lines().map(parse).collect::<Result<_>>()?;
@@ -118,7 +112,7 @@ impl Traces {
 
     fn file(&self, trace_id: &str) -> Result<PathBuf> {
         if trace_id.len() != 32 || !trace_id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            bail!("{trace_id:?} is not a trace id: 32 hex digits");
+            bail!("{trace_id:?} is not a trace id: a trace id has 32 hexadecimal digits");
         }
         Ok(self.directory.join(format!("{}.jsonl", trace_id.to_ascii_lowercase())))
     }

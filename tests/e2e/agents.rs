@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::{StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
-use steward::{operator::api::Api, plane::Service};
+use steward::{api::Api, plane::Service};
 use steward_proto::registry::v1::{
     AgentStatus, Beat, RuntimeState, StreamHeartbeatsRequest, agent_service_client::AgentServiceClient,
 };

@@ -19,7 +19,7 @@ use std::{
 use reqwest::{Client, Method, RequestBuilder, Response, header};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
-use steward::{operator::token::create_token, plane::Service};
+use steward::{api::create_token, plane::Service};
 use suite_tests::{
     actors::Tenant,
     cluster::Cluster,

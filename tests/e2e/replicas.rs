@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
-use steward::{operator::api::Api, plane::Service};
+use steward::{api::Api, plane::Service};
 use suite_tests::{actors::Tenant, cluster::Cluster, eventually::eventually};
 use tokio::task::JoinSet;
 

@@ -12,7 +12,7 @@ use std::{
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use steward::{
-    operator::{api::Api, token::create_token},
+    api::{Api, create_token},
     plane::Service,
     traces::{Span, render},
 };

@@ -1,11 +1,7 @@
 //! The users of a plane, each with a credential and the few calls that the scenarios make.
 
 use serde_json::{Value, json};
-use steward::operator::{
-    api::{Api, Refusal},
-    sse::Frame,
-    token::{create_account, create_token},
-};
+use steward::api::{Api, Refusal, create_account, create_token, sse::Frame};
 
 use crate::cluster::Cluster;
 

@@ -18,8 +18,7 @@ use std::{
 use registry_svc::operator::Operator;
 use secrecy::{ExposeSecret, SecretString};
 use steward::{
-    db::Database,
-    plane::{Ground, Overrides, Plane, Process, Service},
+    plane::{Overrides, Plane, Process, Servers, Service, database::Database},
     traces::{Receiver, Traces},
 };
 use steward_stack::{
@@ -39,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::child::Child;
 pub use self::wires::Wires;
-use crate::capture::{self, Collector};
+use crate::capture;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -200,9 +199,10 @@ impl Cluster {
         let closing = CancellationToken::new();
         let mut background = JoinSet::new();
         let otlp_url = if builder.captured {
-            let collector = Collector::bind(home.directory(capture::DIRECTORY).unwrap()).await;
-            let url = collector.url();
-            background.spawn(collector.run(closing.clone()));
+            let files = capture::Files(home.directory(capture::DIRECTORY).unwrap());
+            let receiver = Receiver::bind(0, files).await.unwrap();
+            let url = receiver.url();
+            background.spawn(receiver.run(closing.clone()));
             url
         } else {
             let receiver = Receiver::bind(0, traces.clone()).await.unwrap();
@@ -224,7 +224,7 @@ impl Cluster {
             Some(wires) => (wires.database_url(&stack), wires.docker_host()),
             None => (stack.database_url.clone(), engine.host().to_owned()),
         };
-        let ground = Ground {
+        let servers = Servers {
             database: Database::at(&database_url, &name).unwrap(),
             redis_url: redis.url.clone(),
             docker_host,
@@ -234,7 +234,7 @@ impl Cluster {
             installation: installation.clone(),
         };
         let port = home.port("gateway").unwrap();
-        let plane = Plane::lay_out(&home, &builder.services, port, &ground, &builder.overrides).unwrap();
+        let plane = Plane::lay_out(&home, &builder.services, port, &servers, &builder.overrides).unwrap();
         let children = plane.processes.iter().map(|process| Child::start(process, &home)).collect();
         let mut cluster = Self {
             url: plane.url().unwrap(),

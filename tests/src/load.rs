@@ -9,7 +9,7 @@ use std::{
 
 use reqwest::{Client, RequestBuilder, header};
 use serde_json::{Value, json};
-use steward::operator::api::Api;
+use steward::api::Api;
 use svc_core::id::new_id;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use reqwest::{Client, Response, StatusCode, header};
 use serde_json::{Value, json};
 use sqlx::{PgConnection, Row};
-use steward::operator::sse::Frame;
+use steward::api::sse::Frame;
 
 use crate::{
     actors::{Seen, Tenant},

@@ -1,7 +1,7 @@
-//! The configuration file of each process of a local plane.
+//! Makes the configuration file of each process of a local plane.
 //!
-//! Only what differs from a service's defaults is written: addresses, keys, URLs. Suites add overrides, such as
-//! leases of one second.
+//! A file has only the values that differ from the service's defaults: addresses, keys, URLs. Suites add
+//! overrides, such as leases of one second.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -9,15 +9,14 @@ use anyhow::{Context, Result};
 use purge_svc::domain::subject::Trigger;
 use toml::{Table, Value};
 
-use super::{Ground, Plane, Process, Service};
-use crate::dev::keys::Keys;
+use super::{Keys, Plane, Process, Servers, Service};
 
-/// Settings laid over what a service would get, as TOML text.
+/// Settings that replace generated ones, as TOML text.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides(BTreeMap<Service, Vec<String>>);
 
 impl Overrides {
-    /// Adds settings for a service; later ones win.
+    /// Adds settings for a service; later settings replace earlier ones.
     #[must_use]
     pub fn with(mut self, service: Service, toml: impl Into<String>) -> Self {
         self.0.entry(service).or_default().push(toml.into());
@@ -25,18 +24,17 @@ impl Overrides {
     }
 }
 
-/// The configuration of one process.
 pub(super) fn of(
     process: &Process,
     plane: &Plane,
-    ground: &Ground,
+    servers: &Servers,
     overrides: &Overrides,
     state: &Path,
 ) -> Result<Table> {
-    let mut table = shared(process, plane, ground);
+    let mut table = shared(process, plane, servers);
     let own = match process.service {
-        Service::Gateway => gateway(plane, ground),
-        service => owner(service, plane, ground, state)?,
+        Service::Gateway => gateway(plane, servers),
+        service => owner(service, plane, servers, state)?,
     };
     merge(&mut table, own);
     for text in overrides.0.get(&process.service).into_iter().flatten() {
@@ -45,8 +43,8 @@ pub(super) fn of(
     Ok(table)
 }
 
-/// What every process needs: who it is and where its telemetry goes.
-fn shared(process: &Process, plane: &Plane, ground: &Ground) -> Table {
+/// The keys of every process: addresses, identity, telemetry.
+fn shared(process: &Process, plane: &Plane, servers: &Servers) -> Table {
     let issuer = process.service.full_name();
     let listen = Table::from_iter([
         ("listen".to_owned(), Value::from(process.listen.to_string())),
@@ -57,7 +55,7 @@ fn shared(process: &Process, plane: &Plane, ground: &Ground) -> Table {
         [telemetry]
         [identity]
     };
-    set(&mut table, "telemetry.otlp_endpoint", ground.otlp_url.clone());
+    set(&mut table, "telemetry.otlp_endpoint", servers.otlp_url.clone());
     set(&mut table, "identity.key_id", Keys::id(issuer));
     set(&mut table, "identity.key_file", plane.keys.private(issuer).display().to_string());
     set(&mut table, "identity.trust_file", plane.keys.trust().display().to_string());
@@ -68,27 +66,27 @@ fn shared(process: &Process, plane: &Plane, ground: &Ground) -> Table {
     table
 }
 
-fn gateway(plane: &Plane, ground: &Ground) -> Table {
+fn gateway(plane: &Plane, servers: &Servers) -> Table {
     let mut table = peers(plane, &Service::OWNERS);
-    set(&mut table, "redis.url", ground.redis_url.clone());
+    set(&mut table, "redis.url", servers.redis_url.clone());
     table
 }
 
-/// A service that owns a schema.
-fn owner(service: Service, plane: &Plane, ground: &Ground, state: &Path) -> Result<Table> {
+/// The keys of a service that owns a schema.
+fn owner(service: Service, plane: &Plane, servers: &Servers, state: &Path) -> Result<Table> {
     let mut table = match service {
         Service::Chat => peers(plane, &[Service::Sandbox, Service::Registry]),
         Service::Purge => purge(plane),
-        Service::Sandbox => sandbox(plane, ground, state),
+        Service::Sandbox => sandbox(plane, servers, state),
         Service::Registry | Service::Gateway => Table::new(),
     };
-    set(&mut table, "pg.url", ground.database.run_url(service)?);
-    set(&mut table, "pg.migrate_url", ground.database.owner_url(service)?);
-    set(&mut table, "redis.url", ground.redis_url.clone());
+    set(&mut table, "pg.url", servers.database.run_url(service)?);
+    set(&mut table, "pg.migrate_url", servers.database.owner_url(service)?);
+    set(&mut table, "redis.url", servers.redis_url.clone());
     Ok(table)
 }
 
-/// Off by default, since an erasure cannot be taken back; here every trigger is on.
+/// Switches every trigger on. They are off by default, because an erasure cannot be undone.
 fn purge(plane: &Plane) -> Table {
     let mut table = peers(plane, &[Service::Chat, Service::Sandbox, Service::Registry]);
     let triggers: Vec<Value> = Trigger::ALL.iter().map(|trigger| Value::from(trigger.name())).collect();
@@ -96,16 +94,16 @@ fn purge(plane: &Plane) -> Table {
     table
 }
 
-fn sandbox(plane: &Plane, ground: &Ground, state: &Path) -> Table {
+fn sandbox(plane: &Plane, servers: &Servers, state: &Path) -> Table {
     let mut table = Table::new();
     if let Some(Value::Table(peers)) = peers(plane, &[Service::Registry, Service::Chat]).remove("peers") {
         merge(&mut table, peers);
     }
-    set(&mut table, "installation", ground.installation.clone());
-    set(&mut table, "guest", ground.guest.display().to_string());
+    set(&mut table, "installation", servers.installation.clone());
+    set(&mut table, "guest", servers.guest.display().to_string());
     set(&mut table, "run_dir", state.display().to_string());
-    set(&mut table, "engine.host", ground.docker_host.clone());
-    set(&mut table, "shape.image", ground.image.clone());
+    set(&mut table, "engine.host", servers.docker_host.clone());
+    set(&mut table, "shape.image", servers.image.clone());
     table
 }
 
@@ -113,7 +111,7 @@ fn peers(plane: &Plane, services: &[Service]) -> Table {
     let mut table = Table::new();
     for service in services {
         let urls: Vec<Value> = plane.urls(*service).into_iter().map(Value::from).collect();
-        // A service that this plane does not run keeps its default address, where nobody answers.
+        // A service that this plane does not run keeps its default address, on which nothing listens.
         if !urls.is_empty() {
             set(&mut table, &format!("peers.{service}.urls"), urls);
         }
@@ -121,7 +119,7 @@ fn peers(plane: &Plane, services: &[Service]) -> Table {
     table
 }
 
-/// Sets `a.b.c`, making the tables on the way.
+/// Sets the key `a.b.c`; makes the tables `a` and `a.b` if they do not exist.
 fn set(table: &mut Table, path: &str, value: impl Into<Value>) {
     match path.split_once('.') {
         None => drop(table.insert(path.to_owned(), value.into())),
@@ -134,7 +132,7 @@ fn set(table: &mut Table, path: &str, value: impl Into<Value>) {
     }
 }
 
-/// Lays `over` onto `table`, key by key.
+/// Sets every key of `over` in `table`; other keys of `table` stay.
 fn merge(table: &mut Table, over: Table) {
     for (key, value) in over {
         match (table.get_mut(&key), value) {
@@ -149,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn overrides_win_key_by_key() {
+    fn overrides_replace_single_keys() {
         let mut table = toml::toml! { [pg]
         url = "a"
         max_connections = 4 };

@@ -1,4 +1,4 @@
-//! Where a plane's processes are: written beside its data, so that other commands find them.
+//! The file in a home that lists its plane's processes, for `steward status`.
 
 use std::{fs, path::Path};
 
@@ -9,19 +9,15 @@ use super::Plane;
 
 const FILE: &str = "plane.json";
 
-/// Where a plane's processes are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
-    /// Each process.
     pub processes: Vec<Entry>,
 }
 
-/// Where one process is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Its name.
     pub name: String,
-    /// Base URL of its operators' port.
+    /// Base URL of `/metrics`, `/healthz` and `/readyz`.
     pub operator_url: String,
 }
 
@@ -34,15 +30,14 @@ impl Layout {
         Self { processes: plane.processes.iter().map(entry).collect() }
     }
 
-    /// Writes it into a home.
     pub fn write(&self, home: &Path) -> Result<()> {
         let path = home.join(FILE);
         fs::write(&path, serde_json::to_string_pretty(self)?)
             .with_context(|| format!("write {}", path.display()))
     }
 
-    /// Reads it from a home, which another process may own.
-    pub fn read(home: &Path) -> Result<Self> {
+    /// Reads the file without locking the home: `steward dev` has it locked.
+    pub(crate) fn read(home: &Path) -> Result<Self> {
         let path = home.join(FILE);
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))

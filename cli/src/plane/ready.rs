@@ -1,25 +1,30 @@
-//! Whether processes are ready, by what their operators' ports say.
+//! Asks processes on their operator ports whether they are ready.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use reqwest::Client;
 use serde_json::Value;
 
 use super::Plane;
 
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(100);
 
+/// An HTTP client for [`check`].
+pub(crate) fn client() -> Result<Client> {
+    Client::builder().timeout(TIMEOUT).build().context("make an HTTP client")
+}
+
 impl Plane {
-    /// Waits until every process says that it is ready.
+    /// Waits until every process is ready; fails after the time `within`.
     pub async fn until_ready(&self, within: Duration) -> Result<()> {
-        let http = Client::builder().timeout(PATIENCE).build()?;
+        let http = client()?;
         let started = Instant::now();
         loop {
             let mut waiting = Vec::new();
             for process in &self.processes {
-                if let Err(problem) = ask(&http, &process.operator_url()).await {
+                if let Err(problem) = check(&http, &process.operator_url()).await {
                     waiting.push(format!("{} {problem}", process.name));
                 }
             }
@@ -34,16 +39,16 @@ impl Plane {
     }
 }
 
-/// What a process says of itself: ready, or what is missing.
-pub async fn ask(http: &Client, operator_url: &str) -> Result<String, String> {
+/// Returns "ready", or as the error why the process is not.
+pub(crate) async fn check(http: &Client, operator_url: &str) -> Result<String, String> {
     let answer =
         http.get(format!("{operator_url}/readyz")).send().await.map_err(|_| "does not answer".to_owned())?;
     let ready = answer.status().is_success();
-    let body: Value = answer.json().await.map_err(|error| format!("answers nonsense: {error}"))?;
+    let body: Value = answer.json().await.map_err(|error| format!("answers without JSON: {error}"))?;
     if ready {
         return Ok("ready".to_owned());
     }
-    // A service names the checks that fail; the gateway names the services and how each is.
+    // A service lists the checks that fail under "missing"; the gateway lists the state of each service.
     let missing = body["missing"].as_object().into_iter().flatten();
     let away = body["services"].as_object().into_iter().flatten().filter(|(_, state)| *state != "serving");
     let parts = missing

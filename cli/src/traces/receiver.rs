@@ -1,4 +1,4 @@
-//! The receiving end of OTLP over gRPC.
+//! An OTLP receiver: takes exports over gRPC and hands them to a [`Sink`].
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -28,77 +28,99 @@ use tonic::{Request, Response, Status, transport::Server};
 
 use super::{Span, Traces};
 
-const MOST_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Stores exports. An error is answered to the exporter.
+pub trait Sink: Clone + Send + Sync + 'static {
+    fn spans(&self, export: ExportTraceServiceRequest) -> Result<()>;
+
+    /// Drops the logs unless the sink stores them.
+    fn logs(&self, _: ExportLogsServiceRequest) -> Result<()> {
+        Ok(())
+    }
+
+    /// Drops the metrics unless the sink stores them.
+    fn metrics(&self, _: ExportMetricsServiceRequest) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Sink for Traces {
+    fn spans(&self, export: ExportTraceServiceRequest) -> Result<()> {
+        self.add(&export.resource_spans.into_iter().flat_map(spans).collect::<Vec<_>>())
+    }
+}
 
 /// An OTLP endpoint on the loopback address.
 #[derive(Debug)]
-pub struct Receiver {
+pub struct Receiver<S> {
     address: SocketAddr,
     listener: TcpListener,
-    traces: Traces,
+    sink: S,
 }
 
-impl Receiver {
-    /// Takes the port.
-    pub async fn bind(port: u16, traces: Traces) -> Result<Self> {
+impl<S: Sink> Receiver<S> {
+    /// Listens on `port`; 0 is any free port.
+    pub async fn bind(port: u16, sink: S) -> Result<Self> {
         let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port))
             .await
-            .with_context(|| format!("listen for traces on port {port}"))?;
-        Ok(Self { address: listener.local_addr()?, listener, traces })
+            .with_context(|| format!("listen for telemetry on port {port}"))?;
+        Ok(Self { address: listener.local_addr()?, listener, sink })
     }
 
-    /// Its URL, as exporters take it.
+    /// The endpoint, for an exporter's configuration.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Receives until `stop` fires.
     pub async fn run(self, stop: CancellationToken) -> Result<()> {
-        let inbox = Inbox { traces: self.traces };
+        let [spans, logs, metrics] = [(); 3].map(|()| Exports(self.sink.clone()));
         Server::builder()
-            .add_service(TraceServiceServer::new(inbox.clone()).max_decoding_message_size(MOST_MESSAGE_BYTES))
-            .add_service(LogsServiceServer::new(inbox.clone()).max_decoding_message_size(MOST_MESSAGE_BYTES))
-            .add_service(MetricsServiceServer::new(inbox).max_decoding_message_size(MOST_MESSAGE_BYTES))
+            .add_service(TraceServiceServer::new(spans).max_decoding_message_size(MAX_MESSAGE_BYTES))
+            .add_service(LogsServiceServer::new(logs).max_decoding_message_size(MAX_MESSAGE_BYTES))
+            .add_service(MetricsServiceServer::new(metrics).max_decoding_message_size(MAX_MESSAGE_BYTES))
             .serve_with_incoming_shutdown(TcpListenerStream::new(self.listener), stop.cancelled_owned())
             .await
-            .context("receive traces")
+            .context("receive telemetry")
     }
 }
 
-#[derive(Debug, Clone)]
-struct Inbox {
-    traces: Traces,
+/// The three gRPC services.
+struct Exports<S>(S);
+
+fn answer<T: Default>(stored: Result<()>) -> Result<Response<T>, Status> {
+    stored.map_err(|error| Status::internal(format!("{error:#}")))?;
+    Ok(Response::new(T::default()))
 }
 
 #[tonic::async_trait]
-impl TraceService for Inbox {
+impl<S: Sink> TraceService for Exports<S> {
     async fn export(
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let spans: Vec<Span> = request.into_inner().resource_spans.into_iter().flat_map(spans).collect();
-        self.traces.add(&spans).map_err(|error| Status::internal(format!("{error:#}")))?;
-        Ok(Response::new(ExportTraceServiceResponse::default()))
+        answer(self.0.spans(request.into_inner()))
     }
 }
 
 #[tonic::async_trait]
-impl LogsService for Inbox {
+impl<S: Sink> LogsService for Exports<S> {
     async fn export(
         &self,
-        _: Request<ExportLogsServiceRequest>,
+        request: Request<ExportLogsServiceRequest>,
     ) -> Result<Response<ExportLogsServiceResponse>, Status> {
-        Ok(Response::new(ExportLogsServiceResponse::default()))
+        answer(self.0.logs(request.into_inner()))
     }
 }
 
 #[tonic::async_trait]
-impl MetricsService for Inbox {
+impl<S: Sink> MetricsService for Exports<S> {
     async fn export(
         &self,
-        _: Request<ExportMetricsServiceRequest>,
+        request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
-        Ok(Response::new(ExportMetricsServiceResponse::default()))
+        answer(self.0.metrics(request.into_inner()))
     }
 }
 
@@ -158,7 +180,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_span_that_is_sent_is_found_by_its_trace() {
+    async fn an_exported_span_is_found_by_its_trace_id() {
         let directory = tempfile::tempdir().unwrap();
         let traces = Traces::at(directory.path().to_owned());
         let receiver = Receiver::bind(0, traces.clone()).await.unwrap();

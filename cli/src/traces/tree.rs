@@ -1,4 +1,4 @@
-//! A trace as an indented tree, for a terminal.
+//! Renders a trace as an indented tree.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +7,7 @@ use std::{
 
 use super::Span;
 
-/// Attributes shown beside a span's name, where it has them.
+/// Attributes shown after a span's name.
 const SHOWN: &[&str] = &[
     "turn.id",
     "gen_ai.request.model",
@@ -16,8 +16,8 @@ const SHOWN: &[&str] = &[
     "rpc.response.status_code",
 ];
 
-/// One line a span: when it began, how long it took, which process made it, its name. A span whose parent is
-/// not known (not finished yet, or made elsewhere) is shown at the top.
+/// Renders one line for each span: start time, duration, service, name. A span is shown at the top if its
+/// parent is missing: not finished yet, or in a process that does not export here.
 pub fn render(spans: &[Span]) -> String {
     let known: BTreeSet<&str> = spans.iter().map(|span| span.span_id.as_str()).collect();
     let mut children: BTreeMap<&str, Vec<&Span>> = BTreeMap::new();
@@ -35,7 +35,7 @@ pub fn render(spans: &[Span]) -> String {
     text
 }
 
-/// Latest first: the tree is walked from the end of a stack.
+/// The children of `parent`, latest first: the caller pushes them on a stack and pops the earliest first.
 fn roots<'a>(children: &BTreeMap<&str, Vec<&'a Span>>, parent: &str) -> impl Iterator<Item = &'a Span> {
     let mut spans = children.get(parent).cloned().unwrap_or_default();
     spans.sort_by_key(|span| std::cmp::Reverse(span.start_ns));
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn children_follow_their_parent_in_order_of_time() {
+    fn children_follow_their_parent_in_start_order() {
         let spans = [
             span("c", "a", "second", 3_000_000),
             span("b", "a", "first", 2_000_000),
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_whose_parent_is_missing_is_shown_all_the_same() {
+    fn a_span_without_a_known_parent_is_shown_at_the_top() {
         assert_eq!(render(&[span("b", "gone", "orphan", 0)]).lines().count(), 1);
     }
 }

@@ -1,7 +1,7 @@
-//! The Docker engine: the user's own if one answers, otherwise a private one with its data under the home.
+//! The Docker engine: the user's own if one answers, otherwise a private one with its data in the home.
 //!
-//! The few calls made here (ping, list, stop, remove) are plain HTTP/1.0 over the engine's socket, which
-//! every API version understands; everything about sandboxes belongs to sandbox-svc.
+//! The calls (ping, list, stop, remove) are plain HTTP/1.0 over the engine's socket; every API version
+//! supports them. sandbox-svc makes every other call.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,18 +22,18 @@ use tokio::{
 
 use crate::{home::Home, process::Daemon};
 
-/// Label that says whose container or volume it is.
+/// Label of sandboxes and volumes; its value names the plane that made them.
 pub const INSTALLATION_LABEL: &str = "steward.installation";
 
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
-/// Longest path of a Unix socket, without its closing zero.
-const LONGEST_SOCKET: usize = 107;
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Before each try to remove what an installation left: another removal of it may be under way.
+/// Maximum bytes in the path of a Unix socket, without the closing zero byte.
+const MAX_SOCKET_PATH: usize = 107;
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause before each removal round. The later rounds wait for removals that another process has started.
 const REMOVAL_PAUSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 
-/// How to stop a private engine.
+/// Signals that stop a private engine, each with the time to wait for its effect.
 pub const STOP: &[(Signal, Duration)] =
     &[(Signal::TERM, Duration::from_secs(20)), (Signal::KILL, Duration::from_secs(5))];
 
@@ -43,30 +43,24 @@ pub struct Engine {
     host: String,
 }
 
-/// One container of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
-    /// Full id.
     pub id: String,
-    /// Name without the leading slash.
+    /// Name without Docker's leading slash.
     pub name: String,
-    /// As Docker says it: `created`, `running`, `paused`, `exited`, …
+    /// Docker's word: `created`, `running`, `paused`, `exited`, …
     pub state: String,
-    /// Its labels.
     pub labels: BTreeMap<String, String>,
 }
 
-/// One volume of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
-    /// Its name.
     pub name: String,
-    /// Its labels.
     pub labels: BTreeMap<String, String>,
 }
 
-/// The engine to use, and the private one's process if it had to be started.
-pub async fn start(home: &Home) -> Result<(Engine, Option<Daemon>)> {
+/// Finds an engine that answers, or starts a private one; returns the process of a private one.
+pub(crate) async fn start(home: &Home) -> Result<(Engine, Option<Daemon>)> {
     if let Ok(host) = env::var("DOCKER_HOST") {
         let engine = Engine::at(host);
         engine
@@ -81,15 +75,15 @@ pub async fn start(home: &Home) -> Result<(Engine, Option<Daemon>)> {
     }
     if !rustix::process::geteuid().is_root() {
         bail!(
-            "no Docker engine answers at {DEFAULT_SOCKET}. Start one (sudo systemctl start docker), join its group \
-             (sudo usermod -aG docker $USER), or set DOCKER_HOST"
+            "no Docker engine answers at {DEFAULT_SOCKET}. Start one (sudo systemctl start docker), join its \
+             group (sudo usermod -aG docker $USER), or set DOCKER_HOST"
         );
     }
     let (engine, daemon) = start_private(home).await?;
     Ok((engine, Some(daemon)))
 }
 
-/// An engine of this home's own, whatever else there is. It takes root.
+/// Starts a private engine, even if another one answers. This takes root.
 pub async fn start_private(home: &Home) -> Result<(Engine, Daemon)> {
     let socket = socket_path(home)?;
     let private = Engine::at(format!("unix://{}", socket.display()));
@@ -114,14 +108,14 @@ fn command(home: &Home, socket: &Path) -> Result<Command> {
         .arg(state.join("pid"))
         .arg("--host")
         .arg(format!("unix://{}", socket.display()))
-        // Sandboxes have no network, so the host's packet filter stays as it is.
+        // Sandboxes have no network, so the engine need not change the host's packet filter.
         .args(["--iptables=false", "--ip6tables=false"]);
     Ok(command)
 }
 
 fn socket_path(home: &Home) -> Result<PathBuf> {
     let path = home.directory("docker")?.join("docker.sock");
-    if path.as_os_str().len() > LONGEST_SOCKET {
+    if path.as_os_str().len() > MAX_SOCKET_PATH {
         bail!("{} is too long for a socket: set STEWARD_HOME to a shorter directory", path.display());
     }
     Ok(path)
@@ -133,17 +127,16 @@ impl Engine {
         Self { host }
     }
 
-    /// Its address, as `DOCKER_HOST` takes it.
+    /// The address, in the form of `DOCKER_HOST`.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Asks for a sign of life.
-    pub async fn ping(&self) -> Result<()> {
+    pub(crate) async fn ping(&self) -> Result<()> {
         self.call("GET", "/_ping").await.map(drop)
     }
 
-    /// All containers that carry a label (`key` or `key=value`), running or not.
+    /// Lists the containers with a label (`key` or `key=value`), running or not.
     pub async fn containers(&self, label: &str) -> Result<Vec<Container>> {
         let filters = serde_json::json!({ "label": [label] }).to_string();
         let path = format!("/containers/json?all=1&filters={}", escape(&filters));
@@ -151,43 +144,46 @@ impl Engine {
         listing.iter().map(container).collect()
     }
 
-    /// Stops a container; one that is stopped or gone already is fine.
+    /// Stops a container. A stopped or missing container is not an error.
     pub async fn stop(&self, id: &str) -> Result<()> {
         self.call("POST", &format!("/containers/{id}/stop?t=1")).await.map(drop)
     }
 
-    /// Removes a container with its anonymous volumes; one that is gone already is fine.
+    /// Removes a container with its anonymous volumes. A missing container is not an error.
     pub async fn remove(&self, id: &str) -> Result<()> {
         self.call("DELETE", &format!("/containers/{id}?force=1&v=1")).await.map(drop)
     }
 
-    /// All volumes that carry a label (`key` or `key=value`).
+    /// Lists the volumes with a label (`key` or `key=value`).
     pub async fn volumes(&self, label: &str) -> Result<Vec<Volume>> {
         let filters = serde_json::json!({ "label": [label] }).to_string();
         let path = format!("/volumes?filters={}", escape(&filters));
         let listing: Value = serde_json::from_str(&self.call("GET", &path).await?)?;
-        // None at all is written as null.
+        // Without volumes the engine writes null.
         listing["Volumes"].as_array().into_iter().flatten().map(volume).collect()
     }
 
-    /// Removes a volume; one that is gone already, or that a container still has, is left as it is.
+    /// Removes a volume. A missing volume, or one that a container uses, is not an error.
     pub async fn remove_volume(&self, name: &str) -> Result<()> {
         self.call("DELETE", &format!("/volumes/{name}")).await.map(drop)
     }
 
-    /// Removes every container and volume of the installations that `ours` names, and returns how many of both. It
-    /// fails if any are left: removals that were under way already may take a moment, and no longer.
-    pub async fn remove_installations(&self, ours: impl Fn(&str) -> bool) -> Result<usize> {
-        let is_ours = |labels: &BTreeMap<String, String>| {
-            labels.get(INSTALLATION_LABEL).is_some_and(|installation| ours(installation))
+    /// Removes every container and volume for which `selected` accepts the value of [`INSTALLATION_LABEL`].
+    /// Returns the number of both.
+    ///
+    /// # Errors
+    /// If some are left after the last round.
+    pub async fn remove_installations(&self, selected: impl Fn(&str) -> bool) -> Result<usize> {
+        let is_selected = |labels: &BTreeMap<String, String>| {
+            labels.get(INSTALLATION_LABEL).is_some_and(|installation| selected(installation))
         };
         let mut removed = BTreeSet::new();
         let mut pauses = REMOVAL_PAUSES.into_iter();
         loop {
             let mut containers = self.containers(INSTALLATION_LABEL).await?;
             let mut volumes = self.volumes(INSTALLATION_LABEL).await?;
-            containers.retain(|container| is_ours(&container.labels));
-            volumes.retain(|volume| is_ours(&volume.labels));
+            containers.retain(|container| is_selected(&container.labels));
+            volumes.retain(|volume| is_selected(&volume.labels));
             let left =
                 containers.iter().map(|c| c.name.clone()).chain(volumes.iter().map(|v| v.name.clone()));
             let left: Vec<_> = left.collect();
@@ -216,8 +212,8 @@ impl Engine {
                 _ => bail!("{} is neither unix:// nor tcp://", self.host),
             }
         };
-        let (status, body) = timeout(PATIENCE, answer).await.context("wait for the engine")??;
-        // 304: stopped already; 404 and 409 of a removal: gone, or on its way.
+        let (status, body) = timeout(TIMEOUT, answer).await.context("wait for the engine")??;
+        // 304: already stopped. 404 and 409 of a removal: already removed, or the removal is running.
         match (method, status) {
             (_, 200..=299 | 304) | ("POST" | "DELETE", 404) | ("DELETE", 409) => Ok(body),
             _ => bail!("the Docker engine answered {status} to {method} {path}: {}", body.trim()),
@@ -230,7 +226,7 @@ async fn exchange(
     method: &str,
     path: &str,
 ) -> Result<(u16, String)> {
-    // HTTP/1.0: no chunks, and the end of the connection ends the body.
+    // With HTTP/1.0 the body has no chunks and ends with the connection.
     stream.write_all(format!("{method} {path} HTTP/1.0\r\nHost: docker\r\n\r\n").as_bytes()).await?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await?;
@@ -261,7 +257,7 @@ fn volume(entry: &Value) -> Result<Volume> {
     volume.with_context(|| format!("the engine listed a volume without a name: {entry}"))
 }
 
-/// Percent-encodes everything but unreserved characters.
+/// Percent-encodes every byte except unreserved characters.
 fn escape(text: &str) -> String {
     let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes()
@@ -274,7 +270,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_engine_that_is_not_there_is_an_error_not_an_empty_list() {
+    async fn a_missing_engine_is_an_error_not_an_empty_list() {
         let engine = Engine::at("unix:///nowhere/docker.sock".to_owned());
         engine.containers("steward.installation").await.unwrap_err();
         Engine::at("ssh://elsewhere".to_owned()).ping().await.unwrap_err();

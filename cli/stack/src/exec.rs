@@ -1,4 +1,4 @@
-//! `steward stack exec`: one command with the servers around it.
+//! `steward stack exec`: starts the servers, runs one command, stops the servers.
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
@@ -14,10 +14,10 @@ use crate::{
     terminal::Stages,
 };
 
-/// Variable that names one run of suites; installations that begin with its value are removed at the end.
+/// Variable with the name of one test run. At the end, sandboxes are removed if their label begins with this
+/// name.
 pub const TEST_RUN: &str = "STEWARD_TEST_RUN";
 
-/// The command to run, and on what.
 #[derive(Debug, Clone, Args)]
 pub struct ExecArgs {
     /// Begin with an empty database cluster.
@@ -28,8 +28,8 @@ pub struct ExecArgs {
     pub command: Vec<OsString>,
 }
 
-/// Runs a command between the start and the stop of the servers, in `<home>/test`, so that a development
-/// stack can run beside it.
+/// Runs a command on servers with their data in `<home>/test`, so that a development stack can run at the
+/// same time.
 pub async fn run(home: &Path, args: &ExecArgs) -> Result<ExitCode> {
     let mut stops = StopRequests::listen()?;
     let home = Home::open(&home.join("test"))?;
@@ -45,10 +45,10 @@ pub async fn run(home: &Path, args: &ExecArgs) -> Result<ExitCode> {
     };
     let run = format!("test-{}", std::process::id());
     let result = run_inside(&stack, &run, &args.command, &mut stops).await;
-    // A suite that is killed leaves its containers.
-    let swept = stack.engine.remove_installations(|installation| installation.starts_with(&run)).await;
+    // A killed test process leaves its containers.
+    let removed = stack.engine.remove_installations(|installation| installation.starts_with(&run)).await;
     stack.down().await?;
-    swept?;
+    removed?;
     result
 }
 
@@ -68,19 +68,19 @@ async fn run_inside(
     let status = loop {
         tokio::select! {
             status = child.wait() => break status?,
-            // A terminal interrupts the child by itself, being of the same process group.
-            signal = stops.next() => if signal == Signal::TERM { pass_on(&child, signal)? },
+            // A terminal sends SIGINT to the child itself, because the child is in the same process group.
+            signal = stops.next() => if signal == Signal::TERM { forward(&child, signal)? },
         }
     };
-    // A command ended by a signal has no code of its own: shells say 128 + signal, and so do we.
+    // A command that a signal ended has no exit code; 128 + signal is what shells return.
     let code =
         status.code().or_else(|| std::os::unix::process::ExitStatusExt::signal(&status).map(|n| 128 + n));
     Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)))
 }
 
-fn pass_on(child: &Child, signal: Signal) -> Result<()> {
+fn forward(child: &Child, signal: Signal) -> Result<()> {
     match child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
-        Some(pid) => kill_process(pid, signal).context("pass the signal on"),
+        Some(pid) => kill_process(pid, signal).context("forward the signal"),
         None => Ok(()),
     }
 }

@@ -1,15 +1,14 @@
-//! `.steward/`: everything the development stack keeps, and nothing outside it unless it must be.
+//! `.steward/`, the home: the directory with all data of the development stack.
 //!
-//! One process at a time owns a home (an advisory lock that ends with the process). Secrets are files of
-//! mode 0600. A server that may not run as root keeps its data elsewhere when the home lies below a
-//! directory its user cannot enter; the place is then noted in the home, so that `steward clean` finds it.
+//! One process at a time has the home open; an advisory lock ends with that process. Secrets are files of
+//! mode 0600. One kind of data may be outside: a server that may not run as root cannot use a home below a
+//! directory that its user cannot enter. Its data is then in `/var/tmp`, and a file in the home records the
+//! path for `steward clean`.
 
 use std::{
     collections::BTreeMap,
     fs::{self, File, TryLockError},
     io::{self, Read, Write},
-    net::{Ipv4Addr, TcpListener},
-    ops::Range,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
@@ -17,9 +16,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rand::RngExt;
 
-use super::process::User;
+use crate::{
+    ports::{free_port, is_free},
+    user::User,
+};
 
-/// An owned `.steward/` directory.
+/// An open and locked home.
 #[derive(Debug)]
 pub struct Home {
     root: PathBuf,
@@ -27,27 +29,29 @@ pub struct Home {
 }
 
 impl Home {
-    /// Opens a home, making it if there is none. Fails when another process has it open.
+    /// Opens a home; makes the directory if it does not exist.
+    ///
+    /// # Errors
+    /// If another process has it open.
     pub fn open(root: &Path) -> Result<Self> {
         fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
         let root = root.canonicalize().with_context(|| format!("find {}", root.display()))?;
-        // Others may pass through (the database's user must reach its data) but not look around.
+        // Postgres' user must be able to reach its data in the home, but not to list the home.
         fs::set_permissions(&root, fs::Permissions::from_mode(0o711))?;
         let lock = lock(&root.join("lock"))?;
         Ok(Self { root, _lock: lock })
     }
 
-    /// Where it is.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// A path inside it.
+    /// The path of `name` in the home.
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
-    /// A directory inside it that only its owner can read.
+    /// Makes a directory in the home that only its owner can read.
     pub fn directory(&self, name: &str) -> Result<PathBuf> {
         let path = self.path(name);
         fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
@@ -55,13 +59,13 @@ impl Home {
         Ok(path)
     }
 
-    /// A directory owned by the user a server runs as: inside the home if that user can get there,
-    /// otherwise under `/var/tmp`, and noted.
-    pub fn directory_for(&self, name: &str, user: Option<&User>) -> Result<PathBuf> {
+    /// Makes a directory that only `user` can read: in the home if the user can enter it, otherwise in
+    /// `/var/tmp`. The home records a path in `/var/tmp`.
+    pub(crate) fn directory_for(&self, name: &str, user: Option<&User>) -> Result<PathBuf> {
         let Some(user) = user else {
             return self.directory(name);
         };
-        let path = if open_to_others(&self.root)? {
+        let path = if is_open(&self.root)? {
             self.path(name)
         } else {
             let path = PathBuf::from(format!("/var/tmp/steward-{:016x}-{name}", fingerprint(&self.root)));
@@ -76,8 +80,8 @@ impl Home {
                     .with_context(|| format!("make {}", path.display()))?;
                 chown(&path, Some(user.uid), Some(user.gid))?;
             }
-            Err(error) => return Err(error).with_context(|| format!("look at {}", path.display())),
-            // Its name can be guessed, and anybody may make one of it in /var/tmp.
+            Err(error) => return Err(error).with_context(|| format!("inspect {}", path.display())),
+            // The name can be guessed, and every user can make a directory in /var/tmp.
             Ok(there)
                 if !there.is_dir() || there.uid() != user.uid || there.permissions().mode() & 0o077 != 0 =>
             {
@@ -88,8 +92,8 @@ impl Home {
         Ok(path)
     }
 
-    /// Directories outside the home that hold its data.
-    pub fn elsewhere(&self) -> Result<Vec<PathBuf>> {
+    /// The recorded directories outside the home that contain its data.
+    pub(crate) fn elsewhere(&self) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.root)? {
             let path = entry?.path();
@@ -100,7 +104,7 @@ impl Home {
         Ok(found)
     }
 
-    /// Writes a file that only its owner can read, whole or not at all.
+    /// Writes a file that only its owner can read. After an error the old file is unchanged.
     pub fn write_secret(&self, name: &str, content: &str) -> Result<PathBuf> {
         let path = self.path(name);
         let draft = self.path(&format!("{name}.draft"));
@@ -111,9 +115,9 @@ impl Home {
         Ok(path)
     }
 
-    /// The secret stored under a name, drawn at random the first time.
+    /// Returns the secret in the file `name`; the first call makes a random one.
     pub fn secret(&self, name: &str) -> Result<String> {
-        if let Some(secret) = read_if_there(&self.path(name))? {
+        if let Some(secret) = read_if_exists(&self.path(name))? {
             return Ok(secret.trim().to_owned());
         }
         let mut rng = rand::rng();
@@ -122,10 +126,10 @@ impl Home {
         Ok(secret)
     }
 
-    /// The port remembered under a name if it is free now, otherwise a free one, remembered from now on.
+    /// Returns the port recorded under `name` if it is free; otherwise records a free port and returns that.
     pub fn port(&self, name: &str) -> Result<u16> {
         let file = self.path("ports.json");
-        let mut ports: BTreeMap<String, u16> = match read_if_there(&file)? {
+        let mut ports: BTreeMap<String, u16> = match read_if_exists(&file)? {
             Some(text) => serde_json::from_str(&text).with_context(|| format!("read {}", file.display()))?,
             None => BTreeMap::new(),
         };
@@ -137,27 +141,6 @@ impl Home {
         fs::write(&file, serde_json::to_string_pretty(&ports)?)?;
         Ok(port)
     }
-}
-
-/// Below the range that Linux takes ports of outgoing connections from (32768 and up): a server that is started
-/// again finds its port as free as it left it.
-const PORTS: Range<u16> = 20_000..32_768;
-
-/// A loopback port that nothing listens on and that `suits`.
-fn free_port(suits: impl Fn(u16) -> bool) -> Result<u16> {
-    let mut rng = rand::rng();
-    for _ in 0..64 {
-        let port = rng.random_range(PORTS);
-        if is_free(port) && suits(port) {
-            return Ok(port);
-        }
-    }
-    bail!("no free port on the loopback address")
-}
-
-/// Whether a loopback port can be bound now.
-pub fn is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
 fn lock(path: &Path) -> Result<File> {
@@ -178,8 +161,8 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
-/// Whether every directory down to `path` lets other users through.
-fn open_to_others(path: &Path) -> Result<bool> {
+/// Whether every user can enter every directory down to `path`.
+fn is_open(path: &Path) -> Result<bool> {
     for directory in path.ancestors() {
         if fs::metadata(directory)?.permissions().mode() & 0o001 == 0 {
             return Ok(false);
@@ -188,7 +171,7 @@ fn open_to_others(path: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// FNV-1a over a path: tells checkouts apart in a directory they share.
+/// FNV-1a hash of a path, for names in `/var/tmp` that differ from checkout to checkout.
 fn fingerprint(path: &Path) -> u64 {
     path.as_os_str()
         .as_encoded_bytes()
@@ -196,21 +179,23 @@ fn fingerprint(path: &Path) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// The text of a file, if there is one.
-pub fn read_if_there(path: &Path) -> Result<Option<String>> {
+/// Reads a text file; `None` if it does not exist.
+pub fn read_if_exists(path: &Path) -> Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
     use super::*;
 
     #[test]
-    fn a_home_has_one_owner_at_a_time_and_names_it() {
+    fn the_error_for_an_open_home_names_its_process() {
         let directory = tempfile::tempdir().unwrap();
         let first = Home::open(directory.path()).unwrap();
         let refusal = Home::open(directory.path()).unwrap_err().to_string();
@@ -220,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_remembered_until_something_else_takes_it() {
+    fn a_recorded_port_is_reused_while_it_is_free() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::open(directory.path()).unwrap();
         let port = home.port("postgres").unwrap();
@@ -231,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_stays_the_same_and_only_its_owner_can_read_it() {
+    fn a_secret_is_constant_and_readable_by_its_owner_alone() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::open(directory.path()).unwrap();
         let secret = home.secret("password").unwrap();

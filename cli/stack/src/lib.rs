@@ -1,8 +1,8 @@
-//! The servers Steward stands on, for development and tests: Postgres, Redis and a Docker engine.
+//! The servers that Steward uses, for development and tests: Postgres, Redis and a Docker engine.
 //!
-//! The user's own are used where the environment names them; private ones are started otherwise, with their data
-//! in one directory, and stopped by whoever started them. It knows nothing of Steward's services, so that it
-//! builds when they do not: renewing the caches of checked queries begins here.
+//! The user's own servers are used where the environment names them. Otherwise private ones are started, with
+//! their data in one directory, and stopped at the end. The crate does not depend on Steward's services, so
+//! that it builds when they do not: `make sqlx` needs a Postgres before the services compile.
 
 pub mod docker;
 pub mod exec;
@@ -14,5 +14,6 @@ pub mod redis;
 pub mod signals;
 pub mod stack;
 pub mod terminal;
+mod user;
 
 pub use self::{docker::Engine, home::Home, process::Daemon, signals::StopRequests, stack::Stack};

@@ -1,4 +1,4 @@
-//! `steward-stack`: one command with the servers around it. `steward stack exec` does the same.
+//! `steward-stack`: runs one command on its own servers, as `steward stack exec` does.
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -1,13 +1,40 @@
-//! Who listens on a port of this machine: read from `/proc`, for the message that a port is taken.
+//! TCP ports on the loopback address: free ones, and the process that listens on a taken one.
 
-use std::{fmt, fs, path::Path};
+use std::{
+    fmt, fs,
+    net::{Ipv4Addr, TcpListener},
+    ops::Range,
+    path::Path,
+};
+
+use anyhow::{Result, bail};
+use rand::RngExt;
+
+/// Below the range in which Linux chooses ports of outgoing connections (32768 and up), so that a server's
+/// port is still free when the server is started again.
+const PORTS: Range<u16> = 20_000..32_768;
+
+/// A free port for which `accept` returns true.
+pub(crate) fn free_port(accept: impl Fn(u16) -> bool) -> Result<u16> {
+    let mut rng = rand::rng();
+    for _ in 0..64 {
+        let port = rng.random_range(PORTS);
+        if is_free(port) && accept(port) {
+            return Ok(port);
+        }
+    }
+    bail!("no free port on the loopback address")
+}
+
+/// Whether the port can be bound now.
+pub fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
 
 /// A process that listens on a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// Its process id.
     pub pid: u32,
-    /// Its command line.
     pub command: String,
 }
 
@@ -17,7 +44,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The process that listens on a TCP port, as far as this user may see it.
+/// The process that listens on a TCP port; `None` also if it belongs to another user.
 pub fn holder(port: u16) -> Option<Holder> {
     let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
@@ -31,7 +58,7 @@ pub fn holder(port: u16) -> Option<Holder> {
     })
 }
 
-/// Inodes of the sockets that listen on `port` in a table of the kernel's.
+/// Inodes of the sockets that listen on `port`, from the text of `/proc/net/tcp`.
 fn listening(table: &str, port: u16) -> Vec<String> {
     const LISTEN: &str = "0A";
     let local = format!(":{port:04X}");
@@ -67,12 +94,10 @@ fn command_line(process: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpListener};
-
     use super::*;
 
     #[test]
-    fn the_holder_of_a_taken_port_is_named() {
+    fn the_holder_of_a_taken_port_is_found() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let holder = holder(listener.local_addr().unwrap().port()).unwrap();
         assert_eq!(holder.pid, std::process::id());
@@ -87,9 +112,9 @@ mod tests {
 
     #[test]
     fn only_listening_sockets_count() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-            0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 111 1 0\n\
-            1: 0100007F:1F90 0100007F:C000 01 00000000:00000000 00:00000000 00000000     0        0 222 1 0\n";
+        let table = "sl local_address rem_address st tx_queue rx_queue tr tm->when retrnsmt uid timeout inode\n\
+            0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 111 1 0\n\
+            1: 0100007F:1F90 0100007F:C000 01 00000000:00000000 00:00000000 00000000 0 0 222 1 0\n";
         assert_eq!(listening(table, 8080), ["111"]);
     }
 }

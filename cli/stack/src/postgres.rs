@@ -1,6 +1,6 @@
-//! A private Postgres: its own cluster, its own port on the loopback address, a password, no Unix socket.
+//! A private Postgres: a cluster in the home, a port on the loopback address, a password, no Unix socket.
 //!
-//! Data stays between runs. `fsync` stays on: what a crash test proves here must hold elsewhere.
+//! Data stays between runs. `fsync` is on, so that crash tests here prove the same as in production.
 
 use std::{
     fs,
@@ -14,33 +14,28 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
-use crate::{
-    home::Home,
-    process::{Daemon, User},
-};
+use crate::{home::Home, process::Daemon, user::User};
 
-/// Oldest major version that Steward runs on.
-const OLDEST: u32 = 15;
+/// Minimum major version that Steward supports.
+const MIN_MAJOR: u32 = 15;
 const SUPERUSER: &str = "postgres";
 
-/// Fast shutdown, then immediate, then the last resort.
-pub const STOP: &[(Signal, Duration)] = &[
+/// Fast shutdown, then immediate shutdown, then SIGKILL.
+pub(crate) const STOP: &[(Signal, Duration)] = &[
     (Signal::INT, Duration::from_secs(20)),
     (Signal::QUIT, Duration::from_secs(5)),
     (Signal::KILL, Duration::from_secs(5)),
 ];
 
-/// A running private server.
 #[derive(Debug)]
-pub struct Postgres {
-    /// The process to stop.
-    pub daemon: Daemon,
+pub(crate) struct Postgres {
+    pub(crate) daemon: Daemon,
     /// URL of the superuser's own database.
-    pub url: String,
+    pub(crate) url: String,
 }
 
-/// Starts the home's server, making its cluster the first time.
-pub async fn start(home: &Home) -> Result<Postgres> {
+/// Starts the home's server; the first start makes the cluster.
+pub(crate) async fn start(home: &Home) -> Result<Postgres> {
     let user = User::for_servers(&["postgres", "nobody"])?;
     let data = home.directory_for("postgres", user.as_ref())?.join("data");
     let binaries = find(&data)?;
@@ -75,7 +70,7 @@ pub async fn start(home: &Home) -> Result<Postgres> {
 }
 
 fn initialise(binaries: &Path, data: &Path, password: &str, user: Option<&User>) -> Result<()> {
-    // A first attempt that was cut short leaves a directory without a version: it holds nothing yet.
+    // An interrupted first start leaves a directory without PG_VERSION and without data.
     if data.exists() {
         fs::remove_dir_all(data)?;
     }
@@ -121,25 +116,26 @@ fn accepts(binaries: &Path, port: u16) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// The directory of the server's programs: of the version that made the data, else of the newest.
+/// Directory of the server's programs: of the version that made the data, or of the newest if there is no
+/// data.
 fn find(data: &Path) -> Result<PathBuf> {
     let wanted = fs::read_to_string(data.join("PG_VERSION")).ok().map(|version| version.trim().to_owned());
     let mut installed = installed()?;
     installed.sort();
     let found = match &wanted {
         Some(version) => installed.into_iter().find(|(major, _)| major.to_string() == *version),
-        None => installed.into_iter().rev().find(|(major, _)| *major >= OLDEST),
+        None => installed.into_iter().rev().find(|(major, _)| *major >= MIN_MAJOR),
     };
     match (found, wanted) {
         (Some((_, binaries)), _) => Ok(binaries),
         (None, Some(version)) => {
             bail!("{} was made by Postgres {version}, which is not installed", data.display())
         }
-        (None, None) => bail!("Postgres {OLDEST} or newer is not installed: run scripts/packages"),
+        (None, None) => bail!("Postgres {MIN_MAJOR} or newer is not installed: run scripts/packages"),
     }
 }
 
-/// Installed servers: Debian's directories, then `pg_config` for everything else.
+/// Finds installed servers in Debian's directories and with `pg_config`.
 fn installed() -> Result<Vec<(u32, PathBuf)>> {
     let mut found = Vec::new();
     if let Ok(versions) = fs::read_dir("/usr/lib/postgresql") {

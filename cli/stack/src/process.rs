@@ -1,8 +1,8 @@
-//! Processes the development stack starts: recorded on disk, stopped in order, found again after a crash.
+//! The processes that the stack starts: recorded on disk, stopped in order, found again after a crash.
 //!
-//! A record holds the process id and the tick at which the kernel started it, so that a reused id is never
-//! taken for ours. A daemon leads its own process group: a terminal's Ctrl-C reaches `steward` alone, which
-//! then stops what it started in the right order.
+//! A record contains the process id and the tick at which the kernel started the process, so that another
+//! process with a reused id is never signalled. A daemon leads its own process group: a terminal's Ctrl-C
+//! reaches `steward` alone, which then stops its daemons in the right order.
 
 use std::{
     fs::{self, File},
@@ -16,45 +16,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::home::Home;
+use crate::home::{Home, read_if_exists};
 
 const POLL: Duration = Duration::from_millis(20);
-
-/// The unprivileged user that servers run as when `steward` runs as root.
-#[derive(Debug, Clone)]
-pub struct User {
-    /// User id.
-    pub uid: u32,
-    /// Primary group id.
-    pub gid: u32,
-}
-
-impl User {
-    /// The first of `names` that exists, if this process is root; nothing otherwise: servers then run as
-    /// the user who called.
-    pub fn for_servers(names: &[&str]) -> Result<Option<Self>> {
-        if !rustix::process::geteuid().is_root() {
-            return Ok(None);
-        }
-        let users = fs::read_to_string("/etc/passwd").context("read /etc/passwd")?;
-        let user = names.iter().find_map(|name| users.lines().find_map(|line| Self::parse(line, name)));
-        match user {
-            Some(user) => Ok(Some(user)),
-            None => bail!("none of the users {} exists to run a server as", names.join(", ")),
-        }
-    }
-
-    fn parse(line: &str, name: &str) -> Option<Self> {
-        let mut fields = line.split(':');
-        (fields.next()? == name).then_some(())?;
-        Some(Self { uid: fields.nth(1)?.parse().ok()?, gid: fields.next()?.parse().ok()? })
-    }
-
-    /// Makes a command run as this user.
-    pub fn apply(&self, command: &mut Command) {
-        command.uid(self.uid).gid(self.gid);
-    }
-}
 
 /// A background server that this process started and must stop.
 #[derive(Debug)]
@@ -66,9 +30,9 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a server in its own process group, its output going to `logs/<name>.log`, `input` to its
-    /// standard input.
-    pub fn start(home: &Home, name: &str, mut command: Command, input: &str) -> Result<Self> {
+    /// Starts a server in its own process group, with `input` as its standard input and `logs/<name>.log` for
+    /// its output.
+    pub(crate) fn start(home: &Home, name: &str, mut command: Command, input: &str) -> Result<Self> {
         let log = home.directory("logs")?.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log)?;
         let record = home.directory("run")?.join(format!("{name}.pid"));
@@ -82,18 +46,24 @@ impl Daemon {
         Ok(Self { name: name.to_owned(), child, record, log })
     }
 
-    /// What it is.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits until `ready` says so. Fails with the end of the log if the server ends or takes too long.
-    pub async fn until_ready(&mut self, within: Duration, ready: impl AsyncFn() -> bool) -> Result<()> {
+    /// Waits until `ready` returns true.
+    ///
+    /// # Errors
+    /// If the server exits, or is not ready after the time `within`. The error ends with the last lines of
+    /// its log.
+    pub(crate) async fn until_ready(
+        &mut self,
+        within: Duration,
+        ready: impl AsyncFn() -> bool,
+    ) -> Result<()> {
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -119,16 +89,16 @@ impl Daemon {
         format!("{}\n(from {})", tail.join("\n"), self.log.display())
     }
 
-    /// Stops it: each signal in turn, the next one once its time is over.
+    /// Sends each signal in turn and waits the given time for its effect, until the server has exited.
     pub async fn stop(mut self, signals: &[(Signal, Duration)]) -> Result<()> {
         let pid = Pid::from_child(&self.child);
-        for (signal, patience) in signals {
+        for (signal, wait) in signals {
             if self.child.try_wait()?.is_some() {
                 break;
             }
             kill_process(pid, *signal).with_context(|| format!("signal {}", self.name))?;
             let sent = Instant::now();
-            while self.child.try_wait()?.is_none() && sent.elapsed() < *patience {
+            while self.child.try_wait()?.is_none() && sent.elapsed() < *wait {
                 tokio::time::sleep(POLL).await;
             }
         }
@@ -139,15 +109,16 @@ impl Daemon {
     }
 }
 
-/// Ends a process that an earlier, killed `steward` left behind. Returns its id if there was one.
+/// Stops a process that an earlier `steward` left running when it was killed. Returns its id if there was
+/// one.
 pub async fn end_leftover(record: &Path, signals: &[(Signal, Duration)]) -> Result<Option<u32>> {
     let Some(pid) = recorded(record)? else {
         return Ok(None);
     };
-    for (signal, patience) in signals {
+    for (signal, wait) in signals {
         kill_process(pid, *signal).with_context(|| format!("signal leftover process {pid}"))?;
         let sent = Instant::now();
-        while sent.elapsed() < *patience {
+        while sent.elapsed() < *wait {
             tokio::time::sleep(POLL).await;
             if recorded(record)?.is_none() {
                 forget(record)?;
@@ -158,7 +129,7 @@ pub async fn end_leftover(record: &Path, signals: &[(Signal, Duration)]) -> Resu
     bail!("leftover process {pid} of {} does not stop", record.display())
 }
 
-/// Writes down which process a record stands for. One that has ended already needs no record.
+/// Writes the record of a process. A process that has already exited gets none.
 pub fn remember(record: &Path, pid: u32) -> Result<()> {
     let Some(start) = start_tick(pid) else {
         return forget(record);
@@ -166,7 +137,7 @@ pub fn remember(record: &Path, pid: u32) -> Result<()> {
     fs::write(record, format!("{pid} {start}\n")).with_context(|| format!("write {}", record.display()))
 }
 
-/// Removes a record; one that is gone already is fine.
+/// Removes a record. A missing file is not an error.
 pub fn forget(record: &Path) -> Result<()> {
     match fs::remove_file(record) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -176,13 +147,9 @@ pub fn forget(record: &Path) -> Result<()> {
     }
 }
 
-/// The recorded process, if it is still the same one and not a zombie.
+/// The recorded process; `None` if it has exited, also if its id is in use again.
 fn recorded(record: &Path) -> Result<Option<Pid>> {
-    let text = match fs::read_to_string(record) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("read {}", record.display())),
-    };
+    let Some(text) = read_if_exists(record)? else { return Ok(None) };
     let mut fields = text.split_whitespace().map(str::parse::<u64>);
     let (Some(Ok(pid)), Some(Ok(start))) = (fields.next(), fields.next()) else {
         bail!("{} is not a process record", record.display());
@@ -191,10 +158,11 @@ fn recorded(record: &Path) -> Result<Option<Pid>> {
     Ok((start_tick(pid) == Some(start)).then(|| Pid::from_raw(pid.cast_signed())).flatten())
 }
 
-/// When the kernel started a process, in ticks since boot; nothing if it is gone or a zombie.
+/// Start time of a process in ticks since boot; `None` if it has exited.
 fn start_tick(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses and may hold anything, so count after it.
+    // The second field is the program's name in parentheses. It may contain spaces, so fields are counted
+    // after it.
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
     let state = fields.next()?;
     if state == "Z" || state == "X" {

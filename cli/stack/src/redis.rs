@@ -1,4 +1,5 @@
-//! A private Redis (or Valkey): loopback, a password, nothing on disk. Steward keeps in it only what may be lost.
+//! A private Redis (or Valkey): loopback, a password, nothing on disk. Steward keeps in it only what may be
+//! lost.
 
 use std::{
     net::Ipv4Addr,
@@ -13,30 +14,24 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{
-    home::Home,
-    process::{Daemon, User},
-};
+use crate::{home::Home, process::Daemon, user::User};
 
-/// How to stop it.
+/// Signals that stop the server, each with the time to wait for its effect.
 pub const STOP: &[(Signal, Duration)] =
     &[(Signal::TERM, Duration::from_secs(5)), (Signal::KILL, Duration::from_secs(5))];
 
-/// A running private server.
 #[derive(Debug)]
 pub struct Redis {
-    /// The process to stop.
     pub daemon: Daemon,
-    /// Its URL.
     pub url: String,
 }
 
-/// Starts the home's server.
+/// Starts the home's Redis server.
 pub async fn start(home: &Home) -> Result<Redis> {
     let user = User::for_servers(&["redis", "valkey", "nobody"])?;
     let password = home.secret("redis.password")?;
     let port = home.port("redis")?;
-    // The configuration goes through standard input, so that no command line shows the password.
+    // The configuration is passed on standard input, so that no command line shows the password.
     let configuration = format!(
         "bind 127.0.0.1\nport {port}\nrequirepass {password}\nsave \"\"\nappendonly no\ndaemonize no\ndir /\n"
     );
@@ -65,7 +60,7 @@ fn find() -> Result<&'static str> {
     }
 }
 
-/// Whether the server speaks: without the password it answers a PING with an error, which is enough.
+/// Whether the server answers. Without the password it answers a PING with an error, which is enough.
 async fn answers(port: u16) -> bool {
     async fn ping(port: u16) -> Result<bool> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;

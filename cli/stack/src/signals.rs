@@ -1,10 +1,10 @@
-//! The wish to stop, from a terminal or a supervisor.
+//! Requests to stop: SIGINT from a terminal, SIGTERM from a supervisor.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Listens for SIGINT and SIGTERM from its creation on; their default effect is gone from then.
+/// Receives SIGINT and SIGTERM. From its creation on, the signals no longer end the process by themselves.
 #[derive(Debug)]
 pub struct StopRequests {
     interrupt: Signal,
@@ -12,12 +12,11 @@ pub struct StopRequests {
 }
 
 impl StopRequests {
-    /// Starts to listen.
     pub fn listen() -> io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub async fn next(&mut self) -> rustix::process::Signal {
         tokio::select! {
             _ = self.interrupt.recv() => rustix::process::Signal::INT,

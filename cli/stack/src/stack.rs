@@ -1,5 +1,5 @@
-//! What Steward stands on: Postgres, Redis and a Docker engine. The user's own where the environment names
-//! them, private ones otherwise; what was started here is stopped here.
+//! Postgres, Redis and a Docker engine: the user's own where the environment names them, private ones
+//! otherwise. Private servers are stopped with the stack.
 
 use std::{env, fs, time::Duration};
 
@@ -15,30 +15,28 @@ use crate::{
     terminal::Stages,
 };
 
-/// Names the user's own Postgres: a URL whose role may create databases and roles.
+/// Variable with the URL of the user's own Postgres, with a role that may create databases and roles.
 pub const DATABASE_URL: &str = "STEWARD_DATABASE_URL";
-/// Names the user's own Redis.
-pub const REDIS_URL: &str = "STEWARD_REDIS_URL";
+/// Variable with the URL of the user's own Redis.
+pub(crate) const REDIS_URL: &str = "STEWARD_REDIS_URL";
 
 const DOCKERD: &str = "dockerd";
 
 const SERVERS: &[(&str, &[(Signal, Duration)])] =
     &[("postgres", postgres::STOP), ("redis", redis::STOP), (DOCKERD, docker::STOP)];
 
-/// The three servers, running.
+/// The three running servers.
 #[derive(Debug)]
 pub struct Stack {
-    /// Postgres, as a role that may create databases and roles.
+    /// URL of Postgres, with a role that may create databases and roles.
     pub database_url: String,
-    /// Redis.
     pub redis_url: String,
-    /// Docker.
     pub engine: Engine,
     owned: Vec<(Daemon, &'static [(Signal, Duration)])>,
 }
 
 impl Stack {
-    /// Brings everything up. If one part fails, the others are stopped again.
+    /// Starts the three servers. If one cannot start, the started ones are stopped.
     pub async fn up(home: &Home, stages: Stages) -> Result<Self> {
         Self::end_leftovers(home, stages).await?;
         let (postgres, redis, docker) = tokio::join!(postgres(home), redis(home), docker::start(home));
@@ -83,22 +81,22 @@ impl Stack {
         }
     }
 
-    /// Ends servers that an earlier run left behind, or that a cancelled start had begun.
+    /// Stops servers that an earlier run, or an interrupted start, left running.
     pub async fn end_leftovers(home: &Home, stages: Stages) -> Result<()> {
         for (name, signals) in SERVERS {
             if let Some(pid) = process::end_leftover(&home.path(&format!("run/{name}.pid")), signals).await? {
-                stages.report(name, format_args!("ended process {pid}, left by an earlier run"))?;
+                stages.report(name, format_args!("stopped process {pid} of an earlier run"))?;
             }
         }
         Ok(())
     }
 
-    /// Whether the engine was there before: what is left on it does not go with the home.
+    /// Whether the engine is the user's own. Removing the home does not remove sandboxes from such an engine.
     pub fn engine_is_yours(&self) -> bool {
         self.owned.iter().all(|(daemon, _)| daemon.name() != DOCKERD)
     }
 
-    /// The variables under which everything else finds the servers.
+    /// Environment variables with the addresses of the servers.
     pub fn environment(&self) -> [(&'static str, &str); 3] {
         [
             (DATABASE_URL, &self.database_url),
@@ -107,7 +105,7 @@ impl Stack {
         ]
     }
 
-    /// Stops what was started here, and only that.
+    /// Stops the servers that [`Self::up`] started.
     pub async fn down(self) -> Result<()> {
         let failures = stop_all(self.owned).await;
         if failures.is_empty() {
@@ -117,14 +115,14 @@ impl Stack {
     }
 }
 
-/// Ends leftover servers of a home and removes its database cluster; keys, ports and the private engine's images
-/// stay.
+/// Stops leftover servers of a home and removes its database cluster. Keys, ports and the private engine's
+/// images stay.
 pub async fn wipe(home: &Home) -> Result<()> {
     Stack::end_leftovers(home, Stages::silent()).await?;
-    let mut places = home.elsewhere()?;
-    places.push(home.path("postgres"));
-    for place in places.iter().filter(|place| place.is_dir()) {
-        fs::remove_dir_all(place).with_context(|| format!("remove {}", place.display()))?;
+    let mut directories = home.elsewhere()?;
+    directories.push(home.path("postgres"));
+    for directory in directories.iter().filter(|directory| directory.is_dir()) {
+        fs::remove_dir_all(directory).with_context(|| format!("remove {}", directory.display()))?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! What `steward` writes for a person: lines on standard output, and stages with the seconds they took.
+//! Output for a person: lines on standard output, and the stages of a start with their times.
 //!
-//! A closed standard output is an error of the command, never a panic.
+//! Writing to a closed standard output is an error of the command, never a panic.
 
 use std::{
     fmt::Display,
@@ -8,21 +8,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Writes one line.
+/// Writes one line to standard output.
 pub fn say(line: impl Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
 }
 
-/// Writes text as it is, for output that arrives in pieces.
+/// Writes text to standard output without a line end.
 pub fn show(text: impl Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
     write!(out, "{text}")?;
     out.flush()
 }
 
-/// The stages of a start: one line each, with the seconds since the beginning.
+/// Reports the stages of a start: one line each, with the seconds since the start.
 #[derive(Debug, Clone, Copy)]
 pub struct Stages {
     started: Instant,
@@ -30,18 +30,17 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Stages that count from `ahead` ago: a build may have gone before.
+    /// Counts from the time `ahead` ago, to include a build before the start.
     pub fn since(ahead: Duration) -> Self {
         let now = Instant::now();
         Self { started: now.checked_sub(ahead).unwrap_or(now), silent: false }
     }
 
-    /// Stages that are not shown, for commands whose output belongs to another program.
+    /// Reports nothing, for commands that run another program on the same output.
     pub fn silent() -> Self {
         Self { started: Instant::now(), silent: true }
     }
 
-    /// Reports one stage.
     pub fn report(&self, name: &str, text: impl Display) -> io::Result<()> {
         if self.silent {
             return Ok(());
@@ -50,7 +49,7 @@ impl Stages {
     }
 }
 
-/// Writes one line to standard error. There is nowhere to report that this failed.
+/// Writes one line to standard error. A failed write cannot be reported anywhere else.
 pub fn complain(line: impl Display) {
     drop(writeln!(io::stderr().lock(), "{line}"));
 }

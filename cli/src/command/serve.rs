@@ -1,27 +1,26 @@
-//! `steward serve`: one service in this process, exactly as its own program runs it.
+//! `steward serve`: runs one service in this process, exactly as its own program runs it.
 
 use std::{fs::File, os::fd::AsFd, path::PathBuf, process::ExitCode};
 
-use clap::Args;
 use svc_core::run::{lifecycle::Lifecycle, process};
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
 use crate::plane::Service;
 
-/// Which service, and how.
-#[derive(Debug, Clone, Args)]
-pub struct ServeArgs {
-    /// The service.
-    pub service: Service,
-    /// Its configuration; keys it leaves out have their defaults, and `STEWARD_<SERVICE>_<KEY>` overrides both.
+/// Run one service, as its own program does.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Name of the service.
+    service: Service,
+    /// Configuration file; missing keys have their defaults, and `STEWARD_<SERVICE>_<KEY>` overrides both.
     #[arg(long)]
-    pub config: Option<PathBuf>,
-    /// Stop when standard input closes: a supervisor that is killed leaves nothing running.
+    config: Option<PathBuf>,
+    /// Stop when standard input closes, so that a supervisor that is killed leaves nothing running.
     #[arg(long)]
-    pub until_stdin_closes: bool,
+    until_stdin_closes: bool,
 }
 
-/// Loads a service's configuration and runs it to its end.
+/// Loads a service's configuration and runs the service.
 macro_rules! serve {
     ($service:ident::$start:ident, $args:expr) => {{
         let name = $args.service.full_name();
@@ -31,7 +30,7 @@ macro_rules! serve {
                 let (how, telemetry) = (config.process.clone(), config.telemetry.clone());
                 process::run(name, &how, &telemetry, |lifecycle, metrics| {
                     if $args.until_stdin_closes {
-                        hang_on_stdin(&lifecycle);
+                        stop_with_stdin(&lifecycle);
                     }
                     $service::$start(config, lifecycle, metrics)
                 })
@@ -40,8 +39,8 @@ macro_rules! serve {
     }};
 }
 
-/// Runs the service until it is told to stop.
-pub fn run(args: &ServeArgs) -> ExitCode {
+/// Runs the service until SIGTERM or SIGINT.
+pub(crate) fn run(args: &Args) -> ExitCode {
     match args.service {
         Service::Gateway => serve!(gateway::run, args),
         Service::Chat => serve!(chat_svc::start, args),
@@ -51,10 +50,10 @@ pub fn run(args: &ServeArgs) -> ExitCode {
     }
 }
 
-/// Stops the process once nobody holds the other end of its standard input.
-fn hang_on_stdin(lifecycle: &Lifecycle) {
+/// Stops the process when its standard input closes.
+fn stop_with_stdin(lifecycle: &Lifecycle) {
     let (stopping, soft) = (lifecycle.clone(), lifecycle.soft());
-    drop(lifecycle.spawn("lifeline", async move {
+    drop(lifecycle.spawn("stdin", async move {
         let closed = async {
             let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
             let mut stdin = pipe::Receiver::from_file(File::from(stdin))?;
@@ -64,8 +63,8 @@ fn hang_on_stdin(lifecycle: &Lifecycle) {
         };
         tokio::select! {
             ended = closed => match ended {
-                Ok(()) => tracing::info!("the supervisor is gone, stopping"),
-                Err(error) => tracing::error!(%error, "standard input is no pipe to a supervisor, stopping"),
+                Ok(()) => tracing::info!("standard input closed: the supervisor is gone, stopping"),
+                Err(error) => tracing::error!(%error, "standard input is not a pipe, stopping"),
             },
             () = soft.cancelled() => {}
         }

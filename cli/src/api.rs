@@ -1,40 +1,42 @@
-//! The plane's HTTP door, as an operator's commands use it.
+//! Client of a plane's HTTP API.
 
-use std::{fs, path::Path, time::Duration};
+pub mod sse;
+
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
 use reqwest::{
     Client, Method, RequestBuilder, Response,
     header::{ACCEPT, CONTENT_TYPE},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
+use steward_stack::home::read_if_exists;
 
-use super::sse::Frames;
+use self::sse::Frames;
 
-/// File of a home that holds its plane's URL.
-pub const URL_FILE: &str = "url";
-/// File of a home that holds an account's token.
-pub const TOKEN_FILE: &str = "token";
-/// File of a home that holds the operator's token.
-pub const ADMIN_TOKEN_FILE: &str = "admin-token";
+/// File in a home that contains the URL of its plane.
+pub(crate) const URL_FILE: &str = "url";
+/// File in a home that contains an account's token.
+pub(crate) const TOKEN_FILE: &str = "token";
+/// File in a home that contains an operator's token.
+pub(crate) const ADMIN_TOKEN_FILE: &str = "admin-token";
 
-const CONNECT: Duration = Duration::from_secs(5);
-/// A stream says something every 15 s, if only a comment.
-const SILENCE: Duration = Duration::from_secs(45);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Three times the longest silence of a stream: the gateway sends a comment after 15 s without an event.
+const READ_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Which plane, and as whom.
-#[derive(Debug, Clone, Args)]
-pub struct Target {
+/// The plane to call, and the token to call it with.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Target {
     /// Base URL of the plane; by default the one `steward dev` runs.
     #[arg(long, env = "STEWARD_URL")]
-    pub url: Option<String>,
+    url: Option<String>,
     /// API token; by default the one `steward dev` made.
     #[arg(long, env = "STEWARD_TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
+    token: Option<String>,
 }
 
-/// A plane that can be called.
+/// A plane's URL with a token for it.
 #[derive(Debug, Clone)]
 pub struct Api {
     http: Client,
@@ -42,23 +44,23 @@ pub struct Api {
     token: String,
 }
 
-/// What the plane refused, as its problem document says.
+/// A problem document: the plane refused a request, or failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail} ({code}, HTTP {status})")]
 pub struct Refusal {
-    /// HTTP status.
+    /// The HTTP status code.
     pub status: u16,
-    /// Stable reason, UPPER_SNAKE.
+    /// Stable reason, in UPPER_SNAKE.
     pub code: String,
-    /// What happened.
+    /// Explanation for a person, with every wrong field.
     pub detail: String,
     /// Whether the same request may succeed later.
     pub retryable: bool,
 }
 
 impl Api {
-    /// The plane a command line names, or the home's own, with the token of `token_file`.
-    pub fn open(home: &Path, target: &Target, token_file: &str) -> Result<Self> {
+    /// The plane and token of the command line; by default the home's own, with the token in `token_file`.
+    pub(crate) fn open(home: &Path, target: &Target, token_file: &str) -> Result<Self> {
         let url = match &target.url {
             Some(url) => url.clone(),
             None => read(home, URL_FILE, "--url or STEWARD_URL")?,
@@ -70,38 +72,35 @@ impl Api {
         Self::at(&url, &token)
     }
 
-    /// The plane at a URL.
+    /// The plane at the base URL `url`.
     pub fn at(url: &str, token: &str) -> Result<Self> {
-        let http = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).build()?;
+        let http = Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build()?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token: token.to_owned() })
     }
 
-    /// Its base URL.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Reads JSON.
     pub async fn get(&self, path: &str) -> Result<Value> {
         self.json(self.request(Method::GET, path)).await
     }
 
-    /// Sends and reads JSON.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
         self.json(self.request(Method::POST, path).json(body)).await
     }
 
-    /// Sends with a key by which a repetition is known, and reads JSON.
+    /// Like [`Self::post`], with an idempotency key.
     pub async fn post_once(&self, path: &str, body: &Value, key: &str) -> Result<Value> {
         self.json(self.request(Method::POST, path).json(body).header("idempotency-key", key)).await
     }
 
-    /// Deletes and reads JSON.
     pub async fn delete(&self, path: &str) -> Result<Value> {
         self.json(self.request(Method::DELETE, path)).await
     }
 
-    /// Reads a stream of events; `last_event_id` goes on after an event already seen.
+    /// Opens a stream of events; it begins after the event `last_event_id`, or at the first one if that is
+    /// empty.
     pub async fn events(&self, path: &str, last_event_id: &str) -> Result<Frames> {
         let mut request = self.request(Method::GET, path).header(ACCEPT, "text/event-stream");
         if !last_event_id.is_empty() {
@@ -110,7 +109,7 @@ impl Api {
         Ok(Frames::of(self.send(request).await?))
     }
 
-    /// Sends JSON and reads a stream of events.
+    /// Sends JSON and opens a stream of events.
     pub async fn post_events(&self, path: &str, body: &Value) -> Result<Frames> {
         let request = self.request(Method::POST, path).header(ACCEPT, "text/event-stream").json(body);
         Ok(Frames::of(self.send(request).await?))
@@ -136,7 +135,7 @@ impl Api {
             .and_then(|kind| kind.to_str().ok())
             .is_some_and(|kind| kind.starts_with("application/problem+json"));
         if !is_problem {
-            bail!("{} answered {status}, and not as a Steward gateway does", self.url);
+            bail!("{} answered {status} without a problem document: it is not a Steward gateway", self.url);
         }
         let problem: Value = answer.json().await.context("read the plane's problem")?;
         Err(Refusal::from_problem(&problem).into())
@@ -144,7 +143,6 @@ impl Api {
 }
 
 impl Refusal {
-    /// Reads a problem document.
     pub fn from_problem(problem: &Value) -> Self {
         let mut detail = problem["detail"].as_str().unwrap_or("refused").to_owned();
         for error in problem["errors"].as_array().into_iter().flatten() {
@@ -160,27 +158,47 @@ impl Refusal {
     }
 }
 
-fn read(home: &Path, file: &str, otherwise: &str) -> Result<String> {
-    let path = home.join(file);
-    match fs::read_to_string(&path) {
-        Ok(text) => Ok(text.trim().to_owned()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!("{} is not there: start `make dev`, or give {otherwise}", path.display())
-        }
-        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+/// Creates an account and returns its id.
+pub async fn create_account(api: &Api, name: &str) -> Result<String> {
+    let answer = api.post("/v1/accounts", &json!({ "name": name })).await?;
+    Ok(answer["account"]["accountId"].as_str().context("the answer names no account")?.to_owned())
+}
+
+/// Creates a token and returns its secret.
+pub async fn create_token(
+    api: &Api,
+    account: &str,
+    name: &str,
+    scopes: &[String],
+    ttl: Option<&str>,
+) -> Result<String> {
+    let mut body = json!({ "name": name, "scopes": scopes });
+    if let Some(ttl) = ttl {
+        body["ttl"] = json!(ttl);
     }
+    let answer = api.post(&format!("/v1/accounts/{account}/tokens"), &body).await?;
+    let secret = answer["secret"].as_str().filter(|secret| !secret.is_empty());
+    Ok(secret.context("the answer holds no secret")?.to_owned())
+}
+
+fn read(home: &Path, file: &str, alternative: &str) -> Result<String> {
+    let path = home.join(file);
+    let text = read_if_exists(&path)?;
+    let text = text.with_context(|| {
+        format!("{} does not exist: start `make dev`, or give {alternative}", path.display())
+    })?;
+    Ok(text.trim().to_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
-    fn a_refusal_names_its_code_and_the_wrong_fields() {
+    fn a_refusal_shows_its_code_and_the_wrong_fields() {
         let refusal = Refusal::from_problem(&json!({
-            "status": 400, "code": "INVALID_ARGUMENT", "detail": "the request is not valid", "retryable": false,
+            "status": 400, "code": "INVALID_ARGUMENT", "detail": "the request is not valid",
+            "retryable": false,
             "errors": [{"field": "input", "detail": "must not be empty"}],
         }));
         assert_eq!(
@@ -190,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_plane_the_message_says_how_to_get_one() {
+    fn without_a_plane_the_error_explains_how_to_start_one() {
         let target = Target { url: None, token: None };
         let error = Api::open(Path::new("/nowhere"), &target, TOKEN_FILE).unwrap_err().to_string();
         assert!(error.contains("make dev") && error.contains("STEWARD_URL"), "{error}");

@@ -2,7 +2,7 @@ use std::{fs, path::Path, sync::LazyLock};
 
 use super::*;
 
-/// Children are shells that write down what happens to them.
+/// A supervisor with children that are shells; they append what happens to the file `events`.
 struct Stage {
     directory: tempfile::TempDir,
     supervisor: Supervisor,
@@ -68,9 +68,12 @@ async fn a_child_that_refuses_its_configuration_is_not_started_again() {
 }
 
 #[tokio::test]
-async fn a_child_may_drain_and_its_last_lines_are_kept() {
+async fn a_child_drains_and_its_last_lines_are_kept() {
     let mut stage = Stage::set();
-    stage.keep("trap 'echo draining; sleep 0.2; echo drained >>$EVENTS; exit 0' TERM; echo up >>$EVENTS; while :; do sleep 0.05; done");
+    stage.keep(
+        "trap 'echo draining; sleep 0.2; echo drained >>$EVENTS; exit 0' TERM; echo up >>$EVENTS; \
+         while :; do sleep 0.05; done",
+    );
     stage.until(|events| events == "up\n").await;
     let log = stage._home.path("logs/plane.log");
     let record = stage._home.path("run/actor.pid");
@@ -82,7 +85,7 @@ async fn a_child_may_drain_and_its_last_lines_are_kept() {
 }
 
 #[tokio::test]
-async fn a_hurried_stop_does_not_wait_for_a_drain() {
+async fn a_child_is_killed_when_the_stop_must_not_wait() {
     let mut stage = Stage::set();
     stage.keep("trap '' TERM; echo $$ >>$EVENTS; while :; do sleep 0.05; done");
     let pid = stage.until(|events| events.ends_with('\n')).await;
@@ -91,7 +94,7 @@ async fn a_hurried_stop_does_not_wait_for_a_drain() {
 }
 
 #[tokio::test]
-async fn children_do_not_outlive_a_supervisor_that_is_dropped() {
+async fn dropping_the_supervisor_ends_its_children() {
     let mut stage = Stage::set();
     stage.keep("echo $$ >>$EVENTS; exec sleep 60");
     let pid = stage.until(|events| events.ends_with('\n')).await;

@@ -1,6 +1,11 @@
-//! `steward dev`: the whole plane on this machine, from nothing to a line to paste, until Ctrl-C.
+//! `steward dev`: runs the whole plane on this machine until Ctrl-C.
 //!
-//! What it starts it stops: services, sandboxes, servers, in that order. Data stays for the next start.
+//! It stops everything that it started: services, then sandboxes, then servers. Data stays for the next
+//! start.
+
+pub(crate) mod sandboxes;
+mod screen;
+mod supervise;
 
 use std::{
     env,
@@ -10,59 +15,57 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
 use registry_svc::operator::Operator;
 use secrecy::{ExposeSecret, SecretString};
 use steward_stack::{
-    Engine, Home, Stack, StopRequests,
-    home::{self, read_if_there},
-    ports,
-    process::end_leftover,
-    terminal::Stages,
+    Engine, Home, Stack, StopRequests, home::read_if_exists, ports, process::end_leftover, terminal::Stages,
 };
 use svc_core::data::pg::{PgConfig, Pool};
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    sandboxes, screen,
-    supervise::{self, Supervisor},
-};
+use self::supervise::Supervisor;
 use crate::{
-    db::{DATABASE, Database},
-    operator::api::{ADMIN_TOKEN_FILE, TOKEN_FILE, URL_FILE},
-    plane::{Ground, Overrides, Plane, Service},
+    api::{ADMIN_TOKEN_FILE, TOKEN_FILE, URL_FILE},
+    plane::{
+        Overrides, Plane, Servers, Service,
+        database::{self, Database},
+    },
     traces::{Receiver, Traces},
 };
 
-const READY_WITHIN: Duration = Duration::from_secs(60);
+/// Maximum time from the start of the services until every one is ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How to run the plane.
-#[derive(Debug, Clone, Args)]
-pub struct DevArgs {
-    /// Port of the public door.
+/// Run the whole plane on this machine until Ctrl-C.
+///
+/// Postgres, Redis and a Docker engine are started unless STEWARD_DATABASE_URL, STEWARD_REDIS_URL or
+/// DOCKER_HOST name yours. `make dev` builds what this needs and calls it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Port of the public API.
     #[arg(long, env = "STEWARD_PORT", default_value_t = 8080)]
-    pub port: u16,
-    /// The static program that is mounted into sandboxes.
+    port: u16,
+    /// The static guest program that is mounted into sandboxes.
     #[arg(long, env = "STEWARD_GUEST")]
-    pub guest: PathBuf,
-    /// The image sandboxes start from; by default it is built, if it is not there.
+    guest: PathBuf,
+    /// The image that sandboxes start from; by default Steward's own, which is built if it does not exist.
     #[arg(long, env = "STEWARD_IMAGE")]
-    pub image: Option<String>,
+    image: Option<String>,
     /// Seconds since 1970 at which the start began, for the times that stages show.
     #[arg(long, env = "STEWARD_STARTED", hide = true)]
-    pub started: Option<f64>,
+    started: Option<f64>,
 }
 
-/// Runs the plane until it is told to stop, or something in it cannot run.
-pub async fn run(root: &Path, args: &DevArgs) -> Result<ExitCode> {
+/// Runs the plane until SIGINT or SIGTERM, or until one of its processes cannot run.
+pub(crate) async fn run(root: &Path, args: &Args) -> Result<ExitCode> {
     let mut stops = StopRequests::listen()?;
     let stages = Stages::since(since(args.started));
     let home = Home::open(root)?;
     end_leftovers(&home).await?;
-    if !home::is_free(args.port) {
-        let holder =
-            ports::holder(args.port).map_or("a process of another user".to_owned(), |who| who.to_string());
+    if !ports::is_free(args.port) {
+        let holder = ports::holder(args.port)
+            .map_or("a process of another user".to_owned(), |holder| holder.to_string());
         bail!("port {} is taken by {holder}: stop it, or give --port", args.port);
     }
     let stack = tokio::select! {
@@ -83,24 +86,24 @@ pub async fn run(root: &Path, args: &DevArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Everything above the servers.
+/// Runs the services on the servers of `stack`.
 async fn on_stack(
     home: &Home,
-    args: &DevArgs,
+    args: &Args,
     stack: &Stack,
     stages: Stages,
     stops: &mut StopRequests,
 ) -> Result<()> {
     if stack.engine_is_yours() {
-        sandboxes::note_engine(home, &stack.engine)?;
+        sandboxes::record_engine(home, &stack.engine)?;
     }
     let traces = Traces::at(home.directory("traces")?);
     traces.prune()?;
     let receiver = Receiver::bind(home.port("otlp")?, traces).await?;
     let prepared = async {
         let image = image(args, &stack.engine, stages).await?;
-        let ground = Ground {
-            database: Database::at(&stack.database_url, DATABASE)?,
+        let servers = Servers {
+            database: Database::at(&stack.database_url, database::NAME)?,
             redis_url: stack.redis_url.clone(),
             docker_host: stack.engine.host().to_owned(),
             otlp_url: env::var("OTEL_EXPORTER_OTLP_ENDPOINT").unwrap_or_else(|_| receiver.url()),
@@ -108,11 +111,11 @@ async fn on_stack(
             image,
             installation: sandboxes::installation(home)?,
         };
-        ground.database.init().await?;
-        ground.database.migrate().await?;
-        ensure_tokens(home, &ground.database).await?;
+        servers.database.init().await?;
+        servers.database.migrate().await?;
+        ensure_tokens(home, &servers.database).await?;
         stages.report("database", "schemas are up to date")?;
-        Plane::lay_out(home, &Service::ALL, args.port, &ground, &Overrides::default())
+        Plane::lay_out(home, &Service::ALL, args.port, &servers, &Overrides::default())
     };
     let plane = tokio::select! {
         plane = prepared => plane?,
@@ -145,7 +148,7 @@ async fn on_stack(
     lived.and(received)
 }
 
-/// From the start of the services to the wish to stop.
+/// Waits until the services are ready, shows the screen, then waits for a stop request or a failure.
 async fn live(
     home: &Home,
     plane: &Plane,
@@ -154,7 +157,7 @@ async fn live(
     stops: &mut StopRequests,
 ) -> Result<()> {
     let opened = async {
-        plane.until_ready(READY_WITHIN).await?;
+        plane.until_ready(READY_TIMEOUT).await?;
         stages.report("services", "all are ready")?;
         let url = plane.url().context("the plane has no gateway")?;
         std::fs::write(home.path(URL_FILE), &url)?;
@@ -171,17 +174,19 @@ async fn live(
     }
 }
 
-/// Makes an account with a token, and an operator's token; those of an earlier start are kept while they work.
+/// Makes an account with a token, and an operator's token. Keeps those of an earlier start while they are
+/// valid.
 async fn ensure_tokens(home: &Home, database: &Database) -> Result<()> {
     let config = PgConfig::new(SecretString::from(database.run_url(Service::Registry)?));
     let pool = Pool::connect(&config).await?;
     let operator = Operator::new(pool.clone());
-    let known = read_if_there(&home.path(TOKEN_FILE))?.map(|token| SecretString::from(token.trim()));
+    let known = read_if_exists(&home.path(TOKEN_FILE))?.map(|token| SecretString::from(token.trim()));
     let issued = operator.ensure_account_and_token("dev", known.as_ref()).await?;
     let is_new = known.is_none_or(|known| known.expose_secret() != issued.secret.expose_secret());
     if is_new || !home.path(ADMIN_TOKEN_FILE).is_file() {
-        // The database is new, and an operator's token of an older one worth nothing either; or a start was cut short
-        // here. The account's token is written last: it says that both are there.
+        // The database is new, so an operator's token of an older one is not valid either; or an earlier
+        // start ended between the two writes. The account's token is written last: if its file exists, both
+        // do.
         let admin = operator.create_admin_token("steward dev").await?;
         home.write_secret(ADMIN_TOKEN_FILE, admin.secret.expose_secret())?;
         home.write_secret(TOKEN_FILE, issued.secret.expose_secret())?;
@@ -190,18 +195,18 @@ async fn ensure_tokens(home: &Home, database: &Database) -> Result<()> {
     Ok(())
 }
 
-/// The image a command line names, or the one its recipe in this checkout makes.
-async fn image(args: &DevArgs, engine: &Engine, stages: Stages) -> Result<String> {
+/// The image that the command line names, or the one that this checkout's script builds.
+async fn image(args: &Args, engine: &Engine, stages: Stages) -> Result<String> {
     if let Some(image) = &args.image {
         return Ok(image.clone());
     }
-    // Its progress goes to the terminal; `Command::output` would keep it.
+    // Standard error stays the terminal's, so that progress shows; `Command::output` would capture it.
     let build = Command::new("deploy/sandbox/build-image.sh")
         .env("DOCKER_HOST", engine.host())
         .stdout(std::process::Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .context("run deploy/sandbox/build-image.sh (start this in a checkout, or give --image)")?;
+        .context("run deploy/sandbox/build-image.sh (run `steward dev` in a checkout, or give --image)")?;
     let output = build.wait_with_output().await?;
     if !output.status.success() {
         bail!("the sandbox image could not be built (see above)");
@@ -211,8 +216,8 @@ async fn image(args: &DevArgs, engine: &Engine, stages: Stages) -> Result<String
     Ok(image)
 }
 
-/// Ends services that an earlier, killed `steward dev` left behind.
-pub async fn end_leftovers(home: &Home) -> Result<()> {
+/// Stops services that an earlier `steward dev` left running when it was killed.
+pub(crate) async fn end_leftovers(home: &Home) -> Result<()> {
     for service in Service::ALL {
         end_leftover(&home.path(&format!("run/{service}.pid")), supervise::STOP).await?;
     }

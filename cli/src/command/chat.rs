@@ -1,45 +1,49 @@
-//! `steward chat`: one turn on the terminal, as it happens.
+//! `steward chat`: runs one turn and prints its events as they arrive.
 //!
-//! What was seen is never asked for again: if the stream breaks, the command goes on after the last event it
-//! printed. The turn itself does not depend on this command; leaving it does not stop the turn.
+//! If the stream breaks, the command reads on after the last event that it printed. The turn does not depend
+//! on this command: ending the command does not stop the turn.
 
 use std::{
     path::Path,
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
 use serde_json::{Value, json};
-
-use super::{
-    api::{Api, Refusal, TOKEN_FILE, Target},
-    sse::{Frame, Frames},
-};
 use steward_stack::terminal::{complain, say, show};
 
-/// How long a broken stream is taken up again and again.
-const PERSISTENCE: Duration = Duration::from_secs(120);
-const PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_TITLE: usize = 80;
+use crate::api::{
+    Api, Refusal, TOKEN_FILE, Target,
+    sse::{Frame, Frames},
+};
 
-/// What to say.
-#[derive(Debug, Clone, Args)]
-pub struct ChatArgs {
-    /// What to say to the agent.
-    pub text: String,
-    /// Go on with this session instead of beginning one.
+/// Maximum time without a stream before the command fails.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(120);
+const RESUME_PAUSE: Duration = Duration::from_millis(500);
+/// Maximum characters of a new session's title.
+const MAX_TITLE: usize = 80;
+
+/// Talk to an agent: one turn, as it happens.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  steward chat 'run uname -a'\n  steward chat --session 0192… 'and again'"
+)]
+pub(crate) struct Args {
+    /// The message to the agent.
+    text: String,
+    /// Continue this session instead of starting one.
     #[arg(long)]
-    pub session: Option<String>,
+    session: Option<String>,
     /// Print the events as they are, one JSON object a line.
     #[arg(long)]
-    pub json: bool,
+    json: bool,
     #[command(flatten)]
     target: Target,
 }
 
-/// Runs one turn and prints it. Fails if the turn does.
-pub async fn run(home: &Path, args: &ChatArgs) -> Result<()> {
+/// Runs one turn and prints it. Fails if the turn fails.
+pub(crate) async fn run(home: &Path, args: &Args) -> Result<ExitCode> {
     let api = Api::open(home, &args.target, TOKEN_FILE)?;
     let session = match &args.session {
         Some(session) => session.clone(),
@@ -55,13 +59,13 @@ pub async fn run(home: &Path, args: &ChatArgs) -> Result<()> {
         say(format_args!("\n— session {session} · turn {} · trace {trace}", screen.turn))?;
     }
     match ending {
-        Ending::Completed => Ok(()),
+        Ending::Completed => Ok(ExitCode::SUCCESS),
         Ending::Otherwise(problem) => bail!(problem),
     }
 }
 
 async fn create_session(api: &Api, text: &str) -> Result<String> {
-    let title: String = text.chars().take(LONGEST_TITLE).collect();
+    let title: String = text.chars().take(MAX_TITLE).collect();
     let answer = api.post("/v1/sessions", &json!({ "title": title })).await?;
     Ok(answer["session"]["sessionId"].as_str().context("the answer names no session")?.to_owned())
 }
@@ -73,7 +77,7 @@ enum Ending {
     Otherwise(String),
 }
 
-/// Prints a turn's events to the last one, through any number of streams.
+/// Prints a turn's events until its last one; opens another stream when one breaks.
 async fn follow(api: &Api, mut frames: Frames, screen: &mut Screen) -> Result<Ending> {
     let mut broken_since: Option<Instant> = None;
     loop {
@@ -82,26 +86,28 @@ async fn follow(api: &Api, mut frames: Frames, screen: &mut Screen) -> Result<En
             Ok(None) => anyhow::anyhow!("the stream ended before the turn did"),
             Err(error) => error,
         };
-        let lasting = problem.downcast_ref::<Refusal>().is_some_and(|refusal| !refusal.retryable);
         let since = *broken_since.get_or_insert_with(Instant::now);
-        if screen.turn.is_empty() || lasting || since.elapsed() > PERSISTENCE {
+        if screen.turn.is_empty() || is_final(&problem) || since.elapsed() > RESUME_TIMEOUT {
             return Err(problem);
         }
-        complain(format_args!("\n(interrupted: {problem:#}; going on)"));
-        tokio::time::sleep(PAUSE).await;
+        complain(format_args!("\n(interrupted: {problem:#}; resuming)"));
+        tokio::time::sleep(RESUME_PAUSE).await;
         let path = format!("/v1/turns/{}/events", screen.turn);
         match api.events(&path, &screen.last_event_id).await {
             Ok(resumed) => {
                 frames = resumed;
                 broken_since = None;
             }
-            Err(error) if error.downcast_ref::<Refusal>().is_some_and(|refusal| !refusal.retryable) => {
-                return Err(error);
-            }
-            // Still away: the stream that is over says so again, until patience ends.
+            Err(error) if is_final(&error) => return Err(error),
+            // The plane is still away. Reading the ended stream again reports that until the timeout.
             Err(_) => {}
         }
     }
+}
+
+/// Whether the plane refused the request and trying again would not help.
+fn is_final(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Refusal>().is_some_and(|refusal| !refusal.retryable)
 }
 
 async fn read(frames: &mut Frames, screen: &mut Screen) -> Result<Option<Ending>> {
@@ -113,7 +119,7 @@ async fn read(frames: &mut Frames, screen: &mut Screen) -> Result<Option<Ending>
     Ok(None)
 }
 
-/// What was printed so far.
+/// State of the output: the turn, the cursor, and whether the last line is unfinished.
 #[derive(Debug, Default)]
 struct Screen {
     json: bool,
@@ -167,7 +173,7 @@ impl Screen {
         Ok(())
     }
 
-    /// A line of its own, even in the middle of an answer.
+    /// Prints a line of its own; first ends an unfinished line of the answer.
     fn line(&mut self, text: &str) -> Result<()> {
         if std::mem::take(&mut self.mid_line) {
             say("")?;
@@ -179,7 +185,7 @@ impl Screen {
     }
 }
 
-/// What an agent says, without what would command the terminal instead of being shown on it.
+/// Replaces control characters, so that an agent's text cannot send commands to the terminal.
 fn printable(text: &str) -> String {
     let shown = |char: char| !char.is_control() || matches!(char, '\n' | '\t');
     text.replace("\r\n", "\n")
@@ -220,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_in_the_stream_is_an_error_and_moves_no_cursor() {
+    fn a_problem_in_the_stream_is_an_error_without_a_cursor() {
         let mut screen = Screen::default();
         let problem = frame("problem", &json!({"status": 503, "code": "UNAVAILABLE", "retryable": true}));
         let error = screen.event(&problem).unwrap_err();

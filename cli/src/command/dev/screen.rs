@@ -1,4 +1,4 @@
-//! The last screen of a start: where the plane is and what to paste.
+//! The last screen of a start: the plane's URL, and commands to paste.
 
 use std::{
     env,
@@ -8,10 +8,9 @@ use std::{
 use anyhow::Result;
 use steward_stack::{Home, terminal::say};
 
-use crate::operator::api::TOKEN_FILE;
+use crate::api::TOKEN_FILE;
 
-/// Shows it.
-pub fn show(home: &Home, url: &str) -> Result<()> {
+pub(super) fn show(home: &Home, url: &str) -> Result<()> {
     let steward = near(&env::current_exe()?);
     let token = near(&home.path(TOKEN_FILE));
     let program = steward.display();
@@ -39,12 +38,13 @@ fn curl(url: &str, token: &Path) -> String {
     let token = token.display();
     format!(
         "H=\"authorization: Bearer $(cat {token})\"; \
-         S=$(curl -s -H \"$H\" --json '{{}}' {url}/v1/sessions | sed 's/.*\"sessionId\":\"\\([^\"]*\\).*/\\1/'); \
+         S=$(curl -s -H \"$H\" --json '{{}}' {url}/v1/sessions \
+         | sed 's/.*\"sessionId\":\"\\([^\"]*\\).*/\\1/'); \
          curl -N -H \"$H\" --json '{{\"input\":\"run uname -a\"}}' {url}/v1/sessions/$S/turns:run"
     )
 }
 
-/// A path as one would type it here.
+/// The path relative to the working directory, if it is below it.
 fn near(path: &Path) -> PathBuf {
     let here = env::current_dir().ok();
     here.and_then(|here| path.strip_prefix(here).map(Path::to_owned).ok()).unwrap_or_else(|| path.to_owned())

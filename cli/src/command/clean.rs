@@ -1,18 +1,22 @@
-//! `steward clean`: removes what the development stack kept, and says what.
+//! `steward clean`: removes the development stack's data.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::ExitCode};
 
 use anyhow::{Context, Result};
 use steward_stack::{Home, stack::wipe, terminal::say};
 
-use super::{run::end_leftovers, sandboxes};
+use super::dev::{end_leftovers, sandboxes};
 
-/// Removes the home, its test home, and everything outside that they noted: directories, and sandboxes on the
-/// user's own engine. The sandbox image stays there, as other checkouts use it too.
-pub async fn run(root: &Path) -> Result<()> {
+/// Remove the development stack's data, and say what was removed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+/// Removes the home, its test home, and everything outside that they recorded: directories, and sandboxes on
+/// the user's own engine. The sandbox image stays, because other checkouts use it too.
+pub(crate) async fn run(root: &Path, _: &Args) -> Result<ExitCode> {
     for path in [root.join("test"), root.to_owned()] {
         if !path.is_dir() {
-            say(format_args!("{}: nothing there", path.display()))?;
+            say(format_args!("{} does not exist", path.display()))?;
             continue;
         }
         let home = Home::open(&path)?;
@@ -25,5 +29,5 @@ pub async fn run(root: &Path) -> Result<()> {
         fs::remove_dir_all(home.root()).with_context(|| format!("remove {}", home.root().display()))?;
         say(format_args!("removed {}", home.root().display()))?;
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,37 +1,35 @@
 //! `steward purge`: erases a session and waits for the receipt.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
 use serde_json::{Value, json};
-
-use super::api::{Api, TOKEN_FILE, Target};
 use steward_stack::terminal::say;
+
+use crate::api::{Api, TOKEN_FILE, Target};
 
 const POLL: Duration = Duration::from_millis(500);
 
-/// What to erase.
-#[derive(Debug, Clone, Args)]
-pub struct PurgeArgs {
+/// Erase a session everywhere and wait for the receipt.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
     /// The session: everything about it is erased, everywhere, and cannot be brought back.
-    pub session: String,
+    session: String,
     /// Return once the job is accepted, without waiting for its receipt.
     #[arg(long)]
-    pub no_wait: bool,
+    no_wait: bool,
     #[command(flatten)]
     target: Target,
 }
 
-/// Accepts the erasure and follows it.
-pub async fn run(home: &Path, args: &PurgeArgs) -> Result<()> {
+pub(crate) async fn run(home: &Path, args: &Args) -> Result<ExitCode> {
     let api = Api::open(home, &args.target, TOKEN_FILE)?;
     let answer = api.post(&format!("/v1/sessions/{}:purge", args.session), &json!({})).await?;
     let mut purge = answer["purge"].clone();
     let id = purge["purgeId"].as_str().context("the answer names no job")?.to_owned();
     say(format_args!("purge {id}"))?;
     if args.no_wait {
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     let mut seen = "";
     loop {
@@ -42,9 +40,12 @@ pub async fn run(home: &Path, args: &PurgeArgs) -> Result<()> {
             seen = state;
         }
         match state {
-            "committed" => return receipt(&purge["receipt"]),
-            "thawed" => bail!("nothing was erased: the job was given up before it began to erase"),
-            "dead_lettered" => bail!("an operator must decide: see /v1/purges/{id}"),
+            "committed" => {
+                receipt(&purge["receipt"])?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            "thawed" => bail!("nothing was erased: the job was canceled before it began to erase"),
+            "dead_lettered" => bail!("the job waits for an operator's decision: see /v1/purges/{id}"),
             _ => {}
         }
         tokio::time::sleep(POLL).await;
@@ -52,7 +53,7 @@ pub async fn run(home: &Path, args: &PurgeArgs) -> Result<()> {
     }
 }
 
-/// `PURGE_STATE_DEAD_LETTERED` as `dead_lettered`.
+/// Shortens `PURGE_STATE_DEAD_LETTERED` to `dead_lettered`.
 fn state(purge: &Value) -> &'static str {
     match purge["state"].as_str().unwrap_or_default() {
         "PURGE_STATE_PENDING" => "pending",

@@ -1,20 +1,19 @@
-//! Server-sent events, as far as the plane sends them: `id`, `event`, `data`, comments.
+//! Reads server-sent events: the fields `id`, `event` and `data`, and comments.
 
 use anyhow::{Context, Result};
 use reqwest::Response;
 
-/// One event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Frame {
-    /// Cursor; empty if the frame has none.
+    /// The cursor after this event; empty if the frame has no `id`.
     pub id: String,
-    /// Kind; empty if the frame has none.
+    /// The event's kind; empty if the frame has no `event`.
     pub event: String,
-    /// Data; several lines are joined by newlines.
+    /// The data; several lines are joined by newlines.
     pub data: String,
 }
 
-/// A stream of events.
+/// The frames of one HTTP response.
 #[derive(Debug)]
 pub struct Frames {
     answer: Response,
@@ -22,12 +21,12 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// The events of an answer.
     pub fn of(answer: Response) -> Self {
         Self { answer, parser: Parser::default() }
     }
 
-    /// The next event; nothing at the end of the stream. A frame that is cut off is no event.
+    /// Returns the next frame; `None` at the end of the stream. A frame without its closing empty line is
+    /// dropped.
     pub async fn next(&mut self) -> Result<Option<Frame>> {
         loop {
             if let Some(frame) = self.parser.next() {
@@ -41,7 +40,6 @@ impl Frames {
     }
 }
 
-/// Cuts bytes into frames.
 #[derive(Debug, Default)]
 struct Parser {
     bytes: Vec<u8>,
@@ -81,7 +79,7 @@ impl Parser {
                 }
                 self.frame.data.push_str(value);
             }
-            // A comment keeps the connection alive; anything else is for later versions.
+            // A comment, or a field that this version does not know.
             _ => return None,
         }
         self.begun = true;
@@ -104,8 +102,9 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_found_however_the_bytes_are_cut() {
-        let text = ": hello\n\nid: t:1\nevent: text.delta\ndata: {\"text\":\"ä\"}\n\nevent: end\r\ndata: a\r\ndata: b\r\n\r\n";
+    fn frames_are_found_however_the_bytes_are_split() {
+        let text = ": hello\n\nid: t:1\nevent: text.delta\ndata: {\"text\":\"ä\"}\n\n\
+                    event: end\r\ndata: a\r\ndata: b\r\n\r\n";
         let whole = parse(&[text]);
         assert_eq!(whole.len(), 2);
         assert_eq!(
@@ -118,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_is_cut_off_is_no_event() {
+    fn an_unfinished_frame_is_dropped() {
         assert_eq!(parse(&["id: 1\ndata: {}\n"]), []);
     }
 }

@@ -1,4 +1,4 @@
-//! Keys of a local plane: one Ed25519 pair per process, and the file that says whose key is whose.
+//! Keys of a local plane: one Ed25519 pair for each service, and the trust file with every public key.
 
 use std::{
     fs,
@@ -9,14 +9,14 @@ use anyhow::{Context, Result, anyhow};
 use steward_stack::Home;
 use svc_core::wire::assertion::{TrustedKey, generate_key, trust_file};
 
-/// Where the keys are.
+/// The directory with the keys.
 #[derive(Debug, Clone)]
 pub struct Keys {
     directory: PathBuf,
 }
 
 impl Keys {
-    /// The home's keys for `issuers`, made the first time.
+    /// Opens the home's keys for `issuers`; makes those that do not exist.
     pub fn ensure(home: &Home, issuers: &[&str]) -> Result<Self> {
         let directory = home.directory("keys")?;
         let keys = Self { directory };
@@ -36,22 +36,22 @@ impl Keys {
         Ok(keys)
     }
 
-    /// Id of an issuer's key.
+    /// Id of the issuer's key, as the trust file names it.
     pub fn id(issuer: &str) -> String {
         format!("{issuer}-1")
     }
 
-    /// An issuer's private key.
+    /// File with the issuer's private key.
     pub fn private(&self, issuer: &str) -> PathBuf {
         self.directory.join(format!("{issuer}.key"))
     }
 
-    /// The file with everybody's public key.
+    /// File with the public key of every issuer.
     pub fn trust(&self) -> PathBuf {
         self.directory.join("trust.toml")
     }
 
-    /// Their directory.
+    /// Directory that contains every key.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processes_with_these_keys_believe_each_other() {
+    fn a_process_verifies_the_assertion_of_another() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::open(directory.path()).unwrap();
         let identity = |keys: &Keys, issuer: &str| IdentityConfig {
@@ -84,7 +84,7 @@ mod tests {
         let mode = fs::metadata(keys.private("chat-svc")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
 
-        // A later start finds the same keys.
+        // A second start uses the same keys.
         let again = Keys::ensure(&home, &["chat-svc", "sandbox-svc"]).unwrap();
         let signer = Signer::load("chat-svc", &identity(&keys, "chat-svc"), Arc::new(SystemClock)).unwrap();
         let verifier =

@@ -1,47 +1,21 @@
-//! `steward db`: the plane's database, its schemas and roles.
+//! The plane's database: its schemas, its roles and their URLs.
 
 use anyhow::{Context, Result};
-use clap::{Args, Subcommand};
 use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
-use steward_stack::{stack::DATABASE_URL, terminal::say};
+use steward_stack::stack::DATABASE_URL;
 use svc_core::data::pg::{
     self, PgConfig,
     bootstrap::{self, RolePassword},
 };
 use url::Url;
 
-use crate::plane::Service;
+use super::Service;
 
-/// Name of the plane's database.
-pub const DATABASE: &str = "steward";
+/// Default name of the plane's database.
+pub const NAME: &str = "steward";
 
-/// What to do with the database.
-#[derive(Debug, Clone, Subcommand)]
-pub enum DbCommand {
-    /// Make the database, and a schema and two roles for each service. Safe to repeat.
-    Init(DbArgs),
-    /// Bring every schema up to date. Services with an owner's URL do it themselves when they start.
-    Migrate(DbArgs),
-    /// Print, for each service, its directory, the variable its build reads, and its owner's URL.
-    Urls(DbArgs),
-}
-
-/// Which database.
-#[derive(Debug, Clone, Args)]
-pub struct DbArgs {
-    /// The cluster, as a role that may create databases and roles.
-    #[arg(long, env = DATABASE_URL, hide_env_values = true)]
-    pub url: String,
-    /// The plane's database in it.
-    #[arg(long, default_value = DATABASE)]
-    pub database: String,
-    /// Password of the services' roles; by default the one in the URL, if there is one.
-    #[arg(long, env = "STEWARD_ROLE_PASSWORD", hide_env_values = true)]
-    pub role_password: Option<String>,
-}
-
-/// A database of a plane and how its roles log in.
+/// A plane's database, with the password of its roles.
 #[derive(Debug, Clone)]
 pub struct Database {
     admin: Url,
@@ -49,32 +23,8 @@ pub struct Database {
     password: Option<String>,
 }
 
-/// Runs the command.
-pub async fn run(command: &DbCommand) -> Result<()> {
-    match command {
-        DbCommand::Init(args) => Database::of(args)?.init().await,
-        DbCommand::Migrate(args) => Database::of(args)?.migrate().await,
-        DbCommand::Urls(args) => {
-            let database = Database::of(args)?;
-            for service in Service::OWNERS {
-                let variable = format!("{}_DATABASE_URL", service.name().to_uppercase());
-                say(format_args!("{} {variable} {}", service.full_name(), database.owner_url(service)?))?;
-            }
-            Ok(())
-        }
-    }
-}
-
 impl Database {
-    fn of(args: &DbArgs) -> Result<Self> {
-        let mut database = Self::at(&args.url, &args.database)?;
-        if args.role_password.is_some() {
-            database.password.clone_from(&args.role_password);
-        }
-        Ok(database)
-    }
-
-    /// The database called `name` of the cluster at `admin`; its roles have the administrator's password.
+    /// The database `name` in the cluster at the URL `admin`; its roles have the password in that URL.
     pub fn at(admin: &str, name: &str) -> Result<Self> {
         let admin: Url = admin.parse().with_context(|| format!("{DATABASE_URL} is not a URL"))?;
         let password =
@@ -82,7 +32,14 @@ impl Database {
         Ok(Self { admin, name: name.to_owned(), password })
     }
 
-    /// Makes roles, database and schemas.
+    /// Gives the services' roles this password.
+    #[must_use]
+    pub fn with_role_password(mut self, password: &str) -> Self {
+        self.password = Some(password.to_owned());
+        self
+    }
+
+    /// Makes the roles, the database and the schemas.
     pub async fn init(&self) -> Result<()> {
         let roles = Service::OWNERS.iter().flat_map(|service| [run_role(*service), owner_role(*service)]);
         let passwords: Vec<RolePassword> = match &self.password {
@@ -95,7 +52,7 @@ impl Database {
         bootstrap::init(&admin, &self.name, &passwords).await.context("set up the database")
     }
 
-    /// Brings every schema up to date.
+    /// Runs every service's migrations.
     pub async fn migrate(&self) -> Result<()> {
         for service in Service::OWNERS {
             let migrator = match service {
@@ -111,17 +68,17 @@ impl Database {
         Ok(())
     }
 
-    /// URL of the role a service runs as.
+    /// URL with the role that `service` runs as.
     pub fn run_url(&self, service: Service) -> Result<String> {
         self.as_role(&run_role(service))
     }
 
-    /// URL of the role that owns a service's schema.
+    /// URL with the role that owns and migrates the schema of `service`.
     pub fn owner_url(&self, service: Service) -> Result<String> {
         self.as_role(&owner_role(service))
     }
 
-    /// URL of the administrator's role.
+    /// URL with the administrator's role.
     pub fn admin_url(&self) -> Result<String> {
         let mut url = self.admin.clone();
         url.set_path(&self.name);
@@ -138,12 +95,10 @@ impl Database {
     }
 }
 
-/// The role a service runs as.
 fn run_role(service: Service) -> String {
     format!("steward_{service}")
 }
 
-/// The role that owns and migrates a service's schema.
 fn owner_role(service: Service) -> String {
     format!("steward_{service}_owner")
 }

@@ -1,8 +1,8 @@
-//! Child processes of the local plane: started, watched, restarted when they crash, stopped together.
+//! Supervises the processes of the local plane: starts them, restarts those that crash, stops them together.
 //!
-//! Each child leads its own process group, so a terminal's Ctrl-C reaches the supervisor alone. Its output
-//! comes out line by line under its name. It holds the reading end of a pipe as standard input and stops by
-//! itself when the pipe closes, so that a supervisor that is killed leaves nothing running.
+//! Each child leads its own process group, so a terminal's Ctrl-C reaches the supervisor alone. Each line of
+//! its output is printed with its name in front. Its standard input is a pipe; it stops by itself when the
+//! pipe closes, so that a supervisor that is killed leaves nothing running.
 
 use std::{
     ffi::OsString,
@@ -32,87 +32,86 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// Exit code of a process that refuses its configuration: starting it again would change nothing.
-pub const BAD_CONFIGURATION: i32 = 64;
+const BAD_CONFIGURATION: i32 = 64;
 
 const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
-/// A child that ran this long is healthy again: its next crash is its first.
-const SETTLED: Duration = Duration::from_secs(30);
-/// A service drains in at most 25 s; then the supervisor stops waiting.
+/// After this run time the count of crashes starts again at one.
+const HEALTHY_AFTER: Duration = Duration::from_secs(30);
+/// Maximum wait for a child to drain. A service's own limit is 25 s.
 const DRAIN: Duration = Duration::from_secs(28);
-/// How to stop a child that an earlier supervisor left behind.
-pub const STOP: &[(Signal, Duration)] = &[(Signal::TERM, DRAIN), (Signal::KILL, Duration::from_secs(5))];
-/// For the last lines of a child that has ended.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Signals that stop a child of an earlier supervisor, each with the time to wait for its effect.
+pub(super) const STOP: &[(Signal, Duration)] =
+    &[(Signal::TERM, DRAIN), (Signal::KILL, Duration::from_secs(5))];
+/// Maximum wait for the last lines of a child that has exited.
+const LAST_LINES: Duration = Duration::from_millis(500);
 
-/// One child.
+/// A child process to keep running.
 #[derive(Debug, Clone)]
-pub struct Spec {
-    /// Its name, as its lines show it.
-    pub name: &'static str,
-    /// The program.
-    pub program: PathBuf,
-    /// Its arguments.
-    pub arguments: Vec<OsString>,
-    /// Variables added to this process's own.
-    pub environment: Vec<(String, String)>,
+pub(super) struct Spec {
+    /// Printed in front of each line of output.
+    pub(super) name: &'static str,
+    pub(super) program: PathBuf,
+    pub(super) arguments: Vec<OsString>,
+    /// Variables added to the supervisor's own environment.
+    pub(super) environment: Vec<(String, String)>,
 }
 
-/// Keeps children running until it is told to stop.
+/// Keeps children running until [`Supervisor::stop`].
 #[derive(Debug)]
-pub struct Supervisor {
+pub(super) struct Supervisor {
     children: JoinSet<Result<()>>,
-    journal: Arc<Journal>,
+    output: Arc<Output>,
     run: PathBuf,
     stop: CancellationToken,
-    hurry: CancellationToken,
+    kill: CancellationToken,
 }
 
 impl Supervisor {
-    /// A supervisor that records its children's ids in the home and their lines in `logs/plane.log`.
-    pub fn new(home: &Home) -> Result<Self> {
+    /// Records the children's ids in the home and their output in its `logs/plane.log`.
+    pub(super) fn new(home: &Home) -> Result<Self> {
         let log = home.directory("logs")?.join("plane.log");
         let file = File::create(&log).with_context(|| format!("write {}", log.display()))?;
-        let journal = Journal { file: Mutex::new(file), coloured: std::io::stdout().is_terminal() };
+        let output = Output { file: Mutex::new(file), coloured: std::io::stdout().is_terminal() };
         Ok(Self {
             children: JoinSet::new(),
-            journal: Arc::new(journal),
+            output: Arc::new(output),
             run: home.directory("run")?,
             stop: CancellationToken::new(),
-            hurry: CancellationToken::new(),
+            kill: CancellationToken::new(),
         })
     }
 
-    /// Starts a child and keeps it running.
-    pub fn keep(&mut self, spec: Spec) {
+    /// Starts a child and restarts it when it crashes.
+    pub(super) fn keep(&mut self, spec: Spec) {
         let keeper = Keeper {
             record: self.run.join(format!("{}.pid", spec.name)),
-            journal: self.journal.clone(),
+            output: self.output.clone(),
             stop: self.stop.clone(),
-            hurry: self.hurry.clone(),
+            kill: self.kill.clone(),
             spec,
         };
         self.children.spawn(keeper.run());
     }
 
-    /// Waits until a child is given up: its error says which one and why.
-    pub async fn failure(&mut self) -> anyhow::Error {
+    /// Waits until a child cannot be kept running; the error names it and the reason.
+    pub(super) async fn failure(&mut self) -> anyhow::Error {
         match self.children.join_next().await {
             Some(Ok(Err(error))) => error,
-            Some(Ok(Ok(()))) | None => anyhow::anyhow!("nothing is supervised any more"),
+            Some(Ok(Ok(()))) | None => anyhow::anyhow!("no child is supervised any more"),
             Some(Err(error)) => anyhow::Error::new(error).context("a supervising task ended"),
         }
     }
 
-    /// Stops every child; `hurried` resolves when somebody does not want to wait for their drain.
-    pub async fn stop(mut self, hurried: impl Future<Output = ()>) -> Result<()> {
+    /// Stops every child. Children that still drain when `kill_now` resolves are killed.
+    pub(super) async fn stop(mut self, kill_now: impl Future<Output = ()>) -> Result<()> {
         self.stop.cancel();
-        let mut hurried = std::pin::pin!(hurried);
+        let mut kill_now = std::pin::pin!(kill_now);
         let mut failures = Vec::new();
         loop {
             let ended = tokio::select! {
                 ended = self.children.join_next() => ended,
-                () = &mut hurried, if !self.hurry.is_cancelled() => {
-                    self.hurry.cancel();
+                () = &mut kill_now, if !self.kill.is_cancelled() => {
+                    self.kill.cancel();
                     continue;
                 }
             };
@@ -127,14 +126,14 @@ impl Supervisor {
     }
 }
 
-/// Where children's lines go: the terminal, and a file that is begun anew at each start.
+/// Writes the children's lines to the terminal and to a file; each start of the plane empties the file.
 #[derive(Debug)]
-struct Journal {
+struct Output {
     file: Mutex<File>,
     coloured: bool,
 }
 
-impl Journal {
+impl Output {
     fn line(&self, name: &str, text: &str) {
         let written = {
             let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -156,7 +155,7 @@ impl Journal {
             match lines.next_line().await {
                 Ok(Some(text)) => self.line(name, &text),
                 Ok(None) => return,
-                Err(error) => return self.line(name, &format!("(its output ends: {error})")),
+                Err(error) => return self.line(name, &format!("(its output cannot be read: {error})")),
             }
         }
     }
@@ -166,9 +165,9 @@ impl Journal {
 struct Keeper {
     spec: Spec,
     record: PathBuf,
-    journal: Arc<Journal>,
+    output: Arc<Output>,
     stop: CancellationToken,
-    hurry: CancellationToken,
+    kill: CancellationToken,
 }
 
 impl Keeper {
@@ -178,15 +177,15 @@ impl Keeper {
         loop {
             let started = Instant::now();
             let mut child = self.start()?;
-            // Held open until the child has ended: it stops by itself when this closes.
-            let lifeline = child.stdin.take();
+            // Held open until the child has exited: the child stops by itself when the pipe closes.
+            let stdin = child.stdin.take();
             let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
             let mut watch = std::pin::pin!(self.watch(child));
             let status = tokio::select! {
                 status = &mut watch => status?,
                 () = self.stop.cancelled() => {
                     self.end(pid, watch).await?;
-                    drop(lifeline);
+                    drop(stdin);
                     return forget(&self.record);
                 }
             };
@@ -194,9 +193,9 @@ impl Keeper {
             if status.code() == Some(BAD_CONFIGURATION) {
                 bail!("{name} refused its configuration (its lines above say why)");
             }
-            crashes = if started.elapsed() > SETTLED { 1 } else { crashes + 1 };
+            crashes = if started.elapsed() > HEALTHY_AFTER { 1 } else { crashes + 1 };
             let pause = RESTART.delay(crashes, rand::random());
-            self.journal.line(name, &format!("ended with {status}; starting it again in {pause:.1?}"));
+            self.output.line(name, &format!("ended with {status}; starting it again in {pause:.1?}"));
             tokio::select! {
                 () = sleep(pause) => {}
                 () = self.stop.cancelled() => return Ok(()),
@@ -218,37 +217,37 @@ impl Keeper {
             .with_context(|| format!("start {name}: {}", program.display()))?;
         if let Some(pid) = child.id() {
             remember(&self.record, pid)?;
-            self.journal.line(name, &format!("started, process {pid}"));
+            self.output.line(name, &format!("started, process {pid}"));
         }
         Ok(child)
     }
 
-    /// Passes the child's lines on until it ends.
+    /// Writes the child's lines until it exits.
     async fn watch(&self, mut child: Child) -> Result<ExitStatus> {
         let name = self.spec.name;
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let follow_out = async {
             if let Some(out) = out {
-                self.journal.follow(name, out).await
+                self.output.follow(name, out).await
             }
         };
         let follow_err = async {
             if let Some(err) = err {
-                self.journal.follow(name, err).await
+                self.output.follow(name, err).await
             }
         };
         let mut lines = std::pin::pin!(async { tokio::join!(follow_out, follow_err) });
         let status = tokio::select! {
             status = child.wait() => status,
-            // Both streams are closed, yet it runs on.
+            // Both streams are closed, but the child is still running.
             _ = &mut lines => return child.wait().await.with_context(|| format!("wait for {name}")),
         };
-        // What it said last; a grandchild that keeps the streams open does not hold us up.
-        let _rest = timeout(LAST_WORDS, lines).await;
+        // Waits for the child's last lines, but not long: a grandchild may keep the streams open.
+        let _rest = timeout(LAST_LINES, lines).await;
         status.with_context(|| format!("wait for {name}"))
     }
 
-    /// Asks the child to stop, then makes it.
+    /// Sends SIGTERM, then SIGKILL if the child does not drain in time or is to be killed now.
     async fn end(
         &self,
         pid: Option<Pid>,
@@ -260,13 +259,13 @@ impl Keeper {
         kill_process(pid, Signal::TERM).with_context(|| format!("stop {name}"))?;
         tokio::select! {
             status = &mut watch => return status.map(drop),
-            () = self.hurry.cancelled() => self.journal.line(name, "killed without draining"),
-            () = sleep(DRAIN) => self.journal.line(name, "did not drain in time, killing it"),
+            () = self.kill.cancelled() => self.output.line(name, "killed without draining"),
+            () = sleep(DRAIN) => self.output.line(name, "did not drain in time, killing it"),
         }
         kill_process_group(pid, Signal::KILL).with_context(|| format!("kill {name}"))?;
         timeout(Duration::from_secs(5), watch)
             .await
-            .with_context(|| format!("{name} does not die"))?
+            .with_context(|| format!("{name} still runs after SIGKILL"))?
             .map(drop)
     }
 }

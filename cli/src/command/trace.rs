@@ -1,35 +1,36 @@
-//! `steward trace`: a trace of the development plane as a tree.
+//! `steward trace`: prints a trace of the development plane as a tree.
 
-use std::path::Path;
+use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
 use steward_stack::terminal::show;
 
-use super::api::{Api, TOKEN_FILE, Target};
-use crate::traces::{Traces, render};
+use crate::{
+    api::{Api, TOKEN_FILE, Target},
+    traces::{Traces, render},
+};
 
-/// Which trace.
-#[derive(Debug, Clone, Args)]
-pub struct TraceArgs {
-    /// A turn's id, or a trace's.
-    pub id: String,
+/// Show a turn's trace, or any trace, as a tree.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Id of a turn or of a trace.
+    id: String,
     #[command(flatten)]
     target: Target,
 }
 
-/// Prints the tree.
-pub async fn run(home: &Path, args: &TraceArgs) -> Result<()> {
+pub(crate) async fn run(home: &Path, args: &Args) -> Result<ExitCode> {
     let trace = if is_trace_id(&args.id) { args.id.clone() } else { trace_of(home, args).await? };
     let spans = Traces::at(home.join("traces")).spans(&trace)?;
     if spans.is_empty() {
-        bail!("no span of trace {trace} has arrived; processes send theirs every few seconds");
+        bail!("no span of trace {trace} has arrived; processes send their spans every few seconds");
     }
-    Ok(show(render(&spans))?)
+    show(render(&spans))?;
+    Ok(ExitCode::SUCCESS)
 }
 
-/// The trace that a turn's spans share.
-async fn trace_of(home: &Path, args: &TraceArgs) -> Result<String> {
+/// Asks the plane for the trace id of a turn.
+async fn trace_of(home: &Path, args: &Args) -> Result<String> {
     let api = Api::open(home, &args.target, TOKEN_FILE)?;
     let turn = api.get(&format!("/v1/turns/{}", args.id)).await?;
     let trace = turn["turn"]["traceId"].as_str().filter(|trace| !trace.is_empty());
