@@ -1,4 +1,4 @@
-//! An erasure at chat-svc: writers are stopped, turns end, rows go, and nothing comes back.
+//! An erasure at chat-svc: writers stop, turns end, rows are deleted, and none of them returns.
 
 use std::time::Duration;
 
@@ -33,10 +33,12 @@ pub(crate) fn step(purge: PurgeId, epoch: i64, tenant: &Tenant, session: Option<
 async fn rows_of(plane: &Plane, session: &str) -> i64 {
     let session: uuid::Uuid = session.parse().unwrap();
     sqlx::query_scalar(
-        "SELECT (SELECT count(*) FROM sessions WHERE id = $1) + (SELECT count(*) FROM turns WHERE session_id = $1)
+        "SELECT (SELECT count(*) FROM sessions WHERE id = $1)
+               + (SELECT count(*) FROM turns WHERE session_id = $1)
               + (SELECT count(*) FROM messages WHERE session_id = $1)
               + (SELECT count(*) FROM tool_calls WHERE session_id = $1)
-              + (SELECT count(*) FROM turn_events e WHERE NOT EXISTS (SELECT FROM turns t WHERE t.id = e.turn_id))",
+              + (SELECT count(*) FROM turn_events e
+                   WHERE NOT EXISTS (SELECT FROM turns t WHERE t.id = e.turn_id))",
     )
     .bind(session)
     .fetch_one(&mut plane.db.owner("chat").await)
@@ -68,7 +70,7 @@ async fn a_session_is_frozen_erased_verified_and_committed() {
     }
     let refused = tenant.clone().try_say(&session, "say more").await.unwrap_err();
     assert_eq!(reason_of(&refused).as_deref(), Some("SUBJECT_FROZEN"));
-    assert!(tenant.clone().try_say(&kept, "say more").await.is_ok(), "others are not touched");
+    assert!(tenant.clone().try_say(&kept, "say more").await.is_ok(), "the bystander is unchanged");
 
     let stale = purge.erase(EraseRequest { step: at(0) }).await.unwrap_err();
     assert_eq!(stale.code(), Code::FailedPrecondition);
@@ -120,7 +122,7 @@ async fn a_writer_that_is_inside_is_waited_for_and_leaves_nothing() {
     let freeze = freezer.freeze(FreezeRequest { step: at() });
     tokio::pin!(freeze);
     assert!(timeout(Duration::from_millis(300), &mut freeze).await.is_err(), "froze over a writer");
-    // What it writes now, it writes while the freeze waits; whoever comes later is refused.
+    // It writes while the freeze waits; a writer that comes later is refused.
     let written = sqlx::query(
         "INSERT INTO messages SELECT $2, account_id, session_id, turn_id, ordinal, 99, role,
                 parts, model, finish_reason, created_at
@@ -175,7 +177,7 @@ async fn a_session_takes_the_keys_of_its_requests_with_it() {
 }
 
 #[tokio::test]
-async fn a_thawed_session_goes_on() {
+async fn a_thawed_session_works_again() {
     let plane = Plane::start().await;
     let (mut tenant, mut purge) = (plane.tenant(), plane.purge());
     let session = tenant.session().await;
@@ -197,7 +199,7 @@ async fn an_erasure_that_is_given_up_before_it_began_ends_no_turn() {
     let id = PurgeId::new();
     purge.thaw(ThawRequest { step: step(id, 1, &tenant, Some(&session)) }).await.unwrap();
     assert_eq!(tenant.wait(&turn).await.status(), TurnStatus::Completed);
-    // A freeze that was on its way harms nobody any more.
+    // A freeze that arrives late is refused.
     let late = purge.freeze(FreezeRequest { step: step(id, 1, &tenant, Some(&session)) }).await.unwrap_err();
     assert_eq!(reason_of(&late).as_deref(), Some("PURGE_THAWED"));
     assert!(tenant.try_say(&session, "say yes").await.is_ok());
@@ -227,7 +229,7 @@ async fn an_account_takes_all_its_sessions_and_keys_with_it() {
     for session in &sessions {
         assert_eq!(rows_of(&plane, session).await, 0);
     }
-    assert_eq!(bystander.messages(&other).await.len(), 2, "others are not touched");
+    assert_eq!(bystander.messages(&other).await.len(), 2, "the bystander is unchanged");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
-//! A scripted upstream fails in every way there is, before and after it spoke: the next model answers.
+//! A scripted upstream fails in every possible way, before and after its first text; the next model answers.
 //!
-//! Both speak Chat Completions over real sockets. Whatever the first one does, the turn completes, and what a
-//! client sees after applying every `reset` is what is stored.
+//! Both speak Chat Completions over real sockets. In every case the turn completes, and the visible text
+//! after every `reset` equals the stored text.
 
 use std::time::Duration;
 
@@ -18,17 +18,17 @@ use steward_proto::chat::v1::{InputPolicy, MessageRole};
 
 use crate::plane::{Plane, assert_whole, count, visible_text};
 
-/// What the healthy model says.
+/// Answer of the healthy model.
 const ANSWER: &str = "all is well again";
-/// What the other one says before it fails.
+/// Text of the failing model before it fails.
 const BEGUN: &str = "one two three ";
-/// The base time of a test: long beside a loopback connection, short to wait for.
+/// The base time of a test: long for a loopback connection, short to wait for.
 const IDLE: Duration = Duration::from_millis(400);
 
-/// How the first model fails, and how many times clients are told to forget what it said.
+/// A failure of the first model, and the number of resets that clients receive.
 struct Way {
     name: &'static str,
-    /// What it answers, one request after the other; the last again and again. None: nobody listens.
+    /// Its answers, one a request; the last one repeats. Empty: the port is closed.
     replies: Vec<Reply>,
     resets: usize,
     cause: &'static str,
@@ -38,7 +38,7 @@ fn way(name: &'static str, replies: Vec<Reply>, resets: usize, cause: &'static s
     Way { name, replies, resets, cause }
 }
 
-/// Every way, before the first visible token, after it, and in a step after one that is committed.
+/// Every failure: before the first visible token, after it, and in a step after a committed one.
 fn ways() -> Vec<Way> {
     let (silent, spoken) = (Reply::stream, || Reply::stream().say(BEGUN));
     let step = || {
@@ -105,7 +105,7 @@ fn routes(config: &mut Config, good: &Upstream, bad: &[String]) {
 }
 
 #[tokio::test]
-async fn whatever_the_first_model_does_the_turn_completes_and_is_stored_as_it_was_seen() {
+async fn every_failure_of_the_first_model_ends_in_a_completed_turn() {
     let good = Upstream::start().await.unwrap();
     good.always(Reply::text(ANSWER));
     let (mut upstreams, mut urls) = (Vec::new(), Vec::new());

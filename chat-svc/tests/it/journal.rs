@@ -1,4 +1,5 @@
-//! The event journal by itself: fenced, in order, once, and bounded, whatever happens to the database.
+//! The event journal alone: fenced, in order, without duplicates, and bounded, in every state of the
+//! database.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +18,7 @@ use svc_core::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::plane::{PATIENCE, eventually};
+use crate::plane::{TIMEOUT, eventually};
 
 pub(crate) struct Fixture {
     db: TestDb,
@@ -57,7 +58,7 @@ impl Fixture {
         Self { db, pool, journal, lifecycle, redis }
     }
 
-    /// Another process's journal.
+    /// A journal as another process has it.
     fn replica(&self, config: JournalConfig) -> Journal {
         journal(config, &self.pool, &self.redis, &self.lifecycle)
     }
@@ -76,7 +77,8 @@ impl Fixture {
         .await
         .unwrap();
         sqlx::query(
-            "INSERT INTO turns (id, account_id, session_id, ordinal, status, epoch, lease_until, created_at, deadline_at)
+            "INSERT INTO turns (id, account_id, session_id, ordinal, status, epoch, lease_until,
+                                created_at, deadline_at)
              VALUES ($1, $2, $3, 1, 'running', 1, now(), now(), now() + interval '1 hour')",
         )
         .bind(turn.0)
@@ -130,7 +132,7 @@ fn assert_gapless(events: &[StoredEvent]) {
 }
 
 #[tokio::test]
-async fn what_many_turns_append_at_once_is_stored_in_order_without_a_gap() {
+async fn concurrent_turns_are_stored_in_order_without_a_gap() {
     let fixture = Fixture::new().await;
     let mut logs = Vec::new();
     for _ in 0..20 {
@@ -161,7 +163,7 @@ async fn what_many_turns_append_at_once_is_stored_in_order_without_a_gap() {
 }
 
 #[tokio::test]
-async fn a_worker_that_was_passed_commits_nothing_and_is_told() {
+async fn a_fenced_worker_commits_nothing_and_is_canceled() {
     let fixture = Fixture::new().await;
     let (turn, other) = (fixture.turn().await, fixture.turn().await);
     let (stale, fenced) = fixture.log(turn, 1, 0);
@@ -176,19 +178,19 @@ async fn a_worker_that_was_passed_commits_nothing_and_is_told() {
         .unwrap();
     let taken = claims::take_over(&mut db, "other", Duration::from_secs(9), true, 10).await.unwrap();
     assert_eq!(taken.len(), 2);
-    // The second turn is given back to its worker, as if it had claimed it itself.
+    // The second turn returns to its worker, as if that had claimed it.
     sqlx::query("UPDATE turns SET epoch = 1 WHERE id = $1").bind(other.0).execute(&mut *db).await.unwrap();
 
     stale.append(text("after")).await.unwrap();
     healthy.append(text("untouched")).await.unwrap();
     assert!(stale.flush().await.is_err());
-    tokio::time::timeout(PATIENCE, fenced.cancelled()).await.expect("the worker is told");
+    tokio::time::timeout(TIMEOUT, fenced.cancelled()).await.expect("the worker is canceled");
     assert!(stale.append(text("more")).await.is_err());
     healthy.flush().await.unwrap();
     assert_eq!(texts(&fixture.stored(turn).await), "before");
     assert_eq!(texts(&fixture.stored(other).await), "untouched");
 
-    // The new worker goes on where the old one's last committed event is.
+    // The new worker continues after the old one's last committed event.
     let (new, _) = fixture.log(turn, 2, 1);
     new.append(text(" and on")).await.unwrap();
     assert_eq!(new.flush().await.unwrap(), 2);
@@ -196,7 +198,7 @@ async fn a_worker_that_was_passed_commits_nothing_and_is_told() {
 }
 
 #[tokio::test]
-async fn a_takeover_in_the_middle_of_writing_leaves_one_gapless_sequence() {
+async fn a_takeover_while_writing_leaves_one_gapless_sequence() {
     let fixture = Fixture::new().await;
     let turn = fixture.turn().await;
     let (old, _) = fixture.log(turn, 1, 0);
@@ -242,7 +244,7 @@ async fn a_takeover_in_the_middle_of_writing_leaves_one_gapless_sequence() {
 }
 
 #[tokio::test]
-async fn a_turn_that_is_locked_waits_and_holds_up_nobody() {
+async fn a_locked_turn_delays_no_other_turn() {
     let fixture = Fixture::new().await;
     let (locked, free) = (fixture.turn().await, fixture.turn().await);
     let mut holder = fixture.db.owner("chat").await;
@@ -256,10 +258,10 @@ async fn a_turn_that_is_locked_waits_and_holds_up_nobody() {
     let (goes, _) = fixture.log(free, 1, 0);
     waits.append(text("late")).await.unwrap();
     goes.append(text("now")).await.unwrap();
-    tokio::time::timeout(PATIENCE, goes.flush()).await.expect("others go on").unwrap();
+    tokio::time::timeout(TIMEOUT, goes.flush()).await.expect("the other turn continues").unwrap();
     assert!(fixture.stored(locked).await.is_empty());
     tx.commit().await.unwrap();
-    tokio::time::timeout(PATIENCE, waits.flush()).await.expect("it follows").unwrap();
+    tokio::time::timeout(TIMEOUT, waits.flush()).await.expect("it follows").unwrap();
     assert_eq!(texts(&fixture.stored(locked).await), "late");
     assert!(!fenced.is_cancelled());
 }
@@ -290,7 +292,7 @@ async fn an_outage_of_the_database_loses_and_doubles_nothing() {
         tokio::time::sleep(Duration::from_millis(60)).await;
         proxy.pass();
     }
-    tokio::time::timeout(PATIENCE, log.flush()).await.expect("the journal recovers").unwrap();
+    tokio::time::timeout(TIMEOUT, log.flush()).await.expect("the journal recovers").unwrap();
     let stored = fixture.stored(turn).await;
     assert_gapless(&stored);
     assert_eq!(texts(&stored), want);
@@ -317,7 +319,7 @@ async fn a_full_queue_makes_the_worker_wait() {
     assert!(tokio::time::timeout(Duration::from_millis(300), full).await.is_err());
     assert!((1..40).contains(&accepted), "{accepted} events of 300 bytes fit into 4 KiB");
     proxy.pass();
-    tokio::time::timeout(PATIENCE, log.flush()).await.expect("it goes on").unwrap();
+    tokio::time::timeout(TIMEOUT, log.flush()).await.expect("the log recovers").unwrap();
     assert_eq!(texts(&fixture.stored(turn).await).len(), 5 + accepted * 200);
 }
 
@@ -331,13 +333,13 @@ async fn a_reader_sees_nothing_that_is_not_committed() {
     let mut reader = fixture.journal.reader(turn, 0);
     let (log, _) = fixture.log(turn, 1, 0);
     log.append(text("seen")).await.unwrap();
-    let first = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap().unwrap();
+    let first = tokio::time::timeout(TIMEOUT, reader.next()).await.unwrap().unwrap().unwrap();
     assert_eq!(texts(&first), "seen");
     proxy.stall();
     log.append(text("in flight")).await.unwrap();
     assert!(tokio::time::timeout(Duration::from_millis(150), reader.next()).await.is_err());
     proxy.pass();
-    let second = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap().unwrap();
+    let second = tokio::time::timeout(TIMEOUT, reader.next()).await.unwrap().unwrap().unwrap();
     assert_eq!(texts(&second), "in flight");
 }
 
@@ -355,14 +357,14 @@ async fn a_reader_that_lags_reads_the_database_and_misses_nothing() {
     }
     let mut seen = Vec::new();
     while seen.len() < 50 {
-        let more = tokio::time::timeout(PATIENCE, reader.next()).await.unwrap().unwrap().unwrap();
+        let more = tokio::time::timeout(TIMEOUT, reader.next()).await.unwrap().unwrap().unwrap();
         seen.extend(more);
     }
     assert_gapless(&seen);
     assert_eq!(seen, fixture.stored(turn).await, "byte for byte");
 }
 
-/// Neither side looks by itself here: what does not come from the hub comes by a hint.
+/// Neither side polls here: events that do not come from the hub come by a hint.
 #[tokio::test]
 async fn a_reader_asks_for_hints_only_while_the_turn_runs_elsewhere() {
     let config = JournalConfig { poll: Duration::from_mins(10), ..config() };
@@ -375,16 +377,18 @@ async fn a_reader_asks_for_hints_only_while_the_turn_runs_elsewhere() {
     let mut reader = fixture.journal.reader(turn, 0);
     let heard = async |reader: &mut Reader, log: &TurnLog, said: &str| {
         log.append(text(said)).await.unwrap();
-        let next = tokio::time::timeout(PATIENCE, reader.next()).await.expect(said).unwrap().unwrap();
+        let next = tokio::time::timeout(TIMEOUT, reader.next()).await.expect(said).unwrap().unwrap();
         assert_eq!(texts(&next), said);
     };
     let asks_for_hints = async |reader: &mut Reader| {
         tokio::select! {
             next = reader.next() => panic!("nothing was said: {next:?}"),
-            () = eventually("it asks for hints", async || (fixture.listeners(turn).await == 1).then_some(())) => {}
+            () = eventually("it asks for hints", async || {
+                (fixture.listeners(turn).await == 1).then_some(())
+            }) => {}
         }
     };
-    // Nobody runs it yet, as when a client asks for a new turn's events.
+    // No worker runs it yet, as when a client asks for a new turn's events.
     asks_for_hints(&mut reader).await;
 
     let log = open(&fixture.journal, 0);
@@ -403,54 +407,4 @@ async fn a_reader_asks_for_hints_only_while_the_turn_runs_elsewhere() {
     let log = open(&fixture.journal, 4);
     heard(&mut reader, &log, "back").await;
     assert_gapless(&fixture.stored(turn).await);
-}
-
-#[tokio::test]
-async fn the_claim_walks_the_partial_indexes() {
-    let fixture = Fixture::new().await;
-    let mut db = fixture.db.owner("chat").await;
-    sqlx::query(
-        "INSERT INTO sessions (id, account_id, title, input_policy, route, created_at, updated_at)
-         SELECT gen_random_uuid(), gen_random_uuid(), '', 'queue', 'default', now(), now()
-           FROM generate_series(1, 5000)",
-    )
-    .execute(&mut db)
-    .await
-    .unwrap();
-    sqlx::query(
-        "INSERT INTO turns (id, account_id, session_id, ordinal, status, created_at, ended_at, deadline_at)
-         SELECT gen_random_uuid(), account_id, id, n, 'completed', now(), now(), now()
-           FROM sessions, generate_series(1, 4) n",
-    )
-    .execute(&mut db)
-    .await
-    .unwrap();
-    sqlx::query(
-        "INSERT INTO turns (id, account_id, session_id, ordinal, status, created_at, deadline_at)
-         SELECT gen_random_uuid(), account_id, id, 5, 'queued', now(), now() FROM sessions LIMIT 50",
-    )
-    .execute(&mut db)
-    .await
-    .unwrap();
-    sqlx::query(
-        "INSERT INTO turns (id, account_id, session_id, ordinal, status, lease_until, created_at, deadline_at)
-         SELECT gen_random_uuid(), account_id, id, 6, 'running', now() + interval '1 second', now(), now()
-           FROM sessions LIMIT 2000",
-    )
-    .execute(&mut db)
-    .await
-    .unwrap();
-    sqlx::query("ANALYZE turns").execute(&mut db).await.unwrap();
-    let queued =
-        "SELECT id FROM turns WHERE status = 'queued' AND id >= '00000000-0000-7000-8000-000000000000'
-                   ORDER BY id LIMIT 64 FOR NO KEY UPDATE SKIP LOCKED";
-    let leased = "SELECT id FROM turns WHERE status = 'running' AND lease_until < now()
-                   ORDER BY lease_until LIMIT 64 FOR NO KEY UPDATE SKIP LOCKED";
-    for (query, index) in [(queued, "turns_queued"), (leased, "turns_leased")] {
-        let plan: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("EXPLAIN {query}")))
-            .fetch_all(&mut db)
-            .await
-            .unwrap();
-        assert!(plan.join("\n").contains(index), "{plan:?}");
-    }
 }

@@ -1,4 +1,4 @@
-//! Leases on turns: renewed while they are held, whoever locks them meanwhile, and never for somebody else.
+//! Leases on turns: renewed by their holder even while a row is locked, and never by a former holder.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::journal::Fixture;
 
 #[tokio::test]
-async fn a_turn_that_was_handed_over_is_not_renewed_by_its_last_holder() {
+async fn a_released_turn_is_not_renewed_by_its_last_holder() {
     let fixture = Fixture::new().await;
     let turn = fixture.turn().await;
     let mut db = fixture.pool.acquire().await.unwrap();
@@ -17,15 +17,15 @@ async fn a_turn_that_was_handed_over_is_not_renewed_by_its_last_holder() {
     let epoch = claims::take_over(&mut db, "first", ttl, true, 1).await.unwrap()[0].standing.epoch;
     assert_eq!(turns::renew(&mut db, &[(turn, epoch)], ttl).await.unwrap().kept, [turn]);
     assert!(turns::release(&mut db, turn, epoch).await.unwrap());
-    // One that was on its way already, under the same epoch.
+    // A renewal that was sent before the release, with the same epoch.
     assert_eq!(turns::renew(&mut db, &[(turn, epoch)], ttl).await.unwrap().lost, [turn]);
-    // Still anybody's, without waiting for a lease.
+    // Any worker may claim it at once, without waiting for a lease.
     let heir = claims::take_over(&mut db, "second", ttl, false, 1).await.unwrap();
     assert_eq!(heir[0].standing.epoch, epoch + 1);
 }
 
 #[tokio::test]
-async fn a_turn_that_somebody_locks_keeps_no_other_from_being_renewed() {
+async fn a_locked_turn_delays_no_renewal_of_another() {
     let fixture = Fixture::new().await;
     let (locked, other) = (fixture.turn().await, fixture.turn().await);
     let mut db = fixture.pool.acquire().await.unwrap();

@@ -37,10 +37,10 @@ use tonic::{Request, Status};
 
 use crate::sandbox::FakeSandbox;
 
-/// How long a test waits for what must happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait of a test for an effect.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A database, a Redis, a sandbox-svc of the test's own, and the replicas that share them.
+/// A database, a Redis and a simulated sandbox-svc for one test, with the replicas that share them.
 pub(crate) struct Plane {
     pub(crate) db: TestDb,
     pub(crate) redis: TestRedis,
@@ -60,7 +60,7 @@ impl Drop for Replica {
     }
 }
 
-/// Keys of the processes, and the file by which replicas trust them.
+/// Keys of the processes, and the trust file of the replicas.
 struct Keys {
     directory: tempfile::TempDir,
     gateway: Arc<Signer>,
@@ -91,19 +91,19 @@ impl Keys {
 }
 
 impl Plane {
-    /// One replica.
+    /// One replica with the default configuration.
     pub(crate) async fn start() -> Self {
         Self::with(|_| {}).await
     }
 
-    /// One replica with a changed configuration.
+    /// Starts one replica with a changed configuration.
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let mut plane = Self::empty().await;
         plane.add_replica(change).await;
         plane
     }
 
-    /// No replica yet.
+    /// Starts no replica yet.
     pub(crate) async fn empty() -> Self {
         let db = TestDb::new(&[("chat", &MIGRATOR)]).await;
         let keys = Keys::make();
@@ -111,7 +111,7 @@ impl Plane {
         Self { db, redis: TestRedis::new(), sandbox, keys, replicas: Vec::new() }
     }
 
-    /// Another replica; returns its number.
+    /// Starts another replica; returns its number.
     pub(crate) async fn add_replica(&mut self, change: impl FnOnce(&mut Config)) -> usize {
         let mut config = self.config();
         change(&mut config);
@@ -121,12 +121,12 @@ impl Plane {
         self.replicas.len() - 1
     }
 
-    /// Ends a replica as SIGKILL does: nothing is flushed, nothing released.
+    /// Ends a replica like SIGKILL: it flushes and releases nothing.
     pub(crate) fn kill(&self, number: usize) {
         self.replicas[number].lifecycle.hard().cancel();
     }
 
-    /// Stops a replica as SIGTERM does, and waits for it.
+    /// Stops a replica like SIGTERM, and waits for its end.
     pub(crate) async fn stop(&self, number: usize) -> Outcome {
         let lifecycle = &self.replicas[number].lifecycle;
         lifecycle.stop();
@@ -158,35 +158,35 @@ impl Plane {
         config
     }
 
-    /// A tenant at replica `number`.
+    /// A tenant that calls replica `number`.
     pub(crate) fn tenant_at(&self, number: usize, account: AccountId) -> Tenant {
         let caller = self.peer(number, &self.keys.gateway).stating(Principal::account(account));
         Tenant { account, client: ChatServiceClient::new(caller) }
     }
 
-    /// A new tenant at the first replica.
+    /// A new tenant that calls the first replica.
     pub(crate) fn tenant(&self) -> Tenant {
         self.tenant_at(0, AccountId::new())
     }
 
-    /// purge-svc at the first replica.
+    /// purge-svc, as a caller of the first replica.
     pub(crate) fn purge(&self) -> CustodianServiceClient<Caller> {
         CustodianServiceClient::new(self.peer(0, &self.keys.purge).acting_for(None))
     }
 
-    /// The gateway at the first replica, in somebody's name.
+    /// The gateway, as a caller of the first replica, with an asserted principal.
     pub(crate) fn stating(&self, principal: Principal) -> Caller {
         self.peer(0, &self.keys.gateway).stating(principal)
     }
 
     fn peer(&self, number: usize, signer: &Arc<Signer>) -> Peer {
         let urls = vec![format!("http://{}", self.replicas[number].address)];
-        let config = PeerConfig { urls, timeout: PATIENCE };
+        let config = PeerConfig { urls, timeout: TIMEOUT };
         Peer::lazy("chat-svc", &config, signer.clone()).unwrap()
     }
 }
 
-/// Somebody with sessions.
+/// A tenant with its client.
 #[derive(Clone)]
 pub(crate) struct Tenant {
     pub(crate) account: AccountId,
@@ -228,12 +228,12 @@ impl Tenant {
         all(stream).await
     }
 
-    /// The events of a turn after a cursor, to its end.
+    /// Reads the events of a turn after a cursor, to its end.
     pub(crate) async fn events(&mut self, turn: &str, after: &str) -> Vec<Event> {
         all(self.follow(turn, after).await).await
     }
 
-    /// The events of a turn after a cursor, as they come.
+    /// Streams the events of a turn after a cursor.
     pub(crate) async fn follow(
         &mut self,
         turn: &str,
@@ -300,13 +300,13 @@ impl Carries for StreamTurnEventsResponse {
     }
 }
 
-/// A stream to its end.
+/// Reads a stream to its end.
 pub(crate) async fn all<T: Carries>(stream: impl Stream<Item = Result<T, Status>>) -> Vec<Event> {
     let collect = stream.map(|item| item.unwrap().event()).collect();
-    tokio::time::timeout(PATIENCE, collect).await.expect("the stream ends")
+    tokio::time::timeout(TIMEOUT, collect).await.expect("the stream ends")
 }
 
-/// A stream until an event of this kind.
+/// Reads a stream up to an event of this kind.
 pub(crate) async fn until<T: Carries>(
     stream: &mut (impl Stream<Item = Result<T, Status>> + Unpin),
     kind: &str,
@@ -320,11 +320,11 @@ pub(crate) async fn until<T: Carries>(
             }
         }
     };
-    tokio::time::timeout(PATIENCE, read).await.unwrap_or_else(|_| panic!("no {kind}"));
+    tokio::time::timeout(TIMEOUT, read).await.unwrap_or_else(|_| panic!("no {kind}"));
     seen
 }
 
-/// What is visible after every event: text of the answer, with what was reset left out.
+/// The visible text after all events: text deltas except those that a reset voids.
 pub(crate) fn visible_text(events: &[Event]) -> String {
     let mut texts: Vec<(i64, String)> = Vec::new();
     for event in events {
@@ -341,7 +341,7 @@ pub(crate) fn visible_text(events: &[Event]) -> String {
     texts.into_iter().map(|(_, text)| text).collect()
 }
 
-/// Sequence numbers run from 1 without a gap or a repeat, and the last event is final.
+/// Panics unless the numbers run from 1 without gap or repeat and the last event is final.
 pub(crate) fn assert_whole(events: &[Event]) {
     let seqs: Vec<i64> = events.iter().map(Event::seq).collect();
     let want: Vec<i64> = (1..=i64::try_from(events.len()).unwrap()).collect();
@@ -358,12 +358,12 @@ pub(crate) fn kinds(events: &[Event]) -> Vec<&str> {
     events.iter().map(|event| event.kind.as_str()).collect()
 }
 
-/// How often an event of this kind is there.
+/// Number of events of this kind.
 pub(crate) fn count(events: &[Event], kind: &str) -> usize {
     events.iter().filter(|event| event.kind == kind).count()
 }
 
-/// Asks again until there is an answer.
+/// Polls until there is a value.
 pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asking = async {
         loop {
@@ -373,7 +373,7 @@ pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Opti
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("never: {what}"))
+    tokio::time::timeout(TIMEOUT, asking).await.unwrap_or_else(|_| panic!("never: {what}"))
 }
 
 /// A request with an idempotency key.
@@ -383,7 +383,7 @@ pub(crate) fn keyed<T>(key: &str, message: T) -> Request<T> {
     request
 }
 
-/// Telemetry is one a process, however many replicas it plays.
+/// Telemetry starts once a process, even if the process runs several replicas.
 pub(crate) fn metrics() -> Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     METRICS

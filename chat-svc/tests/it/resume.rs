@@ -7,13 +7,13 @@ use steward_proto::chat::v1::StreamTurnEventsRequest;
 use svc_core::wire::error::reason_of;
 use tonic::Code;
 
-use crate::plane::{Carries, Event, PATIENCE, Plane, assert_whole, eventually};
+use crate::plane::{Carries, Event, Plane, TIMEOUT, assert_whole, eventually};
 
 #[tokio::test]
 async fn two_replicas_show_the_same_bytes_while_a_turn_is_written() {
     let mut plane = Plane::empty().await;
     plane.add_replica(|_| {}).await;
-    // The second one runs nothing: everything it shows comes from elsewhere.
+    // The second replica runs no turn: all its events come from the first.
     plane.add_replica(|config| config.worker.max_running = 0).await;
     let mut near = plane.tenant();
     let far = plane.tenant_at(1, near.account);
@@ -86,7 +86,7 @@ async fn a_cursor_that_is_bad_foreign_or_ahead_is_refused() {
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_is_cut_loose_and_goes_on_by_cursor() {
+async fn a_client_that_reads_nothing_is_cut_off_and_resumes() {
     let plane = Plane::with(|config| config.journal.slow_reader = Duration::from_millis(200)).await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
@@ -95,7 +95,8 @@ async fn a_client_that_takes_nothing_is_cut_loose_and_goes_on_by_cursor() {
     // Far more than the windows of a connection hold.
     sqlx::query(
         "UPDATE turn_events
-            SET payload = convert_to('{\"type\":\"text.delta\",\"step\":1,\"text\":\"' || repeat('x', 20000) || '\"}', 'UTF8')
+            SET payload = convert_to(
+                 '{\"type\":\"text.delta\",\"step\":1,\"text\":\"' || repeat('x', 20000) || '\"}', 'UTF8')
           WHERE kind = 'text.delta'",
     )
     .execute(&mut plane.db.owner("chat").await)
@@ -104,7 +105,7 @@ async fn a_client_that_takes_nothing_is_cut_loose_and_goes_on_by_cursor() {
     let mut stream = tenant.follow(&turn, "").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (mut seen, mut refusal) = (Vec::new(), None);
-    while let Some(item) = tokio::time::timeout(PATIENCE, stream.next()).await.unwrap() {
+    while let Some(item) = tokio::time::timeout(TIMEOUT, stream.next()).await.unwrap() {
         match item {
             Ok(event) => seen.push(event.event()),
             Err(status) => refusal = Some(status),
@@ -118,7 +119,7 @@ async fn a_client_that_takes_nothing_is_cut_loose_and_goes_on_by_cursor() {
 }
 
 #[tokio::test]
-async fn a_replica_that_stops_ends_its_streams_and_another_goes_on() {
+async fn a_stopped_replica_ends_its_streams_and_another_resumes() {
     let mut plane = Plane::empty().await;
     plane.add_replica(|config| config.worker.max_running = 0).await;
     plane.add_replica(|_| {}).await;

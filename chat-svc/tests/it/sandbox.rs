@@ -1,5 +1,5 @@
-//! A sandbox-svc of the test's own: it obeys the contract of keyed calls, counts what really ran, and can lose
-//! its answers.
+//! A simulated sandbox-svc for one test: it obeys the contract of keyed calls, counts the calls that ran, and
+//! can lose its answers.
 
 use std::{
     collections::HashMap,
@@ -17,27 +17,27 @@ use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
-/// What the fake knows.
+/// The state of the simulator.
 #[derive(Default)]
 struct State {
     records: HashMap<String, ExecRecord>,
-    /// Keys in the order in which they really ran.
+    /// Keys of the calls that ran, in order.
     ran: Vec<String>,
-    /// Calls that arrive but never run while this is set.
+    /// While set, calls arrive but never run.
     swallow: bool,
-    /// Answers of calls that ran are lost while this is set.
+    /// While set, answers of calls that ran are lost.
     lose_answers: bool,
-    /// Calls begin, their answers are lost at once, and they are said to run for ever.
-    run_for_ever: bool,
-    /// Calls arrive, are not noted, and their answers are lost.
+    /// While set, calls begin, their answers are lost, and their records stay "running".
+    stay_running: bool,
+    /// While set, calls arrive without a record, and their answers are lost.
     forget: bool,
-    /// How often it was asked what became of a key.
+    /// Number of questions about the outcome of a key.
     asked: usize,
-    /// Keys that it was told to stop.
+    /// Keys that it was asked to stop.
     stopped: Vec<String>,
-    /// How long a command runs.
+    /// Duration of a command.
     takes: Duration,
-    /// Nothing answers a question about a key.
+    /// While set, questions about a key get no answer.
     mute: bool,
 }
 
@@ -84,15 +84,15 @@ impl FakeSandbox {
         self.state.lock().unwrap().swallow = swallow;
     }
 
-    pub(crate) fn run_for_ever(&self) {
-        self.state.lock().unwrap().run_for_ever = true;
+    pub(crate) fn stay_running(&self) {
+        self.state.lock().unwrap().stay_running = true;
     }
 
     pub(crate) fn forget(&self) {
         self.state.lock().unwrap().forget = true;
     }
 
-    /// How often it was asked what became of a key.
+    /// Number of questions about the outcome of a key.
     pub(crate) fn asked(&self) -> usize {
         self.state.lock().unwrap().asked
     }
@@ -101,7 +101,7 @@ impl FakeSandbox {
         self.state.lock().unwrap().mute = mute;
     }
 
-    /// Keys that it was told to stop, while it answered.
+    /// Keys that it was asked to stop, while it answered.
     pub(crate) fn stopped(&self) -> Vec<String> {
         self.state.lock().unwrap().stopped.clone()
     }
@@ -110,7 +110,7 @@ impl FakeSandbox {
         self.state.lock().unwrap().takes = takes;
     }
 
-    /// Keys of what really ran, in order.
+    /// Keys of the calls that ran, in order.
     pub(crate) fn ran(&self) -> Vec<String> {
         self.state.lock().unwrap().ran.clone()
     }
@@ -140,7 +140,7 @@ impl Served {
         }
     }
 
-    /// Carries a keyed call out once, whoever asks how often.
+    /// Runs a keyed call once, however often it is asked for.
     async fn once(&self, key: &str, stdout: String) -> Result<ExecRecord, Status> {
         let (takes, swallow) = {
             let mut state = self.state.lock().unwrap();
@@ -165,7 +165,7 @@ impl Served {
                 state.records.insert(key.to_owned(), running);
                 state.ran.push(key.to_owned());
             }
-            if state.run_for_ever {
+            if state.stay_running {
                 return Err(lost());
             }
             (state.takes, state.swallow)
@@ -174,7 +174,7 @@ impl Served {
             return std::future::pending().await;
         }
         let (state, key) = (self.state.clone(), key.to_owned());
-        // It runs on when its caller goes away, as a command in a container does.
+        // It keeps running when its caller disconnects, like a command in a container.
         #[expect(clippy::disallowed_methods, reason = "a peer of the test, not a task of the service")]
         let work = tokio::spawn(async move {
             tokio::time::sleep(takes).await;

@@ -1,4 +1,4 @@
-//! The schema says what an erasure does to it, and its enums are the program's.
+//! The schema's custody annotations are complete, and its enums equal those of the program.
 
 use chat_svc::{
     MIGRATOR,
@@ -31,4 +31,54 @@ async fn every_enum_has_the_values_that_the_database_has() {
     assert_same_labels::<InputPolicy>(&db).await;
     assert_same_labels::<Role>(&db).await;
     assert_same_labels::<ToolCallState>(&db).await;
+}
+
+#[tokio::test]
+async fn the_claim_walks_the_partial_indexes() {
+    let test_db = TestDb::new(&[("chat", &MIGRATOR)]).await;
+    let mut db = test_db.owner("chat").await;
+    sqlx::query(
+        "INSERT INTO sessions (id, account_id, title, input_policy, route, created_at, updated_at)
+         SELECT gen_random_uuid(), gen_random_uuid(), '', 'queue', 'default', now(), now()
+           FROM generate_series(1, 5000)",
+    )
+    .execute(&mut db)
+    .await
+    .unwrap();
+    sqlx::query(
+        "INSERT INTO turns (id, account_id, session_id, ordinal, status, created_at, ended_at, deadline_at)
+         SELECT gen_random_uuid(), account_id, id, n, 'completed', now(), now(), now()
+           FROM sessions, generate_series(1, 4) n",
+    )
+    .execute(&mut db)
+    .await
+    .unwrap();
+    sqlx::query(
+        "INSERT INTO turns (id, account_id, session_id, ordinal, status, created_at, deadline_at)
+         SELECT gen_random_uuid(), account_id, id, 5, 'queued', now(), now() FROM sessions LIMIT 50",
+    )
+    .execute(&mut db)
+    .await
+    .unwrap();
+    sqlx::query(
+        "INSERT INTO turns (id, account_id, session_id, ordinal, status, lease_until, created_at, deadline_at)
+         SELECT gen_random_uuid(), account_id, id, 6, 'running', now() + interval '1 second', now(), now()
+           FROM sessions LIMIT 2000",
+    )
+    .execute(&mut db)
+    .await
+    .unwrap();
+    sqlx::query("ANALYZE turns").execute(&mut db).await.unwrap();
+    let queued =
+        "SELECT id FROM turns WHERE status = 'queued' AND id >= '00000000-0000-7000-8000-000000000000'
+                   ORDER BY id LIMIT 64 FOR NO KEY UPDATE SKIP LOCKED";
+    let leased = "SELECT id FROM turns WHERE status = 'running' AND lease_until < now()
+                   ORDER BY lease_until LIMIT 64 FOR NO KEY UPDATE SKIP LOCKED";
+    for (query, index) in [(queued, "turns_queued"), (leased, "turns_leased")] {
+        let plan: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("EXPLAIN {query}")))
+            .fetch_all(&mut db)
+            .await
+            .unwrap();
+        assert!(plan.join("\n").contains(index), "{plan:?}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Sessions, what they remember, and whose they are.
+//! Sessions: their settings, their messages, and the separation of tenants.
 
 use std::collections::BTreeSet;
 

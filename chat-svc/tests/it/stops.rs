@@ -1,4 +1,4 @@
-//! What still runs of a turn that has ended is told to stop, by whoever is left to tell.
+//! Commands that still run of an ended turn are stopped by any live replica.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     plane::{Plane, Tenant, eventually, until},
 };
 
-/// Says something that runs a command for a minute, and waits until it does.
+/// Starts a turn with a command that runs for a minute, and waits until it runs.
 async fn busy(plane: &Plane, tenant: &mut Tenant, session: &str) -> String {
     let turn = tenant.say(session, "run make").await.turn_id;
     until(&mut tenant.follow(&turn, "").await, "tool.call").await;
@@ -27,7 +27,7 @@ async fn cancel(tenant: &mut Tenant, turn: &str) {
     tenant.client.cancel_turn(CancelTurnRequest { turn_id: turn.to_owned() }).await.unwrap();
 }
 
-/// What came of stopping the turn's first call, how often it was tried, and whether it will be.
+/// The outcome of stopping the turn's first call, the number of tries, and whether another is due.
 async fn stop_of(plane: &Plane, turn: &str) -> (Option<CallStop>, i32, bool) {
     let first = "SELECT stop, stop_tries, stop_due_at IS NOT NULL FROM tool_calls
                   WHERE turn_id = $1 AND step = 1";
@@ -50,7 +50,7 @@ async fn recorded(plane: &Plane, turn: &str) -> (CallStop, i32) {
 }
 
 #[tokio::test]
-async fn canceling_a_turn_stops_its_command_once_however_many_replicas_look() {
+async fn canceling_a_turn_stops_its_command_once_on_all_replicas() {
     let mut plane = Plane::start().await;
     plane.add_replica(|_| {}).await;
     plane.sandbox.commands_take(Duration::from_secs(60));
@@ -63,9 +63,9 @@ async fn canceling_a_turn_stops_its_command_once_however_many_replicas_look() {
 }
 
 #[tokio::test]
-async fn a_command_that_was_given_up_as_in_doubt_is_stopped_with_its_turn() {
+async fn a_command_in_doubt_is_stopped_with_its_turn() {
     let plane = Plane::start().await;
-    plane.sandbox.run_for_ever();
+    plane.sandbox.stay_running();
     plane.sandbox.mute(true);
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
@@ -90,7 +90,7 @@ async fn what_an_erasure_ended_is_stopped_when_it_is_called_back() {
     let id = PurgeId::new();
     let at = |epoch| step(id, epoch, &tenant, Some(&session));
     purge.freeze(FreezeRequest { step: at(1) }).await.unwrap();
-    // Ten rounds of whoever tells: a frozen session is left alone.
+    // Ten rounds of the stopper: a frozen session is left alone.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(stop_of(&plane, &turn).await, (None, 0, true));
     purge.thaw(ThawRequest { step: at(2) }).await.unwrap();
@@ -98,7 +98,7 @@ async fn what_an_erasure_ended_is_stopped_when_it_is_called_back() {
 }
 
 #[tokio::test]
-async fn somebody_who_never_answers_is_not_told_for_ever() {
+async fn a_sandbox_that_never_answers_is_not_asked_endlessly() {
     let plane = Plane::start().await;
     plane.sandbox.commands_take(Duration::from_secs(60));
     plane.sandbox.mute(true);
@@ -106,7 +106,7 @@ async fn somebody_who_never_answers_is_not_told_for_ever() {
     let session = tenant.session().await;
     let turn = busy(&plane, &mut tenant, &session).await;
     cancel(&mut tenant, &turn).await;
-    eventually("it was told in vain", async || (stop_of(&plane, &turn).await.1 >= 1).then_some(())).await;
+    eventually("one try failed", async || (stop_of(&plane, &turn).await.1 >= 1).then_some(())).await;
     // As if it had been so for ten minutes.
     sqlx::query("UPDATE tool_calls SET stop_tries = 15, stop_due_at = now() WHERE turn_id = $1")
         .bind(turn.parse::<Uuid>().unwrap())
@@ -152,8 +152,8 @@ async fn a_call_that_never_arrived_never_will() {
 }
 
 #[tokio::test]
-async fn whoever_is_left_goes_on_telling_until_somebody_answers() {
-    // It may be killed while it tells: then another does 13 s later.
+async fn a_live_replica_keeps_stopping_until_the_sandbox_answers() {
+    // The worker may be killed while it stops a call: another one does so 13 s later.
     let briefly = |config: &mut Config| config.sandbox.call_margin = Duration::from_secs(1);
     let mut plane = Plane::with(briefly).await;
     plane.sandbox.commands_take(Duration::from_secs(60));
@@ -162,24 +162,24 @@ async fn whoever_is_left_goes_on_telling_until_somebody_answers() {
     let session = tenant.session().await;
     let turn = busy(&plane, &mut tenant, &session).await;
     cancel(&mut tenant, &turn).await;
-    eventually("it was told in vain", async || (stop_of(&plane, &turn).await.1 >= 1).then_some(())).await;
+    eventually("one try failed", async || (stop_of(&plane, &turn).await.1 >= 1).then_some(())).await;
     plane.kill(0);
     plane.add_replica(briefly).await;
     plane.sandbox.mute(false);
     let (stop, tries) = recorded(&plane, &turn).await;
     assert_eq!(stop, CallStop::Ended);
-    assert!((2..=6).contains(&tries), "told {tries} times");
+    assert!((2..=6).contains(&tries), "tried {tries} times");
 }
 
 #[tokio::test]
-async fn nothing_is_told_about_a_turn_that_has_its_answer() {
+async fn a_completed_turn_stops_no_command() {
     let plane = Plane::start().await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
     let events = tenant.run(&session, "run make").await;
     assert_eq!(events.last().unwrap().kind, "turn.completed");
     let turn = tenant.messages(&session).await[0].turn_id.clone();
-    // Ten rounds of whoever tells.
+    // Ten rounds of the stopper.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(stop_of(&plane, &turn).await, (None, 0, false));
     assert!(plane.sandbox.stopped().is_empty());

@@ -10,8 +10,8 @@ use crate::plane::{
     Carries, Event, Plane, Tenant, assert_whole, count, eventually, kinds, until, visible_text,
 };
 
-/// A plane whose first worker stops at `point` and is then killed, and the events that a client saw who read at
-/// the dying replica first and at its heir afterwards.
+/// A plane with a worker that stops at `point` and is then killed, and the events of a client that read at
+/// the dying replica first and at the next one afterwards.
 struct Taken {
     plane: Plane,
     heir: Tenant,
@@ -41,7 +41,7 @@ async fn take_over_at(point: &str, input: &str, there: &'static str) -> Taken {
         (plane.number(there).await > 0).then_some(())
     })
     .await;
-    // What is committed by then has been shown; what was in hand is lost with the process.
+    // All that was committed by then has been shown; the rest is lost with the process.
     tokio::time::sleep(Duration::from_millis(200)).await;
     plane.kill(0);
     let killed = Instant::now();
@@ -90,7 +90,7 @@ async fn a_call_that_was_intended_and_not_sent_is_made_once() {
 #[tokio::test]
 async fn a_call_that_may_have_been_sent_is_resolved_before_it_is_made() {
     let taken = take_over_at("chat.tool.dispatched", "run make", DISPATCHED).await;
-    // It never arrived: its key is written off, and the call was made under the next.
+    // The call never arrived: its key is abandoned, and the call was made under the next key.
     assert_eq!(taken.plane.sandbox.ran(), [format!("{}/1/1/2", taken.turn)]);
     assert_eq!((count(&taken.events, "tool.call"), count(&taken.events, "tool.result")), (1, 1));
 }
@@ -106,13 +106,13 @@ async fn a_call_that_ran_before_its_worker_died_is_adopted() {
 #[tokio::test]
 async fn a_worker_that_dies_while_it_ends_the_turn_is_followed() {
     let mut taken = take_over_at("chat.turn.finishing", "say the end", ASKED).await;
-    // Its answer was visible and not stored, so it is void and the step is begun anew.
+    // Its answer was visible and not stored, so it is void, and the step begins again.
     assert_eq!(count(&taken.events, "reset"), 1);
     assert_eq!(visible_text(&taken.events).trim(), "the end");
     let messages = taken.heir.messages(&taken.session).await;
     assert_eq!(messages.len(), 2, "one answer is stored");
     assert_eq!(messages[1].text, visible_text(&taken.events));
-    // The lost attempt is settled as unknown, the other one as it was.
+    // The lost attempt is settled as unknown, the other one with its usage.
     let unknown = taken.plane.number("SELECT count(*) FROM usage_ledger WHERE unknown").await;
     let settled = taken.plane.number("SELECT count(*) FROM usage_ledger").await;
     assert_eq!((unknown, settled), (1, 2));
@@ -145,7 +145,7 @@ async fn what_a_lost_worker_said_is_void_and_what_it_committed_stays() {
 async fn a_replica_that_stops_hands_its_turns_over_at_once() {
     let mut plane = Plane::empty().await;
     for _ in 0..2 {
-        // So long that nobody could take the turn by waiting for its lease.
+        // Too long to claim the turn after an expired lease.
         plane.add_replica(|config| config.worker.lease_ttl = Duration::from_secs(60)).await;
     }
     let mut tenant = plane.tenant();
@@ -158,7 +158,7 @@ async fn a_replica_that_stops_hands_its_turns_over_at_once() {
         .await
         .unwrap();
     let stopped = Instant::now();
-    // Either one runs it: the one that does not is stopped first for nothing, so stop both but the last.
+    // Either replica runs it, and stopping an idle one has no effect: stop all but the last.
     let outcome = plane.stop(0).await;
     assert_eq!(outcome, Outcome::Clean);
     let mut other = plane.tenant_at(1, tenant.account);
@@ -184,12 +184,12 @@ async fn a_turn_that_kills_its_workers_is_given_up() {
     let record = heir.wait(&turn).await;
     assert_eq!((record.status(), record.cause.as_str()), (TurnStatus::Failed, "POISONED"));
     let next = heir.say(&session, "say next").await.turn_id;
-    assert_eq!(heir.wait(&next).await.status(), TurnStatus::Completed, "the session goes on");
+    assert_eq!(heir.wait(&next).await.status(), TurnStatus::Completed, "the session continues");
 }
 
 #[tokio::test]
-async fn a_worker_that_was_only_slow_goes_on_if_nobody_took_its_turn() {
-    // It cannot renew in time: its lease runs out again and again, and nobody else is there.
+async fn a_slow_worker_continues_an_unclaimed_turn() {
+    // The only replica cannot renew in time: its lease expires again and again.
     let plane = Plane::with(|config| {
         config.worker.lease_ttl = Duration::from_millis(200);
         config.worker.renew_period = Duration::from_millis(100);
@@ -204,7 +204,7 @@ async fn a_worker_that_was_only_slow_goes_on_if_nobody_took_its_turn() {
 }
 
 #[tokio::test]
-async fn an_account_with_many_turns_leaves_room_for_others() {
+async fn an_account_with_many_turns_leaves_room_for_another() {
     let plane = Plane::with(|config| {
         (config.worker.max_running, config.worker.max_running_per_account) = (3, 2);
         config.worker.scan_period = Duration::from_millis(100);
@@ -220,7 +220,11 @@ async fn an_account_with_many_turns_leaves_room_for_others() {
     let asked = Instant::now();
     let turn = neighbour.say(&session, "say at once").await.turn_id;
     assert_eq!(neighbour.wait(&turn).await.status(), TurnStatus::Completed);
-    assert!(asked.elapsed() < Duration::from_millis(1500), "waited {:?} behind the others", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_millis(1500),
+        "waited {:?} behind the other account",
+        asked.elapsed()
+    );
     let mut waiting = 0;
     for turn in &turns {
         waiting += usize::from(busy.turn(turn).await.status() == TurnStatus::Queued);

@@ -1,4 +1,4 @@
-//! Tools: journaled before they are sent, their effects at most once, in doubt where nobody can tell.
+//! Tools: journaled before they are sent, effects at most once, in doubt when the outcome cannot be found.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ async fn steps_follow_each_other_until_the_model_answers() {
 }
 
 #[tokio::test]
-async fn a_turn_has_so_many_steps_and_no_more() {
+async fn a_turn_has_a_maximum_of_steps() {
     let plane = Plane::with(|config| config.native.max_steps = 2).await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
@@ -85,7 +85,7 @@ async fn a_lost_answer_is_asked_for_and_the_call_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_call_that_nobody_can_account_for_is_in_doubt_and_not_repeated() {
+async fn a_call_without_a_known_outcome_is_in_doubt_and_not_repeated() {
     let plane = Plane::start().await;
     plane.sandbox.lose_answers(true);
     plane.sandbox.mute(true);
@@ -113,7 +113,7 @@ async fn a_call_that_still_runs_is_waited_for() {
 #[tokio::test]
 async fn a_call_that_is_said_to_run_longer_than_it_may_is_in_doubt() {
     let plane = Plane::start().await;
-    plane.sandbox.run_for_ever();
+    plane.sandbox.stay_running();
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
     let events = tenant.run(&session, "write notes.txt abc").await;
@@ -121,13 +121,13 @@ async fn a_call_that_is_said_to_run_longer_than_it_may_is_in_doubt() {
     assert_eq!(result["in_doubt"], true, "{result}");
     assert_eq!(events.last().unwrap().kind, "turn.completed");
     assert_eq!(plane.sandbox.ran().len(), 1);
-    // Two seconds of patience, with a pause of 50 ms after every answer.
+    // Two seconds of retries, with a pause of 50 ms after every answer.
     let asked = plane.sandbox.asked();
     assert!((2..=45).contains(&asked), "asked {asked} times");
 }
 
 #[tokio::test]
-async fn a_call_that_never_begins_is_made_anew_so_often_and_no_more() {
+async fn a_call_that_never_begins_is_retried_within_a_limit() {
     let plane = Plane::start().await;
     plane.sandbox.forget();
     let mut tenant = plane.tenant();
@@ -138,9 +138,9 @@ async fn a_call_that_never_begins_is_made_anew_so_often_and_no_more() {
     assert!(result["content"].as_str().unwrap().contains("was not carried out"), "{result}");
     assert_eq!(events.last().unwrap().kind, "turn.completed");
     assert_eq!(plane.sandbox.ran().len(), 0);
-    // For two seconds of patience, with a pause of 50 ms after each time.
+    // Two seconds of retries, with a pause of 50 ms after each.
     let asked = plane.sandbox.asked();
-    assert!((6..=45).contains(&asked), "made anew {asked} times");
+    assert!((6..=45).contains(&asked), "retried {asked} times");
 }
 
 #[tokio::test]
@@ -159,14 +159,14 @@ async fn canceling_during_a_call_says_that_it_may_have_run() {
     let tool = messages.iter().find(|message| message.role() == MessageRole::Tool).unwrap();
     let part = &tool.parts[0].fields["content"];
     assert!(format!("{part:?}").contains("may or may not have run"), "{part:?}");
-    // The next turn is given a history in which every call has its result.
+    // The next turn gets a history in which every call has a result.
     plane.sandbox.swallow(false);
     let next = tenant.say(&session, "say fine").await.turn_id;
     assert_eq!(tenant.wait(&next).await.status(), TurnStatus::Completed);
 }
 
 #[tokio::test]
-async fn fifty_turns_at_once_do_not_get_each_others_results() {
+async fn fifty_concurrent_turns_get_their_own_results() {
     let plane = Plane::start().await;
     let mut turns = Vec::new();
     for number in 0..50 {

@@ -1,4 +1,4 @@
-//! Turns: their events, the session's input policy, cancel, deadlines, and what is remembered.
+//! Turns: their events, the session's input policy, cancel, deadlines, and the stored history.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ async fn a_repeated_request_makes_one_turn_and_replays_its_events() {
     assert_eq!(first, second, "byte for byte");
     assert_eq!(tenant.messages(&session).await.len(), 2);
     let other = CreateTurnRequest { session_id: session, input: "say once".to_owned() };
-    // Another method is another request, whatever its key.
+    // Another method is another request, with any key.
     assert!(tenant.client.create_turn(keyed("k", other)).await.is_ok());
 }
 
@@ -98,7 +98,7 @@ async fn a_session_that_rejects_takes_one_input_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_session_that_interrupts_ends_what_runs_and_keeps_what_it_said() {
+async fn an_interrupting_session_ends_its_turn_and_keeps_its_text() {
     let plane = Plane::start().await;
     let mut tenant = plane.tenant();
     let session = tenant.session_with(InputPolicy::Interrupt, "").await;
@@ -154,10 +154,10 @@ async fn canceling_keeps_the_text_and_stops_the_worker() {
     let messages = tenant.messages(&session).await;
     assert_eq!(messages.len(), 2);
     assert_eq!(messages[1].text, visible_text(&events));
-    // Nothing follows the last event, however long one waits.
+    // No event follows the last one.
     tokio::time::sleep(Duration::from_millis(400)).await;
     assert_eq!(tenant.events(&turn, "").await, events);
-    // Again is no error; a turn that has its answer cannot be canceled.
+    // Repeating is no error; a turn that has its answer cannot be canceled.
     tenant.client.cancel_turn(CancelTurnRequest { turn_id: turn }).await.unwrap();
     let done = tenant.say(&session, "say done").await.turn_id;
     tenant.wait(&done).await;
@@ -211,7 +211,7 @@ async fn a_model_that_fails_before_it_speaks_is_asked_again_silently() {
     assert!(events.iter().filter(|e| e.kind == "usage").all(|e| e.json()["unknown"] == true));
 }
 
-/// Two models that fail alike; the second one can, or cannot, go on from the first one's text.
+/// Two models that fail alike; the second may or may not continue the first one's text.
 fn two_models(prefill: bool) -> impl FnOnce(&mut Config) {
     move |config| {
         let demo = ModelSection::Demo { pace: Duration::from_millis(1), prefill: Some(prefill) };
@@ -239,7 +239,7 @@ async fn a_model_that_breaks_off_after_it_spoke_voids_what_it_said() {
 }
 
 #[tokio::test]
-async fn a_model_that_can_goes_on_from_what_another_said() {
+async fn a_model_with_prefill_continues_the_text_of_another() {
     let plane = Plane::with(two_models(true)).await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
@@ -277,9 +277,9 @@ async fn a_model_that_falls_silent_is_given_up() {
 }
 
 #[tokio::test]
-async fn without_redis_turns_go_on() {
+async fn without_redis_turns_complete() {
     let mut plane = Plane::empty().await;
-    // Nobody listens there.
+    // A closed port.
     let nowhere = "redis://127.0.0.1:9/";
     for _ in 0..2 {
         plane.add_replica(|config| config.redis.url = nowhere.to_owned().into()).await;

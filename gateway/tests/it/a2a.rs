@@ -1,4 +1,4 @@
-//! The door of agents' own protocol.
+//! The A2A route of agents, which passes bodies unread.
 
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder};
@@ -10,17 +10,17 @@ use svc_core::wire::{
 use tonic::Status;
 
 use crate::{
-    door::{Door, account, principal, problem},
+    test_gateway::{TestGateway, account, principal, problem},
     upstream::{Answer, Call, one},
 };
 
 const PATH: &str = "/v1/agents/01a1fd0f-0ed5-7359-9f29-5438df5e435c/a2a";
 
-/// A request with spaces that a parser would not keep.
+/// A request with spacing that a parser would not preserve.
 const BODY: &str = "{ \"jsonrpc\":\"2.0\" ,\"id\": 1.0, \"method\":\"message/send\",\"params\":{ } }";
 
-fn send(door: &Door, body: &str) -> RequestBuilder {
-    let request = door.request(Method::POST, PATH).header("content-type", "application/json");
+fn send(gateway: &TestGateway, body: &str) -> RequestBuilder {
+    let request = gateway.request(Method::POST, PATH).header("content-type", "application/json");
     request.body(body.to_owned())
 }
 
@@ -40,9 +40,9 @@ async fn answers(_: Call) -> Result<Answer, Status> {
 }
 
 #[tokio::test]
-async fn a_request_goes_unread_to_the_registry_and_the_answer_comes_back_as_it_is() {
-    let door = Door::open(answers).await;
-    let answer = send(&door, BODY).header("a2a-version", "1.0").send().await.unwrap();
+async fn a_request_and_its_answer_pass_unread() {
+    let gateway = TestGateway::open(answers).await;
+    let answer = send(&gateway, BODY).header("a2a-version", "1.0").send().await.unwrap();
     assert_eq!(answer.status(), 202);
     let headers = answer.headers().clone();
     for (name, value) in [
@@ -58,7 +58,7 @@ async fn a_request_goes_unread_to_the_registry_and_the_answer_comes_back_as_it_i
     assert!(!headers.contains_key("set-cookie"), "the registry says no more than it has to");
     assert_eq!(answer.text().await.unwrap(), "{ \"result\" : 1.0 }");
 
-    let call = door.upstream.only_call();
+    let call = gateway.upstream.only_call();
     assert_eq!(call.path, "/steward.registry.v1.RelayService/RelayA2a");
     assert_eq!(call.principal.as_ref().unwrap().account_id, Some(account()));
     let asked = RelayA2aRequest {
@@ -73,14 +73,14 @@ async fn a_request_goes_unread_to_the_registry_and_the_answer_comes_back_as_it_i
 
 #[tokio::test]
 async fn what_is_no_json_or_no_text_is_for_the_registry_to_judge() {
-    let door = Door::open(answers).await;
+    let gateway = TestGateway::open(answers).await;
     for body in ["", "no JSON", "[]"] {
-        assert_eq!(send(&door, body).send().await.unwrap().status(), 202, "{body}");
+        assert_eq!(send(&gateway, body).send().await.unwrap().status(), 202, "{body}");
     }
     let typed =
-        door.request(Method::POST, PATH).header("content-type", "Application/A2A+json; v=1").body("{}");
+        gateway.request(Method::POST, PATH).header("content-type", "Application/A2A+json; v=1").body("{}");
     assert_eq!(typed.send().await.unwrap().status(), 202);
-    let asked: Vec<RelayA2aRequest> = door.upstream.calls().iter().map(Call::decode).collect();
+    let asked: Vec<RelayA2aRequest> = gateway.upstream.calls().iter().map(Call::decode).collect();
     let bodies: Vec<&[u8]> = asked.iter().map(|request| request.body.as_ref()).collect();
     assert_eq!(bodies, [&b""[..], b"no JSON", b"[]", b"{}"]);
     assert!(asked.iter().all(|request| request.a2a_version.is_empty()));
@@ -88,45 +88,46 @@ async fn what_is_no_json_or_no_text_is_for_the_registry_to_judge() {
 
 #[tokio::test]
 async fn callers_are_admitted_and_limited_as_everywhere() {
-    let door =
-        Door::with(steward_proto::DESCRIPTORS, |config| config.requests.max_body_bytes = 100, answers).await;
-    door.tokens.add("stw_reader", principal(PrincipalKind::Account, &["agents:read"]));
-    door.tokens.add("stw_admin", principal(PrincipalKind::Admin, &["*"]));
-    let by = |token: &str| door.anonymous(Method::POST, PATH).bearer_auth(token).body(BODY);
+    let gateway =
+        TestGateway::with(steward_proto::DESCRIPTORS, |config| config.requests.max_body_bytes = 100, answers)
+            .await;
+    gateway.tokens.add("stw_reader", principal(PrincipalKind::Account, &["agents:read"]));
+    gateway.tokens.add("stw_admin", principal(PrincipalKind::Admin, &["*"]));
+    let by = |token: &str| gateway.anonymous(Method::POST, PATH).bearer_auth(token).body(BODY);
     let long = "x".repeat(101);
     for (request, want, code) in [
-        (door.anonymous(Method::POST, PATH).body(BODY), 401, "UNAUTHENTICATED"),
-        (by("stw_nobody"), 401, "UNAUTHENTICATED"),
+        (gateway.anonymous(Method::POST, PATH).body(BODY), 401, "UNAUTHENTICATED"),
+        (by("stw_no_scope"), 401, "UNAUTHENTICATED"),
         (by("stw_reader"), 403, "PERMISSION_DENIED"),
         (by("stw_admin"), 403, "PERMISSION_DENIED"),
-        (send(&door, &long), 413, "PAYLOAD_TOO_LARGE"),
-        (door.request(Method::POST, PATH).body(BODY), 415, "UNSUPPORTED_MEDIA_TYPE"),
+        (send(&gateway, &long), 413, "PAYLOAD_TOO_LARGE"),
+        (gateway.request(Method::POST, PATH).body(BODY), 415, "UNSUPPORTED_MEDIA_TYPE"),
         (
-            door.request(Method::POST, PATH).header("content-type", "text/plain").body(BODY),
+            gateway.request(Method::POST, PATH).header("content-type", "text/plain").body(BODY),
             415,
             "UNSUPPORTED_MEDIA_TYPE",
         ),
-        (send(&door, BODY).header("content-encoding", "gzip"), 415, "UNSUPPORTED_MEDIA_TYPE"),
+        (send(&gateway, BODY).header("content-encoding", "gzip"), 415, "UNSUPPORTED_MEDIA_TYPE"),
         (
-            send(&door, BODY).header("a2a-version", "0.3").header("a2a-version", "1.0"),
+            send(&gateway, BODY).header("a2a-version", "0.3").header("a2a-version", "1.0"),
             400,
             "INVALID_ARGUMENT",
         ),
-        (door.get(PATH), 405, "METHOD_NOT_ALLOWED"),
-        (door.request(Method::POST, "/v1/agents/%ff/a2a").body(BODY), 404, "ROUTE_NOT_FOUND"),
-        (door.request(Method::POST, "/v1/agents/x/a2a/y").body(BODY), 404, "ROUTE_NOT_FOUND"),
+        (gateway.get(PATH), 405, "METHOD_NOT_ALLOWED"),
+        (gateway.request(Method::POST, "/v1/agents/%ff/a2a").body(BODY), 404, "ROUTE_NOT_FOUND"),
+        (gateway.request(Method::POST, "/v1/agents/x/a2a/y").body(BODY), 404, "ROUTE_NOT_FOUND"),
     ] {
         let (status, headers, document) = problem(request).await;
         assert_eq!((status.as_u16(), document["code"].as_str()), (want, Some(code)), "{document}");
         assert_eq!(status == 405, headers.get("allow").is_some_and(|allow| allow == "POST"));
     }
-    assert_eq!(door.upstream.count(), 0);
-    // The contract's own routes beside it are served as before.
-    door.get("/v1/agents/x").send().await.unwrap();
-    assert_eq!(door.upstream.only_call().path, "/steward.registry.v1.AgentService/GetAgent");
+    assert_eq!(gateway.upstream.count(), 0);
+    // The contract's own routes work as usual.
+    gateway.get("/v1/agents/x").send().await.unwrap();
+    assert_eq!(gateway.upstream.only_call().path, "/steward.registry.v1.AgentService/GetAgent");
 }
 
-/// What the relay itself refuses.
+/// Errors of the relay itself.
 #[derive(Debug)]
 struct Refusal(ErrorKind, &'static str);
 
@@ -158,20 +159,20 @@ async fn what_the_relay_refuses_is_a_problem() {
         (ErrorKind::NotFound, "NOT_FOUND", 404),
         (ErrorKind::ResourceExhausted, "AGENT_BUSY", 429),
         (ErrorKind::Unavailable, "UNAVAILABLE", 503),
-        // Remembered here as live, and ended meanwhile.
+        // The gateway remembers the token as valid; it was revoked meanwhile.
         (ErrorKind::Unauthenticated, "TOKEN_NOT_LIVE", 401),
     ] {
         let refuse = move |_: Call| async move { Err(error::to_status(&Refusal(kind, code))) };
-        let door = Door::open(refuse).await;
-        let (status, _, document) = problem(send(&door, BODY)).await;
+        let gateway = TestGateway::open(refuse).await;
+        let (status, _, document) = problem(send(&gateway, BODY)).await;
         assert_eq!((status.as_u16(), document["code"].as_str()), (want, Some(code)), "{document}");
     }
-    // A refusal of our own word for the caller is a defect of ours, and so is an answer that is none of HTTP.
+    // A refusal of the gateway's own assertion is our defect, and so is an answer that is not HTTP.
     let refuse =
         |_: Call| async { Err(error::to_status(&Refusal(ErrorKind::Unauthenticated, "UNAUTHENTICATED"))) };
-    let (status, _, document) = problem(send(&Door::open(refuse).await, BODY)).await;
+    let (status, _, document) = problem(send(&TestGateway::open(refuse).await, BODY)).await;
     assert_eq!((status.as_u16(), document["code"].as_str()), (500, Some("INTERNAL")));
-    let door = Door::open(|_: Call| async { one(&RelayA2aResponse::default()) }).await;
-    let (status, _, document) = problem(send(&door, BODY)).await;
+    let gateway = TestGateway::open(|_: Call| async { one(&RelayA2aResponse::default()) }).await;
+    let (status, _, document) = problem(send(&gateway, BODY)).await;
     assert_eq!((status.as_u16(), document["code"].as_str()), (500, Some("INTERNAL")));
 }

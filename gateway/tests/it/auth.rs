@@ -1,4 +1,4 @@
-//! Who is let in.
+//! Authentication, scopes and revocation.
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ use tokio::{
 };
 
 use crate::{
-    door::{Door, PROBE, TOKEN, account, config, principal, problem},
+    test_gateway::{PROBE, TOKEN, TestGateway, account, config, principal, problem},
     upstream::{Upstream, echo, one},
 };
 
 #[tokio::test]
 async fn every_bad_credential_is_refused_in_the_same_words() {
-    let door = Door::open(echo).await;
-    door.tokens.add("stw_revoked", principal(PrincipalKind::Account, &["*"]));
-    door.tokens.revoke("stw_revoked");
+    let gateway = TestGateway::open(echo).await;
+    gateway.tokens.add("stw_revoked", principal(PrincipalKind::Account, &["*"]));
+    gateway.tokens.revoke("stw_revoked");
     let headers = [
         None,
         Some("stw_account".to_owned()),
@@ -37,7 +37,7 @@ async fn every_bad_credential_is_refused_in_the_same_words() {
     ];
     let mut first: Option<Value> = None;
     for header in headers {
-        let mut request = door.anonymous(Method::GET, "/v1/sessions").header("x-request-id", "same");
+        let mut request = gateway.anonymous(Method::GET, "/v1/sessions").header("x-request-id", "same");
         if let Some(header) = &header {
             request = request.header("authorization", header);
         }
@@ -46,77 +46,78 @@ async fn every_bad_credential_is_refused_in_the_same_words() {
         assert_eq!(headers["www-authenticate"], "Bearer");
         assert_eq!(first.get_or_insert_with(|| document.clone()), &document, "{header:?}");
     }
-    assert_eq!(door.upstream.count(), 0);
+    assert_eq!(gateway.upstream.count(), 0);
 }
 
 #[tokio::test]
 async fn kind_and_scope_decide_who_may_call() {
-    let door = Door::with(&PROBE, |_| {}, echo).await;
-    door.tokens.add("stw_reader", principal(PrincipalKind::Account, &["probes:read"]));
-    door.tokens.add("stw_writer", principal(PrincipalKind::Account, &["probes:write"]));
-    door.tokens.add("stw_nobody", principal(PrincipalKind::Account, &[]));
-    door.tokens.add("stw_admin", principal(PrincipalKind::Admin, &[]));
-    door.tokens.add("stw_agent", principal(PrincipalKind::Agent, &["*"]));
+    let gateway = TestGateway::with(&PROBE, |_| {}, echo).await;
+    gateway.tokens.add("stw_reader", principal(PrincipalKind::Account, &["probes:read"]));
+    gateway.tokens.add("stw_writer", principal(PrincipalKind::Account, &["probes:write"]));
+    gateway.tokens.add("stw_no_scope", principal(PrincipalKind::Account, &[]));
+    gateway.tokens.add("stw_admin", principal(PrincipalKind::Admin, &[]));
+    gateway.tokens.add("stw_agent", principal(PrincipalKind::Agent, &["*"]));
     for (token, path, status) in [
         (TOKEN, "/v1/probes/a", 200),
         ("stw_reader", "/v1/probes/a", 200),
         ("stw_writer", "/v1/probes/a", 403),
-        ("stw_nobody", "/v1/probes/a", 403),
+        ("stw_no_scope", "/v1/probes/a", 403),
         ("stw_agent", "/v1/probes/a", 403),
         ("stw_admin", "/v1/probes/a", 403),
         ("stw_admin", "/v1/admin", 200),
         (TOKEN, "/v1/admin", 403),
-        ("stw_nobody", "/v1/probes", 200),
+        ("stw_no_scope", "/v1/probes", 200),
         ("stw_unknown", "/v1/public", 200),
     ] {
-        let answer = door.anonymous(Method::GET, path).bearer_auth(token).send().await.unwrap();
+        let answer = gateway.anonymous(Method::GET, path).bearer_auth(token).send().await.unwrap();
         assert_eq!(answer.status().as_u16(), status, "{token} at {path}");
     }
-    let answer = door.anonymous(Method::GET, "/v1/public").send().await.unwrap();
+    let answer = gateway.anonymous(Method::GET, "/v1/public").send().await.unwrap();
     assert_eq!(answer.status().as_u16(), 200);
-    let (_, _, document) = problem(door.anonymous(Method::GET, "/v1/admin").bearer_auth(TOKEN)).await;
+    let (_, _, document) = problem(gateway.anonymous(Method::GET, "/v1/admin").bearer_auth(TOKEN)).await;
     assert_eq!(document["code"], "PERMISSION_DENIED");
 }
 
 #[tokio::test]
 async fn a_credential_that_cannot_be_checked_is_a_503() {
-    let door = Door::open(echo).await;
-    door.tokens.away(true);
-    let (status, _, document) = problem(door.get("/v1/sessions")).await;
+    let gateway = TestGateway::open(echo).await;
+    gateway.tokens.away(true);
+    let (status, _, document) = problem(gateway.get("/v1/sessions")).await;
     assert_eq!((status.as_u16(), document["retryable"].as_bool()), (503, Some(true)));
     assert!(!document.to_string().contains("10.0.0.9"), "{document}");
     // An outage is not remembered.
-    door.tokens.away(false);
-    assert_eq!(door.get("/v1/sessions").send().await.unwrap().status(), 200);
+    gateway.tokens.away(false);
+    assert_eq!(gateway.get("/v1/sessions").send().await.unwrap().status(), 200);
 }
 
 #[tokio::test]
 async fn verdicts_are_remembered_good_ones_for_longer() {
-    let door = Door::open(echo).await;
+    let gateway = TestGateway::open(echo).await;
     for _ in 0..5 {
-        assert_eq!(door.get("/v1/sessions").send().await.unwrap().status(), 200);
+        assert_eq!(gateway.get("/v1/sessions").send().await.unwrap().status(), 200);
     }
-    assert_eq!(door.tokens.asked(), 1);
-    let refused = || door.anonymous(Method::GET, "/v1/sessions").bearer_auth("stw_late");
+    assert_eq!(gateway.tokens.asked(), 1);
+    let refused = || gateway.anonymous(Method::GET, "/v1/sessions").bearer_auth("stw_late");
     for _ in 0..5 {
         assert_eq!(problem(refused()).await.0, 401);
     }
-    assert_eq!(door.tokens.asked(), 2);
-    // A token that comes to life works within a second or so, one that is revoked stops within five.
-    door.tokens.add("stw_late", principal(PrincipalKind::Account, &["*"]));
-    door.tokens.revoke(TOKEN);
+    assert_eq!(gateway.tokens.asked(), 2);
+    // A new token works within about a second, a revoked one stops within five.
+    gateway.tokens.add("stw_late", principal(PrincipalKind::Account, &["*"]));
+    gateway.tokens.revoke(TOKEN);
     tokio::time::sleep(Duration::from_millis(1200)).await;
     assert_eq!(refused().send().await.unwrap().status(), 200);
     tokio::time::sleep(Duration::from_millis(3900)).await;
-    assert_eq!(problem(door.get("/v1/sessions")).await.0, 401);
+    assert_eq!(problem(gateway.get("/v1/sessions")).await.0, 401);
 }
 
 #[tokio::test]
-async fn nothing_is_read_from_a_sender_who_is_not_let_in() {
-    let door = Door::open(echo).await;
-    let mut stream = TcpStream::connect(door.address).await.unwrap();
+async fn no_body_is_read_of_a_caller_that_is_refused() {
+    let gateway = TestGateway::open(echo).await;
+    let mut stream = TcpStream::connect(gateway.address).await.unwrap();
     // The body is announced and never sent.
-    let head = "POST /v1/sessions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n";
+    let head = "POST /v1/sessions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                content-length: 1000000\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = [0; 12];
     let read = tokio::time::timeout(Duration::from_secs(2), stream.read_exact(&mut answer));
@@ -139,22 +140,22 @@ async fn tokens_are_resolved_at_the_registry() {
         }
     })
     .await;
-    let door = Door::open(echo).await;
-    // A gateway as a process builds it: with no other keeper of tokens than the registry.
-    let mut config = config(door.files(), door.upstream.address);
+    let gateway = TestGateway::open(echo).await;
+    // A gateway as a process builds it: only the registry knows tokens.
+    let mut config = config(gateway.files(), gateway.upstream.address);
     config.peers.get_mut("registry").unwrap().urls = vec![format!("http://{}", registry.address)];
-    let deps = gateway::Deps::real(crate::door::metrics());
-    let gateway = gateway::Gateway::build(config, deps).await.unwrap();
-    let address = gateway.address().unwrap();
-    gateway.start(&door.lifecycle);
-    let get = |token: &str| door.http.get(format!("http://{address}/v1/sessions")).bearer_auth(token);
+    let deps = gateway::Deps::real(crate::test_gateway::metrics());
+    let built = gateway::Gateway::build(config, deps).await.unwrap();
+    let address = built.address().unwrap();
+    built.start(&gateway.lifecycle);
+    let get = |token: &str| gateway.http.get(format!("http://{address}/v1/sessions")).bearer_auth(token);
     assert_eq!(get("stw_good").send().await.unwrap().status(), 200);
     assert_eq!(problem(get("stw_bad")).await.0, 401);
     assert_eq!(problem(get("stw_broken")).await.0, 503);
-    let stated = door.upstream.only_call().principal.unwrap();
+    let stated = gateway.upstream.only_call().principal.unwrap();
     assert_eq!((stated.account_id, stated.scopes), (Some(account()), vec!["sessions:read".to_owned()]));
     let (status, _, document) = problem(
-        door.http.post(format!("http://{address}/v1/sessions")).bearer_auth("stw_good").json(&json!({})),
+        gateway.http.post(format!("http://{address}/v1/sessions")).bearer_auth("stw_good").json(&json!({})),
     )
     .await;
     assert_eq!((status.as_u16(), &document["code"]), (403, &json!("PERMISSION_DENIED")));

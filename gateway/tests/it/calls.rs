@@ -1,4 +1,4 @@
-//! Unary calls: what reaches the service, what comes back, and what failures look like.
+//! Unary calls: the request that reaches the service, the answer that comes back, and errors.
 
 use std::time::Duration;
 
@@ -18,19 +18,19 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::{
-    door::{Door, PROBE, TOKEN, account, eventually, problem},
+    test_gateway::{PROBE, TOKEN, TestGateway, account, eventually, problem},
     upstream::{Upstream, echo, one},
 };
 
 #[tokio::test]
 async fn a_request_reaches_its_service_in_its_callers_name() {
-    let door = Door::open(|_| async {
+    let gateway = TestGateway::open(|_| async {
         let session = Session { session_id: "s-1".to_owned(), ..Session::default() };
         one(&CreateSessionResponse { session: Some(session) })
     })
     .await;
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let answer = door
+    let answer = gateway
         .post("/v1/sessions", &json!({"title": "Möwe", "inputPolicy": "INPUT_POLICY_REJECT"}))
         .header("x-request-id", "req-7")
         .header("idempotency-key", "key-1")
@@ -51,11 +51,11 @@ async fn a_request_reaches_its_service_in_its_callers_name() {
     assert_eq!(answer["session"]["sessionId"], "s-1");
     assert_eq!(answer["session"]["inputPolicy"], "INPUT_POLICY_UNSPECIFIED");
 
-    let call = door.upstream.only_call();
+    let call = gateway.upstream.only_call();
     assert_eq!(call.path, "/steward.chat.v1.ChatService/CreateSession");
     let request: CreateSessionRequest = call.decode();
     assert_eq!((request.title.as_str(), request.input_policy), ("Möwe", 2));
-    // Stated by the gateway, for this service, with nothing of the token itself.
+    // Asserted by the gateway for this service, without any part of the token.
     let principal = call.principal.clone().unwrap();
     assert_eq!(principal.account_id, Some(account()));
     assert_eq!(call.header("x-request-id"), Some("req-7"));
@@ -74,16 +74,16 @@ async fn a_request_reaches_its_service_in_its_callers_name() {
 
 #[tokio::test]
 async fn an_id_is_made_for_a_request_without_a_sane_one() {
-    let door = Door::open(|_| async { one(&GetTurnResponse { turn: None }) }).await;
-    let answer = door.get("/v1/turns/7").header("x-request-id", "no good").send().await.unwrap();
+    let gateway = TestGateway::open(|_| async { one(&GetTurnResponse { turn: None }) }).await;
+    let answer = gateway.get("/v1/turns/7").header("x-request-id", "no good").send().await.unwrap();
     let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
     assert_eq!(id.len(), 36);
-    assert_eq!(door.upstream.only_call().header("x-request-id"), Some(id.as_str()));
+    assert_eq!(gateway.upstream.only_call().header("x-request-id"), Some(id.as_str()));
 }
 
 #[tokio::test]
 async fn every_kind_of_field_survives_the_way_there_and_back() {
-    let door = Door::with(&PROBE, |_| {}, echo).await;
+    let gateway = TestGateway::with(&PROBE, |_| {}, echo).await;
     let body = json!({
         "doubleValue": 1.5, "floatValue": 0.5, "int32Value": -1, "int64Value": "-9007199254740993",
         "uint32Value": 7, "uint64Value": "18446744073709551615", "boolValue": true, "data": "AAEC",
@@ -93,7 +93,7 @@ async fn every_kind_of_field_survives_the_way_there_and_back() {
         "free": {"a": [1.0, null, "b"]}, "maybe": "", "perhaps": "", "left": "l", "list": [],
         "mask": "text",
     });
-    let answer: Value = door.post("/v1/probes/x%2Fy", &body).send().await.unwrap().json().await.unwrap();
+    let answer: Value = gateway.post("/v1/probes/x%2Fy", &body).send().await.unwrap().json().await.unwrap();
     let mut expected = body;
     expected["text"] = json!("x/y");
     assert_eq!(answer, expected);
@@ -101,26 +101,27 @@ async fn every_kind_of_field_survives_the_way_there_and_back() {
 
 #[tokio::test]
 async fn a_head_request_is_a_get_without_its_body() {
-    let door = Door::open(|_| async { one(&GetTurnResponse { turn: Some(Turn::default()) }) }).await;
-    let answer = door.request(Method::HEAD, "/v1/turns/7").send().await.unwrap();
+    let gateway =
+        TestGateway::open(|_| async { one(&GetTurnResponse { turn: Some(Turn::default()) }) }).await;
+    let answer = gateway.request(Method::HEAD, "/v1/turns/7").send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
     assert!(answer.content_length().unwrap_or(0) > 0 || answer.headers().contains_key("content-length"));
-    assert_eq!(door.upstream.calls().len(), 1);
+    assert_eq!(gateway.upstream.calls().len(), 1);
 }
 
 #[tokio::test]
 async fn an_operation_without_required_fields_needs_no_body() {
-    let door = Door::open(|_| async { one(&CancelTurnResponse { turn: None }) }).await;
-    let answer = door.request(Method::POST, "/v1/turns/7:cancel").send().await.unwrap();
+    let gateway = TestGateway::open(|_| async { one(&CancelTurnResponse { turn: None }) }).await;
+    let answer = gateway.request(Method::POST, "/v1/turns/7:cancel").send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
-    let call = door.upstream.only_call();
+    let call = gateway.upstream.only_call();
     assert_eq!(call.path, "/steward.chat.v1.ChatService/CancelTurn");
     assert_eq!(call.decode::<CancelTurnRequest>().turn_id, "7");
 }
 
 #[tokio::test]
-async fn what_a_service_refuses_is_told_with_its_reason() {
-    let door = Door::open(|call| async move {
+async fn a_refusal_of_a_service_is_passed_on_with_its_reason() {
+    let gateway = TestGateway::open(|call| async move {
         let invalid = [Invalid::new("turn_id", "must be a UUID")];
         Err(match call.decode::<GetTurnRequest>().turn_id.as_str() {
             "none" => status(ErrorKind::NotFound, "TURN_NOT_FOUND", "there is no such turn", None, &[]),
@@ -154,13 +155,13 @@ async fn what_a_service_refuses_is_told_with_its_reason() {
         ("race", 409, "ABORTED", true),
         ("denied", 403, "PERMISSION_DENIED", false),
         ("large", 413, "PAYLOAD_TOO_LARGE", false),
-        // Our own credential was refused: not the caller's fault.
+        // The service refused the gateway's own assertion: not the caller's fault.
         ("assertion", 500, "INTERNAL", false),
         ("defect", 500, "INTERNAL", false),
         ("foreign", 500, "INTERNAL", false),
         ("other", 500, "INTERNAL", false),
     ] {
-        let (status, headers, document) = problem(door.get(&format!("/v1/turns/{turn}"))).await;
+        let (status, headers, document) = problem(gateway.get(&format!("/v1/turns/{turn}"))).await;
         assert_eq!(status.as_u16(), http, "{turn}");
         assert_eq!(document["code"], code, "{turn}");
         assert_eq!(document["retryable"], retryable, "{turn}");
@@ -180,17 +181,18 @@ async fn a_service_that_is_away_is_a_503_until_it_is_back() {
     let change = |config: &mut gateway::Config| {
         config.peers.get_mut("chat").unwrap().urls = vec![format!("http://{nowhere}")];
     };
-    let door =
-        Door::with(steward_proto::DESCRIPTORS, change, |_| async { one(&GetTurnResponse { turn: None }) })
-            .await;
+    let gateway = TestGateway::with(steward_proto::DESCRIPTORS, change, |_| async {
+        one(&GetTurnResponse { turn: None })
+    })
+    .await;
     let start = Instant::now();
-    let (status, _, document) = problem(door.get("/v1/turns/7")).await;
+    let (status, _, document) = problem(gateway.get("/v1/turns/7")).await;
     assert!(start.elapsed() < Duration::from_secs(1));
     assert_eq!((status.as_u16(), document["retryable"].as_bool()), (503, Some(true)));
     let text = document.to_string();
     assert!(!text.contains(&nowhere.port().to_string()) && !text.contains("tcp"), "{text}");
-    // The others are served meanwhile.
-    assert_eq!(door.get("/v1/purges/7").send().await.unwrap().status(), StatusCode::OK);
+    // Other services are reachable meanwhile.
+    assert_eq!(gateway.get("/v1/purges/7").send().await.unwrap().status(), StatusCode::OK);
 }
 
 #[tokio::test]
@@ -203,8 +205,8 @@ async fn a_service_that_dies_while_it_answers_is_a_503() {
             config.peers.get_mut("chat").unwrap().urls = vec![format!("http://{address}")];
         }
     };
-    let door = Door::with(steward_proto::DESCRIPTORS, change, echo).await;
-    let (answer, ()) = tokio::join!(problem(door.get("/v1/turns/7")), async {
+    let gateway = TestGateway::with(steward_proto::DESCRIPTORS, change, echo).await;
+    let (answer, ()) = tokio::join!(problem(gateway.get("/v1/turns/7")), async {
         eventually("the call arrives", || dying.count() == 1).await;
         proxy.cut();
     });
@@ -218,22 +220,22 @@ async fn a_caller_can_shorten_the_wait_and_not_lengthen_it() {
         config.requests.timeouts.clear();
     };
     let hang = |_| std::future::pending();
-    let door = Door::with(steward_proto::DESCRIPTORS, change, hang).await;
+    let gateway = TestGateway::with(steward_proto::DESCRIPTORS, change, hang).await;
     for (header, value, least, most) in [
         ("x-request-timeout", "0.2", 190, 1000),
         ("grpc-timeout", "300m", 290, 1000),
         ("x-request-timeout", "3600", 1900, 3500),
     ] {
         let start = Instant::now();
-        let (status, _, document) = problem(door.get("/v1/turns/7").header(header, value)).await;
+        let (status, _, document) = problem(gateway.get("/v1/turns/7").header(header, value)).await;
         let took = start.elapsed().as_millis();
         assert_eq!((status.as_u16(), &document["code"]), (504, &json!("DEADLINE_EXCEEDED")));
         assert!((least..most).contains(&took), "{header}: {value} took {took} ms");
     }
-    // The service is told, so that it stops too.
-    for call in door.upstream.calls() {
-        let told = call.header("grpc-timeout").unwrap().trim_end_matches('m').parse::<u64>().unwrap();
-        assert!(told <= 2000, "{told}");
+    // The call's deadline travels along, so that the service stops too.
+    for call in gateway.upstream.calls() {
+        let sent = call.header("grpc-timeout").unwrap().trim_end_matches('m').parse::<u64>().unwrap();
+        assert!(sent <= 2000, "{sent}");
     }
     for (header, value) in [
         ("x-request-timeout", "soon"),
@@ -241,7 +243,7 @@ async fn a_caller_can_shorten_the_wait_and_not_lengthen_it() {
         ("x-request-timeout", "0"),
         ("grpc-timeout", "5"),
     ] {
-        let (status, _, _) = problem(door.get("/v1/turns/7").header(header, value)).await;
+        let (status, _, _) = problem(gateway.get("/v1/turns/7").header(header, value)).await;
         assert_eq!(status.as_u16(), 400, "{header}: {value}");
     }
 }
@@ -257,49 +259,52 @@ async fn a_method_may_have_a_longer_time_of_its_own() {
         tokio::time::sleep(Duration::from_millis(500)).await;
         one(&GetTurnResponse { turn: None })
     };
-    let door = Door::with(steward_proto::DESCRIPTORS, change, slow).await;
-    assert_eq!(door.get("/v1/turns/7").send().await.unwrap().status(), StatusCode::OK);
-    assert_eq!(problem(door.get("/v1/sessions/7")).await.0.as_u16(), 504);
+    let gateway = TestGateway::with(steward_proto::DESCRIPTORS, change, slow).await;
+    assert_eq!(gateway.get("/v1/turns/7").send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(problem(gateway.get("/v1/sessions/7")).await.0.as_u16(), 504);
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_cancels_its_call() {
-    let door = Door::open(|call| async move {
+    let gateway = TestGateway::open(|call| async move {
         let _held = call.open;
         std::future::pending().await
     })
     .await;
-    let request = door.get("/v1/turns/7").timeout(Duration::from_millis(300));
+    let request = gateway.get("/v1/turns/7").timeout(Duration::from_millis(300));
     request.send().await.unwrap_err();
-    eventually("the service's call ends", || door.upstream.count() == 1 && door.upstream.open_calls() == 0)
-        .await;
+    eventually("the service's call ends", || {
+        gateway.upstream.count() == 1 && gateway.upstream.open_calls() == 0
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn an_answer_larger_than_allowed_is_a_defect_and_not_a_crash() {
     let change = |config: &mut gateway::Config| config.requests.max_answer_bytes = 1000;
-    let door = Door::with(steward_proto::DESCRIPTORS, change, |_| async {
+    let gateway = TestGateway::with(steward_proto::DESCRIPTORS, change, |_| async {
         let turn = Turn { cause: "x".repeat(2000), status: TurnStatus::Failed.into(), ..Turn::default() };
         one(&GetTurnResponse { turn: Some(turn) })
     })
     .await;
-    assert_eq!(problem(door.get("/v1/turns/7")).await.0.as_u16(), 500);
+    assert_eq!(problem(gateway.get("/v1/turns/7")).await.0.as_u16(), 500);
 }
 
 #[tokio::test]
 async fn an_answer_that_does_not_decode_is_a_defect() {
-    let door =
-        Door::open(|_| async { Ok(stream::iter([Ok(bytes::Bytes::from_static(b"\xff\xff"))]).boxed()) })
-            .await;
-    assert_eq!(problem(door.get("/v1/turns/7")).await.0.as_u16(), 500);
+    let gateway = TestGateway::open(|_| async {
+        Ok(stream::iter([Ok(bytes::Bytes::from_static(b"\xff\xff"))]).boxed())
+    })
+    .await;
+    assert_eq!(problem(gateway.get("/v1/turns/7")).await.0.as_u16(), 500);
 }
 
 #[tokio::test]
-async fn idempotency_keys_are_looked_at_before_they_go_on() {
-    let door = Door::open(echo).await;
+async fn idempotency_keys_are_checked_before_the_call() {
+    let gateway = TestGateway::open(echo).await;
     let long = "k".repeat(256);
     for bad in ["", "a b", long.as_str()] {
-        let request = door.post("/v1/sessions", &json!({})).header("idempotency-key", bad);
+        let request = gateway.post("/v1/sessions", &json!({})).header("idempotency-key", bad);
         let (status, _, document) = problem(request).await;
         assert_eq!(
             (status.as_u16(), &document["errors"][0]["field"]),
@@ -307,8 +312,10 @@ async fn idempotency_keys_are_looked_at_before_they_go_on() {
             "{bad:?}"
         );
     }
-    let twice =
-        door.post("/v1/sessions", &json!({})).header("idempotency-key", "a").header("idempotency-key", "b");
+    let twice = gateway
+        .post("/v1/sessions", &json!({}))
+        .header("idempotency-key", "a")
+        .header("idempotency-key", "b");
     assert_eq!(problem(twice).await.0.as_u16(), 400);
-    assert!(door.upstream.calls().is_empty());
+    assert!(gateway.upstream.calls().is_empty());
 }

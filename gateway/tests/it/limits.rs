@@ -1,4 +1,4 @@
-//! How much one caller may ask, and all together.
+//! Limits per caller and per process.
 
 use std::time::Duration;
 
@@ -13,28 +13,28 @@ use svc_core::{
 use tokio::time::Instant;
 
 use crate::{
-    door::{Door, account, principal, problem},
+    test_gateway::{TestGateway, account, principal, problem},
     upstream::echo,
 };
 
-async fn limited(redis: svc_core::data::redis::RedisConfig, per_second: u32, burst: u32) -> Door {
+async fn limited(redis: svc_core::data::redis::RedisConfig, per_second: u32, burst: u32) -> TestGateway {
     let change = |config: &mut gateway::Config| {
         config.redis = redis;
         config.rate_limit.per_second = per_second;
         config.rate_limit.burst = burst;
     };
-    let door = Door::with(steward_proto::DESCRIPTORS, change, echo).await;
+    let gateway = TestGateway::with(steward_proto::DESCRIPTORS, change, echo).await;
     let mut other = principal(PrincipalKind::Account, &["*"]);
     other.subject_id = "other".to_owned();
-    door.tokens.add("stw_other", other);
-    door
+    gateway.tokens.add("stw_other", other);
+    gateway
 }
 
-/// How many of `count` requests were answered 200; the others must be 429.
-async fn passed(door: &Door, token: &str, count: usize) -> usize {
+/// Counts the requests of `count` that were answered 200; all other ones must be 429.
+async fn passed(gateway: &TestGateway, token: &str, count: usize) -> usize {
     let mut passed = 0;
     for _ in 0..count {
-        let answer = door.anonymous(Method::GET, "/v1/sessions").bearer_auth(token).send().await.unwrap();
+        let answer = gateway.anonymous(Method::GET, "/v1/sessions").bearer_auth(token).send().await.unwrap();
         match answer.status() {
             StatusCode::OK => passed += 1,
             status => assert_eq!(status, StatusCode::TOO_MANY_REQUESTS),
@@ -49,47 +49,47 @@ async fn two_gateways_count_one_callers_requests_together() {
     let first = limited(redis.config(), 1, 10).await;
     let second = limited(redis.config(), 1, 10).await;
     let start = Instant::now();
-    let of_first = passed(&first, crate::door::TOKEN, 6).await;
-    let of_second = passed(&second, crate::door::TOKEN, 12).await;
+    let of_first = passed(&first, crate::test_gateway::TOKEN, 6).await;
+    let of_second = passed(&second, crate::test_gateway::TOKEN, 12).await;
     let refilled = start.elapsed().as_secs() as usize + 1;
     assert_eq!(of_first, 6);
     assert!((4..=4 + refilled).contains(&of_second), "{of_second}");
-    // Others are not touched.
+    // Other accounts are not limited.
     assert_eq!(passed(&first, "stw_other", 5).await, 5);
 }
 
 #[tokio::test]
-async fn a_refusal_says_when_to_come_back_and_every_answer_what_is_left() {
+async fn a_refusal_says_when_to_retry_and_each_answer_what_is_left() {
     let redis = TestRedis::new();
-    let door = limited(redis.config(), 1, 2).await;
-    let answer = door.get("/v1/sessions").send().await.unwrap();
+    let gateway = limited(redis.config(), 1, 2).await;
+    let answer = gateway.get("/v1/sessions").send().await.unwrap();
     assert_eq!(answer.headers()["ratelimit-policy"], "\"principal\";q=2;w=2");
     assert_eq!(answer.headers()["ratelimit"], "\"principal\";r=1;t=1");
-    assert_eq!(passed(&door, crate::door::TOKEN, 1).await, 1);
-    let (status, headers, document) = problem(door.get("/v1/sessions")).await;
+    assert_eq!(passed(&gateway, crate::test_gateway::TOKEN, 1).await, 1);
+    let (status, headers, document) = problem(gateway.get("/v1/sessions")).await;
     assert_eq!((status.as_u16(), &document["code"]), (429, &json!("RATE_LIMITED")));
     assert_eq!(headers["retry-after"], "1");
     assert_eq!(headers["ratelimit"], "\"principal\";r=0;t=2");
-    // Refusals of other kinds carry it too.
+    // Refusals of other kinds have the headers too.
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    let (status, headers, _) = problem(door.get("/v1/sessions?unknown=1")).await;
+    let (status, headers, _) = problem(gateway.get("/v1/sessions?unknown=1")).await;
     assert!(status == 400 && headers.contains_key("ratelimit"));
 }
 
 #[tokio::test]
-async fn without_redis_each_gateway_counts_alone_and_nobody_is_refused_for_it() {
+async fn without_redis_each_gateway_counts_alone() {
     let redis = TestRedis::new();
     let proxy = FaultProxy::start(redis.address()).await;
-    let door = limited(redis.config_through(proxy.address()), 1, 5).await;
-    assert_eq!(passed(&door, crate::door::TOKEN, 3).await, 3);
+    let gateway = limited(redis.config_through(proxy.address()), 1, 5).await;
+    assert_eq!(passed(&gateway, crate::test_gateway::TOKEN, 3).await, 3);
 
     proxy.refuse();
     // The process's own bucket was full.
-    let alone = passed(&door, crate::door::TOKEN, 8).await;
+    let alone = passed(&gateway, crate::test_gateway::TOKEN, 8).await;
     assert!((5..=7).contains(&alone), "{alone}");
-    let metrics = door
+    let metrics = gateway
         .http
-        .get(format!("http://{}/metrics", door.operator))
+        .get(format!("http://{}/metrics", gateway.operator))
         .send()
         .await
         .unwrap()
@@ -103,15 +103,15 @@ async fn without_redis_each_gateway_counts_alone_and_nobody_is_refused_for_it() 
     tokio::time::sleep(Duration::from_millis(2500)).await;
     proxy.stall();
     let start = Instant::now();
-    let other = passed(&door, "stw_other", 5).await;
+    let other = passed(&gateway, "stw_other", 5).await;
     assert!((4..=5).contains(&other), "{other}");
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 
-    // Back again, the shared bucket decides.
+    // Once Redis is back, the shared bucket decides.
     proxy.cut();
     proxy.pass();
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    let shared = passed(&door, crate::door::TOKEN, 10).await;
+    let shared = passed(&gateway, crate::test_gateway::TOKEN, 10).await;
     assert!((1..=8).contains(&shared), "{shared}");
 }
 
@@ -121,12 +121,12 @@ async fn more_requests_than_can_be_carried_are_shed() {
         config.requests.max_in_flight = 2;
         config.requests.timeout = Duration::from_millis(800);
     };
-    let door = Door::with(steward_proto::DESCRIPTORS, change, |_| std::future::pending()).await;
-    let slow = || async { problem(door.get("/v1/turns/7")).await.0 };
+    let gateway = TestGateway::with(steward_proto::DESCRIPTORS, change, |_| std::future::pending()).await;
+    let slow = || async { problem(gateway.get("/v1/turns/7")).await.0 };
     let third = async {
-        crate::door::eventually("two are in hand", || door.upstream.count() == 2).await;
+        crate::test_gateway::eventually("two are open", || gateway.upstream.count() == 2).await;
         let start = Instant::now();
-        let (status, _, document) = problem(door.get("/v1/turns/7")).await;
+        let (status, _, document) = problem(gateway.get("/v1/turns/7")).await;
         assert!(start.elapsed() < Duration::from_millis(700));
         assert_eq!((status.as_u16(), &document["code"]), (503, &json!("OVERLOADED")));
     };
@@ -143,22 +143,23 @@ async fn one_caller_cannot_take_every_stream() {
         config.streams.first_event = Duration::from_millis(50);
         config.requests.max_in_flight = 1;
     };
-    let door =
-        Door::with(steward_proto::DESCRIPTORS, change, |_| async { Ok(stream::pending().boxed()) }).await;
+    let gateway =
+        TestGateway::with(steward_proto::DESCRIPTORS, change, |_| async { Ok(stream::pending().boxed()) })
+            .await;
     let mut other = principal(PrincipalKind::Account, &["*"]);
     other.subject_id = "other".to_owned();
-    door.tokens.add("stw_other", other);
-    let open = |token: &'static str| door.anonymous(Method::GET, "/v1/turns/7/events").bearer_auth(token);
-    // Open streams are no requests in hand: the limit of one is not met.
-    let first = open(crate::door::TOKEN).send().await.unwrap();
-    let second = open(crate::door::TOKEN).send().await.unwrap();
+    gateway.tokens.add("stw_other", other);
+    let open = |token: &'static str| gateway.anonymous(Method::GET, "/v1/turns/7/events").bearer_auth(token);
+    // Open streams are not open requests: the request limit is not reached.
+    let first = open(crate::test_gateway::TOKEN).send().await.unwrap();
+    let second = open(crate::test_gateway::TOKEN).send().await.unwrap();
     assert_eq!((first.status().as_u16(), second.status().as_u16()), (200, 200));
-    let (status, _, document) = problem(open(crate::door::TOKEN)).await;
+    let (status, _, document) = problem(open(crate::test_gateway::TOKEN)).await;
     assert_eq!((status.as_u16(), &document["code"]), (429, &json!("TOO_MANY_STREAMS")));
     assert_eq!(open("stw_other").send().await.unwrap().status(), 200);
     drop(first);
     for _ in 0..100 {
-        if open(crate::door::TOKEN).send().await.unwrap().status() == 200 {
+        if open(crate::test_gateway::TOKEN).send().await.unwrap().status() == 200 {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

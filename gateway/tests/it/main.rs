@@ -11,19 +11,19 @@ mod calls;
 #[cfg(test)]
 mod connections;
 #[cfg(test)]
-mod doors;
-#[cfg(test)]
 mod drain;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
+mod routes;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod traces;
 
 #[cfg(test)]
-mod door;
+mod test_gateway;
 #[cfg(test)]
 mod upstream;

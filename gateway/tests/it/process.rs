@@ -1,4 +1,4 @@
-//! The program: how it starts, refuses to, and ends.
+//! The program: start, refusal of a bad configuration, exit codes.
 
 use std::{
     fs,
@@ -16,14 +16,15 @@ struct Program {
 }
 
 impl Program {
-    /// Files of a gateway on a free port, whose services are nowhere.
+    /// Files of a gateway on a free port, with services that do not exist.
     fn new(further: &str) -> Self {
         let files = tempfile::tempdir().unwrap();
         let address = free_address();
         let key = files.path().join("gateway.key");
         fs::write(&key, assertion::generate_key().unwrap().0).unwrap();
         let config = format!(
-            "listen = '{address}'\noperator_listen = '{}'\n[identity]\nkey_file = '{}'\n[connections]\ndrain_delay = '10ms'\n{further}",
+            "listen = '{address}'\noperator_listen = '{}'\n[identity]\nkey_file = '{}'\n\
+             [connections]\ndrain_delay = '10ms'\n{further}",
             free_address(),
             key.display(),
         );
@@ -37,7 +38,7 @@ impl Program {
         command.spawn().unwrap()
     }
 
-    /// Runs it to its end: its exit code, and what it said.
+    /// Runs the program to its end; returns its exit code and output.
     async fn run(&self) -> (Option<i32>, String) {
         let ended = tokio::time::timeout(Duration::from_secs(20), self.spawn().wait_with_output());
         let output = ended.await.expect("it ends").unwrap();

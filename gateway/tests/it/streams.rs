@@ -1,4 +1,4 @@
-//! Streams of events: when they arrive, how they resume, and the four ways they end.
+//! Event streams: arrival, resumption, and the four ways in which they end.
 
 use std::{
     pin::pin,
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::{
-    door::{Door, PROBE, TOKEN, eventually, problem},
+    test_gateway::{PROBE, TOKEN, TestGateway, eventually, problem},
     upstream::Answer,
 };
 
@@ -35,12 +35,12 @@ fn stream_of(events: impl Stream<Item = Result<Bytes, Status>> + Send + 'static)
     Ok(events.boxed())
 }
 
-/// Events, and then nothing for ever.
+/// Events, and no end.
 fn then_silence(events: Vec<Result<Bytes, Status>>) -> Result<Answer, Status> {
     stream_of(stream::iter(events).chain(stream::pending()))
 }
 
-/// Reads to the end; fails if the connection broke off instead of ending.
+/// Reads to the end; fails if the connection broke instead of ending.
 async fn whole(response: Response) -> String {
     tokio::time::timeout(Duration::from_secs(10), response.text()).await.expect("the stream ends").unwrap()
 }
@@ -59,7 +59,7 @@ async fn read_until(body: &mut (impl Stream<Item = reqwest::Result<Bytes>> + Unp
 #[tokio::test]
 async fn events_arrive_when_they_happen_byte_for_byte() {
     let odd = r#"{ "a":1.0,"b" : "\u00e9","c":[ ] }"#;
-    let door = Door::open(move |_| async move {
+    let gateway = TestGateway::open(move |_| async move {
         stream_of(stream::iter(0..4).then(move |n| async move {
             if n > 0 {
                 tokio::time::sleep(Duration::from_millis(600)).await;
@@ -69,7 +69,7 @@ async fn events_arrive_when_they_happen_byte_for_byte() {
     })
     .await;
     let start = Instant::now();
-    let response = door.get(EVENTS).send().await.unwrap();
+    let response = gateway.get(EVENTS).send().await.unwrap();
     assert_eq!(response.status(), 200);
     for (name, value) in
         [("content-type", "text/event-stream"), ("cache-control", "no-store"), ("x-accel-buffering", "no")]
@@ -88,20 +88,20 @@ async fn events_arrive_when_they_happen_byte_for_byte() {
 
 #[tokio::test]
 async fn a_post_can_stream_too() {
-    let door = Door::open(|call| async move {
+    let gateway = TestGateway::open(|call| async move {
         let request: RunTurnRequest = call.decode();
         let event = TurnEvent { id: "1".to_owned(), kind: "echo".to_owned(), payload: request.input.into() };
         stream_of(stream::iter([Ok(RunTurnResponse { event: Some(event) }.encode_to_vec().into())]))
     })
     .await;
     let response =
-        door.post("/v1/sessions/7/turns:run", &json!({"input": "two\nlines"})).send().await.unwrap();
+        gateway.post("/v1/sessions/7/turns:run", &json!({"input": "two\nlines"})).send().await.unwrap();
     assert_eq!(whole(response).await, "id: 1\nevent: echo\ndata: two\ndata: lines\n\n");
 }
 
 #[tokio::test]
 async fn messages_without_parts_are_sent_whole() {
-    let door = Door::with(
+    let gateway = TestGateway::with(
         &PROBE,
         |_| {},
         |_| async {
@@ -110,33 +110,33 @@ async fn messages_without_parts_are_sent_whole() {
         },
     )
     .await;
-    let text = whole(door.get("/v1/probes/7:watch").send().await.unwrap()).await;
+    let text = whole(gateway.get("/v1/probes/7:watch").send().await.unwrap()).await;
     let data: Value = serde_json::from_str(text.strip_prefix("data: ").unwrap().trim_end()).unwrap();
     assert_eq!(data["text"], "a");
 }
 
 #[tokio::test]
 async fn the_last_event_id_reaches_the_service_as_a_field() {
-    let door = Door::open(|_| async { stream_of(stream::empty()) }).await;
+    let gateway = TestGateway::open(|_| async { stream_of(stream::empty()) }).await;
     for (path, header, expected) in [
         (EVENTS.to_owned(), None, ""),
         (EVENTS.to_owned(), Some("c-5"), "c-5"),
         (format!("{EVENTS}?last_event_id=c-6"), None, "c-6"),
         (format!("{EVENTS}?lastEventId=c-7"), Some("c-7"), "c-7"),
     ] {
-        let mut request = door.get(&path);
+        let mut request = gateway.get(&path);
         if let Some(id) = header {
             request = request.header("last-event-id", id);
         }
         assert_eq!(whole(request.send().await.unwrap()).await, "");
-        let asked: StreamTurnEventsRequest = door.upstream.calls().last().unwrap().decode();
+        let asked: StreamTurnEventsRequest = gateway.upstream.calls().last().unwrap().decode();
         assert_eq!((asked.turn_id.as_str(), asked.last_event_id.as_str()), ("7", expected));
     }
 }
 
 #[tokio::test]
 async fn an_error_before_the_first_event_has_a_status_of_its_own() {
-    let door = Door::open(|call| async move {
+    let gateway = TestGateway::open(|call| async move {
         let gone = status(ErrorKind::NotFound, "TURN_NOT_FOUND", "there is no such turn", None, &[]);
         match call.decode::<StreamTurnEventsRequest>().turn_id.as_str() {
             "at-once" => Err(gone),
@@ -149,18 +149,18 @@ async fn an_error_before_the_first_event_has_a_status_of_its_own() {
     })
     .await;
     for turn in ["at-once", "a-little-later"] {
-        let (status, _, document) = problem(door.get(&format!("/v1/turns/{turn}/events"))).await;
+        let (status, _, document) = problem(gateway.get(&format!("/v1/turns/{turn}/events"))).await;
         assert_eq!((status.as_u16(), &document["code"]), (404, &json!("TURN_NOT_FOUND")), "{turn}");
     }
 }
 
 #[tokio::test]
-async fn a_stream_with_nothing_to_say_yet_begins_and_keeps_its_connection_alive() {
+async fn a_stream_without_events_begins_and_stays_alive() {
     let change = |config: &mut gateway::Config| {
         config.streams.first_event = Duration::from_millis(200);
         config.streams.keep_alive = Duration::from_millis(300);
     };
-    let door = Door::with(steward_proto::DESCRIPTORS, change, |_| async {
+    let gateway = TestGateway::with(steward_proto::DESCRIPTORS, change, |_| async {
         stream_of(stream::once(async {
             tokio::time::sleep(Duration::from_millis(1000)).await;
             event("1", b"{}")
@@ -168,7 +168,7 @@ async fn a_stream_with_nothing_to_say_yet_begins_and_keeps_its_connection_alive(
     })
     .await;
     let start = Instant::now();
-    let response = door.get(EVENTS).send().await.unwrap();
+    let response = gateway.get(EVENTS).send().await.unwrap();
     assert!((190..950).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     let text = whole(response).await;
     assert!(text.starts_with(": keep-alive\n\n: keep-alive\n\n"), "{text}");
@@ -177,12 +177,12 @@ async fn a_stream_with_nothing_to_say_yet_begins_and_keeps_its_connection_alive(
 
 #[tokio::test]
 async fn a_stream_that_fails_ends_with_a_problem_without_an_id() {
-    let door = Door::open(|_| async {
-        let failed = status(ErrorKind::Unavailable, "TURN_MOVED", "the turn goes on elsewhere", None, &[]);
+    let gateway = TestGateway::open(|_| async {
+        let failed = status(ErrorKind::Unavailable, "TURN_MOVED", "the turn continues elsewhere", None, &[]);
         stream_of(stream::iter([event("1", b"{}"), Err(failed)]))
     })
     .await;
-    let response = door.get(EVENTS).header("x-request-id", "req-1").send().await.unwrap();
+    let response = gateway.get(EVENTS).header("x-request-id", "req-1").send().await.unwrap();
     assert_eq!(response.status(), 200);
     let text = whole(response).await;
     let last = text.strip_prefix("id: 1\nevent: text.delta\ndata: {}\n\nevent: problem\ndata: ").unwrap();
@@ -192,11 +192,12 @@ async fn a_stream_that_fails_ends_with_a_problem_without_an_id() {
 }
 
 #[tokio::test]
-async fn a_service_that_breaks_its_frame_is_a_problem_and_its_text_stays_inside() {
-    let door =
-        Door::open(|_| async { stream_of(stream::iter([event("1", b"{}"), event("2\nid: 9", b"{}")])) })
-            .await;
-    let text = whole(door.get(EVENTS).send().await.unwrap()).await;
+async fn a_broken_frame_is_a_problem_without_its_text() {
+    let gateway = TestGateway::open(|_| async {
+        stream_of(stream::iter([event("1", b"{}"), event("2\nid: 9", b"{}")]))
+    })
+    .await;
+    let text = whole(gateway.get(EVENTS).send().await.unwrap()).await;
     assert!(
         text.contains("event: problem\n") && text.contains("\"INTERNAL\"") && !text.contains("id: 9"),
         "{text}"
@@ -205,7 +206,7 @@ async fn a_service_that_breaks_its_frame_is_a_problem_and_its_text_stays_inside(
 
 #[tokio::test]
 async fn a_client_that_leaves_ends_the_services_stream() {
-    let door = Door::open(|call| async move {
+    let gateway = TestGateway::open(|call| async move {
         let held = call.open;
         let ticks = stream::unfold((0, held), |(n, held)| async move {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -214,18 +215,18 @@ async fn a_client_that_leaves_ends_the_services_stream() {
         stream_of(ticks)
     })
     .await;
-    let response = door.get(EVENTS).send().await.unwrap();
+    let response = gateway.get(EVENTS).send().await.unwrap();
     let mut body = Box::pin(response.bytes_stream());
     read_until(&mut body, "id: 3\n").await;
-    assert_eq!(door.upstream.open_calls(), 1);
+    assert_eq!(gateway.upstream.open_calls(), 1);
     drop(body);
-    eventually("the service's stream ends", || door.upstream.open_calls() == 0).await;
+    eventually("the service's stream ends", || gateway.upstream.open_calls() == 0).await;
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_a_silent_stream_ends_it_too() {
     let change = |config: &mut gateway::Config| config.streams.first_event = Duration::from_millis(50);
-    let door = Door::with(steward_proto::DESCRIPTORS, change, |call| async move {
+    let gateway = TestGateway::with(steward_proto::DESCRIPTORS, change, |call| async move {
         let held = call.open;
         stream_of(stream::once(async move {
             let _held = held;
@@ -233,24 +234,24 @@ async fn a_client_that_leaves_a_silent_stream_ends_it_too() {
         }))
     })
     .await;
-    let response = door.get(EVENTS).send().await.unwrap();
-    assert_eq!(door.upstream.open_calls(), 1);
+    let response = gateway.get(EVENTS).send().await.unwrap();
+    assert_eq!(gateway.upstream.open_calls(), 1);
     drop(response);
-    eventually("the service's stream ends", || door.upstream.open_calls() == 0).await;
+    eventually("the service's stream ends", || gateway.upstream.open_calls() == 0).await;
 }
 
 #[tokio::test]
 async fn a_revoked_token_ends_its_streams_within_five_seconds() {
-    let door = Door::open(|_| async { then_silence(vec![event("1", b"{}")]) }).await;
-    let response = door.get(EVENTS).send().await.unwrap();
+    let gateway = TestGateway::open(|_| async { then_silence(vec![event("1", b"{}")]) }).await;
+    let response = gateway.get(EVENTS).send().await.unwrap();
     let mut body = Box::pin(response.bytes_stream());
     read_until(&mut body, "id: 1\n").await;
-    // Whether the token is live cannot be told for a while: that is no revocation.
-    door.tokens.away(true);
+    // The registry is away, so the token may still be valid: this is no revocation.
+    gateway.tokens.away(true);
     tokio::time::sleep(Duration::from_millis(4500)).await;
-    door.tokens.away(false);
+    gateway.tokens.away(false);
     let revoked = Instant::now();
-    door.tokens.revoke(TOKEN);
+    gateway.tokens.revoke(TOKEN);
     let text = read_until(&mut body, "event: problem\n").await;
     assert!(revoked.elapsed() < Duration::from_secs(5), "{:?}", revoked.elapsed());
     assert!(text.contains("\"UNAUTHENTICATED\"") && !text.contains("id:"), "{text}");
@@ -259,14 +260,14 @@ async fn a_revoked_token_ends_its_streams_within_five_seconds() {
 
 #[tokio::test]
 async fn streams_of_one_token_ask_about_it_together() {
-    let door = Door::open(|_| async { then_silence(vec![event("1", b"{}")]) }).await;
+    let gateway = TestGateway::open(|_| async { then_silence(vec![event("1", b"{}")]) }).await;
     let mut streams = Vec::new();
     for _ in 0..10 {
-        streams.push(door.get(EVENTS).send().await.unwrap());
+        streams.push(gateway.get(EVENTS).send().await.unwrap());
     }
-    let before = door.tokens.asked();
+    let before = gateway.tokens.asked();
     tokio::time::sleep(Duration::from_millis(4500)).await;
-    let asked = door.tokens.asked() - before;
+    let asked = gateway.tokens.asked() - before;
     assert!((1..=4).contains(&asked), "{asked}");
 }
 
@@ -274,7 +275,7 @@ async fn streams_of_one_token_ask_about_it_together() {
 async fn a_slow_reader_holds_the_service_back() {
     let sent = Arc::new(Mutex::new(0_u64));
     let count = sent.clone();
-    let door = Door::open(move |_| {
+    let gateway = TestGateway::open(move |_| {
         let count = count.clone();
         async move {
             stream_of(stream::repeat_with(move || {
@@ -284,11 +285,11 @@ async fn a_slow_reader_holds_the_service_back() {
         }
     })
     .await;
-    let response = door.get(EVENTS).send().await.unwrap();
+    let response = gateway.get(EVENTS).send().await.unwrap();
     tokio::time::sleep(Duration::from_millis(1000)).await;
     let after_a_second = *sent.lock().unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    // Buffers on the way are full, and nothing more is taken from the service.
+    // The buffers on the way are full, and the gateway reads no more from the service.
     assert!(*sent.lock().unwrap() <= after_a_second + 10, "{after_a_second}");
     assert!(after_a_second * 10_000 < 64 * 1024 * 1024, "{after_a_second}");
     drop(response);

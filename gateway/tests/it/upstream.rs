@@ -1,4 +1,4 @@
-//! A gRPC server that answers any method as the test says, and remembers what it was asked.
+//! A gRPC server that answers any method as the test says and records the calls.
 
 use std::{
     future::Future,
@@ -25,28 +25,24 @@ use tonic::{
     service::Routes,
 };
 
-/// What a method answers: any number of messages, then an end or an error. A unary answer is one message.
+/// The answer of a method: any number of messages, then an end or an error. A unary answer is one message.
 pub(crate) type Answer = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
 
 type Handler =
     Arc<dyn Fn(Call) -> Pin<Box<dyn Future<Output = Result<Answer, Status>> + Send>> + Send + Sync>;
 
-/// One call that arrived.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
-    /// gRPC path.
     pub(crate) path: String,
-    /// Metadata.
     pub(crate) metadata: MetadataMap,
-    /// Who the gateway says is calling; verified.
+    /// The caller asserted by the gateway, verified.
     pub(crate) principal: Option<Principal>,
-    /// The encoded message.
     pub(crate) message: Bytes,
-    /// Counts down when the call is over, however it ends.
+    /// Decreases the count of open calls when dropped.
     pub(crate) open: OpenCall,
 }
 
-/// Lives as long as a call.
+/// Counts one open call until it is dropped.
 #[derive(Debug)]
 pub(crate) struct OpenCall(Arc<AtomicUsize>);
 
@@ -131,12 +127,12 @@ impl Upstream {
         Self { address, calls, open, _server: server }
     }
 
-    /// What it was asked so far, its health apart.
+    /// The recorded calls, without health checks.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.calls.lock().unwrap().clone()
     }
 
-    /// How often it was asked.
+    /// Number of recorded calls.
     pub(crate) fn count(&self) -> usize {
         self.calls.lock().unwrap().len()
     }
@@ -148,9 +144,9 @@ impl Upstream {
         calls[0].clone()
     }
 
-    /// Calls that are not over: what the handlers still hold.
+    /// Calls that are not over: those that the handlers still hold.
     pub(crate) fn open_calls(&self) -> usize {
-        // One for each remembered call.
+        // Each recorded call counts one.
         self.open.load(Ordering::SeqCst) - self.calls.lock().unwrap().len()
     }
 }
@@ -160,7 +156,7 @@ pub(crate) fn one(message: &impl Message) -> Result<Answer, Status> {
     Ok(stream::iter([Ok(Bytes::from(message.encode_to_vec()))]).boxed())
 }
 
-/// The same bytes that came in.
+/// Answers with the bytes of the request.
 pub(crate) async fn echo(call: Call) -> Result<Answer, Status> {
     Ok(stream::iter([Ok(call.message.clone())]).boxed())
 }
@@ -193,7 +189,7 @@ impl ServerStreamingService<Bytes> for Service {
     }
 }
 
-/// Passes bytes through.
+/// A codec that passes bytes through.
 #[derive(Debug, Clone, Copy)]
 struct RawCodec;
 

@@ -1,4 +1,4 @@
-//! A gateway of one test, its tokens, and the plane behind it.
+//! A gateway for one test, with its tokens and one server that plays every service.
 
 use std::{
     collections::HashMap,
@@ -34,7 +34,7 @@ use tonic::Status;
 
 use crate::upstream::{Answer, Call, Upstream};
 
-/// A token of [`account`] that works.
+/// A valid token of [`account`].
 pub(crate) const TOKEN: &str = "stw_account";
 
 /// The contract of `tests/probe.proto`.
@@ -62,7 +62,7 @@ pub(crate) fn principal(kind: PrincipalKind, scopes: &[&str]) -> Principal {
     }
 }
 
-/// Tokens that a test can revoke, and whose keeper it can take away.
+/// Tokens that a test can revoke, in a registry that it can take away.
 #[derive(Debug, Default)]
 pub(crate) struct Tokens {
     live: Mutex<HashMap<String, Principal>>,
@@ -102,7 +102,7 @@ impl TokenResolver for Tokens {
 
 /// A running gateway with one server behind it that plays every service.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct TestGateway {
     pub(crate) address: SocketAddr,
     pub(crate) operator: SocketAddr,
     pub(crate) upstream: Upstream,
@@ -112,8 +112,8 @@ pub(crate) struct Door {
     files: tempfile::TempDir,
 }
 
-impl Door {
-    /// The contract's door; `handler` plays every service.
+impl TestGateway {
+    /// Serves the plane's contract; `handler` plays every service.
     pub(crate) async fn open<F, Fut>(handler: F) -> Self
     where
         F: Fn(Call) -> Fut + Send + Sync + 'static,
@@ -122,7 +122,7 @@ impl Door {
         Self::with(steward_proto::DESCRIPTORS, |_| {}, handler).await
     }
 
-    /// The door of another contract, with a configuration of its own.
+    /// Serves another contract, with a changed configuration.
     pub(crate) async fn with<F, Fut>(
         descriptors: &'static [u8],
         change: impl FnOnce(&mut Config),
@@ -156,7 +156,7 @@ impl Door {
         Self { address, operator, upstream, tokens, lifecycle, http: reqwest::Client::new(), files }
     }
 
-    /// Where its identity is.
+    /// Directory with its key and trust file.
     pub(crate) fn files(&self) -> &Path {
         self.files.path()
     }
@@ -183,7 +183,7 @@ impl Door {
         self.request(Method::POST, path).json(body)
     }
 
-    /// Stops the gateway, and says how it ended and how long that took.
+    /// Stops the gateway; returns the outcome and the time it took.
     pub(crate) async fn stop(&self, grace: Duration) -> (Outcome, Duration) {
         let start = tokio::time::Instant::now();
         self.lifecycle.stop();
@@ -191,7 +191,7 @@ impl Door {
     }
 }
 
-/// A configuration whose every service is at `upstream`; Redis is nowhere.
+/// A configuration with every service at `upstream` and no Redis.
 pub(crate) fn config(files: &Path, upstream: SocketAddr) -> Config {
     let mut config = Config::load(None).unwrap();
     let any = "127.0.0.1:0".parse().unwrap();
@@ -228,7 +228,7 @@ pub(crate) fn telemetry(collector: &str) -> Metrics {
     METRICS.get_or_init(start).clone()
 }
 
-/// Sends a request and reads the problem it must be answered with.
+/// Sends a request and returns the problem document of the answer.
 pub(crate) async fn problem(request: RequestBuilder) -> (StatusCode, reqwest::header::HeaderMap, Value) {
     let answer = request.send().await.unwrap();
     let (status, headers) = (answer.status(), answer.headers().clone());
@@ -243,7 +243,7 @@ pub(crate) async fn problem(request: RequestBuilder) -> (StatusCode, reqwest::he
     (status, headers, document)
 }
 
-/// Waits until `condition` holds, for a few seconds.
+/// Waits up to five seconds until `condition` holds.
 pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     for _ in 0..500 {
         if condition() {

@@ -1,4 +1,4 @@
-//! Routes that are not the contract's.
+//! Routes that are not in the contract.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use reqwest::Method;
 use serde_json::Value;
 
 use crate::{
-    door::{Door, eventually},
+    test_gateway::{TestGateway, eventually},
     upstream::echo,
 };
 
 #[tokio::test]
 async fn health_and_description_need_no_credential() {
-    let door = Door::open(echo).await;
+    let gateway = TestGateway::open(echo).await;
     for path in ["/healthz", "/openapi.json"] {
-        let answer = door.anonymous(Method::GET, path).send().await.unwrap();
+        let answer = gateway.anonymous(Method::GET, path).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{path}");
         assert!(answer.headers().contains_key("x-request-id"));
         assert!(answer.json::<Value>().await.unwrap().is_object());
     }
-    assert_eq!(door.upstream.count(), 0);
+    assert_eq!(gateway.upstream.count(), 0);
 }
 
 #[tokio::test]
@@ -29,8 +29,8 @@ async fn it_is_ready_once_every_service_has_answered() {
     let change = |config: &mut gateway::Config| {
         config.peers.get_mut("purge").unwrap().urls = vec![format!("http://{address}")];
     };
-    let waiting = Door::with(steward_proto::DESCRIPTORS, change, echo).await;
-    let ready = Door::open(echo).await;
+    let waiting = TestGateway::with(steward_proto::DESCRIPTORS, change, echo).await;
+    let ready = TestGateway::open(echo).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     for base in [ready.url(""), format!("http://{}", ready.operator)] {
         let answer = ready.http.get(format!("{base}/readyz")).send().await.unwrap();
@@ -49,13 +49,13 @@ async fn it_is_ready_once_every_service_has_answered() {
 
 #[tokio::test]
 async fn metrics_are_for_operators() {
-    let door = Door::open(echo).await;
-    door.get("/v1/sessions").send().await.unwrap();
-    door.anonymous(Method::GET, "/v1/nothing/secret-id").send().await.unwrap();
-    eventually("a request is measured", || door.upstream.count() == 1).await;
-    let text = door
+    let gateway = TestGateway::open(echo).await;
+    gateway.get("/v1/sessions").send().await.unwrap();
+    gateway.anonymous(Method::GET, "/v1/nothing/secret-id").send().await.unwrap();
+    eventually("a request is measured", || gateway.upstream.count() == 1).await;
+    let text = gateway
         .http
-        .get(format!("http://{}/metrics", door.operator))
+        .get(format!("http://{}/metrics", gateway.operator))
         .send()
         .await
         .unwrap()
@@ -65,18 +65,18 @@ async fn metrics_are_for_operators() {
     assert!(text.contains("http_server_request_duration_seconds_count{"), "{text}");
     assert!(text.contains("http_route=\"/v1/sessions\""), "{text}");
     assert!(!text.contains("secret-id"), "{text}");
-    assert_eq!(door.anonymous(Method::GET, "/metrics").send().await.unwrap().status(), 404);
+    assert_eq!(gateway.anonymous(Method::GET, "/metrics").send().await.unwrap().status(), 404);
 }
 
 #[tokio::test]
-async fn pages_of_named_origins_may_call_and_no_others() {
+async fn only_pages_of_configured_origins_may_call() {
     let ours = "https://console.example";
     let change = |config: &mut gateway::Config| {
         config.cors.origins = vec![gateway::config::Origin::try_from(ours.to_owned()).unwrap()];
     };
-    let door = Door::with(steward_proto::DESCRIPTORS, change, echo).await;
+    let gateway = TestGateway::with(steward_proto::DESCRIPTORS, change, echo).await;
     let ask = |origin: &str| {
-        let request = door.anonymous(Method::OPTIONS, "/v1/sessions").header("origin", origin);
+        let request = gateway.anonymous(Method::OPTIONS, "/v1/sessions").header("origin", origin);
         request.header("access-control-request-method", "POST").send()
     };
     let allowed = ask(ours).await.unwrap();
@@ -91,8 +91,8 @@ async fn pages_of_named_origins_may_call_and_no_others() {
     assert!(
         !ask("https://evil.example").await.unwrap().headers().contains_key("access-control-allow-origin")
     );
-    // A refusal must be readable for the page, too.
-    let refused = door.anonymous(Method::GET, "/v1/sessions").header("origin", ours).send().await.unwrap();
+    // A page must be able to read a refusal, too.
+    let refused = gateway.anonymous(Method::GET, "/v1/sessions").header("origin", ours).send().await.unwrap();
     assert_eq!(
         (refused.status().as_u16(), &refused.headers()["access-control-allow-origin"]),
         (401, &ours.parse().unwrap())
