@@ -193,8 +193,8 @@ pub async fn subjects(
 /// Returns the subject after which the page of a token begins.
 ///
 /// # Errors
-/// [`crate::wire::error::Invalid`] if the token is of another listing.
-pub fn after(token: &str) -> Result<Option<(SubjectKind, Uuid)>, crate::wire::error::Invalid> {
+/// [`crate::error::Invalid`] if the token is of another listing.
+pub fn after(token: &str) -> Result<Option<(SubjectKind, Uuid)>, crate::error::Invalid> {
     let cursor = page::cursor::<(bool, Uuid)>(SUBJECTS, token)?;
     Ok(cursor.map(|(session, id)| (if session { SubjectKind::Session } else { SubjectKind::Account }, id)))
 }

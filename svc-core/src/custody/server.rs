@@ -14,9 +14,9 @@ use super::{
     custodian::{Counts, Custodian, Done, Object, Outcome, after, answer, subjects},
     wire,
 };
-use crate::wire::{
+use crate::{
     error::{ServiceError, to_status},
-    page,
+    wire::{grpc::timestamp, page},
 };
 
 /// Version of the custody contract.
@@ -59,11 +59,6 @@ fn counts(counts: Counts) -> Vec<proto::KindCount> {
     counts.into_iter().map(|(kind, count)| proto::KindCount { kind, count }).collect()
 }
 
-fn timestamp(at: chrono::DateTime<chrono::Utc>) -> prost_types::Timestamp {
-    let nanos = i32::try_from(at.timestamp_subsec_nanos()).unwrap_or(999_999_999);
-    prost_types::Timestamp { seconds: at.timestamp(), nanos }
-}
-
 impl From<Object> for proto::ExternalObject {
     fn from(Object { kind, provider, id }: Object) -> Self {
         Self { kind, provider, object_id: id }
@@ -99,7 +94,7 @@ impl<C: Custodian> CustodianService for CustodianHandler<C> {
         &self,
         request: Request<proto::FreezeRequest>,
     ) -> Result<Response<proto::FreezeResponse>, Status> {
-        let step = wire::step(wire::from_purge(request)?.step, StepKind::Freeze).map_err(status)?;
+        let step = wire::step(wire::from_purge(request)?.step, StepKind::Freeze)?;
         let frozen = self.custodian.freeze(step).await.map_err(status)?;
         Ok(Response::new(proto::FreezeResponse { known: frozen.known }))
     }
@@ -108,7 +103,7 @@ impl<C: Custodian> CustodianService for CustodianHandler<C> {
         &self,
         request: Request<proto::ThawRequest>,
     ) -> Result<Response<proto::ThawResponse>, Status> {
-        let step = wire::step(wire::from_purge(request)?.step, StepKind::Thaw).map_err(status)?;
+        let step = wire::step(wire::from_purge(request)?.step, StepKind::Thaw)?;
         answer(self.custodian.pool(), step, Done {}).await.map_err(C::Error::from).map_err(status)?;
         Ok(Response::new(proto::ThawResponse {}))
     }
@@ -119,7 +114,7 @@ impl<C: Custodian> CustodianService for CustodianHandler<C> {
         &self,
         request: Request<proto::InventoryRequest>,
     ) -> Result<Response<Self::InventoryStream>, Status> {
-        let step = wire::step(wire::from_purge(request)?.step, StepKind::Inventory).map_err(status)?;
+        let step = wire::step(wire::from_purge(request)?.step, StepKind::Inventory)?;
         let listed = self.custodian.inventory(step).await.map_err(status)?;
         let items =
             listed.into_iter().map(|object| Ok(proto::InventoryResponse { object: Some(object.into()) }));
@@ -130,7 +125,7 @@ impl<C: Custodian> CustodianService for CustodianHandler<C> {
         &self,
         request: Request<proto::EraseRequest>,
     ) -> Result<Response<proto::EraseResponse>, Status> {
-        let step = wire::step(wire::from_purge(request)?.step, StepKind::Erase).map_err(status)?;
+        let step = wire::step(wire::from_purge(request)?.step, StepKind::Erase)?;
         let erased = self.custodian.erase(step).await.map_err(status)?;
         Ok(Response::new(proto::EraseResponse {
             deleted: counts(erased.deleted),
@@ -143,7 +138,7 @@ impl<C: Custodian> CustodianService for CustodianHandler<C> {
         &self,
         request: Request<proto::VerifyRequest>,
     ) -> Result<Response<proto::VerifyResponse>, Status> {
-        let step = wire::step(wire::from_purge(request)?.step, StepKind::Verify).map_err(status)?;
+        let step = wire::step(wire::from_purge(request)?.step, StepKind::Verify)?;
         let verified = self.custodian.verify(step).await.map_err(status)?;
         Ok(Response::new(proto::VerifyResponse {
             residue: counts(verified.residue),
@@ -155,7 +150,7 @@ impl<C: Custodian> CustodianService for CustodianHandler<C> {
         &self,
         request: Request<proto::CommitRequest>,
     ) -> Result<Response<proto::CommitResponse>, Status> {
-        let step = wire::step(wire::from_purge(request)?.step, StepKind::Commit).map_err(status)?;
+        let step = wire::step(wire::from_purge(request)?.step, StepKind::Commit)?;
         let committed = self.custodian.commit(step).await.map_err(status)?;
         Ok(Response::new(proto::CommitResponse { committed_at: Some(timestamp(committed.at)) }))
     }
@@ -165,8 +160,8 @@ impl<C: Custodian> CustodianService for CustodianHandler<C> {
         request: Request<proto::ListAllRequest>,
     ) -> Result<Response<proto::ListAllResponse>, Status> {
         let request = wire::from_purge(request)?;
-        let size = page::size(request.page_size, PAGE_SIZE.0, PAGE_SIZE.1).map_err(status)?;
-        let after = after(&request.page_token).map_err(status)?;
+        let size = page::size(request.page_size, PAGE_SIZE.0, PAGE_SIZE.1)?;
+        let after = after(&request.page_token)?;
         let page = subjects(self.custodian.pool(), size, after)
             .await
             .map_err(|error| status(C::Error::from(Error::Pg(error))))?;

@@ -6,10 +6,11 @@ use tonic::{Request, Status};
 
 use super::{Step, StepKind};
 use crate::{
+    error::{Invalid, to_status},
     id::{AccountId, PurgeId, SessionId, parse_id},
     subject::Subject,
     wire::{
-        error::{ErrorKind, Invalid, status, to_status},
+        auth,
         principal::{self, PrincipalKind},
     },
 };
@@ -22,12 +23,11 @@ const CALLER: &str = "purge-svc";
 /// # Errors
 /// `PERMISSION_DENIED` for every other caller.
 pub fn from_purge<T>(request: Request<T>) -> Result<T, Status> {
-    let caller = principal::of(&request).map_err(|refused| to_status(&refused))?;
+    let caller = principal::of(&request)?;
     if caller.kind == PrincipalKind::Service && caller.subject_id == CALLER {
         return Ok(request.into_inner());
     }
-    let text = "this credential does not allow it";
-    Err(status(ErrorKind::PermissionDenied, ErrorKind::PermissionDenied.row().reason, text, None, &[]))
+    Err(to_status(&auth::Error::Denied(caller.subject_id.clone())))
 }
 
 /// Reads the step of a request of this kind.

@@ -253,7 +253,7 @@ async fn ensure_template(server: &Url, admin: &mut PgConnection, template: &Temp
             let mut owner = PgConnection::connect(&url).await.expect("connect to the template as owner");
             let migrator = Migrator::with_migrations(migrations.clone());
             if let Err(error) = pg::apply(&migrator, &mut owner).await {
-                panic!("migrate schema {schema}: {}", crate::wire::error::Chain(&error));
+                panic!("migrate schema {schema}: {}", crate::error::Chain(&error));
             }
             owner.close().await.expect("leave the template");
         }

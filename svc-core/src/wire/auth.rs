@@ -100,7 +100,7 @@ impl Authenticator {
             let text = assertion.to_str().ok().filter(|text| text.len() <= MAX_CREDENTIAL);
             let text = text.ok_or(Error::Unauthenticated("assertion is not text"))?;
             let principal = self.verifier.verify(text).map_err(|error| {
-                tracing::info!(error = %crate::wire::error::Chain(&error), "assertion refused");
+                tracing::info!(error = %crate::error::Chain(&error), "assertion refused");
                 Error::Unauthenticated("assertion does not verify")
             })?;
             return Ok((principal, Credential::Assertion));

@@ -89,17 +89,6 @@ pub enum Error {
     TooLarge(usize),
 }
 
-impl Error {
-    /// Returns whether the peer can have seen the request.
-    #[must_use]
-    pub fn may_have_arrived(&self) -> bool {
-        match self {
-            Self::Refused(_) | Self::NotSent(_) => false,
-            Self::NoAnswer(_) | Self::TimedOut | Self::TooLarge(_) => true,
-        }
-    }
-}
-
 /// A client that could not be built.
 #[derive(Debug, thiserror::Error)]
 #[error("build the outbound client")]

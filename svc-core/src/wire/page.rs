@@ -10,10 +10,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::wire::error::Invalid;
 
 /// Request field that holds a token.
-pub const TOKEN_FIELD: &str = "page_token";
+const TOKEN_FIELD: &str = "page_token";
 
 /// Request field that holds a size.
-pub const SIZE_FIELD: &str = "page_size";
+const SIZE_FIELD: &str = "page_size";
 
 const VERSION: u8 = 1;
 

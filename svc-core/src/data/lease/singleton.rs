@@ -27,7 +27,6 @@ use crate::{
     },
     error::Chain,
     run::lifecycle::Lifecycle,
-    subject::Subject,
 };
 
 /// Keys of singleton leases.
@@ -146,16 +145,6 @@ impl Held {
     pub async fn tx(&self) -> Result<Tx, pg::Error> {
         let mut tx = Tx::system(&self.pool).await?;
         self.guard(&mut tx).await?;
-        Ok(tx)
-    }
-
-    /// Like [`Self::tx`], for a subject's data.
-    ///
-    /// # Errors
-    /// As [`Self::tx`] and [`Tx::for_subject`].
-    pub async fn tx_for_subject(&self, subject: Subject) -> Result<Tx, pg::Error> {
-        let mut tx = self.tx().await?;
-        tx.join(subject).await?;
         Ok(tx)
     }
 

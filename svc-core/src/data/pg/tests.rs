@@ -363,7 +363,7 @@ async fn one_service_does_not_see_the_tables_of_another() {
     let error = fails(&db.pool("sandbox"), "SELECT * FROM chat.things").await;
     assert!(
         error.to_string() == "database error"
-            && crate::wire::error::Chain(&error).to_string().contains("schema chat")
+            && crate::error::Chain(&error).to_string().contains("schema chat")
     );
     // Its own common tables are there, the other's are not in its way.
     sqlx::query("SELECT FROM leases").execute(db.pool("sandbox").inner()).await.unwrap();
