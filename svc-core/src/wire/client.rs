@@ -2,6 +2,7 @@
 //! an assertion, the trace context and a deadline. The request is one message; the answer may be a stream.
 
 mod replicas;
+mod sessions;
 
 use std::{
     future::Future,
@@ -17,8 +18,8 @@ use tonic::{Status, body::Body, transport::Endpoint};
 use tower::Service;
 use tracing::Instrument;
 
-pub use self::replicas::REPLICA_STOPPING;
 use self::replicas::Replicas;
+pub use self::{replicas::REPLICA_STOPPING, sessions::Sessions};
 use crate::{
     id::AccountId,
     run::telemetry,
