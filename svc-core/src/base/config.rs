@@ -60,13 +60,14 @@ macro_rules! base_config {
         }
 
         impl Tables {
-            /// Reads the value of `key` if it is one of these tables; returns whether it is.
-            fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<bool, A::Error> {
-                $(if key == stringify!($table) {
+            const NAMES: &'static [&'static str] = &[$(stringify!($table)),+];
+
+            /// Reads the value of the table called `name`.
+            fn read<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+                $(if name == stringify!($table) {
                     self.$table = Some(map.next_value()?);
-                    return Ok(true);
                 })+
-                Ok(false)
+                Ok(())
             }
 
             fn whole<E: serde::de::Error>(self) -> Result<BaseConfig, E> {
@@ -157,9 +158,15 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Own<'_, A> {
     type Error = A::Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
-        while let Some(key) = self.map.next_key::<String>()? {
-            if !self.tables.take(&key, &mut self.map)? {
-                return seed.deserialize(key.into_deserializer()).map(Some);
+        let mut seed = seed;
+        // Inside the map's own call, which names the file of a key that `seed` refuses.
+        while let Some(key) = self.map.next_key_seed(KeySeed(seed))? {
+            match key {
+                Key::Own(key) => return Ok(Some(key)),
+                Key::Base(name, unused) => {
+                    self.tables.read(&name, &mut self.map)?;
+                    seed = unused;
+                }
             }
         }
         Ok(None)
@@ -167,6 +174,26 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Own<'_, A> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
         self.map.next_value_seed(seed)
+    }
+}
+
+/// Reads a key: the name of a base table, or one for the seed inside.
+struct KeySeed<K>(K);
+
+enum Key<K, V> {
+    Base(String, K),
+    Own(V),
+}
+
+impl<'de, K: DeserializeSeed<'de>> DeserializeSeed<'de> for KeySeed<K> {
+    type Value = Key<K, K::Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        let key = String::deserialize(deserializer)?;
+        if Tables::NAMES.contains(&key.as_str()) {
+            return Ok(Key::Base(key, self.0));
+        }
+        self.0.deserialize(key.into_deserializer()).map(Key::Own)
     }
 }
 
