@@ -1,7 +1,10 @@
 //! Use cases: each makes its ids and times, decides by `domain`, and owns its transactions.
 
+pub mod claims;
 pub mod dead_letters;
 pub mod drive;
+pub mod gauges;
 pub mod holds;
 pub mod jobs;
 pub mod ledger;
+pub mod run;

@@ -1,10 +1,11 @@
-//! What an erasure is, without databases, wires or clocks: the job's machine, its retry schedule, the receipt's
-//! chain, who is erased, and who must have taken part.
+//! Erasures without databases, wires or clocks: the job's machine, its retry schedule, the receipts' chain,
+//! and the custodians that take part.
 
 pub mod custodian;
+pub mod dead_letter;
 pub mod external;
 pub mod hold;
 pub mod job;
 pub mod receipt;
 pub mod schedule;
-pub mod subject;
+pub mod trigger;

@@ -1,4 +1,4 @@
-//! What can go wrong in a request, by what its caller should do.
+//! Errors of requests, and how callers see them.
 
 use svc_core::{
     data::{idempotency, pg},
@@ -11,16 +11,12 @@ use svc_core::{
 
 use crate::domain::job;
 
-/// What is not there.
+/// An object that a request names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entity {
-    /// A session; of somebody else, perhaps.
     Session,
-    /// A job.
     Purge,
-    /// A hold.
     Hold,
-    /// A dead letter.
     DeadLetter,
 }
 
@@ -35,31 +31,30 @@ impl Entity {
     }
 }
 
-/// Why a request was not served.
+/// Reason for which a request was not served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A field is wrong.
+    /// A field of the request is invalid.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// The caller may not.
+    /// The caller's credential does not allow the request.
     #[error(transparent)]
     Principal(#[from] principal::Refused),
-    /// There is no such thing, for this caller.
+    /// The object does not exist for this caller.
     #[error("no such {}", .0.name())]
     NotFound(Entity),
-    /// The point of no return was passed.
+    /// The point of no return is passed.
     #[error("erasure has started")]
     ErasureStarted,
-    /// The job's machine refused what only a defect here could have asked of it.
+    /// The job's machine refused an input, which only a fault of purge-svc can cause.
     #[error("job refused a transition")]
     Machine(#[source] job::Refused),
-    /// The idempotency key stands in the way.
+    /// The idempotency key was used for another request, or its request is in progress.
     #[error(transparent)]
     Idempotency(#[from] idempotency::Error),
     /// chat-svc could not say whether the session exists.
     #[error("ask for the session")]
     Sessions(#[from] CallError),
-    /// The database did not do it.
     #[error(transparent)]
     Pg(#[from] pg::Error),
 }
@@ -68,7 +63,7 @@ impl From<job::Refused> for Error {
     fn from(refused: job::Refused) -> Self {
         match refused {
             job::Refused::ErasureStarted => Self::ErasureStarted,
-            job::Refused::Final | job::Refused::GivingUp | job::Refused::OutOfOrder { .. } => {
+            job::Refused::Final | job::Refused::Canceling | job::Refused::OutOfOrder { .. } => {
                 Self::Machine(refused)
             }
         }

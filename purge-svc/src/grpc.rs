@@ -1,5 +1,5 @@
 //! The wire: take the call, parse its message, call the use case, answer.
 
-pub mod admin;
+pub(crate) mod admin;
 mod convert;
-pub mod purge;
+pub(crate) mod purge;

@@ -1,33 +1,34 @@
 //! purge-svc: erasure as a durable saga with receipts.
 //!
-//! It owns erasure jobs, the copies of external ids that a job makes before anything is deleted, dead letters,
-//! holds, and the ledger of receipts. It is the only issuer of purge ids and the only caller of the custodian
-//! contract. What it guarantees:
+//! It owns erasure jobs, the copies of external ids that a job makes before anything is deleted, dead
+//! letters, holds, and the ledger of receipts. It is the only issuer of purge ids and the only caller of the
+//! custodian contract. What it guarantees:
 //!
-//! * A demand that was accepted is carried out, whoever dies meanwhile ([`app::drive`], [`worker::drive`]).
+//! * An accepted erasure is carried out although workers die ([`app::drive`], [`app::run`]).
 //! * Nothing is erased while a hold stands, and nothing stops an erasure that has begun ([`domain::job`]).
-//! * A subject counts as erased only once every owner of data has read back zero; what cannot be deleted keeps
-//!   its job from ending.
-//! * An erasure has one receipt, bound to the one before it, and neither it nor the job names the subject any
-//!   more ([`domain::receipt`]).
+//! * A subject counts as erased only after every custodian has read back zero; an object that cannot be
+//!   deleted keeps its job from ending.
+//! * An erasure has one receipt, which is bound to the receipt before it. After it neither the receipt nor
+//!   the job names the subject ([`domain::receipt`]).
 //!
 //! It never reads another service's tables.
+#![cfg_attr(not(feature = "test-util"), expect(unreachable_pub, reason = "tests reach it through `testing`"))]
 
-pub mod app;
-pub mod client;
-pub mod config;
-pub mod custodian;
-pub mod domain;
-pub mod error;
-pub mod grpc;
-pub mod metrics;
-pub mod service;
-pub mod store;
-pub mod worker;
+mod app;
+mod client;
+mod config;
+mod domain;
+mod error;
+mod grpc;
+mod metrics;
+mod service;
+mod store;
+#[cfg(feature = "test-util")]
+pub mod testing;
+mod worker;
 
 pub use self::{
     config::Config,
-    error::Error,
-    service::{StartError, start},
+    service::{NAME, start},
     store::MIGRATOR,
 };

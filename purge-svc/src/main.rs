@@ -1,18 +1,7 @@
-//! `purge-svc [configuration file]`.
+//! The program `purge-svc [configuration file]`.
 
-use std::{path::PathBuf, process::ExitCode};
-
-use purge_svc::{Config, service::NAME};
-use svc_core::run::process;
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let file = std::env::args_os().nth(1).map(PathBuf::from);
-    let config = match Config::load(file.as_deref()) {
-        Ok(config) => config,
-        Err(error) => return process::complain(NAME, &error, ExitCode::from(process::EXIT_CONFIG)),
-    };
-    let (process, telemetry) = (config.process.clone(), config.telemetry.clone());
-    process::run(NAME, &process, &telemetry, |lifecycle, metrics| {
-        purge_svc::start(config, lifecycle, metrics)
-    })
+    svc_core::run::process::main(purge_svc::start)
 }

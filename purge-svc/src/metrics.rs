@@ -1,4 +1,4 @@
-//! purge-svc's metrics: every name, unit and meaning.
+//! The metrics of purge-svc: names, units and descriptions.
 
 use chrono::TimeDelta;
 use opentelemetry::{
@@ -6,13 +6,13 @@ use opentelemetry::{
     metrics::{Counter, Gauge, Histogram, Meter},
 };
 
-use crate::domain::{custodian::Custodian, job::Cause, subject::Trigger};
+use crate::domain::{custodian::Custodian, job::Cause, trigger::Trigger};
 
 fn meter() -> Meter {
     global::meter("steward")
 }
 
-/// What is counted; cheap to clone.
+/// Instruments of purge-svc; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     committed: Counter<u64>,
@@ -29,15 +29,13 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// The process's metrics.
-    #[must_use]
     pub fn new() -> Self {
         let meter = meter();
         Self {
             committed: meter
                 .u64_counter("purge.committed")
                 .with_unit("{purge}")
-                .with_description("erasures whose receipt was written, by trigger")
+                .with_description("erasures with a receipt, by trigger")
                 .build(),
             duration: meter
                 .f64_histogram("purge.duration")
@@ -48,41 +46,41 @@ impl Metrics {
             failures: meter
                 .u64_counter("purge.step.failures")
                 .with_unit("{failure}")
-                .with_description("steps that did not get on, by owner of data and cause")
+                .with_description("failed steps, by custodian and cause")
                 .build(),
             open: meter
                 .u64_gauge("purge.open")
                 .with_unit("{purge}")
-                .with_description("erasures that are not over, by state")
+                .with_description("open erasures, by state")
                 .build(),
             dead_letters: meter
                 .u64_gauge("purge.dead_letters.unresolved")
                 .with_unit("{item}")
-                .with_description("things that could not be deleted and that nobody has settled")
+                .with_description("unresolved dead letters")
                 .build(),
         }
     }
 
-    /// A receipt was written, so long after the job was accepted.
+    /// Counts a receipt that was written `after` the acceptance of its job.
     pub fn committed(&self, trigger: Trigger, after: TimeDelta) {
         let labels = [KeyValue::new("trigger", trigger.name())];
         self.committed.add(1, &labels);
         self.duration.record(after.as_seconds_f64(), &labels);
     }
 
-    /// A step did not get on.
+    /// Counts a failed step.
     pub fn failed(&self, custodian: Option<Custodian>, cause: Cause) {
         let custodian = custodian.map_or("", Custodian::service);
         let labels = [KeyValue::new("custodian", custodian), KeyValue::new("cause", cause.name())];
         self.failures.add(1, &labels);
     }
 
-    /// Jobs in one state, by its label.
+    /// Sets the number of open jobs in one state.
     pub fn open(&self, state: &'static str, jobs: u64) {
         self.open.record(jobs, &[KeyValue::new("state", state)]);
     }
 
-    /// Unresolved dead letters.
+    /// Sets the number of unresolved dead letters.
     pub fn dead_letters(&self, letters: u64) {
         self.dead_letters.record(letters, &[]);
     }

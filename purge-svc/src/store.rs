@@ -1,12 +1,9 @@
 //! All SQL of purge-svc. Functions take the connection or transaction and write exactly what they are given;
 //! what may be written is decided in `domain`, when and together with what in `app`.
 
-use svc_core::data::pg_enum;
+use svc_core::{pg_enum, subject::SubjectHash};
 
-use crate::domain::{
-    job::Phase,
-    subject::{SubjectHash, Trigger},
-};
+use crate::domain::{job::Phase, trigger::Trigger};
 
 pub mod claims;
 pub mod dead_letters;
@@ -34,7 +31,7 @@ pg_enum!(Phase as "purge_phase" {
     Verified => "verified",
 });
 
-/// A stored SHA-256.
+/// Reads a stored SHA-256.
 fn sha256(
     table: &'static str,
     column: &'static str,
@@ -44,7 +41,7 @@ fn sha256(
     bytes.try_into().map_err(|_| svc_core::data::pg::Error::inconsistent(table, column, row, "is no SHA-256"))
 }
 
-/// A stored subject hash.
+/// Reads a stored subject hash.
 fn subject_hash(
     table: &'static str,
     row: impl std::fmt::Display,

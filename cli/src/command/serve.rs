@@ -2,7 +2,11 @@
 
 use std::{fs::File, os::fd::AsFd, path::PathBuf, process::ExitCode};
 
-use svc_core::run::{lifecycle::Lifecycle, process};
+use svc_core::run::{
+    lifecycle::Lifecycle,
+    process::{self, Configured},
+    telemetry::Metrics,
+};
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
 use crate::plane::Service;
@@ -46,8 +50,23 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         Service::Chat => serve!(chat_svc::start, args),
         Service::Sandbox => serve!(sandbox_svc::start, args),
         Service::Registry => serve!(registry_svc::start, args),
-        Service::Purge => serve!(purge_svc::start, args),
+        Service::Purge => serve(args, purge_svc::start),
     }
+}
+
+/// Runs the service that `start` starts, with the configuration that `args` names.
+fn serve<C, Fut, E>(args: &Args, start: impl FnOnce(C, Lifecycle, Metrics) -> Fut) -> ExitCode
+where
+    C: Configured,
+    Fut: Future<Output = Result<(), E>>,
+    E: std::error::Error + 'static,
+{
+    process::serve(args.config.as_deref(), |config, lifecycle, metrics| {
+        if args.until_stdin_closes {
+            stop_with_stdin(&lifecycle);
+        }
+        start(config, lifecycle, metrics)
+    })
 }
 
 /// Stops the process when its standard input closes.

@@ -6,10 +6,12 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result};
-use purge_svc::domain::subject::Trigger;
 use toml::{Table, Value};
 
 use super::{Keys, Plane, Process, Servers, Service};
+
+/// Every trigger of purge-svc.
+const TRIGGERS: [&str; 4] = ["subject_request", "user_erasure", "account_deletion", "grace_expiry"];
 
 /// Settings that replace generated ones, as TOML text.
 #[derive(Debug, Clone, Default)]
@@ -89,8 +91,7 @@ fn owner(service: Service, plane: &Plane, servers: &Servers, state: &Path) -> Re
 /// Switches every trigger on. They are off by default, because an erasure cannot be undone.
 fn purge(plane: &Plane) -> Table {
     let mut table = peers(plane, &[Service::Chat, Service::Sandbox, Service::Registry]);
-    let triggers: Vec<Value> = Trigger::ALL.iter().map(|trigger| Value::from(trigger.name())).collect();
-    set(&mut table, "triggers", triggers);
+    set(&mut table, "triggers", TRIGGERS.map(Value::from).to_vec());
     table
 }
 

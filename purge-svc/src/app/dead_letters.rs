@@ -1,4 +1,4 @@
-//! What could not be deleted: shown to operators, and settled by them.
+//! Dead letters: operators list and resolve them.
 
 use svc_core::{
     data::{
@@ -13,12 +13,12 @@ use uuid::Uuid;
 
 use super::jobs::TOPIC;
 use crate::{
-    domain::job::{self, Input, State},
-    error::{Entity, Error},
-    store::{
-        dead_letters::{self, DeadLetter},
-        jobs,
+    domain::{
+        dead_letter::DeadLetter,
+        job::{self, Input, State},
     },
+    error::{Entity, Error},
+    store::{dead_letters, jobs},
 };
 
 const LISTING: &str = "purge.dead_letters";
@@ -32,16 +32,14 @@ pub struct DeadLetters {
 }
 
 impl DeadLetters {
-    /// Dead letters in `pool`.
-    #[must_use]
     pub const fn new(pool: Pool, wake: Wake, clock: SharedClock) -> Self {
         Self { pool, wake, clock }
     }
 
-    /// One page of the letters that nobody has settled, newest first.
+    /// One page of the unresolved letters, newest first.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the token is none of this listing.
+    /// [`Error::Invalid`] if the token is not one of this list.
     pub async fn list(&self, size: u32, token: &str) -> Result<Page<DeadLetter>, Error> {
         let after: Option<Uuid> = page::cursor(LISTING, token)?;
         let mut db = self.pool.acquire().await?;
@@ -49,8 +47,8 @@ impl DeadLetters {
         Ok(Page::cut(LISTING, found, size, |letter| letter.dead_letter_id))
     }
 
-    /// Settles a letter: what it is about can be deleted now, or is gone. With the last one its job goes on, and
-    /// finds out whether that is so. Repeating it changes nothing.
+    /// Resolves a letter: the operator says that the object can be deleted or is gone. With its last letter
+    /// the job resumes: it erases and reads back again. Repeating it changes nothing.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such letter.
@@ -58,7 +56,7 @@ impl DeadLetters {
         let now = self.clock.now();
         let mut tx = Tx::system(&self.pool).await?;
         let letter = dead_letters::find(&mut tx, id).await?.ok_or(Error::NotFound(Entity::DeadLetter))?;
-        // The job before its letters, as its worker does when it lays the job aside.
+        // The job before its letters, as its worker locks them when it stops the job.
         let purge_id = PurgeId(letter.purge_id);
         let job = jobs::lock(&mut tx, None, purge_id).await?.ok_or(Error::NotFound(Entity::Purge))?;
         let mut letter = dead_letters::find(&mut tx, id).await?.ok_or(Error::NotFound(Entity::DeadLetter))?;
@@ -69,7 +67,7 @@ impl DeadLetters {
         letter.resolved_at = Some(now);
         let left = dead_letters::count_unresolved(&mut tx, purge_id).await?;
         if left == 0 && job.record.state == State::DeadLettered {
-            let moved = job::next(&job.record, Input::Settled, now)?.record;
+            let moved = job::next(&job.record, Input::LettersResolved, now)?.record;
             jobs::save(&mut tx, purge_id, &job.record, &moved, None, None).await?;
         }
         tx.commit().await?;

@@ -1,9 +1,9 @@
-//! Drives a job that a worker holds, one step at a time.
+//! Drives a claimed job, one step at a time.
 //!
-//! A step asks the owners of data over the network with no transaction open, records who answered, and then
-//! moves the job in one guarded write. A worker may die anywhere in between: whoever takes the job next asks
-//! again, with a higher epoch, and owners answer as before. A worker that lost its lease without noticing
-//! cannot write, and owners refuse its epoch as soon as they have seen its successor's.
+//! A step calls the custodians over the network with no transaction open, records which of them answered, and
+//! then moves the job in one guarded write. A worker may die anywhere in between: the next worker calls
+//! again, with a higher epoch, and the custodians answer as before. A worker that lost its lease without
+//! noticing cannot write, and custodians refuse its epoch once they have seen a higher one.
 //!
 //! The point of no return ([`clear`]) and the receipt ([`commit`]) are transactions of their own.
 
@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use futures::future::{BoxFuture, join_all};
 use svc_core::{
     data::{
-        audit::{self, Act as AuditRow, SubjectHash},
+        audit::{self, Act as AuditRow},
         lease::item,
         pg::{self, Pool, Tx},
     },
@@ -23,11 +23,14 @@ use svc_core::{
 use tracing::Instrument;
 
 use crate::{
-    custodian::{self, Call, Remote, Roster},
+    client::{
+        Roster,
+        custodian::{self, CustodianClient, StepCall},
+    },
     domain::{
         custodian::Custodian,
         job::{self, Cause, Input, Phase},
-        schedule::{Again, Policy},
+        schedule::{Policy, Retry},
     },
     metrics::Metrics,
     store::{
@@ -44,16 +47,16 @@ mod freeze;
 mod inventory;
 mod verify;
 
-/// What became of a claimed job.
+/// How a step leaves a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// A step is done; there is another.
+    /// The step is done; the next may begin at once.
     Advanced,
-    /// It waits: for its next attempt, or for an operator.
+    /// The job waits for its next attempt or for an operator.
     Waits,
-    /// It is over.
+    /// The job is final.
     Final,
-    /// Another worker has it.
+    /// Another worker has the job.
     Lost,
 }
 
@@ -67,32 +70,29 @@ pub struct Driver {
     metrics: Metrics,
 }
 
-/// Why a step did not get on.
+/// Why a step is not done.
 #[derive(Debug)]
-enum Stop {
-    /// An owner did not do its part.
+enum Incomplete {
+    /// A custodian failed or refused.
     Custodian(custodian::Error),
-    /// An owner cannot delete something now.
+    /// A custodian cannot delete an object at present.
     Later(Custodian),
-    /// The database did not do it.
     Pg(pg::Error),
 }
 
-impl From<pg::Error> for Stop {
+impl From<pg::Error> for Incomplete {
     fn from(error: pg::Error) -> Self {
         Self::Pg(error)
     }
 }
 
-impl From<custodian::Error> for Stop {
+impl From<custodian::Error> for Incomplete {
     fn from(error: custodian::Error) -> Self {
         Self::Custodian(error)
     }
 }
 
 impl Driver {
-    /// A driver of jobs in `pool` with the owners in `roster`.
-    #[must_use]
     pub const fn new(
         pool: Pool,
         roster: Roster,
@@ -103,13 +103,13 @@ impl Driver {
         Self { pool, roster, clock, policy, metrics }
     }
 
-    /// Does the next step of a job, and leaves in `claim` what the job became.
+    /// Does the next step of a job and updates the job in `claim`.
     ///
     /// # Errors
-    /// [`pg::Error`] if the database could not be used; what was done by then is not lost.
+    /// [`pg::Error`] if the database failed; the parts of the step that were recorded stay done.
     pub async fn advance(&self, claim: &mut Claim) -> Result<Progress, pg::Error> {
         let record = claim.job.record;
-        let Some(phase) = record.state.workable() else { return Ok(standing(claim)) };
+        let Some(phase) = record.state.workable() else { return Ok(progress(claim)) };
         let span = tracing::info_span!(
             "purge.step",
             purge.id = %claim.job.purge_id,
@@ -118,7 +118,7 @@ impl Driver {
         );
         async {
             let stepped = match phase {
-                _ if record.giving_up => self.thaw(claim).await,
+                _ if record.canceling => self.thaw(claim).await,
                 Phase::Pending => self.freeze(claim).await,
                 Phase::Frozen => self.inventory(claim).await,
                 Phase::Inventoried => self.clear(claim).await,
@@ -128,18 +128,18 @@ impl Driver {
             };
             let settled = match stepped {
                 Ok(()) => Ok(()),
-                Err(Stop::Custodian(error)) => self.fail_at(claim, &error).await,
-                Err(Stop::Later(custodian)) => {
+                Err(Incomplete::Custodian(error)) => self.fail_at(claim, &error).await,
+                Err(Incomplete::Later(custodian)) => {
                     self.fail(claim, Some(custodian), Cause::ItemsTransient, None).await
                 }
-                Err(Stop::Pg(error)) => Err(error),
+                Err(Incomplete::Pg(error)) => Err(error),
             };
             match settled {
                 Ok(()) => {
                     failpoint::hit(passed(claim.job.record.state)).await;
-                    Ok(standing(claim))
+                    Ok(progress(claim))
                 }
-                Err(pg::Error::Stale { .. } | pg::Error::Fenced(_)) => self.look_again(claim).await,
+                Err(pg::Error::Stale { .. } | pg::Error::Fenced(_)) => self.reload(claim).await,
                 Err(error) => Err(error),
             }
         }
@@ -147,13 +147,13 @@ impl Driver {
         .await
     }
 
-    /// After a write that did not hit: either somebody else holds the job, or its owner changed it meanwhile.
-    async fn look_again(&self, claim: &mut Claim) -> Result<Progress, pg::Error> {
+    /// Reads the job after a guarded write that found it changed: by another worker, or by its tenant.
+    async fn reload(&self, claim: &mut Claim) -> Result<Progress, pg::Error> {
         let mut db = self.pool.acquire().await?;
         match jobs::reread(&mut db, &claim.lease).await? {
             Some(job) => {
                 claim.job = job;
-                Ok(standing(claim))
+                Ok(progress(claim))
             }
             None => {
                 tracing::info!(purge.id = %claim.job.purge_id, "another worker has taken this purge");
@@ -163,7 +163,7 @@ impl Driver {
     }
 
     /// Moves the job by `input`, in a transaction of its own.
-    async fn settle(&self, claim: &mut Claim, input: Input) -> Result<(), pg::Error> {
+    async fn transition(&self, claim: &mut Claim, input: Input) -> Result<(), pg::Error> {
         let mut tx = Tx::system(&self.pool).await?;
         let moved = self.apply(&mut tx, claim, input, None, self.clock.now()).await?;
         tx.commit().await?;
@@ -171,8 +171,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Moves the job by `input`, at `now`, as part of `tx`, audit row included. The claim is to be changed once
-    /// that is committed.
+    /// Moves the job by `input`, at `now`, as part of `tx`, audit row included. The caller updates the claim
+    /// after the commit.
     async fn apply(
         &self,
         tx: &mut Tx,
@@ -189,7 +189,7 @@ impl Driver {
         if let Some(act) = transition.act {
             let row = AuditRow {
                 act: act.name(),
-                subject: SubjectHash::of(claim.subject.kind().name(), claim.subject.id()),
+                subject: claim.subject.hash(),
                 generation: transition.record.generation,
                 principal_id: job.requested_by.as_deref().unwrap_or("purge-svc"),
                 at: now,
@@ -199,22 +199,21 @@ impl Driver {
         Ok(transition.record)
     }
 
-    /// An owner did not do its part: once more, later.
     async fn fail_at(&self, claim: &mut Claim, error: &custodian::Error) -> Result<(), pg::Error> {
         tracing::warn!(
             purge.id = %claim.job.purge_id,
             custodian = error.custodian().service(),
             error = %Chain(error),
-            "owner of data did not do its part",
+            "custodian failed or refused",
         );
         self.fail(claim, Some(error.custodian()), error.cause(), error.retry_after()).await
     }
 
-    /// Something went wrong here, not at an owner: the job steps back, so that it does not keep the workers busy.
+    /// Counts a failure of purge-svc itself against the job, which then waits for its next attempt.
     ///
     /// # Errors
-    /// [`pg::Error`] if that could not be written either; its lease runs out by itself.
-    pub async fn step_back(&self, claim: &mut Claim) -> Result<(), pg::Error> {
+    /// [`pg::Error`] if that is not stored; the job's lease then expires.
+    pub async fn fail_internally(&self, claim: &mut Claim) -> Result<(), pg::Error> {
         self.fail(claim, None, Cause::Internal, None).await
     }
 
@@ -225,38 +224,38 @@ impl Driver {
         cause: Cause,
         asked: Option<Duration>,
     ) -> Result<(), pg::Error> {
-        let again = self.again(claim.job.record.attempts, asked);
+        let retry = self.retry(claim.job.record.attempts, asked);
         self.metrics.failed(custodian, cause);
-        if again.parked {
+        if retry.parked {
             tracing::error!(
                 purge.id = %claim.job.purge_id,
                 custodian = custodian.map(Custodian::service),
                 cause = cause.name(),
-                next_attempt_at = %again.at,
+                next_attempt_at = %retry.at,
                 "purge keeps failing and is parked",
             );
         }
         let mut tx = Tx::system(&self.pool).await?;
-        let input = Input::Failed { cause, again };
+        let input = Input::Failed { cause, retry };
         let moved = self.apply(&mut tx, claim, input, custodian, self.clock.now()).await?;
         tx.commit().await?;
         claim.job.record = moved;
         Ok(())
     }
 
-    /// When to try again after one failure more than `failures`.
-    fn again(&self, failures: u32, asked: Option<Duration>) -> Again {
-        self.policy.again(failures.saturating_add(1), asked, self.clock.now(), rand::random())
+    /// The next attempt after one failure more than `failures`.
+    fn retry(&self, failures: u32, asked: Option<Duration>) -> Retry {
+        self.policy.retry(failures.saturating_add(1), asked, self.clock.now(), rand::random())
     }
 
-    /// Asks every owner that has not done `step` yet, all at once, and records each that has. Those that have
-    /// are not asked again, however many workers it takes.
-    async fn each<'a, F>(&'a self, claim: &'a Claim, step: Step, ask: F) -> Result<(), Stop>
+    /// Calls every custodian that has not done `step` yet, concurrently, and records each that has. A
+    /// recorded custodian is not called again for this step.
+    async fn ask_remaining<'a, F>(&'a self, claim: &'a Claim, step: Step, ask: F) -> Result<(), Incomplete>
     where
-        F: Fn(&'a Remote, Call) -> BoxFuture<'a, Result<[u8; 32], custodian::Error>>,
+        F: Fn(&'a CustodianClient, StepCall) -> BoxFuture<'a, Result<[u8; 32], custodian::Error>>,
     {
-        let answers = self.missing(claim, step).await?.into_iter().map(|custodian| {
-            let asked = ask(self.roster.get(custodian), call(claim));
+        let answers = self.remaining(claim, step).await?.into_iter().map(|custodian| {
+            let asked = ask(self.roster.get(custodian), step_call(claim));
             async move {
                 let digest = asked.await?;
                 failpoint::hit(answered(step)).await;
@@ -265,38 +264,37 @@ impl Driver {
                 Ok(())
             }
         });
-        // Whoever can is not kept waiting by whoever cannot.
+        // All at once: a slow custodian must not delay the other two.
         join_all(answers).await.into_iter().collect()
     }
 
-    /// Owners that have not done `step` yet.
-    async fn missing(&self, claim: &Claim, step: Step) -> Result<Vec<Custodian>, pg::Error> {
+    /// Custodians that have not done `step` yet.
+    async fn remaining(&self, claim: &Claim, step: Step) -> Result<Vec<Custodian>, pg::Error> {
         let mut db = self.pool.acquire().await?;
         let done = steps::done_by(&mut db, claim.job.purge_id, step).await?;
         Ok(Custodian::ALL.into_iter().filter(|custodian| !done.contains(custodian)).collect())
     }
 
-    /// Records that an owner has done a step, if the job is still ours.
+    /// Records that a custodian has done a step, if this worker still has the job.
     async fn record(&self, claim: &Claim, done: Done) -> Result<(), pg::Error> {
-        let mut tx = self.hold(claim).await?;
+        let mut tx = self.fence(claim).await?;
         steps::record(&mut tx, claim.job.purge_id, &done).await?;
         tx.commit().await
     }
 
-    /// A transaction in which nobody can take the job.
-    async fn hold(&self, claim: &Claim) -> Result<Tx, pg::Error> {
+    /// Begins a transaction in which no other worker can take the job.
+    async fn fence(&self, claim: &Claim) -> Result<Tx, pg::Error> {
         let mut tx = Tx::system(&self.pool).await?;
         item::hold::<JobLeases>(&mut tx, &claim.lease).await?;
         Ok(tx)
     }
 }
 
-const fn call(claim: &Claim) -> Call {
-    Call { purge_id: claim.job.purge_id, epoch: claim.lease.epoch, subject: claim.subject }
+const fn step_call(claim: &Claim) -> StepCall {
+    StepCall { purge_id: claim.job.purge_id, epoch: claim.lease.epoch, subject: claim.subject }
 }
 
-/// What a worker should do with a job that stands so.
-fn standing(claim: &Claim) -> Progress {
+fn progress(claim: &Claim) -> Progress {
     match claim.job.record.state {
         job::State::Committed | job::State::Thawed => Progress::Final,
         job::State::DeadLettered => Progress::Waits,
@@ -307,7 +305,7 @@ fn standing(claim: &Claim) -> Progress {
     }
 }
 
-/// Fail point after a job has come to stand so.
+/// Fail point after a job has reached `state`.
 const fn passed(state: job::State) -> &'static str {
     match state {
         job::State::Working(Phase::Pending) => "purge.pending",
@@ -323,7 +321,7 @@ const fn passed(state: job::State) -> &'static str {
     }
 }
 
-/// Fail point between an owner's answer and its record.
+/// Fail point between a custodian's answer and its record.
 const fn answered(step: Step) -> &'static str {
     match step {
         Step::Freeze => "purge.freeze.answered",

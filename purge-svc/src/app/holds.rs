@@ -1,4 +1,4 @@
-//! Holds: set, released and listed by operators; looked at by every job before the point of no return.
+//! Holds: operators set, release and list them; every job reads them before the point of no return.
 
 use chrono::{DateTime, Utc};
 use svc_core::{
@@ -9,6 +9,7 @@ use svc_core::{
     },
     id::new_id,
     run::clock::SharedClock,
+    subject::{SubjectHash, SubjectKind},
     wire::{
         error::Invalid,
         page::{self, Page},
@@ -18,10 +19,7 @@ use uuid::Uuid;
 
 use super::jobs::TOPIC;
 use crate::{
-    domain::{
-        hold::{Basis, Hold, Reference},
-        subject::{SubjectHash, SubjectKind},
-    },
+    domain::hold::{Basis, Hold, Reference},
     error::{Entity, Error},
     store::{holds, jobs},
 };
@@ -36,32 +34,25 @@ pub struct Holds {
     clock: SharedClock,
 }
 
-/// An operator's wish to keep a subject.
+/// An operator's request to keep a subject.
 #[derive(Debug, Clone)]
 pub struct NewHold {
-    /// What kind of subject.
     pub kind: SubjectKind,
-    /// Which.
     pub subject_id: Uuid,
-    /// What allows it.
     pub basis: Basis,
-    /// Number of the case.
     pub reference: Reference,
-    /// When it ends by itself.
     pub ends_at: DateTime<Utc>,
 }
 
 impl Holds {
-    /// Holds in `pool`.
-    #[must_use]
     pub const fn new(pool: Pool, wake: Wake, clock: SharedClock) -> Self {
         Self { pool, wake, clock }
     }
 
-    /// Sets a hold. It is there before the point of no return of the subject's job, or it is refused.
+    /// Sets a hold.
     ///
     /// # Errors
-    /// [`Error::ErasureStarted`] if it comes too late.
+    /// [`Error::ErasureStarted`] if a job of the subject has passed the point of no return.
     pub async fn set(&self, new: &NewHold, principal_id: &str, once: &Once) -> Result<Hold, Error> {
         let now = self.clock.now();
         if new.ends_at <= now {
@@ -94,7 +85,7 @@ impl Holds {
         Ok(hold)
     }
 
-    /// Ends a hold before its time; jobs that wait for it look again at once. Repeating it changes nothing.
+    /// Ends a hold before its end; jobs that wait for it become due at once. Repeating it changes nothing.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such hold.
@@ -102,7 +93,8 @@ impl Holds {
         let now = self.clock.now();
         let mut tx = Tx::system(&self.pool).await?;
         let hold = holds::find(&mut tx, hold_id).await?.ok_or(Error::NotFound(Entity::Hold))?;
-        // Whoever has just seen it first writes down how long their job waits, and is woken after that.
+        // A worker that has just read the hold first stores until when its job waits; then the job is woken
+        // here.
         holds::lock_subjects(&mut tx, &[hold.subject_hash]).await?;
         if holds::release(&mut tx, hold_id, principal_id, now).await? {
             jobs::wake_held(&mut tx, now).await?;
@@ -121,7 +113,7 @@ impl Holds {
     /// One page of the holds that stand, newest first.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the token is none of this listing.
+    /// [`Error::Invalid`] if the token is not one of this list.
     pub async fn list(&self, size: u32, token: &str) -> Result<Page<Hold>, Error> {
         let after: Option<Uuid> = page::cursor(LISTING, token)?;
         let mut db = self.pool.acquire().await?;

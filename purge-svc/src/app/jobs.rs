@@ -1,4 +1,4 @@
-//! Accepting, showing and calling back jobs, for the account they belong to.
+//! Accepts, shows and cancels jobs for the account that they belong to.
 
 use std::sync::Arc;
 
@@ -10,15 +10,16 @@ use svc_core::{
     },
     id::{AccountId, PurgeId, SessionId},
     run::clock::SharedClock,
+    subject::Subject,
     wire::page::{self, Page},
 };
 
 use crate::{
-    client::Sessions,
+    client::chat::ChatClient,
     domain::{
         job::{self, Input, Job, Record, State},
         receipt::Receipt,
-        subject::{Subject, Trigger},
+        trigger::Trigger,
     },
     error::{Entity, Error},
     store::{
@@ -27,7 +28,7 @@ use crate::{
     },
 };
 
-/// On this topic workers hear that there is something to do.
+/// Topic on which workers hear of due jobs.
 pub const TOPIC: &str = "purge.jobs";
 
 const LISTING: &str = "purge.jobs";
@@ -35,113 +36,111 @@ const LISTING: &str = "purge.jobs";
 /// Jobs; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Jobs {
-    pool: Pool,
-    sessions: Sessions,
-    wake: Wake,
-    clock: SharedClock,
-    enabled: Arc<[Trigger]>,
+    deps: JobsDeps,
 }
 
-/// What a caller sees of a job.
+/// Parts that [`Jobs`] is built from.
 #[derive(Debug, Clone)]
-pub struct Shown {
-    /// The job.
+pub struct JobsDeps {
+    pub pool: Pool,
+    pub chat: ChatClient,
+    pub wake: Wake,
+    pub clock: SharedClock,
+    /// Triggers of the jobs that are worked on.
+    pub enabled: Arc<[Trigger]>,
+}
+
+/// A job as its tenant sees it.
+#[derive(Debug, Clone)]
+pub struct PurgeView {
     pub job: Job,
-    /// Its receipt, once committed.
+    /// The receipt, once the job is committed.
     pub receipt: Option<Receipt>,
-    /// Whether jobs of its trigger are worked on at all.
+    /// Whether jobs of this trigger are worked on.
     pub enabled: bool,
 }
 
-/// A caller's wish to have a session erased.
+/// A tenant's request to erase a session.
 #[derive(Debug, Clone)]
-pub struct Demand {
-    /// Whose session it is.
+pub struct PurgeRequest {
     pub account: AccountId,
-    /// The session.
     pub session: SessionId,
-    /// The principal that asks.
     pub principal_id: String,
     /// Trace of the request.
     pub traceparent: Option<String>,
-    /// What makes it the same request when it comes again.
     pub once: Once,
 }
 
 impl Jobs {
-    /// Jobs in `pool`; of these triggers the `enabled` ones are worked on.
-    #[must_use]
-    pub fn new(
-        pool: Pool,
-        sessions: Sessions,
-        wake: Wake,
-        clock: SharedClock,
-        enabled: Arc<[Trigger]>,
-    ) -> Self {
-        Self { pool, sessions, wake, clock, enabled }
+    pub const fn new(deps: JobsDeps) -> Self {
+        Self { deps }
     }
 
-    /// Accepts the erasure of a session: from then on it happens, whoever dies. Asked again, it is the same job,
-    /// also when the session is gone already.
+    /// Accepts the erasure of a session, which then happens although workers die. A repeated request returns
+    /// the same job, also when the session is already erased.
     ///
     /// # Errors
     /// [`Error::NotFound`] if the account has no such session.
-    pub async fn accept(&self, demand: &Demand) -> Result<Shown, Error> {
-        let subject = Subject::Session { account: demand.account, session: demand.session };
-        if let Some(known) = self.known(demand, &subject).await? {
+    pub async fn accept(&self, request: &PurgeRequest) -> Result<PurgeView, Error> {
+        let subject = Subject::Session { account: request.account, session: request.session };
+        if let Some(known) = self.find_known(request, &subject).await? {
             return Ok(known);
         }
-        // With no transaction open: chat-svc may take its time.
-        if !self.sessions.exists(demand.account, demand.session).await? {
+        // With no transaction open, because chat-svc may be slow.
+        if !self.deps.chat.session_exists(request.account, request.session).await? {
             return Err(Error::NotFound(Entity::Session));
         }
-        let now = self.clock.now();
+        let now = self.deps.clock.now();
         let purge_id = PurgeId::new();
         let new = NewJob {
             purge_id,
             subject,
             trigger: Trigger::UserErasure,
-            requested_by: &demand.principal_id,
+            requested_by: &request.principal_id,
             record: Record::accepted(now),
-            cause_traceparent: demand.traceparent.as_deref(),
+            cause_traceparent: request.traceparent.as_deref(),
             created_at: now,
         };
-        let (mut tx, slot) = match demand.once.open(&self.pool, Some(demand.account)).await? {
-            Opened::Replay(made) => return self.get(Some(demand.account), made).await,
+        let (mut tx, slot) = match request.once.open(&self.deps.pool, Some(request.account)).await? {
+            Opened::Replay(made) => return self.get(Some(request.account), made).await,
             Opened::First(tx, slot) => (tx, slot),
         };
         jobs::insert(&mut tx, &new).await?;
-        // Ours, or that of somebody who was faster.
-        let job = jobs::find_by_subject(&mut tx, demand.account, subject.hash()).await?;
+        // This request's job, or the job of a concurrent request.
+        let job = jobs::find_by_subject(&mut tx, request.account, subject.hash()).await?;
         let job = job.ok_or(Error::NotFound(Entity::Session))?;
-        slot.of_session(demand.session).finish(&mut tx, &job.purge_id).await?;
+        slot.of_session(request.session).finish(&mut tx, &job.purge_id).await?;
         tx.commit().await?;
-        self.wake.publish(TOPIC, b"").await;
+        self.deps.wake.publish(TOPIC, b"").await;
         self.show(job).await
     }
 
-    /// What answers a demand without asking anybody, if there is something.
-    async fn known(&self, demand: &Demand, subject: &Subject) -> Result<Option<Shown>, Error> {
-        let (mut tx, slot) = match demand.once.open(&self.pool, Some(demand.account)).await? {
-            Opened::Replay(made) => return self.get(Some(demand.account), made).await.map(Some),
+    /// Finds the answer to a repeated request without a call to chat-svc.
+    async fn find_known(
+        &self,
+        request: &PurgeRequest,
+        subject: &Subject,
+    ) -> Result<Option<PurgeView>, Error> {
+        let (mut tx, slot) = match request.once.open(&self.deps.pool, Some(request.account)).await? {
+            Opened::Replay(made) => return self.get(Some(request.account), made).await.map(Some),
             Opened::First(tx, slot) => (tx, slot),
         };
-        let Some(job) = jobs::find_by_subject(&mut tx, demand.account, subject.hash()).await? else {
+        let Some(job) = jobs::find_by_subject(&mut tx, request.account, subject.hash()).await? else {
             tx.rollback().await?;
             return Ok(None);
         };
-        slot.of_session(demand.session).finish(&mut tx, &job.purge_id).await?;
+        slot.of_session(request.session).finish(&mut tx, &job.purge_id).await?;
         tx.commit().await?;
         self.show(job).await.map(Some)
     }
 
-    /// A job of this account; of any, for operators, if none is given.
+    /// A job of this account, or of any account if none is given (for operators).
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is none.
-    pub async fn get(&self, account: Option<AccountId>, purge_id: PurgeId) -> Result<Shown, Error> {
+    pub async fn get(&self, account: Option<AccountId>, purge_id: PurgeId) -> Result<PurgeView, Error> {
         let job = {
-            let mut db = self.pool.acquire().await?;
+            let mut db = self.deps.pool.acquire().await?;
             jobs::find(&mut db, account, purge_id).await?
         };
         self.show(job.ok_or(Error::NotFound(Entity::Purge))?).await
@@ -150,10 +149,10 @@ impl Jobs {
     /// One page of an account's jobs, newest first.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the token is none of this listing.
-    pub async fn list(&self, account: AccountId, size: u32, token: &str) -> Result<Page<Shown>, Error> {
+    /// [`Error::Invalid`] if the token is not one of this list.
+    pub async fn list(&self, account: AccountId, size: u32, token: &str) -> Result<Page<PurgeView>, Error> {
         let after: Option<PurgeId> = page::cursor(LISTING, token)?;
-        let mut db = self.pool.acquire().await?;
+        let mut db = self.deps.pool.acquire().await?;
         let found = jobs::list(&mut db, account, after, i64::from(size) + 1).await?;
         let page = Page::cut(LISTING, found, size, |job| job.purge_id);
         let ids: Vec<PurgeId> = page.items.iter().map(|job| job.purge_id).collect();
@@ -164,35 +163,35 @@ impl Jobs {
         }))
     }
 
-    /// Calls a job back: it thaws as soon as every owner of data has let go. Repeating it changes nothing.
+    /// Cancels a job: it is thawed once every custodian has thawed. Repeating it changes nothing.
     ///
     /// # Errors
     /// [`Error::ErasureStarted`] past the point of no return.
-    pub async fn cancel(&self, account: AccountId, purge_id: PurgeId) -> Result<Shown, Error> {
-        let mut tx = Tx::system(&self.pool).await?;
+    pub async fn cancel(&self, account: AccountId, purge_id: PurgeId) -> Result<PurgeView, Error> {
+        let mut tx = Tx::system(&self.deps.pool).await?;
         let job = jobs::lock(&mut tx, Some(account), purge_id).await?;
         let mut job = job.ok_or(Error::NotFound(Entity::Purge))?;
         match job.record.state {
             State::Committed => return Err(Error::ErasureStarted),
             State::Thawed => return self.show(job).await,
-            State::Working(_) | State::Blocked(_) | State::DeadLettered if job.record.giving_up => {
+            State::Working(_) | State::Blocked(_) | State::DeadLettered if job.record.canceling => {
                 return self.show(job).await;
             }
             State::Working(_) | State::Blocked(_) | State::DeadLettered => {}
         }
-        let moved = job::next(&job.record, Input::GivenUp, self.clock.now())?.record;
+        let moved = job::next(&job.record, Input::Canceled, self.deps.clock.now())?.record;
         jobs::save(&mut tx, purge_id, &job.record, &moved, None, None).await?;
         tx.commit().await?;
         job.record = moved;
         job.waits_for = None;
-        self.wake.publish(TOPIC, b"").await;
+        self.deps.wake.publish(TOPIC, b"").await;
         self.show(job).await
     }
 
-    async fn show(&self, job: Job) -> Result<Shown, Error> {
+    async fn show(&self, job: Job) -> Result<PurgeView, Error> {
         let receipt = match job.record.state {
             State::Committed => {
-                let mut db = self.pool.acquire().await?;
+                let mut db = self.deps.pool.acquire().await?;
                 receipts::of_purges(&mut db, &[job.purge_id]).await?.pop()
             }
             State::Working(_) | State::Blocked(_) | State::DeadLettered | State::Thawed => None,
@@ -200,8 +199,8 @@ impl Jobs {
         Ok(self.with(job, receipt))
     }
 
-    fn with(&self, job: Job, receipt: Option<Receipt>) -> Shown {
-        let enabled = self.enabled.contains(&job.trigger);
-        Shown { job, receipt, enabled }
+    fn with(&self, job: Job, receipt: Option<Receipt>) -> PurgeView {
+        let enabled = self.deps.enabled.contains(&job.trigger);
+        PurgeView { job, receipt, enabled }
     }
 }

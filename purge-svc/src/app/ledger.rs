@@ -8,15 +8,15 @@ use crate::{
     store::receipts,
 };
 
-/// Receipts that are read together.
+/// Receipts that one query reads.
 const PAGE: i64 = 500;
 
-/// What a check found.
+/// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checked {
-    /// The newest link that holds.
+    /// The newest receipt before any fault.
     pub head: Head,
-    /// What is wrong after it.
+    /// The first fault after it.
     pub broken: Option<Broken>,
 }
 
@@ -27,8 +27,6 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The ledger in `pool`.
-    #[must_use]
     pub const fn new(pool: Pool) -> Self {
         Self { pool }
     }

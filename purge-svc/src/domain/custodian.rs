@@ -1,30 +1,28 @@
-//! Who must take part in an erasure, in which order, and what they must have declared before it starts.
+//! The custodians: which services take part in an erasure, in which order, and which kinds they must declare.
 
 use std::{collections::BTreeSet, fmt};
 
-use super::subject::SubjectKind;
+use svc_core::subject::SubjectKind;
 
-/// The version of the custody contract that this service speaks.
+/// Version of the custody contract that purge-svc speaks.
 pub const CONTRACT_VERSION: i32 = 1;
 
-/// An owner of data.
+/// A service that holds data of subjects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Custodian {
     /// Sessions and their turns.
     Chat,
-    /// Accounts, agents, messages.
+    /// Accounts, agents and relayed messages.
     Registry,
-    /// Containers and volumes.
+    /// Containers, volumes and their calls.
     Sandbox,
 }
 
 impl Custodian {
-    /// Every owner, in the order of their names. An erasure has taken place when *each* of them has read back
-    /// zero: there is no job with fewer.
+    /// Every custodian, in the order of their names. A subject counts as erased when *each* of them has read
+    /// back zero; no job has fewer.
     pub const ALL: [Self; 3] = [Self::Chat, Self::Registry, Self::Sandbox];
 
-    /// Its service.
-    #[must_use]
     pub const fn service(self) -> &'static str {
         match self {
             Self::Chat => "chat-svc",
@@ -33,15 +31,13 @@ impl Custodian {
         }
     }
 
-    /// The owner of that name.
-    #[must_use]
+    /// Finds the custodian by its service's name.
     pub fn from_service(service: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|custodian| custodian.service() == service)
     }
 
-    /// The order in which owners commit: whoever holds the subject's head goes last. While the head is there,
-    /// somebody who lost track of the job still finds what it was about.
-    #[must_use]
+    /// Order of the commits: the custodian of the subject's head is last. While the head exists, an operator
+    /// can still find which subject the job is about.
     pub const fn commit_order(kind: SubjectKind) -> [Self; 3] {
         match kind {
             SubjectKind::Session => [Self::Sandbox, Self::Registry, Self::Chat],
@@ -56,74 +52,70 @@ impl fmt::Display for Custodian {
     }
 }
 
-/// What an owner says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
-    /// Its service.
+    /// Name of the answering service.
     pub service: String,
-    /// The version of the contract that it speaks.
+    /// Version of the contract that it speaks.
     pub contract_version: i32,
-    /// The kinds of resource that it holds.
+    /// Kinds of data that it holds.
     pub kinds: BTreeSet<String>,
 }
 
-/// Why an owner cannot take part.
+/// Why a custodian cannot take part.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Misfit {
-    /// Somebody else answers under its address.
+pub enum ContractMismatch {
+    /// Another service answers at the custodian's address.
     #[error("{found:?} answers in place of {expected}")]
-    OtherService {
-        /// Who should.
-        expected: Custodian,
-        /// Who does.
-        found: String,
-    },
-    /// It speaks another version of the contract.
-    #[error("it speaks version {0} of the contract instead of {CONTRACT_VERSION}")]
+    OtherService { expected: Custodian, found: String },
+    /// The custodian speaks another version of the contract.
+    #[error("speaks version {0} of the contract instead of {CONTRACT_VERSION}")]
     OtherVersion(i32),
-    /// It says that it holds nothing, or does not hold what it must.
-    #[error("it does not declare {0:?}")]
+    /// The custodian does not declare a required kind.
+    #[error("does not declare {0:?}")]
     KindMissing(BTreeSet<String>),
-    /// It spoke of a kind that it did not declare.
-    #[error("it did not declare {0:?}")]
+    /// The custodian named a kind that it had not declared.
+    #[error("named the undeclared {0:?}")]
     KindUndeclared(BTreeSet<String>),
 }
 
 impl Description {
-    /// Whether this is `custodian`, in our version of the contract, holding at least the `required` kinds.
+    /// Checks that this is `custodian`, that it speaks this version of the contract and that it declares the
+    /// `required` kinds.
     ///
     /// # Errors
-    /// [`Misfit`] says why not.
-    pub fn fits(&self, custodian: Custodian, required: &BTreeSet<String>) -> Result<(), Misfit> {
+    /// [`ContractMismatch`] names the difference.
+    pub fn fits(&self, custodian: Custodian, required: &BTreeSet<String>) -> Result<(), ContractMismatch> {
         if self.service != custodian.service() {
-            return Err(Misfit::OtherService { expected: custodian, found: self.service.clone() });
+            return Err(ContractMismatch::OtherService { expected: custodian, found: self.service.clone() });
         }
         if self.contract_version != CONTRACT_VERSION {
-            return Err(Misfit::OtherVersion(self.contract_version));
+            return Err(ContractMismatch::OtherVersion(self.contract_version));
         }
         let missing: BTreeSet<_> = required.difference(&self.kinds).cloned().collect();
-        if missing.is_empty() { Ok(()) } else { Err(Misfit::KindMissing(missing)) }
+        if missing.is_empty() { Ok(()) } else { Err(ContractMismatch::KindMissing(missing)) }
     }
 
-    /// Whether every one of `kinds` was declared.
+    /// Checks that every one of `kinds` was declared.
     ///
     /// # Errors
-    /// [`Misfit::KindUndeclared`] names those that were not.
-    pub fn declares<'a>(&self, kinds: impl IntoIterator<Item = &'a str>) -> Result<(), Misfit> {
+    /// [`ContractMismatch::KindUndeclared`] names those that were not.
+    pub fn declares<'a>(&self, kinds: impl IntoIterator<Item = &'a str>) -> Result<(), ContractMismatch> {
         let undeclared: BTreeSet<_> =
             kinds.into_iter().filter(|kind| !self.kinds.contains(*kind)).map(str::to_owned).collect();
-        if undeclared.is_empty() { Ok(()) } else { Err(Misfit::KindUndeclared(undeclared)) }
+        if undeclared.is_empty() { Ok(()) } else { Err(ContractMismatch::KindUndeclared(undeclared)) }
     }
 
-    /// Whether `kinds` are exactly those declared: a read-back that leaves one out proves nothing about it.
+    /// Checks that `kinds` are exactly the declared ones: a read-back that leaves one out proves nothing
+    /// about it.
     ///
     /// # Errors
-    /// [`Misfit`] names those that are missing or too many.
-    pub fn covers<'a>(&self, kinds: impl IntoIterator<Item = &'a str>) -> Result<(), Misfit> {
+    /// [`ContractMismatch`] names the missing or undeclared kinds.
+    pub fn covers<'a>(&self, kinds: impl IntoIterator<Item = &'a str>) -> Result<(), ContractMismatch> {
         let read: BTreeSet<String> = kinds.into_iter().map(str::to_owned).collect();
         self.declares(read.iter().map(String::as_str))?;
         let missing: BTreeSet<_> = self.kinds.difference(&read).cloned().collect();
-        if missing.is_empty() { Ok(()) } else { Err(Misfit::KindMissing(missing)) }
+        if missing.is_empty() { Ok(()) } else { Err(ContractMismatch::KindMissing(missing)) }
     }
 }
 
@@ -144,19 +136,25 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_fits_if_it_is_itself_and_holds_what_it_must() {
+    fn a_custodian_fits_if_it_declares_the_required_kinds() {
         assert_eq!(chat().fits(Custodian::Chat, &kinds(&["chat.turns"])), Ok(()));
         assert_eq!(chat().fits(Custodian::Chat, &kinds(&[])), Ok(()));
         assert_eq!(
             chat().fits(Custodian::Sandbox, &kinds(&[])),
-            Err(Misfit::OtherService { expected: Custodian::Sandbox, found: "chat-svc".to_owned() })
+            Err(ContractMismatch::OtherService {
+                expected: Custodian::Sandbox,
+                found: "chat-svc".to_owned()
+            })
         );
         assert_eq!(
             chat().fits(Custodian::Chat, &kinds(&["chat.blobs", "chat.turns"])),
-            Err(Misfit::KindMissing(kinds(&["chat.blobs"])))
+            Err(ContractMismatch::KindMissing(kinds(&["chat.blobs"])))
         );
         let newer = Description { contract_version: CONTRACT_VERSION + 1, ..chat() };
-        assert_eq!(newer.fits(Custodian::Chat, &kinds(&[])), Err(Misfit::OtherVersion(CONTRACT_VERSION + 1)));
+        assert_eq!(
+            newer.fits(Custodian::Chat, &kinds(&[])),
+            Err(ContractMismatch::OtherVersion(CONTRACT_VERSION + 1))
+        );
     }
 
     #[test]
@@ -164,32 +162,35 @@ mod tests {
         assert_eq!(chat().declares(["chat.turns"]), Ok(()));
         assert_eq!(
             chat().declares(["docker.volume"]),
-            Err(Misfit::KindUndeclared(kinds(&["docker.volume"])))
+            Err(ContractMismatch::KindUndeclared(kinds(&["docker.volume"])))
         );
     }
 
     #[test]
     fn a_read_back_must_speak_of_every_kind_and_of_no_other() {
         assert_eq!(chat().covers(["chat.turns", "chat.messages"]), Ok(()));
-        assert_eq!(chat().covers(["chat.turns"]), Err(Misfit::KindMissing(kinds(&["chat.messages"]))));
+        assert_eq!(
+            chat().covers(["chat.turns"]),
+            Err(ContractMismatch::KindMissing(kinds(&["chat.messages"])))
+        );
         assert_eq!(
             chat().covers(["chat.turns", "chat.messages", "x"]),
-            Err(Misfit::KindUndeclared(kinds(&["x"])))
+            Err(ContractMismatch::KindUndeclared(kinds(&["x"])))
         );
     }
 
     #[test]
-    fn who_holds_the_head_commits_last() {
+    fn the_custodian_of_the_head_commits_last() {
         assert_eq!(Custodian::commit_order(SubjectKind::Session).last(), Some(&Custodian::Chat));
         assert_eq!(Custodian::commit_order(SubjectKind::Account).last(), Some(&Custodian::Registry));
         for kind in SubjectKind::ALL {
-            let everybody: BTreeSet<_> = Custodian::commit_order(kind).into_iter().collect();
-            assert_eq!(everybody, Custodian::ALL.into_iter().collect());
+            let all: BTreeSet<_> = Custodian::commit_order(kind).into_iter().collect();
+            assert_eq!(all, Custodian::ALL.into_iter().collect());
         }
     }
 
     #[test]
-    fn owners_are_found_by_their_names_and_stand_in_that_order() {
+    fn custodians_are_found_by_name_and_sorted_by_it() {
         for custodian in Custodian::ALL {
             assert_eq!(Custodian::from_service(custodian.service()), Some(custodian));
         }

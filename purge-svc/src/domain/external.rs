@@ -1,35 +1,33 @@
-//! What a subject has outside Postgres, and what an owner's answer to Erase amounts to.
+//! Objects outside Postgres, and how a custodian's answer to Erase is judged.
 
-/// One thing outside Postgres, as its owner names it.
+/// An object outside Postgres, as its custodian names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExternalObject {
-    /// What it is, as `docker.volume`.
+    /// Kind of the object, as `docker.volume`.
     pub kind: String,
-    /// Who keeps it, as `docker:<engine id>`.
+    /// The system that keeps it, as `docker:<engine id>`.
     pub provider: String,
-    /// Its id there.
+    /// Id in that system.
     pub object_id: String,
 }
 
-/// What became of one.
+/// Result of deleting one object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ItemOutcome {
-    /// It was deleted now.
+    /// The object was deleted by this call.
     Deleted,
-    /// It was absent already.
+    /// The object was already absent.
     AlreadyGone,
-    /// It could not be deleted now.
+    /// The object could not be deleted at present.
     Transient,
-    /// It cannot be deleted.
+    /// The object cannot be deleted.
     Permanent,
 }
 
 impl ItemOutcome {
-    /// Every outcome.
     pub const ALL: [Self; 4] = [Self::Deleted, Self::AlreadyGone, Self::Transient, Self::Permanent];
 
-    /// Its name in the database.
-    #[must_use]
+    /// Name in the database.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Deleted => "deleted",
@@ -39,8 +37,7 @@ impl ItemOutcome {
         }
     }
 
-    /// Whether it is gone.
-    #[must_use]
+    /// Whether the object no longer exists.
     pub const fn is_gone(self) -> bool {
         match self {
             Self::Deleted | Self::AlreadyGone => true,
@@ -49,44 +46,41 @@ impl ItemOutcome {
     }
 }
 
-/// What became of one object, and why it is still there.
+/// Result for one object, with the reason if the object still exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ItemResult {
-    /// The object.
     pub object: ExternalObject,
-    /// What became of it.
     pub outcome: ItemOutcome,
-    /// Why it is still there, UPPER_SNAKE; empty if it is not.
+    /// Why the object still exists, UPPER_SNAKE; otherwise empty.
     pub code: String,
 }
 
-/// An owner's answer to one call of Erase.
+/// A custodian's answer to one call of Erase.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Erasure {
-    /// Rows that it deleted in this call.
+    /// Number of rows that the call deleted.
     pub rows: i64,
-    /// What became of external objects in this call.
+    /// Results for external objects.
     pub items: Vec<ItemResult>,
-    /// Whether nothing is left to do, by its own account.
+    /// Whether the custodian says that nothing is left to do.
     pub done: bool,
 }
 
-/// What to do about an owner's answer.
+/// Next move after an answer to Erase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is through.
+    /// The custodian is done.
     Done,
-    /// Call again at once: it deletes in parts, and gets on.
+    /// Call again at once: the custodian deletes in parts, and this call made progress.
     More,
-    /// Call again later: something could not be deleted now, or nothing was deleted at all.
+    /// Call again later: an object could not be deleted at present, or the call made no progress.
     Later,
-    /// Something cannot be deleted; calling again changes nothing.
+    /// An object cannot be deleted; another call would change nothing.
     Refused,
 }
 
 impl Erasure {
-    /// What to do now. An owner that says "done" while something of it is still there is not believed.
-    #[must_use]
+    /// Judges the answer. "Done" does not count while an object still exists.
     pub fn verdict(&self) -> Verdict {
         let any = |outcome| self.items.iter().any(|item| item.outcome == outcome);
         let progress = self.rows > 0 || any(ItemOutcome::Deleted);
@@ -117,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_judged_by_what_happened_and_not_by_what_is_claimed() {
+    fn answers_are_judged_by_their_results() {
         use ItemOutcome::{AlreadyGone, Deleted, Permanent, Transient};
         for (rows, outcomes, done, want) in [
             (0, &[][..], true, Verdict::Done),
@@ -126,7 +120,7 @@ mod tests {
             (0, &[Deleted], false, Verdict::More),
             (7, &[Permanent], false, Verdict::More),
             (0, &[Deleted, Transient], false, Verdict::More),
-            // It neither gets on nor is through: calling again at once would go round for ever.
+            // Neither progress nor done: calling again at once would never end.
             (0, &[], false, Verdict::Later),
             (0, &[AlreadyGone], false, Verdict::Later),
             (0, &[Transient], false, Verdict::Later),

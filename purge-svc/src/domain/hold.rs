@@ -1,31 +1,30 @@
-//! Holds: what must not be erased for now, on whose authority, and until when.
+//! Holds: which subjects must not be erased, on which basis, and until when.
 
 use chrono::{DateTime, Utc};
-use svc_core::wire::error::Invalid;
+use svc_core::{
+    subject::{Subject, SubjectHash, SubjectKind},
+    wire::error::Invalid,
+};
 use uuid::Uuid;
 
-use super::subject::{Subject, SubjectHash, SubjectKind};
-
-/// Longest case number.
+/// Maximum letters of a case number.
 const MAX_REFERENCE: usize = 64;
 
-/// What allows to keep a subject's data against an erasure.
+/// Legal basis for keeping a subject's data although its erasure is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Basis {
     /// A legal claim is pursued or defended.
     LegalClaim,
-    /// A law asks to keep the record.
+    /// A law requires the record.
     TaxRecord,
-    /// Fraud is being looked into.
+    /// A fraud investigation is open.
     FraudInvestigation,
 }
 
 impl Basis {
-    /// Every basis.
     pub const ALL: [Self; 3] = [Self::LegalClaim, Self::TaxRecord, Self::FraudInvestigation];
 
-    /// Its name in the database.
-    #[must_use]
+    /// Name in the database.
     pub const fn name(self) -> &'static str {
         match self {
             Self::LegalClaim => "legal_claim",
@@ -34,19 +33,18 @@ impl Basis {
         }
     }
 
-    /// The basis of that name.
-    #[must_use]
+    /// Finds the basis by its name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|basis| basis.name() == name)
     }
 }
 
-/// Number of a case: a pointer to where its content is kept, with no room for the content itself.
+/// Number of a case: it points to where the case is kept, and is too short for its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference(String);
 
 impl Reference {
-    /// A case number of 1 to 64 letters, digits and `. _ / -`.
+    /// Parses a case number of 1 to 64 letters, digits and `. _ / -`.
     ///
     /// # Errors
     /// [`Invalid`] names `field`.
@@ -60,39 +58,30 @@ impl Reference {
         }
     }
 
-    /// Its text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// A hold on a subject. It names the subject by hash, so that it may outlive it.
+/// A hold on a subject. It names the subject by hash, so that it may outlive the subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
-    /// Its id.
     pub hold_id: Uuid,
-    /// What kind of subject is held.
     pub kind: SubjectKind,
-    /// Which.
     pub subject_hash: SubjectHash,
-    /// What allows it.
     pub basis: Basis,
     /// Number of the case.
     pub reference: String,
-    /// The operator's token.
+    /// Id of the operator's token.
     pub set_by: String,
-    /// When it was set.
     pub set_at: DateTime<Utc>,
-    /// When it ends by itself.
     pub ends_at: DateTime<Utc>,
-    /// When it was ended before that.
+    /// Time of an early release.
     pub released_at: Option<DateTime<Utc>>,
 }
 
-/// The hashes under which a hold on `subject` may stand: its account's first, for a hold on an account covers
-/// the account's sessions. Whoever decides about holds locks them in this order.
-#[must_use]
+/// The hashes under which a hold on `subject` may stand: its account's first, because a hold on an account
+/// covers the account's sessions. Transactions lock them in this order.
 pub fn covering(subject: &Subject) -> Vec<SubjectHash> {
     let account = SubjectHash::of(SubjectKind::Account.name(), subject.account().0);
     match subject.kind() {

@@ -1,57 +1,55 @@
-//! The erasure ledger: one receipt an erasure, each bound to the one before it.
+//! The erasure ledger: one receipt an erasure, each bound to the receipt before it.
 //!
-//! A receipt's hash covers everything in it, and the hash of its predecessor. So whoever holds the newest hash
-//! can tell that no receipt before it was changed, removed, added or moved; a ledger whose *end* was cut off is
-//! only found out by comparing with a newest hash that was kept elsewhere.
+//! A receipt's hash covers its content and the hash of the receipt before it. With the newest hash a reader
+//! can tell whether any receipt was changed, removed, added or moved. If the *end* of the ledger was cut off,
+//! only a newest hash that was kept elsewhere shows it.
 //!
-//! Receipts hold no personal data: the subject is a hash of random bits, owners are services, times are times.
+//! Receipts hold no personal data: the subject is a hash of random bits.
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
-use svc_core::id::PurgeId;
+use svc_core::{
+    id::PurgeId,
+    subject::{SubjectHash, SubjectKind},
+};
 
-use super::subject::{SubjectHash, SubjectKind, Trigger};
+use super::trigger::Trigger;
 
 #[cfg(test)]
 mod tests;
 
-/// First bytes of what is hashed: another format of receipt can never have the same hash.
+/// First bytes of the hashed encoding, so that a receipt of another format never has the same hash.
 const FORMAT: &[u8] = b"steward.purge.receipt.v1";
 
 /// The hash before the first receipt.
 pub const GENESIS: [u8; 32] = [0; 32];
 
-/// What one owner of data read back.
+/// Read-back of one custodian.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CustodianDigest {
-    /// The service.
+    /// Name of the service.
     pub service: String,
-    /// SHA-256 of its encoded answer to Verify.
+    /// SHA-256 of the encoded answer to Verify.
     pub digest: [u8; 32],
-    /// When it read, by its database's clock.
+    /// Time of the read-back, by the custodian's database clock.
     pub verified_at: DateTime<Utc>,
 }
 
-/// What a receipt says.
+/// Content of a receipt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {
-    /// The job.
     pub purge_id: PurgeId,
-    /// What kind of subject is gone.
     pub kind: SubjectKind,
-    /// Which.
     pub subject_hash: SubjectHash,
-    /// Why.
     pub trigger: Trigger,
-    /// The last epoch of the job: how often a worker took it.
+    /// The job's last epoch: the number of its claims.
     pub epoch: i64,
-    /// How often a read-back found something.
+    /// Number of read-backs that found residue.
     pub rounds: u32,
-    /// When it was accepted.
+    /// Time of the job's acceptance.
     pub requested_at: DateTime<Utc>,
-    /// When it was committed.
     pub committed_at: DateTime<Utc>,
-    /// What each owner read back, in the order of their names.
+    /// Read-backs of the custodians, in the order of their names.
     pub custodians: Vec<CustodianDigest>,
 }
 
@@ -62,18 +60,21 @@ pub struct Receipt {
     pub seq: i64,
     /// Hash of the receipt before it; [`GENESIS`] for the first.
     pub previous_hash: [u8; 32],
-    /// What it says.
     pub body: Body,
-    /// SHA-256 over all of that.
+    /// SHA-256 over the three fields above.
     pub hash: [u8; 32],
+}
+
+/// Writes bytes as lower-case hexadecimal.
+pub fn hex(bytes: &[u8; 32]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The newest link of a ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// Its place; 0 while there is none.
+    /// Place of the newest receipt; 0 in an empty ledger.
     pub seq: i64,
-    /// Its hash.
     pub hash: [u8; 32],
 }
 
@@ -82,28 +83,22 @@ impl Head {
     pub const EMPTY: Self = Self { seq: 0, hash: GENESIS };
 }
 
-/// Where a ledger is not what it was.
+/// The first fault of a ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
-    /// A place is missing, or is there twice.
+    /// A place is missing or appears twice.
     #[error("receipt {found} stands where {expected} should")]
-    Gap {
-        /// The place that should come.
-        expected: i64,
-        /// The one that came.
-        found: i64,
-    },
+    Gap { expected: i64, found: i64 },
     /// A receipt does not follow the one before it.
     #[error("receipt {0} does not follow the one before it")]
     Unlinked(i64),
-    /// A receipt says something else than it was sealed with.
+    /// A receipt differs from what was hashed.
     #[error("receipt {0} was changed")]
     Changed(i64),
 }
 
 impl Receipt {
-    /// Seals `body` as the successor of `head`.
-    #[must_use]
+    /// Makes the receipt of `body` that follows `head`.
     pub fn seal(head: Head, mut body: Body) -> Self {
         body.custodians.sort_by(|one, other| one.service.cmp(&other.service));
         let seq = head.seq + 1;
@@ -112,16 +107,15 @@ impl Receipt {
     }
 
     /// This receipt as the head of its ledger.
-    #[must_use]
     pub const fn as_head(&self) -> Head {
         Head { seq: self.seq, hash: self.hash }
     }
 }
 
-/// Checks `receipts`, in order, as what follows `head`, and returns the head they lead to.
+/// Checks `receipts`, in order, as the successors of `head`, and returns the head they lead to.
 ///
 /// # Errors
-/// [`Broken`] names the first that is wrong.
+/// [`Broken`] names the first fault.
 pub fn verify<'a>(head: Head, receipts: impl IntoIterator<Item = &'a Receipt>) -> Result<Head, Broken> {
     receipts.into_iter().try_fold(head, |head, receipt| {
         if receipt.seq != head.seq + 1 {
@@ -137,8 +131,9 @@ pub fn verify<'a>(head: Head, receipts: impl IntoIterator<Item = &'a Receipt>) -
     })
 }
 
-/// SHA-256 of the canonical encoding: every field in order, numbers big-endian, texts and lists with their length
-/// before them, times in microseconds (what Postgres keeps). No two receipts have the same encoding.
+/// SHA-256 of the canonical encoding: every field in order, numbers big-endian, texts and lists with their
+/// length before them, times in microseconds (the precision of Postgres). No two receipts have the same
+/// encoding.
 fn hash(seq: i64, previous: &[u8; 32], body: &Body) -> [u8; 32] {
     let mut encoding = Encoding(Sha256::new());
     encoding.bytes(FORMAT);
@@ -169,7 +164,7 @@ impl Encoding {
     }
 
     fn length(&mut self, length: usize) {
-        // A usize has at most 64 bits on every target there is.
+        // A usize has at most 64 bits on every supported target.
         self.0.update(u64::try_from(length).unwrap_or(u64::MAX).to_be_bytes());
     }
 

@@ -1,50 +1,44 @@
-//! When a step that failed is tried again, pure: the time and the random draw come in.
+//! Time of the next attempt after a failed step, pure: the time and the random draw are arguments.
 //!
-//! Delays double, with jitter, up to a ceiling. A job that keeps failing is *parked*: it is left alone for long
-//! stretches, so that it does not take the workers from jobs that can go on, and is never given up by itself.
+//! Delays double, with jitter, up to a maximum. A job that keeps failing is *parked*: its attempts are far
+//! apart, so that it leaves the workers to jobs that can progress. It is never canceled by itself.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use svc_core::run::backoff::Backoff;
 
-/// How a job is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// How delays grow.
+    /// Delays before a job is parked.
     pub backoff: Backoff,
     /// Failures in a row of one step after which its job is parked.
-    pub patience: u32,
-    /// How long a parked job is left alone, each time.
+    pub max_failures: u32,
+    /// Delay between two attempts of a parked job.
     pub parked: Duration,
 }
 
-/// When to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Again {
-    /// Not before.
+pub struct Retry {
     pub at: DateTime<Utc>,
     /// Whether the job is parked until then.
     pub parked: bool,
 }
 
 impl Policy {
-    /// When to try again after the `failures`th failure in a row (from 1), seen at `now`. A custodian that asked
-    /// for more time gets it, up to the length of a parking; `draw` in 0..1 is the jitter.
-    #[must_use]
-    pub fn again(&self, failures: u32, asked: Option<Duration>, now: DateTime<Utc>, draw: f64) -> Again {
-        let parked = failures >= self.patience;
+    /// The next attempt after the `failures`th failure in a row (from 1) at `now`. A longer delay that the
+    /// custodian asked for is kept, up to the delay of a parked job. `draw` in 0..1 is the jitter.
+    pub fn retry(&self, failures: u32, asked: Option<Duration>, now: DateTime<Utc>, draw: f64) -> Retry {
+        let parked = failures >= self.max_failures;
         let delay = if parked {
             self.parked.mul_f64(0.75 + draw.clamp(0.0, 1.0) / 4.0)
         } else {
             self.backoff.delay(failures, draw).max(asked.unwrap_or_default().min(self.parked))
         };
-        Again { at: after(now, delay), parked }
+        Retry { at: after(now, delay), parked }
     }
 }
 
-/// `delay` after `now`.
-#[must_use]
 pub fn after(now: DateTime<Utc>, delay: Duration) -> DateTime<Utc> {
     let delay = TimeDelta::from_std(delay).unwrap_or(TimeDelta::MAX);
     now.checked_add_signed(delay).unwrap_or(DateTime::<Utc>::MAX_UTC)
@@ -58,7 +52,7 @@ mod tests {
 
     const POLICY: Policy = Policy {
         backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
-        patience: 5,
+        max_failures: 5,
         parked: Duration::from_secs(3600),
     };
 
@@ -66,25 +60,25 @@ mod tests {
         DateTime::from_timestamp(1_700_000_000, 0).unwrap()
     }
 
-    fn seconds(again: Again) -> i64 {
-        (again.at - now()).num_seconds()
+    fn seconds(retry: Retry) -> i64 {
+        (retry.at - now()).num_seconds()
     }
 
     #[test]
     fn delays_double_until_the_job_is_parked() {
-        let waits: Vec<_> = (1..=6).map(|n| POLICY.again(n, None, now(), 1.0)).collect();
-        assert_eq!(waits.iter().map(|again| seconds(*again)).collect::<Vec<_>>(), [1, 2, 4, 8, 3600, 3600]);
+        let waits: Vec<_> = (1..=6).map(|n| POLICY.retry(n, None, now(), 1.0)).collect();
+        assert_eq!(waits.iter().map(|retry| seconds(*retry)).collect::<Vec<_>>(), [1, 2, 4, 8, 3600, 3600]);
         assert_eq!(
-            waits.iter().map(|again| again.parked).collect::<Vec<_>>(),
+            waits.iter().map(|retry| retry.parked).collect::<Vec<_>>(),
             [false, false, false, false, true, true]
         );
     }
 
     #[test]
     fn a_custodian_that_asks_for_time_gets_it_within_bounds() {
-        assert_eq!(seconds(POLICY.again(1, Some(Duration::from_secs(30)), now(), 0.0)), 30);
-        assert_eq!(seconds(POLICY.again(1, Some(Duration::from_secs(1_000_000)), now(), 0.0)), 3600);
-        assert_eq!(seconds(POLICY.again(4, Some(Duration::from_secs(1)), now(), 1.0)), 8);
+        assert_eq!(seconds(POLICY.retry(1, Some(Duration::from_secs(30)), now(), 0.0)), 30);
+        assert_eq!(seconds(POLICY.retry(1, Some(Duration::from_secs(1_000_000)), now(), 0.0)), 3600);
+        assert_eq!(seconds(POLICY.retry(4, Some(Duration::from_secs(1)), now(), 1.0)), 8);
     }
 
     proptest! {
@@ -94,9 +88,9 @@ mod tests {
             asked in proptest::option::of(0_u64..1_000_000_000),
             draw in 0.0_f64..=1.0,
         ) {
-            let again = POLICY.again(failures, asked.map(Duration::from_secs), now(), draw);
-            prop_assert!(again.at > now());
-            prop_assert!(again.at <= now() + TimeDelta::seconds(3600));
+            let retry = POLICY.retry(failures, asked.map(Duration::from_secs), now(), draw);
+            prop_assert!(retry.at > now());
+            prop_assert!(retry.at <= now() + TimeDelta::seconds(3600));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `PurgeAdminService`: what operators decide about erasures.
+//! `PurgeAdminService`: holds, dead letters and the ledger, for operators.
 
 use steward_proto::purge::v1::{
     self as proto,
@@ -16,24 +16,19 @@ use crate::app::{
     ledger::Ledger,
 };
 
-/// Serves `PurgeAdminService`.
 #[derive(Debug, Clone)]
-pub struct PurgeAdminHandler {
+pub(crate) struct PurgeAdminHandler {
     holds: Holds,
     dead_letters: DeadLetters,
     ledger: Ledger,
 }
 
 impl PurgeAdminHandler {
-    /// Serves these.
-    #[must_use]
-    pub const fn new(holds: Holds, dead_letters: DeadLetters, ledger: Ledger) -> Self {
+    pub(crate) const fn new(holds: Holds, dead_letters: DeadLetters, ledger: Ledger) -> Self {
         Self { holds, dead_letters, ledger }
     }
 
-    /// As a tower service.
-    #[must_use]
-    pub fn into_server(self) -> PurgeAdminServiceServer<Self> {
+    pub(crate) fn into_server(self) -> PurgeAdminServiceServer<Self> {
         PurgeAdminServiceServer::new(self)
     }
 }

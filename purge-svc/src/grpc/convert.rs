@@ -1,9 +1,10 @@
-//! Between the contract's types and the domain's. Inbound: `TryFrom`, whose error names the field. Outbound:
+//! Between the contract's types and the domain's. Inbound: `TryFrom`; its error names the field. Outbound:
 //! `From`, which cannot fail.
 
 use steward_proto::purge::v1 as proto;
 use svc_core::{
     id::parse_id,
+    subject::SubjectKind,
     wire::{
         error::Invalid,
         grpc::{parse_timestamp, timestamp},
@@ -11,17 +12,16 @@ use svc_core::{
 };
 
 use crate::{
-    app::{holds::NewHold, jobs::Shown, ledger::Checked},
+    app::{holds::NewHold, jobs::PurgeView, ledger::Checked},
     domain::{
+        dead_letter::DeadLetter,
         hold::{Basis, Hold, Reference},
         job::{Cause, Phase, State},
-        receipt::Receipt,
-        subject::{SubjectKind, hex},
+        receipt::{Receipt, hex},
     },
-    store::dead_letters::DeadLetter,
 };
 
-/// Shown as the cause of jobs that do not begin because their trigger is switched off: accepted, they wait.
+/// Cause shown of accepted jobs that wait because their trigger is switched off.
 const SWITCHED_OFF: &str = "SWITCHED_OFF";
 
 impl TryFrom<proto::SetHoldRequest> for NewHold {
@@ -67,14 +67,14 @@ impl From<State> for proto::PurgeState {
     }
 }
 
-impl From<Shown> for proto::Purge {
-    fn from(shown: Shown) -> Self {
-        let Shown { job, receipt, enabled } = shown;
+impl From<PurgeView> for proto::Purge {
+    fn from(shown: PurgeView) -> Self {
+        let PurgeView { job, receipt, enabled } = shown;
         let record = job.record;
         let open = record.state.workable().is_some();
         let cause = match record.cause {
             Some(cause) => Cause::name(cause),
-            None if !enabled && !record.giving_up && record.state == State::Working(Phase::Pending) => {
+            None if !enabled && !record.canceling && record.state == State::Working(Phase::Pending) => {
                 SWITCHED_OFF
             }
             None => "",
@@ -93,7 +93,7 @@ impl From<Shown> for proto::Purge {
             committed_at: record.committed_at.map(timestamp),
             receipt: receipt.map(Into::into),
             waits_for: job.waits_for.map(|custodian| custodian.service().to_owned()).unwrap_or_default(),
-            canceling: record.giving_up && open,
+            canceling: record.canceling && open,
             next_attempt_at: (open && record.cause.is_some()).then(|| timestamp(record.next_attempt_at)),
         }
     }

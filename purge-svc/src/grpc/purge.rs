@@ -1,4 +1,4 @@
-//! `PurgeService`: accounts and their erasures.
+//! `PurgeService`: erasures of an account's sessions.
 
 use steward_proto::purge::v1::{
     self as proto,
@@ -14,24 +14,19 @@ use svc_core::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::app::jobs::{Demand, Jobs};
+use crate::app::jobs::{Jobs, PurgeRequest};
 
-/// Serves `PurgeService`.
 #[derive(Debug, Clone)]
-pub struct PurgeHandler {
+pub(crate) struct PurgeHandler {
     jobs: Jobs,
 }
 
 impl PurgeHandler {
-    /// Serves these jobs.
-    #[must_use]
-    pub const fn new(jobs: Jobs) -> Self {
+    pub(crate) const fn new(jobs: Jobs) -> Self {
         Self { jobs }
     }
 
-    /// As a tower service.
-    #[must_use]
-    pub fn into_server(self) -> PurgeServiceServer<Self> {
+    pub(crate) fn into_server(self) -> PurgeServiceServer<Self> {
         PurgeServiceServer::new(self)
     }
 }
@@ -43,7 +38,7 @@ impl PurgeService for PurgeHandler {
         request: Request<proto::PurgeSessionRequest>,
     ) -> Result<Response<proto::PurgeSessionResponse>, Status> {
         let (call, request) = Call::take(request)?;
-        let demand = Demand {
+        let demand = PurgeRequest {
             account: call.account()?,
             session: SessionId::parse("session_id", &request.session_id)?,
             traceparent: telemetry::traceparent(&tracing::Span::current()),

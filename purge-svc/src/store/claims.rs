@@ -1,4 +1,4 @@
-//! How workers get jobs: one statement a batch, the most urgent first.
+//! Claims of due jobs: one statement a batch, the most urgent first.
 
 use std::time::Duration;
 
@@ -7,56 +7,51 @@ use sqlx::PgConnection;
 use svc_core::{
     data::{lease::ItemLease, pg},
     item_lease,
+    subject::Subject,
     wire::error::Chain,
 };
 
 use super::jobs;
-use crate::domain::{
-    job::Job,
-    subject::{Subject, Trigger},
-};
+use crate::domain::{job::Job, trigger::Trigger};
 
 item_lease! {
-    /// Jobs being worked on.
+    /// Leases of the table of jobs.
     pub struct JobLeases: "purge_jobs", "purge_id"
 }
 
-/// A job that a worker holds.
+/// A claimed job, with the lease that lets its worker write it.
 #[derive(Debug, Clone)]
 pub struct Claim {
-    /// The job.
     pub job: Job,
-    /// Whom it erases.
     pub subject: Subject,
-    /// The right to write it.
     pub lease: ItemLease,
 }
 
-/// How jobs are claimed.
+/// Which jobs a process claims.
 #[derive(Debug, Clone, Copy)]
-pub struct Claiming<'a> {
-    /// The worker.
-    pub owner: &'a str,
-    /// How long its lease lasts.
+pub struct Due<'a> {
+    /// Name of the claiming process.
+    pub holder: &'a str,
+    /// Length of the leases.
     pub ttl: Duration,
     /// Triggers that are switched on.
     pub triggers: &'a [Trigger],
-    /// Whether leases that ran out may be taken over.
+    /// Whether jobs with expired leases may be claimed.
     pub expired: bool,
-    /// Most jobs.
+    /// Maximum number of jobs.
     pub limit: i64,
 }
 
-/// Takes jobs that are due at `now` and that nobody holds: the most urgent first, then those that waited
-/// longest, so that a job which was just tried stands behind its equals. Of triggers that are switched off only
-/// those are taken that have begun already, or are being given up: what is frozen shall not stay so.
+/// Claims jobs that are due at `now` and not leased: first by priority, then the longest wait, so that a job
+/// that was just tried comes after its equals. Jobs of triggers that are switched off are claimed only if
+/// they have begun or are being canceled, because a frozen subject must not stay frozen.
 ///
-/// A row that makes no sense to this program is reported and left alone until its lease runs out; it keeps
-/// nobody else waiting.
+/// A row that this program cannot read is logged and skipped until its lease expires; the other jobs are
+/// claimed.
 ///
 /// # Errors
-/// [`pg::Error`] if none was taken.
-pub async fn claim(db: &mut PgConnection, how: Claiming<'_>, now: DateTime<Utc>) -> pg::Result<Vec<Claim>> {
+/// [`pg::Error`] if no job was claimed.
+pub async fn claim(db: &mut PgConnection, due: Due<'_>, now: DateTime<Utc>) -> pg::Result<Vec<Claim>> {
     let taken = sqlx::query_scalar!(
         "WITH due AS (
              SELECT purge_id
@@ -74,29 +69,29 @@ pub async fn claim(db: &mut PgConnection, how: Claiming<'_>, now: DateTime<Utc>)
          WHERE purge_jobs.purge_id = due.purge_id
          RETURNING purge_jobs.purge_id",
         now,
-        how.triggers as &[Trigger],
-        how.expired,
-        how.limit,
-        how.owner,
-        how.ttl.as_secs_f64(),
+        due.triggers as &[Trigger],
+        due.expired,
+        due.limit,
+        due.holder,
+        due.ttl.as_secs_f64(),
     )
     .fetch_all(&mut *db)
     .await?;
     let mut claims = Vec::with_capacity(taken.len());
     for job in jobs::by_urgency(db, &taken).await? {
-        match job.and_then(|job| held(job, how.owner)) {
+        match job.and_then(|job| claimed(job, due.holder)) {
             Ok(claim) => claims.push(claim),
-            Err(error) => tracing::error!(error = %Chain(&error), "purge cannot be read, leaving it"),
+            Err(error) => tracing::error!(error = %Chain(&error), "purge cannot be read, skipping it"),
         }
     }
     Ok(claims)
 }
 
-fn held(job: Job, owner: &str) -> pg::Result<Claim> {
+fn claimed(job: Job, holder: &str) -> pg::Result<Claim> {
     let purge_id = job.purge_id;
     let subject = job.subject.ok_or_else(|| {
         pg::Error::inconsistent("purge_jobs", "subject_id", purge_id, "is null in a job with work left")
     })?;
-    let lease = ItemLease { id: purge_id.0, epoch: job.epoch, owner: owner.to_owned() };
+    let lease = ItemLease { id: purge_id.0, epoch: job.epoch, owner: holder.to_owned() };
     Ok(Claim { job, subject, lease })
 }

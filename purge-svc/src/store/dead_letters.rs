@@ -1,4 +1,4 @@
-//! What could not be deleted: one unresolved letter a thing, however often a job meets it.
+//! Dead letters: an object has at most one that is unresolved, however often its job tries to delete it.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -8,35 +8,9 @@ use svc_core::{
 };
 use uuid::Uuid;
 
-use crate::domain::{custodian::Custodian, external::ItemResult};
+use crate::domain::{custodian::Custodian, dead_letter::DeadLetter, external::ItemResult};
 
-/// One thing that could not be deleted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// Its id.
-    pub dead_letter_id: Uuid,
-    /// The job that waits for it.
-    pub purge_id: Uuid,
-    /// The service that could not delete it.
-    pub custodian: String,
-    /// What it is.
-    pub kind: String,
-    /// Who keeps it.
-    pub provider: String,
-    /// Its id there; `None` once the subject is erased.
-    pub object_id: Option<String>,
-    /// Why it cannot be deleted.
-    pub code: String,
-    /// When it was first met.
-    pub created_at: DateTime<Utc>,
-    /// When it was settled.
-    pub resolved_at: Option<DateTime<Utc>>,
-}
-
-/// Writes letters for `items`, with these new ids; what has an unresolved letter keeps it.
-///
-/// # Errors
-/// [`svc_core::data::pg::Error`] if they were not written.
+/// Stores letters for `items` under these new ids; an object with an unresolved letter keeps that one.
 pub async fn write(
     db: &mut PgConnection,
     purge_id: PurgeId,
@@ -49,7 +23,8 @@ pub async fn write(
             "INSERT INTO dead_letters
                  (dead_letter_id, purge_id, custodian, kind, provider, object_id, code, created_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-             ON CONFLICT (purge_id, custodian, provider, kind, object_id) WHERE resolved_at IS NULL DO NOTHING",
+             ON CONFLICT (purge_id, custodian, provider, kind, object_id) WHERE resolved_at IS NULL
+             DO NOTHING",
             id,
             purge_id.0,
             custodian.service(),
@@ -65,10 +40,7 @@ pub async fn write(
     Ok(())
 }
 
-/// A letter, settled or not.
-///
-/// # Errors
-/// [`svc_core::data::pg::Error`] if it cannot be read.
+/// Finds a letter, resolved or not.
 pub async fn find(db: &mut PgConnection, id: Uuid) -> Result<Option<DeadLetter>> {
     let letter = sqlx::query_as!(
         DeadLetter,
@@ -82,13 +54,15 @@ pub async fn find(db: &mut PgConnection, id: Uuid) -> Result<Option<DeadLetter>>
     Ok(letter)
 }
 
-/// Settles a letter.
+/// Resolves a letter.
 ///
 /// # Errors
-/// [`svc_core::data::pg::Error::Stale`] if it was settled before.
+/// [`svc_core::data::pg::Error::Stale`] if it was resolved before.
 pub async fn resolve(db: &mut PgConnection, id: Uuid, by: &str, now: DateTime<Utc>) -> Result<()> {
     let done = sqlx::query!(
-        "UPDATE dead_letters SET resolved_at = $2, resolved_by = $3 WHERE dead_letter_id = $1 AND resolved_at IS NULL",
+        "UPDATE dead_letters
+         SET resolved_at = $2, resolved_by = $3
+         WHERE dead_letter_id = $1 AND resolved_at IS NULL",
         id,
         now,
         by
@@ -98,10 +72,7 @@ pub async fn resolve(db: &mut PgConnection, id: Uuid, by: &str, now: DateTime<Ut
     ensure_affected(&done, 1)
 }
 
-/// Settles what an owner of data could not delete for a job, once it could after all.
-///
-/// # Errors
-/// [`svc_core::data::pg::Error`] if that was not written.
+/// Resolves every letter of a job at one custodian, which has deleted all objects.
 pub async fn resolve_all(
     db: &mut PgConnection,
     purge_id: PurgeId,
@@ -120,10 +91,7 @@ pub async fn resolve_all(
     Ok(())
 }
 
-/// Letters of a job that nobody has settled.
-///
-/// # Errors
-/// [`svc_core::data::pg::Error`] if they cannot be counted.
+/// Counts the unresolved letters of a job.
 pub async fn count_unresolved(db: &mut PgConnection, purge_id: PurgeId) -> Result<i64> {
     let count = sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!" FROM dead_letters WHERE purge_id = $1 AND resolved_at IS NULL"#,
@@ -134,10 +102,7 @@ pub async fn count_unresolved(db: &mut PgConnection, purge_id: PurgeId) -> Resul
     Ok(count)
 }
 
-/// Every letter that nobody has settled, for metrics.
-///
-/// # Errors
-/// [`svc_core::data::pg::Error`] if they cannot be counted.
+/// Counts all unresolved letters.
 pub async fn count_all_unresolved(db: &mut PgConnection) -> Result<i64> {
     let count =
         sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM dead_letters WHERE resolved_at IS NULL"#)
@@ -147,9 +112,6 @@ pub async fn count_all_unresolved(db: &mut PgConnection) -> Result<i64> {
 }
 
 /// Unresolved letters, newest first, from after `after`.
-///
-/// # Errors
-/// [`svc_core::data::pg::Error`] if they cannot be read.
 pub async fn list(db: &mut PgConnection, after: Option<Uuid>, limit: i64) -> Result<Vec<DeadLetter>> {
     let letters = sqlx::query_as!(
         DeadLetter,
@@ -166,11 +128,11 @@ pub async fn list(db: &mut PgConnection, after: Option<Uuid>, limit: i64) -> Res
     Ok(letters)
 }
 
-/// Makes a job's letters forget what they were about; that there were some stays known.
+/// Clears the object ids in a job's letters; the letters stay.
 ///
 /// # Errors
 /// [`svc_core::data::pg::Error::Conflict`] if one is unresolved.
-pub async fn forget(db: &mut PgConnection, purge_id: PurgeId) -> Result<()> {
+pub async fn clear_object_ids(db: &mut PgConnection, purge_id: PurgeId) -> Result<()> {
     sqlx::query!("UPDATE dead_letters SET object_id = NULL WHERE purge_id = $1", purge_id.0)
         .execute(db)
         .await?;

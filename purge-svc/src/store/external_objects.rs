@@ -1,4 +1,5 @@
-//! Copies of what a subject has outside Postgres, made before anything is deleted and gone when all of it is.
+//! Copies of the ids of a subject's objects outside Postgres, made before anything is deleted and removed
+//! with the receipt.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -10,9 +11,6 @@ use crate::domain::{
 };
 
 /// Copies objects; those that were copied before stay as they are.
-///
-/// # Errors
-/// [`svc_core::data::pg::Error`] if they were not copied.
 pub async fn copy(
     db: &mut PgConnection,
     purge_id: PurgeId,
@@ -40,11 +38,9 @@ pub async fn copy(
     Ok(())
 }
 
-/// Writes what became of objects, also of those that were not on the list. What is gone stays gone.
-///
-/// # Errors
-/// [`svc_core::data::pg::Error`] if it was not written.
-pub async fn settle(
+/// Stores the results for objects, also for those that were not on the list. An object that was gone stays
+/// gone.
+pub async fn record_outcomes(
     db: &mut PgConnection,
     purge_id: PurgeId,
     custodian: Custodian,
@@ -75,11 +71,8 @@ pub async fn settle(
     Ok(())
 }
 
-/// Deletes a job's copies: they name what belonged to somebody.
-///
-/// # Errors
-/// [`svc_core::data::pg::Error`] if they were not deleted.
-pub async fn forget(db: &mut PgConnection, purge_id: PurgeId) -> Result<()> {
+/// Deletes a job's copies, because they name a tenant's objects.
+pub async fn delete_all(db: &mut PgConnection, purge_id: PurgeId) -> Result<()> {
     sqlx::query!("DELETE FROM external_objects WHERE purge_id = $1", purge_id.0).execute(db).await?;
     Ok(())
 }

@@ -5,11 +5,10 @@ use sqlx::PgConnection;
 use svc_core::data::pg::{self, Result};
 use uuid::Uuid;
 
+use svc_core::subject::{SubjectHash, SubjectKind};
+
 use super::subject_hash;
-use crate::domain::{
-    hold::{Basis, Hold},
-    subject::{SubjectHash, SubjectKind},
-};
+use crate::domain::hold::{Basis, Hold};
 
 const TABLE: &str = "holds";
 
@@ -44,11 +43,8 @@ impl TryFrom<HoldRow> for Hold {
     }
 }
 
-/// Locks what decides about holds on these subjects until the transaction ends. Whoever wants several names the
-/// account first. A row cannot be locked: the hold that matters may not be there yet.
-///
-/// # Errors
-/// [`pg::Error`] if they were not locked in time.
+/// Locks the decision about holds on these subjects until the transaction ends; callers name the account
+/// before the session. An advisory lock, because the row of the hold that matters may not exist yet.
 pub async fn lock_subjects(db: &mut PgConnection, subjects: &[SubjectHash]) -> Result<()> {
     for subject in subjects {
         sqlx::query!(
@@ -62,9 +58,6 @@ pub async fn lock_subjects(db: &mut PgConnection, subjects: &[SubjectHash]) -> R
 }
 
 /// The latest end of the holds that stand on any of these subjects at `now`; `None` if there is none.
-///
-/// # Errors
-/// [`pg::Error`] if they cannot be read.
 pub async fn held_until(
     db: &mut PgConnection,
     subjects: &[SubjectHash],
@@ -83,10 +76,6 @@ pub async fn held_until(
     Ok(until)
 }
 
-/// Stores a hold.
-///
-/// # Errors
-/// [`pg::Error`] if it was not stored.
 pub async fn insert(db: &mut PgConnection, hold: &Hold) -> Result<()> {
     sqlx::query!(
         "INSERT INTO holds (hold_id, subject_kind, subject_hash, basis, reference, set_by, set_at, ends_at)
@@ -106,9 +95,6 @@ pub async fn insert(db: &mut PgConnection, hold: &Hold) -> Result<()> {
 }
 
 /// A hold, whether it stands or not.
-///
-/// # Errors
-/// [`pg::Error`] if it cannot be read.
 pub async fn find(db: &mut PgConnection, id: Uuid) -> Result<Option<Hold>> {
     let row = sqlx::query_as!(
         HoldRow,
@@ -122,10 +108,7 @@ pub async fn find(db: &mut PgConnection, id: Uuid) -> Result<Option<Hold>> {
     row.map(Hold::try_from).transpose()
 }
 
-/// Ends a hold; one that was ended before stays as it was. Says whether this was the end.
-///
-/// # Errors
-/// [`pg::Error`] if it was not written.
+/// Releases a hold; returns whether it was unreleased until now.
 pub async fn release(db: &mut PgConnection, id: Uuid, by: &str, now: DateTime<Utc>) -> Result<bool> {
     let done = sqlx::query!(
         "UPDATE holds SET released_at = $2, released_by = $3 WHERE hold_id = $1 AND released_at IS NULL",
@@ -139,9 +122,6 @@ pub async fn release(db: &mut PgConnection, id: Uuid, by: &str, now: DateTime<Ut
 }
 
 /// Holds that stand at `now`, newest first, from after `after`.
-///
-/// # Errors
-/// [`pg::Error`] if they cannot be read.
 pub async fn list(
     db: &mut PgConnection,
     after: Option<Uuid>,

@@ -1,4 +1,4 @@
-//! Jobs: accepting and reading them, and the one statement that writes their state.
+//! Jobs: storing and reading them, and the one statement that writes their state.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -6,9 +6,9 @@ use svc_core::{
     data::{
         lease::ItemLease,
         pg::{self, ensure_affected},
-        pg_enum,
     },
     id::{AccountId, PurgeId},
+    subject::{Subject, SubjectHash, SubjectKind},
 };
 use uuid::Uuid;
 
@@ -16,89 +16,26 @@ use super::subject_hash;
 use crate::domain::{
     custodian::Custodian,
     job::{Cause, Job, Phase, Record, State},
-    subject::{Subject, SubjectHash, SubjectKind, Trigger},
+    trigger::Trigger,
 };
+
+mod state;
+
+pub use self::state::{StateLabel, from_columns, to_columns};
 
 const TABLE: &str = "purge_jobs";
 
-/// A job's state as it is stored: beside it stands the phase from which it goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StateLabel {
-    /// See [`Phase::Pending`].
-    Pending,
-    /// See [`Phase::Frozen`].
-    Frozen,
-    /// See [`Phase::Inventoried`].
-    Inventoried,
-    /// See [`Phase::Erasing`].
-    Erasing,
-    /// See [`Phase::Erased`].
-    Erased,
-    /// See [`Phase::Verified`].
-    Verified,
-    /// See [`State::Blocked`].
-    Blocked,
-    /// See [`State::DeadLettered`].
-    DeadLettered,
-    /// See [`State::Committed`].
-    Committed,
-    /// See [`State::Thawed`].
-    Thawed,
-}
-
-pg_enum!(StateLabel as "purge_state" {
-    Pending => "pending",
-    Frozen => "frozen",
-    Inventoried => "inventoried",
-    Erasing => "erasing",
-    Erased => "erased",
-    Verified => "verified",
-    Blocked => "blocked",
-    DeadLettered => "dead_lettered",
-    Committed => "committed",
-    Thawed => "thawed",
-});
-
-/// How a state is stored.
-#[must_use]
-pub const fn to_columns(state: State) -> (StateLabel, Option<Phase>) {
-    let label = match state {
-        State::Working(Phase::Pending) => StateLabel::Pending,
-        State::Working(Phase::Frozen) => StateLabel::Frozen,
-        State::Working(Phase::Inventoried) => StateLabel::Inventoried,
-        State::Working(Phase::Erasing) => StateLabel::Erasing,
-        State::Working(Phase::Erased) => StateLabel::Erased,
-        State::Working(Phase::Verified) => StateLabel::Verified,
-        State::Blocked(_) => StateLabel::Blocked,
-        State::DeadLettered => StateLabel::DeadLettered,
-        State::Committed => StateLabel::Committed,
-        State::Thawed => StateLabel::Thawed,
-    };
-    (label, state.phase())
-}
-
-/// The state that is stored so; `None` if the columns contradict each other.
-#[must_use]
-pub fn from_columns(label: StateLabel, phase: Option<Phase>) -> Option<State> {
-    State::ALL.into_iter().find(|state| to_columns(*state) == (label, phase))
-}
-
-/// A job that was accepted and is to be stored.
+/// An accepted job to be stored.
 #[derive(Debug)]
 pub struct NewJob<'a> {
-    /// Its id.
     pub purge_id: PurgeId,
-    /// Whom it erases.
     pub subject: Subject,
-    /// Why.
     pub trigger: Trigger,
     /// The principal that asked.
     pub requested_by: &'a str,
-    /// Where it begins.
     pub record: Record,
     /// Trace of the request.
     pub cause_traceparent: Option<&'a str>,
-    /// When it was accepted.
     pub created_at: DateTime<Utc>,
 }
 
@@ -126,7 +63,7 @@ struct JobRow {
     epoch: i64,
 }
 
-/// Selects whole rows of jobs: what follows FROM is given.
+/// Selects whole rows of jobs; the argument is the rest of the statement after FROM.
 macro_rules! select {
     ($tail:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
@@ -165,7 +102,7 @@ impl TryFrom<JobRow> for Job {
                 cause: cause.map_err(|_| bad("cause", "is no cause"))?,
                 attempts: count("attempts", row.attempts)?,
                 rounds: count("rounds", row.rounds)?,
-                giving_up: row.giving_up,
+                canceling: row.giving_up,
                 next_attempt_at: row.next_attempt_at,
                 committed_at: row.committed_at,
                 generation: row.generation,
@@ -180,11 +117,8 @@ impl TryFrom<JobRow> for Job {
     }
 }
 
-/// Stores a job unless its subject has one that was not given up. Its epochs go on from where those of earlier
-/// jobs of the subject ended: owners of data refuse lower ones.
-///
-/// # Errors
-/// [`pg::Error`] if it was not decided.
+/// Stores a job unless its subject has one that is not thawed. Its epochs continue those of the subject's
+/// earlier jobs, because custodians refuse lower ones. Returns whether it was stored.
 pub async fn insert(db: &mut PgConnection, job: &NewJob<'_>) -> pg::Result<bool> {
     let hash = job.subject.hash();
     let (state, phase) = to_columns(job.record.state);
@@ -216,10 +150,7 @@ pub async fn insert(db: &mut PgConnection, job: &NewJob<'_>) -> pg::Result<bool>
     Ok(done.rows_affected() == 1)
 }
 
-/// The job of a subject that was not given up.
-///
-/// # Errors
-/// [`pg::Error`] if it cannot be read.
+/// Finds the job of a subject that is not thawed.
 pub async fn find_by_subject(
     db: &mut PgConnection,
     account: AccountId,
@@ -235,10 +166,7 @@ pub async fn find_by_subject(
     row.map(Job::try_from).transpose()
 }
 
-/// A job of this account; of any, for operators, if none is given.
-///
-/// # Errors
-/// [`pg::Error`] if it cannot be read.
+/// Finds a job of this account, or of any account if none is given.
 pub async fn find(
     db: &mut PgConnection,
     account: Option<AccountId>,
@@ -254,10 +182,7 @@ pub async fn find(
     row.map(Job::try_from).transpose()
 }
 
-/// Like [`find`], locked until the transaction ends.
-///
-/// # Errors
-/// [`pg::Error`] if it cannot be read.
+/// Like [`find`], and locks the job until the transaction ends.
 pub async fn lock(
     db: &mut PgConnection,
     account: Option<AccountId>,
@@ -274,9 +199,6 @@ pub async fn lock(
 }
 
 /// Jobs of an account, newest first, from after `after`.
-///
-/// # Errors
-/// [`pg::Error`] if they cannot be read.
 pub async fn list(
     db: &mut PgConnection,
     account: AccountId,
@@ -294,11 +216,8 @@ pub async fn list(
     rows.into_iter().map(Job::try_from).collect()
 }
 
-/// Jobs in the order in which they should be worked on, each by itself: one that makes no sense to this program
-/// does not hide the others.
-///
-/// # Errors
-/// [`pg::Error`] if they cannot be read.
+/// Reads jobs in the order of their urgency, each with a result of its own: a row that this program cannot
+/// read does not hide the rest.
 pub async fn by_urgency(db: &mut PgConnection, purges: &[Uuid]) -> pg::Result<Vec<pg::Result<Job>>> {
     let rows = select!("WHERE purge_id = ANY ($1) ORDER BY priority, next_attempt_at, purge_id", purges)
         .fetch_all(db)
@@ -306,20 +225,17 @@ pub async fn by_urgency(db: &mut PgConnection, purges: &[Uuid]) -> pg::Result<Ve
     Ok(rows.into_iter().map(Job::try_from).collect())
 }
 
-/// The job that a worker holds, as it is now; `None` if somebody else took it.
-///
-/// # Errors
-/// [`pg::Error`] if it cannot be read.
+/// Reads the job of a lease again; `None` if another worker has taken it.
 pub async fn reread(db: &mut PgConnection, lease: &ItemLease) -> pg::Result<Option<Job>> {
     let row = select!("WHERE purge_id = $1 AND epoch = $2", lease.id, lease.epoch).fetch_optional(db).await?;
     row.map(Job::try_from).transpose()
 }
 
-/// Writes where a job goes: the one statement that does, for workers (with the epoch of their lease) and for
-/// callers (without). The row must be as it was read.
+/// Writes the state of a job, the only statement that does: for workers with the epoch of their lease, for
+/// callers without.
 ///
 /// # Errors
-/// [`pg::Error::Stale`] if it is not, or if somebody else holds the lease.
+/// [`pg::Error::Stale`] if the row has changed since it was `read`, or another worker has the lease.
 pub async fn save(
     db: &mut PgConnection,
     purge_id: PurgeId,
@@ -344,7 +260,7 @@ pub async fn save(
         waits_for.map(Custodian::service),
         i32::try_from(to.attempts).unwrap_or(i32::MAX),
         i32::try_from(to.rounds).unwrap_or(i32::MAX),
-        to.giving_up,
+        to.canceling,
         to.next_attempt_at,
         to.committed_at,
         to.generation,
@@ -355,10 +271,7 @@ pub async fn save(
     ensure_affected(&done, 1)
 }
 
-/// Remembers the trace in which a job's workers work.
-///
-/// # Errors
-/// [`pg::Error`] if it was not written.
+/// Stores the trace of a job, unless it has one.
 pub async fn set_traceparent(db: &mut PgConnection, lease: &ItemLease, traceparent: &str) -> pg::Result<()> {
     sqlx::query!(
         "UPDATE purge_jobs SET traceparent = $3 WHERE purge_id = $1 AND epoch = $2 AND traceparent IS NULL",
@@ -371,17 +284,16 @@ pub async fn set_traceparent(db: &mut PgConnection, lease: &ItemLease, tracepare
     Ok(())
 }
 
-/// Makes every job of a subject forget whom it was about. Of an account also whose jobs they were.
-///
-/// # Errors
-/// [`pg::Error`] if it was not written.
-pub async fn forget(db: &mut PgConnection, subject: &Subject) -> pg::Result<()> {
+/// Clears the subject in every job of `subject`; of an account also the account and the requesting principal.
+pub async fn clear_subject(db: &mut PgConnection, subject: &Subject) -> pg::Result<()> {
     sqlx::query!("UPDATE purge_jobs SET subject_id = NULL WHERE subject_hash = $1", &subject.hash().0[..])
         .execute(&mut *db)
         .await?;
     if let Subject::Account { account } = subject {
         sqlx::query!(
-            "UPDATE purge_jobs SET account_id = NULL, requested_by = NULL, subject_id = NULL WHERE account_id = $1",
+            "UPDATE purge_jobs
+             SET account_id = NULL, requested_by = NULL, subject_id = NULL
+             WHERE account_id = $1",
             account.0
         )
         .execute(db)
@@ -390,10 +302,7 @@ pub async fn forget(db: &mut PgConnection, subject: &Subject) -> pg::Result<()> 
     Ok(())
 }
 
-/// Whether the erasure of a subject has started, or is over.
-///
-/// # Errors
-/// [`pg::Error`] if it cannot be read.
+/// Whether a job of the subject has passed the point of no return.
 pub async fn is_past_return(db: &mut PgConnection, subject: SubjectHash) -> pg::Result<bool> {
     let past = sqlx::query_scalar!(
         r#"SELECT EXISTS (
@@ -407,10 +316,7 @@ pub async fn is_past_return(db: &mut PgConnection, subject: SubjectHash) -> pg::
     Ok(past)
 }
 
-/// Wakes jobs that wait for a hold on their subject, or on its account, to end.
-///
-/// # Errors
-/// [`pg::Error`] if they were not woken.
+/// Makes jobs due that wait for a hold.
 pub async fn wake_held(db: &mut PgConnection, now: DateTime<Utc>) -> pg::Result<u64> {
     let done = sqlx::query!(
         "UPDATE purge_jobs
@@ -423,31 +329,15 @@ pub async fn wake_held(db: &mut PgConnection, now: DateTime<Utc>) -> pg::Result<
     Ok(done.rows_affected())
 }
 
-/// Jobs by state, for metrics.
-///
-/// # Errors
-/// [`pg::Error`] if they cannot be counted.
+/// Counts open jobs by state.
 pub async fn count_by_state(db: &mut PgConnection) -> pg::Result<Vec<(StateLabel, i64)>> {
     let rows = sqlx::query!(
-        r#"SELECT state, count(*) AS "count!" FROM purge_jobs WHERE state NOT IN ('committed', 'thawed') GROUP BY state"#
+        r#"SELECT state, count(*) AS "count!"
+           FROM purge_jobs
+           WHERE state NOT IN ('committed', 'thawed')
+           GROUP BY state"#
     )
     .fetch_all(db)
     .await?;
     Ok(rows.into_iter().map(|row| (row.state, row.count)).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_state_comes_back_from_its_columns() {
-        for state in State::ALL {
-            let (label, phase) = to_columns(state);
-            assert_eq!(from_columns(label, phase), Some(state));
-        }
-        assert_eq!(from_columns(StateLabel::Frozen, Some(Phase::Erased)), None);
-        assert_eq!(from_columns(StateLabel::Committed, Some(Phase::Verified)), None);
-        assert_eq!(from_columns(StateLabel::Blocked, None), None);
-    }
 }

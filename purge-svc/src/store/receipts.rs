@@ -1,14 +1,16 @@
-//! The ledger of receipts. The run role can add to it and read it, and nothing else.
+//! The ledger of receipts. The run role may only add to it and read it.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{data::pg::Result, id::PurgeId};
 use uuid::Uuid;
 
+use svc_core::subject::SubjectKind;
+
 use super::{sha256, subject_hash};
 use crate::domain::{
     receipt::{Body, CustodianDigest, Head, Receipt},
-    subject::{SubjectKind, Trigger},
+    trigger::Trigger,
 };
 
 const TABLE: &str = "receipts";
@@ -49,15 +51,13 @@ impl ReceiptRow {
     }
 }
 
-/// Locks the end of the ledger until the transaction ends, and reads it: receipts are added one after the other.
-///
-/// # Errors
-/// [`svc_core::data::pg::Error`] if it was not locked in time.
+/// Locks the end of the ledger until the transaction ends, and reads it, so that receipts are added one at a
+/// time.
 pub async fn lock_head(db: &mut PgConnection) -> Result<Head> {
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('steward.purge.receipts', 0))")
         .execute(&mut *db)
         .await?;
-    // A statement of its own: its snapshot must be newer than the lock.
+    // A statement of its own, because its snapshot must be newer than the lock.
     let row =
         sqlx::query!("SELECT seq, hash FROM receipts ORDER BY seq DESC LIMIT 1").fetch_optional(db).await?;
     match row {
@@ -69,7 +69,7 @@ pub async fn lock_head(db: &mut PgConnection) -> Result<Head> {
 /// Adds a receipt.
 ///
 /// # Errors
-/// [`svc_core::data::pg::Error::Conflict`] if the purge has one, or another stands in its place.
+/// [`svc_core::data::pg::Error::Conflict`] if the purge has one, or the place is taken.
 pub async fn append(db: &mut PgConnection, receipt: &Receipt) -> Result<()> {
     let body = &receipt.body;
     sqlx::query!(
@@ -105,10 +105,7 @@ pub async fn append(db: &mut PgConnection, receipt: &Receipt) -> Result<()> {
     Ok(())
 }
 
-/// Receipts of these jobs.
-///
-/// # Errors
-/// [`svc_core::data::pg::Error`] if they cannot be read.
+/// Reads the receipts of these jobs.
 pub async fn of_purges(db: &mut PgConnection, purges: &[PurgeId]) -> Result<Vec<Receipt>> {
     let ids: Vec<Uuid> = purges.iter().map(|purge| purge.0).collect();
     let rows = sqlx::query_as!(
@@ -125,10 +122,7 @@ pub async fn of_purges(db: &mut PgConnection, purges: &[PurgeId]) -> Result<Vec<
     complete(db, rows).await
 }
 
-/// The next receipts after place `after`, in order.
-///
-/// # Errors
-/// [`svc_core::data::pg::Error`] if they cannot be read.
+/// Reads the next receipts after place `after`, in order.
 pub async fn page(db: &mut PgConnection, after: i64, limit: i64) -> Result<Vec<Receipt>> {
     let rows = sqlx::query_as!(
         ReceiptRow,

@@ -1,4 +1,4 @@
-//! Which steps each owner of data has done for a job, so that a worker that takes over need not ask again.
+//! The steps that each custodian has done for a job, so that the next worker need not repeat them.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -12,20 +12,20 @@ use crate::domain::{custodian::Custodian, receipt::CustodianDigest};
 
 const TABLE: &str = "purge_steps";
 
-/// A step that an owner of data does.
+/// A step of a custodian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// It stopped its writers.
+    /// The custodian stopped the subject's writers.
     Freeze,
-    /// It named what it has outside Postgres.
+    /// The custodian listed the subject's external objects.
     Inventory,
-    /// It deleted all.
+    /// The custodian deleted everything.
     Erase,
-    /// It read back zero.
+    /// The custodian read back zero.
     Verify,
-    /// It let the subject's head go.
+    /// The custodian deleted the subject's head.
     Commit,
-    /// It let its writers go on.
+    /// The custodian admits the subject's writers again.
     Thaw,
 }
 
@@ -42,25 +42,19 @@ impl Step {
     }
 }
 
-/// A step that was done.
+/// A step that is done.
 #[derive(Debug, Clone, Copy)]
 pub struct Done {
-    /// By whom.
     pub custodian: Custodian,
-    /// What.
     pub step: Step,
-    /// Epoch of the worker that asked.
+    /// Epoch of the worker that called.
     pub epoch: i64,
     /// SHA-256 of the encoded answer.
     pub digest: [u8; 32],
-    /// When.
     pub at: DateTime<Utc>,
 }
 
-/// Records a step. One that was recorded by an earlier worker stays as it was.
-///
-/// # Errors
-/// [`pg::Error`] if it was not recorded.
+/// Records a step, unless an earlier worker did.
 pub async fn record(db: &mut PgConnection, purge_id: PurgeId, done: &Done) -> Result<()> {
     sqlx::query!(
         "INSERT INTO purge_steps (purge_id, custodian, step, epoch, digest, at)
@@ -78,10 +72,7 @@ pub async fn record(db: &mut PgConnection, purge_id: PurgeId, done: &Done) -> Re
     Ok(())
 }
 
-/// Who has done a step of a job already.
-///
-/// # Errors
-/// [`pg::Error`] if it cannot be read.
+/// Finds the custodians that have done a step of a job.
 pub async fn done_by(db: &mut PgConnection, purge_id: PurgeId, step: Step) -> Result<Vec<Custodian>> {
     let names = sqlx::query_scalar!(
         "SELECT custodian FROM purge_steps WHERE purge_id = $1 AND step = $2",
@@ -93,13 +84,13 @@ pub async fn done_by(db: &mut PgConnection, purge_id: PurgeId, step: Step) -> Re
     names.into_iter().map(|name| custodian(purge_id, &name)).collect()
 }
 
-/// What each owner read back.
-///
-/// # Errors
-/// [`pg::Error`] if it cannot be read.
+/// Reads the read-backs of a job.
 pub async fn read_backs(db: &mut PgConnection, purge_id: PurgeId) -> Result<Vec<CustodianDigest>> {
     let rows = sqlx::query!(
-        "SELECT custodian, digest, at FROM purge_steps WHERE purge_id = $1 AND step = 'verify' ORDER BY custodian",
+        "SELECT custodian, digest, at
+         FROM purge_steps
+         WHERE purge_id = $1 AND step = 'verify'
+         ORDER BY custodian",
         purge_id.0,
     )
     .fetch_all(db)
@@ -115,10 +106,8 @@ pub async fn read_backs(db: &mut PgConnection, purge_id: PurgeId) -> Result<Vec<
         .collect()
 }
 
-/// Voids what was said about erasing and reading back: something was left, so everybody is asked again.
-///
-/// # Errors
-/// [`pg::Error`] if it was not written.
+/// Deletes the records of Erase and Verify after a read-back with residue, so that every custodian is called
+/// again.
 pub async fn void_erasure(db: &mut PgConnection, purge_id: PurgeId) -> Result<()> {
     sqlx::query!("DELETE FROM purge_steps WHERE purge_id = $1 AND step IN ('erase', 'verify')", purge_id.0)
         .execute(db)

@@ -1,17 +1,15 @@
-//! Accepting demands: durable, once, and for one's own sessions only.
+//! Accepting erasures: durable, once, and for the caller's own sessions only.
 
 use futures::future::join_all;
-use purge_svc::{
-    app::jobs::Demand,
+use purge_svc::testing::{
+    Entity, Error,
+    app::jobs::PurgeRequest,
     domain::job::{Phase, State},
-    error::{Entity, Error},
 };
 use svc_core::{
-    data::{
-        idempotency::{Once, RequestHash},
-        pg::Subject,
-    },
+    data::idempotency::{Once, RequestHash},
     id::{AccountId, SessionId},
+    subject::Subject,
     wire::error::ServiceError,
 };
 
@@ -34,7 +32,7 @@ async fn demands_at_the_same_time_are_one_job() {
 }
 
 #[tokio::test]
-async fn a_session_of_somebody_else_does_not_exist() {
+async fn a_session_of_another_account_does_not_exist() {
     let plane = Plane::new().await;
     let (subject, _) = plane.accepted().await;
     let session = subject.session().unwrap();
@@ -52,7 +50,7 @@ async fn a_session_of_somebody_else_does_not_exist() {
 #[tokio::test]
 async fn the_key_of_a_demand_goes_with_its_session() {
     let plane = Plane::new().await;
-    let demand = Demand { once: once("a-key", "a"), ..Plane::demand(plane.session()) };
+    let demand = PurgeRequest { once: once("a-key", "a"), ..Plane::demand(plane.session()) };
     let purge_id = plane.jobs.accept(&demand).await.unwrap().job.purge_id;
     assert_eq!(plane.count("idempotency_keys").await, 1);
     plane.run_to_the_end(purge_id).await;
@@ -60,7 +58,7 @@ async fn the_key_of_a_demand_goes_with_its_session() {
 }
 
 #[tokio::test]
-async fn a_demand_for_what_is_erased_already_is_answered_with_its_job() {
+async fn a_request_for_an_erased_session_returns_its_job() {
     let plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
     plane.run_to_the_end(purge_id).await;
@@ -86,7 +84,7 @@ async fn a_key_stands_for_one_request() {
     reused.once = once("k1", "another request");
     let refused = plane.jobs.accept(&reused).await.unwrap_err();
     assert_eq!(refused.reason(), "IDEMPOTENCY_KEY_REUSED");
-    // Keys are a tenant's own.
+    // Each tenant has its own keys.
     assert_ne!(plane.jobs.accept(&with(other, "k1")).await.unwrap().job.purge_id, first.job.purge_id);
     // Another key for the same session: still one job.
     assert_eq!(plane.jobs.accept(&with(one, "k2")).await.unwrap().job.purge_id, first.job.purge_id);

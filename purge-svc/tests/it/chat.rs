@@ -1,17 +1,17 @@
-//! chat-svc as purge-svc meets it: an owner of data that also knows whose session is whose.
+//! chat-svc as purge-svc meets it: a custodian that also knows which account has which session.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, task::Poll};
 
 use futures::future::BoxFuture;
-use purge_svc::custodian::fake::FakeCustodian;
+use purge_svc::testing::fake::FakeCustodian;
 use steward_proto::{
     chat::v1::{GetSessionRequest, GetSessionResponse, Session},
     custody::v1::custodian_service_server::CustodianServiceServer,
 };
 use svc_core::{
-    data::pg::Subject,
     id::SessionId,
     run::lifecycle::Lifecycle,
+    subject::Subject,
     wire::{
         assertion::{METADATA_KEY, Verifier},
         error::{self, ErrorKind},
@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, body::Body, server::NamedService};
 
-/// Answers GetSession for what the simulator was seeded with, to the account it belongs to.
+/// Answers GetSession for the sessions of the simulator, to their account.
 #[derive(Clone)]
 pub(crate) struct FakeSessions {
     custodian: FakeCustodian,
@@ -29,7 +29,7 @@ pub(crate) struct FakeSessions {
 }
 
 impl FakeSessions {
-    /// Serves it beside `custodian` and returns where.
+    /// Serves it beside `custodian`; returns its address.
     pub(crate) async fn serve(
         custodian: FakeCustodian,
         verifier: Verifier,

@@ -1,17 +1,15 @@
-//! The simulator passes the suite that every real owner of data must pass.
+//! The simulator passes the suite that every real custodian passes.
 
 use std::{sync::Arc, time::Duration};
 
-use purge_svc::{
-    custodian::{
-        contract::{self, Owner},
-        fake::FakeCustodian,
-    },
-    domain::{custodian::Custodian, subject::Subject},
+use purge_svc::testing::{
+    contract::{self, Owner},
+    domain::custodian::Custodian,
+    fake::FakeCustodian,
 };
 use svc_core::{
-    data::pg,
     run::lifecycle::Lifecycle,
+    subject::Subject,
     wire::client::{Peer, PeerConfig},
 };
 
@@ -20,13 +18,6 @@ use crate::plane::Keys;
 struct Simulated {
     fake: FakeCustodian,
     peer: Peer,
-}
-
-fn pg_subject(subject: Subject) -> pg::Subject {
-    match subject {
-        Subject::Account { account } => pg::Subject::Account { account },
-        Subject::Session { account, session } => pg::Subject::Session { account, session },
-    }
 }
 
 impl Owner for Simulated {
@@ -40,16 +31,16 @@ impl Owner for Simulated {
 
     async fn seed(&self, subject: Subject) {
         let objects = [format!("a-{}", subject.id()), format!("b-{}", subject.id())];
-        self.fake.seed(pg_subject(subject), 230, &[&objects[0], &objects[1]]);
+        self.fake.seed(subject, 230, &[&objects[0], &objects[1]]);
     }
 
     async fn write(&self, subject: Subject) -> bool {
-        self.fake.write(pg_subject(subject))
+        self.fake.write(subject)
     }
 }
 
 #[tokio::test]
-async fn the_simulator_keeps_the_contract_of_every_owner() {
+async fn the_simulator_passes_the_custodian_suite() {
     let lifecycle = Lifecycle::new();
     for custodian in Custodian::ALL {
         let fake = FakeCustodian::new(custodian);

@@ -1,31 +1,31 @@
-//! Workers that die, are overtaken, or lose answers: the erasure goes on, and is receipted once.
+//! Workers that die, lose their lease, or lose answers: the erasure continues, and is receipted once.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use purge_svc::{
-    app::drive::Progress,
-    config::WorkerConfig,
-    custodian::fake::{FakeCustodian, Fault},
+use purge_svc::testing::{
+    app::{
+        claims::{Claiming, Claims},
+        drive::Progress,
+        run::Runner,
+    },
     domain::{
         job::{Cause, State},
-        subject::Trigger,
+        trigger::Trigger,
     },
+    fake::{FakeCustodian, Fault},
     worker::drive::Worker,
 };
 use svc_core::{
-    custody::StepKind,
-    data::pg::{Pool, Subject},
-    run::lifecycle::Lifecycle,
-    testing::FaultProxy,
+    custody::StepKind, data::pg::Pool, run::lifecycle::Lifecycle, subject::Subject, testing::FaultProxy,
 };
 
 use crate::plane::{Plane, until_called};
 
-/// Steps that every erasure asks for.
+/// Steps of every erasure.
 const STEPS: [StepKind; 5] =
     [StepKind::Freeze, StepKind::Inventory, StepKind::Erase, StepKind::Verify, StepKind::Commit];
 
-/// No owner was asked with an epoch below one that it had seen of the subject.
+/// No custodian was called with an epoch below one that it had seen of the subject.
 fn assert_epochs_grow(plane: &Plane, subject: Subject) {
     for owner in plane.owners() {
         let ours = owner.calls().into_iter().filter(|call| call.subject == subject);
@@ -104,7 +104,7 @@ async fn a_lost_answer_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_worker_that_was_overtaken_writes_nothing() {
+async fn a_worker_that_lost_its_lease_writes_nothing() {
     let plane = Plane::new().await;
     for step in STEPS {
         let (subject, purge_id) = plane.accepted().await;
@@ -138,12 +138,12 @@ async fn a_worker_that_was_overtaken_writes_nothing() {
 }
 
 #[tokio::test]
-async fn an_overtaken_worker_that_asks_an_owner_is_refused() {
+async fn custodians_refuse_a_worker_that_lost_its_lease() {
     let plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
     let mut slow = plane.claim().await.unwrap();
     plane.end_leases().await;
-    // Its successor has asked, and has no answer yet.
+    // Its successor has called and has no answer yet.
     plane.owners().into_iter().for_each(|owner| owner.fail(StepKind::Freeze, Fault::Stall, 1));
     let mut successor = plane.claim().await.unwrap();
     let driver = plane.driver();
@@ -176,7 +176,7 @@ async fn workers_outlive_a_database_that_comes_and_goes() {
     let proxy = FaultProxy::start(plane.db.address()).await;
     let shaky = Pool::lazy(&plane.db.config_through("purge", proxy.address())).unwrap();
     let lifecycle = Lifecycle::new();
-    worker_in(&plane, shaky, &lifecycle, "shaky").start(plane.wake.clone());
+    worker_in(&plane, shaky, &lifecycle, "shaky").start();
     for _ in 0..40 {
         tokio::time::sleep(Duration::from_millis(35)).await;
         proxy.cut();
@@ -189,20 +189,24 @@ async fn workers_outlive_a_database_that_comes_and_goes() {
     lifecycle.stop();
 }
 
-fn worker(plane: &Plane, lifecycle: &Lifecycle, owner: &str) -> Worker {
-    worker_in(plane, plane.pool.clone(), lifecycle, owner)
+fn worker(plane: &Plane, lifecycle: &Lifecycle, holder: &str) -> Worker {
+    worker_in(plane, plane.pool.clone(), lifecycle, holder)
 }
 
-fn worker_in(plane: &Plane, pool: Pool, lifecycle: &Lifecycle, owner: &str) -> Worker {
-    let config = WorkerConfig {
-        concurrency: 4,
-        poll: Duration::from_millis(50),
-        lease_ttl: Duration::from_millis(900),
-        gauges_period: Duration::from_secs(60),
+fn worker_in(plane: &Plane, pool: Pool, lifecycle: &Lifecycle, holder: &str) -> Worker {
+    let claiming = Claiming {
+        holder: holder.to_owned(),
+        ttl: Duration::from_millis(900),
+        triggers: Trigger::ALL.into(),
     };
-    let triggers: Arc<[Trigger]> = Trigger::ALL.into();
-    let driver = plane.driver_in(pool.clone());
-    Worker::new(pool, driver, plane.clock.clone(), lifecycle.clone(), owner, triggers, &config)
+    let claims = Claims::new(pool.clone(), plane.clock.clone(), claiming);
+    Worker {
+        runner: Runner::new(claims, plane.driver_in(pool)),
+        wake: plane.wake.clone(),
+        lifecycle: lifecycle.clone(),
+        poll: Duration::from_millis(50),
+        concurrency: 4,
+    }
 }
 
 async fn until_committed(plane: &Plane, jobs: i64) {
@@ -223,7 +227,7 @@ async fn replicas_share_the_jobs_and_each_is_receipted_once() {
     }
     let replicas = [Lifecycle::new(), Lifecycle::new()];
     for (number, lifecycle) in replicas.iter().enumerate() {
-        worker(&plane, lifecycle, &format!("replica-{number}")).start(plane.wake.clone());
+        worker(&plane, lifecycle, &format!("replica-{number}")).start();
     }
     until_committed(&plane, 24).await;
     for (subject, purge_id) in jobs {
@@ -253,10 +257,10 @@ async fn a_replica_takes_over_from_one_that_hangs() {
     let hangs = async { while driver.advance(&mut hanging).await.unwrap() == Progress::Advanced {} };
     let takes_over = async {
         until_called(&plane.chat, StepKind::Erase, 1).await;
-        // From here on nobody renews that lease.
+        // From here on no worker renews that lease.
         plane.end_leases().await;
         let lifecycle = Lifecycle::new();
-        worker(&plane, &lifecycle, "replica").start(plane.wake.clone());
+        worker(&plane, &lifecycle, "replica").start();
         until_committed(&plane, 1).await;
         lifecycle.stop();
     };

@@ -1,16 +1,20 @@
-//! An erasure that meets no trouble.
+//! Erasures in which nothing fails.
 
-use purge_svc::{
+use purge_svc::testing::{
+    Error,
     app::drive::Progress,
-    custodian::fake::Fault,
     domain::{
         custodian::Custodian,
         job::{Phase, State},
-        subject::{SubjectHash, SubjectKind},
     },
-    error::Error,
+    fake::Fault,
 };
-use svc_core::{custody::StepKind, id::AccountId, wire::error::ServiceError};
+use svc_core::{
+    custody::StepKind,
+    id::AccountId,
+    subject::{SubjectHash, SubjectKind},
+    wire::error::ServiceError,
+};
 
 use crate::plane::Plane;
 
@@ -85,7 +89,7 @@ async fn nothing_here_names_the_session_after_its_erasure() {
 }
 
 #[tokio::test]
-async fn its_owner_and_operators_still_find_a_job_that_names_nobody() {
+async fn tenant_and_operators_find_a_job_without_a_subject() {
     let plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
     plane.run_to_the_end(purge_id).await;
@@ -98,7 +102,7 @@ async fn its_owner_and_operators_still_find_a_job_that_names_nobody() {
 }
 
 #[tokio::test]
-async fn who_holds_the_session_head_commits_last() {
+async fn the_custodian_of_the_head_commits_last() {
     let plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
     plane.registry.fail(StepKind::Commit, Fault::Unavailable, 1);

@@ -1,17 +1,20 @@
-//! Who goes first when all cannot go at once.
+//! The order of jobs when not all can run at once.
 
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use purge_svc::{
+use purge_svc::testing::{
     app::drive::Progress,
     domain::{
         job::{Record, State},
-        subject::{Subject, Trigger},
+        trigger::Trigger,
     },
     store::jobs::{self, NewJob},
 };
-use svc_core::id::{AccountId, PurgeId, SessionId};
+use svc_core::{
+    id::{AccountId, PurgeId, SessionId},
+    subject::Subject,
+};
 
 use crate::plane::Plane;
 
@@ -42,7 +45,7 @@ async fn order(plane: &Plane, triggers: &[Trigger]) -> Vec<PurgeId> {
 }
 
 #[tokio::test]
-async fn the_more_urgent_go_first_and_equals_by_how_long_they_waited() {
+async fn urgent_jobs_run_first_and_equals_by_their_wait() {
     let plane = Plane::new().await;
     let grace = job(&plane, Trigger::GraceExpiry, 900).await;
     let newer = job(&plane, Trigger::UserErasure, 5).await;
@@ -64,7 +67,7 @@ async fn jobs_of_a_trigger_that_is_switched_off_wait() {
 }
 
 #[tokio::test]
-async fn what_has_begun_is_finished_when_its_trigger_is_switched_off() {
+async fn a_begun_job_is_finished_when_its_trigger_is_off() {
     let plane = Plane::new().await;
     let (subject, begun) = plane.accepted().await;
     let mut claim = plane.claim().await.unwrap();
@@ -83,7 +86,7 @@ async fn what_has_begun_is_finished_when_its_trigger_is_switched_off() {
 }
 
 #[tokio::test]
-async fn a_row_that_makes_no_sense_keeps_nobody_waiting() {
+async fn an_unreadable_row_does_not_delay_other_jobs() {
     let plane = Plane::new().await;
     let broken = job(&plane, Trigger::SubjectRequest, 1000).await;
     let mut owner = plane.db.owner("purge").await;
@@ -93,7 +96,7 @@ async fn a_row_that_makes_no_sense_keeps_nobody_waiting() {
         .await
         .unwrap();
     let (subject, purge_id) = plane.accepted().await;
-    // The first claim falls on the broken one, which is left alone for the time of a lease.
+    // The first claim gets the broken row, which then stays leased.
     assert!(plane.claim().await.is_none());
     assert_eq!(plane.run().await, Progress::Final);
     plane.assert_erased(subject, purge_id).await;

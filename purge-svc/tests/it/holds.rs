@@ -1,26 +1,23 @@
-//! What stops an erasure before the point of no return, and what no longer can.
+//! Holds and cancellations before and after the point of no return.
 
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use purge_svc::{
+use purge_svc::testing::{
+    Error,
     app::{drive::Progress, holds::NewHold},
-    custodian::fake::Fault,
     domain::{
         hold::{Basis, Hold, Reference},
         job::{Cause, Phase, State},
-        subject::SubjectKind,
     },
-    error::Error,
+    fake::Fault,
     store,
 };
 use svc_core::{
     custody::StepKind,
-    data::{
-        idempotency::Once,
-        pg::{Subject, Tx},
-    },
+    data::{idempotency::Once, pg::Tx},
     id::AccountId,
+    subject::{Subject, SubjectKind},
     wire::error::ServiceError,
 };
 use uuid::Uuid;
@@ -55,24 +52,24 @@ async fn a_held_session_is_not_even_frozen() {
 
     let released = plane.holds.release(held.hold_id, "operator").await.unwrap();
     assert!(released.released_at.is_some());
-    assert_eq!(plane.run().await, Progress::Final, "it goes on at once");
+    assert_eq!(plane.run().await, Progress::Final, "it resumes at once");
     plane.assert_erased(subject, purge_id).await;
     let again = plane.holds.release(held.hold_id, "other").await.unwrap();
     assert_eq!(again.released_at, released.released_at);
 }
 
 #[tokio::test]
-async fn a_hold_is_not_released_between_a_look_at_it_and_what_follows() {
+async fn a_release_waits_for_a_worker_that_read_the_hold() {
     let plane = Plane::new().await;
     let (subject, _) = plane.accepted().await;
     let held = hold(&plane, SubjectKind::Session, subject.id()).await.unwrap();
-    // A worker that has seen the hold, and is about to write down how long its job waits.
+    // A worker that has read the hold, and is about to store until when its job waits.
     let mut worker = Tx::system(&plane.pool).await.unwrap();
     store::holds::lock_subjects(&mut worker, &[held.subject_hash]).await.unwrap();
     let release = plane.holds.release(held.hold_id, "operator");
     tokio::pin!(release);
     let early = tokio::time::timeout(Duration::from_millis(300), &mut release).await;
-    assert!(early.is_err(), "released while somebody looks at it");
+    assert!(early.is_err(), "released while a worker has it locked");
     worker.commit().await.unwrap();
     assert!(release.await.unwrap().released_at.is_some());
 }
@@ -93,7 +90,7 @@ async fn a_hold_on_an_account_covers_its_sessions() {
 }
 
 #[tokio::test]
-async fn a_hold_set_on_the_way_stops_the_erasure_before_anything_is_deleted() {
+async fn a_late_hold_stops_the_erasure_before_it_deletes() {
     let plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
     let mut claim = plane.claim().await.unwrap();
@@ -108,7 +105,7 @@ async fn a_hold_set_on_the_way_stops_the_erasure_before_anything_is_deleted() {
     assert_eq!(plane.chat.rows(subject), 251);
     assert_eq!(plane.acts().await, Vec::<String>::new());
 
-    // It ends by itself.
+    // The hold ends by itself.
     plane.clock.advance((held.ends_at - plane.now()).to_std().unwrap());
     assert_eq!(plane.run().await, Progress::Final);
     plane.assert_erased(subject, purge_id).await;
@@ -124,7 +121,7 @@ async fn nothing_stops_an_erasure_that_has_begun() {
     assert_eq!(late.reason(), "ERASURE_STARTED");
     let late = plane.jobs.cancel(subject.account(), purge_id).await.unwrap_err();
     assert_eq!(late.reason(), "ERASURE_STARTED");
-    // A hold on the whole account still protects what else it has.
+    // A hold on the whole account still protects its other data.
     hold(&plane, SubjectKind::Account, subject.account().0).await.unwrap();
     plane.run_to_the_end(purge_id).await;
     plane.assert_erased(subject, purge_id).await;
@@ -170,7 +167,7 @@ async fn a_hold_must_end_in_the_future() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_called_back_harms_nothing_and_may_be_followed_by_another() {
+async fn a_canceled_job_changes_nothing_and_may_be_repeated() {
     let plane = Plane::new().await;
     for steps in 0..3 {
         let (subject, purge_id) = plane.accepted().await;
@@ -179,13 +176,13 @@ async fn a_job_that_is_called_back_harms_nothing_and_may_be_followed_by_another(
             plane.driver().advance(&mut claim).await.unwrap();
         }
         let shown = plane.jobs.cancel(subject.account(), purge_id).await.unwrap();
-        assert!(shown.job.record.giving_up);
+        assert!(shown.job.record.canceling);
         let again = plane.jobs.cancel(subject.account(), purge_id).await.unwrap();
         assert_eq!(again.job.record, shown.job.record, "repeating it changes nothing");
         assert_eq!(plane.drive(&mut claim).await, Progress::Final);
         assert_eq!(plane.job(purge_id).await.record.state, State::Thawed, "after {steps} steps");
         for owner in plane.owners() {
-            assert!(owner.write(subject), "{} lets writers go on", owner.custodian());
+            assert!(owner.write(subject), "{} admits writers again", owner.custodian());
         }
         assert_eq!(plane.chat.rows(subject), 252);
 
@@ -193,13 +190,13 @@ async fn a_job_that_is_called_back_harms_nothing_and_may_be_followed_by_another(
         assert_ne!(second, purge_id);
         assert_eq!(plane.run().await, Progress::Final);
         plane.assert_erased(subject, second).await;
-        // The first job forgot the session together with the second.
+        // The first job was cleared together with the second.
         assert_eq!(plane.job(purge_id).await.subject, None);
     }
 }
 
 #[tokio::test]
-async fn a_freeze_that_is_on_its_way_when_its_job_is_called_back_comes_too_late() {
+async fn a_late_freeze_of_a_canceled_job_is_refused() {
     let plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
     // The worker dies in the middle of the freeze; registry-svc was not reached.
@@ -215,7 +212,7 @@ async fn a_freeze_that_is_on_its_way_when_its_job_is_called_back_comes_too_late(
 }
 
 #[tokio::test]
-async fn a_job_that_is_called_back_before_it_began_stops_nobody() {
+async fn a_job_canceled_before_it_began_stops_no_writer() {
     let plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
     plane.jobs.cancel(subject.account(), purge_id).await.unwrap();
@@ -228,7 +225,7 @@ async fn a_job_that_is_called_back_before_it_began_stops_nobody() {
 }
 
 #[tokio::test]
-async fn a_job_that_is_called_back_waits_for_owners_that_are_away() {
+async fn a_canceled_job_waits_for_custodians_that_are_away() {
     let plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
     let mut claim = plane.claim().await.unwrap();

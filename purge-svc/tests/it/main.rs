@@ -1,4 +1,4 @@
-//! purge-svc against real Postgres, real Redis, and simulated owners of data behind real sockets.
+//! purge-svc against real Postgres, real Redis, and simulated custodians behind real sockets.
 
 #[cfg(test)]
 mod accept;
@@ -9,8 +9,6 @@ mod contract;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
-mod door;
-#[cfg(test)]
 mod erase;
 #[cfg(test)]
 mod fairness;
@@ -20,5 +18,7 @@ mod holds;
 mod plane;
 #[cfg(test)]
 mod schema;
+#[cfg(test)]
+mod service;
 #[cfg(test)]
 mod trouble;

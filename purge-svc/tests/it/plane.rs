@@ -1,4 +1,5 @@
-//! A purge-svc taken apart: its use cases and drivers over a database of their own and three simulated owners.
+//! The parts of purge-svc: its use cases and drivers over a database of their own and three simulated
+//! custodians.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,44 +7,40 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use chrono::{DateTime, Utc};
 use purge_svc::{
     MIGRATOR,
-    app::{
-        dead_letters::DeadLetters,
-        drive::{Driver, Progress},
-        holds::Holds,
-        jobs::{Demand, Jobs, Shown},
-        ledger::Ledger,
-    },
-    client::Sessions,
-    custodian::{
-        Remote, Roster,
+    testing::{
+        Metrics,
+        app::{
+            dead_letters::DeadLetters,
+            drive::{Driver, Progress},
+            holds::Holds,
+            jobs::{Jobs, JobsDeps, PurgeRequest, PurgeView},
+            ledger::Ledger,
+        },
+        client::{Roster, chat::ChatClient, custodian::CustodianClient},
+        domain::{
+            custodian::Custodian,
+            job::{Job, State},
+            receipt::Receipt,
+            schedule::Policy,
+            trigger::Trigger,
+        },
         fake::{FakeCustodian, Serving},
-    },
-    domain::{
-        custodian::Custodian,
-        job::{Job, State},
-        receipt::Receipt,
-        schedule::Policy,
-        subject::Trigger,
-    },
-    metrics::Metrics,
-    store::{
-        claims::{self, Claim, Claiming},
-        jobs, receipts,
+        store::{
+            claims::{self, Claim, Due},
+            jobs, receipts,
+        },
     },
 };
 use svc_core::{
     custody::StepKind,
-    data::{
-        idempotency::Once,
-        pg::{Pool, Subject},
-        wake::Wake,
-    },
+    data::{idempotency::Once, pg::Pool, wake::Wake},
     id::{AccountId, PurgeId, SessionId},
     run::{
         backoff::Backoff,
         clock::{Clock, MockClock, SharedClock, SystemClock},
         lifecycle::Lifecycle,
     },
+    subject::Subject,
     testing::{TestDb, TestRedis},
     wire::{
         assertion::{self, Signer, TrustedKey, Verifier},
@@ -53,14 +50,14 @@ use svc_core::{
 
 use crate::chat::FakeSessions;
 
-/// How steps are retried here: parked at the third failure.
+/// Retries of these tests: parked at the third failure.
 pub(crate) const POLICY: Policy = Policy {
     backoff: Backoff::new(Duration::from_secs(2), Duration::from_secs(60)),
-    patience: 3,
+    max_failures: 3,
     parked: Duration::from_secs(3600),
 };
 
-/// Longest answer of an owner.
+/// Maximum time of a custodian's answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) struct Plane {
@@ -78,7 +75,7 @@ pub(crate) struct Plane {
     pub(crate) roster: Roster,
     pub(crate) servings: Vec<Serving>,
     _redis: TestRedis,
-    /// Last, so that nothing uses it when it goes.
+    /// Last, so that it is dropped last.
     pub(crate) db: TestDb,
 }
 
@@ -110,7 +107,7 @@ impl Plane {
         Self::requiring(&[]).await
     }
 
-    /// With chat-svc required to hold these kinds.
+    /// Requires chat-svc to declare these kinds.
     pub(crate) async fn requiring(kinds: &[&str]) -> Self {
         let db = TestDb::new(&[("purge", &MIGRATOR)]).await;
         let pool = db.pool("purge");
@@ -133,16 +130,22 @@ impl Plane {
         let sandbox_at = sandbox.serve(&lifecycle).await.unwrap();
         let remote = |custodian, peer, kinds: &[&str]| {
             let kinds = kinds.iter().map(|kind| (*kind).to_owned()).collect();
-            Remote::new(custodian, peer, kinds, CALL_TIMEOUT)
+            CustodianClient::new(custodian, peer, kinds, CALL_TIMEOUT)
         };
         let roster = Roster {
             chat: remote(Custodian::Chat, chat_peer.clone(), kinds),
             registry: remote(Custodian::Registry, peer("registry-svc", registry_at.url()), &[]),
             sandbox: remote(Custodian::Sandbox, peer("sandbox-svc", sandbox_at.url()), &[]),
         };
-        let sessions = Sessions::new(chat_peer);
+        let chat_client = ChatClient::new(chat_peer);
         Self {
-            jobs: Jobs::new(pool.clone(), sessions, wake.clone(), shared.clone(), Trigger::ALL.into()),
+            jobs: Jobs::new(JobsDeps {
+                pool: pool.clone(),
+                chat: chat_client,
+                wake: wake.clone(),
+                clock: shared.clone(),
+                enabled: Trigger::ALL.into(),
+            }),
             holds: Holds::new(pool.clone(), wake.clone(), shared.clone()),
             dead_letters: DeadLetters::new(pool.clone(), wake.clone(), shared),
             ledger: Ledger::new(pool.clone()),
@@ -172,7 +175,7 @@ impl Plane {
         Driver::new(pool, self.roster.clone(), self.clock.clone(), POLICY, Metrics::new())
     }
 
-    /// A session with something in it everywhere.
+    /// A session with data at every custodian.
     pub(crate) fn session(&self) -> Subject {
         self.session_of(AccountId::new())
     }
@@ -186,8 +189,8 @@ impl Plane {
         subject
     }
 
-    pub(crate) fn demand(subject: Subject) -> Demand {
-        Demand {
+    pub(crate) fn demand(subject: Subject) -> PurgeRequest {
+        PurgeRequest {
             account: subject.account(),
             session: subject.session().unwrap(),
             principal_id: subject.account().to_string(),
@@ -197,31 +200,31 @@ impl Plane {
     }
 
     /// Accepts the erasure of a session.
-    pub(crate) async fn accept(&self, subject: Subject) -> Shown {
+    pub(crate) async fn accept(&self, subject: Subject) -> PurgeView {
         self.jobs.accept(&Self::demand(subject)).await.unwrap()
     }
 
-    /// A session whose erasure is accepted.
+    /// A session with an accepted erasure.
     pub(crate) async fn accepted(&self) -> (Subject, PurgeId) {
         let subject = self.session();
         let shown = self.accept(subject).await;
         (subject, shown.job.purge_id)
     }
 
-    /// Takes one job that is due, if there is one.
+    /// Claims one due job, if there is one.
     pub(crate) async fn claim(&self) -> Option<Claim> {
         self.claim_of(&Trigger::ALL).await
     }
 
     pub(crate) async fn claim_of(&self, triggers: &[Trigger]) -> Option<Claim> {
-        let how = Claiming { owner: "test", ttl: Duration::from_secs(60), triggers, expired: true, limit: 1 };
+        let due = Due { holder: "test", ttl: Duration::from_secs(60), triggers, expired: true, limit: 1 };
         let mut tx = svc_core::data::pg::Tx::system(&self.pool).await.unwrap();
-        let claim = claims::claim(&mut tx, how, self.clock.now()).await.unwrap().pop();
+        let claim = claims::claim(&mut tx, due, self.clock.now()).await.unwrap().pop();
         tx.commit().await.unwrap();
         claim
     }
 
-    /// Drives a claimed job as far as it goes and gives its lease back.
+    /// Drives a claimed job as far as it goes and ends its lease.
     pub(crate) async fn drive(&self, claim: &mut Claim) -> Progress {
         let driver = self.driver();
         loop {
@@ -236,8 +239,8 @@ impl Plane {
         }
     }
 
-    /// Takes and drives what is due, once. A worker that was cut off in the middle of a transaction keeps the
-    /// job's row locked for a moment, and a claim walks around it.
+    /// Claims and drives one due job. A worker that was cut off within a transaction keeps the job's row
+    /// locked for a moment, and a claim skips it.
     pub(crate) async fn run(&self) -> Progress {
         for _ in 0..200 {
             if let Some(mut claim) = self.claim().await {
@@ -248,7 +251,7 @@ impl Plane {
         panic!("no job is due")
     }
 
-    /// Lets time pass until every job's next attempt is due, and drives, until the job is at its end.
+    /// Advances the clock to every next attempt and drives, until the job is final or dead-lettered.
     pub(crate) async fn run_to_the_end(&self, purge_id: PurgeId) -> Job {
         for _ in 0..30 {
             if let Some(mut claim) = self.claim().await {
@@ -263,7 +266,7 @@ impl Plane {
         panic!("{:?} does not come to an end", self.job(purge_id).await)
     }
 
-    /// What a dead worker's leases look like after their time.
+    /// Ends every lease, as time does for a dead worker's.
     pub(crate) async fn end_leases(&self) {
         let mut db = self.pool.acquire().await.unwrap();
         sqlx::query(
@@ -305,7 +308,7 @@ impl Plane {
         self.clock.now()
     }
 
-    /// Everything is gone everywhere, there is one receipt for it, and the ledger holds.
+    /// Checks that nothing is left at any custodian, that there is one receipt, and that the ledger holds.
     pub(crate) async fn assert_erased(&self, subject: Subject, purge_id: PurgeId) {
         for owner in self.owners() {
             assert!(owner.is_erased(subject), "{} still has something", owner.custodian());
@@ -320,7 +323,7 @@ impl Plane {
     }
 }
 
-/// Waits until an owner was asked for a step so many times.
+/// Waits until a custodian was called `calls` times for a step.
 pub(crate) async fn until_called(owner: &FakeCustodian, step: StepKind, calls: usize) {
     while owner.count(step) < calls {
         tokio::time::sleep(Duration::from_millis(2)).await;

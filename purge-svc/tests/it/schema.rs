@@ -1,17 +1,16 @@
-//! The schema: every place annotated, enums as in code, ledgers that only grow.
+//! The schema: annotations, enums, and ledgers that only grow.
 
 use purge_svc::{
     MIGRATOR,
-    domain::{
-        job::Phase,
-        receipt::Broken,
-        subject::{SubjectKind, Trigger},
+    testing::{
+        domain::{job::Phase, receipt::Broken, trigger::Trigger},
+        store::jobs::StateLabel,
     },
-    store::jobs::StateLabel,
 };
 use svc_core::{
     custody::data_map,
     data::pg_enum::{self, PgEnum},
+    subject::SubjectKind,
     testing::TestDb,
 };
 
@@ -69,7 +68,7 @@ async fn the_run_role_cannot_change_what_was_written_to_a_ledger() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_somebody_else_changed_is_found_out() {
+async fn a_changed_ledger_is_found_out() {
     let plane = Plane::new().await;
     for _ in 0..3 {
         let (_, purge_id) = plane.accepted().await;
@@ -82,8 +81,10 @@ async fn a_ledger_that_somebody_else_changed_is_found_out() {
             "UPDATE receipts SET epoch = epoch - 1 WHERE seq = 2",
         ),
         (
-            "UPDATE receipt_custodians SET verified_at = verified_at + interval '1 microsecond' WHERE seq = 2 AND custodian = 'chat-svc'",
-            "UPDATE receipt_custodians SET verified_at = verified_at - interval '1 microsecond' WHERE seq = 2 AND custodian = 'chat-svc'",
+            "UPDATE receipt_custodians SET verified_at = verified_at + interval '1 microsecond'
+             WHERE seq = 2 AND custodian = 'chat-svc'",
+            "UPDATE receipt_custodians SET verified_at = verified_at - interval '1 microsecond'
+             WHERE seq = 2 AND custodian = 'chat-svc'",
         ),
     ] {
         sqlx::query(tamper).execute(&mut owner).await.unwrap();
@@ -102,11 +103,11 @@ async fn a_ledger_that_somebody_else_changed_is_found_out() {
 async fn claims_walk_the_index_of_what_is_due() {
     let plane = Plane::new().await;
     let mut owner = plane.db.owner("purge").await;
-    // Many that are over, few that are due: the shape that a walk over the whole table would suffer from.
+    // Many final jobs and few due ones, the shape that a walk over the whole table would suffer from.
     sqlx::query(
         "INSERT INTO purge_jobs
-             (purge_id, account_id, subject_kind, subject_hash, trigger, priority, state, phase, next_attempt_at,
-              generation, created_at, committed_at)
+             (purge_id, account_id, subject_kind, subject_hash, trigger, priority, state, phase,
+              next_attempt_at, generation, created_at, committed_at)
          SELECT gen_random_uuid(), gen_random_uuid(), 'session', sha256(n::text::bytea), 'user_erasure', 1,
                 'committed', NULL, now(), 9, now(), now()
          FROM generate_series(1, 5000) n",

@@ -1,17 +1,17 @@
-//! What keeps an erasure from ending, and how it goes on.
+//! Faults that stop an erasure, and how it continues.
 
 use std::time::Duration;
 
-use purge_svc::{
+use purge_svc::testing::{
+    Entity, Error,
     app::drive::Progress,
-    custodian::fake::Fault,
     domain::{
         custodian::Custodian,
+        dead_letter::DeadLetter,
         external::ItemOutcome,
         job::{Cause, Phase, State},
     },
-    error::{Entity, Error},
-    store::dead_letters::DeadLetter,
+    fake::Fault,
 };
 use svc_core::{custody::StepKind, id::new_id};
 
@@ -56,7 +56,7 @@ async fn letters(plane: &Plane) -> Vec<DeadLetter> {
     plane.dead_letters.list(50, "").await.unwrap().items
 }
 
-/// The letter, as soon as there is one.
+/// Waits for the first dead letter.
 async fn first_letter(plane: &Plane) -> DeadLetter {
     loop {
         match letters(plane).await.pop() {
@@ -67,7 +67,7 @@ async fn first_letter(plane: &Plane) -> DeadLetter {
 }
 
 #[tokio::test]
-async fn what_cannot_be_deleted_waits_for_an_operator() {
+async fn an_object_that_cannot_be_deleted_waits_for_an_operator() {
     let plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
     let volume = format!("volume-{}", subject.id());
@@ -85,7 +85,7 @@ async fn what_cannot_be_deleted_waits_for_an_operator() {
         ("VOLUME_REFUSED", Some(volume.as_str()))
     );
 
-    // Settled too early: it is tried again, and there is a new letter.
+    // Resolved too early: the next attempt writes a new letter.
     plane.dead_letters.resolve(found[0].dead_letter_id, "operator").await.unwrap();
     assert_eq!(plane.run().await, Progress::Waits);
     assert_eq!(plane.job(purge_id).await.record.state, State::DeadLettered);
@@ -101,7 +101,7 @@ async fn what_cannot_be_deleted_waits_for_an_operator() {
     plane.assert_erased(subject, purge_id).await;
     assert!(letters(&plane).await.is_empty());
 
-    // Settling twice changes nothing, and the letters have forgotten what they were about.
+    // Resolving twice changes nothing, and the letters no longer name the objects.
     let forgotten = plane.dead_letters.resolve(again[0].dead_letter_id, "other").await.unwrap();
     assert_eq!((forgotten.object_id, forgotten.resolved_at), (None, settled.resolved_at));
     let unknown = plane.dead_letters.resolve(new_id(), "operator").await.unwrap_err();
@@ -109,7 +109,7 @@ async fn what_cannot_be_deleted_waits_for_an_operator() {
 }
 
 #[tokio::test]
-async fn a_job_goes_on_with_the_last_of_its_letters_and_not_before() {
+async fn a_job_resumes_with_the_last_of_its_letters() {
     let plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
     for object in [format!("box-{}", subject.id()), format!("volume-{}", subject.id())] {
@@ -129,12 +129,12 @@ async fn a_job_goes_on_with_the_last_of_its_letters_and_not_before() {
 }
 
 #[tokio::test]
-async fn a_letter_that_is_settled_while_its_job_is_laid_aside_is_not_lost() {
+async fn a_letter_resolved_while_its_job_stops_is_not_lost() {
     let plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
     let volume = format!("volume-{}", subject.id());
     plane.sandbox.jam(&volume, ItemOutcome::Permanent, "REFUSED");
-    // Registry stalls after the letter is written and before the job is laid aside.
+    // Registry stalls after the letter is written and before the job is dead-lettered.
     plane.registry.fail(StepKind::Erase, Fault::Stall, 1);
     let settle = async {
         let letter = first_letter(&plane).await;
@@ -151,12 +151,12 @@ async fn a_letter_that_is_settled_while_its_job_is_laid_aside_is_not_lost() {
 }
 
 #[tokio::test]
-async fn an_owner_that_gets_on_writes_no_letter_yet() {
+async fn a_custodian_that_makes_progress_gets_no_letter_yet() {
     let plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
     let volume = format!("volume-{}", subject.id());
     plane.sandbox.jam(&volume, ItemOutcome::Permanent, "REFUSED");
-    // Its first call deletes all but the volume. The worker dies while it waits for the second.
+    // Its first call deletes everything except the volume. The worker dies while it waits for the second.
     plane.sandbox.fail_after(StepKind::Erase, 1, Fault::Stall);
     let mut claim = plane.claim().await.unwrap();
     tokio::select! {
@@ -171,12 +171,12 @@ async fn an_owner_that_gets_on_writes_no_letter_yet() {
 }
 
 #[tokio::test]
-async fn a_letter_about_what_could_be_deleted_after_all_is_settled_by_its_job() {
+async fn a_job_resolves_letters_of_objects_it_could_delete() {
     let plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
     let volume = format!("volume-{}", subject.id());
     plane.sandbox.jam(&volume, ItemOutcome::Permanent, "REFUSED");
-    // The worker dies after the letter is written and before the job is laid aside.
+    // The worker dies after the letter is written and before the job is dead-lettered.
     plane.registry.fail(StepKind::Erase, Fault::Stall, 1);
     let mut claim = plane.claim().await.unwrap();
     tokio::select! {
@@ -192,7 +192,7 @@ async fn a_letter_about_what_could_be_deleted_after_all_is_settled_by_its_job() 
 }
 
 #[tokio::test]
-async fn what_cannot_be_deleted_now_is_tried_again() {
+async fn a_transient_object_is_tried_again() {
     let plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
     let object = format!("box-{}", subject.id());
@@ -212,7 +212,7 @@ async fn what_cannot_be_deleted_now_is_tried_again() {
 }
 
 #[tokio::test]
-async fn an_owner_that_is_missing_stops_a_job_before_it_starts() {
+async fn a_missing_custodian_stops_a_job_before_it_starts() {
     let mut plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
     plane.servings.remove(0);
@@ -229,13 +229,13 @@ async fn an_owner_that_is_missing_stops_a_job_before_it_starts() {
         plane.clock.advance(Duration::from_secs(3600));
     }
     for owner in plane.owners() {
-        assert!(owner.calls().is_empty(), "nobody was asked for anything");
+        assert!(owner.calls().is_empty(), "no custodian was called");
         assert!(owner.is_live(subject));
     }
 }
 
 #[tokio::test]
-async fn an_owner_of_another_contract_stops_a_job_before_it_starts() {
+async fn another_contract_version_stops_a_job_before_it_starts() {
     let plane = Plane::requiring(&["chat.rows"]).await;
     let (subject, purge_id) = plane.accepted().await;
     plane.registry.speak(2);
@@ -248,7 +248,7 @@ async fn an_owner_of_another_contract_stops_a_job_before_it_starts() {
 }
 
 #[tokio::test]
-async fn an_owner_without_a_kind_that_it_must_hold_stops_a_job_before_it_starts() {
+async fn a_missing_kind_stops_a_job_before_it_starts() {
     let plane = Plane::requiring(&["chat.rows", "chat.blobs"]).await;
     let (subject, purge_id) = plane.accepted().await;
     assert_eq!(plane.run().await, Progress::Waits);
@@ -258,7 +258,7 @@ async fn an_owner_without_a_kind_that_it_must_hold_stops_a_job_before_it_starts(
 }
 
 #[tokio::test]
-async fn a_kind_that_was_not_declared_stops_a_job_before_anything_is_deleted() {
+async fn an_undeclared_kind_stops_a_job_before_it_deletes() {
     let plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
     plane.sandbox.hide_a_kind(Some("sandbox.secrets"));
@@ -277,7 +277,7 @@ async fn a_kind_that_was_not_declared_stops_a_job_before_anything_is_deleted() {
 }
 
 #[tokio::test]
-async fn a_job_that_keeps_failing_does_not_hold_up_the_others() {
+async fn a_job_that_keeps_failing_does_not_delay_other_jobs() {
     let plane = Plane::new().await;
     let (_, poison) = plane.accepted().await;
     plane.registry.fail(StepKind::Freeze, Fault::Unavailable, 1);
@@ -286,7 +286,7 @@ async fn a_job_that_keeps_failing_does_not_hold_up_the_others() {
     for _ in 0..3 {
         healthy.push(plane.accepted().await);
     }
-    // All are due; the one that failed stands behind its equals.
+    // All are due; the failed one comes after its equals.
     plane.clock.advance(Duration::from_secs(10));
     for (subject, purge_id) in healthy {
         assert_eq!(plane.run().await, Progress::Final);

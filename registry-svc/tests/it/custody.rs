@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use purge_svc::{
-    custodian::{
-        Call, Remote,
-        contract::{self, Owner},
-    },
-    domain::{custodian::Custodian as Name, subject::Subject},
+use purge_svc::testing::{
+    client::custodian::{CustodianClient, StepCall},
+    contract::{self, Owner},
+    domain::custodian::Custodian as Name,
 };
 use registry_svc::{app::custodian::kinds, domain::account::Account, store};
 use steward_proto::{
@@ -19,9 +17,10 @@ use steward_proto::{
 };
 use svc_core::{
     custody,
-    data::pg::{self, Tx},
+    data::pg::Tx,
     id::{AccountId, PurgeId, SessionId},
     run::clock::{Clock, SystemClock},
+    subject::Subject,
     wire::{client::Peer, principal::Principal},
 };
 use tonic::Code;
@@ -35,8 +34,8 @@ use crate::{
 const URL: &str = "http://127.0.0.1:9/a2a";
 
 /// purge-svc, as it calls.
-fn remote(peer: Peer) -> Remote {
-    Remote::new(Name::Registry, peer, BTreeSet::new(), Duration::from_secs(10))
+fn remote(peer: Peer) -> CustodianClient {
+    CustodianClient::new(Name::Registry, peer, BTreeSet::new(), Duration::from_secs(10))
 }
 
 /// Rows that name an account, all tables together.
@@ -94,7 +93,7 @@ async fn an_account_goes_with_its_tokens_agents_keys_and_beats() {
 
     let remote = remote(plane.as_purge());
     let call =
-        Call { purge_id: PurgeId::new(), epoch: 1, subject: Subject::Account { account: AccountId(id) } };
+        StepCall { purge_id: PurgeId::new(), epoch: 1, subject: Subject::Account { account: AccountId(id) } };
     assert!(remote.freeze(&call).await.unwrap().known);
     let more =
         CreateTokenRequest { account_id: account.clone(), name: "late".to_owned(), ..Default::default() };
@@ -130,7 +129,7 @@ async fn a_beat_that_comes_back_after_the_erasure_is_found_and_forgotten() {
     let (agent, _) = plane.registered(&mut plane.agents(&secret).await, URL).await;
     let account = AccountId(account.parse().unwrap());
     let remote = remote(plane.as_purge());
-    let call = Call { purge_id: PurgeId::new(), epoch: 1, subject: Subject::Account { account } };
+    let call = StepCall { purge_id: PurgeId::new(), epoch: 1, subject: Subject::Account { account } };
     let description = remote.describe().await.unwrap();
     remote.freeze(&call).await.unwrap();
     let mut listed = remote.inventory(&call, &description).await.unwrap();
@@ -158,21 +157,21 @@ impl Owner for Served<'_> {
         self.plane.as_purge()
     }
 
-    fn stranger(&self) -> Subject {
+    fn new_subject(&self) -> Subject {
         Subject::Account { account: AccountId::new() }
     }
 
     async fn seed(&self, subject: Subject) {
         let id = subject.account();
         let mut tx = Tx::system(&self.plane.db.pool("registry")).await.unwrap();
-        custody::create(&mut tx, pg::Subject::Account { account: id }).await.unwrap();
+        custody::create(&mut tx, Subject::Account { account: id }).await.unwrap();
         let account = Account { id, name: "acme".to_owned(), created_at: SystemClock.now() };
         store::accounts::insert(&mut tx, &account).await.unwrap();
         tx.commit().await.unwrap();
     }
 
     async fn write(&self, subject: Subject) -> bool {
-        let subject = pg::Subject::Account { account: subject.account() };
+        let subject = Subject::Account { account: subject.account() };
         match Tx::for_subject(&self.plane.db.pool("registry"), subject).await {
             Ok(tx) => tx.commit().await.is_ok(),
             Err(_) => false,
@@ -191,7 +190,7 @@ async fn of_a_session_it_holds_nothing_and_says_so() {
     let plane = Plane::start().await;
     let remote = remote(plane.as_purge());
     let session = Subject::Session { account: AccountId::new(), session: SessionId::new() };
-    let call = Call { purge_id: PurgeId::new(), epoch: 1, subject: session };
+    let call = StepCall { purge_id: PurgeId::new(), epoch: 1, subject: session };
     assert!(!remote.freeze(&call).await.unwrap().known);
     let (erased, _) = remote.erase(&call).await.unwrap();
     assert!(erased.done && erased.rows == 0 && erased.items.is_empty());

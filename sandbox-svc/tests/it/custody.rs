@@ -4,9 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use purge_svc::{
-    custodian::contract::{self, Owner as Contracted},
-    domain::{custodian::Custodian as Name, subject::Subject as Purged},
+use purge_svc::testing::{
+    contract::{self, Owner as Contracted},
+    domain::custodian::Custodian as Name,
 };
 use sandbox_svc::{
     app::{custodian::Custodian, execs, provision},
@@ -27,9 +27,9 @@ use svc_core::{
         custodian::{Custodian as _, Done, Erased, Outcome, answer, subjects},
         server::CustodianHandler,
     },
-    data::pg::Subject,
     id::{PurgeId, SessionId},
     run::clock::SystemClock,
+    subject::Subject,
     wire::{
         assertion::{self, Signer},
         client::{Peer, PeerConfig},
@@ -284,21 +284,21 @@ impl Contracted for Served<'_> {
         self.peer.clone()
     }
 
-    async fn seed(&self, subject: Purged) {
+    async fn seed(&self, subject: Subject) {
         let sandbox = self.plane.running(owner(subject)).await;
         write(self.plane, &sandbox, "seed", "secret").await;
     }
 
-    async fn write(&self, subject: Purged) -> bool {
+    async fn write(&self, subject: Subject) -> bool {
         let owner = owner(subject);
         provision::create(&self.plane.ctx, owner.account, owner.session).await.is_ok()
     }
 }
 
-fn owner(subject: Purged) -> Owner {
+fn owner(subject: Subject) -> Owner {
     match subject {
-        Purged::Session { account, session } => Owner { account, session },
-        Purged::Account { account } => Owner { account, session: SessionId::new() },
+        Subject::Session { account, session } => Owner { account, session },
+        Subject::Account { account } => Owner { account, session: SessionId::new() },
     }
 }
 

@@ -2,17 +2,16 @@
 
 use svc_core::data::pg::Tx;
 
-use super::{Driver, Stop};
+use super::{Driver, Incomplete};
 use crate::{
     domain::{hold, job::Input},
     store::{claims::Claim, holds},
 };
 
 impl Driver {
-    /// Passes the point of no return unless a hold stands. The locks make a hold that is being set at this
-    /// moment either visible here or refused there, and the guarded write does the same for a job that is being
-    /// called back.
-    pub(super) async fn clear(&self, claim: &mut Claim) -> Result<(), Stop> {
+    /// Passes the point of no return unless a hold stands. The locks make a hold that is being set either
+    /// visible here or refused there; the guarded write does the same for a cancellation.
+    pub(super) async fn clear(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let covering = hold::covering(&claim.subject);
         let mut tx = Tx::system(&self.pool).await?;
         holds::lock_subjects(&mut tx, &covering).await?;

@@ -1,17 +1,18 @@
-//! `verified → committed`: owners let the subject's head go, the one that holds it last; then the receipt.
+//! `verified → committed`: the custodians delete the subject's head, its own custodian last; then the
+//! receipt.
 
 use svc_core::{
     data::{idempotency, pg::Tx},
     run::failpoint,
+    subject::Subject,
 };
 
-use super::{Driver, Stop, answered, call};
+use super::{Driver, Incomplete, answered, step_call};
 use crate::{
     domain::{
         custodian::Custodian,
         job::Input,
         receipt::{Body, Receipt},
-        subject::Subject,
     },
     store::{
         claims::Claim,
@@ -21,14 +22,14 @@ use crate::{
 };
 
 impl Driver {
-    /// Commits everywhere, one after the other, then here.
-    pub(super) async fn commit(&self, claim: &mut Claim) -> Result<(), Stop> {
-        let missing = self.missing(claim, Step::Commit).await?;
+    /// Commits at every custodian, one after the other, then here.
+    pub(super) async fn commit(&self, claim: &mut Claim) -> Result<(), Incomplete> {
+        let remaining = self.remaining(claim, Step::Commit).await?;
         for custodian in Custodian::commit_order(claim.subject.kind()) {
-            if !missing.contains(&custodian) {
+            if !remaining.contains(&custodian) {
                 continue;
             }
-            let digest = self.roster.get(custodian).commit(&call(claim)).await?;
+            let digest = self.roster.get(custodian).commit(&step_call(claim)).await?;
             failpoint::hit(answered(Step::Commit)).await;
             let at = self.clock.now();
             let done = Done { custodian, step: Step::Commit, epoch: claim.lease.epoch, digest, at };
@@ -37,11 +38,12 @@ impl Driver {
         self.receipt(claim).await
     }
 
-    /// Receipt, audit row and final state, and the last things here that named the subject: all or none of it.
-    async fn receipt(&self, claim: &mut Claim) -> Result<(), Stop> {
+    /// Writes the receipt, the audit row and the final state, and deletes what names the subject here, in one
+    /// transaction.
+    async fn receipt(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let (job, now) = (&claim.job, self.clock.now());
         let mut tx = Tx::system(&self.pool).await?;
-        // The job first: a worker that lost it must not keep the ledger waiting.
+        // The job first: a worker that lost it must not hold the ledger's lock.
         let committed = self.apply(&mut tx, claim, Input::Receipted, None, now).await?;
         let head = receipts::lock_head(&mut tx).await?;
         let receipt = Receipt::seal(
@@ -59,9 +61,9 @@ impl Driver {
             },
         );
         receipts::append(&mut tx, &receipt).await?;
-        external_objects::forget(&mut tx, job.purge_id).await?;
-        dead_letters::forget(&mut tx, job.purge_id).await?;
-        jobs::forget(&mut tx, &claim.subject).await?;
+        external_objects::delete_all(&mut tx, job.purge_id).await?;
+        dead_letters::clear_object_ids(&mut tx, job.purge_id).await?;
+        jobs::clear_subject(&mut tx, &claim.subject).await?;
         match claim.subject {
             Subject::Account { account } => idempotency::erase_account(&mut tx, account).await?,
             Subject::Session { account, session } => {

@@ -1,10 +1,10 @@
-//! `frozen → inventoried`: what the subject has outside Postgres is copied to the job's own list, before
-//! anything is deleted. An id that only its owner knew would be lost with the owner's row.
+//! `frozen → inventoried`: the ids of the subject's objects outside Postgres are copied before anything is
+//! deleted. An id that only the custodian's row holds would be lost with that row.
 
 use futures::future::join_all;
 use svc_core::run::failpoint;
 
-use super::{Driver, Stop, answered, call};
+use super::{Driver, Incomplete, answered, step_call};
 use crate::{
     domain::{custodian::Custodian, job::Input},
     store::{
@@ -15,25 +15,25 @@ use crate::{
 };
 
 impl Driver {
-    /// Copies every owner's list.
-    pub(super) async fn inventory(&self, claim: &mut Claim) -> Result<(), Stop> {
-        let lists = self.missing(claim, Step::Inventory).await?.into_iter();
+    /// Copies the list of every custodian.
+    pub(super) async fn inventory(&self, claim: &mut Claim) -> Result<(), Incomplete> {
+        let lists = self.remaining(claim, Step::Inventory).await?.into_iter();
         let copied = lists.map(|custodian| self.copy_list(claim, custodian));
-        join_all(copied).await.into_iter().collect::<Result<(), Stop>>()?;
-        Ok(self.settle(claim, Input::Inventoried).await?)
+        join_all(copied).await.into_iter().collect::<Result<(), Incomplete>>()?;
+        Ok(self.transition(claim, Input::Inventoried).await?)
     }
 
-    /// A list that breaks off counts for nothing; what was copied of it does no harm.
-    async fn copy_list(&self, claim: &Claim, custodian: Custodian) -> Result<(), Stop> {
-        let remote = self.roster.get(custodian);
-        let description = remote.describe().await?;
-        let mut objects = remote.inventory(&call(claim), &description).await?;
+    /// Copies one list. If it breaks off, the step is not recorded; the next attempt copies it again.
+    async fn copy_list(&self, claim: &Claim, custodian: Custodian) -> Result<(), Incomplete> {
+        let client = self.roster.get(custodian);
+        let description = client.describe().await?;
+        let mut objects = client.inventory(&step_call(claim), &description).await?;
         loop {
             let batch = objects.next().await?;
             if batch.is_empty() {
                 break;
             }
-            let mut tx = self.hold(claim).await?;
+            let mut tx = self.fence(claim).await?;
             let now = self.clock.now();
             external_objects::copy(&mut tx, claim.job.purge_id, custodian, &batch, now).await?;
             tx.commit().await?;

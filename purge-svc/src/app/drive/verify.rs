@@ -1,9 +1,9 @@
-//! `erased → verified`: every owner reads back, apart from what it said when it deleted.
+//! `erased → verified`: every custodian reads back how much is left, independently of its answer to Erase.
 
 use futures::future::join_all;
 use svc_core::{data::pg::Tx, run::failpoint};
 
-use super::{Driver, Stop, answered, call};
+use super::{Driver, Incomplete, answered, step_call};
 use crate::{
     domain::{
         custodian::Custodian,
@@ -15,33 +15,23 @@ use crate::{
     },
 };
 
-/// Whether an owner found something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
-    Nothing,
-    Something(Custodian),
-}
-
 impl Driver {
-    /// Reads back everywhere. If anything is left anywhere, everybody is asked to erase and to read again.
-    pub(super) async fn verify(&self, claim: &mut Claim) -> Result<(), Stop> {
-        let missing = self.missing(claim, Step::Verify).await?.into_iter();
-        let found = join_all(missing.map(|custodian| self.read_back(claim, custodian))).await;
-        let residue = found.iter().find_map(|found| match found {
-            Ok(Found::Something(custodian)) => Some(*custodian),
-            Ok(Found::Nothing) | Err(_) => None,
-        });
-        if let Some(custodian) = residue {
+    /// Reads back at every custodian. If one of them has residue, all of them erase and read back again.
+    pub(super) async fn verify(&self, claim: &mut Claim) -> Result<(), Incomplete> {
+        let remaining = self.remaining(claim, Step::Verify).await?.into_iter();
+        let residue = join_all(remaining.map(|custodian| self.read_back(claim, custodian))).await;
+        if let Some(custodian) = residue.iter().find_map(|residue| residue.as_ref().ok().copied().flatten()) {
             return self.erase_again(claim, custodian).await;
         }
-        found.into_iter().collect::<Result<Vec<_>, Stop>>()?;
-        Ok(self.settle(claim, Input::Clean).await?)
+        residue.into_iter().collect::<Result<Vec<_>, Incomplete>>()?;
+        Ok(self.transition(claim, Input::Clean).await?)
     }
 
-    async fn read_back(&self, claim: &Claim, custodian: Custodian) -> Result<Found, Stop> {
-        let remote = self.roster.get(custodian);
-        let description = remote.describe().await?;
-        let read = remote.verify(&call(claim), &description).await?;
+    /// Reads back at one custodian; returns it if it has residue.
+    async fn read_back(&self, claim: &Claim, custodian: Custodian) -> Result<Option<Custodian>, Incomplete> {
+        let client = self.roster.get(custodian);
+        let description = client.describe().await?;
+        let read = client.verify(&step_call(claim), &description).await?;
         failpoint::hit(answered(Step::Verify)).await;
         if !read.residue.is_empty() {
             tracing::error!(
@@ -50,19 +40,19 @@ impl Driver {
                 kinds = ?read.residue,
                 "residue after an erasure",
             );
-            return Ok(Found::Something(custodian));
+            return Ok(Some(custodian));
         }
         let (digest, at) = (read.digest, read.verified_at);
         self.record(claim, Done { custodian, step: Step::Verify, epoch: claim.lease.epoch, digest, at })
             .await?;
-        Ok(Found::Nothing)
+        Ok(None)
     }
 
-    async fn erase_again(&self, claim: &mut Claim, custodian: Custodian) -> Result<(), Stop> {
+    async fn erase_again(&self, claim: &mut Claim, custodian: Custodian) -> Result<(), Incomplete> {
         self.metrics.failed(Some(custodian), Cause::Residue);
-        let again = self.again(claim.job.record.rounds, None);
+        let retry = self.retry(claim.job.record.rounds, None);
         let mut tx = Tx::system(&self.pool).await?;
-        let input = Input::Residue(again.at);
+        let input = Input::Residue(retry.at);
         let moved = self.apply(&mut tx, claim, input, Some(custodian), self.clock.now()).await?;
         steps::void_erasure(&mut tx, claim.job.purge_id).await?;
         tx.commit().await?;

@@ -4,6 +4,7 @@ use chrono::TimeDelta;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::schedule::Retry;
 
 fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(1_700_000_000, 0).unwrap()
@@ -18,7 +19,7 @@ fn at(state: State) -> Record {
 }
 
 fn failed(parked: bool) -> Input {
-    Input::Failed { cause: Cause::CustodianUnavailable, again: Again { at: later(), parked } }
+    Input::Failed { cause: Cause::CustodianUnavailable, retry: Retry { at: later(), parked } }
 }
 
 fn inputs() -> [Input; 14] {
@@ -34,19 +35,19 @@ fn inputs() -> [Input; 14] {
         Input::Receipted,
         failed(false),
         failed(true),
-        Input::Settled,
-        Input::GivenUp,
+        Input::LettersResolved,
+        Input::Canceled,
         Input::Thawed,
     ]
 }
 
-/// What the table says of a cell.
+/// A cell of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cell {
     Goes(State),
     OutOfOrder,
     ErasureStarted,
-    GivingUp,
+    Canceling,
     Final,
 }
 
@@ -58,7 +59,7 @@ fn cell(record: &Record, input: Input) -> Cell {
             Cell::OutOfOrder
         }
         Err(Refused::ErasureStarted) => Cell::ErasureStarted,
-        Err(Refused::GivingUp) => Cell::GivingUp,
+        Err(Refused::Canceling) => Cell::Canceling,
         Err(Refused::Final) => Cell::Final,
     }
 }
@@ -102,8 +103,8 @@ fn table(phase: Phase) -> [Cell; 14] {
         /* Failed */ [w(Pending), w(Frozen), w(Inventoried), w(Erasing), w(Erased), w(Verified)],
         /* Failed, parked */
         [b(Pending), b(Frozen), b(Inventoried), b(Erasing), b(Erased), b(Verified)],
-        /* Settled */ [NO, NO, NO, NO, NO, NO],
-        /* GivenUp */ [w(Pending), w(Frozen), w(Inventoried), late, late, late],
+        /* LettersResolved */ [NO, NO, NO, NO, NO, NO],
+        /* Canceled */ [w(Pending), w(Frozen), w(Inventoried), late, late, late],
         /* Thawed */ [NO, NO, NO, NO, NO, NO],
     ];
     rows.map(|row| row[column])
@@ -113,7 +114,7 @@ fn table(phase: Phase) -> [Cell; 14] {
 fn each_input_moves_each_state_as_the_table_says() {
     for state in State::ALL {
         let want = match state {
-            // A blocked job goes on exactly as a working one.
+            // A blocked job continues exactly as a working one.
             State::Working(phase) | State::Blocked(phase) => table(phase),
             State::Committed | State::Thawed => [Cell::Final; 14],
             State::DeadLettered => {
@@ -130,15 +131,15 @@ fn each_input_moves_each_state_as_the_table_says() {
 }
 
 #[test]
-fn a_job_that_is_given_up_only_fails_or_thaws() {
+fn a_canceled_job_only_fails_or_thaws() {
     for phase in [Phase::Pending, Phase::Frozen, Phase::Inventoried] {
-        let record = Record { giving_up: true, ..at(State::Working(phase)) };
+        let record = Record { canceling: true, ..at(State::Working(phase)) };
         for input in inputs() {
             let want = match input {
                 Input::Thawed => Cell::Goes(State::Thawed),
-                Input::Failed { again, .. } if again.parked => b(phase),
-                Input::Failed { .. } | Input::GivenUp => w(phase),
-                Input::Frozen | Input::Inventoried | Input::Cleared | Input::Held(_) => Cell::GivingUp,
+                Input::Failed { retry, .. } if retry.parked => b(phase),
+                Input::Failed { .. } | Input::Canceled => w(phase),
+                Input::Frozen | Input::Inventoried | Input::Cleared | Input::Held(_) => Cell::Canceling,
                 _ => NO,
             };
             assert_eq!(cell(&record, input), want, "{input:?} at {phase:?}");
@@ -147,7 +148,7 @@ fn a_job_that_is_given_up_only_fails_or_thaws() {
 }
 
 #[test]
-fn a_step_that_is_done_starts_counting_anew_and_waits_for_nothing() {
+fn a_finished_step_resets_attempts_and_cause() {
     let waiting = Record { cause: Some(Cause::CustodianUnavailable), ..at(State::Blocked(Phase::Pending)) };
     let frozen = next(&waiting, Input::Frozen, now()).unwrap();
     assert_eq!(
@@ -179,7 +180,7 @@ fn a_hold_is_no_failure() {
 }
 
 #[test]
-fn residue_leads_back_to_erasing_and_is_counted_apart_from_attempts() {
+fn residue_leads_back_to_erasing_and_counts_as_a_round() {
     let record = next(&at(State::Working(Phase::Erased)), Input::Residue(later()), now()).unwrap().record;
     assert_eq!(record.state, State::Blocked(Phase::Erasing));
     assert_eq!((record.attempts, record.rounds), (0, 2));
@@ -211,8 +212,8 @@ fn names_tell_causes_apart() {
 }
 
 proptest! {
-    /// However inputs come, what is past the point of no return never thaws, generations only grow, and a job is
-    /// committed only after a clean read-back that nothing but the receipt followed.
+    /// For every sequence of inputs: a job past the point of no return never thaws, generations only grow,
+    /// and a job is committed only after a clean read-back with nothing but the receipt after it.
     #[test]
     fn no_order_of_inputs_breaks_the_promises(picks in proptest::collection::vec(0_usize..14, 1..60)) {
         let mut record = Record::accepted(now());
@@ -229,13 +230,13 @@ proptest! {
                 _ => clean,
             };
             if record.state == State::Thawed {
-                prop_assert!(!started && record.giving_up);
+                prop_assert!(!started && record.canceling);
             }
             if record.state == State::Committed {
-                prop_assert!(started && clean && !record.giving_up);
+                prop_assert!(started && clean && !record.canceling);
             }
             if started && let Some(phase) = record.state.phase() {
-                prop_assert!(!phase.can_be_given_up());
+                prop_assert!(!phase.is_cancelable());
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The chain against everything somebody could do to it.
+//! The chain against every way to tamper with it.
 
 use chrono::TimeDelta;
 use proptest::prelude::*;
@@ -55,7 +55,7 @@ fn ledger() -> impl Strategy<Value = Vec<Receipt>> {
     })
 }
 
-/// Every way to change what one receipt says; each really changes it.
+/// Every way to change one receipt; each really changes it.
 fn tampered(receipt: &Receipt, way: u8) -> Receipt {
     let mut receipt = receipt.clone();
     let body = &mut receipt.body;
@@ -95,7 +95,7 @@ fn tampered(receipt: &Receipt, way: u8) -> Receipt {
 
 proptest! {
     #[test]
-    fn a_ledger_that_nobody_touched_verifies(ledger in ledger()) {
+    fn an_unchanged_ledger_verifies(ledger in ledger()) {
         let head = verify(Head::EMPTY, &ledger).unwrap();
         prop_assert_eq!(head, ledger.last().unwrap().as_head());
     }
@@ -115,7 +115,7 @@ proptest! {
         }
     }
 
-    /// Who rewrites a receipt and its hash must rewrite all that follow, the known head included.
+    /// A changed receipt with a new hash makes the next one fail, up to the known head.
     #[test]
     fn a_resealed_receipt_breaks_its_successor_or_the_known_head(
         ledger in ledger(),
@@ -152,7 +152,7 @@ proptest! {
         prop_assert!(gap);
     }
 
-    /// Lengths come before texts: what leaves one field cannot reappear in the next.
+    /// Lengths come before texts, so that no text can move from one field into the next.
     #[test]
     fn fields_do_not_run_into_each_other(name in "[a-z]{2,10}", cut in 1_usize..2) {
         let two = |first: &str, second: &str| {
@@ -180,7 +180,7 @@ proptest! {
 }
 
 #[test]
-fn the_order_in_which_owners_answered_does_not_matter() {
+fn the_order_of_read_backs_does_not_matter() {
     let digest = |service: &str| CustodianDigest {
         service: service.to_owned(),
         digest: [1; 32],
@@ -208,7 +208,7 @@ fn the_order_in_which_owners_answered_does_not_matter() {
     );
 }
 
-/// The encoding is part of the ledger's meaning: a change of it would make every stored receipt look forged.
+/// The encoding is part of the ledger's meaning: a change of it would make every stored receipt look changed.
 #[test]
 fn the_encoding_stays_what_it_was() {
     let body = Body {
@@ -226,6 +226,6 @@ fn the_encoding_stays_what_it_was() {
             verified_at: DateTime::from_timestamp(1_700_000_050, 0).unwrap(),
         }],
     };
-    let hash = crate::domain::subject::hex(&Receipt::seal(Head::EMPTY, body).hash);
+    let hash = hex(&Receipt::seal(Head::EMPTY, body).hash);
     assert_eq!(hash, "8bc4c359c2516afd8d4817adf98374f39f0d6dccd5a7c4950e96ef58681af682");
 }

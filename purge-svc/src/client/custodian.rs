@@ -1,4 +1,4 @@
-//! One owner of data over gRPC: domain types go in and come out, and every answer is checked before it counts.
+//! One custodian over gRPC: domain types go in and come out, and every answer is checked before it counts.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -8,80 +8,60 @@ use sha2::{Digest, Sha256};
 use steward_proto::custody::v1::{self as proto, custodian_service_client::CustodianServiceClient};
 use svc_core::{
     id::{AccountId, PurgeId},
+    subject::{Subject, SubjectKind},
     wire::{
         client::{CallError, Caller, Peer},
         error::{ErrorKind, ServiceError},
     },
 };
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
 use crate::domain::{
-    custodian::{Custodian, Description, Misfit},
+    custodian::{ContractMismatch, Custodian, Description},
     external::{Erasure, ExternalObject, ItemOutcome, ItemResult},
     job::Cause,
-    subject::{Subject, SubjectKind},
 };
 
-/// Objects that are handed on together.
+/// Maximum objects of an inventory that are returned together.
 const BATCH: usize = 500;
 
-/// For which purge, of whom, and as which worker a step is asked for.
+/// Names the purge, the subject and the worker of a step.
 #[derive(Debug, Clone, Copy)]
-pub struct Call {
-    /// The purge.
+pub struct StepCall {
     pub purge_id: PurgeId,
-    /// The worker's epoch.
+    /// Epoch of the worker's lease.
     pub epoch: i64,
-    /// Whom it erases.
     pub subject: Subject,
 }
 
-/// Why an owner did not do what it was asked.
+/// Why a custodian did not do a step.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It did not answer, or refused.
+    /// The custodian did not answer, or refused.
     #[error("{custodian}")]
-    Call {
-        /// Who.
-        custodian: Custodian,
-        /// What came back.
-        source: CallError,
-    },
-    /// It is not what it should be.
-    #[error("{custodian} does not fit")]
-    Misfit {
-        /// Who.
-        custodian: Custodian,
-        /// In what.
-        source: Misfit,
-    },
-    /// Its answer makes no sense.
+    Call { custodian: Custodian, source: CallError },
+    /// The custodian does not keep to the contract.
+    #[error("{custodian} does not keep to the contract")]
+    Mismatch { custodian: Custodian, source: ContractMismatch },
+    /// The custodian's answer lacks a field.
     #[error("{custodian} answered without {missing}")]
-    Malformed {
-        /// Who.
-        custodian: Custodian,
-        /// What its answer lacks.
-        missing: &'static str,
-    },
+    Malformed { custodian: Custodian, missing: &'static str },
 }
 
 impl Error {
-    /// Who it was.
-    #[must_use]
     pub const fn custodian(&self) -> Custodian {
         match self {
             Self::Call { custodian, .. }
-            | Self::Misfit { custodian, .. }
+            | Self::Mismatch { custodian, .. }
             | Self::Malformed { custodian, .. } => *custodian,
         }
     }
 
-    /// What its job waits for now.
-    #[must_use]
+    /// The cause for which the job waits.
     pub fn cause(&self) -> Cause {
         match self {
-            Self::Misfit { source: Misfit::KindUndeclared(_), .. } => Cause::KindUndeclared,
-            Self::Misfit { .. } | Self::Malformed { .. } => Cause::ContractMismatch,
+            Self::Mismatch { source: ContractMismatch::KindUndeclared(_), .. } => Cause::KindUndeclared,
+            Self::Mismatch { .. } | Self::Malformed { .. } => Cause::ContractMismatch,
             Self::Call { source, .. } if source.status().code() == Code::Unimplemented => {
                 Cause::ContractMismatch
             }
@@ -103,141 +83,140 @@ impl Error {
         }
     }
 
-    /// The reason it gave for refusing; `None` if it did not decide anything.
-    #[must_use]
+    /// The custodian's reason for refusing; `None` if it did not decide anything.
     pub fn refusal(&self) -> Option<String> {
         match self {
             Self::Call { source, .. } if source.is_verdict() => Some(source.reason().into_owned()),
-            Self::Call { .. } | Self::Misfit { .. } | Self::Malformed { .. } => None,
+            Self::Call { .. } | Self::Mismatch { .. } | Self::Malformed { .. } => None,
         }
     }
 
-    /// How long it asked us to wait.
-    #[must_use]
+    /// The delay that the custodian asked for.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Call { source, .. } => source.retry_after(),
-            Self::Misfit { .. } | Self::Malformed { .. } => None,
+            Self::Mismatch { .. } | Self::Malformed { .. } => None,
         }
     }
 }
 
 type Result<T> = std::result::Result<T, Error>;
 
-/// An owner's answer to Freeze.
 #[derive(Debug, Clone, Copy)]
 pub struct Frozen {
-    /// Whether it knows the subject.
+    /// Whether the custodian knows the subject.
     pub known: bool,
-    /// SHA-256 of its encoded answer.
+    /// SHA-256 of the encoded answer.
     pub digest: [u8; 32],
 }
 
-/// An owner's answer to Verify.
 #[derive(Debug, Clone)]
 pub struct ReadBack {
     /// Kinds of which something is left.
     pub residue: BTreeSet<String>,
-    /// When it read, by its database's clock.
+    /// Time of the read-back, by the custodian's database clock.
     pub verified_at: DateTime<Utc>,
-    /// SHA-256 of its encoded answer.
+    /// SHA-256 of the encoded answer.
     pub digest: [u8; 32],
 }
 
-/// One owner of data.
 #[derive(Debug, Clone)]
-pub struct Remote {
+pub struct CustodianClient {
     custodian: Custodian,
     peer: Peer,
     required: BTreeSet<String>,
-    patience: Duration,
+    max_silence: Duration,
 }
 
-impl Remote {
-    /// The owner behind `peer`, which must hold the `required` kinds. `patience` is the longest silence in a
-    /// stream of its.
-    #[must_use]
+impl CustodianClient {
+    /// A client of the custodian at `peer`, which must declare the `required` kinds. `max_silence` is the
+    /// maximum time between two messages of its streams.
     pub const fn new(
         custodian: Custodian,
         peer: Peer,
         required: BTreeSet<String>,
-        patience: Duration,
+        max_silence: Duration,
     ) -> Self {
-        Self { custodian, peer, required, patience }
+        Self { custodian, peer, required, max_silence }
     }
 
-    /// What it says of itself, if that fits.
+    /// Asks what the custodian holds, and checks that it is the expected service with the required kinds.
     ///
     /// # Errors
-    /// [`Error`] if it does not answer or does not fit.
+    /// [`Error::Mismatch`] if it is not.
     pub async fn describe(&self) -> Result<Description> {
         let answer = self.client(None).describe(proto::DescribeRequest {}).await;
-        let answer = answer.map_err(|status| self.failed(status))?.into_inner();
+        let answer = self.answered(answer)?;
         let description = Description {
             service: answer.service,
             contract_version: answer.contract_version,
             kinds: answer.kinds.into_iter().collect(),
         };
-        description.fits(self.custodian, &self.required).map_err(|misfit| self.misfit(misfit))?;
+        description.fits(self.custodian, &self.required).map_err(|mismatch| self.mismatch(mismatch))?;
         Ok(description)
     }
 
-    /// Stops its writers.
+    /// Stops the subject's writers.
     ///
     /// # Errors
-    /// [`Error`] if it did not say that it has.
-    pub async fn freeze(&self, call: &Call) -> Result<Frozen> {
+    /// [`Error`] unless the custodian says that it has.
+    pub async fn freeze(&self, call: &StepCall) -> Result<Frozen> {
         let request = proto::FreezeRequest { step: Some(step(call)) };
         let answer = self.client(Some(call)).freeze(request).await;
-        let answer = answer.map_err(|status| self.failed(status))?.into_inner();
+        let answer = self.answered(answer)?;
         Ok(Frozen { known: answer.known, digest: digest(&answer) })
     }
 
-    /// Lets its writers go on.
+    /// Admits the subject's writers again.
     ///
     /// # Errors
-    /// [`Error`] if it did not say that it has.
-    pub async fn thaw(&self, call: &Call) -> Result<[u8; 32]> {
+    /// [`Error`] unless the custodian says that it has.
+    pub async fn thaw(&self, call: &StepCall) -> Result<[u8; 32]> {
         let request = proto::ThawRequest { step: Some(step(call)) };
         let answer = self.client(Some(call)).thaw(request).await;
-        Ok(digest(&answer.map_err(|status| self.failed(status))?.into_inner()))
+        Ok(digest(&self.answered(answer)?))
     }
 
-    /// Begins to list what it has outside Postgres; every kind must be one of those in `description`.
+    /// Begins to list the subject's objects outside Postgres; every kind must be one of those in
+    /// `description`.
     ///
     /// # Errors
-    /// [`Error`] if it does not begin.
-    pub async fn inventory<'a>(&'a self, call: &Call, description: &'a Description) -> Result<Objects<'a>> {
+    /// [`Error`] if the custodian does not begin.
+    pub async fn inventory<'a>(
+        &'a self,
+        call: &StepCall,
+        description: &'a Description,
+    ) -> Result<Objects<'a>> {
         let request = proto::InventoryRequest { step: Some(step(call)) };
         let answer = self.client(Some(call)).inventory(request).await;
-        let stream = answer.map_err(|status| self.failed(status))?.into_inner();
-        Ok(Objects { remote: self, description, stream, digest: Sha256::new() })
+        let stream = self.answered(answer)?;
+        Ok(Objects { client: self, description, stream, digest: Sha256::new() })
     }
 
-    /// Deletes, or goes on deleting.
+    /// Deletes, or continues to delete, the subject.
     ///
     /// # Errors
-    /// [`Error`] if it did not say what it did.
-    pub async fn erase(&self, call: &Call) -> Result<(Erasure, [u8; 32])> {
+    /// [`Error`] unless the custodian says what it did.
+    pub async fn erase(&self, call: &StepCall) -> Result<(Erasure, [u8; 32])> {
         let request = proto::EraseRequest { step: Some(step(call)) };
         let answer = self.client(Some(call)).erase(request).await;
-        let answer = answer.map_err(|status| self.failed(status))?.into_inner();
+        let answer = self.answered(answer)?;
         let digest = digest(&answer);
         let items = answer.items.into_iter().map(|item| self.item(item)).collect::<Result<_>>()?;
         let rows = answer.deleted.iter().map(|kind| kind.count.max(0)).fold(0, i64::saturating_add);
         Ok((Erasure { rows, items, done: answer.done }, digest))
     }
 
-    /// Reads back what is left of every kind in `description`.
+    /// Reads back how much is left of every kind in `description`.
     ///
     /// # Errors
-    /// [`Error`] if it did not, or left a kind out.
-    pub async fn verify(&self, call: &Call, description: &Description) -> Result<ReadBack> {
+    /// [`Error::Mismatch`] if a kind is left out.
+    pub async fn verify(&self, call: &StepCall, description: &Description) -> Result<ReadBack> {
         let request = proto::VerifyRequest { step: Some(step(call)) };
         let answer = self.client(Some(call)).verify(request).await;
-        let answer = answer.map_err(|status| self.failed(status))?.into_inner();
+        let answer = self.answered(answer)?;
         let kinds = answer.residue.iter().map(|left| left.kind.as_str());
-        description.covers(kinds).map_err(|misfit| self.misfit(misfit))?;
+        description.covers(kinds).map_err(|mismatch| self.mismatch(mismatch))?;
         let verified_at = answer.verified_at.and_then(|at| {
             let at = DateTime::from_timestamp(at.seconds, u32::try_from(at.nanos).ok()?)?;
             // What Postgres keeps; the receipt is hashed with this.
@@ -255,17 +234,17 @@ impl Remote {
         })
     }
 
-    /// Lets the subject's head go; its tombstone stays.
+    /// Deletes the subject's head; its tombstone stays.
     ///
     /// # Errors
-    /// [`Error`] if it did not say that it has.
-    pub async fn commit(&self, call: &Call) -> Result<[u8; 32]> {
+    /// [`Error`] unless the custodian says that it has.
+    pub async fn commit(&self, call: &StepCall) -> Result<[u8; 32]> {
         let request = proto::CommitRequest { step: Some(step(call)) };
         let answer = self.client(Some(call)).commit(request).await;
-        Ok(digest(&answer.map_err(|status| self.failed(status))?.into_inner()))
+        Ok(digest(&self.answered(answer)?))
     }
 
-    fn client(&self, call: Option<&Call>) -> CustodianServiceClient<Caller> {
+    fn client(&self, call: Option<&StepCall>) -> CustodianServiceClient<Caller> {
         let account: Option<AccountId> = call.map(|call| call.subject.account());
         CustodianServiceClient::new(self.peer.acting_for(account))
     }
@@ -290,12 +269,16 @@ impl Remote {
         Ok(ExternalObject { kind: object.kind, provider: object.provider, object_id: object.object_id })
     }
 
+    fn answered<T>(&self, answer: std::result::Result<Response<T>, Status>) -> Result<T> {
+        answer.map(Response::into_inner).map_err(|status| self.failed(status))
+    }
+
     fn failed(&self, status: Status) -> Error {
         Error::Call { custodian: self.custodian, source: CallError::new(self.custodian.service(), status) }
     }
 
-    const fn misfit(&self, source: Misfit) -> Error {
-        Error::Misfit { custodian: self.custodian, source }
+    const fn mismatch(&self, source: ContractMismatch) -> Error {
+        Error::Mismatch { custodian: self.custodian, source }
     }
 
     const fn malformed(&self, missing: &'static str) -> Error {
@@ -303,44 +286,44 @@ impl Remote {
     }
 }
 
-/// What an owner has outside Postgres, as it names it.
+/// An inventory: the subject's objects outside Postgres.
 #[derive(Debug)]
 pub struct Objects<'a> {
-    remote: &'a Remote,
+    client: &'a CustodianClient,
     description: &'a Description,
     stream: Streaming<proto::InventoryResponse>,
     digest: Sha256,
 }
 
 impl Objects<'_> {
-    /// The next objects; none is the end.
+    /// The next objects; an empty batch is the end.
     ///
     /// # Errors
-    /// [`Error`] if the list broke off, or names a kind that was not declared: what came so far is no inventory.
+    /// [`Error`] if the list breaks off or names an undeclared kind; the objects so far are no inventory.
     pub async fn next(&mut self) -> Result<Vec<ExternalObject>> {
         let mut batch = Vec::new();
         while batch.len() < BATCH {
-            let next = tokio::time::timeout(self.remote.patience, self.stream.message()).await;
-            let next = next.unwrap_or_else(|_| Err(Status::deadline_exceeded("the stream fell silent")));
-            let Some(response) = next.map_err(|status| self.remote.failed(status))? else { break };
+            let next = tokio::time::timeout(self.client.max_silence, self.stream.message()).await;
+            let next =
+                next.unwrap_or_else(|_| Err(Status::deadline_exceeded("no message within the timeout")));
+            let Some(response) = next.map_err(|status| self.client.failed(status))? else { break };
             let encoded = response.encode_length_delimited_to_vec();
             self.digest.update(&encoded);
-            let object = self.remote.object(response.object)?;
+            let object = self.client.object(response.object)?;
             let declared = self.description.declares([object.kind.as_str()]);
-            declared.map_err(|misfit| self.remote.misfit(misfit))?;
+            declared.map_err(|mismatch| self.client.mismatch(mismatch))?;
             batch.push(object);
         }
         Ok(batch)
     }
 
-    /// SHA-256 of everything that came.
-    #[must_use]
+    /// SHA-256 of every message of the list.
     pub fn digest(self) -> [u8; 32] {
         self.digest.finalize().into()
     }
 }
 
-fn step(call: &Call) -> proto::Step {
+fn step(call: &StepCall) -> proto::Step {
     let kind = match call.subject.kind() {
         SubjectKind::Account => proto::SubjectKind::Account,
         SubjectKind::Session => proto::SubjectKind::Session,

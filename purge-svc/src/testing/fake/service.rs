@@ -1,4 +1,4 @@
-//! The simulator on the wire.
+//! The gRPC side of the simulator.
 
 use std::{net::SocketAddr, pin::Pin};
 
@@ -10,9 +10,9 @@ use steward_proto::custody::v1::{
 };
 use svc_core::{
     custody::{Step, StepKind},
-    data::pg::Subject,
     id::{AccountId, PurgeId, SessionId},
     run::lifecycle::Lifecycle,
+    subject::Subject,
     wire::error::{self, ErrorKind},
 };
 use tokio::net::TcpListener;
@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status};
 use super::{Admitted, FakeCustodian, Fault, NotAdmitted};
 use crate::domain::external::{ExternalObject, ItemOutcome, ItemResult};
 
-/// A served simulator; it goes from the network with this.
+/// A served simulator; dropping it closes its port.
 #[derive(Debug)]
 pub struct Serving {
     address: SocketAddr,
@@ -31,18 +31,16 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Its URL.
-    #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 }
 
 impl FakeCustodian {
-    /// Serves it on a port of its own.
+    /// Serves the simulator on a port of its own.
     ///
     /// # Errors
-    /// If there is no port.
+    /// If no port can be bound.
     pub async fn serve(&self, lifecycle: &Lifecycle) -> std::io::Result<Serving> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -61,7 +59,7 @@ impl FakeCustodian {
         Ok(Serving { address, _open: closed.drop_guard() })
     }
 
-    /// One call: fault, machine, effect, answer.
+    /// Runs one call: fault, machine, effect, answer.
     async fn call<T: Message + Default>(
         &self,
         kind: StepKind,
@@ -71,7 +69,7 @@ impl FakeCustodian {
         let step = parse(kind, wire)?;
         let (fault, mut resumption) = (self.fault(kind), self.resumption());
         if fault == Some(Fault::Unavailable) {
-            return Err(refuse(ErrorKind::Unavailable, "UNAVAILABLE", "told to be away"));
+            return Err(refuse(ErrorKind::Unavailable, "UNAVAILABLE", "set to be unavailable"));
         }
         let answer = match self.admit(&step).map_err(not_admitted)? {
             Admitted::Replay(bytes) => T::decode(&*bytes)
@@ -85,10 +83,10 @@ impl FakeCustodian {
             }
         };
         match fault {
-            // Without a reason of ours: what a transport says when a connection breaks.
+            // Without an `ErrorInfo`, as a transport reports a broken connection.
             Some(Fault::LoseReply) => Err(Status::unavailable("connection lost")),
             Some(Fault::Stall) => {
-                // It is over with the simulator, too.
+                // The simulator is dropped.
                 let _changed = resumption.changed().await;
                 Ok(Response::new(answer))
             }
@@ -138,13 +136,13 @@ impl CustodianService for FakeCustodian {
         let step = parse(StepKind::Inventory, request.into_inner().step)?;
         let (fault, mut resumption) = (self.fault(StepKind::Inventory), self.resumption());
         if fault == Some(Fault::Unavailable) {
-            return Err(refuse(ErrorKind::Unavailable, "UNAVAILABLE", "told to be away"));
+            return Err(refuse(ErrorKind::Unavailable, "UNAVAILABLE", "set to be unavailable"));
         }
         self.admit(&step).map_err(not_admitted)?;
         let objects = stream::iter(self.list(step.subject))
             .map(|object| Ok(proto::InventoryResponse { object: Some(wire_object(object)) }));
         match fault {
-            // The list breaks off where it should end.
+            // The list breaks off before its end.
             Some(Fault::LoseReply) => {
                 let cut = stream::once(async { Err(Status::unavailable("connection lost")) });
                 Ok(Response::new(objects.chain(cut).boxed()))
@@ -202,14 +200,14 @@ impl CustodianService for FakeCustodian {
         &self,
         _request: Request<proto::ListAllRequest>,
     ) -> Result<Response<proto::ListAllResponse>, Status> {
-        Err(Status::unimplemented("nobody reconciles a simulator"))
+        Err(Status::unimplemented("the simulator has no reconciliation"))
     }
 
     async fn check_invariants(
         &self,
         _request: Request<proto::CheckInvariantsRequest>,
     ) -> Result<Response<proto::CheckInvariantsResponse>, Status> {
-        Err(Status::unimplemented("nobody probes a simulator"))
+        Err(Status::unimplemented("the simulator has no probes"))
     }
 }
 

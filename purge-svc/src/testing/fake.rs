@@ -1,7 +1,7 @@
-//! A simulated owner of data: keeps its rows in memory, moves by the machine that every real owner moves by, and
-//! can be told to fail, to lose its answers, to leave residue, and to hold what cannot be deleted.
+//! A simulated custodian: it keeps its rows in memory, follows the machine of every real custodian, and can
+//! be made to fail, to lose answers, to leave residue, and to refuse to delete objects.
 //!
-//! It is served over gRPC ([`FakeCustodian::serve`]), so that what tests meet is a real peer on a real socket.
+//! It is served over gRPC ([`FakeCustodian::serve`]), so that tests meet a real peer on a real socket.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -10,7 +10,7 @@ use std::{
 
 use svc_core::{
     custody::{Record, Refused, State, Step, StepKind, admit},
-    data::pg::Subject,
+    subject::Subject,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -24,25 +24,22 @@ mod service;
 
 pub use self::service::Serving;
 
-/// What goes wrong with one call.
+/// A fault of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// It says that it is away, and does nothing.
+    /// The simulator answers UNAVAILABLE and does nothing.
     Unavailable,
-    /// It does what it is asked, and its answer is lost.
+    /// The simulator does the step, and its answer is lost.
     LoseReply,
-    /// It does what it is asked, and does not answer before [`FakeCustodian::resume`].
+    /// The simulator does the step, and answers after [`FakeCustodian::resume`].
     Stall,
 }
 
-/// A call that came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Called {
-    /// The step.
     pub step: StepKind,
-    /// The worker's epoch.
+    /// Epoch of the calling worker.
     pub epoch: i64,
-    /// Whom it was about.
     pub subject: Subject,
 }
 
@@ -63,7 +60,7 @@ impl Holdings {
 struct Kept {
     account: Uuid,
     record: Record,
-    /// By purge: what was answered to which step.
+    /// Answers by purge and step.
     answers: HashMap<Uuid, Vec<(StepKind, Vec<u8>)>>,
     holdings: Holdings,
 }
@@ -72,37 +69,36 @@ struct Kept {
 struct Inner {
     subjects: HashMap<Uuid, Kept>,
     faults: HashMap<StepKind, VecDeque<Option<Fault>>>,
-    /// Objects that cannot be deleted, and why.
+    /// Objects that cannot be deleted, with outcome and code.
     stuck: HashMap<String, (ItemOutcome, &'static str)>,
-    /// Rows that turn up after the next erasure: a writer that nobody knew of.
+    /// Rows that appear after the next erasure, as of a writer that was not stopped.
     residue: i64,
     calls: Vec<Called>,
     version: i32,
     undeclared: Option<String>,
 }
 
-/// The simulator; clones are the same owner.
+/// The simulator; clones share its state.
 #[derive(Debug, Clone)]
 pub struct FakeCustodian {
     custodian: Custodian,
     kinds: Arc<[String]>,
-    /// Rows that it deletes in one call.
+    /// Maximum rows that one call deletes.
     chunk: i64,
     inner: Arc<Mutex<Inner>>,
     resumed: watch::Sender<()>,
 }
 
-/// What the machine says to a call.
+/// Verdict of the machine on a call.
 pub(super) enum Admitted {
-    /// It was answered before, with this.
+    /// The step was answered before, with this.
     Replay(Vec<u8>),
-    /// Do it.
+    /// The step is to be done.
     Do,
 }
 
 impl FakeCustodian {
-    /// Plays `custodian`, with two kinds of rows and one of external objects.
-    #[must_use]
+    /// Simulates `custodian`, with two kinds of rows and one of external objects.
     pub fn new(custodian: Custodian) -> Self {
         let name = custodian.service().trim_end_matches("-svc");
         let kinds = [format!("{name}.heads"), format!("{name}.rows"), format!("{name}.objects")];
@@ -116,8 +112,6 @@ impl FakeCustodian {
         }
     }
 
-    /// Whom it plays.
-    #[must_use]
     pub const fn custodian(&self) -> Custodian {
         self.custodian
     }
@@ -131,7 +125,7 @@ impl FakeCustodian {
         kept.holdings.objects.extend(objects.iter().map(|id| self.object(id)));
     }
 
-    /// Writes one row of a subject, if it may be written; says whether it was.
+    /// Writes one row of a subject if the subject is live; returns whether it did.
     pub fn write(&self, subject: Subject) -> bool {
         let mut inner = self.inner();
         let kept = inner.meet(subject);
@@ -142,8 +136,7 @@ impl FakeCustodian {
         live
     }
 
-    /// Whether it holds something of this subject, for this account.
-    #[must_use]
+    /// Whether there is data of this subject under this account.
     pub fn has(&self, subject: Subject) -> bool {
         let inner = self.inner();
         let kept = inner.subjects.get(&subject.id());
@@ -151,7 +144,6 @@ impl FakeCustodian {
     }
 
     /// Whether nothing of a subject is left but its tombstone.
-    #[must_use]
     pub fn is_erased(&self, subject: Subject) -> bool {
         let inner = self.inner();
         inner
@@ -160,30 +152,27 @@ impl FakeCustodian {
             .is_some_and(|kept| kept.record.state == State::Erased && kept.holdings.is_empty())
     }
 
-    /// Whether a subject may be written.
-    #[must_use]
     pub fn is_live(&self, subject: Subject) -> bool {
         self.inner().subjects.get(&subject.id()).is_none_or(|kept| kept.record.state == State::Live)
     }
 
-    /// Rows of a subject that are left.
-    #[must_use]
+    /// Number of rows of a subject.
     pub fn rows(&self, subject: Subject) -> i64 {
         self.inner().subjects.get(&subject.id()).map_or(0, |kept| kept.holdings.rows.values().sum())
     }
 
-    /// Lets the next `times` calls of a step go wrong.
+    /// Makes the next `times` calls of a step fail.
     pub fn fail(&self, step: StepKind, fault: Fault, times: usize) {
         self.inner().faults.entry(step).or_default().extend(std::iter::repeat_n(Some(fault), times));
     }
 
-    /// Lets one call of a step go wrong, after this many that go well.
+    /// Makes one call of a step fail, after `calls` that succeed.
     pub fn fail_after(&self, step: StepKind, calls: usize, fault: Fault) {
         let faults = std::iter::repeat_n(None, calls).chain([Some(fault)]);
         self.inner().faults.entry(step).or_default().extend(faults);
     }
 
-    /// Lets calls that stall be answered.
+    /// Answers the calls that stall.
     pub fn resume(&self) {
         self.resumed.send_replace(());
     }
@@ -193,12 +182,12 @@ impl FakeCustodian {
         self.inner().stuck.insert(object_id.to_owned(), (outcome, code));
     }
 
-    /// Makes it possible again.
+    /// Makes an object possible to delete again.
     pub fn unjam(&self, object_id: &str) {
         self.inner().stuck.remove(object_id);
     }
 
-    /// Lets this many rows turn up after the next erasure.
+    /// Makes this many rows appear after the next erasure.
     pub fn leave_residue(&self, rows: i64) {
         self.inner().residue = rows;
     }
@@ -208,19 +197,16 @@ impl FakeCustodian {
         self.inner().version = version;
     }
 
-    /// Holds one object of a kind that it does not declare.
+    /// Adds one object of a kind that is not declared.
     pub fn hide_a_kind(&self, kind: Option<&str>) {
         self.inner().undeclared = kind.map(str::to_owned);
     }
 
-    /// Every call so far.
-    #[must_use]
     pub fn calls(&self) -> Vec<Called> {
         self.inner().calls.clone()
     }
 
-    /// How often a step was asked for.
-    #[must_use]
+    /// Number of calls of a step.
     pub fn count(&self, step: StepKind) -> usize {
         self.inner().calls.iter().filter(|called| called.step == step).count()
     }
@@ -249,8 +235,8 @@ impl FakeCustodian {
         self.inner().faults.get_mut(&step)?.pop_front()?
     }
 
-    /// Changes with the next [`resume`](Self::resume). Taken before a call is counted: who sees that it was made
-    /// may let it go on, even if it does not wait yet.
+    /// Changes with the next [`resume`](Self::resume). Taken before a call is counted, because a test that
+    /// sees the call may resume at once.
     pub(super) fn resumption(&self) -> watch::Receiver<()> {
         self.resumed.subscribe()
     }
@@ -275,14 +261,14 @@ impl FakeCustodian {
         }
     }
 
-    /// Remembers what a step was answered.
+    /// Stores the answer of a step.
     pub(super) fn answered(&self, step: &Step, answer: Vec<u8>) {
         let mut inner = self.inner();
         let kept = inner.meet(step.subject);
         kept.answers.entry(step.purge_id.0).or_default().push((step.kind, answer));
     }
 
-    /// Whether it has anything of a subject.
+    /// Whether there is data of a subject.
     pub(super) fn knows(&self, subject: Subject) -> bool {
         !self.inner().meet(subject).holdings.is_empty()
     }
@@ -296,7 +282,7 @@ impl FakeCustodian {
         objects
     }
 
-    /// Deletes a chunk: rows deleted, what became of objects, and whether nothing is left to do.
+    /// Deletes a chunk: returns deleted rows, results for objects, and whether nothing is left.
     pub(super) fn erase(&self, subject: Subject) -> (Vec<(String, i64)>, Vec<ItemResult>, bool) {
         let mut inner = self.inner();
         let (stuck, residue) = (inner.stuck.clone(), inner.residue);
@@ -323,7 +309,7 @@ impl FakeCustodian {
         (deleted, items, done)
     }
 
-    /// What is left, by kind. A read-back that finds something voids what was said about erasing.
+    /// Counts what is left, by kind. Residue voids the stored answer of Erase.
     pub(super) fn verify(&self, step: &Step) -> Vec<(String, i64)> {
         let mut inner = self.inner();
         let kept = inner.meet(step.subject);
@@ -343,12 +329,11 @@ impl FakeCustodian {
     }
 }
 
-/// Why a call was not admitted.
+/// Reason for which a call is refused.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum NotAdmitted {
-    /// It never met the subject, or knows it as somebody else's.
+    /// The subject is unknown, or belongs to another account.
     Unknown,
-    /// The machine refused.
     Refused(Refused),
 }
 

@@ -4,8 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use purge_svc::{
     Config, MIGRATOR,
-    custodian::fake::{FakeCustodian, Serving},
-    domain::custodian::Custodian,
+    testing::{
+        domain::custodian::Custodian,
+        fake::{FakeCustodian, Serving},
+    },
 };
 use secrecy::ExposeSecret;
 use steward_proto::purge::v1::{
@@ -13,9 +15,9 @@ use steward_proto::purge::v1::{
     purge_service_client::PurgeServiceClient,
 };
 use svc_core::{
-    data::pg::Subject,
     id::{AccountId, SessionId},
     run::lifecycle::{Lifecycle, Outcome},
+    subject::Subject,
     testing::{TestDb, TestRedis, free_address},
     wire::{
         assertion::{GATEWAY, trust_file},
@@ -43,8 +45,8 @@ struct Running {
 async fn start(triggers: &str) -> Running {
     let db = TestDb::new(&[("purge", &MIGRATOR)]).await;
     let redis = TestRedis::new();
-    // The owners are other processes: they do not stop with this one.
-    let (lifecycle, others) = (Lifecycle::new(), Lifecycle::new());
+    // The custodians are other processes: they do not stop with this one.
+    let (lifecycle, theirs) = (Lifecycle::new(), Lifecycle::new());
     let files = tempfile::tempdir().unwrap();
     let (ours, gateway) = (Keys::new("purge-svc"), Keys::new(GATEWAY));
     let (key_file, trusted) = (files.path().join("key"), files.path().join("trust.toml"));
@@ -53,9 +55,9 @@ async fn start(triggers: &str) -> Running {
 
     let owners = Custodian::ALL.map(FakeCustodian::new);
     let [chat, registry, sandbox] = &owners;
-    let chat_at = FakeSessions::serve(chat.clone(), ours.verifier("chat-svc"), &others).await;
-    let registry_at = registry.serve(&others).await.unwrap();
-    let sandbox_at = sandbox.serve(&others).await.unwrap();
+    let chat_at = FakeSessions::serve(chat.clone(), ours.verifier("chat-svc"), &theirs).await;
+    let registry_at = registry.serve(&theirs).await.unwrap();
+    let sandbox_at = sandbox.serve(&theirs).await.unwrap();
     let (listen, operator_listen) = (free_address(), free_address());
     let redis_config = redis.config();
     let text = format!(
@@ -89,7 +91,7 @@ async fn start(triggers: &str) -> Running {
     let config_file = files.path().join("purge.toml");
     std::fs::write(&config_file, text).unwrap();
     let config = Config::load(Some(&config_file)).unwrap();
-    let metrics = svc_core::run::telemetry::init("purge-svc", &config.telemetry).unwrap().metrics();
+    let metrics = svc_core::run::telemetry::init("purge-svc", &config.base.telemetry).unwrap().metrics();
     purge_svc::start(config, lifecycle.clone(), metrics).await.unwrap();
     let config = PeerConfig { urls: vec![format!("http://{listen}")], timeout: Duration::from_secs(10) };
     let peer = Peer::lazy("purge-svc", &config, Arc::new(gateway.signer())).unwrap();
@@ -154,7 +156,7 @@ async fn until_committed(client: &mut PurgeServiceClient<Caller>, purge_id: &str
 }
 
 #[tokio::test]
-async fn a_session_is_purged_through_the_door() {
+async fn a_session_is_purged_over_grpc() {
     let plane = start("['user_erasure']").await;
     let account = AccountId::new();
     let subject = plane.session(account);
@@ -192,8 +194,8 @@ async fn refusals_say_what_the_caller_should_do() {
     let mut foreign = plane.as_account(AccountId::new());
     let status = foreign.purge_session(purge(subject.id())).await.unwrap_err();
     assert_eq!(refused(status), (Code::NotFound, "NOT_FOUND".to_owned()));
-    let mut nobody = PurgeServiceClient::new(plane.peer.stating(admin()));
-    let status = nobody.purge_session(purge(subject.id())).await.unwrap_err();
+    let mut operator = PurgeServiceClient::new(plane.peer.stating(admin()));
+    let status = operator.purge_session(purge(subject.id())).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
     let mut limited = Principal::account(account);
     limited.scopes = vec!["sessions:read".to_owned()];
@@ -219,7 +221,7 @@ async fn refusals_say_what_the_caller_should_do() {
 }
 
 #[tokio::test]
-async fn what_is_switched_off_is_accepted_and_never_reported_done() {
+async fn a_job_of_a_trigger_that_is_off_is_accepted_and_waits() {
     let plane = start("['grace_expiry']").await;
     let account = AccountId::new();
     let subject = plane.session(account);
@@ -239,7 +241,7 @@ async fn what_is_switched_off_is_accepted_and_never_reported_done() {
 }
 
 #[tokio::test]
-async fn operators_hold_and_release_through_the_door() {
+async fn operators_set_and_release_holds_over_grpc() {
     let plane = start("['user_erasure']").await;
     let account = AccountId::new();
     let subject = plane.session(account);

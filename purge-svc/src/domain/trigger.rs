@@ -1,25 +1,15 @@
-//! Who is erased, and why: a session or an account, on somebody's demand or because its time has come.
+//! Triggers: why a subject is erased, and with which priority.
 
-pub use svc_core::subject::{Subject, SubjectHash, SubjectKind};
-
-/// Lower-case hexadecimal.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    nibbles.map(|nibble| char::from(DIGITS[usize::from(nibble)])).collect()
-}
-
-/// Why a job exists; decides who goes first when all cannot go at once.
+/// Why a job exists; decides its priority when not all jobs can run at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Trigger {
-    /// A verified request of the person the data is about: the law's clock runs.
+    /// A verified request of the person the data is about; the law sets a time limit.
     SubjectRequest,
-    /// The owner asked for this subject to be erased now.
+    /// The tenant asked for this subject to be erased.
     UserErasure,
-    /// The owner's account is being deleted.
+    /// The tenant's account is being deleted.
     AccountDeletion,
-    /// A tombstone's grace ran out.
+    /// The grace period of a deleted session is over.
     GraceExpiry,
 }
 
@@ -28,8 +18,7 @@ impl Trigger {
     pub const ALL: [Self; 4] =
         [Self::SubjectRequest, Self::UserErasure, Self::AccountDeletion, Self::GraceExpiry];
 
-    /// Its name in the database and in configuration.
-    #[must_use]
+    /// Name in the database and in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Self::SubjectRequest => "subject_request",
@@ -39,14 +28,12 @@ impl Trigger {
         }
     }
 
-    /// The trigger of that name.
-    #[must_use]
+    /// Finds the trigger by its name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|trigger| trigger.name() == name)
     }
 
-    /// Its place in the queue; lower goes first.
-    #[must_use]
+    /// Place in the queue; lower numbers are claimed first.
     pub const fn priority(self) -> i16 {
         match self {
             Self::SubjectRequest => 0,
@@ -60,11 +47,6 @@ impl Trigger {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_are_written_as_hexadecimal() {
-        assert_eq!(hex(&[0x00, 0x7f, 0xff, 0x1a]), "007fff1a");
-    }
 
     #[test]
     fn names_and_priorities_tell_triggers_apart() {
