@@ -1,6 +1,5 @@
 //! The other services as purge-svc calls them.
 
-pub mod chat;
 pub mod custodian;
 
 use self::custodian::CustodianClient;

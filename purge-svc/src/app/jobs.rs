@@ -11,11 +11,13 @@ use svc_core::{
     id::{AccountId, PurgeId, SessionId},
     run::clock::SharedClock,
     subject::Subject,
-    wire::page::{self, Page},
+    wire::{
+        client::Sessions,
+        page::{self, Page},
+    },
 };
 
 use crate::{
-    client::chat::ChatClient,
     domain::{
         job::{self, Input, Job, Record, State},
         receipt::Receipt,
@@ -43,7 +45,7 @@ pub struct Jobs {
 #[derive(Debug, Clone)]
 pub struct JobsDeps {
     pub pool: Pool,
-    pub chat: ChatClient,
+    pub chat: Sessions,
     pub wake: Wake,
     pub clock: SharedClock,
     /// Triggers of the jobs that are worked on.
@@ -87,7 +89,7 @@ impl Jobs {
             return Ok(known);
         }
         // With no transaction open, because chat-svc may be slow.
-        if !self.deps.chat.session_exists(request.account, request.session).await? {
+        if !self.deps.chat.exists(request.account, request.session).await? {
             return Err(Error::NotFound(Entity::Session));
         }
         let now = self.deps.clock.now();

@@ -16,7 +16,7 @@ use purge_svc::{
             jobs::{Jobs, JobsDeps, PurgeRequest, PurgeView},
             ledger::Ledger,
         },
-        client::{Roster, chat::ChatClient, custodian::CustodianClient},
+        client::{Roster, custodian::CustodianClient},
         domain::{
             custodian::Custodian,
             job::{Job, State},
@@ -44,7 +44,7 @@ use svc_core::{
     testing::{TestDb, TestRedis},
     wire::{
         assertion::{self, Signer, TrustedKey, Verifier},
-        client::{Peer, PeerConfig},
+        client::{Peer, PeerConfig, Sessions},
     },
 };
 
@@ -137,7 +137,7 @@ impl Plane {
             registry: remote(Custodian::Registry, peer("registry-svc", registry_at.url()), &[]),
             sandbox: remote(Custodian::Sandbox, peer("sandbox-svc", sandbox_at.url()), &[]),
         };
-        let chat_client = ChatClient::new(chat_peer);
+        let chat_client = Sessions::new(chat_peer);
         Self {
             jobs: Jobs::new(JobsDeps {
                 pool: pool.clone(),

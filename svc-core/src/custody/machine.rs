@@ -77,7 +77,7 @@ pub enum Refused {
     #[error("this purge is of another subject")]
     OtherSubject,
     /// The purge was canceled.
-    #[error("this purge was given up")]
+    #[error("this purge was canceled")]
     Thawed,
     /// The step needs a freeze first.
     #[error("subject is not frozen")]

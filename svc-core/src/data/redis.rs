@@ -83,7 +83,7 @@ pub struct KeyFamily {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Redis is unreachable, or was moments ago.
-    #[error("Redis is away")]
+    #[error("Redis is unreachable")]
     Down(#[source] Option<RedisError>),
     /// Redis refused a command: a defect.
     #[error("Redis refused a command")]
@@ -335,7 +335,7 @@ fn classify(error: RedisError) -> Error {
 
 fn fail(link: &mut Link) {
     if link.failures == 0 {
-        tracing::warn!("Redis is away, continuing without it");
+        tracing::warn!("Redis is unreachable, continuing without it");
     }
     link.failures = link.failures.saturating_add(1);
     link.retry_at = Some(Instant::now() + RETRY.delay(link.failures, rand::random()));

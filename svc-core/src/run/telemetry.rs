@@ -201,7 +201,7 @@ impl Telemetry {
         let meter = self.meter.shutdown_with_timeout(FLUSH);
         for result in [tracer, logger, Some(meter)].into_iter().flatten() {
             if let Err(error) = result {
-                tracing::warn!(%error, "telemetry was not flushed whole");
+                tracing::warn!(%error, "telemetry was not flushed completely");
             }
         }
     }

@@ -7,7 +7,7 @@
 //! 3. Redis again: still this token, at least half of the TTL left. A holder that slept between 1 and 2 and
 //!    lost Redis meanwhile fences the other replicas for a moment, but never acts.
 //! 4. The pass. Each of its writes is made in [`Held::tx`], which holds the row `FOR SHARE` with its epoch
-//!    and holder: a holder that was stopped, cut off or slow writes nothing once another replica is at step 2.
+//!    and holder: a stopped, cut off or slow holder writes nothing once another replica is at step 2.
 //!
 //! Without Redis there is no pass. Work of a pass outside Postgres must be intent-first, because only writes
 //! to Postgres are fenced.
@@ -184,7 +184,7 @@ impl Lock {
         match self.redis.query::<Option<String>>(&command).await {
             Ok(answer) => answer.is_some(),
             Err(error) => {
-                tracing::debug!(error = %Chain(&error), key = self.key, "singleton rests");
+                tracing::debug!(error = %Chain(&error), key = self.key, "singleton pass skipped");
                 false
             }
         }
