@@ -13,6 +13,7 @@ mod arrows;
 mod circles;
 mod crates;
 mod documents;
+mod meters;
 mod names;
 mod planted;
 mod roots;
@@ -53,6 +54,7 @@ const RULES: &[Rule] = &[
     arrows::no_layer_reaches_up,
     arrows::only_the_store_exports_its_types,
     circles::modules_form_no_circle,
+    meters::metrics_have_their_file_and_meter,
     roots::services_export_what_their_users_need,
     sizes::files_are_short,
     sizes::directories_are_small,

@@ -64,12 +64,22 @@ const PLANTED: &[(&str, &str, &[File<'_>])] = &[
     (
         "root",
         "chat-svc",
-        &[(
-            "chat-svc/src/lib.rs",
-            "pub use self::x::{Config, MIGRATOR, NAME}; pub fn start() {} pub mod app;",
-        )],
+        &[
+            (
+                "chat-svc/src/lib.rs",
+                "pub use self::x::{Config, MIGRATOR, NAME}; pub fn start() {} pub mod app;",
+            ),
+            ("chat-svc/src/metrics.rs", ""),
+        ],
     ),
-    ("root", "chat-svc", &[("chat-svc/src/lib.rs", "pub use self::x::{Config, MIGRATOR, start};")]),
+    (
+        "root",
+        "chat-svc",
+        &[
+            ("chat-svc/src/lib.rs", "pub use self::x::{Config, MIGRATOR, start};"),
+            ("chat-svc/src/metrics.rs", ""),
+        ],
+    ),
     ("parameters", "cli/src/a.rs", &[("cli/src/a.rs", "fn f(a: A, b: A, c: A, d: A, e: A, f: A, g: A) {}")]),
     ("parameters", "cli/src/a.rs", &[("cli/src/a.rs", "impl X { fn f(&self, (a, b, c): (A, A, A)) {} }")]),
     (
@@ -80,6 +90,17 @@ const PLANTED: &[(&str, &str, &[File<'_>])] = &[
             "#[tokio::test] async fn this_sentence_says_far_more_than_one_reader_takes_in_at_a_glance() {}",
         )],
     ),
+    ("metrics", "chat-svc", &[("chat-svc/src/lib.rs", "pub use self::x::{Config, MIGRATOR, NAME, start};")]),
+    (
+        "metrics",
+        "chat-svc/src/app/a.rs",
+        &[("chat-svc/src/app/a.rs", "fn f() { global::meter(\"steward\"); }")],
+    ),
+    (
+        "metrics",
+        "chat-svc/src/metrics.rs",
+        &[("chat-svc/src/metrics.rs", "fn f() { global::meter(\"chat\"); }")],
+    ),
     ("mod", "cli/src/a/mod.rs", &[("cli/src/a/mod.rs", "")]),
 ];
 
@@ -89,6 +110,8 @@ const KEPT: &[File<'_>] = &[
         "chat-svc/src/lib.rs",
         "pub use self::x::{Config, MIGRATOR, NAME, start}; #[cfg(feature = \"test-util\")] pub mod t;",
     ),
+    ("chat-svc/src/metrics.rs", "fn f() { global::meter(\"steward\"); }"),
+    ("gateway/src/metrics.rs", ""),
     ("chat-svc/src/t.rs", "use crate::store::turns; use sqlx::PgPool;"),
     ("chat-svc/src/store/turns.rs", "use sqlx::PgConnection; use crate::domain::turn::Turn;"),
     ("chat-svc/src/worker/a.rs", "use crate::app::turns; // crate::store"),
