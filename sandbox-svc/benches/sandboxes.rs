@@ -1,38 +1,38 @@
-//! Sandboxes against the bare engine, on real Docker, Postgres and Redis.
+//! Sandboxes compared with the engine alone, on real Docker, Postgres and Redis.
 //!
-//! * A command through journal and guest, beside `docker exec` of the same command in the same container.
-//! * A claim from the warm pool, beside creating and starting such a container.
-//! * A cold create from the wish to the guest's answer, through queue, lease and rows, beside creating and starting
-//!   a container with the same configuration and not asking whether anything answers in it.
+//! * A command through journal and guest, compared with `docker exec` of it in the same container.
+//! * A claim from the warm pool, compared with creating and starting such a container.
+//! * A cold create from the request to the guest's answer, compared with creating and starting a container of
+//!   the same configuration without waiting for an answer from it.
 //!
-//! A miss beyond the noise fails.
+//! A ratio below its floor by more than the noise fails.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a benchmark may fail")]
 
 use std::{
     collections::BTreeMap,
     process::{Command as Process, ExitCode, Stdio},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use sandbox_svc::{
     Config, MIGRATOR,
-    app::{Context, Served, Settings, Shared, execs, lifecycle, provision, removal},
-    domain::{
-        exec::{Call, Command, ExecState, Key},
-        sandbox::{Owner, Sandbox, State},
-        spec::{ContainerSpec, Identity, Places},
+    testing::{
+        Creator, Deps, EngineSlot, Execs, HostLevel, Installation, Notices, PassLease, Remover,
+        RunDirectories, Sandboxes, Served, docker, docker_host,
+        domain::{
+            exec::{Call, Command, ExecState, Key},
+            sandbox::{Owner, Sandbox, State},
+            spec::{ContainerSpec, Identity, MountSources},
+        },
+        engine::{ContainerEngine, ContainerId, Handle, Observed, limiter::Limited},
+        guest_program, pool, sandbox_image,
     },
-    engine::{ContainerEngine, ContainerId, Handle, Observed, limiter::Limited},
-    run_dirs::RunDirectories,
-    store::engines,
-    testing::{Installation, docker, docker_host, guest_program, sandbox_image},
-    worker::{Kept, creator::make_next, host::HostLevel, pool},
 };
 use svc_core::{
-    data::{lease::Singleton, pg::Tx, wake::Wake},
+    data::{lease::Singleton, wake::Wake},
     id::{AccountId, SandboxId, SessionId},
     run::{clock::SystemClock, lifecycle::Lifecycle},
     testing::{
@@ -55,9 +55,12 @@ fn main() -> ExitCode {
     if met.into_iter().all(|met| met) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Everything the use cases need, and the engine itself beside it.
+/// The use cases and the engine that they are compared with.
 struct Ground {
-    ctx: Shared,
+    deps: Deps,
+    sandboxes: Sandboxes,
+    creator: Creator,
+    remover: Remover,
     engine: Arc<dyn ContainerEngine>,
     db: TestDb,
     redis: TestRedis,
@@ -73,61 +76,55 @@ impl Ground {
         let (redis, lifecycle, clock) = (TestRedis::new(), Lifecycle::new(), SystemClock::shared());
         let engine: Arc<dyn ContainerEngine> = Arc::new(docker());
         let info = engine.info().await.expect("an engine");
-        let run_dirs = RunDirectories::open(&config.run_dir).expect("run directories");
-        let ctx = Arc::new(Context {
+        let run_dirs = RunDirectories::open(&config.own.run_dir).expect("run directories");
+        let deps = Deps {
             pool: db.pool("sandbox"),
-            wake: Wake::start(&redis.redis(), &lifecycle),
+            notices: Notices::new(Wake::start(&redis.redis(), &lifecycle)),
             lifecycle,
-            settings: Settings {
-                installation: config.installation,
-                guest: config.guest,
-                shape: config.shape,
-                create: config.create,
-                lifetimes: config.lifetimes,
-                overcommit: config.host.overcommit,
-            },
-            served: OnceLock::new(),
+            settings: Arc::new(config.own.settings()),
+            engine: EngineSlot::default(),
             clock: clock.clone(),
-        });
-        let mut tx = Tx::system(&ctx.pool).await.expect("a transaction");
-        let run_dir = run_dirs.base().display().to_string();
-        assert!(engines::see(&mut tx, &info, &run_dir, ctx.now()).await.expect("see the engine"));
-        tx.commit().await.expect("commit");
-        let limited = Arc::new(Limited::new(engine.clone(), config.engine.limits, clock));
-        ctx.served.get_or_init(|| Served::new(info, limited, run_dirs));
-        Self { ctx, engine, db, redis, base, installation }
+        };
+        let limited = Arc::new(Limited::new(engine.clone(), config.own.engine.limits, clock));
+        let served = Served::new(info, limited, run_dirs);
+        served.register(&deps.pool, &deps.clock).await.expect("register the engine");
+        deps.engine.fill(served);
+        let (creator, remover) =
+            (Creator::new(deps.clone(), "bench".into()), Remover::new(deps.clone(), "bench".into()));
+        let sandboxes = Sandboxes::new(deps.clone());
+        Self { deps, sandboxes, creator, remover, engine, db, redis, base, installation }
     }
 
     fn served(&self) -> &Served {
-        self.ctx.served().expect("an engine")
+        self.deps.engine.get().expect("an engine")
     }
 
-    async fn wish(&self) -> (Owner, Sandbox) {
+    async fn request(&self) -> (Owner, Sandbox) {
         let owner = Owner { account: AccountId::new(), session: SessionId::new() };
-        let view = provision::create(&self.ctx, owner.account, owner.session).await.expect("a sandbox");
+        let view = self.sandboxes.create(owner.account, owner.session).await.expect("a sandbox");
         (owner, view.sandbox)
     }
 
     async fn find(&self, owner: Owner, id: SandboxId) -> Sandbox {
-        lifecycle::find(&self.ctx, owner.account, id).await.expect("find a sandbox")
+        self.sandboxes.find(owner.account, id).await.expect("find a sandbox")
     }
 
-    /// A session's sandbox that runs.
+    /// Requests and creates a session's sandbox.
     async fn running(&self) -> (Owner, Sandbox) {
-        let (owner, wanted) = self.wish().await;
-        assert!(make_next(&self.ctx, self.served(), "bench").await.expect("make it"));
+        let (owner, wanted) = self.request().await;
+        assert!(self.creator.create_next().await.expect("create it"));
         let sandbox = self.find(owner, wanted.id).await;
         assert_eq!(sandbox.state, State::Running, "{sandbox:?}");
         (owner, sandbox)
     }
 
     async fn remove(&self, owner: Owner, id: SandboxId) {
-        lifecycle::delete(&self.ctx, owner.account, id, "bench").await.expect("delete");
+        self.sandboxes.delete(owner.account, id, "bench").await.expect("delete");
         let epoch = self.find(owner, id).await.epoch;
-        removal::remove(&self.ctx, self.served(), id, epoch, "bench").await.expect("remove");
+        self.remover.remove(id, epoch).await.expect("remove");
     }
 
-    /// The container that the service would make for some sandbox of the configured shape.
+    /// The specification of a container of the configured shape.
     async fn spec(&self) -> ContainerSpec {
         let identity = Identity {
             installation: self.installation.0.clone(),
@@ -136,17 +133,17 @@ impl Ground {
             generation: 2,
         };
         let run_dirs = &self.served().run_dirs;
-        let places = Places {
-            guest: self.ctx.settings.guest.clone(),
+        let mounts = MountSources {
+            guest: self.deps.settings.guest.clone(),
             run_dir: run_dirs.path(&run_dirs.make().expect("a run directory")),
             volume: format!("steward-bench-{}", identity.sandbox),
         };
-        let shape = &self.ctx.settings.shape;
+        let shape = &self.deps.settings.shape;
         let Observed::Present(image) = self.engine.image(&shape.image).await else { panic!("no image") };
-        ContainerSpec::of(&identity, shape, &image, &places, self.ctx.now())
+        ContainerSpec::of(&identity, shape, &image, &mounts, self.deps.clock.now())
     }
 
-    /// Creates and starts a container, as the engine does it and nothing else; the time that took.
+    /// Creates and starts a container on the engine alone, and measures the time.
     async fn raw(&self) -> (Duration, ContainerId) {
         let spec = self.spec().await;
         let began = Instant::now();
@@ -160,13 +157,13 @@ impl Ground {
     }
 
     async fn end(self) {
-        self.ctx.lifecycle.stop();
-        self.ctx.lifecycle.hard().cancel();
+        self.deps.lifecycle.stop();
+        self.deps.lifecycle.hard().cancel();
         drop((self.db, self.redis, self.base, self.installation));
     }
 }
 
-/// The configuration as it is shipped, but for what has no default.
+/// The shipped configuration, with values for the keys without a default.
 fn config(base: &tempfile::TempDir, installation: &Installation) -> Config {
     let file = base.path().join("sandbox.toml");
     let text = format!(
@@ -182,12 +179,13 @@ fn config(base: &tempfile::TempDir, installation: &Installation) -> Config {
     Config::load(Some(&file)).expect("a configuration")
 }
 
-/// One line, and whether ours took at most the share `floor` of `bare`.
+/// Prints one line. Returns whether `ours` took at most the share `floor` of `bare`.
 fn line(what: &str, ours: &mut [f64], bare: (&str, &mut [f64]), floor: f64) -> bool {
     compare(what, ours, bare, Floor::AtMost(floor), milliseconds)
 }
 
 async fn exec(ground: &Ground) -> bool {
+    let execs = Execs::new(ground.deps.clone());
     let (owner, sandbox) = ground.running().await;
     let id = sandbox.container.as_ref().and_then(|known| known.id.clone()).expect("a container");
     let call = || {
@@ -204,8 +202,7 @@ async fn exec(ground: &Ground) -> bool {
         let began = Instant::now();
         for _ in 0..EXECS {
             let key = Key::parse_or_new(String::new()).expect("a key");
-            let record =
-                execs::call(&ground.ctx, owner.account, sandbox.id, key, call()).await.expect("exec");
+            let record = execs.call(owner.account, sandbox.id, key, call()).await.expect("exec");
             assert!(
                 record.state == ExecState::Finished && record.outcome.is_some_and(|end| end.exit_code == 0)
             );
@@ -224,17 +221,17 @@ async fn exec(ground: &Ground) -> bool {
 }
 
 async fn claim(ground: &Ground) -> bool {
-    let config = self::config(&ground.base, &ground.installation).pool;
     let name = format!("sandbox.pool/{}", ground.served().info.id);
     let lease = Duration::from_secs(30);
-    let ctx = &ground.ctx;
-    let mut kept = Kept::new(Singleton::new(name, lease, &ground.redis.redis(), &ctx.pool, &ctx.lifecycle));
-    pool::pass(ctx, &config, &HostLevel::default(), &mut kept).await.expect("fill the pool");
-    while make_next(ctx, ground.served(), "bench").await.expect("make a warm one") {}
+    let deps = &ground.deps;
+    let singleton = Singleton::new(name, lease, &ground.redis.redis(), &deps.pool, &deps.lifecycle);
+    let mut lease = PassLease::new(singleton);
+    pool::pass(deps, &HostLevel::default(), &mut lease).await.expect("fill the pool");
+    while ground.creator.create_next().await.expect("create a warm sandbox") {}
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let began = Instant::now();
-        let (owner, claimed) = ground.wish().await;
+        let (owner, claimed) = ground.request().await;
         ours.push(began.elapsed().as_secs_f64());
         assert!(claimed.warm && claimed.state == State::Running, "{claimed:?}");
         ground.remove(owner, claimed.id).await;

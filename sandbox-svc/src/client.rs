@@ -1,4 +1,3 @@
-//! Whom this service calls: chat-svc about sessions, and the guest inside each sandbox.
+//! The guest inside each sandbox, as a peer.
 
-pub mod chat;
 pub mod guest;

@@ -1,195 +1,87 @@
-//! sandbox-svc's configuration. Every key, its default and its meaning: `config.default.toml`.
+//! The configuration of sandbox-svc. `config.default.toml` has every key with its default and its meaning.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
-use svc_core::{
-    data::{pg::PgConfig, redis::RedisConfig},
-    run::{process::ProcessConfig, telemetry::TelemetryConfig},
-    wire::{assertion::IdentityConfig, client::PeerConfig, server::ServerConfig},
+use svc_core::{base::ServiceConfig, run::config::Unusable, wire::client::PeerConfig};
+
+use crate::{
+    app::settings::{CreateSettings, Lifetimes, PoolSettings, ReconcileSettings, Settings},
+    domain::{limits::LimiterSettings, shape::Shape},
 };
 
-use crate::{domain::spec::Shape, engine::limiter::LimiterConfig};
+/// The whole configuration of sandbox-svc.
+pub type Config = svc_core::base::Config<OwnConfig>;
 
-/// Every key and its default.
-pub const DEFAULTS: &str = include_str!("../config.default.toml");
-
-/// Configuration of sandbox-svc.
+/// The keys that only sandbox-svc has.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
-    /// How the process runs.
-    pub process: ProcessConfig,
-    /// What it shows of itself.
-    pub telemetry: TelemetryConfig,
-    /// Who it is to the other services.
-    pub identity: IdentityConfig,
-    /// How it listens.
-    pub server: ServerConfig,
-    /// Its Postgres.
-    pub pg: PgConfig,
-    /// Its Redis.
-    pub redis: RedisConfig,
-    /// Who knows API tokens.
+pub struct OwnConfig {
+    /// registry-svc, which resolves API tokens.
     pub registry: PeerConfig,
-    /// Who knows sessions.
+    /// chat-svc, which owns sessions.
     pub chat: PeerConfig,
-    /// Name of this installation: containers of others on the same engine are never touched.
     pub installation: String,
-    /// The guest's program, on the engine's host.
     pub guest: PathBuf,
-    /// Directory for run directories, on the engine's host.
     pub run_dir: PathBuf,
-    /// The engine it serves.
     pub engine: EngineConfig,
-    /// What sandboxes are made of.
     pub shape: Shape,
-    /// How they are made.
-    pub create: CreateConfig,
-    /// How long things last.
-    pub lifetimes: LifetimesConfig,
-    /// The warm pool.
-    pub pool: PoolConfig,
-    /// The comparison of rows and engine.
-    pub reconcile: ReconcileConfig,
-    /// The engine's host.
+    pub create: CreateSettings,
+    pub lifetimes: Lifetimes,
+    pub pool: PoolSettings,
+    pub reconcile: ReconcileSettings,
     pub host: HostConfig,
 }
 
-/// The engine it serves.
+/// The container engine of this process.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineConfig {
-    /// Where it listens.
+    /// Address of the daemon.
     pub host: String,
-    /// Bounds on its calls.
-    pub limits: LimiterConfig,
+    pub limits: LimiterSettings,
 }
 
-/// How sandboxes are made.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CreateConfig {
-    /// Made at once on one engine; 0 makes none here.
-    pub cap: u32,
-    /// Longest wait in the queue.
-    #[serde(with = "humantime_serde")]
-    pub queue_deadline: Duration,
-    /// Longest time to make one.
-    #[serde(with = "humantime_serde")]
-    pub deadline: Duration,
-    /// Longest time for the guest to answer.
-    #[serde(with = "humantime_serde")]
-    pub guest_deadline: Duration,
-    /// Lease of a worker on a sandbox.
-    #[serde(with = "humantime_serde")]
-    pub lease: Duration,
-    /// Reads of the queue without a wake-up.
-    #[serde(with = "humantime_serde")]
-    pub poll: Duration,
-}
-
-/// How long things last.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LifetimesConfig {
-    /// Longest time unused.
-    #[serde(with = "humantime_serde")]
-    pub idle: Duration,
-    /// Longest life.
-    #[serde(with = "humantime_serde")]
-    pub most: Duration,
-    /// Time a removal should take.
-    #[serde(with = "humantime_serde")]
-    pub removal: Duration,
-    /// How long a workspace outlives its sandbox.
-    #[serde(with = "humantime_serde")]
-    pub volume_retention: Duration,
-    /// Looks at deadlines.
-    #[serde(with = "humantime_serde")]
-    pub sweep_period: Duration,
-}
-
-/// The warm pool.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PoolConfig {
-    /// Places.
-    pub size: u16,
-    /// How long one waits to be claimed.
-    #[serde(with = "humantime_serde")]
-    pub life: Duration,
-    /// How long before that its replacement is made.
-    #[serde(with = "humantime_serde")]
-    pub lead: Duration,
-    /// Looks at the pool.
-    #[serde(with = "humantime_serde")]
-    pub period: Duration,
-    /// Failures within the window after which it is left alone.
-    pub failures: u32,
-    /// The window.
-    #[serde(with = "humantime_serde")]
-    pub failure_window: Duration,
-}
-
-/// The comparison of rows and engine.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ReconcileConfig {
-    /// Time between two sightings.
-    #[serde(with = "humantime_serde")]
-    pub period: Duration,
-    /// Younger things are left alone.
-    #[serde(with = "humantime_serde")]
-    pub min_age: Duration,
-    /// Lease of the replica that does it.
-    #[serde(with = "humantime_serde")]
-    pub lease: Duration,
-}
-
-/// The engine's host.
+/// The host of the engine.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostConfig {
-    /// Where the kernel shows its state.
+    /// Where its kernel shows its state.
     pub proc_root: PathBuf,
-    /// How often it is read.
+    /// Time between two samples.
     #[serde(with = "humantime_serde")]
     pub period: Duration,
-    /// Share of its memory that may be promised.
+    /// Share of its memory that sandboxes may be allotted.
     pub overcommit: f64,
 }
 
-/// A value that parses and yet cannot be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{key} {problem}")]
-pub struct Unusable {
-    key: &'static str,
-    problem: &'static str,
+impl OwnConfig {
+    /// Returns the settings of the use cases.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        Settings {
+            installation: self.installation.clone(),
+            guest: self.guest.clone(),
+            shape: self.shape.clone(),
+            create: self.create.clone(),
+            lifetimes: self.lifetimes.clone(),
+            pool: self.pool.clone(),
+            reconcile: self.reconcile.clone(),
+            overcommit: self.host.overcommit,
+        }
+    }
 }
 
-impl Config {
-    /// Loads the configuration: defaults ← `file` ← environment.
-    ///
-    /// # Errors
-    /// [`svc_core::run::config::Error`] names the key that was refused.
-    pub fn load(file: Option<&Path>) -> Result<Self, svc_core::run::config::Error> {
-        svc_core::run::config::load("sandbox", DEFAULTS, file)
-    }
+impl ServiceConfig for OwnConfig {
+    const NAME: &'static str = crate::NAME;
+    const DEFAULTS: &'static str = include_str!("../config.default.toml");
 
-    /// Checks what types cannot.
-    ///
-    /// # Errors
-    /// [`Unusable`] names the key.
-    pub fn check(&self) -> Result<(), Unusable> {
+    fn check(&self) -> Result<(), Unusable> {
         let label = |text: &str| {
             (1..=64).contains(&text.len())
                 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
         };
-        let rules = [
+        Unusable::check([
             (label(&self.installation), "installation", "must be 1 to 64 of [A-Za-z0-9_.-]"),
             (self.guest.is_absolute(), "guest", "must be an absolute path"),
             (self.run_dir.is_absolute(), "run_dir", "must be an absolute path"),
@@ -199,11 +91,7 @@ impl Config {
             (self.engine.limits.changes > 0, "engine.limits.changes", "must be positive"),
             (self.engine.limits.looks > 0, "engine.limits.looks", "must be positive"),
             (self.host.overcommit > 0.0, "host.overcommit", "must be positive"),
-        ];
-        match rules.into_iter().find(|(holds, _, _)| !holds) {
-            None => Ok(()),
-            Some((_, key, problem)) => Err(Unusable { key, problem }),
-        }
+        ])
     }
 }
 
@@ -211,7 +99,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    /// Writes the keys that have no default, and `more`.
+    /// Loads a file with the keys that have no default, and `more`.
     fn load(more: &str) -> Result<Config, svc_core::run::config::Error> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let text = format!(
@@ -223,24 +111,25 @@ mod tests {
     }
 
     #[test]
-    fn the_default_file_is_a_configuration_but_for_what_has_no_default() {
+    fn the_default_file_lacks_only_keys_without_a_default() {
         let config = load("").unwrap();
-        config.check().unwrap();
-        assert_eq!((config.create.cap, config.pool.size, config.server.listen.port()), (4, 0, 7102));
+        config.own.check().unwrap();
+        let listen = config.base.server.listen.port();
+        assert_eq!((config.own.create.cap, config.own.pool.size, listen), (4, 0, 7102));
         assert!(Config::load(None).is_err());
     }
 
     #[test]
-    fn a_key_that_is_misspelt_is_refused() {
+    fn a_misspelt_key_is_refused() {
         let error = load("[lifetimes]\nidel = '1s'\n").unwrap_err().to_string();
         assert!(error.contains("idel"), "{error}");
     }
 
     #[test]
-    fn values_that_cannot_be_are_refused_by_name() {
+    fn values_out_of_range_are_refused_by_name() {
         let config = load("[host]\novercommit = 0.0\n").unwrap();
-        assert_eq!(config.check().unwrap_err().to_string(), "host.overcommit must be positive");
+        assert_eq!(config.own.check().unwrap_err().to_string(), "host.overcommit must be positive");
         let config = load("shape.memory_bytes = 5\n").unwrap();
-        assert!(config.check().unwrap_err().to_string().starts_with("shape.memory_bytes"));
+        assert!(config.own.check().unwrap_err().to_string().starts_with("shape.memory_bytes"));
     }
 }

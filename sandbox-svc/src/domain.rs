@@ -1,15 +1,20 @@
-//! What a sandbox is and may become: pure, time comes in.
+//! The rules of sandboxes, without I/O; time is an argument.
 
 pub mod exec;
+pub mod files;
 pub mod host;
+pub mod limits;
 pub mod observed;
 pub mod pool;
 pub mod reconcile;
 pub mod residue;
 pub mod sandbox;
+pub mod shape;
 pub mod spec;
+pub mod time;
+pub mod transition;
 
 svc_core::define_id! {
-    /// One workspace volume.
+    /// Id of a workspace's volume.
     VolumeId,
 }

@@ -1,9 +1,8 @@
-//! The container engine, as few verbs as sandboxes need.
+//! The container engine, with the few verbs that sandboxes need.
 //!
-//! An implementation says what it knows and nothing else: an answer is present or absent only if the engine said
-//! so, and whatever went wrong on the way is [`Observed::Unknown`]. No verb retries. [`docker`] is the engine,
-//! [`fake`] a simulator that can stall, fail, lose replies and create late, [`contract`] what both must do, and
-//! [`limiter`] what every caller goes through.
+//! An implementation answers present or absent only if the engine said so; every failure on the way there is
+//! [`Observed::Unknown`]. No verb retries. [`docker`] is the real engine. [`fake`] is a simulator that can
+//! stall, fail, lose replies and create late. [`contract`] tests both. Every caller goes through [`limiter`].
 
 #[cfg(any(test, feature = "test-util"))]
 pub mod contract;
@@ -19,54 +18,50 @@ use async_trait::async_trait;
 pub use crate::domain::observed::{Container, ContainerId, ContainerState};
 use crate::domain::spec::{ContainerSpec, VolumeSpec};
 
-/// An engine that components share.
 pub type SharedEngine = Arc<dyn ContainerEngine>;
 
-/// One container engine.
+/// The verbs of an engine.
 #[async_trait]
 pub trait ContainerEngine: fmt::Debug + Send + Sync {
-    /// Who it is and what it has. Also the health probe.
+    /// The engine's identity and resources. Also the health probe.
     async fn info(&self) -> Result<EngineInfo, Error>;
 
-    /// The id of an image by name.
+    /// The id of the image with this name.
     async fn image(&self, name: &str) -> Observed<String>;
 
-    /// Makes a container; it does not run yet. [`Error::Conflict`] if the name is taken.
+    /// Creates a container without starting it. [`Error::Conflict`] if the name is taken.
     async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, Error>;
 
-    /// Starts a container; one that runs already is fine.
+    /// Starts a container. Succeeds if it runs already.
     async fn start(&self, id: &ContainerId) -> Result<(), Error>;
 
-    /// Looks at one container.
+    /// Reads a single container.
     async fn observe(&self, handle: Handle<'_>) -> Observed<Container>;
 
-    /// Ends and removes a container by force, its volumes not.
+    /// Kills and removes a container, but not its named volumes.
     async fn remove(&self, handle: Handle<'_>) -> Result<Removal, Error>;
 
-    /// Every container of an installation, in whatever state: all of them or an error.
+    /// Lists every container of an installation in any state, or fails: never a part of them.
     async fn list(&self, installation: &str) -> Result<Vec<Container>, Error>;
 
-    /// Makes a volume; one of that name and label is fine.
+    /// Creates a volume. Succeeds if one with this name and these labels exists.
     async fn create_volume(&self, spec: &VolumeSpec) -> Result<(), Error>;
 
-    /// Removes a volume. [`Error::Conflict`] while a container has it.
+    /// Removes a volume. [`Error::Conflict`] while a container mounts it.
     async fn remove_volume(&self, name: &str) -> Result<Removal, Error>;
 
-    /// Every volume of an installation: all of them or an error.
+    /// Lists every volume of an installation, or fails: never a part of them.
     async fn list_volumes(&self, installation: &str) -> Result<Vec<Volume>, Error>;
 }
 
-/// How a container is named to an engine.
+/// How a caller names a container to an engine.
 #[derive(Debug, Clone, Copy)]
 pub enum Handle<'a> {
-    /// By its full id.
     Id(&'a ContainerId),
-    /// By its full name.
     Name(&'a str),
 }
 
 impl Handle<'_> {
-    /// The text engines take.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -76,14 +71,14 @@ impl Handle<'_> {
     }
 }
 
-/// What a look at the engine found.
+/// The answer to a read.
 #[derive(Debug)]
 pub enum Observed<T> {
-    /// It is there.
+    /// The engine has it.
     Present(T),
-    /// The engine answered that it is not there.
+    /// The engine answered that it does not have it.
     Absent,
-    /// Nobody can say. It is never a reason to destroy anything.
+    /// The engine did not answer, or failed. Callers never destroy anything because of this.
     Unknown(Error),
 }
 
@@ -91,103 +86,80 @@ impl<T> From<Result<T, Error>> for Observed<T> {
     fn from(answer: Result<T, Error>) -> Self {
         match answer {
             Ok(present) => Self::Present(present),
-            Err(Error::NoSuch) => Self::Absent,
+            Err(Error::NotFound) => Self::Absent,
             Err(error) => Self::Unknown(error),
         }
     }
 }
 
-/// What became of a removal.
+/// The result of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removal {
-    /// It was there and is removed.
+    /// The object existed and is removed.
     Removed,
-    /// It was not there.
+    /// The object did not exist.
     Absent,
-    /// Somebody else's removal of it runs; look again.
+    /// Another removal of it is running; read again.
     InProgress,
 }
 
-/// Who an engine is.
+/// Identity and resources of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineInfo {
-    /// The id it gave itself when it was installed.
+    /// The id that the engine generated when it was installed.
     pub id: String,
     /// Bytes of memory of its host.
     pub memory_bytes: i64,
-    /// Where it keeps images and containers.
+    /// Directory on its host for images and containers.
     pub root: String,
 }
 
-/// A volume as its engine shows it.
+/// A volume as its engine reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
-    /// Name.
     pub name: String,
-    /// Labels.
     pub labels: BTreeMap<String, String>,
 }
 
 /// Why an engine did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It has no such thing (404).
+    /// The engine does not have the object (404).
     #[error("engine has no such object")]
-    NoSuch,
-    /// Its state forbids it: the name is taken, the volume in use (409).
+    NotFound,
+    /// The object's state does not allow it: the name is taken, or the volume in use (409).
     #[error("engine reports a conflict: {0}")]
     Conflict(String),
-    /// It refused the request and did nothing (other 4xx).
+    /// The engine refused the request and did nothing (other 4xx).
     #[error("engine refused the request ({status}): {message}")]
-    Refused {
-        /// HTTP status.
-        status: u16,
-        /// What it said.
-        message: String,
-    },
-    /// It failed in the middle (5xx).
+    Refused { status: u16, message: String },
+    /// The engine failed, perhaps after a part of the work (5xx).
     #[error("engine failed ({status}): {message}")]
-    Failed {
-        /// HTTP status.
-        status: u16,
-        /// What it said.
-        message: String,
-    },
-    /// No answer: it may have done it or not.
+    Failed { status: u16, message: String },
+    /// No answer: the request may or may not have been carried out.
     #[error("engine cannot be reached")]
     Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// No answer in time: it may have done it, or do it yet.
+    /// No answer in time: the request may have been carried out, or may still be.
     #[error("engine did not answer within {0:?}")]
     TimedOut(Duration),
-    /// Too many calls wait already; it was not asked.
+    /// Too many calls are waiting; the engine was not asked.
     #[error("too many calls wait for the engine")]
     Busy,
-    /// It failed so often that it is left alone for a while; it was not asked.
-    #[error("engine is left alone after repeated failures")]
+    /// The circuit breaker is open for this long; the engine was not asked.
+    #[error("engine's circuit breaker is open after repeated failures")]
     BreakerOpen(Duration),
-    /// It answered something that cannot be.
+    /// The answer lacks a required part.
     #[error("engine sent an answer without {0}")]
     Malformed(&'static str),
 }
 
 impl Error {
-    /// Whether it is certain that nothing was done and nothing will be.
-    #[must_use]
-    pub const fn nothing_happened(&self) -> bool {
-        match self {
-            Self::NoSuch | Self::Conflict(_) | Self::Refused { .. } | Self::Busy | Self::BreakerOpen(_) => {
-                true
-            }
-            Self::Failed { .. } | Self::Unreachable(_) | Self::TimedOut(_) | Self::Malformed(_) => false,
-        }
-    }
-
-    /// Whether it tells of the engine itself rather than of what was asked.
+    /// Whether the engine itself is at fault, not the request.
     #[must_use]
     pub const fn is_outage(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::TimedOut(_) | Self::Busy | Self::BreakerOpen(_) => true,
-            Self::NoSuch
+            Self::NotFound
             | Self::Conflict(_)
             | Self::Refused { .. }
             | Self::Failed { .. }

@@ -1,83 +1,90 @@
-//! Why sandbox-svc did not do what it was asked.
+//! Why sandbox-svc refuses or fails a request.
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
 use svc_core::{
     custody,
-    data::pg,
+    data::{idempotency, pg},
     wire::{
-        error::{ErrorKind, Invalid, ServiceError},
+        client::CallError,
+        error::{ErrorKind, Invalid, PublicError, ServiceError},
         principal,
     },
 };
 
 use crate::{
     client::guest::{self, Refusal},
-    domain::sandbox::{Refused, State},
+    domain::{sandbox::State, transition::InvalidTransition},
     engine,
 };
 
 /// Result of a use case.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// When to look again at a sandbox that is being made or removed.
+/// Delay before a caller reads a sandbox again that is being created.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Why sandbox-svc did not do what it was asked.
+/// Why a use case failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A field of the request is wrong.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// The caller's credential does not fit.
+    /// The caller's credential names no account.
     #[error(transparent)]
     Principal(#[from] principal::Refused),
-    /// There is no such sandbox, or it is another tenant's.
+    /// The account has no such sandbox.
     #[error("no such sandbox")]
     NotFound,
-    /// There is no such session, or it is another tenant's.
+    /// The account has no such session.
     #[error("no such session")]
     SessionNotFound,
-    /// It does not run (yet, or any more).
+    /// The sandbox is in a state without a guest.
     #[error("sandbox is {0:?}")]
     NotRunning(State),
-    /// What was asked for cannot happen to it now.
+    /// The sandbox cannot change as asked in its present state.
     #[error(transparent)]
-    Refused(#[from] Refused),
-    /// The key was used for another call.
+    InvalidTransition(#[from] InvalidTransition),
+    /// The exec key was used for another call.
     #[error("exec key was used for another call")]
     KeyReused,
-    /// The engine has not said who it is yet.
-    #[error("engine is not known yet")]
-    EngineAway,
-    /// It lives on an engine that this process does not serve.
+    /// The idempotency key was used for another request, or its first request is running.
+    #[error(transparent)]
+    Idempotency(#[from] idempotency::Error),
+    /// The engine has not reported its id yet.
+    #[error("engine has not reported its id yet")]
+    EngineUnknown,
+    /// Another process serves the sandbox's engine.
     #[error("engine {0} is not served here")]
-    Elsewhere(String),
-    /// Another engine answers at the address of this one.
+    ServedElsewhere(String),
+    /// Another daemon answers at the address of this process's engine.
     #[error("engine {0} answers in place of this one")]
     OtherEngine(String),
-    /// Sandboxes of the engine have their run directories elsewhere, so those here revoke nothing.
+    /// The engine's sandboxes have their run directories in another place.
     #[error("run directories of the engine are not in {0}, where this process looks for them")]
     OtherRunDirectories(String),
-    /// The engine did not do it.
+    /// The engine refused, failed or did not answer.
     #[error(transparent)]
     Engine(#[from] engine::Error),
-    /// The guest did not do it.
+    /// The guest refused, failed or did not answer.
     #[error(transparent)]
     Guest(#[from] guest::Error),
+    /// chat-svc did not say whether the account has the session.
+    #[error("ask chat-svc about the session")]
+    Sessions(#[from] CallError),
     /// The process is stopping.
     #[error("process is stopping")]
     Stopping,
     /// A step of an erasure was refused.
     #[error(transparent)]
     Custody(#[from] custody::Error),
-    /// The database did not do it.
+    /// Postgres refused, failed or did not answer.
     #[error(transparent)]
     Pg(#[from] pg::Error),
 }
 
 impl Error {
-    /// Whether somebody else changed the sandbox, or took it over, meanwhile.
+    /// Whether another worker or request changed the sandbox, or took it over, meanwhile.
     #[must_use]
     pub const fn is_race(&self) -> bool {
         matches!(self, Self::Pg(pg::Error::Stale { .. } | pg::Error::Fenced(_) | pg::Error::Race(_)))
@@ -85,123 +92,76 @@ impl Error {
 }
 
 impl ServiceError for Error {
-    fn kind(&self) -> ErrorKind {
+    fn public(&self) -> PublicError {
+        let unavailable = || {
+            let text = "the container engine is not available";
+            PublicError::new(ErrorKind::Unavailable, "ENGINE_UNAVAILABLE", text)
+        };
+        let not_running = |text| PublicError::new(ErrorKind::FailedPrecondition, "SANDBOX_NOT_RUNNING", text);
         match self {
-            Self::Invalid(error) => error.kind(),
-            Self::Principal(error) => error.kind(),
-            Self::NotFound | Self::SessionNotFound => ErrorKind::NotFound,
-            Self::NotRunning(_) | Self::Refused(_) => ErrorKind::FailedPrecondition,
-            Self::KeyReused => ErrorKind::AlreadyExists,
-            Self::EngineAway
-            | Self::Elsewhere(_)
-            | Self::OtherEngine(_)
-            | Self::OtherRunDirectories(_)
-            | Self::Engine(_)
-            | Self::Stopping => ErrorKind::Unavailable,
-            Self::Guest(error) => guest_kind(error),
-            Self::Custody(error) => error.kind(),
-            Self::Pg(error) => error.kind(),
-        }
-    }
-
-    fn reason(&self) -> Cow<'static, str> {
-        match self {
-            Self::NotRunning(_) => "SANDBOX_NOT_RUNNING".into(),
-            Self::KeyReused => "EXEC_KEY_REUSED".into(),
-            Self::EngineAway
-            | Self::Elsewhere(_)
-            | Self::OtherEngine(_)
-            | Self::OtherRunDirectories(_)
-            | Self::Engine(_) => "ENGINE_UNAVAILABLE".into(),
-            Self::Guest(error) => guest_reason(error).into(),
-            Self::Custody(error) => error.reason(),
-            Self::Pg(error) => error.reason(),
-            Self::Invalid(_)
-            | Self::Principal(_)
-            | Self::NotFound
-            | Self::SessionNotFound
-            | Self::Refused(_)
-            | Self::Stopping => self.kind().row().reason.into(),
-        }
-    }
-
-    fn public_message(&self) -> Cow<'static, str> {
-        match self {
-            Self::Invalid(error) => error.public_message(),
-            Self::Principal(error) => error.public_message(),
-            Self::NotFound => "no such sandbox".into(),
-            Self::SessionNotFound => "no such session".into(),
-            Self::NotRunning(State::Requested | State::Creating) => "this sandbox is still being made".into(),
-            Self::NotRunning(_) => "this sandbox is not running any more".into(),
-            Self::Refused(_) => "this sandbox is in another state".into(),
-            Self::KeyReused => "this key was used for another call".into(),
-            Self::EngineAway
-            | Self::Elsewhere(_)
-            | Self::OtherEngine(_)
-            | Self::OtherRunDirectories(_)
-            | Self::Engine(_) => "the container engine is not available".into(),
-            Self::Guest(guest::Error::Refused { message, .. }) => Cow::Owned(message.clone()),
-            Self::Guest(guest::Error::TimedOut | guest::Error::Unreachable(_)) => {
-                "outcome unknown: repeat with the same key, or resolve it".into()
+            Self::Invalid(error) => error.public(),
+            Self::Principal(error) => error.public(),
+            Self::NotFound | Self::SessionNotFound => {
+                PublicError::of_kind(ErrorKind::NotFound, self.to_string())
             }
-            Self::Guest(_) => "this sandbox cannot be reached".into(),
-            Self::Stopping => "try again".into(),
-            Self::Custody(error) => error.public_message(),
-            Self::Pg(error) => error.public_message(),
-        }
-    }
-
-    fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::NotRunning(State::Requested | State::Creating) => Some(SOON),
-            Self::Engine(engine::Error::BreakerOpen(rest)) => Some(*rest),
-            Self::Custody(error) => error.retry_after(),
-            Self::Pg(error) => error.retry_after(),
-            _ => self.kind().row().retry_after,
-        }
-    }
-
-    fn invalid_fields(&self) -> &[Invalid] {
-        match self {
-            Self::Invalid(error) => error.invalid_fields(),
-            _ => &[],
-        }
-    }
-}
-
-fn guest_kind(error: &guest::Error) -> ErrorKind {
-    match error {
-        guest::Error::Refused { why, .. } => match why {
-            Refusal::Invalid => ErrorKind::InvalidArgument,
-            Refusal::NotFound => ErrorKind::NotFound,
-            Refusal::TooLarge => ErrorKind::PayloadTooLarge,
-            Refusal::Denied | Refusal::NotUsable => ErrorKind::FailedPrecondition,
-            Refusal::Busy => ErrorKind::ResourceExhausted,
-        },
-        guest::Error::TimedOut | guest::Error::Unreachable(_) => ErrorKind::DeadlineExceeded,
-        // What runs in the sandbox took the guest's place: only another sandbox helps.
-        guest::Error::OtherInstance | guest::Error::NotASocket => ErrorKind::FailedPrecondition,
-        guest::Error::RunDirectory(_) | guest::Error::NoSocket | guest::Error::Nonsense(_) => {
-            ErrorKind::Unavailable
+            Self::NotRunning(State::Requested | State::Creating) => {
+                not_running("this sandbox is still being made").retry_after(SOON)
+            }
+            Self::NotRunning(State::Running | State::Deleting | State::Gone | State::Failed) => {
+                not_running("this sandbox is not running any more")
+            }
+            Self::InvalidTransition(_) => {
+                PublicError::of_kind(ErrorKind::FailedPrecondition, "this sandbox is in another state")
+            }
+            Self::KeyReused => {
+                let text = "this key was used for another call";
+                PublicError::new(ErrorKind::AlreadyExists, "EXEC_KEY_REUSED", text)
+            }
+            Self::Idempotency(error) => error.public(),
+            Self::Engine(engine::Error::BreakerOpen(rest)) => unavailable().retry_after(*rest),
+            Self::EngineUnknown
+            | Self::ServedElsewhere(_)
+            | Self::OtherEngine(_)
+            | Self::OtherRunDirectories(_)
+            | Self::Engine(_) => unavailable(),
+            Self::Guest(error) => guest(error),
+            Self::Sessions(error) => error.public(),
+            Self::Stopping => {
+                PublicError::of_kind(ErrorKind::Unavailable, "this server is stopping, try again")
+            }
+            Self::Custody(error) => error.public(),
+            Self::Pg(error) => error.public(),
         }
     }
 }
 
-fn guest_reason(error: &guest::Error) -> &'static str {
+svc_core::into_status!(Error);
+
+fn guest(error: &guest::Error) -> PublicError {
+    let unreachable =
+        |kind, reason: &'static str| PublicError::new(kind, reason, "this sandbox cannot be reached");
     match error {
-        guest::Error::Refused { why, .. } => match why {
-            Refusal::Invalid => "INVALID_ARGUMENT",
-            Refusal::NotFound => "FILE_NOT_FOUND",
-            Refusal::TooLarge => "FILE_TOO_LARGE",
-            Refusal::Denied => "FILE_DENIED",
-            Refusal::NotUsable => "FILE_NOT_USABLE",
-            Refusal::Busy => "SANDBOX_BUSY",
-        },
-        guest::Error::TimedOut | guest::Error::Unreachable(_) => "OUTCOME_UNKNOWN",
-        guest::Error::OtherInstance => "SANDBOX_RESTARTED",
-        guest::Error::RunDirectory(_)
-        | guest::Error::NoSocket
-        | guest::Error::NotASocket
-        | guest::Error::Nonsense(_) => "SANDBOX_UNREACHABLE",
+        guest::Error::Refused { why, message } => {
+            let (kind, reason) = match why {
+                Refusal::Invalid => (ErrorKind::InvalidArgument, "INVALID_ARGUMENT"),
+                Refusal::NotFound => (ErrorKind::NotFound, "FILE_NOT_FOUND"),
+                Refusal::TooLarge => (ErrorKind::PayloadTooLarge, "FILE_TOO_LARGE"),
+                Refusal::Denied => (ErrorKind::FailedPrecondition, "FILE_DENIED"),
+                Refusal::NotUsable => (ErrorKind::FailedPrecondition, "FILE_NOT_USABLE"),
+                Refusal::Busy => (ErrorKind::ResourceExhausted, "SANDBOX_BUSY"),
+            };
+            PublicError::new(kind, reason, message.clone())
+        }
+        guest::Error::TimedOut | guest::Error::Unreachable(_) => PublicError::new(
+            ErrorKind::DeadlineExceeded,
+            "OUTCOME_UNKNOWN",
+            "outcome unknown: repeat with the same key, or resolve it",
+        ),
+        // A process in the sandbox replaced the guest, or the guest restarted: only another sandbox helps.
+        guest::Error::OtherInstance => unreachable(ErrorKind::FailedPrecondition, "SANDBOX_RESTARTED"),
+        guest::Error::NotASocket => unreachable(ErrorKind::FailedPrecondition, "SANDBOX_UNREACHABLE"),
+        guest::Error::RunDirectory(_) | guest::Error::NoSocket | guest::Error::InvalidAnswer(_) => {
+            unreachable(ErrorKind::Unavailable, "SANDBOX_UNREACHABLE")
+        }
     }
 }

@@ -1,18 +1,7 @@
-//! `sandbox-svc [configuration file]`.
+//! The program: `sandbox-svc [configuration file]`.
 
-use std::{path::PathBuf, process::ExitCode};
-
-use sandbox_svc::{Config, service::NAME};
-use svc_core::run::process;
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let file = std::env::args_os().nth(1).map(PathBuf::from);
-    let config = match Config::load(file.as_deref()) {
-        Ok(config) => config,
-        Err(error) => return process::complain(NAME, &error, ExitCode::from(process::EXIT_CONFIG)),
-    };
-    let (process, telemetry) = (config.process.clone(), config.telemetry.clone());
-    process::run(NAME, &process, &telemetry, |lifecycle, metrics| {
-        sandbox_svc::service::start(config, lifecycle, metrics)
-    })
+    svc_core::run::process::main(sandbox_svc::start)
 }

@@ -1,9 +1,9 @@
 //! Run directories: one for each container, on the engine's host, with the guest's socket in it.
 //!
-//! A container whose run directory is gone can be neither made nor started, whoever still tries. So a directory is
-//! made *before* the making of its container is committed, never after, and *revoked* as soon as its removal is:
-//! renamed away in one step, whatever the sandbox is doing in it. What is in it belongs to the sandbox and is not
-//! looked at: it is removed without following links.
+//! The engine neither creates nor starts a container without its run directory. So a worker makes the
+//! directory *before* it commits the creation of the container, never after, and *revokes* it as soon as the
+//! removal is committed: one rename, whatever the sandbox does in it. The files inside belong to the sandbox:
+//! they are removed without being read and without following links.
 
 use std::{
     fs, io,
@@ -14,9 +14,10 @@ use std::{
 
 use svc_core::id::new_id;
 
+/// Prefix of the name that a directory has once it is revoked.
 const REVOKED: &str = ".revoked-";
 
-/// Why a run directory could not be made or removed.
+/// A run directory could not be made or removed.
 #[derive(Debug, thiserror::Error)]
 #[error("run directory {name}: {step}")]
 pub struct Error {
@@ -31,28 +32,22 @@ pub struct Error {
 pub struct RunDirectories(PathBuf);
 
 impl RunDirectories {
-    /// Those under `base`, which is made if it is not there. Only this user may look into it: the directories
-    /// themselves are open to the user of the sandbox, whatever its number is on the host.
-    ///
-    /// # Errors
-    /// [`Error`] if it cannot be made.
+    /// Opens the run directories under `base`, and makes `base` if it is missing. Only this process's user
+    /// may enter it, because the directories below are writable for every user: the sandbox's user has no
+    /// fixed id on the host.
     pub fn open(base: &Path) -> Result<Self, Error> {
         let failed = |step| move |source| Error { name: base.display().to_string(), step, source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(base).map_err(failed("make"))?;
-        // Docker resolves it on its own: the path must not depend on who reads it.
+        // Docker resolves the path itself, so it must not depend on this process's working directory.
         Ok(Self(base.canonicalize().map_err(failed("find"))?))
     }
 
-    /// Where they are.
     #[must_use]
     pub fn base(&self) -> &Path {
         &self.0
     }
 
-    /// Makes a new directory and answers its name.
-    ///
-    /// # Errors
-    /// [`Error`].
+    /// Makes a new directory and returns its name.
     pub fn make(&self) -> Result<String, Error> {
         let name = new_id().simple().to_string();
         let path = self.path(&name);
@@ -66,12 +61,8 @@ impl RunDirectories {
         }
     }
 
-    /// Lets nobody but this service change what is in a directory, once the guest's socket is: what runs in a sandbox
-    /// could otherwise fill the host's disk from there, leave what nobody can remove, or take the guest's place. The
-    /// socket is still reached through it.
-    ///
-    /// # Errors
-    /// [`Error`] if it may still be written.
+    /// Makes a directory read-only for the sandbox once the guest's socket is in it. Otherwise a process in
+    /// the sandbox could fill the host's disk, leave files that cannot be removed, or replace the socket.
     pub fn seal(&self, name: &str) -> Result<(), Error> {
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o711)).map_err(|source| Error {
             name: name.to_owned(),
@@ -80,16 +71,17 @@ impl RunDirectories {
         })
     }
 
-    /// Where a directory is.
+    /// Returns the path of a directory.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// Takes a directory away from everybody; one that is gone is fine.
+    /// Renames a directory away, so that no container can be created or started with it. Succeeds if it is
+    /// missing.
     ///
     /// # Errors
-    /// [`Error`] if it may still be there.
+    /// [`Error`] if the directory may still be in place.
     pub fn revoke(&self, name: &str) -> Result<(), Error> {
         if !is_ours(name) {
             return Ok(());
@@ -102,10 +94,10 @@ impl RunDirectories {
         }
     }
 
-    /// Removes what is left of a revoked directory, once nothing runs in it any more.
+    /// Removes a revoked directory, after its container is gone. Succeeds if it is missing.
     ///
     /// # Errors
-    /// [`Error`] if something is left.
+    /// [`Error`] if a part of it may be left.
     pub fn discard(&self, name: &str) -> Result<(), Error> {
         if !is_ours(name) {
             return Ok(());
@@ -118,10 +110,10 @@ impl RunDirectories {
         }
     }
 
-    /// Names of directories, revoked ones included, that are older than `age`.
+    /// Lists the names of directories, revoked ones included, that are older than `age`.
     ///
     /// # Errors
-    /// [`Error`] if they cannot all be listed.
+    /// [`Error`] unless the listing is complete.
     pub fn older_than(&self, age: Duration) -> Result<Vec<String>, Error> {
         let list = || -> io::Result<Vec<String>> {
             let mut names = Vec::new();
@@ -132,7 +124,7 @@ impl RunDirectories {
                     Ok(metadata) => {
                         SystemTime::now().duration_since(metadata.modified()?).is_ok_and(|is| is >= age)
                     }
-                    // It went meanwhile.
+                    // It was removed since the listing began.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => false,
                     Err(error) => return Err(error),
                 };
@@ -146,7 +138,8 @@ impl RunDirectories {
     }
 }
 
-/// Whether [`RunDirectories::make`] gives such names. No other is touched: an orphan's is not of our making.
+/// Whether [`RunDirectories::make`] gives such names. Directories with other names are not touched: the mount
+/// of an orphaned container may name any path.
 fn is_ours(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -164,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revoked_directory_is_gone_at_once_and_can_be_revoked_again() {
+    fn a_revoked_directory_is_gone_and_may_be_revoked_again() {
         let (_base, directories) = directories();
         let name = directories.make().unwrap();
         fs::write(directories.path(&name).join("guest.sock"), "").unwrap();
@@ -177,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sandbox_left_is_removed_without_following_its_links() {
+    fn files_of_a_sandbox_are_removed_without_following_links() {
         let (base, directories) = directories();
         let precious = base.path().join("precious");
         fs::create_dir(&precious).unwrap();
@@ -190,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_others_are_not_touched() {
+    fn directories_with_foreign_names_are_not_touched() {
         let (base, directories) = directories();
         fs::create_dir(base.path().join("beside")).unwrap();
         for name in ["", ".", "..", "../beside", "/"] {
@@ -214,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn only_its_own_user_looks_into_the_base_and_every_user_writes_below() {
+    fn only_this_user_enters_the_base_and_every_user_writes_below() {
         let (_base, directories) = directories();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let name = directories.make().unwrap();

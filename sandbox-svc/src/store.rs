@@ -1,5 +1,5 @@
 //! All SQL of sandbox-svc. Every function takes the connection of a transaction that a use case began, writes
-//! exactly what it is given, and names the tenant wherever a caller names a row.
+//! exactly its arguments, and names the account wherever a caller names a row.
 
 pub mod engines;
 pub mod erasure;
@@ -13,7 +13,7 @@ use crate::domain::{
     exec::ExecState,
     pool::PoolState,
     sandbox::{Cause, State},
-    spec::Network,
+    shape::Network,
 };
 
 /// The migrations of this service's schema.

@@ -1,4 +1,4 @@
-//! What tests against the real engine share: the artefacts they run and a guard that leaves nothing behind.
+//! The items that the crate's own tests and benchmarks use, and the artefacts that they run on a real engine.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::{
@@ -9,6 +9,39 @@ use std::{
 use svc_core::id::new_id;
 
 use crate::{domain::spec::label, engine::docker::DockerEngine};
+
+pub mod domain {
+    pub use crate::domain::*;
+}
+
+pub mod engine {
+    pub use crate::engine::*;
+}
+
+pub mod store {
+    pub use crate::store::*;
+}
+pub use crate::{
+    app::{
+        Deps,
+        creation::{Creator, Job},
+        custodian::Custodian,
+        deadlines,
+        execs::Execs,
+        files::Files,
+        notices::Notices,
+        reconcile::Report,
+        removal::Remover,
+        sandboxes::Sandboxes,
+        served::{EngineSlot, Served},
+        settings::{CreateSettings, Lifetimes, PoolSettings, ReconcileSettings, Settings},
+        workspaces,
+    },
+    client::guest,
+    error::{Error, Result},
+    run_dirs::RunDirectories,
+    worker::{PassLease, host::HostLevel, pool, reconcile::Reconciler},
+};
 
 /// The engine of this machine.
 #[must_use]

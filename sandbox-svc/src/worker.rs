@@ -1,22 +1,22 @@
-//! What runs without being asked.
+//! Background tasks.
 //!
-//! | task        | runs                          | does                                                        |
-//! |-------------|-------------------------------|-------------------------------------------------------------|
-//! | `creator`   | every replica of an engine    | makes what is queued, takes over what nobody makes any more |
-//! | `remover`   | every replica of an engine    | carries out committed removals                              |
-//! | `deadlines` | every replica                 | commits what is overdue to removal                          |
-//! | `reconcile` | one replica an engine at once | compares containers, volumes and run directories with rows  |
-//! | `pool`      | one replica an engine at once | keeps the warm pool at its size                             |
-//! | `volumes`   | one replica an engine at once | removes workspaces whose time is over                       |
-//! | `host`      | every replica of an engine    | samples the host                                            |
+//! | task        | runs in                    | does                                                       |
+//! |-------------|----------------------------|------------------------------------------------------------|
+//! | `engine`    | every replica              | waits for the engine's id, then starts the other tasks     |
+//! | `creator`   | every replica of an engine | creates queued sandboxes, takes over abandoned ones        |
+//! | `remover`   | every replica of an engine | carries out committed removals                             |
+//! | `deadlines` | every replica of an engine | commits overdue sandboxes to removal                       |
+//! | `reconcile` | one replica of an engine   | compares containers, volumes and run directories with rows |
+//! | `pool`      | one replica of an engine   | keeps the warm pool at its size                            |
+//! | `volumes`   | one replica of an engine   | removes workspaces after their retention                   |
+//! | `host`      | every replica of an engine | samples the host                                           |
 
 pub mod creator;
-pub mod deadlines;
+pub mod engine;
 pub mod host;
 pub mod pool;
 pub mod reconcile;
 pub mod remover;
-pub mod volumes;
 
 use std::time::Duration;
 
@@ -25,33 +25,29 @@ use svc_core::data::{
     pg,
 };
 
-/// How a supervised loop is judged healthy: it may miss a few periods.
-#[must_use]
-pub fn patience(period: Duration) -> Duration {
-    period.saturating_mul(3) + Duration::from_secs(60)
-}
+/// Time allowed for one slow round of a worker, before its loop counts as unhealthy.
+const SLOW_ROUND: Duration = Duration::from_secs(60);
 
-/// A singleton lease that is kept from pass to pass: what is seen twice must be seen under the same one.
+/// A singleton lease that is kept from pass to pass; because two sightings must be made under the same one.
 #[derive(Debug)]
-pub struct Kept {
+pub struct PassLease {
     singleton: Singleton,
     held: Option<Held>,
 }
 
-impl Kept {
-    /// Not held yet.
+impl PassLease {
     #[must_use]
     pub const fn new(singleton: Singleton) -> Self {
         Self { singleton, held: None }
     }
 
-    /// The lease, if it is still, or can be, ours.
+    /// Returns the lease if this replica has it or can take it.
     ///
     /// # Errors
-    /// [`pg::Error`] if Postgres could not be told.
+    /// [`pg::Error`] if Postgres did not record the new holder.
     pub async fn hold(&mut self) -> Result<Option<&Held>, pg::Error> {
         if self.held.as_ref().is_none_or(|held| held.lost().is_cancelled()) {
-            // Given back before it is asked for: it may be our own that is in the way.
+            // Released before a new one is taken: the old one would conflict with it.
             self.held = None;
             self.held = self.singleton.acquire().await?;
         }

@@ -1,132 +1,126 @@
-//! sandbox-svc's half of an erasure: what it holds of a subject, how that is stopped, removed and read back.
+//! sandbox-svc's half of an erasure: what it stores of a subject, and how that is frozen, removed and read
+//! back.
 //!
-//! A freeze keeps out whoever would write and gives up what is still being made; what runs stays, so that a thaw
-//! gives it back. An erasure commits everything to removal first, in one transaction, and then carries it out as
-//! every removal is ([`super::removal`]): container, absence, row. What the inventory listed is looked for once
-//! more before the last row goes, because after that only the inventory knows its names.
+//! A freeze keeps writers out and gives up sandboxes that do not run yet. Running ones stay, so that a thaw
+//! returns them. An erasure commits everything to removal in one transaction, and then carries the removals
+//! out as [`super::removal`] does: container, absence, row. The resources of the inventory are looked for
+//! once more before the last row is deleted, because after that only the inventory has their names.
 //!
-//! A read-back asks Postgres, the engine and its host. An engine that does not answer, or that is not served here,
-//! is unknown and never counts as zero.
+//! A read-back asks Postgres, the engine and its host. An engine that does not answer, or that another
+//! process serves, is unknown and never counts as zero.
 //!
-//! Who may still write, which step may follow which, and that a step is answered the same again is
-//! [`svc_core::custody`]'s part. Answers are stored as this module's own records.
+//! [`svc_core::custody`] decides who may still write and which step may follow which, and replays answers.
+//! The answers are stored as this module's own records.
 
-mod engine;
+mod resources;
 
 use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use svc_core::{
     custody::{
-        self, Answered, Step, StepKind,
+        self, Step, StepKind,
         custodian::{
             self, Committed, Counts, Description, Frozen, Invariant, Object, Outcome, PURGE, Verified,
         },
     },
-    data::{
-        audit::{self, Act, SubjectHash},
-        pg::{Pool, Subject, Tx},
-    },
+    data::pg::{Pool, Tx},
+    error::Chain,
     id::new_id,
+    subject::Subject,
 };
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::{Shared, lifecycle::end, removal, volume_name};
+use super::{Deps, audit_workspace, removal::Remover};
 use crate::{
     domain::{
-        residue::{Fate, Hindrance, Thing, ThingKind},
+        residue::{RemovalOutcome, Resource, ResourceKind, RetryReason},
         sandbox::{Cause, Sandbox, State},
-        spec::container_name,
+        spec::{container_name, volume_name},
     },
     error::{Error, Result},
     store::{
-        erasure::{self, Kind, Scope},
-        sandboxes,
+        erasure::{self, EXECS, TABLES},
+        sandboxes as rows,
     },
 };
 
-/// How long one call of Erase goes on removing: it ends well before its caller's patience does.
-const ERASE_WITHIN: Duration = Duration::from_secs(20);
-
-/// How often it is looked whether others have removed what they are at.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// Rows that one call of Erase deletes at most, and one statement.
-const ERASE_AT_ONCE: i64 = 20_000;
-const ERASE_BATCH: i64 = 2_000;
-
-/// Ids that one broken invariant names at most.
+/// Longest time that one Erase keeps removing; because its caller waits for 30 s.
+const ERASE_TIME: Duration = Duration::from_secs(20);
+/// Time between two reads of how far the removals are; because other workers carry them out, too.
+const REMOVAL_POLL: Duration = Duration::from_millis(100);
+/// Maximum ids that one violated invariant reports.
 const MAX_OFFENDERS: i64 = 50;
 
-/// Answer of Inventory, as it is stored.
+/// The stored answer of Inventory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Listed {
-    /// Everything outside Postgres.
-    things: BTreeSet<Thing>,
+    #[serde(rename = "things")]
+    resources: BTreeSet<Resource>,
 }
 
-/// Answer of Erase, as it is stored.
+/// The stored answer of Erase.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Erased {
     /// Rows deleted by this call.
     deleted: Counts,
-    /// What became of things outside Postgres.
-    things: Vec<(Thing, Fate)>,
-    /// Whether nothing is left to do.
+    #[serde(rename = "things")]
+    outcomes: Vec<(Resource, RemovalOutcome)>,
+    /// Whether nothing is left to remove.
     done: bool,
 }
 
 impl From<Listed> for Vec<Object> {
-    fn from(Listed { things }: Listed) -> Self {
-        things.into_iter().map(Object::from).collect()
+    fn from(Listed { resources }: Listed) -> Self {
+        resources.into_iter().map(Object::from).collect()
     }
 }
 
 impl From<Erased> for custodian::Erased {
-    fn from(Erased { deleted, things, done }: Erased) -> Self {
-        let objects = things.into_iter().map(|(thing, fate)| (thing.into(), fate.into())).collect();
-        Self { deleted, objects, done }
+    fn from(Erased { deleted, outcomes, done }: Erased) -> Self {
+        let objects = outcomes.into_iter().map(|(resource, outcome)| (resource.into(), outcome.into()));
+        Self { deleted, objects: objects.collect(), done }
     }
 }
 
-impl From<Thing> for Object {
-    fn from(thing: Thing) -> Self {
-        Self { kind: thing.kind.name().to_owned(), provider: thing.provider(), id: thing.name }
+impl From<Resource> for Object {
+    fn from(resource: Resource) -> Self {
+        Self { kind: resource.kind.name().to_owned(), provider: resource.provider(), id: resource.name }
     }
 }
 
-impl From<Fate> for Outcome {
-    fn from(fate: Fate) -> Self {
-        match fate {
-            Fate::Removed => Self::Deleted,
-            Fate::Absent => Self::AlreadyGone,
-            Fate::Later(hindrance) => Self::Transient(hindrance.code()),
+impl From<RemovalOutcome> for Outcome {
+    fn from(outcome: RemovalOutcome) -> Self {
+        match outcome {
+            RemovalOutcome::Removed => Self::Deleted,
+            RemovalOutcome::Absent => Self::AlreadyGone,
+            RemovalOutcome::Retry(reason) => Self::Transient(reason.code()),
         }
     }
 }
 
-/// Use cases of an erasure.
+/// The custodian of everything that this service stores.
 #[derive(Debug, Clone)]
 pub struct Custodian {
-    ctx: Shared,
-    /// Who this process is to leases.
-    owner: String,
+    deps: Deps,
+    remover: Remover,
 }
 
-/// Everything of a subject that is committed to removal and not removed yet.
-struct Doomed {
+/// The state of a subject with a committed removal.
+struct Pending {
+    /// Sandboxes that are not final yet.
     sandboxes: Vec<Sandbox>,
-    things: BTreeSet<Thing>,
-    /// Whether rows are left that this call had no room for.
+    resources: BTreeSet<Resource>,
+    /// Whether rows are left that exceed the limit of one call.
     more: bool,
 }
 
 impl Custodian {
-    /// A custodian of everything that `ctx` holds.
     #[must_use]
-    pub fn new(ctx: Shared) -> Self {
-        Self { ctx, owner: format!("custodian/{}", new_id()) }
+    pub fn new(deps: Deps) -> Self {
+        let remover = Remover::new(deps.clone(), format!("custodian/{}", new_id()));
+        Self { deps, remover }
     }
 }
 
@@ -134,114 +128,104 @@ impl custodian::Custodian for Custodian {
     type Error = Error;
 
     fn pool(&self) -> &Pool {
-        &self.ctx.pool
+        &self.deps.pool
     }
 
     fn describe(&self) -> Description {
-        Description { kinds: kinds().map(str::to_owned).collect(), survivors: Vec::new() }
+        let outside = ResourceKind::ALL.into_iter().map(ResourceKind::name);
+        let kinds = TABLES.kinds().chain(outside).map(str::to_owned).collect();
+        Description { kinds, survivors: Vec::new() }
     }
 
-    /// Stops every writer of the subject, and gives up the sandboxes that nobody has used yet.
+    /// Stops every writer of the subject, and commits its sandboxes that do not run yet to removal.
     async fn freeze(&self, step: Step) -> Result<Frozen> {
-        let mut open = match custody::begin_as(&self.ctx.pool, step).await? {
-            Answered::Before(reply) => return Ok(reply),
-            Answered::Now(open) => open,
-        };
-        let scope = scope(step.subject);
-        let known = erasure::exists(open.tx(), scope).await?;
-        let ended = self.end(open.tx(), scope, State::is_pending).await?;
-        let reply = Frozen { known };
-        open.finish_as(&reply).await?;
-        self.tell(&ended).await;
-        Ok(reply)
+        custody::step(&self.deps.pool, step, async |mut open| {
+            let known = TABLES.any(open.tx(), step.subject).await?;
+            let ended = self.commit_removals(open.tx(), step.subject, State::is_pending).await?;
+            let reply = open.answer(Frozen { known }).await?;
+            self.notify(&ended).await;
+            Ok(reply)
+        })
+        .await
     }
 
-    /// What is outside Postgres. Nothing is added to it later: whatever could is frozen or was given up.
+    /// Lists what is outside Postgres. Later steps find nothing new: writers are frozen, pending sandboxes
+    /// given up.
     async fn inventory(&self, step: Step) -> Result<Vec<Object>> {
-        let mut open = match custody::begin_as(&self.ctx.pool, step).await? {
-            Answered::Before(reply) => return Ok(Listed::into(reply)),
-            Answered::Now(open) => open,
-        };
-        let scope = scope(step.subject);
-        let sandboxes = self.unfinished(open.tx(), scope).await?;
-        let reply = Listed { things: things(open.tx(), scope, &sandboxes).await? };
-        open.finish_as(&reply).await?;
-        Ok(reply.into())
+        let listed: Result<Listed> = custody::step(&self.deps.pool, step, async |mut open| {
+            let sandboxes = self.list_unfinished(open.tx(), step.subject).await?;
+            let resources = list_resources(open.tx(), step.subject, &sandboxes).await?;
+            Ok(open.answer(Listed { resources }).await?)
+        })
+        .await;
+        Ok(listed?.into())
     }
 
-    /// Removes everything, as far as it goes within one call.
+    /// Removes everything, as far as one call can.
     async fn erase(&self, step: Step) -> Result<custodian::Erased> {
-        let until = Instant::now() + ERASE_WITHIN;
-        let scope = scope(step.subject);
+        let until = Instant::now() + ERASE_TIME;
         let mut deleted = Counts::new();
         loop {
-            let mut open = match custody::begin_as(&self.ctx.pool, step).await? {
-                Answered::Before(reply) => return Ok(Erased::into(reply)),
-                Answered::Now(open) => open,
-            };
-            let (doomed, ended) = self.doom(open.tx(), step, &mut deleted).await?;
-            open.pause().await?;
-            self.tell(&ended).await;
-            if doomed.more {
-                return Ok(Erased { deleted, things: Vec::new(), done: false }.into());
-            }
-            let hindrance = self.remove(&doomed.sandboxes).await;
-            if !doomed.sandboxes.is_empty() && hindrance.is_none() && Instant::now() < until {
-                // Others may be at it too, so the rows say how far it is.
-                sleep(LOOK).await;
-                continue;
-            }
-            let fates = match (doomed.sandboxes.is_empty(), hindrance) {
-                (true, _) => engine::remove_all(&self.ctx, doomed.things).await,
-                (false, hindrance) => {
-                    let fate = Fate::Later(hindrance.unwrap_or(Hindrance::UnderWay));
-                    doomed.things.into_iter().map(|thing| (thing, fate)).collect()
+            let mut waits = false;
+            let erased: Result<Erased> = custody::step(&self.deps.pool, step, async |mut open| {
+                let (pending, ended) = self.commit_all(open.tx(), step, &mut deleted).await?;
+                open.pause().await?;
+                self.notify(&ended).await;
+                if pending.more {
+                    return Ok(Erased { deleted: deleted.clone(), outcomes: Vec::new(), done: false });
                 }
-            };
-            if fates.iter().any(|(_, fate)| matches!(fate, Fate::Later(_))) {
-                return Ok(Erased { deleted, things: fates, done: false }.into());
+                let obstacle = self.remove(&pending.sandboxes).await;
+                waits = !pending.sandboxes.is_empty() && obstacle.is_none() && Instant::now() < until;
+                let outcomes = match pending.sandboxes.is_empty() {
+                    true => resources::remove_all(&self.deps, pending.resources).await,
+                    false => {
+                        let retry = RemovalOutcome::Retry(obstacle.unwrap_or(RetryReason::UnderWay));
+                        pending.resources.into_iter().map(|resource| (resource, retry)).collect()
+                    }
+                };
+                if outcomes.iter().any(|(_, outcome)| matches!(outcome, RemovalOutcome::Retry(_))) {
+                    return Ok(Erased { deleted: deleted.clone(), outcomes, done: false });
+                }
+                self.delete_rows(step, &mut deleted, outcomes).await
+            })
+            .await;
+            let erased = erased?;
+            if !waits {
+                return Ok(erased.into());
             }
-            return Ok(self.finish(step, scope, deleted, fates).await?.into());
+            sleep(REMOVAL_POLL).await;
         }
     }
 
-    /// Reads back what is left, here and at the engine.
+    /// Counts what is left in Postgres, at the engine and on its host.
     async fn verify(&self, step: Step) -> Result<Verified> {
-        let mut open = match custody::begin_as(&self.ctx.pool, step).await? {
-            Answered::Before(reply) => return Ok(reply),
-            Answered::Now(open) => open,
-        };
-        let listed = custody::answer_of::<Listed>(open.tx(), step, StepKind::Inventory).await?;
-        // No transaction is open while the engine is asked.
-        open.pause().await?;
-        let seen = engine::count(&self.ctx, &listed.unwrap_or_default().things).await?;
-
-        let mut open = match custody::begin_as(&self.ctx.pool, step).await? {
-            Answered::Before(reply) => return Ok(reply),
-            Answered::Now(open) => open,
-        };
-        let (counts, at) = erasure::count(open.tx(), scope(step.subject)).await?;
-        let rows = counts.into_iter().map(|(kind, count)| (kind.name().to_owned(), count));
-        let outside = seen.into_iter().map(|(kind, count)| (kind.name().to_owned(), count));
-        Ok(open.finish_verify(rows.chain(outside).collect(), at).await?)
+        custody::step(&self.deps.pool, step, async |mut open| {
+            let listed = custody::answer_of::<Listed>(open.tx(), step, StepKind::Inventory).await?;
+            // No transaction may be open while the engine is asked.
+            open.pause().await?;
+            let outside = resources::count(&self.deps, &listed.unwrap_or_default().resources).await?;
+            custody::step(&self.deps.pool, step, async |mut open| {
+                let (mut counts, at) = TABLES.count(open.tx(), step.subject).await?;
+                counts.extend(outside.map(|(kind, count)| (kind.name().to_owned(), count)));
+                Ok(open.finish_verify(counts, at).await?)
+            })
+            .await
+        })
+        .await
     }
 
-    /// Leaves the tombstone alone; there is no head here.
+    /// Commits the erasure. This service has no head row to delete; the tombstone stays.
     async fn commit(&self, step: Step) -> Result<Committed> {
-        let open = match custody::begin_as(&self.ctx.pool, step).await? {
-            Answered::Before(reply) => return Ok(reply),
-            Answered::Now(open) => open,
-        };
-        Ok(open.finish_commit(self.ctx.now()).await?)
+        custody::step(&self.deps.pool, step, async |open| Ok(open.finish_commit(self.deps.now()).await?))
+            .await
     }
 
-    /// Runs the custody invariants.
     async fn check_invariants(&self) -> Result<Vec<Invariant>> {
-        let mut db = self.ctx.pool.acquire().await?;
+        let mut db = self.deps.pool.acquire().await?;
         Ok(vec![
             Invariant {
                 name: "nothing_of_an_erased_subject",
-                offenders: erasure::list_erased_with_rows(&mut db, MAX_OFFENDERS).await?,
+                offenders: TABLES.leftovers(&mut db, MAX_OFFENDERS).await?,
             },
             Invariant {
                 name: "no_live_sandbox_of_an_erasing_subject",
@@ -256,144 +240,110 @@ impl custodian::Custodian for Custodian {
 }
 
 impl Custodian {
-    /// Commits everything of the subject to removal, deletes what calls left, and answers what is to be removed.
-    async fn doom(&self, tx: &mut Tx, step: Step, deleted: &mut Counts) -> Result<(Doomed, Vec<Sandbox>)> {
-        let scope = scope(step.subject);
-        let ended = self.end(tx, scope, |state| state != State::Deleting).await?;
-        let gone = delete(tx, Kind::Execs, scope, ERASE_AT_ONCE).await?;
-        note(deleted, Kind::Execs, gone);
-        erasure::begin_removal(tx, scope).await?;
-        let sandboxes = self.unfinished(tx, scope).await?;
-        let mut things = things(tx, scope, &sandboxes).await?;
+    /// Commits everything of the subject to removal, and deletes its journaled calls. Returns what is left to
+    /// remove, and the sandboxes with a newly committed removal.
+    async fn commit_all(
+        &self,
+        tx: &mut Tx,
+        step: Step,
+        deleted: &mut Counts,
+    ) -> Result<(Pending, Vec<Sandbox>)> {
+        let subject = step.subject;
+        let ended = self.commit_removals(tx, subject, |state| state != State::Deleting).await?;
+        let more = !TABLES.delete_kind(tx, EXECS, subject, deleted).await?;
+        erasure::begin_removal(tx, subject).await?;
+        let sandboxes = self.list_unfinished(tx, subject).await?;
+        let mut resources = list_resources(tx, subject, &sandboxes).await?;
         let listed = custody::answer_of::<Listed>(tx, step, StepKind::Inventory).await?;
-        things.extend(listed.unwrap_or_default().things);
-        Ok((Doomed { sandboxes, things, more: gone == ERASE_AT_ONCE }, ended))
+        resources.extend(listed.unwrap_or_default().resources);
+        Ok((Pending { sandboxes, resources, more }, ended))
     }
 
-    /// Carries out removals on the engine that is served here; says what stands in the way of the rest.
-    async fn remove(&self, sandboxes: &[Sandbox]) -> Option<Hindrance> {
-        let Ok(served) = self.ctx.served() else {
-            return (!sandboxes.is_empty()).then_some(Hindrance::EngineUnavailable);
+    /// Carries out the removals on the served engine; other replicas do so on their engines. Returns why one
+    /// must be repeated.
+    async fn remove(&self, sandboxes: &[Sandbox]) -> Option<RetryReason> {
+        let Ok(served) = self.deps.engine.get() else {
+            return (!sandboxes.is_empty()).then_some(RetryReason::EngineUnavailable);
         };
-        let mut hindrance = None;
-        // Those of other engines are carried out by the replicas that serve them.
+        let mut obstacle = None;
         for sandbox in sandboxes.iter().filter(|sandbox| sandbox.engine == served.info.id) {
-            let removed = removal::remove(&self.ctx, served, sandbox.id, sandbox.epoch, &self.owner).await;
-            if let Err(error) = removed {
-                tracing::warn!(sandbox.id = %sandbox.id, error = %svc_core::wire::error::Chain(&error), "sandbox not erased yet");
-                hindrance = Some(Hindrance::EngineUnavailable);
+            if let Err(error) = self.remover.remove(sandbox.id, sandbox.epoch).await {
+                tracing::warn!(sandbox.id = %sandbox.id, error = %Chain(&error), "sandbox not erased yet");
+                obstacle = Some(RetryReason::EngineUnavailable);
             }
         }
-        hindrance
+        obstacle
     }
 
-    /// Deletes the rows: nothing that they stood for is left.
-    async fn finish(
+    /// Deletes the subject's rows, after everything that they name is gone.
+    async fn delete_rows(
         &self,
         step: Step,
-        scope: Scope,
-        mut deleted: Counts,
-        things: Vec<(Thing, Fate)>,
+        deleted: &mut Counts,
+        outcomes: Vec<(Resource, RemovalOutcome)>,
     ) -> Result<Erased> {
-        let mut open = match custody::begin_as(&self.ctx.pool, step).await? {
-            Answered::Before(reply) => return Ok(reply),
-            Answered::Now(open) => open,
-        };
-        let now = self.ctx.now();
-        for volume in erasure::confirm_removal(open.tx(), scope, now).await? {
-            let act = Act {
-                act: "workspace.removed",
-                subject: SubjectHash::of("volume", volume.0),
-                generation: 1,
-                principal_id: PURGE,
-                at: now,
-            };
-            audit::record(open.tx(), &act).await?;
-        }
-        let mut left = ERASE_AT_ONCE;
-        for kind in Kind::ALL {
-            let gone = delete(open.tx(), kind, scope, left).await?;
-            note(&mut deleted, kind, gone);
-            left -= gone;
-            if left == 0 {
-                open.pause().await?;
-                return Ok(Erased { deleted, things, done: false });
+        custody::step(&self.deps.pool, step, async |mut open| {
+            let now = self.deps.now();
+            for volume in erasure::confirm_removal(open.tx(), step.subject, now).await? {
+                audit_workspace(open.tx(), volume, PURGE, now).await?;
             }
-        }
-        let reply = Erased { deleted, things, done: true };
-        open.finish_as(&reply).await?;
-        Ok(reply)
+            let done = TABLES.delete(open.tx(), step.subject, deleted).await?;
+            let erased = Erased { deleted: deleted.clone(), outcomes, done };
+            match done {
+                true => Ok(open.answer(erased).await?),
+                false => {
+                    open.pause().await?;
+                    Ok(erased)
+                }
+            }
+        })
+        .await
     }
 
-    /// Commits sandboxes of the subject in certain states to their removal.
-    async fn end(&self, tx: &mut Tx, scope: Scope, which: fn(State) -> bool) -> Result<Vec<Sandbox>> {
+    /// Commits the subject's sandboxes in states that `which` accepts to their removal. Returns them.
+    async fn commit_removals(
+        &self,
+        tx: &mut Tx,
+        subject: Subject,
+        which: fn(State) -> bool,
+    ) -> Result<Vec<Sandbox>> {
         let mut ended = Vec::new();
-        for id in erasure::list_unfinished(tx, scope).await? {
-            let Some(sandbox) = sandboxes::lock(tx, Some(scope.account), id).await? else { continue };
+        for id in erasure::list_unfinished(tx, subject).await? {
+            let Some(sandbox) = rows::lock(tx, Some(subject.account()), id).await? else { continue };
             if which(sandbox.state) {
-                ended.extend(end(&self.ctx, tx, &sandbox, Cause::Erased, PURGE).await?);
+                ended.extend(self.deps.commit_removal(tx, &sandbox, Cause::Erased, PURGE).await?);
             }
         }
         Ok(ended)
     }
 
-    async fn unfinished(&self, tx: &mut Tx, scope: Scope) -> Result<Vec<Sandbox>> {
-        let ids: Vec<Uuid> = erasure::list_unfinished(tx, scope).await?.into_iter().map(|id| id.0).collect();
-        Ok(sandboxes::read(tx, Some(scope.account), &ids).await?)
+    async fn list_unfinished(&self, tx: &mut Tx, subject: Subject) -> Result<Vec<Sandbox>> {
+        let ids: Vec<Uuid> =
+            erasure::list_unfinished(tx, subject).await?.into_iter().map(|id| id.0).collect();
+        Ok(rows::read(tx, Some(subject.account()), &ids).await?)
     }
 
-    async fn tell(&self, ended: &[Sandbox]) {
+    async fn notify(&self, ended: &[Sandbox]) {
         for sandbox in ended {
-            self.ctx.tell(sandbox.id).await;
-            self.ctx.tell_workers(&sandbox.engine).await;
+            self.deps.notices.removal_committed(sandbox).await;
         }
     }
 }
 
-/// Names of everything that Describe declares and Verify counts.
-pub fn kinds() -> impl Iterator<Item = &'static str> {
-    Kind::ALL.into_iter().map(Kind::name).chain(ThingKind::ALL.into_iter().map(ThingKind::name))
-}
-
-/// What there is, or may be, of the subject outside Postgres. Run directories of sandboxes that are long gone are
-/// named too: one that nobody could delete at the time may still be there.
-async fn things(tx: &mut Tx, scope: Scope, sandboxes: &[Sandbox]) -> Result<BTreeSet<Thing>> {
+/// Lists everything that the subject has, or may have, outside Postgres. Run directories of final sandboxes
+/// are among them: their deletion may have failed at the time.
+async fn list_resources(tx: &mut Tx, subject: Subject, sandboxes: &[Sandbox]) -> Result<BTreeSet<Resource>> {
     let containers = sandboxes.iter().filter_map(|sandbox| {
         let container = sandbox.container.as_ref()?;
         let name = container_name(sandbox.id, container.generation);
-        Some(Thing { kind: ThingKind::Container, engine: sandbox.engine.clone(), name })
+        Some(Resource { kind: ResourceKind::Container, engine: sandbox.engine.clone(), name })
     });
-    let mut things: BTreeSet<Thing> = containers.collect();
-    for (volume, engine) in erasure::list_volumes(tx, scope).await? {
-        things.insert(Thing { kind: ThingKind::Volume, engine, name: volume_name(volume) });
+    let mut resources: BTreeSet<Resource> = containers.collect();
+    for (volume, engine) in erasure::list_volumes(tx, subject).await? {
+        resources.insert(Resource { kind: ResourceKind::Volume, engine, name: volume_name(volume) });
     }
-    for (engine, name) in erasure::list_run_dirs(tx, scope).await? {
-        things.insert(Thing { kind: ThingKind::RunDirectory, engine, name });
+    for (engine, name) in erasure::list_run_dirs(tx, subject).await? {
+        resources.insert(Resource { kind: ResourceKind::RunDirectory, engine, name });
     }
-    Ok(things)
-}
-
-/// Deletes up to `limit` rows; says how many those were.
-async fn delete(tx: &mut Tx, kind: Kind, scope: Scope, limit: i64) -> Result<i64> {
-    let mut gone = 0;
-    while gone < limit {
-        let batch = ERASE_BATCH.min(limit - gone);
-        let some = i64::try_from(erasure::delete_some(tx, kind, scope, batch).await?).unwrap_or(batch);
-        gone += some;
-        if some < batch {
-            break;
-        }
-    }
-    Ok(gone)
-}
-
-fn note(deleted: &mut Counts, kind: Kind, count: i64) {
-    match deleted.iter_mut().find(|(name, _)| name == kind.name()) {
-        Some((_, total)) => *total += count,
-        None => deleted.push((kind.name().to_owned(), count)),
-    }
-}
-
-fn scope(subject: Subject) -> Scope {
-    Scope { account: subject.account(), session: subject.session() }
+    Ok(resources)
 }

@@ -1,342 +1,308 @@
-//! Keyed calls: intent in the journal, then the guest, then the outcome in the journal.
+//! Keyed calls: the intent is journaled, then the guest is called, then the outcome is journaled.
 //!
-//! A key runs at most once. Between intent and outcome nobody here knows, so nothing is guessed: a repeated call
-//! goes to the guest under the same key, which runs it only if it never did, and [`resolve`] has the guest write
-//! the key off if it never arrived. A row that is `running` while its sandbox goes is `in_doubt` for ever.
+//! A key runs at most once. Between intent and outcome this service does not know whether the call ran. So a
+//! repeated call goes to the guest under the same key, which runs it only if it never did, and
+//! [`Execs::resolve`] makes the guest abandon a key that never arrived. A call that is still `running` when
+//! its sandbox is gone becomes `in_doubt`.
 //!
-//! The call goes on on a task of its own: a caller that leaves stops its wait, not the call.
+//! Each call runs on a task of its own: a caller that disconnects ends its wait, not the call.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use steward_proto::guest::v1::{self as wire, RecordState};
 use svc_core::{
-    data::pg::Tx,
+    data::{idempotency, pg::Tx},
     id::{AccountId, SandboxId},
     run::failpoint,
 };
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
-use super::{
-    Context, Shared,
-    lifecycle::{POLL, end, find},
-    making::WORKER,
-    sandbox_topic, subject,
-};
+use super::{Deps, WORKER, sandboxes::POLL, subject};
 use crate::{
-    client::guest::{self, Refusal},
+    client::guest::{self, Guest, Keyed, Refusal},
     domain::{
-        exec::{CONTENT_BYTES, Call, ExecState, Key, Outcome, Record},
-        sandbox::{Cause, Container, Owner, Sandbox, State, after},
+        exec::{Call, ExecState, Key, Record, ResolveOptions},
+        sandbox::{Cause, Container, Owner, Sandbox, State},
+        time::after,
     },
     error::{Error, Result},
-    store::{execs, sandboxes},
+    store::{execs, sandboxes as rows},
 };
 
-/// What the guest may keep of a stream: the journal's bound.
-const STREAM_BYTES: u32 = CONTENT_BYTES as u32;
-
-/// How long a call that is in hand may still end here once the process is asked to stop. After that its guest goes on
-/// with it, and whoever asks another replica what became of its key is told.
+/// Time for running calls to end here after the process was asked to stop. A later outcome stays with the
+/// guest, and another replica reads it there.
 const HAND_OVER: Duration = Duration::from_secs(10);
 
-/// Makes a call and waits for its end, or for the end of the same call made before.
-///
-/// # Errors
-/// [`Error::KeyReused`] if the key means another call; [`Error::Guest`] if nobody knows yet what became of it.
-pub async fn call(ctx: &Shared, account: AccountId, id: SandboxId, key: Key, call: Call) -> Result<Record> {
-    let sandbox = find(ctx, account, id).await?;
-    let owner = sandbox.owner.ok_or(Error::NotFound)?;
-    // Before anything is journaled: a call that cannot be sent from here leaves no trace here.
-    ctx.served_for(&sandbox)?;
-    let first = match intend(ctx, owner, &sandbox, &key, &call.hash()).await? {
-        Intent::Settled(record) => return Ok(record),
-        Intent::Noted { first } => first,
-    };
-    failpoint::hit("sandbox.exec.intended").await;
-    let (ctx, lifecycle) = (Arc::clone(ctx), ctx.lifecycle.clone());
-    let (soft, hard) = (lifecycle.soft(), lifecycle.hard());
-    let stopped = async move {
-        soft.cancelled().await;
-        let _forced = tokio::time::timeout(HAND_OVER, hard.cancelled()).await;
-    };
-    let work = async move {
-        let settled = tokio::select! {
-            settled = send(&ctx, owner, &sandbox, &key, call) => settled,
-            () = stopped => Err(Error::Stopping),
-        };
-        if first
-            && matches!(&settled, Err(Error::Guest(guest::Error::Refused { why, .. })) if *why != Refusal::Busy)
-        {
-            forget(&ctx, owner, &sandbox, &key).await?;
-        }
-        settled
-    };
-    let sent = lifecycle.spawn("exec", work.in_current_span());
-    sent.await.ok().flatten().unwrap_or(Err(Error::Stopping))
+/// Keyed calls; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Execs {
+    deps: Deps,
 }
 
-/// What the journal says before a call is sent.
+impl Execs {
+    #[must_use]
+    pub const fn new(deps: Deps) -> Self {
+        Self { deps }
+    }
+
+    /// Makes a call and waits for its end, or for the end of the same call made before.
+    ///
+    /// # Errors
+    /// [`Error::KeyReused`] if the key means another call; [`Error::NotRunning`] if the sandbox does not run;
+    /// [`Error::Guest`] if the guest refused, or if its answer was lost and the outcome is unknown.
+    pub async fn call(&self, account: AccountId, id: SandboxId, key: Key, call: Call) -> Result<Record> {
+        let sandbox = self.deps.find(account, id).await?;
+        let owner = sandbox.owner.ok_or(Error::NotFound)?;
+        // Checked before the intent: a call that this process cannot send is not journaled.
+        self.deps.engine.of(&sandbox)?;
+        let keyed = KeyedCall { deps: self.deps.clone(), owner, sandbox, key };
+        let first = match keyed.record_intent(&call.hash()).await? {
+            Intent::Settled(record) => return Ok(record),
+            Intent::Open { first } => first,
+        };
+        failpoint::hit("sandbox.exec.intended").await;
+        let (soft, hard) = (self.deps.lifecycle.soft(), self.deps.lifecycle.hard());
+        let stopped = async move {
+            soft.cancelled().await;
+            let _forced = tokio::time::timeout(HAND_OVER, hard.cancelled()).await;
+        };
+        let work = async move {
+            let settled = tokio::select! {
+                settled = keyed.send(call) => settled,
+                () = stopped => Err(Error::Stopping),
+            };
+            if first && matches!(&settled, Err(Error::Guest(error)) if is_lasting_refusal(error)) {
+                keyed.withdraw_intent().await?;
+            }
+            settled
+        };
+        let sent = self.deps.lifecycle.spawn("exec", work.in_current_span());
+        sent.await.ok().flatten().unwrap_or(Err(Error::Stopping))
+    }
+
+    /// Returns the record of a key. A key that was never used, or that never arrived at the guest, becomes
+    /// abandoned.
+    ///
+    /// # Errors
+    /// [`Error::Guest`] if the guest that runs the call does not answer.
+    pub async fn resolve(
+        &self,
+        account: AccountId,
+        id: SandboxId,
+        key: Key,
+        options: ResolveOptions,
+    ) -> Result<Record> {
+        let sandbox = self.deps.find(account, id).await?;
+        let owner = sandbox.owner.ok_or(Error::NotFound)?;
+        let mut tx = Tx::for_subject(&self.deps.pool, subject(owner)).await?;
+        let known = match execs::abandon_unused(&mut tx, owner, id, key.as_str(), self.deps.now()).await? {
+            true => None,
+            false => execs::find(&mut tx, owner, id, key.as_str()).await?,
+        };
+        // The remover holds the same lock when it marks calls as in doubt: either it did, or the call still
+        // runs.
+        let state = rows::lock(&mut tx, Some(account), id).await?.ok_or(Error::NotFound)?.state;
+        tx.commit().await?;
+        let record = match known.map(|entry| entry.record) {
+            None => {
+                return Ok(Record {
+                    key: key.as_str().to_owned(),
+                    state: ExecState::Abandoned,
+                    outcome: None,
+                });
+            }
+            Some(record) => record,
+        };
+        if record.state != ExecState::Running {
+            return Ok(record);
+        }
+        let soft = self.deps.lifecycle.soft();
+        let keyed = KeyedCall { deps: self.deps.clone(), owner, sandbox, key };
+        if state != State::Running {
+            // The call is in doubt only once the container's absence is confirmed.
+            return keyed.await_absence(options.wait).await;
+        }
+        tokio::select! {
+            answer = keyed.ask(options) => answer,
+            () = soft.cancelled() => Err(Error::Stopping),
+        }
+    }
+}
+
+/// Whether the guest refused a call that a repetition cannot change. A busy guest may accept the next one.
+fn is_lasting_refusal(error: &guest::Error) -> bool {
+    matches!(error, guest::Error::Refused { why, .. } if *why != Refusal::Busy)
+}
+
+/// The journal's answer before a call is sent.
 enum Intent {
-    /// It is over.
+    /// The call ended before.
     Settled(Record),
-    /// It is to be sent.
-    Noted {
-        /// Whether nobody sent it before.
+    /// The call must be sent.
+    Open {
+        /// Whether no request sent it before.
         first: bool,
     },
 }
 
-/// Journals the intent; answers the record of a key that is settled already.
-async fn intend(
-    ctx: &Context,
+/// One keyed call to one sandbox.
+struct KeyedCall {
+    deps: Deps,
     owner: Owner,
-    sandbox: &Sandbox,
-    key: &Key,
-    hash: &[u8; 32],
-) -> Result<Intent> {
-    let now = ctx.now();
-    let mut tx = Tx::for_subject(&ctx.pool, subject(owner)).await?;
-    // Holds the row: a sandbox that is being removed gets no new calls.
-    let lifetimes = &ctx.settings.lifetimes;
-    let until = after(now, lifetimes.idle);
-    let runs = sandboxes::touch(&mut tx, owner, sandbox.id, now, until, lifetimes.most).await?;
-    let new = runs && execs::begin(&mut tx, owner, sandbox.id, key.as_str(), hash, now).await?;
-    let known = match new {
-        true => None,
-        false => execs::find(&mut tx, owner, sandbox.id, key.as_str()).await?,
-    };
-    let state = sandbox_state(&mut tx, runs, owner, sandbox).await?;
-    match known {
-        None if new => {}
-        // It does not run, and never met this key.
-        None => return Err(Error::NotRunning(state)),
-        Some(entry) => {
-            if entry.hash.is_some_and(|known| known != *hash) {
-                return Err(Error::KeyReused);
-            }
-            match entry.record.state {
-                ExecState::Finished | ExecState::Abandoned | ExecState::InDoubt => {
-                    return Ok(Intent::Settled(entry.record));
-                }
-                ExecState::Running if !runs => return Err(Error::NotRunning(state)),
-                ExecState::Running => {}
-            }
-        }
-    }
-    tx.commit().await?;
-    Ok(Intent::Noted { first: new })
-}
-
-/// Takes back the intent of a call that the guest refused: it does so before it records anything, so the key was not
-/// used. Only the call that wrote the intent does, and not where the next one might be let in.
-async fn forget(ctx: &Context, owner: Owner, sandbox: &Sandbox, key: &Key) -> Result<()> {
-    let mut tx = Tx::for_subject(&ctx.pool, subject(owner)).await?;
-    execs::forget(&mut tx, owner, sandbox.id, key.as_str()).await?;
-    Ok(tx.commit().await?)
-}
-
-async fn sandbox_state(tx: &mut Tx, runs: bool, owner: Owner, sandbox: &Sandbox) -> Result<State> {
-    if runs {
-        return Ok(State::Running);
-    }
-    let now = sandboxes::find(tx, Some(owner.account), sandbox.id).await?;
-    Ok(now.ok_or(Error::NotFound)?.state)
-}
-
-/// Sends the call to the guest and journals what it answers.
-async fn send(ctx: &Context, owner: Owner, sandbox: &Sandbox, key: &Key, call: Call) -> Result<Record> {
-    let (container, guest) = reach(ctx, sandbox).await?;
-    let instance = container.instance.clone().unwrap_or_default();
-    failpoint::hit("sandbox.exec.sending").await;
-    let answer = match call {
-        Call::Command(command) => {
-            let request = wire::ExecRequest {
-                key: key.as_str().to_owned(),
-                argv: command.argv,
-                stdin: command.stdin,
-                cwd: command.cwd,
-                env: command.env.into_iter().collect(),
-                timeout: command.timeout.try_into().ok(),
-                output_limit_bytes: STREAM_BYTES,
-                instance,
-            };
-            guest.exec(request, command.timeout).await
-        }
-        Call::Write(write) => {
-            let request = wire::WriteFileRequest {
-                key: key.as_str().to_owned(),
-                path: write.path,
-                content: write.content,
-                mode: write.mode,
-                instance,
-            };
-            guest.write_file(request).await
-        }
-    };
-    failpoint::hit("sandbox.exec.answered").await;
-    settle(ctx, owner, sandbox, key, answer).await
-}
-
-/// What is asked about a key.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Question {
-    /// For how long the end of a running call is waited for.
-    pub wait: Duration,
-    /// Whether a running command is killed.
-    pub cancel: bool,
-}
-
-/// Says what became of a key; one that nobody used, or that never arrived, is written off.
-///
-/// # Errors
-/// [`Error::Guest`] if nobody can say now.
-pub async fn resolve(
-    ctx: &Shared,
-    account: AccountId,
-    id: SandboxId,
+    sandbox: Sandbox,
     key: Key,
-    question: Question,
-) -> Result<Record> {
-    let sandbox = find(ctx, account, id).await?;
-    let owner = sandbox.owner.ok_or(Error::NotFound)?;
-    let mut tx = Tx::for_subject(&ctx.pool, subject(owner)).await?;
-    let known = match execs::write_off(&mut tx, owner, id, key.as_str(), ctx.now()).await? {
-        true => None,
-        false => execs::find(&mut tx, owner, id, key.as_str()).await?,
-    };
-    // Under the same lock as the rows of a sandbox that goes: either it doubts this call, or it still runs.
-    let state = sandboxes::lock(&mut tx, Some(account), id).await?.ok_or(Error::NotFound)?.state;
-    tx.commit().await?;
-    match known.map(|entry| entry.record) {
-        None => Ok(Record { key: key.as_str().to_owned(), state: ExecState::Abandoned, outcome: None }),
-        Some(record) if record.state != ExecState::Running => Ok(record),
-        // Its container may be gone or not: known only once its absence is.
-        Some(_) if state != State::Running => await_absence(ctx, owner, id, &key, question.wait).await,
-        Some(_) => tokio::select! {
-            said = ask(ctx, owner, &sandbox, &key, question) => said,
-            () = ctx.stopping() => Err(Error::Stopping),
-        },
-    }
 }
 
-/// The record of a call whose sandbox goes: what is settled when its container is known to be gone, or what is known
-/// after `wait`.
-async fn await_absence(
-    ctx: &Context,
-    owner: Owner,
-    id: SandboxId,
-    key: &Key,
-    wait: Duration,
-) -> Result<Record> {
-    let until = Instant::now() + wait;
-    // Before the first read, so that no change falls between the two.
-    let mut changes = ctx.wake.subscribe(&sandbox_topic(id)).await;
-    loop {
-        let mut db = ctx.pool.acquire().await?;
-        let record = execs::find(&mut db, owner, id, key.as_str()).await?.ok_or(Error::NotFound)?.record;
-        drop(db);
-        if record.state != ExecState::Running || Instant::now() >= until || ctx.is_stopping() {
-            return Ok(record);
-        }
-        tokio::select! {
-            _looked = timeout_at(until, changes.next(POLL)) => {}
-            () = ctx.stopping() => {}
-        }
-    }
-}
-
-async fn ask(
-    ctx: &Context,
-    owner: Owner,
-    sandbox: &Sandbox,
-    key: &Key,
-    question: Question,
-) -> Result<Record> {
-    let (container, guest) = reach(ctx, sandbox).await?;
-    let request = wire::ResolveRequest {
-        key: key.as_str().to_owned(),
-        wait: None,
-        instance: container.instance.clone().unwrap_or_default(),
-        cancel: question.cancel,
-    };
-    let answer = guest.resolve(request, question.wait).await;
-    settle(ctx, owner, sandbox, key, answer).await
-}
-
-async fn reach<'a>(ctx: &Context, sandbox: &'a Sandbox) -> Result<(&'a Container, guest::Guest)> {
-    let container = sandbox.container.as_ref().ok_or(Error::NotRunning(sandbox.state))?;
-    let guest = ctx.served_for(sandbox)?.guest(sandbox.id, container).await?;
-    Ok((container, guest))
-}
-
-/// Journals what the guest says of a key.
-async fn settle(
-    ctx: &Context,
-    owner: Owner,
-    sandbox: &Sandbox,
-    key: &Key,
-    answer: Result<wire::Record, guest::Error>,
-) -> Result<Record> {
-    let record = match answer {
-        Ok(record) => record,
-        Err(error @ guest::Error::Refused { .. }) => return Err(error.into()),
-        Err(error) => {
-            ctx.served_for(sandbox)?.forget_guest(sandbox.id).await;
-            if matches!(error, guest::Error::OtherInstance) {
-                end_restarted(ctx, owner, sandbox).await?;
+impl KeyedCall {
+    /// Journals the intent, or returns the record of a key that is settled.
+    async fn record_intent(&self, hash: &[u8; 32]) -> Result<Intent> {
+        let (owner, id, key) = (self.owner, self.sandbox.id, self.key.as_str());
+        let now = self.deps.now();
+        let mut tx = self.tx().await?;
+        // Locks the row, so that a sandbox with a committed removal gets no new call.
+        let lifetimes = &self.deps.settings.lifetimes;
+        let until = after(now, lifetimes.idle);
+        let runs = rows::touch(&mut tx, owner, id, now, until, lifetimes.max).await?;
+        let new = runs && execs::begin(&mut tx, owner, id, key, hash, now).await?;
+        let known = match new {
+            true => None,
+            false => execs::find(&mut tx, owner, id, key).await?,
+        };
+        let state = match runs {
+            true => State::Running,
+            false => rows::find(&mut tx, Some(owner.account), id).await?.ok_or(Error::NotFound)?.state,
+        };
+        match known {
+            None if new => {}
+            None => return Err(Error::NotRunning(state)),
+            Some(entry) => {
+                if entry.hash.is_some_and(|known| known != *hash) {
+                    return Err(self.key_reused());
+                }
+                match entry.record.state {
+                    ExecState::Finished | ExecState::Abandoned | ExecState::InDoubt => {
+                        return Ok(Intent::Settled(entry.record));
+                    }
+                    ExecState::Running if !runs => return Err(Error::NotRunning(state)),
+                    ExecState::Running => {}
+                }
             }
-            return Err(error.into());
         }
-    };
-    let now = ctx.now();
-    let state = match record.state() {
-        // More than it was asked to keep, or nothing that is known: no guest of ours says that.
-        RecordState::Finished if record.stdout.len().max(record.stderr.len()) > CONTENT_BYTES => {
-            return Err(guest::Error::Nonsense("more output than asked for").into());
+        tx.commit().await?;
+        Ok(Intent::Open { first: new })
+    }
+
+    /// The error for a key that was used for another call, in the words of the header if the caller sent one.
+    fn key_reused(&self) -> Error {
+        match self.key.is_of_request() {
+            true => idempotency::Error::Reused.into(),
+            false => Error::KeyReused,
         }
-        RecordState::Finished => ExecState::Finished,
-        RecordState::Abandoned => ExecState::Abandoned,
-        RecordState::Running | RecordState::Unspecified => ExecState::Running,
-    };
-    if state == ExecState::Running {
-        return Ok(Record { key: key.as_str().to_owned(), state, outcome: None });
     }
-    let mut tx = Tx::for_subject(&ctx.pool, subject(owner)).await?;
-    if state == ExecState::Finished {
-        execs::finish(&mut tx, owner, sandbox.id, key.as_str(), &outcome(record), now).await?;
-    } else {
-        execs::abandon(&mut tx, owner, sandbox.id, key.as_str(), now).await?;
-    }
-    // What the journal says is what happened: somebody else may have settled it before.
-    let settled = execs::find(&mut tx, owner, sandbox.id, key.as_str()).await?.ok_or(Error::NotFound)?;
-    tx.commit().await?;
-    Ok(settled.record)
-}
 
-/// Commits a sandbox to removal whose guest was started anew: the records that make a key run once are lost, so no
-/// call can be made there any more. Its calls end in doubt; the session's next sandbox has its workspace.
-async fn end_restarted(ctx: &Context, owner: Owner, sandbox: &Sandbox) -> Result<()> {
-    let mut tx = Tx::for_subject(&ctx.pool, subject(owner)).await?;
-    let Some(now) = sandboxes::lock(&mut tx, Some(owner.account), sandbox.id).await? else { return Ok(()) };
-    if now.state != State::Running || now.container != sandbox.container {
-        return Ok(());
+    /// Deletes the intent of a call that the guest refused. The guest refuses before it records a key, so the
+    /// key is unused. Only the request that wrote the intent does this, and not after a `Busy` refusal.
+    async fn withdraw_intent(&self) -> Result<()> {
+        let mut tx = self.tx().await?;
+        execs::withdraw(&mut tx, self.owner, self.sandbox.id, self.key.as_str()).await?;
+        Ok(tx.commit().await?)
     }
-    end(ctx, &mut tx, &now, Cause::GuestRestarted, WORKER).await?;
-    tx.commit().await?;
-    ctx.tell(sandbox.id).await;
-    ctx.tell_workers(&sandbox.engine).await;
-    Ok(())
-}
 
-fn outcome(record: wire::Record) -> Outcome {
-    Outcome {
-        exit_code: record.exit_code,
-        stdout: record.stdout.into(),
-        stderr: record.stderr.into(),
-        stdout_truncated: record.stdout_truncated,
-        stderr_truncated: record.stderr_truncated,
-        timed_out: record.timed_out,
-        duration: record.duration.and_then(|duration| duration.try_into().ok()).unwrap_or_default(),
+    async fn send(&self, call: Call) -> Result<Record> {
+        let (container, guest) = self.connect().await?;
+        failpoint::hit("sandbox.exec.sending").await;
+        let answer = match call {
+            Call::Command(command) => guest.exec(self.keyed(container), command).await,
+            Call::Write(write) => guest.write_file(self.keyed(container), write).await,
+        };
+        failpoint::hit("sandbox.exec.answered").await;
+        self.settle(answer).await
+    }
+
+    async fn ask(&self, options: ResolveOptions) -> Result<Record> {
+        let (container, guest) = self.connect().await?;
+        let answer = guest.resolve(self.keyed(container), options).await;
+        self.settle(answer).await
+    }
+
+    async fn connect(&self) -> Result<(&Container, Guest)> {
+        let sandbox = &self.sandbox;
+        let container = sandbox.container.as_ref().ok_or(Error::NotRunning(sandbox.state))?;
+        let guest = self.deps.engine.of(sandbox)?.guest(sandbox.id, container).await?;
+        Ok((container, guest))
+    }
+
+    fn keyed<'a>(&'a self, container: &'a Container) -> Keyed<'a> {
+        Keyed { key: self.key.as_str(), instance: container.instance.as_deref().unwrap_or_default() }
+    }
+
+    /// Journals the guest's answer about the key.
+    async fn settle(&self, answer: Result<Record, guest::Error>) -> Result<Record> {
+        let record = match answer {
+            Ok(record) => record,
+            Err(error @ guest::Error::Refused { .. }) => return Err(error.into()),
+            Err(error) => {
+                self.deps.engine.of(&self.sandbox)?.forget_guest(self.sandbox.id).await;
+                if matches!(error, guest::Error::OtherInstance) {
+                    self.end_restarted().await?;
+                }
+                return Err(error.into());
+            }
+        };
+        let (owner, id, key) = (self.owner, self.sandbox.id, self.key.as_str());
+        let now = self.deps.now();
+        let mut tx = match record.state {
+            ExecState::Running | ExecState::InDoubt => return Ok(record),
+            ExecState::Finished | ExecState::Abandoned => self.tx().await?,
+        };
+        match &record.outcome {
+            Some(outcome) => execs::finish(&mut tx, owner, id, key, outcome, now).await?,
+            None => execs::abandon(&mut tx, owner, id, key, now).await?,
+        };
+        // The journal decides: another request may have settled the key before.
+        let settled = execs::find(&mut tx, owner, id, key).await?.ok_or(Error::NotFound)?;
+        tx.commit().await?;
+        Ok(settled.record)
+    }
+
+    /// Commits a sandbox to removal after its guest restarted. The guest's records are lost, so no further
+    /// call could be kept from running twice. The session's next sandbox gets its workspace.
+    async fn end_restarted(&self) -> Result<()> {
+        let mut tx = self.tx().await?;
+        let locked = rows::lock(&mut tx, Some(self.owner.account), self.sandbox.id).await?;
+        let Some(now) = locked else { return Ok(()) };
+        if now.state != State::Running || now.container != self.sandbox.container {
+            return Ok(());
+        }
+        self.deps.commit_removal(&mut tx, &now, Cause::GuestRestarted, WORKER).await?;
+        tx.commit().await?;
+        self.deps.notices.removal_committed(&self.sandbox).await;
+        Ok(())
+    }
+
+    /// Waits until the removal of the sandbox settles the key, and returns the record, or the one after
+    /// `wait`.
+    async fn await_absence(&self, wait: Duration) -> Result<Record> {
+        let soft = self.deps.lifecycle.soft();
+        let until = Instant::now() + wait;
+        let mut changes = self.deps.notices.of_sandbox(self.sandbox.id).await;
+        loop {
+            let entry = {
+                let mut db = self.deps.pool.acquire().await?;
+                execs::find(&mut db, self.owner, self.sandbox.id, self.key.as_str()).await?
+            };
+            let record = entry.ok_or(Error::NotFound)?.record;
+            if record.state != ExecState::Running || Instant::now() >= until || soft.is_cancelled() {
+                return Ok(record);
+            }
+            tokio::select! {
+                _hint = timeout_at(until, changes.next(POLL)) => {}
+                () = soft.cancelled() => {}
+            }
+        }
+    }
+
+    async fn tx(&self) -> Result<Tx> {
+        Ok(Tx::for_subject(&self.deps.pool, subject(self.owner)).await?)
     }
 }

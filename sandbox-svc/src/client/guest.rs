@@ -1,9 +1,9 @@
-//! The host's side of the guest: how its socket is reached and what is believed of what it says.
+//! The host's side of the guest: how its socket is reached, and which of its answers are accepted.
 //!
-//! Everything in a run directory may have been put there by what runs in the sandbox. So the directory is opened
-//! without following links, the socket likewise and only if it is a socket, and the connection goes through that
-//! very descriptor (`/proc/self/fd/N`): nothing in there can lead elsewhere. Every call has a deadline and every
-//! message a size, and an answer is used only if it is about what was asked.
+//! A process in the sandbox may have put any file into the run directory. So the directory and the socket are
+//! opened without following links, the socket only if it is a socket, and the connection goes through that
+//! descriptor (`/proc/self/fd/N`), which no rename can redirect. Every call has a deadline, every message a
+//! maximum size, and an answer is accepted only if it matches the question.
 
 use std::{
     io,
@@ -13,15 +13,13 @@ use std::{
     time::Duration,
 };
 
+use chrono::DateTime;
 use hyper_util::rt::TokioIo;
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags},
     io::Errno,
 };
-use steward_proto::guest::v1::{
-    BindRequest, ExecRequest, FileEntry, HelloRequest, HelloResponse, ListFilesRequest, ReadFileRequest,
-    Record, RecordState, ResolveRequest, WriteFileRequest, guest_service_client::GuestServiceClient,
-};
+use steward_proto::guest::v1::{self as wire, RecordState, guest_service_client::GuestServiceClient};
 use tokio::net::UnixStream;
 use tonic::{
     Code, Request, Status,
@@ -29,48 +27,54 @@ use tonic::{
 };
 use tracing::Instrument;
 
+use crate::domain::{
+    exec::{CONTENT_BYTES, Command, ExecState, Outcome, Record, ResolveOptions, Write},
+    files::{Entry, EntryKind, Listing},
+};
+
 /// Name of the socket in the run directory.
 const SOCKET: &str = "guest.sock";
-/// The guest's own bound on messages.
+/// Maximum bytes of a message; because the guest accepts no larger one.
 const MESSAGE_BYTES: usize = 4 << 20;
-const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
-/// Time an answer may take beyond what the guest was given for the work.
-const SLACK: Duration = Duration::from_secs(5);
-/// Deadline of calls that wait for nothing.
-const QUICK: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time allowed for the answer beyond the time that the guest has for the work.
+const ANSWER_MARGIN: Duration = Duration::from_secs(5);
+/// Timeout of a call that waits for no command.
+const SHORT_CALL: Duration = Duration::from_secs(10);
+/// Maximum bytes of a file's name; because Linux allows 255, and replacing invalid UTF-8 triples a byte.
+const NAME_BYTES: usize = 255 * 3;
 
-/// Why the guest did not do what it was asked.
+/// Why a guest did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The run directory is not there (any more), or is no directory.
+    /// The run directory is missing or is no directory.
     #[error("run directory cannot be opened")]
     RunDirectory(#[source] io::Error),
-    /// There is no socket yet.
-    #[error("guest's socket is not there")]
+    /// The run directory has no socket yet.
+    #[error("guest's socket is missing")]
     NoSocket,
-    /// What is in the socket's place is no socket: a sandbox that tries something.
+    /// A process in the sandbox replaced the socket with something else.
     #[error("guest's socket is not a socket")]
     NotASocket,
-    /// It could not be reached, or the connection broke: it may have done it or not.
+    /// The connection failed or broke: the call may or may not have happened.
     #[error("guest cannot be reached")]
     Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It did not answer in time: it may have done it, or do it yet.
+    /// No answer in time: the call may have happened, or may still happen.
     #[error("guest did not answer in time")]
     TimedOut,
-    /// It refused the call and did nothing.
+    /// The guest refused the call and did nothing.
     #[error("guest refused the call ({why:?}): {message}")]
     Refused {
-        /// Why.
         why: Refusal,
-        /// What it says, cut; for the caller, never for a decision.
+        /// The guest's words, cut; shown to the caller, never used for a decision.
         message: String,
     },
-    /// It is not the instance that was asked for: that one's records are lost.
-    #[error("guest was started anew")]
+    /// Another guest instance answers, without the records of the one that was asked for.
+    #[error("guest restarted and lost its records")]
     OtherInstance,
-    /// It answered something that cannot be.
-    #[error("guest sent an answer that makes no sense: {0}")]
-    Nonsense(&'static str),
+    /// The answer contradicts the question or the protocol.
+    #[error("guest sent an invalid answer: {0}")]
+    InvalidAnswer(&'static str),
 }
 
 /// Why a guest refused a call.
@@ -78,31 +82,34 @@ pub enum Error {
 pub enum Refusal {
     /// The request is wrong.
     Invalid,
-    /// There is no such file.
     NotFound,
-    /// Something is larger than it may be.
+    /// The file is larger than allowed.
     TooLarge,
-    /// The user of the sandbox may not.
+    /// The user of the sandbox has no permission.
     Denied,
-    /// It is something else than was asked for.
+    /// The path is not of the kind that was asked for.
     NotUsable,
-    /// Too much runs already, or there is no room.
+    /// Too many calls run, or the guest has no room for another key.
     Busy,
 }
 
-impl Error {
-    /// Whether it is certain that the call did not happen and never will.
-    #[must_use]
-    pub const fn nothing_happened(&self) -> bool {
-        match self {
-            Self::RunDirectory(_)
-            | Self::NoSocket
-            | Self::NotASocket
-            | Self::Refused { .. }
-            | Self::OtherInstance => true,
-            Self::Unreachable(_) | Self::TimedOut | Self::Nonsense(_) => false,
-        }
-    }
+/// The identity that a guest reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Id of the sandbox that it was started for.
+    pub sandbox_id: String,
+    /// Generation of the sandbox that it was started for.
+    pub generation: i64,
+    /// New at each start; records last as long as the instance that keeps them.
+    pub instance: String,
+}
+
+/// Names a keyed call to a guest.
+#[derive(Debug, Clone, Copy)]
+pub struct Keyed<'a> {
+    pub key: &'a str,
+    /// The guest instance that may answer; empty means any.
+    pub instance: &'a str,
 }
 
 /// A connection to one guest. Cheap to clone.
@@ -113,7 +120,8 @@ impl Guest {
     /// Connects to the guest of `run_dir`.
     ///
     /// # Errors
-    /// [`Error`] says what is in the way.
+    /// [`Error::NoSocket`] until the guest has started; [`Error::NotASocket`] and [`Error::RunDirectory`] if
+    /// a process in the sandbox changed the directory; [`Error::Unreachable`] if the socket does not answer.
     pub async fn connect(run_dir: &Path) -> Result<Self, Error> {
         let socket = Arc::new(open_socket(run_dir)?);
         let connector = tower::service_fn(move |_| {
@@ -123,7 +131,7 @@ impl Guest {
             }
         });
         let channel = Endpoint::from_static("http://guest")
-            .connect_timeout(CONNECT_DEADLINE)
+            .connect_timeout(CONNECT_TIMEOUT)
             .connect_with_connector(connector)
             .await
             .map_err(|error| Error::Unreachable(error.into()))?;
@@ -133,88 +141,89 @@ impl Guest {
         Ok(Self(client))
     }
 
-    /// Who answers.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn hello(&self) -> Result<HelloResponse, Error> {
-        let hello = answered(ended_by(QUICK, self.0.clone().hello(within(HelloRequest {}, QUICK))).await)?;
+    /// Asks the guest which sandbox and which instance it is.
+    pub async fn hello(&self) -> Result<Hello, Error> {
+        let request = within(wire::HelloRequest {}, SHORT_CALL);
+        let hello = accepted(bounded(SHORT_CALL, self.0.clone().hello(request)).await)?;
         match hello.instance.len() {
-            1..=64 => Ok(hello),
-            _ => Err(Error::Nonsense("an instance without a name")),
+            1..=64 => Ok(Hello {
+                sandbox_id: hello.sandbox_id,
+                generation: hello.generation,
+                instance: hello.instance,
+            }),
+            _ => Err(Error::InvalidAnswer("an instance without a name")),
         }
     }
 
-    /// Sets the environment of later commands.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn bind(&self, request: BindRequest) -> Result<(), Error> {
-        traced("Bind", QUICK, self.0.clone().bind(within(request, QUICK))).await.map(drop)
-    }
-
-    /// Runs a command and waits for its end, which the guest brings about after `timeout`.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn exec(&self, request: ExecRequest, timeout: Duration) -> Result<Record, Error> {
-        let key = request.key.clone();
-        let deadline = timeout + SLACK;
+    /// Runs a command and waits for its end; the guest kills it at its timeout.
+    pub async fn exec(&self, call: Keyed<'_>, command: Command) -> Result<Record, Error> {
+        let deadline = command.timeout + ANSWER_MARGIN;
+        let request = wire::ExecRequest {
+            key: call.key.to_owned(),
+            argv: command.argv,
+            stdin: command.stdin,
+            cwd: command.cwd,
+            env: command.env.into_iter().collect(),
+            timeout: command.timeout.try_into().ok(),
+            output_limit_bytes: u32::try_from(CONTENT_BYTES).unwrap_or(u32::MAX),
+            instance: call.instance.to_owned(),
+        };
         let answer = traced("Exec", deadline, self.0.clone().exec(within(request, deadline))).await?;
-        checked(answer.record, &key)
+        record(answer.record, call.key)
     }
 
-    /// Asks what became of a key, waiting at most `wait` for its end; an unknown key is written off.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn resolve(&self, request: ResolveRequest, wait: Duration) -> Result<Record, Error> {
-        let key = request.key.clone();
-        let request = ResolveRequest { wait: wait.try_into().ok(), ..request };
-        let deadline = wait + SLACK;
+    /// Returns the record of a key, after waiting at most `options.wait` for its end. The guest abandons a
+    /// key that it does not know: a call that arrives later under it never runs.
+    pub async fn resolve(&self, call: Keyed<'_>, options: ResolveOptions) -> Result<Record, Error> {
+        let deadline = options.wait + ANSWER_MARGIN;
+        let request = wire::ResolveRequest {
+            key: call.key.to_owned(),
+            wait: options.wait.try_into().ok(),
+            instance: call.instance.to_owned(),
+            cancel: options.cancel,
+        };
         let answer = traced("Resolve", deadline, self.0.clone().resolve(within(request, deadline))).await?;
-        checked(answer.record, &key)
+        record(answer.record, call.key)
     }
 
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// [`Error`].
+    /// Writes a whole file.
+    pub async fn write_file(&self, call: Keyed<'_>, write: Write) -> Result<Record, Error> {
+        let request = wire::WriteFileRequest {
+            key: call.key.to_owned(),
+            path: write.path,
+            content: write.content,
+            mode: write.mode,
+            instance: call.instance.to_owned(),
+        };
+        let request = within(request, SHORT_CALL);
+        let answer = traced("WriteFile", SHORT_CALL, self.0.clone().write_file(request)).await?;
+        record(answer.record, call.key)
+    }
+
+    /// Reads a file of at most `limit` bytes.
     pub async fn read_file(&self, path: String, limit: usize) -> Result<bytes::Bytes, Error> {
         let limit_bytes = u64::try_from(limit).unwrap_or(u64::MAX);
-        let request = ReadFileRequest { path, limit_bytes };
-        let answer = traced("ReadFile", QUICK, self.0.clone().read_file(within(request, QUICK))).await?;
+        let request = within(wire::ReadFileRequest { path, limit_bytes }, SHORT_CALL);
+        let answer = traced("ReadFile", SHORT_CALL, self.0.clone().read_file(request)).await?;
         match answer.content.len() <= limit {
             true => Ok(answer.content),
-            false => Err(Error::Nonsense("more bytes than asked for")),
+            false => Err(Error::InvalidAnswer("more bytes than requested")),
         }
     }
 
-    /// Writes a file.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn write_file(&self, request: WriteFileRequest) -> Result<Record, Error> {
-        let key = request.key.clone();
-        let answer = traced("WriteFile", QUICK, self.0.clone().write_file(within(request, QUICK))).await?;
-        checked(answer.record, &key)
-    }
-
-    /// Lists a directory: at most `limit` entries, and whether there were more.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn list_files(&self, path: String, limit: u32) -> Result<(Vec<FileEntry>, bool), Error> {
-        let request = within(ListFilesRequest { path, limit }, QUICK);
-        let answer = traced("ListFiles", QUICK, self.0.clone().list_files(request)).await?;
-        match u32::try_from(answer.entries.len()).is_ok_and(|entries| entries <= limit) {
-            true => Ok((answer.entries, answer.truncated)),
-            false => Err(Error::Nonsense("more entries than asked for")),
+    /// Lists a directory's first `limit` entries by name.
+    pub async fn list_files(&self, path: String, limit: u32) -> Result<Listing, Error> {
+        let request = within(wire::ListFilesRequest { path, limit }, SHORT_CALL);
+        let answer = traced("ListFiles", SHORT_CALL, self.0.clone().list_files(request)).await?;
+        if u32::try_from(answer.entries.len()).is_ok_and(|entries| entries <= limit) {
+            let entries = answer.entries.into_iter().map(entry).collect::<Result<_, _>>()?;
+            return Ok(Listing { entries, truncated: answer.truncated });
         }
+        Err(Error::InvalidAnswer("more entries than requested"))
     }
 }
 
-/// Opens the socket itself, wherever its directory may lead by now.
+/// Opens the socket without following links, so that no link in the run directory can lead to another file.
 fn open_socket(run_dir: &Path) -> Result<OwnedFd, Error> {
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let run_dir = rustix::fs::openat(CWD, run_dir, directory, Mode::empty())
@@ -238,14 +247,15 @@ fn within<T>(message: T, deadline: Duration) -> Request<T> {
     request
 }
 
-/// Gives up a call when its deadline is over. The deadline that a request carries ends with the answer's first bytes,
-/// and whoever took the guest's place could send those alone.
-async fn ended_by<T>(deadline: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+/// Gives up a call after `deadline`. The deadline that a request carries ends with the first bytes of the
+/// answer, and a process that replaced the guest could send those alone.
+async fn bounded<T>(deadline: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let over = || Status::deadline_exceeded("the guest did not answer in time");
     tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| Err(over()))
 }
 
-/// Makes a call as a client span of whoever it is made for. The guest itself is shown nothing: it is not trusted.
+/// Makes a call in a client span of the caller's trace. The guest receives no trace context: it is not
+/// trusted.
 async fn traced<T>(
     method: &'static str,
     deadline: Duration,
@@ -262,23 +272,23 @@ async fn traced<T>(
         server.address = "guest",
         rpc.response.status_code = tracing::field::Empty,
     );
-    let answer = ended_by(deadline, call).instrument(span.clone()).await;
+    let answer = bounded(deadline, call).instrument(span.clone()).await;
     let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
     span.record("rpc.response.status_code", format!("{code:?}"));
     if code != Code::Ok {
         span.record("otel.status_code", "ERROR");
     }
-    answered(answer)
+    accepted(answer)
 }
 
-fn answered<T>(answer: Result<tonic::Response<T>, Status>) -> Result<T, Error> {
+fn accepted<T>(answer: Result<tonic::Response<T>, Status>) -> Result<T, Error> {
     let status = match answer {
         Ok(response) => return Ok(response.into_inner()),
         Err(status) => status,
     };
     let message = status.message().chars().take(300).collect();
     let refused = |why| Err(Error::Refused { why, message });
-    // The guest's own refusals are made before anything is recorded.
+    // The guest refuses a call before it records its key.
     match status.code() {
         Code::InvalidArgument => refused(Refusal::Invalid),
         Code::NotFound => refused(Refusal::NotFound),
@@ -299,10 +309,46 @@ fn answered<T>(answer: Result<tonic::Response<T>, Status>) -> Result<T, Error> {
     }
 }
 
-fn checked(record: Option<Record>, key: &str) -> Result<Record, Error> {
-    let record = record.ok_or(Error::Nonsense("no record"))?;
-    match record.key == key && record.state() != RecordState::Unspecified {
-        true => Ok(record),
-        false => Err(Error::Nonsense("a record of something else")),
+fn record(record: Option<wire::Record>, key: &str) -> Result<Record, Error> {
+    let record = record.ok_or(Error::InvalidAnswer("no record"))?;
+    if record.key != key {
+        return Err(Error::InvalidAnswer("a record of another key"));
     }
+    let (state, outcome) = match record.state() {
+        RecordState::Unspecified => return Err(Error::InvalidAnswer("a record without a state")),
+        RecordState::Finished if record.stdout.len().max(record.stderr.len()) > CONTENT_BYTES => {
+            return Err(Error::InvalidAnswer("more output than requested"));
+        }
+        RecordState::Running => (ExecState::Running, None),
+        RecordState::Abandoned => (ExecState::Abandoned, None),
+        RecordState::Finished => (ExecState::Finished, Some(outcome(record))),
+    };
+    Ok(Record { key: key.to_owned(), state, outcome })
+}
+
+fn outcome(record: wire::Record) -> Outcome {
+    Outcome {
+        exit_code: record.exit_code,
+        stdout: record.stdout.into(),
+        stderr: record.stderr.into(),
+        stdout_truncated: record.stdout_truncated,
+        stderr_truncated: record.stderr_truncated,
+        timed_out: record.timed_out,
+        duration: record.duration.and_then(|duration| duration.try_into().ok()).unwrap_or_default(),
+    }
+}
+
+fn entry(entry: wire::FileEntry) -> Result<Entry, Error> {
+    if entry.name.len() > NAME_BYTES || entry.name.contains(['/', '\0']) {
+        return Err(Error::InvalidAnswer("an impossible file name"));
+    }
+    let kind = match entry.kind.as_str() {
+        "file" => EntryKind::File,
+        "directory" => EntryKind::Directory,
+        "symlink" => EntryKind::Symlink,
+        _ => EntryKind::Other,
+    };
+    let modified_at =
+        entry.modified_at.and_then(|at| DateTime::from_timestamp(at.seconds, at.nanos.try_into().ok()?));
+    Ok(Entry { name: entry.name, kind, size_bytes: entry.size_bytes, mode: entry.mode & 0o7777, modified_at })
 }

@@ -1,4 +1,5 @@
-//! A keyed call: a command or a file to be written, journaled before it is sent and never sent as another.
+//! A keyed call: a command or a file to write, journaled before it is sent. A key never means two different
+//! calls.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,66 +7,67 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use svc_core::{data::idempotency, wire::error::Invalid};
 
-/// Most bytes of standard input, of a file, and kept of each output stream.
+/// Maximum bytes of standard input, of a file, and kept of each output stream; because a call and its outcome
+/// must fit into one message and one row.
 pub const CONTENT_BYTES: usize = 1 << 20;
-/// Most bytes of all arguments.
+/// Maximum bytes of all arguments; because Linux limits a program's arguments and environment together.
 const ARGV_BYTES: usize = 128 << 10;
-/// Most bytes of all further environment.
+/// Maximum bytes of all additional environment variables; see [`ARGV_BYTES`].
 const ENV_BYTES: usize = 128 << 10;
-/// Longest path.
+/// Maximum bytes of a path; because Linux accepts no longer one.
 const PATH_BYTES: usize = 4_095;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);
-/// Set by the guest, which finds descendants by it.
+const MAX_TIMEOUT: Duration = Duration::from_secs(3_600);
+/// Environment variable that the guest sets, to find a command's descendants.
 const RESERVED_VARIABLE: &str = "STEWARD_EXEC";
 
-/// What a key begins with that was made of an `idempotency-key`.
-const OF_REQUEST: &str = "idempotency-key:";
+/// Prefix of keys derived from an `idempotency-key`.
+const REQUEST_PREFIX: &str = "idempotency-key:";
 
-/// How a call stands.
+/// State of a keyed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ExecState {
-    /// Journaled; it may be on its way, or run.
+    /// Journaled; it may be on its way to the guest, or run.
     Running,
-    /// It has a result.
+    /// It ended, and its outcome is journaled.
     Finished,
-    /// Written off before it ran; it never will.
+    /// It never ran and never will.
     Abandoned,
-    /// It may or may not have run, and nobody can tell any more.
+    /// It may or may not have run, and the only guest that knew is gone.
     InDoubt,
 }
 
-/// Names a call within its sandbox, for ever.
+/// Names a call within its sandbox, for the sandbox's whole life.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key(String);
 
 impl Key {
-    /// The key that a caller gave, or a new one.
+    /// Parses the caller's key; an empty text gives a new key.
     ///
     /// # Errors
-    /// [`Invalid`] if it has other characters or is too long.
+    /// [`Invalid`] if it has characters that are not allowed or is too long.
     pub fn parse_or_new(text: String) -> Result<Self, Invalid> {
         if text.is_empty() { Ok(Self(svc_core::id::new_id().to_string())) } else { Self::parse(text) }
     }
 
-    /// The key of a call that came with an `idempotency-key`: the same for the same method and key.
+    /// Derives a key from a request's `idempotency-key`: the same for the same method and key.
     #[must_use]
     pub fn of_request(method: &str, key: &idempotency::Key) -> Self {
         let hash = Sha256::digest(format!("{method}\0{key}"));
         let hex = hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        Self(format!("{OF_REQUEST}{hex}"))
+        Self(format!("{REQUEST_PREFIX}{hex}"))
     }
 
-    /// Whether it was made of an `idempotency-key`.
+    /// Whether the key was derived from an `idempotency-key`.
     #[must_use]
     pub fn is_of_request(&self) -> bool {
-        self.0.starts_with(OF_REQUEST)
+        self.0.starts_with(REQUEST_PREFIX)
     }
 
-    /// The key that a caller gave.
+    /// Parses the caller's key.
     ///
     /// # Errors
-    /// [`Invalid`] if it is missing, has other characters or is too long.
+    /// [`Invalid`] if it is empty, has characters that are not allowed or is too long.
     pub fn parse(text: String) -> Result<Self, Invalid> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:/-".contains(&byte);
         match (1..=128).contains(&text.len()) && text.bytes().all(allowed) {
@@ -74,53 +76,46 @@ impl Key {
         }
     }
 
-    /// Its text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// What a call does.
+/// A call to a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    /// Runs a command.
     Command(Command),
-    /// Writes a file.
     Write(Write),
 }
 
-/// A command to be run.
+/// A command to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
-    /// Program and arguments.
     pub argv: Vec<String>,
-    /// Standard input.
     pub stdin: Bytes,
-    /// Working directory; empty is the workspace.
+    /// Working directory; empty means the workspace.
     pub cwd: String,
-    /// Further environment.
+    /// Environment variables beside the container's.
     pub env: BTreeMap<String, String>,
-    /// Killed after this long.
+    /// The guest kills the command after this time.
     pub timeout: Duration,
 }
 
-/// A file to be written.
+/// A file to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
-    /// Its path.
     pub path: String,
-    /// Its content.
     pub content: Bytes,
-    /// Permission bits; 0 is the default.
+    /// Permission bits; 0 means the guest's default.
     pub mode: u32,
 }
 
 impl Command {
-    /// Checks what the guest would refuse, so that nothing is journaled that cannot run.
+    /// Refuses what the guest would refuse, so that no call is journaled that cannot run.
     ///
     /// # Errors
-    /// [`Invalid`] names the field.
+    /// [`Invalid`] names the first field that is wrong.
     pub fn check(&self) -> Result<(), Invalid> {
         let length = |texts: &[String]| texts.iter().map(|text| text.len() + 1).sum::<usize>();
         if self.argv.first().is_none_or(String::is_empty) {
@@ -153,10 +148,10 @@ impl Command {
 }
 
 impl Write {
-    /// Like [`Command::check`].
+    /// Refuses what the guest would refuse, so that no call is journaled that cannot run.
     ///
     /// # Errors
-    /// [`Invalid`] names the field.
+    /// [`Invalid`] names the first field that is wrong.
     pub fn check(&self) -> Result<(), Invalid> {
         if self.path.is_empty() {
             return Err(Invalid::new("path", "is required"));
@@ -172,7 +167,7 @@ impl Write {
     }
 }
 
-/// Checks the form of a path; where it leads is the guest's to say.
+/// Checks a path's length and characters; the guest checks where it leads.
 ///
 /// # Errors
 /// [`Invalid`] names `field`.
@@ -183,24 +178,24 @@ pub fn check_path(field: &'static str, path: &str) -> Result<(), Invalid> {
     }
 }
 
-/// The timeout that a caller asked for.
+/// Returns the caller's timeout, or the default without one.
 ///
 /// # Errors
 /// [`Invalid`] if it is not between a millisecond and an hour.
 pub fn timeout(asked: Option<Duration>) -> Result<Duration, Invalid> {
     match asked {
         None => Ok(DEFAULT_TIMEOUT),
-        Some(asked) if asked >= Duration::from_millis(1) && asked <= LONGEST_TIMEOUT => Ok(asked),
+        Some(asked) if asked >= Duration::from_millis(1) && asked <= MAX_TIMEOUT => Ok(asked),
         Some(_) => Err(Invalid::new("timeout", "must be between 1 ms and 1 h")),
     }
 }
 
 impl Call {
-    /// SHA-256 of everything that decides what it does: a key means one call.
+    /// SHA-256 of every part that decides what the call does; a key that is used again must have the same.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
-        // Every part with its length in front, so that no two calls read the same.
+        // Each part follows its length, so that no two calls give the same bytes.
         let mut part = |bytes: &[u8]| {
             hash.update((bytes.len() as u64).to_be_bytes());
             hash.update(bytes);
@@ -229,34 +224,46 @@ impl Call {
     }
 }
 
-/// What became of a call.
+/// The record of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its key.
     pub key: String,
-    /// How it stands.
     pub state: ExecState,
-    /// How it ended, if it is finished.
+    /// Set if the call finished.
     pub outcome: Option<Outcome>,
 }
 
-/// How a call ended.
+/// The outcome of a finished call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// Exit code; 128 + signal if killed.
+    /// 128 + signal if the command was killed.
     pub exit_code: i32,
-    /// Standard output.
     pub stdout: Vec<u8>,
-    /// Standard error.
     pub stderr: Vec<u8>,
-    /// Whether there was more standard output.
+    /// Whether standard output was longer than what is kept.
     pub stdout_truncated: bool,
-    /// Whether there was more standard error.
+    /// Whether standard error was longer than what is kept.
     pub stderr_truncated: bool,
-    /// Whether it was killed at its timeout.
+    /// Whether the guest killed it at its timeout.
     pub timed_out: bool,
-    /// How long it ran.
     pub duration: Duration,
+}
+
+/// The journal's entry of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalEntry {
+    /// SHA-256 of the call; `None` if the key was abandoned before any call used it.
+    pub hash: Option<[u8; 32]>,
+    pub record: Record,
+}
+
+/// How a caller resolves a key.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ResolveOptions {
+    /// Longest wait for the end of a running call.
+    pub wait: Duration,
+    /// Whether to kill a running command first.
+    pub cancel: bool,
 }
 
 #[cfg(test)]
@@ -274,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_have_few_characters_and_an_end() {
+    fn keys_have_few_characters_and_a_maximum_length() {
         for good in ["a", "turn/1.2:3_4-5", &"k".repeat(128)] {
             assert_eq!(Key::parse(good.to_owned()).unwrap().as_str(), good);
         }
@@ -310,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_guest_would_refuse_is_refused_before_it_is_journaled() {
+    fn calls_that_the_guest_would_refuse_are_refused() {
         let env = |name: &str| Command { env: [(name.to_owned(), String::new())].into(), ..command(&["a"]) };
         for (field, bad) in [
             ("argv", command(&[])),

@@ -1,34 +1,37 @@
-//! How an engine's host stands, from what the kernel shows: pure, samples and time come in.
+//! The level of an engine's host, from what its kernel reports.
 //!
-//! A level is entered at once if it is critical, after two bad samples if it is a warning, and left one step at a
-//! time after a clean while. An input that is missing is not judged: it neither raises nor holds a level.
+//! Critical is entered at the first sample, a warning after two. A level is left one step at a time, each
+//! after two minutes of better samples. A missing input neither raises nor holds a level.
 
 use std::time::{Duration, Instant};
 
-/// Memory left, in bytes, below which a host is critical and warned of.
+/// Available memory in bytes below which a host is critical, and below which it is warned of.
 const MEMORY: (u64, u64) = (512 << 20, 1 << 30);
-/// Share of time in which everything waits for memory, below which a host is fine.
+/// Share of time in which every process waits for memory: above the first critical, above the second a
+/// warning.
 const STALLED: (f64, f64) = (0.20, 0.05);
-/// Share of the engine's disk that is left.
+/// Free share of the engine's disk: below the first critical, below the second a warning.
 const DISK: (f64, f64) = (0.05, 0.15);
+/// Samples in a row that enter a warning; one alone may be a short peak.
 const BAD_SAMPLES: u32 = 2;
-const CLEAN: Duration = Duration::from_secs(120);
+/// Time of better samples before a level is left by one step.
+const RECOVERY: Duration = Duration::from_secs(120);
 
-/// How the host stands.
+/// How short of resources a host is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
-    /// Nothing to be careful about.
+    /// Sandboxes are created for sessions and for the pool.
     Fine,
-    /// The pool is not filled.
+    /// No sandbox is created for the pool.
     Warning,
-    /// Nothing new is made; what runs is left alone, and claims from the pool go on.
+    /// No queued sandbox is taken. Running ones, take-overs and claims from the pool are not affected.
     Critical,
 }
 
-/// What was read at one time; nothing where it could not be.
+/// One reading of the host; an input that could not be read is `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Sample {
-    /// Memory that can be had without swapping, in bytes.
+    /// Bytes of memory available without swapping.
     pub memory_available: Option<u64>,
     /// Share of the last ten seconds in which every process waited for memory.
     pub memory_stalled: Option<f64>,
@@ -37,7 +40,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// What this sample alone says.
+    /// The level of this sample alone: that of its worst input.
     #[must_use]
     pub fn level(&self) -> Level {
         let below = |value: f64, (critical, warning): (f64, f64)| match value {
@@ -54,10 +57,11 @@ impl Sample {
     }
 }
 
-/// The level that holds.
+/// The level over time, with hysteresis.
 #[derive(Debug, Clone)]
 pub struct Gauge {
     level: Level,
+    /// Samples in a row that are worse than the level.
     bad: u32,
     clean_since: Option<Instant>,
 }
@@ -69,12 +73,12 @@ impl Default for Gauge {
 }
 
 impl Gauge {
-    /// The level after a sample at `now`.
+    /// Takes in a sample read at `now` and returns the level.
     pub fn observe(&mut self, sample: &Sample, now: Instant) -> Level {
         let seen = sample.level();
         if seen >= self.level {
             self.clean_since = None;
-        } else if now.duration_since(*self.clean_since.get_or_insert(now)) >= CLEAN {
+        } else if now.duration_since(*self.clean_since.get_or_insert(now)) >= RECOVERY {
             self.level = if self.level == Level::Critical { Level::Warning } else { Level::Fine };
             self.clean_since = (self.level > seen).then_some(now);
         }
@@ -87,7 +91,7 @@ impl Gauge {
     }
 }
 
-/// Memory available, from the text of `/proc/meminfo`.
+/// Reads the available bytes of memory from the text of `/proc/meminfo`.
 #[must_use]
 pub fn memory_available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -95,7 +99,8 @@ pub fn memory_available(meminfo: &str) -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-/// Share of the last ten seconds in which everything waited, from the text of `/proc/pressure/memory`.
+/// Reads the share of the last ten seconds in which every process waited for memory, from the text of
+/// `/proc/pressure/memory`.
 #[must_use]
 pub fn memory_stalled(pressure: &str) -> Option<f64> {
     let line = pressure.lines().find_map(|line| line.strip_prefix("full "))?;
@@ -113,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_input_decides_and_a_missing_one_does_not() {
+    fn the_worst_input_decides_and_a_missing_one_is_ignored() {
         assert_eq!(Sample::default().level(), Level::Fine);
         for (mebibytes, level) in [(511, Level::Critical), (512, Level::Warning), (1024, Level::Fine)] {
             assert_eq!(memory(mebibytes).level(), level, "{mebibytes} MiB");
@@ -142,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_are_left_one_at_a_time_after_a_clean_while() {
+    fn levels_are_left_one_at_a_time_after_recovery() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut gauge = Gauge::default();
@@ -161,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_texts_are_read() {
+    fn texts_of_the_kernel_are_read() {
         assert_eq!(memory_available("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2048 << 10));
         assert_eq!(memory_available("MemTotal: 9 kB\n"), None);
         let pressure =

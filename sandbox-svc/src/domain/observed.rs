@@ -1,4 +1,4 @@
-//! Containers as an engine shows them.
+//! Containers as their engine reports them.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -7,7 +7,7 @@ use svc_core::id::SandboxId;
 
 use super::spec::{ContainerSpec, Mount, label};
 
-/// Full id of a container, as its engine gives it.
+/// Full id of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContainerId(pub String);
 
@@ -17,52 +17,43 @@ impl fmt::Display for ContainerId {
     }
 }
 
-/// A container as its engine shows it.
+/// A container as its engine reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
-    /// Full id.
     pub id: ContainerId,
-    /// Name.
     pub name: String,
-    /// Image id.
+    /// Id of its image.
     pub image: String,
-    /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Binds and volumes, sorted.
     pub mounts: Vec<Mount>,
-    /// What it does.
     pub state: ContainerState,
-    /// When the engine made it.
     pub created_at: Option<DateTime<Utc>>,
 }
 
-/// What a container does.
+/// State of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerState {
-    /// Made, never started.
     Created,
-    /// Runs (or is about to end or to run again).
+    /// Runs, or is about to stop or restart.
     Running,
-    /// Frozen.
     Paused,
-    /// Being removed.
     Removing,
-    /// Ended.
     Exited,
 }
 
 impl Container {
-    /// The sandbox and its generation that the labels name.
+    /// Returns the sandbox and the generation that the labels name, if both labels can be read.
     #[must_use]
     pub fn sandbox(&self) -> Option<(SandboxId, i64)> {
         let sandbox = SandboxId::parse(label::SANDBOX, self.labels.get(label::SANDBOX)?).ok()?;
         Some((sandbox, self.labels.get(label::GENERATION)?.parse().ok()?))
     }
 
-    /// Whether this is the container that `spec` asks for: same name, labels, image and mounts.
-    /// Only the time at which it was asked for may differ.
+    /// Whether this is the container of `spec`: same name, image, mounts and labels, apart from the creation
+    /// time.
     #[must_use]
-    pub fn is_of(&self, spec: &ContainerSpec) -> bool {
+    pub fn matches(&self, spec: &ContainerSpec) -> bool {
         let mut mounts = spec.mounts.clone();
         mounts.sort();
         let labels = [label::INSTALLATION, label::ENGINE, label::SANDBOX, label::GENERATION];

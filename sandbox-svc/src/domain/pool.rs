@@ -1,81 +1,75 @@
-//! The warm pool: which places it has, and when a sandbox in one of them is replaced.
+//! The warm pool: its slots, when a sandbox in a slot is replaced, and when the pool may grow.
 //!
-//! A place is *filling* while its sandbox is made and *available* once it runs. One of each may exist for the same
-//! place, so a replacement is made before what it replaces goes.
+//! A slot is *filling* while its sandbox is created and *available* once it runs. A slot may have one sandbox
+//! of each kind, so a replacement runs before the sandbox that it replaces is retired.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::sandbox::after;
+use super::{host::Level, time::after};
 
-/// How a place of the pool stands.
+/// State of a pool slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PoolState {
-    /// Its sandbox is being made.
+    /// Its sandbox is requested or being created.
     Filling,
-    /// Its sandbox can be claimed.
+    /// Its sandbox runs and can be claimed.
     Available,
 }
 
-/// A place of the pool.
+/// A slot of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
-    /// Its number, from 0.
     pub number: i32,
-    /// How it stands.
     pub state: PoolState,
 }
 
 impl Slot {
-    /// A place whose sandbox is asked for.
     #[must_use]
     pub const fn filling(number: i32) -> Self {
         Self { number, state: PoolState::Filling }
     }
 
-    /// The place once its sandbox runs.
     #[must_use]
     pub const fn filled(self) -> Self {
         Self { state: PoolState::Available, ..self }
     }
 }
 
-/// A sandbox that has a place in the pool.
+/// A sandbox in a slot of the pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Occupant {
-    /// Its place.
     pub slot: Slot,
-    /// Id of the image it is made from, once it is being made.
+    /// Id of its image, once its container is being created.
     pub image: Option<String>,
-    /// Whether it has today's shape: nobody claims another.
+    /// Whether it has the configured shape; no session claims a sandbox of another one.
     pub fits: bool,
-    /// When it must be claimed or replaced.
+    /// When it retires unless a session claims it.
     pub retire_at: DateTime<Utc>,
 }
 
-/// What a pool should be.
+/// The pool as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desired {
-    /// Places.
     pub size: i32,
-    /// Id of the image of today.
+    /// Id of the image that the configured name points to now.
     pub image: String,
-    /// How long before its retirement a sandbox is replaced: the time a replacement takes.
+    /// Time before a retirement at which the replacement is requested: about what its creation takes.
     pub lead: Duration,
 }
 
-/// What is to be done with one place, or with one sandbox in it.
+/// One change towards the desired pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Ask for a sandbox for this place.
+    /// Request a sandbox for this slot.
     Fill(i32),
     /// Retire the `index`th occupant.
     Retire(usize),
 }
 
-/// The steps from what there is to what should be. What is due goes by its deadline, and what a replacement
-/// replaces as that begins to run; neither is a step.
+/// Plans the steps from the present occupants to the desired pool. Expired sandboxes are removed by the
+/// deadline worker, and replaced ones when the replacement starts to run; the plan has neither.
 #[must_use]
 pub fn plan(desired: &Desired, occupants: &[Occupant], now: DateTime<Utc>) -> Vec<Step> {
     let of = |number, state| occupants.iter().find(|occupant| occupant.slot == Slot { number, state });
@@ -90,8 +84,15 @@ pub fn plan(desired: &Desired, occupants: &[Occupant], now: DateTime<Utc>) -> Ve
     fill.map(Step::Fill).chain(surplus.map(|(index, _)| Step::Retire(index))).collect()
 }
 
-/// When the sandbox in place `number` of `size` retires. The first filling is staggered, so that the pool is never
-/// replaced as a whole; later ones keep their distance by themselves.
+/// Whether the pool may request sandboxes now. It may not while the host is short of a resource, nor after
+/// `max_failures` of its sandboxes failed within the window that `recent_failures` were counted in.
+#[must_use]
+pub fn may_fill(host: Level, recent_failures: i64, max_failures: u32) -> bool {
+    host == Level::Fine && recent_failures < i64::from(max_failures)
+}
+
+/// When the sandbox in slot `number` of `size` retires. The first filling of a pool is staggered, so that its
+/// sandboxes do not all retire at once; later fillings keep those distances.
 #[must_use]
 pub fn retire_at(now: DateTime<Utc>, life: Duration, first: bool, number: i32, size: i32) -> DateTime<Utc> {
     let (number, size) = (u32::try_from(number).unwrap_or(0), u32::try_from(size).unwrap_or(1).max(1));
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_converges_to_its_size_zero_included() {
+    fn a_pool_converges_to_its_size_even_to_zero() {
         use PoolState::{Available, Filling};
         let two = [occupant(0, Available, "new", 1000), occupant(1, Filling, "new", 1000)];
         assert_eq!(plan(&desired(2), &[], at(0)), [Step::Fill(0), Step::Fill(1)]);
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replacement_is_made_before_what_it_replaces_goes() {
+    fn a_replacement_is_requested_before_the_retirement() {
         use PoolState::{Available, Filling};
         let old = occupant(0, Available, "new", 50);
         assert_eq!(plan(&desired(1), std::slice::from_ref(&old), at(0)), [Step::Fill(0)]);
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_image_replaces_every_place_that_has_another() {
+    fn a_new_image_or_shape_replaces_every_slot_with_another() {
         let occupants =
             [occupant(0, PoolState::Available, "old", 1000), occupant(1, PoolState::Available, "new", 1000)];
         assert_eq!(plan(&desired(2), &occupants, at(0)), [Step::Fill(0)]);
@@ -149,6 +150,13 @@ mod tests {
             plan(&desired(1), &[Occupant { slot: Slot { number: 0, ..other.slot }, ..other }], at(0)),
             [Step::Fill(0)]
         );
+    }
+
+    #[test]
+    fn a_pool_fills_only_on_a_fine_host_and_below_its_failures() {
+        assert!(may_fill(Level::Fine, 2, 3));
+        assert!(!may_fill(Level::Fine, 3, 3) && !may_fill(Level::Fine, 0, 0));
+        assert!(!may_fill(Level::Warning, 0, 3) && !may_fill(Level::Critical, 0, 3));
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! What a comparison of rows and engine means: pure, both sides come in.
+//! Compares rows with what the engine lists.
 //!
-//! A difference is acted on only when it was seen twice, a period apart, under the same lease: in between, whatever
-//! made it look so has had its time. How old something is, its labels and its row decide what is done; what cannot
-//! be read is left alone.
+//! A difference is acted on only when it was seen twice, a period apart, under the same lease, so that an
+//! operation under way has had time to end. A container's age, labels and row decide what is done with it;
+//! one of unknown age is left alone.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use super::{
     spec::label,
 };
 
-/// What has been seen, since when.
+/// When each difference was first seen.
 #[derive(Debug)]
 pub struct Sightings<K> {
     epoch: i64,
@@ -33,34 +33,36 @@ impl<K> Default for Sightings<K> {
 }
 
 impl<K: Hash + Eq + Clone> Sightings<K> {
-    /// Takes in everything seen in one complete look under the lease `epoch`; answers what was seen a `period` or
-    /// more before as well. What was not seen this time, or under another lease, counts for nothing.
-    pub fn look(&mut self, epoch: i64, seen: &[K], period: Duration, now: Instant) -> Vec<K> {
+    /// Records what one complete pass under the lease `epoch` saw. Returns those that were first seen at
+    /// least `period` ago and in every pass since. Sightings under another lease are dropped.
+    pub fn record(&mut self, epoch: i64, seen: &[K], period: Duration, now: Instant) -> Vec<K> {
         if epoch != self.epoch {
             self.since.clear();
             self.epoch = epoch;
         }
         let since = seen.iter().map(|key| (key.clone(), self.since.get(key).copied().unwrap_or(now)));
         self.since = since.collect();
-        let ripe = |key: &&K| self.since.get(*key).is_some_and(|since| now.duration_since(*since) >= period);
-        seen.iter().filter(ripe).cloned().collect()
+        let confirmed =
+            |key: &&K| self.since.get(*key).is_some_and(|since| now.duration_since(*since) >= period);
+        seen.iter().filter(confirmed).cloned().collect()
     }
 }
 
-/// What is to be made of a container that an engine shows.
+/// The reconciler's decision about a listed container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finding {
-    /// It is as it should be, somebody else's, or too young to tell.
+    /// Leave it: it agrees with its row, or has no row and is too young to judge.
     Fine,
-    /// It has no row: it gets one that removes it.
+    /// It has no row. Insert one that is `deleting`.
     WithoutRow,
-    /// Its row says that it is gone: it came late, and can only be removed.
+    /// Its row is final. Remove it.
     Leftover,
-    /// It contradicts its row, or itself, in a way that no step of ours leads to: left alone, and told.
-    Strange,
+    /// It contradicts its row or its labels in a way that no step of this service leads to. Leave it and log
+    /// it.
+    Contradictory,
 }
 
-/// Compares a container of `engine` with its row, read after the container was listed.
+/// Compares a container of `engine` with its row. The row must have been read after the container was listed.
 #[must_use]
 pub fn judge(
     container: &Container,
@@ -70,36 +72,37 @@ pub fn judge(
     now: DateTime<Utc>,
 ) -> Finding {
     let labelled = container.labels.get(label::ENGINE).is_some_and(|label| label == engine);
-    let (true, Some((_, generation))) = (labelled, container.sandbox()) else { return Finding::Strange };
+    let (true, Some((_, generation))) = (labelled, container.sandbox()) else {
+        return Finding::Contradictory;
+    };
     let old = container.created_at.is_some_and(|at| (now - at).to_std().is_ok_and(|age| age >= min_age));
     let same = |row: &Sandbox| row.container.as_ref().is_some_and(|known| known.generation == generation);
     match row {
         None if old => Finding::WithoutRow,
         None => Finding::Fine,
-        Some(row) if !same(row) => Finding::Strange,
+        Some(row) if !same(row) => Finding::Contradictory,
         Some(row) => match row.state {
             State::Gone | State::Failed => Finding::Leftover,
-            State::Requested => Finding::Strange,
+            State::Requested => Finding::Contradictory,
             State::Creating | State::Running | State::Deleting => Finding::Fine,
         },
     }
 }
 
-/// What is wrong with a running sandbox, as far as a complete listing made after its row was read shows.
+/// The fault of a running sandbox, by a complete listing made after its row was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Missing {
     /// Its container is not listed.
     Lost,
-    /// Its container ended.
     Exited,
 }
 
-/// Running sandboxes whose container is not listed, or ended.
+/// Returns the running sandboxes with a container that is not listed or has ended.
 #[must_use]
 pub fn missing(rows: &[Sandbox], listed: &[Container]) -> Vec<(SandboxId, Missing)> {
     let states: HashMap<&str, ContainerState> =
         listed.iter().map(|container| (container.id.0.as_str(), container.state)).collect();
-    let wrong = |row: &Sandbox| {
+    let missing = |row: &Sandbox| {
         let id = row.container.as_ref()?.id.as_deref()?;
         match states.get(id) {
             _ if row.state != State::Running => None,
@@ -110,7 +113,7 @@ pub fn missing(rows: &[Sandbox], listed: &[Container]) -> Vec<(SandboxId, Missin
             Some(ContainerState::Running | ContainerState::Paused) => None,
         }
     };
-    rows.iter().filter_map(|row| Some((row.id, wrong(row)?))).collect()
+    rows.iter().filter_map(|row| Some((row.id, missing(row)?))).collect()
 }
 
 #[cfg(test)]
@@ -120,17 +123,17 @@ mod tests {
     const PERIOD: Duration = Duration::from_secs(60);
 
     #[test]
-    fn a_thing_counts_only_when_seen_twice_a_period_apart_under_one_lease() {
+    fn a_sighting_counts_after_a_period_under_one_lease() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut sightings = Sightings::default();
-        assert_eq!(sightings.look(1, &["a"], PERIOD, at(0)), Vec::<&str>::new());
-        assert_eq!(sightings.look(1, &["a", "b"], PERIOD, at(59)), Vec::<&str>::new());
-        assert_eq!(sightings.look(1, &["a", "b"], PERIOD, at(60)), ["a"]);
-        // Another holder of the lease starts over.
-        assert_eq!(sightings.look(2, &["a", "b"], PERIOD, at(61)), Vec::<&str>::new());
-        // So does what was gone in between.
-        assert_eq!(sightings.look(2, &["b"], PERIOD, at(100)), Vec::<&str>::new());
-        assert_eq!(sightings.look(2, &["a", "b"], PERIOD, at(121)), ["b"]);
+        assert_eq!(sightings.record(1, &["a"], PERIOD, at(0)), Vec::<&str>::new());
+        assert_eq!(sightings.record(1, &["a", "b"], PERIOD, at(59)), Vec::<&str>::new());
+        assert_eq!(sightings.record(1, &["a", "b"], PERIOD, at(60)), ["a"]);
+        // Another lease starts over.
+        assert_eq!(sightings.record(2, &["a", "b"], PERIOD, at(61)), Vec::<&str>::new());
+        // So does a difference that disappeared in between.
+        assert_eq!(sightings.record(2, &["b"], PERIOD, at(100)), Vec::<&str>::new());
+        assert_eq!(sightings.record(2, &["a", "b"], PERIOD, at(121)), ["b"]);
     }
 }

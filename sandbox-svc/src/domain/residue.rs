@@ -1,21 +1,21 @@
-//! What a subject has outside Postgres, and what became of it.
+//! The resources of a session or account outside Postgres, and the outcome of their removal.
+//!
+//! Answers of custody steps are stored with these types: their serialised names must not change.
 
 use serde::{Deserialize, Serialize};
 
-/// What a thing is.
+/// Kind of a resource outside Postgres.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ThingKind {
-    /// A container.
+pub enum ResourceKind {
     Container,
-    /// A workspace's volume.
+    /// The volume of a workspace.
     Volume,
-    /// A directory that was mounted into a container.
+    /// A directory on the host, mounted into a container.
     RunDirectory,
 }
 
-impl ThingKind {
-    /// Every kind.
+impl ResourceKind {
     pub const ALL: [Self; 3] = [Self::Container, Self::Volume, Self::RunDirectory];
 
     /// Its name in the contract.
@@ -29,55 +29,54 @@ impl ThingKind {
     }
 }
 
-/// One thing outside Postgres.
+/// A resource outside Postgres.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Thing {
-    /// What it is.
-    pub kind: ThingKind,
-    /// The engine that has it, itself or on its host.
+pub struct Resource {
+    pub kind: ResourceKind,
+    /// Id of the engine that has it, itself or on its host.
     pub engine: String,
-    /// Its name there.
     pub name: String,
 }
 
-impl Thing {
-    /// Who keeps it, in the contract.
+impl Resource {
+    /// Its provider in the contract.
     #[must_use]
     pub fn provider(&self) -> String {
         match self.kind {
-            ThingKind::Container | ThingKind::Volume => format!("docker:{}", self.engine),
-            ThingKind::RunDirectory => format!("host:{}", self.engine),
+            ResourceKind::Container | ResourceKind::Volume => format!("docker:{}", self.engine),
+            ResourceKind::RunDirectory => format!("host:{}", self.engine),
         }
     }
 }
 
-/// What became of a thing.
+/// The outcome of a resource's removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Fate {
-    /// It was removed now.
+pub enum RemovalOutcome {
+    /// This call removed it.
     Removed,
     /// It was absent already.
     Absent,
-    /// Nobody can say, or it could not be removed now.
-    Later(Hindrance),
+    /// It may still be there; the removal must be repeated.
+    #[serde(rename = "later")]
+    Retry(RetryReason),
 }
 
-/// Why a thing could not be removed now.
+/// Why the removal of a resource must be repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Hindrance {
+pub enum RetryReason {
     /// The engine did not answer, or failed.
     EngineUnavailable,
-    /// This process does not serve its engine.
+    /// Another process serves its engine.
     EngineElsewhere,
-    /// Its removal is committed and not confirmed yet.
+    /// The removal is committed but not confirmed.
     UnderWay,
-    /// The host did not let go of it.
+    /// The host refused to delete it.
     HostRefused,
 }
 
-impl Hindrance {
+impl RetryReason {
     /// Its code in the contract.
     #[must_use]
     pub const fn code(self) -> &'static str {
@@ -95,8 +94,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thing_says_who_keeps_it() {
-        let keeper = |kind| Thing { kind, engine: "E".into(), name: "n".into() }.provider();
-        assert_eq!(ThingKind::ALL.map(keeper), ["docker:E", "docker:E", "host:E"]);
+    fn a_resource_names_its_provider() {
+        let provider = |kind| Resource { kind, engine: "E".into(), name: "n".into() }.provider();
+        assert_eq!(ResourceKind::ALL.map(provider), ["docker:E", "docker:E", "host:E"]);
     }
 }

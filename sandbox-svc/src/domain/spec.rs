@@ -1,7 +1,8 @@
-//! The container of a sandbox, as data: everything that keeps what runs inside from the host and from the others.
+//! The container of a sandbox as data: every setting that isolates it from the host and from other sandboxes.
 //!
-//! [`ContainerSpec::of`] is the only maker. The engine translates the result field by field and adds nothing, so
-//! what this file says is what runs; its snapshot test and the inspection of a real container hold it to that.
+//! [`ContainerSpec::of`] is the only constructor. The engine translates the result field by field and adds
+//! nothing, so this file decides what runs. A snapshot test and the inspection of a real container check
+//! that.
 
 use std::{
     collections::BTreeMap,
@@ -9,98 +10,99 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use svc_core::id::SandboxId;
 
-/// User and group of everything inside.
+use super::{
+    VolumeId,
+    sandbox::{Container, Sandbox},
+    shape::{Network, Shape},
+};
+
+/// User and group of every process inside.
 pub const USER: &str = "1001:1001";
-/// Where the session's volume is.
+/// Mount point of the workspace's volume.
 pub const WORKSPACE: &str = "/workspace";
-/// Where the run directory is, seen from inside.
+/// Mount point of the run directory.
 pub const RUN_DIRECTORY: &str = "/run/steward";
-/// Where the guest's program is, seen from inside.
+/// Mount point of the guest's program.
 pub const GUEST_PROGRAM: &str = "/opt/steward/guest";
 
-const PIDS: i64 = 512;
+/// Maximum processes and threads of a container; because a fork bomb must not exhaust the host's process
+/// table.
+const MAX_PIDS: i64 = 512;
+/// Maximum bytes of log that the engine keeps of a container; because processes inside can write to it, and
+/// it is on the host's disk.
+const MAX_LOG_BYTES: u64 = 256 << 10;
 const ENVIRONMENT: [&str; 3] =
     ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/home/user", "LANG=C.UTF-8"];
-/// Pages of both count against the container's memory. Executable: tools build and run things in them.
+/// Memory filesystems; their pages count against the container's memory. Executable, because tools build and
+/// run programs in them.
 const TMPFS: [(&str, &str); 2] = [
     ("/tmp", "rw,nosuid,nodev,exec,size=512m,mode=1777"),
     ("/home/user", "rw,nosuid,nodev,exec,size=1024m,mode=755,uid=1001,gid=1001"),
 ];
 
-/// Label keys. Labels cannot be changed, so they say only what stays true.
+/// Label keys. Labels cannot be changed later, so they hold only facts that do not change.
 pub mod label {
-    /// Which installation of Steward made it; others' are never touched.
+    /// The installation of Steward that created it; objects of other installations are never touched.
     pub const INSTALLATION: &str = "steward.installation";
-    /// The engine it was made for.
+    /// Id of the engine it was created for.
     pub const ENGINE: &str = "steward.engine";
-    /// The sandbox it belongs to.
+    /// Id of its sandbox.
     pub const SANDBOX: &str = "steward.sandbox";
-    /// Generation of the sandbox for which it was made.
+    /// Generation of its sandbox when its creation was committed.
     pub const GENERATION: &str = "steward.generation";
-    /// When it was asked for.
+    /// When its sandbox was requested.
     pub const CREATED_AT: &str = "steward.created_at";
-    /// The volume row, on volumes.
+    /// Id of the volume's row; on volumes only.
     pub const VOLUME: &str = "steward.volume";
 }
 
-/// What a kind of sandbox is made of; a warm one can be claimed only by who wants its shape.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Shape {
-    /// Image by name or digest.
-    pub image: String,
-    /// OCI runtime; empty: the engine's default.
-    pub runtime: String,
-    /// Thousandths of a CPU.
-    pub cpu_millis: i32,
-    /// Bytes of memory, swap included: there is none beyond.
-    pub memory_bytes: i64,
-    /// What it may reach.
-    pub network: Network,
-}
-
-/// What a sandbox may reach over the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Network {
-    /// Nothing: the guest's socket is the only way in or out.
-    None,
-}
-
-/// What tells one container from every other.
+/// The identity of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The installation that makes it.
     pub installation: String,
-    /// The engine it is made on.
     pub engine: String,
-    /// Its sandbox.
     pub sandbox: SandboxId,
-    /// Generation of the sandbox as its making was committed.
+    /// Generation of the sandbox when the creation was committed.
     pub generation: i64,
 }
 
 impl Identity {
-    /// The container's name: one for each generation, so a create that was repeated meets itself.
+    /// Identifies `container` of `sandbox` in an installation.
+    #[must_use]
+    pub fn of(installation: &str, sandbox: &Sandbox, container: &Container) -> Self {
+        Self {
+            installation: installation.to_owned(),
+            engine: sandbox.engine.clone(),
+            sandbox: sandbox.id,
+            generation: container.generation,
+        }
+    }
+
+    /// The container's name: one for each generation, so a repeated create finds the first one's container.
     #[must_use]
     pub fn name(&self) -> String {
         container_name(self.sandbox, self.generation)
     }
 }
 
-/// Name of the container of a sandbox's generation.
 #[must_use]
 pub fn container_name(sandbox: SandboxId, generation: i64) -> String {
     format!("steward-{sandbox}-{generation}")
 }
 
-/// Places on the host that are mounted into a container.
+/// Returns the name of a workspace's volume.
+#[must_use]
+pub fn volume_name(id: VolumeId) -> String {
+    format!("steward-workspace-{id}")
+}
+
+/// The sources of a container's mounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Places {
-    /// The guest's program.
+pub struct MountSources {
+    /// The guest's program on the host.
     pub guest: PathBuf,
     /// This generation's run directory. Without it the engine refuses to create or start the container.
     pub run_dir: PathBuf,
@@ -108,78 +110,70 @@ pub struct Places {
     pub volume: String,
 }
 
-/// A container to be made.
+/// A container to create.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ContainerSpec {
-    /// Name.
     pub name: String,
-    /// Image id: a name could point elsewhere by the time it is used.
+    /// Image id; a name could point to another image when the engine reads it.
     pub image: String,
-    /// Command.
     pub command: Vec<String>,
-    /// User and group.
     pub user: &'static str,
-    /// Working directory.
     pub working_dir: &'static str,
-    /// Environment; identity and secrets come later, through the guest.
+    /// Environment, without identity and secrets: anyone who can inspect the container reads it.
     pub env: Vec<&'static str>,
-    /// Labels.
     pub labels: BTreeMap<&'static str, String>,
     /// OCI runtime, unless the engine's default.
     pub runtime: Option<String>,
     /// Thousandths of a CPU.
     pub cpu_millis: i32,
-    /// Bytes of memory.
     pub memory_bytes: i64,
-    /// Bytes of memory and swap.
+    /// Bytes of memory and swap together.
     pub memory_swap_bytes: i64,
-    /// Most processes and threads.
+    /// Maximum processes and threads.
     pub pids: i64,
-    /// Capabilities taken away.
     pub cap_drop: Vec<&'static str>,
-    /// Capabilities given.
     pub cap_add: Vec<&'static str>,
     /// Security options; the default seccomp and AppArmor profiles stay.
     pub security_options: Vec<&'static str>,
-    /// Whether the root filesystem is read-only.
     pub read_only_root: bool,
-    /// Whether a small init reaps what is left behind.
+    /// Whether the engine's init is process 1 and reaps orphaned processes.
     pub init: bool,
-    /// Network mode.
     pub network: &'static str,
-    /// Memory filesystems and their options.
+    /// Memory filesystems: mount point and options.
     pub tmpfs: BTreeMap<&'static str, &'static str>,
-    /// Binds and volumes.
     pub mounts: Vec<Mount>,
-    /// Bytes of log the engine keeps: processes inside can write to it, and it lies on the host's disk.
+    /// Maximum bytes of log that the engine keeps.
     pub log_bytes: u64,
 }
 
-/// Something mounted into a container.
+/// A mount of a container.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Mount {
-    /// Where it comes from.
     pub source: MountSource,
-    /// Where it is inside.
+    /// Its path inside the container.
     pub target: PathBuf,
-    /// Whether it may not be written.
     pub read_only: bool,
 }
 
-/// Where a mount comes from.
+/// Source of a mount.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MountSource {
     /// A file or directory of the host, which must exist.
     Bind(PathBuf),
-    /// A named volume.
     Volume(String),
 }
 
 impl ContainerSpec {
-    /// The container of `identity` in `shape`, from the image `image` (an id), asked for at `at`.
+    /// Builds the container of `identity` with `shape`, from the image with id `image`, requested at `at`.
     #[must_use]
-    pub fn of(identity: &Identity, shape: &Shape, image: &str, places: &Places, at: DateTime<Utc>) -> Self {
+    pub fn of(
+        identity: &Identity,
+        shape: &Shape,
+        image: &str,
+        mounts: &MountSources,
+        at: DateTime<Utc>,
+    ) -> Self {
         let labels = BTreeMap::from([
             (label::INSTALLATION, identity.installation.clone()),
             (label::ENGINE, identity.engine.clone()),
@@ -204,7 +198,7 @@ impl ContainerSpec {
             cpu_millis: shape.cpu_millis,
             memory_bytes: shape.memory_bytes,
             memory_swap_bytes: shape.memory_bytes,
-            pids: PIDS,
+            pids: MAX_PIDS,
             cap_drop: vec!["ALL"],
             cap_add: vec![],
             security_options: vec!["no-new-privileges:true"],
@@ -215,15 +209,15 @@ impl ContainerSpec {
             },
             tmpfs: TMPFS.into(),
             mounts: vec![
-                bind(&places.guest, GUEST_PROGRAM, true),
-                bind(&places.run_dir, RUN_DIRECTORY, false),
+                bind(&mounts.guest, GUEST_PROGRAM, true),
+                bind(&mounts.run_dir, RUN_DIRECTORY, false),
                 Mount {
-                    source: MountSource::Volume(places.volume.clone()),
+                    source: MountSource::Volume(mounts.volume.clone()),
                     target: WORKSPACE.into(),
                     read_only: false,
                 },
             ],
-            log_bytes: 256 << 10,
+            log_bytes: MAX_LOG_BYTES,
         }
     }
 }
@@ -232,13 +226,28 @@ fn bind(source: &Path, target: &str, read_only: bool) -> Mount {
     Mount { source: MountSource::Bind(source.to_owned()), target: target.into(), read_only }
 }
 
-/// A volume to be made.
+/// A volume to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeSpec {
-    /// Name.
     pub name: String,
-    /// Labels.
     pub labels: BTreeMap<&'static str, String>,
+}
+
+impl VolumeSpec {
+    /// Builds the volume of a sandbox's workspace. Its labels identify it to the reconciler if its row is
+    /// lost.
+    #[must_use]
+    pub fn of(installation: &str, sandbox: &Sandbox) -> Self {
+        Self {
+            name: volume_name(sandbox.volume),
+            labels: [
+                (label::INSTALLATION, installation.to_owned()),
+                (label::ENGINE, sandbox.engine.clone()),
+                (label::VOLUME, sandbox.volume.to_string()),
+            ]
+            .into(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -261,17 +270,17 @@ mod tests {
             memory_bytes: 1 << 30,
             network: Network::None,
         };
-        let places = Places {
+        let mounts = MountSources {
             guest: "/usr/lib/steward/guest".into(),
             run_dir: "/run/steward/a".into(),
             volume: "steward-v".into(),
         };
         let at = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-        ContainerSpec::of(&identity, &shape, "sha256:abc", &places, at)
+        ContainerSpec::of(&identity, &shape, "sha256:abc", &mounts, at)
     }
 
     #[test]
-    fn the_container_is_exactly_this() {
+    fn the_container_spec_is_exactly_this() {
         let expected = json!({
             "name": "steward-01980000-0000-7000-8000-000000000001-3",
             "image": "sha256:abc",
@@ -306,7 +315,11 @@ mod tests {
                 "/tmp": "rw,nosuid,nodev,exec,size=512m,mode=1777",
             },
             "mounts": [
-                {"source": {"bind": "/usr/lib/steward/guest"}, "target": "/opt/steward/guest", "read_only": true},
+                {
+                    "source": {"bind": "/usr/lib/steward/guest"},
+                    "target": "/opt/steward/guest",
+                    "read_only": true,
+                },
                 {"source": {"bind": "/run/steward/a"}, "target": "/run/steward", "read_only": false},
                 {"source": {"volume": "steward-v"}, "target": "/workspace", "read_only": false},
             ],

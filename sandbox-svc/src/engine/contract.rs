@@ -1,5 +1,5 @@
-//! What every [`ContainerEngine`](super::ContainerEngine) does, as tests: run on the simulator and on Docker alike, so that what is proven
-//! with the one holds with the other.
+//! Tests that every [`ContainerEngine`](super::ContainerEngine) passes. They run on the simulator and on
+//! Docker, so that tests with the simulator hold for Docker too.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::{
@@ -13,26 +13,27 @@ use chrono::DateTime;
 use svc_core::id::SandboxId;
 
 use super::{ContainerState, Error, Handle, Observed, Removal, SharedEngine};
-use crate::domain::spec::{ContainerSpec, Identity, Network, Places, Shape, VolumeSpec, label};
+use crate::domain::{
+    shape::{Network, Shape},
+    spec::{ContainerSpec, Identity, MountSources, VolumeSpec, label},
+};
 
-/// An engine to be tested, and what its containers are made of.
+/// An engine under test, and the parts of its containers.
 #[derive(Debug)]
 pub struct Bench {
-    /// The engine.
     pub engine: SharedEngine,
-    /// Name of an image it has.
+    /// Name of an image that the engine has.
     pub image: String,
     /// The guest's program on the host.
     pub guest: PathBuf,
     /// Directory for run directories.
     pub base: tempfile::TempDir,
-    /// An installation of the bench's own.
+    /// An installation that no other bench uses.
     pub installation: String,
     generation: AtomicI64,
 }
 
 impl Bench {
-    /// A bench for `engine`.
     #[must_use]
     pub fn new(engine: SharedEngine, image: &str, guest: PathBuf, installation: &str) -> Self {
         Self {
@@ -45,7 +46,7 @@ impl Bench {
         }
     }
 
-    /// A container of its own, with a run directory that exists.
+    /// A new container's specification, with an existing run directory.
     pub async fn spec(&self) -> ContainerSpec {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed);
         let identity = Identity {
@@ -56,9 +57,9 @@ impl Bench {
         };
         let run_dir = self.base.path().join(identity.sandbox.to_string());
         fs::create_dir(&run_dir).unwrap();
-        // The guest, of another user, opens its socket in it.
+        // The guest runs as another user and creates its socket there.
         fs::set_permissions(&run_dir, fs::Permissions::from_mode(0o777)).unwrap();
-        let places = Places {
+        let mounts = MountSources {
             guest: self.guest.clone(),
             run_dir,
             volume: format!("steward-test-{}", identity.sandbox),
@@ -71,9 +72,9 @@ impl Bench {
             network: Network::None,
         };
         let Observed::Present(image) = self.engine.image(&self.image).await else { panic!("no image") };
-        self.engine.create_volume(&self.volume(&places.volume)).await.unwrap();
+        self.engine.create_volume(&self.volume(&mounts.volume)).await.unwrap();
         let at = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-        ContainerSpec::of(&identity, &shape, &image, &places, at)
+        ContainerSpec::of(&identity, &shape, &image, &mounts, at)
     }
 
     fn volume(&self, name: &str) -> VolumeSpec {
@@ -96,50 +97,48 @@ impl Bench {
     }
 }
 
-/// Declares one test for each part of the contract; `$bench` makes a [`Bench`] and a guard that cleans up.
+/// Declares one test for each part of the contract. `$bench` gives a [`Bench`] and a guard that cleans up.
 #[macro_export]
 macro_rules! engine_contract {
     ($bench:expr) => {
         $crate::engine_contract!(@ $bench,
-            a_created_container_is_found_by_id_by_name_and_in_the_list,
-            a_name_is_taken_once_and_its_container_can_be_recognised,
-            a_removed_container_is_absent_and_removing_it_again_is_fine,
-            a_container_without_its_run_directory_is_neither_made_nor_started,
-            an_unknown_image_is_told_apart,
-            starting_twice_is_fine_and_starting_nothing_is_not,
-            a_volume_goes_only_when_no_container_has_it,
-            a_volume_of_another_is_not_taken_over,
+            a_created_container_is_found_by_id_name_and_list,
+            a_name_is_taken_once_and_its_container_is_recognised,
+            a_removed_container_is_absent_and_may_be_removed_again,
+            a_container_needs_its_run_directory_to_be_created_or_started,
+            an_unknown_image_has_its_own_answer,
+            starting_twice_succeeds_and_starting_nothing_fails,
+            a_volume_is_removed_only_when_no_container_mounts_it,
+            a_volume_with_other_labels_is_a_conflict,
             other_installations_are_not_listed,
-            removals_at_once_agree_in_the_end,
+            concurrent_removals_agree_in_the_end,
         );
     };
     (@ $bench:expr, $($name:ident,)+) => {$(
         #[tokio::test]
         async fn $name() {
             let (bench, _guard) = $bench;
-            $crate::engine::contract::$name(&bench).await;
+            $crate::testing::engine::contract::$name(&bench).await;
         }
     )+};
 }
 
-/// See its name.
-pub async fn a_created_container_is_found_by_id_by_name_and_in_the_list(bench: &Bench) {
+pub async fn a_created_container_is_found_by_id_name_and_list(bench: &Bench) {
     let spec = bench.spec().await;
     let id = bench.engine.create(&spec).await.unwrap();
     for handle in [Handle::Id(&id), Handle::Name(&spec.name)] {
         let Observed::Present(found) = bench.engine.observe(handle).await else { panic!("not found") };
-        assert!(found.is_of(&spec), "{found:?} is not of {spec:?}");
+        assert!(found.matches(&spec), "{found:?} is not of {spec:?}");
         assert_eq!((&found.id, found.state), (&id, ContainerState::Created));
     }
     let listed = bench.engine.list(&bench.installation).await.unwrap();
-    assert!(listed.len() == 1 && listed[0].is_of(&spec) && listed[0].id == id, "{listed:?}");
+    assert!(listed.len() == 1 && listed[0].matches(&spec) && listed[0].id == id, "{listed:?}");
     assert_eq!(listed[0].sandbox().unwrap().0.to_string(), spec.labels[label::SANDBOX]);
     bench.engine.start(&id).await.unwrap();
     assert_eq!(bench.state(Handle::Id(&id)).await, Some(ContainerState::Running));
 }
 
-/// See its name.
-pub async fn a_name_is_taken_once_and_its_container_can_be_recognised(bench: &Bench) {
+pub async fn a_name_is_taken_once_and_its_container_is_recognised(bench: &Bench) {
     let spec = bench.spec().await;
     let id = bench.engine.create(&spec).await.unwrap();
     let again = bench.engine.create(&spec).await;
@@ -147,14 +146,13 @@ pub async fn a_name_is_taken_once_and_its_container_can_be_recognised(bench: &Be
     let Observed::Present(found) = bench.engine.observe(Handle::Name(&spec.name)).await else {
         panic!("not found")
     };
-    assert!(found.id == id && found.is_of(&spec));
+    assert!(found.id == id && found.matches(&spec));
     let mut other = bench.spec().await;
     other.name = spec.name;
-    assert!(!found.is_of(&other), "another sandbox's container is taken for this one's");
+    assert!(!found.matches(&other), "another sandbox's container is taken for this one's");
 }
 
-/// See its name.
-pub async fn a_removed_container_is_absent_and_removing_it_again_is_fine(bench: &Bench) {
+pub async fn a_removed_container_is_absent_and_may_be_removed_again(bench: &Bench) {
     let spec = bench.spec().await;
     let id = bench.engine.create(&spec).await.unwrap();
     bench.engine.start(&id).await.unwrap();
@@ -166,8 +164,8 @@ pub async fn a_removed_container_is_absent_and_removing_it_again_is_fine(bench: 
     assert!(bench.engine.list(&bench.installation).await.unwrap().is_empty());
 }
 
-/// This is what fences a create or start that is still under way somewhere.
-pub async fn a_container_without_its_run_directory_is_neither_made_nor_started(bench: &Bench) {
+/// A revoked run directory fences every create and start that is still under way.
+pub async fn a_container_needs_its_run_directory_to_be_created_or_started(bench: &Bench) {
     let refused = bench.spec().await;
     fs::remove_dir(bench.run_dir(&refused)).unwrap();
     let create = bench.engine.create(&refused).await;
@@ -184,26 +182,23 @@ pub async fn a_container_without_its_run_directory_is_neither_made_nor_started(b
     assert!(!bench.run_dir(&late).exists(), "the engine made the directory");
 }
 
-/// See its name.
-pub async fn an_unknown_image_is_told_apart(bench: &Bench) {
+pub async fn an_unknown_image_has_its_own_answer(bench: &Bench) {
     assert!(matches!(bench.engine.image("steward-sandbox:no-such").await, Observed::Absent));
     let unknown = ContainerSpec { image: format!("sha256:{:064x}", 7), ..bench.spec().await };
     let create = bench.engine.create(&unknown).await;
-    assert!(matches!(create, Err(Error::NoSuch)), "{create:?}");
+    assert!(matches!(create, Err(Error::NotFound)), "{create:?}");
 }
 
-/// See its name.
-pub async fn starting_twice_is_fine_and_starting_nothing_is_not(bench: &Bench) {
+pub async fn starting_twice_succeeds_and_starting_nothing_fails(bench: &Bench) {
     let id = bench.engine.create(&bench.spec().await).await.unwrap();
     bench.engine.start(&id).await.unwrap();
     bench.engine.start(&id).await.unwrap();
     bench.engine.remove(Handle::Id(&id)).await.unwrap();
     let start = bench.engine.start(&id).await;
-    assert!(matches!(start, Err(Error::NoSuch)), "{start:?}");
+    assert!(matches!(start, Err(Error::NotFound)), "{start:?}");
 }
 
-/// See its name.
-pub async fn a_volume_goes_only_when_no_container_has_it(bench: &Bench) {
+pub async fn a_volume_is_removed_only_when_no_container_mounts_it(bench: &Bench) {
     let spec = bench.spec().await;
     let volume = format!("steward-test-{}", spec.labels[label::SANDBOX]);
     bench.engine.create_volume(&bench.volume(&volume)).await.unwrap();
@@ -211,15 +206,14 @@ pub async fn a_volume_goes_only_when_no_container_has_it(bench: &Bench) {
     let names: Vec<_> =
         bench.engine.list_volumes(&bench.installation).await.unwrap().into_iter().map(|v| v.name).collect();
     assert_eq!(names, std::slice::from_ref(&volume));
-    let in_use = bench.engine.remove_volume(&volume).await;
-    assert!(matches!(in_use, Err(Error::Conflict(_))), "{in_use:?}");
+    let refused = bench.engine.remove_volume(&volume).await;
+    assert!(matches!(refused, Err(Error::Conflict(_))), "{refused:?}");
     bench.engine.remove(Handle::Id(&id)).await.unwrap();
     assert_eq!(bench.engine.remove_volume(&volume).await.unwrap(), Removal::Removed);
     assert_eq!(bench.engine.remove_volume(&volume).await.unwrap(), Removal::Absent);
 }
 
-/// See its name.
-pub async fn a_volume_of_another_is_not_taken_over(bench: &Bench) {
+pub async fn a_volume_with_other_labels_is_a_conflict(bench: &Bench) {
     let name = format!("steward-test-{}", SandboxId::new());
     bench.engine.create_volume(&bench.volume(&name)).await.unwrap();
     let foreign = VolumeSpec { name, labels: [(label::INSTALLATION, "another".to_owned())].into() };
@@ -227,23 +221,21 @@ pub async fn a_volume_of_another_is_not_taken_over(bench: &Bench) {
     assert!(matches!(create, Err(Error::Conflict(_))), "{create:?}");
 }
 
-/// See its name.
 pub async fn other_installations_are_not_listed(bench: &Bench) {
     let id = bench.engine.create(&bench.spec().await).await.unwrap();
-    assert!(bench.engine.list("steward-test-nobody").await.unwrap().is_empty());
-    assert!(bench.engine.list_volumes("steward-test-nobody").await.unwrap().is_empty());
+    assert!(bench.engine.list("steward-test-unused").await.unwrap().is_empty());
+    assert!(bench.engine.list_volumes("steward-test-unused").await.unwrap().is_empty());
     bench.engine.remove(Handle::Id(&id)).await.unwrap();
 }
 
-/// See its name.
-pub async fn removals_at_once_agree_in_the_end(bench: &Bench) {
+pub async fn concurrent_removals_agree_in_the_end(bench: &Bench) {
     let id = bench.engine.create(&bench.spec().await).await.unwrap();
     bench.engine.start(&id).await.unwrap();
     let remove = || bench.engine.remove(Handle::Id(&id));
     let (a, b, c) = tokio::join!(remove(), remove(), remove());
     let answers = [a.unwrap(), b.unwrap(), c.unwrap()];
     assert!(answers.contains(&Removal::Removed), "{answers:?}");
-    // One that found another's removal under way looks until it is over.
+    // A call that found another removal running reads until the container is absent.
     while bench.state(Handle::Id(&id)).await.is_some() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }

@@ -1,8 +1,8 @@
-//! Docker, through its API: the only place that knows bollard.
+//! Docker through its API: the only file that names bollard.
 //!
-//! Connects on first use and agrees on the API version then, so a daemon that is away at start is only unreachable.
-//! Sets no deadline of its own: [`super::limiter`] does, for each kind of call. A call made for somebody's trace is
-//! a client span in it, by the conventions for HTTP.
+//! Connects on first use and negotiates the API version then, so a daemon that is away at start is only
+//! unreachable. The deadlines are those of [`super::limiter`]. A call that belongs to a trace is a client
+//! span in it, with the semantic conventions for HTTP.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -30,10 +30,10 @@ use super::{
 };
 use crate::domain::spec::{ContainerSpec, Mount, MountSource, VolumeSpec, label};
 
-/// Longer than any deadline of the limiter: the client's own would hide whose it was.
-const NEVER: Duration = Duration::from_secs(3_600);
+/// Timeout of the Docker client; longer than every deadline of the limiter, which must end a call first.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(3_600);
 
-/// A Docker daemon.
+/// A client of a Docker daemon.
 #[derive(Debug)]
 pub struct DockerEngine {
     host: String,
@@ -41,7 +41,7 @@ pub struct DockerEngine {
 }
 
 impl DockerEngine {
-    /// The daemon at `host` (`unix://…` or `tcp://…`).
+    /// A client of the daemon at `host` (`unix://…` or `tcp://…`).
     #[must_use]
     pub fn at(host: &str) -> Self {
         Self { host: host.to_owned(), client: OnceCell::new() }
@@ -50,13 +50,13 @@ impl DockerEngine {
     async fn client(&self) -> Result<&Docker, Error> {
         self.client
             .get_or_try_init(|| async {
-                Docker::connect_with_host(&self.host)?.with_timeout(NEVER).negotiate_version().await
+                Docker::connect_with_host(&self.host)?.with_timeout(CLIENT_TIMEOUT).negotiate_version().await
             })
             .await
             .map_err(error)
     }
 
-    /// Makes one call, named as the API's reference has it.
+    /// Makes one call; `method` and `path` name it as Docker's API reference does.
     async fn call<'a, T, F>(
         &'a self,
         method: &'static str,
@@ -67,7 +67,7 @@ impl DockerEngine {
         F: Future<Output = Result<T, BollardError>> + Send,
     {
         let span = match tracing::Span::current().is_none() {
-            // Reconcilers look every period: those looks are nobody's trace.
+            // Periodic passes call without a trace; they would fill the store with spans.
             true => tracing::Span::none(),
             false => tracing::info_span!(
                 "docker",
@@ -138,13 +138,13 @@ impl ContainerEngine for DockerEngine {
     }
 
     async fn remove(&self, handle: Handle<'_>) -> Result<Removal, Error> {
-        // One forced call: a stop before it would only leave time for something to happen between the two. With it go
-        // the volumes that an image declares, which nobody else would find; those with a name stay.
+        // One forced call: between a stop and a removal the container could be started again. `v` also
+        // removes the anonymous volumes that an image declares, which no row names; named volumes stay.
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         let remove = |docker| Docker::remove_container(docker, handle.as_str(), Some(options));
         match self.call("DELETE", "/containers/{id}", remove).await {
             Ok(()) => Ok(Removal::Removed),
-            Err(Error::NoSuch) => Ok(Removal::Absent),
+            Err(Error::NotFound) => Ok(Removal::Absent),
             Err(Error::Conflict(_)) => Ok(Removal::InProgress),
             Err(error) => Err(error),
         }
@@ -165,11 +165,11 @@ impl ContainerEngine for DockerEngine {
             labels: Some(labels),
             ..VolumeCreateRequest::default()
         };
-        // Docker answers with the volume that is there already, whoever made it.
+        // Docker answers with an existing volume of this name, also if another installation made it.
         let volume = self.call("POST", "/volumes/create", |docker| docker.create_volume(request)).await?;
         match spec.labels.iter().all(|(name, value)| volume.labels.get(*name) == Some(value)) {
             true => Ok(()),
-            false => Err(Error::Conflict(format!("volume {} is somebody else's", spec.name))),
+            false => Err(Error::Conflict(format!("volume {} has other labels", spec.name))),
         }
     }
 
@@ -177,7 +177,7 @@ impl ContainerEngine for DockerEngine {
         let remove = |docker| Docker::remove_volume(docker, name, None::<RemoveVolumeOptions>);
         match self.call("DELETE", "/volumes/{name}", remove).await {
             Ok(()) => Ok(Removal::Removed),
-            Err(Error::NoSuch) => Ok(Removal::Absent),
+            Err(Error::NotFound) => Ok(Removal::Absent),
             Err(error) => Err(error),
         }
     }
@@ -194,10 +194,10 @@ impl ContainerEngine for DockerEngine {
     }
 }
 
-/// What the daemon answered, if it did.
+/// The HTTP status that the daemon answered with, if it answered.
 fn status_of(error: &Error) -> Option<u16> {
     match error {
-        Error::NoSuch => Some(404),
+        Error::NotFound => Some(404),
         Error::Conflict(_) => Some(409),
         Error::Refused { status, .. } | Error::Failed { status, .. } => Some(*status),
         Error::Unreachable(_)
@@ -243,7 +243,7 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
     };
     ContainerCreateBody {
         image: Some(spec.image.clone()),
-        // Whatever the image names would come before the command.
+        // An entrypoint of the image would precede the command.
         entrypoint: Some(vec![]),
         cmd: Some(spec.command.clone()),
         user: Some(spec.user.to_owned()),
@@ -255,7 +255,8 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
     }
 }
 
-/// The long form: the short one (`binds`) would make a missing directory instead of refusing it.
+/// Uses the long form of a mount: with the short one (`binds`) Docker creates a missing directory instead of
+/// refusing the container.
 fn docker_mount(mount: &Mount) -> DockerMount {
     let (typ, source) = match &mount.source {
         MountSource::Bind(path) => (MountType::BIND, path.to_string_lossy().into_owned()),
@@ -298,7 +299,7 @@ fn summarised(container: ContainerSummary) -> Result<Container, Error> {
     let names = container.names.unwrap_or_default();
     Ok(Container {
         id: ContainerId(container.id.ok_or(Error::Malformed("a container id"))?),
-        // One that is being removed may have lost its name already.
+        // A container that is being removed may have lost its name already.
         name: names.first().map(|name| bare_name(name)).unwrap_or_default(),
         image: container.image_id.ok_or(Error::Malformed("an image id"))?,
         labels: container.labels.unwrap_or_default().into_iter().collect(),
@@ -323,7 +324,7 @@ fn mounts(points: Option<Vec<MountPoint>>) -> Vec<Mount> {
     mounts
 }
 
-/// Memory filesystems are no part of what containers are compared by.
+/// Returns a bind or volume; memory filesystems are not compared.
 fn mounted(point: MountPoint) -> Option<Mount> {
     let source = match point.typ.as_deref()? {
         "bind" => MountSource::Bind(point.source?.into()),
@@ -337,10 +338,10 @@ fn bare_name(name: &str) -> String {
     name.trim_start_matches('/').to_owned()
 }
 
-/// By status alone: the message is for people and changes between releases.
+/// Classifies by status alone, because messages change between releases of Docker.
 fn error(error: BollardError) -> Error {
     match error {
-        BollardError::DockerResponseServerError { status_code: 404, .. } => Error::NoSuch,
+        BollardError::DockerResponseServerError { status_code: 404, .. } => Error::NotFound,
         BollardError::DockerResponseServerError { status_code: 409, message } => Error::Conflict(message),
         BollardError::DockerResponseServerError { status_code: status @ 400..=499, message } => {
             Error::Refused { status, message }

@@ -1,8 +1,8 @@
-//! A container engine in memory, for tests: it keeps the rules of [`super::contract`] and can be told to stall, fail,
-//! lose a reply, or do later what it seemed to fail at.
+//! A container engine in memory, for tests: it passes [`super::contract`], and a test can make it stall,
+//! fail, lose a reply, or carry out a failed create later.
 //!
-//! Bind sources are checked on the real filesystem, as the daemon does, because revoking a run directory is part of
-//! what it simulates. What runs in a container is up to the hook given to [`FakeEngine::on_start`].
+//! It checks bind sources on the real filesystem, as the daemon does, because tests revoke run directories.
+//! The hook given to [`FakeEngine::on_start`] decides what runs in a container.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -21,48 +21,37 @@ use super::{
 };
 use crate::domain::spec::{ContainerSpec, MountSource, VolumeSpec, label};
 
-/// What a call is, for [`FakeEngine::fault`].
+/// The calls of an engine, for [`FakeEngine::fault`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verb {
-    /// `info`.
     Info,
-    /// `image`.
     Image,
-    /// `create`.
     Create,
-    /// `start`.
     Start,
-    /// `observe`.
     Observe,
-    /// `remove`.
     Remove,
-    /// `list`.
     List,
-    /// `create_volume`.
     CreateVolume,
-    /// `remove_volume`.
     RemoveVolume,
-    /// `list_volumes`.
     ListVolumes,
 }
 
-/// What goes wrong with the next call of a verb.
+/// A fault of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// It never answers and does nothing.
+    /// The call never returns and does nothing.
     Stall,
-    /// It fails with this status and does nothing.
+    /// The call fails with this status and does nothing.
     Fail(u16),
-    /// It does everything, but the answer is lost.
+    /// The call is carried out, but its answer is lost.
     LoseReply,
-    /// The connection breaks, and it is done only when [`FakeEngine::arrive`] is called.
+    /// The connection breaks, and the call is carried out only when [`FakeEngine::arrive`] is called.
     Late,
 }
 
-/// Runs when a container starts, with its spec; what it returns is dropped when the container ends.
+/// Runs when a container starts, with its spec. The returned value is dropped when the container ends.
 pub type StartHook = Arc<dyn Fn(&ContainerSpec) -> Box<dyn Send> + Send + Sync>;
 
-/// The engine.
 pub struct FakeEngine {
     id: String,
     world: Mutex<World>,
@@ -82,7 +71,6 @@ struct World {
 struct Inside {
     seen: Container,
     spec: ContainerSpec,
-    /// What the hook returned.
     running: Option<Box<dyn Send>>,
 }
 
@@ -93,37 +81,35 @@ impl fmt::Debug for FakeEngine {
 }
 
 impl FakeEngine {
-    /// An empty engine that calls itself `id`.
     #[must_use]
     pub fn new(id: &str) -> Arc<Self> {
         Arc::new(Self { id: id.to_owned(), world: Mutex::default(), on_start: None })
     }
 
-    /// An empty engine in whose containers `hook` runs.
+    /// An engine that calls `hook` at each start of a container.
     #[must_use]
     pub fn on_start(id: &str, hook: StartHook) -> Arc<Self> {
         Arc::new(Self { id: id.to_owned(), world: Mutex::default(), on_start: Some(hook) })
     }
 
-    /// Gives it an image under a name.
     pub fn add_image(&self, name: &str, id: &str) {
         self.lock().images.insert(name.to_owned(), id.to_owned());
     }
 
-    /// Makes the next call of `verb` (after those told before) go wrong.
+    /// Adds a fault for a call of `verb`; earlier faults of the verb come first.
     pub fn fault(&self, verb: Verb, fault: Fault) {
         self.lock().faults.entry(verb).or_default().push_back(fault);
     }
 
-    /// Does what was delayed by [`Fault::Late`], as a daemon that was stuck would; what is refused by then is gone.
-    /// Returns how many containers were made.
+    /// Carries out the creates that [`Fault::Late`] delayed, as a daemon does that was stuck. Returns how
+    /// many succeeded.
     pub fn arrive(&self) -> usize {
         let mut world = self.lock();
         let late = std::mem::take(&mut world.late);
         late.into_iter().filter(|spec| world.create(spec).is_ok()).count()
     }
 
-    /// Ends a container as if its process had ended.
+    /// Marks a container as exited.
     pub fn exit(&self, id: &ContainerId) {
         if let Some(inside) = self.lock().containers.get_mut(id) {
             inside.seen.state = ContainerState::Exited;
@@ -131,18 +117,17 @@ impl FakeEngine {
         }
     }
 
-    /// Removes a container behind everybody's back.
+    /// Removes a container without a call of the service.
     pub fn vanish(&self, id: &ContainerId) {
         self.lock().containers.remove(id);
     }
 
-    /// Every container there is, whosever.
+    /// Lists the containers of every installation.
     #[must_use]
     pub fn containers(&self) -> Vec<Container> {
         self.lock().containers.values().map(|inside| inside.seen.clone()).collect()
     }
 
-    /// How often a verb was called.
     #[must_use]
     pub fn calls(&self, verb: Verb) -> usize {
         self.lock().calls.get(&verb).copied().unwrap_or_default()
@@ -152,7 +137,7 @@ impl FakeEngine {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `act` unless a fault says otherwise.
+    /// Runs `act`, or the next fault of the verb.
     async fn call<T>(
         &self,
         verb: Verb,
@@ -166,13 +151,13 @@ impl FakeEngine {
         match fault {
             None => act(&mut self.lock()),
             Some(Fault::Stall) => std::future::pending().await,
-            Some(Fault::Fail(404)) => Err(Error::NoSuch),
+            Some(Fault::Fail(404)) => Err(Error::NotFound),
             Some(Fault::Fail(status @ 400..=499)) => {
-                Err(Error::Refused { status, message: "told to".into() })
+                Err(Error::Refused { status, message: "a fault of the test".into() })
             }
-            Some(Fault::Fail(status)) => Err(Error::Failed { status, message: "told to".into() }),
+            Some(Fault::Fail(status)) => Err(Error::Failed { status, message: "a fault of the test".into() }),
             Some(Fault::LoseReply) => {
-                // Whether it worked is just what is lost.
+                // The caller does not learn the result.
                 let _ = act(&mut self.lock());
                 Err(lost())
             }
@@ -201,7 +186,7 @@ impl World {
     fn create(&mut self, spec: &ContainerSpec) -> Result<ContainerId, Error> {
         check_binds(spec)?;
         if !self.images.values().any(|image| *image == spec.image) {
-            return Err(Error::NoSuch);
+            return Err(Error::NotFound);
         }
         if self.find(Handle::Name(&spec.name)).is_some() {
             return Err(Error::Conflict("the name is taken".into()));
@@ -261,7 +246,7 @@ impl ContainerEngine for FakeEngine {
     }
 
     async fn image(&self, name: &str) -> Observed<String> {
-        let find = |world: &mut World| world.images.get(name).cloned().ok_or(Error::NoSuch);
+        let find = |world: &mut World| world.images.get(name).cloned().ok_or(Error::NotFound);
         self.call(Verb::Image, find).await.into()
     }
 
@@ -274,11 +259,11 @@ impl ContainerEngine for FakeEngine {
 
     async fn start(&self, id: &ContainerId) -> Result<(), Error> {
         let start = |world: &mut World| {
-            let inside = world.containers.get_mut(id).ok_or(Error::NoSuch)?;
+            let inside = world.containers.get_mut(id).ok_or(Error::NotFound)?;
             if inside.seen.state == ContainerState::Running {
                 return Ok(());
             }
-            // The runtime mounts them anew: 400 or 500 in Docker, by release.
+            // The runtime mounts again at each start; Docker answers 400 or 500, depending on the release.
             check_binds(&inside.spec)?;
             inside.running = self.on_start.as_ref().map(|hook| hook(&inside.spec));
             inside.seen.state = ContainerState::Running;
@@ -289,8 +274,8 @@ impl ContainerEngine for FakeEngine {
 
     async fn observe(&self, handle: Handle<'_>) -> Observed<Container> {
         let look = |world: &mut World| {
-            let id = world.find(handle).ok_or(Error::NoSuch)?;
-            world.containers.get(&id).map(|inside| inside.seen.clone()).ok_or(Error::NoSuch)
+            let id = world.find(handle).ok_or(Error::NotFound)?;
+            world.containers.get(&id).map(|inside| inside.seen.clone()).ok_or(Error::NotFound)
         };
         self.call(Verb::Observe, look).await.into()
     }
@@ -321,7 +306,7 @@ impl ContainerEngine for FakeEngine {
             let made = Volume { name: spec.name.clone(), labels: labels.clone() };
             match world.volumes.entry(spec.name.clone()).or_insert(made).labels == labels {
                 true => Ok(()),
-                false => Err(Error::Conflict("the volume is somebody else's".into())),
+                false => Err(Error::Conflict("the volume has other labels".into())),
             }
         };
         self.call(Verb::CreateVolume, create).await
@@ -361,14 +346,14 @@ mod tests {
     fn bench() -> (Bench, ()) {
         let engine = FakeEngine::new("E");
         engine.add_image("image", "sha256:1");
-        // Any file will do for a program that nobody runs.
+        // Any file: the program never runs.
         (Bench::new(engine, "image", "/proc/self/exe".into(), "test"), ())
     }
 
     crate::engine_contract!(bench());
 
     #[tokio::test]
-    async fn a_lost_reply_leaves_the_container_and_a_late_one_makes_it_only_then() {
+    async fn a_lost_reply_creates_and_a_late_create_waits() {
         let engine = FakeEngine::new("E");
         engine.add_image("image", "sha256:1");
         let bench = Bench::new(engine.clone(), "image", "/proc/self/exe".into(), "test");
@@ -383,7 +368,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_arrives_late_is_refused_without_its_run_directory() {
+    async fn a_late_create_is_refused_without_its_run_directory() {
         let engine = FakeEngine::new("E");
         engine.add_image("image", "sha256:1");
         let bench = Bench::new(engine.clone(), "image", "/proc/self/exe".into(), "test");

@@ -1,8 +1,9 @@
-//! What every call to an engine goes through: a deadline for its kind, a bounded number at once and in line, and a
-//! breaker for an engine that does not answer.
+//! Bounds on the calls to an engine: a deadline for each kind of call, a maximum number running and waiting,
+//! and a circuit breaker for an engine that does not answer.
 //!
-//! Nothing else talks to an engine, so a daemon that hangs can hold up no more than this many calls. Looking has
-//! places of its own: it must work while creates are stuck. A deadline cancels the wait, not what the daemon does.
+//! Every call goes through here, so a daemon that hangs blocks no more than this number of calls. Reads of
+//! one object have permits of their own, because they must work while creates are stuck. A deadline ends the
+//! wait, not the work of the daemon.
 
 use std::{
     sync::{
@@ -13,9 +14,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use serde::Deserialize;
 use svc_core::run::{
-    breaker::{Breaker, BreakerPolicy, Verdict},
+    breaker::{Breaker, Verdict},
     clock::SharedClock,
 };
 use tokio::{
@@ -27,42 +27,16 @@ use super::{
     Container, ContainerEngine, ContainerId, EngineInfo, Error, Handle, Observed, Removal, SharedEngine,
     Volume,
 };
-use crate::domain::spec::{ContainerSpec, VolumeSpec};
+use crate::domain::{
+    limits::LimiterSettings,
+    spec::{ContainerSpec, VolumeSpec},
+};
 
-/// Bounds on the calls to one engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LimiterConfig {
-    /// Calls that change something, or list, at once.
-    pub changes: usize,
-    /// Calls that look at one thing, at once.
-    pub looks: usize,
-    /// Calls that wait for a place; more are refused at once.
-    pub waiting: usize,
-    /// Deadline of a look.
-    #[serde(with = "humantime_serde")]
-    pub look_deadline: Duration,
-    /// Deadline of a list.
-    #[serde(with = "humantime_serde")]
-    pub list_deadline: Duration,
-    /// Deadline of a create.
-    #[serde(with = "humantime_serde")]
-    pub create_deadline: Duration,
-    /// Deadline of a start.
-    #[serde(with = "humantime_serde")]
-    pub start_deadline: Duration,
-    /// Deadline of a removal.
-    #[serde(with = "humantime_serde")]
-    pub remove_deadline: Duration,
-    /// When an engine that does not answer is left alone.
-    pub breaker: BreakerPolicy,
-}
-
-/// An engine behind its bounds.
+/// An engine with bounded calls.
 #[derive(Debug)]
 pub struct Limited {
     engine: SharedEngine,
-    config: LimiterConfig,
+    limits: LimiterSettings,
     changes: Semaphore,
     looks: Semaphore,
     waiting: AtomicUsize,
@@ -71,14 +45,13 @@ pub struct Limited {
 }
 
 impl Limited {
-    /// Puts `engine` behind the bounds of `config`.
     #[must_use]
-    pub fn new(engine: SharedEngine, config: LimiterConfig, clock: SharedClock) -> Self {
+    pub fn new(engine: SharedEngine, limits: LimiterSettings, clock: SharedClock) -> Self {
         Self {
             engine,
-            config,
-            changes: Semaphore::new(config.changes),
-            looks: Semaphore::new(config.looks),
+            limits,
+            changes: Semaphore::new(limits.changes),
+            looks: Semaphore::new(limits.looks),
             waiting: AtomicUsize::new(0),
             breaker: Mutex::default(),
             clock,
@@ -87,24 +60,24 @@ impl Limited {
 
     async fn call<T>(
         &self,
-        places: &Semaphore,
+        permits: &Semaphore,
         deadline: Duration,
         call: impl Future<Output = Result<T, Error>> + Send,
     ) -> Result<T, Error> {
         let until = Instant::now() + deadline;
-        let _place = match places.try_acquire() {
-            Ok(place) => place,
+        let _permit = match permits.try_acquire() {
+            Ok(permit) => permit,
             Err(_) => {
-                let _queued = Queued::enter(&self.waiting, self.config.waiting)?;
-                match timeout_at(until, places.acquire()).await {
-                    Ok(Ok(place)) => place,
-                    // Never asked, so nothing happened.
+                let _queued = Queued::enter(&self.waiting, self.limits.waiting)?;
+                match timeout_at(until, permits.acquire()).await {
+                    Ok(Ok(permit)) => permit,
+                    // The engine was never asked.
                     Ok(Err(_)) | Err(_) => return Err(Error::Busy),
                 }
             }
         };
-        // After the wait: the engine may have stopped answering meanwhile.
-        let policy = &self.config.breaker;
+        // After the wait, because the breaker may have opened meanwhile.
+        let policy = &self.limits.breaker;
         let permit = self
             .with_breaker(|breaker| breaker.admit(policy, self.clock.now()))
             .map_err(|refused| Error::BreakerOpen(refused.retry_after))?;
@@ -117,15 +90,15 @@ impl Limited {
         answer
     }
 
-    async fn look<T: Send>(&self, look: impl Future<Output = Observed<T>> + Send) -> Observed<T> {
+    async fn read<T: Send>(&self, read: impl Future<Output = Observed<T>> + Send) -> Observed<T> {
         let answer = async {
-            match look.await {
+            match read.await {
                 Observed::Present(found) => Ok(Some(found)),
                 Observed::Absent => Ok(None),
                 Observed::Unknown(error) => Err(error),
             }
         };
-        match self.call(&self.looks, self.config.look_deadline, answer).await {
+        match self.call(&self.looks, self.limits.look_deadline, answer).await {
             Ok(Some(found)) => Observed::Present(found),
             Ok(None) => Observed::Absent,
             Err(error) => Observed::Unknown(error),
@@ -137,13 +110,13 @@ impl Limited {
     }
 }
 
-/// A place in the line.
+/// A place among the waiting calls; dropping it frees the place.
 struct Queued<'a>(&'a AtomicUsize);
 
 impl<'a> Queued<'a> {
-    fn enter(waiting: &'a AtomicUsize, most: usize) -> Result<Self, Error> {
+    fn enter(waiting: &'a AtomicUsize, max: usize) -> Result<Self, Error> {
         let entered =
-            waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < most).then_some(n + 1));
+            waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1));
         entered.map(|_| Self(waiting)).map_err(|_| Error::Busy)
     }
 }
@@ -157,43 +130,43 @@ impl Drop for Queued<'_> {
 #[async_trait]
 impl ContainerEngine for Limited {
     async fn info(&self) -> Result<EngineInfo, Error> {
-        self.call(&self.looks, self.config.look_deadline, self.engine.info()).await
+        self.call(&self.looks, self.limits.look_deadline, self.engine.info()).await
     }
 
     async fn image(&self, name: &str) -> Observed<String> {
-        self.look(self.engine.image(name)).await
+        self.read(self.engine.image(name)).await
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, Error> {
-        self.call(&self.changes, self.config.create_deadline, self.engine.create(spec)).await
+        self.call(&self.changes, self.limits.create_deadline, self.engine.create(spec)).await
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), Error> {
-        self.call(&self.changes, self.config.start_deadline, self.engine.start(id)).await
+        self.call(&self.changes, self.limits.start_deadline, self.engine.start(id)).await
     }
 
     async fn observe(&self, handle: Handle<'_>) -> Observed<Container> {
-        self.look(self.engine.observe(handle)).await
+        self.read(self.engine.observe(handle)).await
     }
 
     async fn remove(&self, handle: Handle<'_>) -> Result<Removal, Error> {
-        self.call(&self.changes, self.config.remove_deadline, self.engine.remove(handle)).await
+        self.call(&self.changes, self.limits.remove_deadline, self.engine.remove(handle)).await
     }
 
     async fn list(&self, installation: &str) -> Result<Vec<Container>, Error> {
-        self.call(&self.changes, self.config.list_deadline, self.engine.list(installation)).await
+        self.call(&self.changes, self.limits.list_deadline, self.engine.list(installation)).await
     }
 
     async fn create_volume(&self, spec: &VolumeSpec) -> Result<(), Error> {
-        self.call(&self.changes, self.config.remove_deadline, self.engine.create_volume(spec)).await
+        self.call(&self.changes, self.limits.remove_deadline, self.engine.create_volume(spec)).await
     }
 
     async fn remove_volume(&self, name: &str) -> Result<Removal, Error> {
-        self.call(&self.changes, self.config.remove_deadline, self.engine.remove_volume(name)).await
+        self.call(&self.changes, self.limits.remove_deadline, self.engine.remove_volume(name)).await
     }
 
     async fn list_volumes(&self, installation: &str) -> Result<Vec<Volume>, Error> {
-        self.call(&self.changes, self.config.list_deadline, self.engine.list_volumes(installation)).await
+        self.call(&self.changes, self.limits.list_deadline, self.engine.list_volumes(installation)).await
     }
 }
 
@@ -201,7 +174,10 @@ impl ContainerEngine for Limited {
 mod tests {
     use std::sync::Arc;
 
-    use svc_core::run::clock::{MockClock, SystemClock};
+    use svc_core::run::{
+        breaker::BreakerPolicy,
+        clock::{MockClock, SystemClock},
+    };
 
     use super::*;
     use crate::engine::fake::{FakeEngine, Fault, Verb};
@@ -211,7 +187,7 @@ mod tests {
     }
 
     fn limited_by(engine: &Arc<FakeEngine>, clock: SharedClock) -> Limited {
-        let config = LimiterConfig {
+        let limits = LimiterSettings {
             changes: 2,
             looks: 1,
             waiting: 1,
@@ -226,7 +202,7 @@ mod tests {
                 ..BreakerPolicy::default()
             },
         };
-        Limited::new(engine.clone(), config, clock)
+        Limited::new(engine.clone(), limits, clock)
     }
 
     #[tokio::test(start_paused = true)]
@@ -240,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn stuck_changes_hold_up_no_look_and_a_full_line_refuses_at_once() {
+    async fn stuck_changes_block_no_reads_and_a_full_queue_refuses() {
         let engine = FakeEngine::new("E");
         for _ in 0..2 {
             engine.fault(Verb::Remove, Fault::Stall);
@@ -271,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_engine_that_does_not_answer_is_left_alone_and_then_asked_again() {
+    async fn a_silent_engine_opens_the_breaker_until_a_probe_succeeds() {
         let engine = FakeEngine::new("E");
         for _ in 0..3 {
             engine.fault(Verb::Info, Fault::Stall);
@@ -291,7 +267,7 @@ mod tests {
         let engine = FakeEngine::new("E");
         let limited = limited(&engine);
         for _ in 0..10 {
-            assert!(matches!(limited.start(&ContainerId("none".into())).await, Err(Error::NoSuch)));
+            assert!(matches!(limited.start(&ContainerId("none".into())).await, Err(Error::NotFound)));
         }
         assert!(limited.info().await.is_ok());
     }

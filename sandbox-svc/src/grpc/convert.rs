@@ -1,43 +1,28 @@
-//! Between the contract's types and the domain's. Inbound: `TryFrom`, whose error names the field. Outbound: `From`,
-//! which cannot fail.
+//! Conversions between the contract's types and the domain's. Inbound ones name the wrong field; outbound
+//! ones cannot fail.
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use steward_proto::sandbox::v1 as proto;
-use svc_core::wire::{error::Invalid, page};
+use svc_core::wire::{
+    error::Invalid,
+    grpc::{duration, parse_duration, timestamp},
+};
 
 use crate::{
-    app::{
-        files::{Entry, Kind},
-        lifecycle::View,
-    },
+    app::sandboxes::View,
     domain::{
         exec::{CONTENT_BYTES, Command, ExecState, Record, Write, timeout},
+        files::{Entry, EntryKind},
         sandbox::{Cause, Sandbox, State},
     },
 };
 
-/// Page sizes of this service: the default and the most.
-const PAGE_SIZE: (u32, u32) = (50, 200);
-/// Longest wait of one call.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Longest wait of one call; a longer one is cut to this.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
-pub(super) fn page_size(asked: i32) -> Result<u32, Invalid> {
-    page::size(asked, PAGE_SIZE.0, PAGE_SIZE.1)
-}
-
-pub(super) fn wait(asked: Option<prost_types::Duration>) -> Result<Duration, Invalid> {
-    Ok(duration("wait", asked)?.unwrap_or_default().min(LONGEST_WAIT))
-}
-
-fn duration(field: &'static str, asked: Option<prost_types::Duration>) -> Result<Option<Duration>, Invalid> {
-    asked.map(Duration::try_from).transpose().map_err(|_| Invalid::new(field, "must not be negative"))
-}
-
-pub(super) fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
-    let nanos = i32::try_from(at.timestamp_subsec_nanos()).unwrap_or(999_999_999);
-    prost_types::Timestamp { seconds: at.timestamp(), nanos }
+pub(super) fn wait(requested: Option<prost_types::Duration>) -> Result<Duration, Invalid> {
+    Ok(parse_duration("wait", requested)?.unwrap_or_default().min(MAX_WAIT))
 }
 
 impl TryFrom<proto::ExecRequest> for Command {
@@ -49,7 +34,7 @@ impl TryFrom<proto::ExecRequest> for Command {
             stdin: request.stdin,
             cwd: request.cwd,
             env: request.env.into_iter().collect(),
-            timeout: timeout(duration("timeout", request.timeout)?)?,
+            timeout: timeout(parse_duration("timeout", request.timeout)?)?,
         };
         command.check()?;
         Ok(command)
@@ -138,13 +123,14 @@ impl From<Record> for proto::ExecRecord {
             stdout_truncated: outcome.stdout_truncated || stdout_cut,
             stderr_truncated: outcome.stderr_truncated || stderr_cut,
             timed_out: outcome.timed_out,
-            duration: outcome.duration.try_into().ok(),
+            duration: Some(duration(outcome.duration)),
             ..named
         }
     }
 }
 
-/// Output as text. What is no UTF-8 grows when it is replaced: the bound is kept, and whether it cut is told.
+/// Returns output as text of at most [`CONTENT_BYTES`], and whether it was cut: replacing invalid UTF-8 makes
+/// it longer.
 fn text(bytes: &[u8]) -> (String, bool) {
     let mut text = String::from_utf8_lossy(bytes).into_owned();
     let whole = text.len();
@@ -156,10 +142,10 @@ fn text(bytes: &[u8]) -> (String, bool) {
 impl From<Entry> for proto::FileEntry {
     fn from(entry: Entry) -> Self {
         let kind = match entry.kind {
-            Kind::File => proto::FileKind::File,
-            Kind::Directory => proto::FileKind::Directory,
-            Kind::Symlink => proto::FileKind::Symlink,
-            Kind::Other => proto::FileKind::Unspecified,
+            EntryKind::File => proto::FileKind::File,
+            EntryKind::Directory => proto::FileKind::Directory,
+            EntryKind::Symlink => proto::FileKind::Symlink,
+            EntryKind::Other => proto::FileKind::Unspecified,
         };
         Self {
             name: entry.name,
@@ -176,17 +162,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_that_grows_by_replacement_keeps_its_bound() {
+    fn text_that_grows_by_replacement_is_cut() {
         assert_eq!(text(b"plain"), ("plain".to_owned(), false));
         let (replaced, cut) = text(&vec![0xff; CONTENT_BYTES]);
         assert!(replaced.len() <= CONTENT_BYTES && replaced.chars().all(|c| c == '\u{fffd}') && cut);
     }
 
     #[test]
-    fn waits_have_a_bound_and_no_sign() {
+    fn waits_are_bounded_and_not_negative() {
         let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
         assert_eq!(wait(None).unwrap(), Duration::ZERO);
-        assert_eq!(wait(seconds(600)).unwrap(), LONGEST_WAIT);
+        assert_eq!(wait(seconds(600)).unwrap(), MAX_WAIT);
         assert_eq!(wait(seconds(-1)).unwrap_err().field, "wait");
     }
 }

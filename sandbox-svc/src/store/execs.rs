@@ -7,23 +7,11 @@ use sqlx::PgConnection;
 use svc_core::{data::pg, id::SandboxId};
 
 use crate::domain::{
-    exec::{ExecState, Outcome, Record},
+    exec::{ExecState, JournalEntry, Outcome, Record},
     sandbox::Owner,
 };
 
-/// A journaled call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// SHA-256 of the call; none if it was written off before anybody saw it.
-    pub hash: Option<[u8; 32]>,
-    /// What is known of it.
-    pub record: Record,
-}
-
-/// Journals the intent of a call. Answers `false` if its key is known.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Journals the intent of a call. Returns `false` if the key is known.
 pub async fn begin(
     db: &mut PgConnection,
     owner: Owner,
@@ -48,11 +36,8 @@ pub async fn begin(
     Ok(done.rows_affected() == 1)
 }
 
-/// Writes off a key that nobody used. Answers `false` if it is known.
-///
-/// # Errors
-/// [`pg::Error`].
-pub async fn write_off(
+/// Journals a key without a call as abandoned. Returns `false` if the key is known.
+pub async fn abandon_unused(
     db: &mut PgConnection,
     owner: Owner,
     sandbox: SandboxId,
@@ -74,11 +59,8 @@ pub async fn write_off(
     Ok(done.rows_affected() == 1)
 }
 
-/// Removes the intent of a call that did not happen.
-///
-/// # Errors
-/// [`pg::Error`].
-pub async fn forget(
+/// Deletes the intent of a call that did not happen.
+pub async fn withdraw(
     db: &mut PgConnection,
     owner: Owner,
     sandbox: SandboxId,
@@ -86,7 +68,7 @@ pub async fn forget(
 ) -> Result<(), pg::Error> {
     sqlx::query!(
         "DELETE FROM execs
-          WHERE sandbox_id = $1 AND key = $2 AND account_id = $3 AND session_id = $4 AND state = 'running'",
+         WHERE sandbox_id = $1 AND key = $2 AND account_id = $3 AND session_id = $4 AND state = 'running'",
         sandbox.0,
         key,
         owner.account.0,
@@ -97,21 +79,18 @@ pub async fn forget(
     Ok(())
 }
 
-/// What is journaled of a key.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Returns the journal's entry of a key.
 pub async fn find(
     db: &mut PgConnection,
     owner: Owner,
     sandbox: SandboxId,
     key: &str,
-) -> Result<Option<Entry>, pg::Error> {
+) -> Result<Option<JournalEntry>, pg::Error> {
     let row = sqlx::query!(
-        "SELECT state AS \"state: ExecState\", request_hash, exit_code, stdout, stderr, stdout_truncated,
+        r#"SELECT state AS "state: ExecState", request_hash, exit_code, stdout, stderr, stdout_truncated,
                 stderr_truncated, timed_out, duration_ms
-           FROM execs
-          WHERE sandbox_id = $1 AND key = $2 AND account_id = $3 AND session_id = $4",
+         FROM execs
+         WHERE sandbox_id = $1 AND key = $2 AND account_id = $3 AND session_id = $4"#,
         sandbox.0,
         key,
         owner.account.0,
@@ -131,14 +110,11 @@ pub async fn find(
             duration: Duration::from_millis(duration_ms.unsigned_abs()),
         });
         let hash = row.request_hash.and_then(|hash| hash.try_into().ok());
-        Entry { hash, record: Record { key: key.to_owned(), state: row.state, outcome } }
+        JournalEntry { hash, record: Record { key: key.to_owned(), state: row.state, outcome } }
     }))
 }
 
-/// Writes how a running call ended. Answers `false` if it is not running any more.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Writes the outcome of a call, unless the call is settled already.
 pub async fn finish(
     db: &mut PgConnection,
     owner: Owner,
@@ -146,12 +122,12 @@ pub async fn finish(
     key: &str,
     outcome: &Outcome,
     now: DateTime<Utc>,
-) -> Result<bool, pg::Error> {
-    let done = sqlx::query!(
+) -> Result<(), pg::Error> {
+    sqlx::query!(
         "UPDATE execs
-            SET state = 'finished', exit_code = $5, stdout = $6, stderr = $7, stdout_truncated = $8,
-                stderr_truncated = $9, timed_out = $10, duration_ms = $11, ended_at = $12
-          WHERE sandbox_id = $1 AND key = $2 AND account_id = $3 AND session_id = $4 AND state = 'running'",
+         SET state = 'finished', exit_code = $5, stdout = $6, stderr = $7, stdout_truncated = $8,
+             stderr_truncated = $9, timed_out = $10, duration_ms = $11, ended_at = $12
+         WHERE sandbox_id = $1 AND key = $2 AND account_id = $3 AND session_id = $4 AND state = 'running'",
         sandbox.0,
         key,
         owner.account.0,
@@ -167,13 +143,10 @@ pub async fn finish(
     )
     .execute(db)
     .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(())
 }
 
-/// Notes that a running call never ran and never will: its guest has written its key off.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Writes that a call never ran and never will, unless the call is settled already.
 pub async fn abandon(
     db: &mut PgConnection,
     owner: Owner,
@@ -182,8 +155,9 @@ pub async fn abandon(
     now: DateTime<Utc>,
 ) -> Result<(), pg::Error> {
     sqlx::query!(
-        "UPDATE execs SET state = 'abandoned', ended_at = $5
-          WHERE sandbox_id = $1 AND key = $2 AND account_id = $3 AND session_id = $4 AND state = 'running'",
+        "UPDATE execs
+         SET state = 'abandoned', ended_at = $5
+         WHERE sandbox_id = $1 AND key = $2 AND account_id = $3 AND session_id = $4 AND state = 'running'",
         sandbox.0,
         key,
         owner.account.0,
@@ -195,11 +169,8 @@ pub async fn abandon(
     Ok(())
 }
 
-/// Notes that nobody can tell any more what became of a sandbox's running calls. Answers how many there were.
-///
-/// # Errors
-/// [`pg::Error`].
-pub async fn doubt_all(
+/// Marks the running calls of a sandbox as in doubt. Returns their number.
+pub async fn mark_in_doubt(
     db: &mut PgConnection,
     sandbox: SandboxId,
     now: DateTime<Utc>,

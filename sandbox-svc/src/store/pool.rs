@@ -1,4 +1,4 @@
-//! Sandboxes that are kept warm. [`claim`] is the one statement that takes one out of the pool.
+//! Warm sandboxes. [`claim`] is the one statement that takes one out of the pool.
 
 use std::time::Duration;
 
@@ -10,24 +10,23 @@ use crate::domain::{
     VolumeId,
     pool::PoolState,
     sandbox::Owner,
-    spec::{Network, Shape},
+    shape::{Network, Shape},
 };
 
-/// What a sandbox must be to be claimed.
+/// Requirements on a sandbox to claim.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
-    /// The engine.
     pub engine: &'a str,
-    /// The shape.
     pub shape: &'a Shape,
-    /// Not one that retires before.
+    /// The sandbox must not retire before this time.
     pub lives_until: DateTime<Utc>,
 }
 
-/// Takes the oldest sandbox that fits out of the pool for `owner`. Answers its id and volume.
+/// Takes the oldest pooled sandbox that fits for `owner`. Returns its id and volume.
 ///
 /// # Errors
-/// [`pg::Error::Conflict`] on [`ONE_LIVE_A_SESSION`](super::sandboxes::ONE_LIVE_A_SESSION) if the session got one meanwhile.
+/// [`pg::Error::Conflict`] on [`ONE_LIVE_A_SESSION`](super::sandboxes::ONE_LIVE_A_SESSION) if the session got
+/// another sandbox meanwhile.
 pub async fn claim(
     db: &mut PgConnection,
     wanted: Wanted<'_>,
@@ -37,18 +36,19 @@ pub async fn claim(
 ) -> Result<Option<(SandboxId, VolumeId)>, pg::Error> {
     let row = sqlx::query!(
         "WITH free AS (
-             SELECT id FROM sandboxes
-              WHERE engine_id = $1 AND state = 'running' AND pool_state = 'available' AND deadline_at > $2
-                AND image = $3 AND runtime = $4 AND cpu_millis = $5 AND memory_bytes = $6 AND network = $7
-              ORDER BY created_at, id
-              LIMIT 1
-                FOR NO KEY UPDATE SKIP LOCKED)
+             SELECT id
+             FROM sandboxes
+             WHERE engine_id = $1 AND state = 'running' AND pool_state = 'available' AND deadline_at > $2
+               AND image = $3 AND runtime = $4 AND cpu_millis = $5 AND memory_bytes = $6 AND network = $7
+             ORDER BY created_at, id
+             LIMIT 1
+             FOR NO KEY UPDATE SKIP LOCKED)
          UPDATE sandboxes
-            SET account_id = $8, session_id = $9, pool_slot = NULL, pool_state = NULL, retire_at = NULL,
-                generation = generation + 1, last_active_at = $10, deadline_at = $11
-           FROM free
-          WHERE sandboxes.id = free.id
-      RETURNING sandboxes.id, sandboxes.volume_id",
+         SET account_id = $8, session_id = $9, pool_slot = NULL, pool_state = NULL, retire_at = NULL,
+             generation = generation + 1, last_active_at = $10, deadline_at = $11
+         FROM free
+         WHERE sandboxes.id = free.id
+         RETURNING sandboxes.id, sandboxes.volume_id",
         wanted.engine,
         wanted.lives_until,
         wanted.shape.image,
@@ -66,17 +66,15 @@ pub async fn claim(
     Ok(row.map(|row| (SandboxId(row.id), VolumeId(row.volume_id))))
 }
 
-/// The oldest sandbox that waits in the pool, unless somebody claims it at this moment.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Returns the oldest available sandbox of the pool that no transaction has locked.
 pub async fn oldest(db: &mut PgConnection, engine: &str) -> Result<Option<SandboxId>, pg::Error> {
     let id = sqlx::query_scalar!(
-        "SELECT id FROM sandboxes
-          WHERE engine_id = $1 AND state = 'running' AND pool_state = 'available'
-          ORDER BY created_at, id
-          LIMIT 1
-            FOR NO KEY UPDATE SKIP LOCKED",
+        "SELECT id
+         FROM sandboxes
+         WHERE engine_id = $1 AND state = 'running' AND pool_state = 'available'
+         ORDER BY created_at, id
+         LIMIT 1
+         FOR NO KEY UPDATE SKIP LOCKED",
         engine,
     )
     .fetch_optional(db)
@@ -84,10 +82,7 @@ pub async fn oldest(db: &mut PgConnection, engine: &str) -> Result<Option<Sandbo
     Ok(id.map(SandboxId))
 }
 
-/// The sandbox in a place of the pool.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Returns the sandbox in a slot of the pool.
 pub async fn in_slot(
     db: &mut PgConnection,
     engine: &str,
@@ -105,20 +100,19 @@ pub async fn in_slot(
     Ok(id.map(SandboxId))
 }
 
-/// How many sandboxes made for the pool failed within the last `window`.
-///
-/// # Errors
-/// [`pg::Error`].
-pub async fn recent_pool_failures(
+/// Counts the sandboxes requested for the pool within the last `window` that failed.
+pub async fn recent_failures(
     db: &mut PgConnection,
     engine: &str,
     now: DateTime<Utc>,
     window: Duration,
 ) -> Result<i64, pg::Error> {
     let failures = sqlx::query_scalar!(
-        r#"SELECT count(*) AS "count!" FROM sandboxes
-            WHERE engine_id = $1 AND warm AND state IN ('deleting', 'failed') AND running_at IS NULL
-              AND cause NOT IN ('retired', 'deleted', 'erased') AND created_at > $2::timestamptz - make_interval(secs => $3)"#,
+        r#"SELECT count(*) AS "count!"
+         FROM sandboxes
+         WHERE engine_id = $1 AND warm AND state IN ('deleting', 'failed') AND running_at IS NULL
+           AND cause NOT IN ('retired', 'deleted', 'erased')
+           AND created_at > $2::timestamptz - make_interval(secs => $3)"#,
         engine,
         now,
         window.as_secs_f64(),

@@ -1,5 +1,5 @@
-//! Rows of sandboxes. [`update`] is the one writer of what [`next`](crate::domain::sandbox::next) decides. What waits
-//! to be made or removed is asked in [`queue`](super::queue), what is kept warm in [`pool`](super::pool).
+//! Rows of sandboxes. [`update`] alone writes what [`next`](crate::domain::transition::next) decides. The
+//! queries of workers are in [`queue`](super::queue), those of the warm pool in [`pool`](super::pool).
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ use crate::domain::{
     VolumeId,
     pool::{PoolState, Slot},
     sandbox::{Cause, Container, Owner, Sandbox, State},
-    spec::{Network, Shape},
+    shape::{Network, Shape},
 };
 
 svc_core::item_lease! {
-    /// Who makes or removes a sandbox.
+    /// Leases of the workers that create and remove sandboxes.
     pub struct SandboxLeases: "sandboxes", "id"
 }
 
-/// The unique index that gives a session one live sandbox.
+/// Unique index: a session has one live sandbox.
 pub const ONE_LIVE_A_SESSION: &str = "sandboxes_one_live_a_session";
-/// The unique index that gives a volume one container.
+/// Unique index: a volume has one container.
 pub const ONE_CONTAINER_A_VOLUME: &str = "sandboxes_one_container_a_volume";
 
 struct SandboxRow {
@@ -61,7 +61,7 @@ struct SandboxRow {
 }
 
 impl From<SandboxRow> for Sandbox {
-    // Columns that are set together only as a whole are held to that by the table's checks.
+    // The table's checks guarantee that columns of one value are set together.
     fn from(row: SandboxRow) -> Self {
         let owner = row.account_id.zip(row.session_id);
         let slot = row.pool_slot.zip(row.pool_state);
@@ -104,10 +104,7 @@ impl From<SandboxRow> for Sandbox {
     }
 }
 
-/// Sandboxes by id, newest first; of `account` alone, if one is named.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Returns sandboxes by id, newest first; only those of `account`, if it is given.
 pub async fn read(
     db: &mut PgConnection,
     account: Option<AccountId>,
@@ -115,13 +112,13 @@ pub async fn read(
 ) -> Result<Vec<Sandbox>, pg::Error> {
     let rows = sqlx::query_as!(
         SandboxRow,
-        "SELECT id, account_id, session_id, engine_id, state, generation, epoch, warm, pool_slot, pool_state, retire_at,
-                image, runtime, cpu_millis, memory_bytes, network, volume_id, container_generation, container_run_dir,
-                container_image, container_id, guest_instance, fence_until, cause, created_at, running_at,
-                last_active_at, deadline_at, ended_at
-           FROM sandboxes
-          WHERE id = ANY($1) AND ($2::uuid IS NULL OR account_id = $2)
-          ORDER BY id DESC",
+        "SELECT id, account_id, session_id, engine_id, state, generation, epoch, warm, pool_slot, pool_state,
+                retire_at, image, runtime, cpu_millis, memory_bytes, network, volume_id,
+                container_generation, container_run_dir, container_image, container_id, guest_instance,
+                fence_until, cause, created_at, running_at, last_active_at, deadline_at, ended_at
+         FROM sandboxes
+         WHERE id = ANY($1) AND ($2::uuid IS NULL OR account_id = $2)
+         ORDER BY id DESC",
         ids,
         account.map(|account| account.0),
     )
@@ -130,10 +127,7 @@ pub async fn read(
     Ok(rows.into_iter().map(Into::into).collect())
 }
 
-/// One sandbox, of `account` alone, if one is named.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Returns one sandbox; only one of `account`, if it is given.
 pub async fn find(
     db: &mut PgConnection,
     account: Option<AccountId>,
@@ -142,10 +136,7 @@ pub async fn find(
     Ok(read(db, account, &[id.0]).await?.pop())
 }
 
-/// Like [`find`], and keeps everybody else from changing it until the transaction ends.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Returns one sandbox, and locks its row until the transaction ends.
 pub async fn lock(
     db: &mut PgConnection,
     account: Option<AccountId>,
@@ -157,10 +148,7 @@ pub async fn lock(
     find(db, account, id).await
 }
 
-/// The session's sandbox that is requested, creating or running; whoever's it is.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Returns the session's sandbox that is requested, creating or running, of any account.
 pub async fn find_live(db: &mut PgConnection, session: SessionId) -> Result<Option<Sandbox>, pg::Error> {
     let id = sqlx::query_scalar!(
         "SELECT id FROM sandboxes WHERE session_id = $1 AND state IN ('requested', 'creating', 'running')",
@@ -174,10 +162,8 @@ pub async fn find_live(db: &mut PgConnection, session: SessionId) -> Result<Opti
     }
 }
 
-/// A page of an account's sandboxes, newest first, from after `after`; of one session, if it is named.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Returns a page of an account's sandboxes, newest first, from after `after`; only those of `session`, if it
+/// is given.
 pub async fn list(
     db: &mut PgConnection,
     account: AccountId,
@@ -186,10 +172,11 @@ pub async fn list(
     limit: i64,
 ) -> Result<Vec<Sandbox>, pg::Error> {
     let ids = sqlx::query_scalar!(
-        "SELECT id FROM sandboxes
-          WHERE account_id = $1 AND ($2::uuid IS NULL OR session_id = $2) AND ($3::uuid IS NULL OR id < $3)
-          ORDER BY id DESC
-          LIMIT $4",
+        "SELECT id
+         FROM sandboxes
+         WHERE account_id = $1 AND ($2::uuid IS NULL OR session_id = $2) AND ($3::uuid IS NULL OR id < $3)
+         ORDER BY id DESC
+         LIMIT $4",
         account.0,
         session.map(|session| session.0),
         after,
@@ -200,10 +187,7 @@ pub async fn list(
     read(db, Some(account), &ids).await
 }
 
-/// Every sandbox of an engine that is in one of `states`.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Returns every sandbox of an engine in one of `states`.
 pub async fn in_states(
     db: &mut PgConnection,
     engine: &str,
@@ -219,16 +203,14 @@ pub async fn in_states(
     read(db, None, &ids).await
 }
 
-/// Sandboxes whose deadline passed, other than those being deleted.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Lists sandboxes past their deadline, without those that are being deleted.
 pub async fn due(db: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Result<Vec<SandboxId>, pg::Error> {
     let ids = sqlx::query_scalar!(
-        "SELECT id FROM sandboxes
-          WHERE state IN ('requested', 'creating', 'running') AND deadline_at <= $1
-          ORDER BY deadline_at
-          LIMIT $2",
+        "SELECT id
+         FROM sandboxes
+         WHERE state IN ('requested', 'creating', 'running') AND deadline_at <= $1
+         ORDER BY deadline_at
+         LIMIT $2",
         now,
         limit,
     )
@@ -244,12 +226,13 @@ pub async fn due(db: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Resul
 pub async fn insert(db: &mut PgConnection, sandbox: &Sandbox) -> Result<(), pg::Error> {
     let container = sandbox.container.as_ref();
     sqlx::query!(
-        "INSERT INTO sandboxes (id, account_id, session_id, engine_id, state, generation, epoch, warm, pool_slot,
-                                pool_state, retire_at, image, runtime, cpu_millis, memory_bytes, network, volume_id,
-                                container_generation, container_run_dir, container_image, container_id, fence_until,
-                                cause, created_at, running_at, last_active_at, deadline_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-                 $23, $24, $25, $26, $27)",
+        "INSERT INTO sandboxes (
+             id, account_id, session_id, engine_id, state, generation, epoch, warm, pool_slot, pool_state,
+             retire_at, image, runtime, cpu_millis, memory_bytes, network, volume_id, container_generation,
+             container_run_dir, container_image, container_id, fence_until, cause, created_at, running_at,
+             last_active_at, deadline_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+                 $21, $22, $23, $24, $25, $26, $27)",
         sandbox.id.0,
         sandbox.owner.map(|owner| owner.account.0),
         sandbox.owner.map(|owner| owner.session.0),
@@ -283,21 +266,15 @@ pub async fn insert(db: &mut PgConnection, sandbox: &Sandbox) -> Result<(), pg::
     Ok(())
 }
 
-/// Notes whose trace waits for a new sandbox.
-///
-/// # Errors
-/// [`pg::Error`].
-pub async fn note_trace(db: &mut PgConnection, id: SandboxId, traceparent: &str) -> Result<(), pg::Error> {
+/// Writes the trace context of the request that waits for a new sandbox.
+pub async fn set_trace(db: &mut PgConnection, id: SandboxId, traceparent: &str) -> Result<(), pg::Error> {
     sqlx::query!("UPDATE sandboxes SET traceparent = $2 WHERE id = $1", id.0, traceparent)
         .execute(db)
         .await?;
     Ok(())
 }
 
-/// Whose trace waits for a sandbox.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Returns the trace context of the request that waits for a sandbox.
 pub async fn trace(db: &mut PgConnection, id: SandboxId) -> Result<Option<String>, pg::Error> {
     let traceparent = sqlx::query_scalar!("SELECT traceparent FROM sandboxes WHERE id = $1", id.0)
         .fetch_optional(db)
@@ -305,11 +282,11 @@ pub async fn trace(db: &mut PgConnection, id: SandboxId) -> Result<Option<String
     Ok(traceparent.flatten())
 }
 
-/// Writes what became of a sandbox, unless it changed since it was read. A change of state ends whatever lease
-/// there was; `lease` names who holds the new one, and for how long.
+/// Writes a changed sandbox, unless its row changed since it was read. A change of state ends the present
+/// lease; `lease` gives the holder and the time to live of a new one.
 ///
 /// # Errors
-/// [`pg::Error::Stale`] if somebody was faster; [`pg::Error::Conflict`] on [`ONE_CONTAINER_A_VOLUME`].
+/// [`pg::Error::Stale`] if the row changed; [`pg::Error::Conflict`] on [`ONE_CONTAINER_A_VOLUME`].
 pub async fn update(
     db: &mut PgConnection,
     before: &Sandbox,
@@ -319,14 +296,14 @@ pub async fn update(
     let container = after.container.as_ref();
     let done = sqlx::query!(
         "UPDATE sandboxes
-            SET state = $4, generation = $5, epoch = $6, pool_slot = $7, pool_state = $8,
-                container_generation = $9, container_run_dir = $10, container_image = $11, container_id = $12,
-                guest_instance = $13, fence_until = $14, cause = $15, running_at = $16, last_active_at = $17,
-                deadline_at = $18, ended_at = $19,
-                lease_owner = CASE WHEN $20::text IS NOT NULL THEN $20 WHEN state = $4 THEN lease_owner END,
-                lease_until = CASE WHEN $20::text IS NOT NULL THEN now() + make_interval(secs => $21)
-                                   WHEN state = $4 THEN lease_until END
-          WHERE id = $1 AND generation = $2 AND epoch = $3",
+         SET state = $4, generation = $5, epoch = $6, pool_slot = $7, pool_state = $8,
+             container_generation = $9, container_run_dir = $10, container_image = $11, container_id = $12,
+             guest_instance = $13, fence_until = $14, cause = $15, running_at = $16, last_active_at = $17,
+             deadline_at = $18, ended_at = $19,
+             lease_owner = CASE WHEN $20::text IS NOT NULL THEN $20 WHEN state = $4 THEN lease_owner END,
+             lease_until = CASE WHEN $20::text IS NOT NULL THEN now() + make_interval(secs => $21)
+                                WHEN state = $4 THEN lease_until END
+         WHERE id = $1 AND generation = $2 AND epoch = $3",
         before.id.0,
         before.generation,
         before.epoch,
@@ -346,7 +323,7 @@ pub async fn update(
         after.last_active_at,
         after.deadline_at,
         after.ended_at,
-        lease.map(|(owner, _)| owner),
+        lease.map(|(holder, _)| holder),
         lease.map_or(0.0, |(_, ttl)| ttl.as_secs_f64()),
     )
     .execute(db)
@@ -354,12 +331,9 @@ pub async fn update(
     ensure_affected(&done, 1)
 }
 
-/// Notes that a sandbox is used and moves its deadline, at most to `longest` after it began to run. Nothing is
-/// written, and `false` answered, if it does not run. It is no transition, so the generation stays; who ends
-/// sandboxes by their deadline reads it under the row's lock.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Records a use and moves the deadline, to at most `longest` after the sandbox began to run. Writes nothing
+/// and returns `false` if it does not run. The generation stays, because a use is no transition; the deadline
+/// worker reads the deadline again under the row's lock.
 pub async fn touch(
     db: &mut PgConnection,
     owner: Owner,
@@ -370,9 +344,9 @@ pub async fn touch(
 ) -> Result<bool, pg::Error> {
     let done = sqlx::query!(
         "UPDATE sandboxes
-            SET last_active_at = $4,
-                deadline_at = greatest(deadline_at, least($5, running_at + make_interval(secs => $6)))
-          WHERE id = $1 AND account_id = $2 AND session_id = $3 AND state = 'running'",
+         SET last_active_at = $4,
+             deadline_at = greatest(deadline_at, least($5, running_at + make_interval(secs => $6)))
+         WHERE id = $1 AND account_id = $2 AND session_id = $3 AND state = 'running'",
         id.0,
         owner.account.0,
         owner.session.0,

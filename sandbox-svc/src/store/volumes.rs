@@ -1,4 +1,5 @@
-//! Rows of workspaces. A row says `live` before its volume is made and `gone` after its absence was confirmed.
+//! Rows of workspaces. A row is `live` before its volume is created, and `gone` after its absence was
+//! confirmed.
 
 use std::collections::HashMap;
 
@@ -12,10 +13,7 @@ use crate::domain::{VolumeId, sandbox::Owner};
 /// Unique index: a session has one live workspace.
 pub const ONE_VOLUME_A_SESSION: &str = "volumes_one_a_session";
 
-/// Writes a new workspace: of `owner`, or of nobody while it waits in the pool.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Writes a new workspace. One of the pool has no owner.
 pub async fn insert(
     db: &mut PgConnection,
     id: VolumeId,
@@ -37,18 +35,17 @@ pub async fn insert(
     Ok(())
 }
 
-/// Keeps the session's workspace from being removed, because a sandbox is to have it; answers it and its engine.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Ends the retention of the session's workspace, because a new sandbox is to mount it. Returns the workspace
+/// and its engine.
 pub async fn keep_of_session(
     db: &mut PgConnection,
     owner: Owner,
 ) -> Result<Option<(VolumeId, String)>, pg::Error> {
     let row = sqlx::query!(
-        "UPDATE volumes SET retain_until = NULL
-          WHERE account_id = $1 AND session_id = $2 AND state = 'live'
-      RETURNING id, engine_id",
+        "UPDATE volumes
+         SET retain_until = NULL
+         WHERE account_id = $1 AND session_id = $2 AND state = 'live'
+         RETURNING id, engine_id",
         owner.account.0,
         owner.session.0,
     )
@@ -57,14 +54,15 @@ pub async fn keep_of_session(
     Ok(row.map(|row| (VolumeId(row.id), row.engine_id)))
 }
 
-/// Gives a workspace of the pool to the session that claimed its sandbox.
+/// Assigns a workspace of the pool to the session that claimed its sandbox.
 ///
 /// # Errors
 /// [`pg::Error::Stale`] if it has an owner.
 pub async fn assign(db: &mut PgConnection, id: VolumeId, owner: Owner) -> Result<(), pg::Error> {
     let done = sqlx::query!(
-        "UPDATE volumes SET account_id = $2, session_id = $3
-          WHERE id = $1 AND session_id IS NULL AND state = 'live'",
+        "UPDATE volumes
+         SET account_id = $2, session_id = $3
+         WHERE id = $1 AND session_id IS NULL AND state = 'live'",
         id.0,
         owner.account.0,
         owner.session.0,
@@ -74,24 +72,24 @@ pub async fn assign(db: &mut PgConnection, id: VolumeId, owner: Owner) -> Result
     ensure_affected(&done, 1)
 }
 
-/// Lets a workspace go at `retain_until`, because its sandbox is final, unless another is to have it.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Starts the retention of a workspace after its sandbox ended, unless another sandbox is to mount it.
 pub async fn release(
     db: &mut PgConnection,
     id: VolumeId,
     retain_until: DateTime<Utc>,
 ) -> Result<(), pg::Error> {
-    // In a statement of its own: whoever is about to use it has the row, and the next statement sees what they made.
+    // Locked first: a request that is about to use the workspace holds the row, and only a later statement
+    // sees the sandbox that it inserts.
     sqlx::query!("SELECT id FROM volumes WHERE id = $1 FOR NO KEY UPDATE", id.0)
         .fetch_optional(&mut *db)
         .await?;
     sqlx::query!(
-        "UPDATE volumes SET retain_until = $2
-          WHERE id = $1 AND state = 'live'
-            AND NOT EXISTS (SELECT FROM sandboxes
-                             WHERE volume_id = $1 AND state IN ('requested', 'creating', 'running', 'deleting'))",
+        "UPDATE volumes
+         SET retain_until = $2
+         WHERE id = $1 AND state = 'live'
+           AND NOT EXISTS (
+               SELECT FROM sandboxes
+               WHERE volume_id = $1 AND state IN ('requested', 'creating', 'running', 'deleting'))",
         id.0,
         retain_until,
     )
@@ -100,11 +98,8 @@ pub async fn release(
     Ok(())
 }
 
-/// Commits workspaces of an engine to removal that nobody has and whose time is over, or that are so committed
-/// already. A sandbox that is to have one clears its time first, so it is not among them.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Commits workspaces of an engine to removal after their retention. Returns them and those committed before.
+/// A workspace that a sandbox is to mount has no retention, so it is not among them.
 pub async fn begin_removal(
     db: &mut PgConnection,
     engine: &str,
@@ -112,13 +107,16 @@ pub async fn begin_removal(
     limit: i64,
 ) -> Result<Vec<VolumeId>, pg::Error> {
     let ids = sqlx::query_scalar!(
-        "UPDATE volumes SET state = 'removing'
-          WHERE id IN (SELECT id FROM volumes
-                        WHERE engine_id = $1 AND (state = 'removing' OR (state = 'live' AND retain_until <= $2))
-                        ORDER BY retain_until
-                        LIMIT $3
-                          FOR NO KEY UPDATE SKIP LOCKED)
-      RETURNING id",
+        "UPDATE volumes
+         SET state = 'removing'
+         WHERE id IN (
+             SELECT id
+             FROM volumes
+             WHERE engine_id = $1 AND (state = 'removing' OR (state = 'live' AND retain_until <= $2))
+             ORDER BY retain_until
+             LIMIT $3
+             FOR NO KEY UPDATE SKIP LOCKED)
+         RETURNING id",
         engine,
         now,
         limit,
@@ -128,10 +126,7 @@ pub async fn begin_removal(
     Ok(ids.into_iter().map(VolumeId).collect())
 }
 
-/// Notes that a workspace's absence was confirmed. Answers `false` if it was before.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Writes that a workspace's absence is confirmed. Returns `false` if it was written before.
 pub async fn confirm_removal(
     db: &mut PgConnection,
     id: VolumeId,
@@ -147,21 +142,15 @@ pub async fn confirm_removal(
     Ok(done.rows_affected() == 1)
 }
 
-/// Which of these are known, and whether they are to be there no more.
-///
-/// # Errors
-/// [`pg::Error`].
-pub async fn known(db: &mut PgConnection, ids: &[Uuid]) -> Result<HashMap<VolumeId, bool>, pg::Error> {
+/// Returns which of these workspaces have a row, and whether the row is `gone`.
+pub async fn are_gone(db: &mut PgConnection, ids: &[Uuid]) -> Result<HashMap<VolumeId, bool>, pg::Error> {
     let rows = sqlx::query!(r#"SELECT id, state = 'gone' AS "gone!" FROM volumes WHERE id = ANY($1)"#, ids)
         .fetch_all(db)
         .await?;
     Ok(rows.into_iter().map(|row| (VolumeId(row.id), row.gone)).collect())
 }
 
-/// Takes a volume without a row under the same rule as one whose sandbox is gone: it is removed later, not now.
-///
-/// # Errors
-/// [`pg::Error`].
+/// Writes a row for a volume without one, with a retention as after the end of a sandbox.
 pub async fn adopt(
     db: &mut PgConnection,
     id: VolumeId,

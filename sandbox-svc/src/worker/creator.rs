@@ -1,57 +1,57 @@
-//! Makes what is queued, users before the pool, and takes over what nobody makes any more.
+//! Creates queued sandboxes, those of sessions before those of the pool, and takes over abandoned ones.
 //!
-//! Candidates: rows of this engine that are `requested`, and those that are `creating` whose lease was given back, or
-//! ran out while this process was in touch with Postgres for a whole lease. Nothing is taken while the host is
-//! critical, and nothing for the pool while it is warned of.
+//! Candidates: rows of this engine that are `requested`; and rows that are `creating` with a lease that was
+//! released, or that ran out while this process read Postgres for a whole lease. No queued row is taken while
+//! the host is critical, and none for the pool while it is warned of.
 
 use std::sync::Arc;
 
-use svc_core::data::lease::Scanner;
+use svc_core::{data::lease::Scanner, error::Chain, run::lifecycle::longest_silence};
 use tokio::{
     sync::{Notify, Semaphore},
     time::Instant,
 };
 
-use super::{host::HostLevel, patience};
+use super::{SLOW_ROUND, host::HostLevel};
 use crate::{
-    app::{Shared, engine_topic, making},
-    domain::{host::Level, sandbox::State},
+    app::{
+        Deps,
+        creation::{Creator, Job},
+    },
+    domain::host::Level,
     error::Result,
-    store::queue,
 };
 
-/// Rows looked at in one round.
+/// Maximum rows of one round; the next round reads the rest.
 const BATCH: i64 = 64;
 
-/// Starts the creator of the engine that this process serves.
-pub fn start(ctx: &Shared, host: &HostLevel, owner: &str) {
-    let (ctx, host, owner) = (ctx.clone(), host.clone(), owner.to_owned());
-    let lifecycle = ctx.lifecycle.clone();
-    let poll = ctx.settings.create.poll;
-    lifecycle.supervise("sandbox creator", patience(poll), move |beat| {
-        let creator = Creator {
-            places: Arc::new(Semaphore::new(usize::try_from(ctx.settings.create.cap).unwrap_or(1))),
+/// Starts the creator of the served engine.
+pub fn start(deps: &Deps, host: &HostLevel, holder: &str) {
+    let (deps, host, holder) = (deps.clone(), host.clone(), holder.to_owned());
+    let lifecycle = deps.lifecycle.clone();
+    let poll = deps.settings.create.poll;
+    lifecycle.supervise("sandbox creator", longest_silence(poll, 3, SLOW_ROUND), move |beat| {
+        let rounds = Rounds {
+            permits: Arc::new(Semaphore::new(usize::try_from(deps.settings.create.cap).unwrap_or(1))),
             freed: Arc::default(),
-            ctx: ctx.clone(),
+            creator: Creator::new(deps.clone(), holder.clone()),
+            deps: deps.clone(),
             host: host.clone(),
-            owner: owner.clone(),
         };
         async move {
-            let engine = creator.ctx.served()?.info.id.clone();
-            let soft = creator.ctx.lifecycle.soft();
-            let mut hints = creator.ctx.wake.subscribe(&engine_topic(&engine)).await;
-            let mut scanner = Scanner::new(creator.ctx.settings.create.lease);
+            let deps = &rounds.deps;
+            let soft = deps.lifecycle.soft();
+            let mut hints = deps.notices.of_engine(&deps.engine.get()?.info.id).await;
+            let mut scanner = Scanner::new(deps.settings.create.lease);
             loop {
-                match creator.round(&scanner).await {
+                match rounds.run(&scanner).await {
                     Ok(()) => scanner.reached(Instant::now()),
-                    Err(error) => {
-                        tracing::warn!(error = %svc_core::wire::error::Chain(&error), "creator round failed")
-                    }
+                    Err(error) => tracing::warn!(error = %Chain(&error), "creator round failed"),
                 }
                 beat.tick();
                 tokio::select! {
                     () = soft.cancelled() => return Ok(()),
-                    () = creator.freed.notified() => {}
+                    () = rounds.freed.notified() => {}
                     _ = hints.next(poll) => {}
                 }
             }
@@ -59,69 +59,48 @@ pub fn start(ctx: &Shared, host: &HostLevel, owner: &str) {
     });
 }
 
-struct Creator {
-    ctx: Shared,
+struct Rounds {
+    deps: Deps,
+    creator: Creator,
     host: HostLevel,
-    owner: String,
-    /// What this process makes at once.
-    places: Arc<Semaphore>,
+    /// One for each sandbox that this process may create at the same time.
+    permits: Arc<Semaphore>,
     freed: Arc<Notify>,
 }
 
-impl Creator {
-    async fn round(&self, scanner: &Scanner) -> Result<()> {
-        let served = self.ctx.served()?;
+impl Rounds {
+    async fn run(&self, scanner: &Scanner) -> Result<()> {
         let expired = scanner.may_take(Instant::now());
-        let left = {
-            let mut db = self.ctx.pool.acquire().await?;
-            queue::unattended(&mut db, &served.info.id, State::Creating, expired, BATCH).await?
-        };
-        for (id, seen) in left {
-            if self.places.available_permits() == 0 {
+        for row in self.creator.list_abandoned(expired, BATCH).await? {
+            if self.permits.available_permits() == 0 {
                 return Ok(());
             }
-            if let Some(job) = making::take_over(&self.ctx, id, seen, &self.owner).await? {
-                tracing::info!(sandbox.id = %id, "sandbox taken over");
-                self.make(job);
+            if let Some(job) = self.creator.take_over(row.id, row.epoch).await? {
+                tracing::info!(sandbox.id = %row.id, "sandbox taken over");
+                self.create(job);
             }
         }
-        while self.places.available_permits() > 0 && self.host.get() < Level::Critical {
+        while self.permits.available_permits() > 0 && self.host.get() < Level::Critical {
             let warm = self.host.get() == Level::Fine;
-            match making::take_next(&self.ctx, served, &self.owner, warm).await? {
-                Some(job) => self.make(job),
+            match self.creator.take_next(warm).await? {
+                Some(job) => self.create(job),
                 None => break,
             }
         }
         Ok(())
     }
 
-    /// Makes it on a task of its own. The only taker of places is this loop, so there is one.
-    fn make(&self, job: making::Job) {
-        let (ctx, freed) = (self.ctx.clone(), self.freed.clone());
-        let place = self.places.clone().try_acquire_owned();
-        drop(self.ctx.lifecycle.spawn("sandbox making", async move {
+    /// Creates the sandbox on a task of its own. This loop alone takes permits, so one is available here.
+    fn create(&self, job: Job) {
+        let (creator, freed) = (self.creator.clone(), self.freed.clone());
+        let permit = self.permits.clone().try_acquire_owned();
+        drop(self.deps.lifecycle.spawn("sandbox making", async move {
             let id = job.sandbox.id;
-            let made = match ctx.served() {
-                Ok(served) => making::make(&ctx, served, job).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = made {
-                tracing::warn!(sandbox.id = %id, error = %svc_core::wire::error::Chain(&error), "sandbox not made");
+            if let Err(error) = creator.create(job).await {
+                tracing::warn!(sandbox.id = %id, error = %Chain(&error), "sandbox not created");
             }
-            drop(place);
+            drop(permit);
             freed.notify_one();
         }));
-    }
-}
-
-/// Looks once; for tests.
-///
-/// # Errors
-/// [`crate::Error`].
-#[cfg(any(test, feature = "test-util"))]
-pub async fn make_next(ctx: &Shared, served: &crate::app::Served, owner: &str) -> Result<bool> {
-    match making::take_next(ctx, served, owner, true).await? {
-        Some(job) => making::make(ctx, served, job).await.map(|()| true),
-        None => Ok(false),
     }
 }

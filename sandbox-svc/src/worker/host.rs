@@ -1,4 +1,4 @@
-//! Samples the engine's host, in every process: each gates its own creates by what it saw itself.
+//! Samples the engine's host in every process; each process limits its own creations by its own samples.
 
 use std::{
     path::{Path, PathBuf},
@@ -6,21 +6,19 @@ use std::{
         Arc,
         atomic::{AtomicU8, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::{
-    app::Shared,
-    config::HostConfig,
+    app::Deps,
     domain::host::{Gauge, Level, Sample, memory_available, memory_stalled},
 };
 
-/// How the host stands, as of the last sample.
+/// The level of the host at the last sample.
 #[derive(Debug, Clone, Default)]
 pub struct HostLevel(Arc<AtomicU8>);
 
 impl HostLevel {
-    /// The level.
     #[must_use]
     pub fn get(&self) -> Level {
         match self.0.load(Ordering::Relaxed) {
@@ -30,7 +28,7 @@ impl HostLevel {
         }
     }
 
-    /// Sets the level; for tests and the sampler.
+    /// Sets the level; called by the sampler and by tests.
     pub fn set(&self, level: Level) {
         let number = match level {
             Level::Fine => 0,
@@ -41,14 +39,13 @@ impl HostLevel {
     }
 }
 
-/// Starts sampling.
-pub fn start(ctx: &Shared, config: &HostConfig, level: &HostLevel) {
-    let (ctx, level, proc_root) = (ctx.clone(), level.clone(), config.proc_root.clone());
-    let lifecycle = ctx.lifecycle.clone();
+pub fn start(deps: &Deps, proc_root: PathBuf, period: Duration, level: &HostLevel) {
+    let (deps, level) = (deps.clone(), level.clone());
+    let lifecycle = deps.lifecycle.clone();
     let gauge = Arc::new(std::sync::Mutex::new(Gauge::default()));
-    lifecycle.every("host monitor", config.period, move || {
+    lifecycle.every("host monitor", period, move || {
         let (level, gauge, proc_root) = (level.clone(), gauge.clone(), proc_root.clone());
-        let disk = ctx.served.get().map(|served| PathBuf::from(&served.info.root));
+        let disk = deps.engine.get().ok().map(|served| PathBuf::from(&served.info.root));
         async move {
             let sample = tokio::task::spawn_blocking(move || sample(&proc_root, disk.as_deref())).await?;
             let before = level.get();
@@ -58,14 +55,14 @@ pub fn start(ctx: &Shared, config: &HostConfig, level: &HostLevel) {
                 .observe(&sample, Instant::now());
             level.set(after);
             if before != after {
-                tracing::warn!(?before, ?after, ?sample, "state of the engine's host changed");
+                tracing::warn!(?before, ?after, ?sample, "level of the engine's host changed");
             }
             Ok(())
         }
     });
 }
 
-/// Reads what can be read; what cannot is left out.
+/// Reads the host's state; an input that cannot be read is left out.
 fn sample(proc_root: &Path, disk: Option<&Path>) -> Sample {
     let read = |name: &str| std::fs::read_to_string(proc_root.join(name)).ok();
     #[expect(clippy::cast_precision_loss, reason = "a share")]
@@ -92,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_shows_nothing_is_not_judged() {
+    fn a_host_without_readable_state_gives_an_empty_sample() {
         assert_eq!(sample(Path::new("/nowhere"), None), Sample::default());
     }
 }

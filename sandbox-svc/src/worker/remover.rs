@@ -1,43 +1,39 @@
-//! Carries out committed removals of this engine, a few at once.
+//! Carries out committed removals of this engine, a few at a time.
 //!
-//! Candidates: rows that are `deleting` whose lease is free, was given back, or ran out.
+//! Candidates: rows that are `deleting` with no lease, or with one that was released or ran out.
 
 use std::sync::Arc;
 
-use svc_core::data::lease::Scanner;
+use svc_core::{data::lease::Scanner, error::Chain, run::lifecycle::longest_silence};
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::patience;
+use super::SLOW_ROUND;
 use crate::{
-    app::{Shared, engine_topic, removal},
-    domain::sandbox::State,
+    app::{Deps, removal::Remover},
     error::Result,
-    store::queue,
 };
 
-/// Removals at once: as many as the engine takes without others waiting for it.
-const AT_ONCE: usize = 4;
+/// Maximum concurrent removals of one process; fewer than the limiter's permits, which creations need, too.
+const MAX_REMOVALS: usize = 4;
+/// Maximum rows of one round; the next round reads the rest.
 const BATCH: i64 = 64;
 
-/// Starts the remover of the engine that this process serves.
-pub fn start(ctx: &Shared, owner: &str) {
-    let (ctx, owner) = (ctx.clone(), owner.to_owned());
-    let lifecycle = ctx.lifecycle.clone();
-    let poll = ctx.settings.create.poll;
-    lifecycle.supervise("sandbox remover", patience(poll), move |beat| {
-        let (ctx, owner) = (ctx.clone(), owner.clone());
-        let places = Arc::new(Semaphore::new(AT_ONCE));
+/// Starts the remover of the served engine.
+pub fn start(deps: &Deps, holder: &str) {
+    let (deps, remover) = (deps.clone(), Remover::new(deps.clone(), holder.to_owned()));
+    let lifecycle = deps.lifecycle.clone();
+    let poll = deps.settings.create.poll;
+    lifecycle.supervise("sandbox remover", longest_silence(poll, 3, SLOW_ROUND), move |beat| {
+        let (deps, remover) = (deps.clone(), remover.clone());
+        let permits = Arc::new(Semaphore::new(MAX_REMOVALS));
         async move {
-            let engine = ctx.served()?.info.id.clone();
-            let soft = ctx.lifecycle.soft();
-            let mut hints = ctx.wake.subscribe(&engine_topic(&engine)).await;
-            let mut scanner = Scanner::new(ctx.settings.create.lease);
+            let soft = deps.lifecycle.soft();
+            let mut hints = deps.notices.of_engine(&deps.engine.get()?.info.id).await;
+            let mut scanner = Scanner::new(deps.settings.create.lease);
             loop {
-                match round(&ctx, &owner, &scanner, &places).await {
+                match round(&deps, &remover, &scanner, &permits).await {
                     Ok(()) => scanner.reached(Instant::now()),
-                    Err(error) => {
-                        tracing::warn!(error = %svc_core::wire::error::Chain(&error), "remover round failed")
-                    }
+                    Err(error) => tracing::warn!(error = %Chain(&error), "remover round failed"),
                 }
                 beat.tick();
                 tokio::select! {
@@ -49,25 +45,16 @@ pub fn start(ctx: &Shared, owner: &str) {
     });
 }
 
-async fn round(ctx: &Shared, owner: &str, scanner: &Scanner, places: &Arc<Semaphore>) -> Result<()> {
-    let served = ctx.served()?;
+async fn round(deps: &Deps, remover: &Remover, scanner: &Scanner, permits: &Arc<Semaphore>) -> Result<()> {
     let expired = scanner.may_take(Instant::now());
-    let left = {
-        let mut db = ctx.pool.acquire().await?;
-        queue::unattended(&mut db, &served.info.id, State::Deleting, expired, BATCH).await?
-    };
-    for (id, seen) in left {
-        let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
-        let (ctx, owner) = (ctx.clone(), owner.to_owned());
-        drop(ctx.lifecycle.clone().spawn("sandbox removal", async move {
-            let removed = match ctx.served() {
-                Ok(served) => removal::remove(&ctx, served, id, seen, &owner).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = removed {
-                tracing::warn!(sandbox.id = %id, error = %svc_core::wire::error::Chain(&error), "sandbox not removed yet");
+    for row in remover.list_unattended(expired, BATCH).await? {
+        let Ok(permit) = permits.clone().acquire_owned().await else { return Ok(()) };
+        let remover = remover.clone();
+        drop(deps.lifecycle.spawn("sandbox removal", async move {
+            if let Err(error) = remover.remove(row.id, row.epoch).await {
+                tracing::warn!(sandbox.id = %row.id, error = %Chain(&error), "sandbox not removed yet");
             }
-            drop(place);
+            drop(permit);
         }));
     }
     Ok(())

@@ -1,15 +1,19 @@
-//! The container itself: hardened as it says, and spoken to through its guest.
+//! The real container: its isolation, and calls through its guest.
 
-use std::{collections::HashMap, fs, path::PathBuf, process::Command, time::Duration};
+use std::{collections::HashMap, fs, path::PathBuf, process::Command as Process, time::Duration};
 
-use sandbox_svc::{
-    client::guest::{Error, Guest},
-    domain::spec::{ContainerSpec, label},
+use sandbox_svc::testing::{
+    docker_host,
+    domain::{
+        exec::{Command, ExecState, Outcome, Write},
+        files::EntryKind,
+        spec::{ContainerSpec, label},
+    },
     engine::{ContainerId, contract::Bench},
-    testing::{docker_host, guest_program},
+    guest::{Error, Guest, Keyed},
+    guest_program,
 };
 use serde_json::{Value, json};
-use steward_proto::guest::v1::{ExecRequest, Record, RecordState, WriteFileRequest};
 use tokio::time::sleep;
 
 use super::bench;
@@ -36,39 +40,46 @@ async fn running(bench: &Bench) -> Running {
 }
 
 fn docker(arguments: &[&str]) -> String {
-    let run = Command::new("docker").arg("--host").arg(docker_host()).args(arguments).output().unwrap();
+    let run = Process::new("docker").arg("--host").arg(docker_host()).args(arguments).output().unwrap();
     format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr))
 }
 
-async fn sh(running: &Running, key: &str, script: &str) -> Record {
-    let request = ExecRequest {
-        key: key.into(),
+fn keyed(key: &str) -> Keyed<'_> {
+    Keyed { key, instance: "" }
+}
+
+async fn sh(running: &Running, key: &str, script: &str) -> Outcome {
+    let command = Command {
         argv: ["sh", "-c", script].map(str::to_owned).into(),
-        output_limit_bytes: 10_000,
-        ..ExecRequest::default()
+        stdin: "".into(),
+        cwd: String::new(),
+        env: [].into(),
+        timeout: Duration::from_secs(30),
     };
-    running.guest.exec(request, Duration::from_secs(30)).await.unwrap()
+    running.guest.exec(keyed(key), command).await.unwrap().outcome.unwrap()
 }
 
 async fn says(running: &Running, key: &str, script: &str) -> String {
-    let record = sh(running, key, script).await;
+    let outcome = sh(running, key, script).await;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    format!("{}{}", text(&record.stdout), text(&record.stderr))
+    format!("{}{}", text(&outcome.stdout), text(&outcome.stderr))
 }
 
 #[tokio::test]
-async fn the_container_that_runs_is_the_one_that_was_specified() {
+async fn the_running_container_agrees_with_its_specification() {
     let (bench, _guard) = bench(guest_program());
     let running = running(&bench).await;
     let inspect: Value = serde_json::from_str(&docker(&["inspect", &running.id.0])).unwrap();
     let (config, host) = (&inspect[0]["Config"], &inspect[0]["HostConfig"]);
     let seen = json!({
-        "user": config["User"], "env": config["Env"], "cmd": config["Cmd"], "entrypoint": config["Entrypoint"],
-        "workdir": config["WorkingDir"], "labels": config["Labels"], "ports": inspect[0]["NetworkSettings"]["Ports"],
+        "user": config["User"], "env": config["Env"], "cmd": config["Cmd"],
+        "entrypoint": config["Entrypoint"], "workdir": config["WorkingDir"], "labels": config["Labels"],
+        "ports": inspect[0]["NetworkSettings"]["Ports"],
         "image": inspect[0]["Image"],
         "cap_drop": host["CapDrop"], "cap_add": host["CapAdd"], "security": host["SecurityOpt"],
         "read_only": host["ReadonlyRootfs"], "init": host["Init"], "privileged": host["Privileged"],
-        "pids": host["PidsLimit"], "memory": host["Memory"], "swap": host["MemorySwap"], "cpus": host["NanoCpus"],
+        "pids": host["PidsLimit"], "memory": host["Memory"], "swap": host["MemorySwap"],
+        "cpus": host["NanoCpus"],
         "network": host["NetworkMode"], "tmpfs": host["Tmpfs"], "restart": host["RestartPolicy"]["Name"],
         "bindings": host["PortBindings"], "log": host["LogConfig"], "pid_mode": host["PidMode"],
         "ipc": host["IpcMode"], "devices": host["Devices"], "binds": host["Binds"],
@@ -94,7 +105,7 @@ async fn the_container_that_runs_is_the_one_that_was_specified() {
 }
 
 #[tokio::test]
-async fn what_runs_inside_has_no_rights_and_few_places_to_write() {
+async fn processes_inside_have_no_privileges_and_few_places() {
     let (bench, _guard) = bench(guest_program());
     let running = running(&bench).await;
     assert_eq!(says(&running, "id", "id -u; id -g").await, "1001\n1001");
@@ -117,7 +128,7 @@ async fn what_runs_inside_has_no_rights_and_few_places_to_write() {
     for place in ["/", "/etc", "/opt/steward", "/var", "/root"] {
         assert_ne!(sh(&running, place, &format!("echo x > {place}/x")).await.exit_code, 0, "{place}");
     }
-    // Tools build and run in all three; the interfaces are loopback alone.
+    // Tools build and run programs in all three; loopback is the only network interface.
     for place in ["/workspace", "/tmp", "/home/user"] {
         let run =
             format!("printf '#!/bin/sh\\necho ran' > {place}/run && chmod +x {place}/run && {place}/run");
@@ -130,14 +141,14 @@ async fn what_runs_inside_has_no_rights_and_few_places_to_write() {
 async fn a_command_over_its_memory_is_killed_and_the_guest_lives() {
     let (bench, _guard) = bench(guest_program());
     let running = running(&bench).await;
-    // 64 MiB is all there is, memory filesystems included.
-    let record = sh(&running, "hog", "head -c 100000000 /dev/zero | tail -c 90000000 | wc -c").await;
-    assert!(!record.stdout.starts_with(b"90000000"), "{record:?}");
+    // The container has 64 MiB, memory filesystems included.
+    let outcome = sh(&running, "hog", "head -c 100000000 /dev/zero | tail -c 90000000 | wc -c").await;
+    assert!(!outcome.stdout.starts_with(b"90000000"), "{outcome:?}");
     assert_eq!(says(&running, "after", "echo alive").await, "alive");
 }
 
 #[tokio::test]
-async fn keys_are_kept_across_connections_and_files_go_both_ways() {
+async fn keys_outlast_connections_and_files_are_read_and_written() {
     let (bench, _guard) = bench(guest_program());
     let mut running = running(&bench).await;
     let hello = running.guest.hello().await.unwrap();
@@ -147,33 +158,29 @@ async fn keys_are_kept_across_connections_and_files_go_both_ways() {
     running.guest = Guest::connect(&running.run_dir).await.unwrap();
     assert_eq!(sh(&running, "key", "echo once >> /workspace/ran").await, first);
 
-    let write = WriteFileRequest {
-        key: "write".into(),
-        path: "deep/file".into(),
-        content: "written".into(),
-        ..WriteFileRequest::default()
-    };
-    assert_eq!(running.guest.write_file(write).await.unwrap().state(), RecordState::Finished);
+    let write = Write { path: "deep/file".into(), content: "written".into(), mode: 0 };
+    let written = running.guest.write_file(keyed("write"), write).await.unwrap();
+    assert_eq!(written.state, ExecState::Finished);
     assert_eq!(running.guest.read_file("deep/file".into(), 100).await.unwrap(), "written");
     assert_eq!(says(&running, "ran", "cat /workspace/ran /workspace/deep/file").await, "once\nwritten");
-    let (entries, _) = running.guest.list_files("/workspace".into(), 10).await.unwrap();
-    let names: HashMap<_, _> = entries.iter().map(|e| (e.name.as_str(), e.kind.as_str())).collect();
-    assert_eq!(names, HashMap::from([("ran", "file"), ("deep", "directory")]));
+    let listing = running.guest.list_files("/workspace".into(), 10).await.unwrap();
+    let names: HashMap<_, _> = listing.entries.iter().map(|e| (e.name.as_str(), e.kind)).collect();
+    assert_eq!(names, HashMap::from([("ran", EntryKind::File), ("deep", EntryKind::Directory)]));
     let tunnel = running.guest.read_file("/etc/passwd".into(), 100).await;
     assert!(matches!(tunnel, Err(Error::Refused { .. })), "{tunnel:?}");
 }
 
 #[tokio::test]
-async fn a_sandbox_that_swaps_its_socket_for_a_link_reaches_nothing_on_the_host() {
+async fn a_link_in_place_of_the_socket_leads_nowhere() {
     let (bench, _guard) = bench(guest_program());
     let running = running(&bench).await;
-    // A link that resolves on the host, to a socket that would answer.
+    // The link resolves on the host, to a socket that answers.
     let swap = "rm /run/steward/guest.sock && ln -s /var/run/docker.sock /run/steward/guest.sock";
     assert_eq!(sh(&running, "swap", swap).await.exit_code, 0);
     assert!(fs::symlink_metadata(running.run_dir.join("guest.sock")).unwrap().is_symlink());
     let refused = Guest::connect(&running.run_dir).await;
     assert!(matches!(refused, Err(Error::NotASocket)), "{refused:?}");
-    // The connection that was there keeps its socket, and a file is as little a socket as a link.
+    // The open connection keeps its socket. A regular file is refused like a link.
     let file = "rm /run/steward/guest.sock && echo x > /run/steward/guest.sock";
     assert_eq!(sh(&running, "file", file).await.exit_code, 0);
     assert!(matches!(Guest::connect(&running.run_dir).await, Err(Error::NotASocket)));

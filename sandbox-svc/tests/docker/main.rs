@@ -1,14 +1,11 @@
-//! What only the real engine can show. Every test has an installation of its own and leaves nothing behind.
+//! Tests on the real engine. Each test has its own installation and removes all of its objects.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod container;
 
 use std::{path::PathBuf, sync::Arc};
 
-use sandbox_svc::{
-    engine::contract::Bench,
-    testing::{Installation, docker, sandbox_image},
-};
+use sandbox_svc::testing::{Installation, docker, engine::contract::Bench, sandbox_image};
 
 fn bench(guest: PathBuf) -> (Bench, Installation) {
     let installation = Installation::default();

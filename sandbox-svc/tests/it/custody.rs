@@ -1,5 +1,5 @@
-//! An erasure at sandbox-svc: writers are stopped, containers and volumes go as every removal does, and an engine
-//! that does not answer is never taken for an empty one.
+//! An erasure at sandbox-svc: writers are stopped, containers and volumes removed, and an engine that does
+//! not answer never counts as an empty one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,12 +8,13 @@ use purge_svc::testing::{
     contract::{self, Owner as Contracted},
     domain::custodian::Custodian as Name,
 };
-use sandbox_svc::{
-    app::{custodian::Custodian, execs, provision},
+use sandbox_svc::testing::{
+    Custodian,
     domain::{
         exec::{Call, ExecState, Key, Write},
-        residue::{Hindrance, ThingKind},
+        residue::{ResourceKind, RetryReason},
         sandbox::{Cause, Owner, Sandbox, State},
+        spec::VolumeSpec,
     },
     engine::{
         ContainerEngine,
@@ -65,7 +66,7 @@ impl Purge {
 }
 
 fn custodian(plane: &Plane) -> Custodian {
-    Custodian::new(plane.ctx.clone())
+    Custodian::new(plane.replica.deps.clone())
 }
 
 async fn freeze_and_list(custodian: &Custodian, purge: &Purge) {
@@ -77,7 +78,7 @@ async fn write(plane: &Plane, sandbox: &Sandbox, key: &str, content: &str) -> Ex
     let write = Write { path: "secret.txt".into(), content: content.as_bytes().to_vec().into(), mode: 0o644 };
     let key = Key::parse(key.to_owned()).unwrap();
     let account = sandbox.owner.unwrap().account;
-    execs::call(&plane.ctx, account, sandbox.id, key, Call::Write(write)).await.unwrap().state
+    plane.replica.execs.call(account, sandbox.id, key, Call::Write(write)).await.unwrap().state
 }
 
 fn residue(counts: &[(String, i64)]) -> Vec<&(String, i64)> {
@@ -97,7 +98,7 @@ async fn rows_of(plane: &Plane, owner: Owner) -> i64 {
 }
 
 #[tokio::test]
-async fn a_sessions_container_volume_directory_and_rows_go_and_nobody_elses() {
+async fn an_erasure_removes_all_of_its_session_and_nothing_else() {
     let plane = Plane::start().await;
     let (custodian, owner) = (custodian(&plane), plane.owner());
     let sandbox = plane.running(owner).await;
@@ -107,23 +108,23 @@ async fn a_sessions_container_volume_directory_and_rows_go_and_nobody_elses() {
 
     let purge = Purge::of_session(owner);
     assert!(custodian.freeze(purge.step(StepKind::Freeze)).await.unwrap().known);
-    // What runs stays until it cannot be given back any more.
+    // A running sandbox stays until the erasure cannot be undone.
     assert_eq!(plane.state(sandbox.id).await, State::Running);
     let listed = custodian.inventory(purge.step(StepKind::Inventory)).await.unwrap();
     let kinds: Vec<_> = listed.iter().map(|object| object.kind.as_str()).collect();
-    assert_eq!(kinds, ThingKind::ALL.map(ThingKind::name));
+    assert_eq!(kinds, ResourceKind::ALL.map(ResourceKind::name));
 
     let erased = custodian.erase(purge.step(StepKind::Erase)).await.unwrap();
     assert!(erased.done, "{erased:?}");
     assert_eq!(erased.deleted.iter().map(|(_, count)| count).sum::<i64>(), 4, "{erased:?}");
     assert_eq!(
-        erased.objects.iter().map(|(thing, _)| thing).collect::<Vec<_>>(),
+        erased.objects.iter().map(|(object, _)| object).collect::<Vec<_>>(),
         listed.iter().collect::<Vec<_>>()
     );
     assert_eq!(
         custodian.erase(purge.step(StepKind::Erase)).await.unwrap(),
         erased,
-        "answered the same again"
+        "a repeated step has the same answer"
     );
     let verified = custodian.verify(purge.step(StepKind::Verify)).await.unwrap();
     assert!(residue(&verified.residue).is_empty(), "{verified:?}");
@@ -136,7 +137,7 @@ async fn a_sessions_container_volume_directory_and_rows_go_and_nobody_elses() {
     for (act, times) in [("sandbox.deleted", 1), ("workspace.removed", 1), ("session.erased", 1)] {
         assert_eq!(plane.audited(act).await, times, "{act}");
     }
-    let late = provision::create(&plane.ctx, owner.account, owner.session).await.unwrap_err();
+    let late = plane.replica.sandboxes.create(owner.account, owner.session).await.unwrap_err();
     assert_eq!(late.reason(), "NOT_FOUND");
     for invariant in custodian.check_invariants().await.unwrap() {
         assert!(invariant.offenders.is_empty(), "{invariant:?}");
@@ -144,7 +145,7 @@ async fn a_sessions_container_volume_directory_and_rows_go_and_nobody_elses() {
 }
 
 #[tokio::test]
-async fn an_engine_that_does_not_answer_is_never_taken_for_an_empty_one() {
+async fn a_silent_engine_never_counts_as_an_empty_one() {
     let plane = Plane::start().await;
     let (custodian, owner) = (custodian(&plane), plane.owner());
     plane.running(owner).await;
@@ -158,10 +159,10 @@ async fn an_engine_that_does_not_answer_is_never_taken_for_an_empty_one() {
             && erased
                 .objects
                 .iter()
-                .all(|(_, fate)| *fate == Outcome::Transient(Hindrance::EngineUnavailable.code()))
+                .all(|(_, outcome)| *outcome == Outcome::Transient(RetryReason::EngineUnavailable.code()))
     };
     assert!(unknown(&erased), "{erased:?}");
-    assert!(rows_of(&plane, owner).await > 0, "what is not known to be gone keeps its row");
+    assert!(rows_of(&plane, owner).await > 0, "an unconfirmed removal must keep its row");
 
     plane.engine.fault(Verb::RemoveVolume, Fault::Fail(500));
     let erased = custodian.erase(purge.step(StepKind::Erase)).await.unwrap();
@@ -181,11 +182,11 @@ async fn an_engine_that_does_not_answer_is_never_taken_for_an_empty_one() {
 }
 
 #[tokio::test]
-async fn what_comes_back_after_the_erasure_is_found_and_removed() {
+async fn a_volume_that_returns_is_found_and_removed() {
     let plane = Plane::start().await;
     let (custodian, owner) = (custodian(&plane), plane.owner());
     let sandbox = plane.running(owner).await;
-    let volume = sandbox_svc::app::making::volume_spec(&plane.ctx, &sandbox);
+    let volume = VolumeSpec::of("test", &sandbox);
     let purge = Purge::of_session(owner);
     freeze_and_list(&custodian, &purge).await;
     assert!(custodian.erase(purge.step(StepKind::Erase)).await.unwrap().done);
@@ -196,13 +197,18 @@ async fn what_comes_back_after_the_erasure_is_found_and_removed() {
     let early = custodian.commit(purge.step(StepKind::Commit)).await.unwrap_err();
     assert_eq!(early.reason(), "ERASURE_NOT_VERIFIED");
     let erased = custodian.erase(purge.step(StepKind::Erase)).await.unwrap();
-    assert!(erased.objects.iter().any(|(thing, fate)| thing.id == volume.name && *fate == Outcome::Deleted));
+    assert!(
+        erased
+            .objects
+            .iter()
+            .any(|(object, outcome)| object.id == volume.name && *outcome == Outcome::Deleted)
+    );
     let verified = custodian.verify(purge.step(StepKind::Verify)).await.unwrap();
     assert!(residue(&verified.residue).is_empty(), "{verified:?}");
 }
 
 #[tokio::test]
-async fn a_call_under_way_leaves_nothing_behind() {
+async fn a_running_call_leaves_no_rows() {
     let plane = Plane::start().await;
     let (custodian, owner) = (custodian(&plane), plane.owner());
     let sandbox = plane.running(owner).await;
@@ -224,14 +230,14 @@ async fn a_call_under_way_leaves_nothing_behind() {
     };
     let argv = ["sh", "-c", "sleep 15"];
     let (called, ()) = tokio::join!(run(&plane, &sandbox, "slow", &argv), erase);
-    assert!(called.is_err(), "its outcome is nobody's any more: {called:?}");
+    assert!(called.is_err(), "an erased call must have no outcome: {called:?}");
     assert_eq!(rows_of(&plane, owner).await, 0);
     let verified = custodian.verify(purge.step(StepKind::Verify)).await.unwrap();
     assert!(residue(&verified.residue).is_empty(), "{verified:?}");
 }
 
 #[tokio::test]
-async fn a_sandbox_that_is_being_made_is_given_up_by_the_freeze() {
+async fn a_freeze_gives_up_a_pending_sandbox() {
     let plane = Plane::start().await;
     let (custodian, owner) = (custodian(&plane), plane.owner());
     let queued = plane.create(owner).await;
@@ -239,16 +245,16 @@ async fn a_sandbox_that_is_being_made_is_given_up_by_the_freeze() {
     freeze_and_list(&custodian, &purge).await;
     let given_up = plane.sandbox(queued.id).await;
     assert_eq!((given_up.state, given_up.cause), (State::Deleting, Some(Cause::Erased)));
-    let refused = provision::create(&plane.ctx, owner.account, owner.session).await.unwrap_err();
+    let refused = plane.replica.sandboxes.create(owner.account, owner.session).await.unwrap_err();
     assert_eq!(refused.reason(), "SUBJECT_FROZEN");
     answer(custodian.pool(), purge.step(StepKind::Thaw), Done {}).await.unwrap();
-    // Its workspace is free again once the removal is done.
+    // Its workspace can be mounted again once the removal is done.
     plane.remove_all().await;
     assert_ne!(plane.running(owner).await.id, queued.id);
 }
 
 #[tokio::test]
-async fn an_account_takes_all_its_sessions_with_it() {
+async fn the_erasure_of_an_account_covers_all_its_sessions() {
     let plane = Plane::start().await;
     let (custodian, first) = (custodian(&plane), plane.owner());
     let second = Owner { session: plane.owner().session, ..first };
@@ -269,7 +275,7 @@ async fn an_account_takes_all_its_sessions_with_it() {
     assert!(!listed.contains(&purge.subject) && !listed.is_empty());
 }
 
-/// sandbox-svc behind its door, called as purge-svc calls it.
+/// The custodian of a plane behind a gRPC server, called as purge-svc calls it.
 struct Served<'a> {
     plane: &'a Plane,
     peer: Peer,
@@ -291,7 +297,7 @@ impl Contracted for Served<'_> {
 
     async fn write(&self, subject: Subject) -> bool {
         let owner = owner(subject);
-        provision::create(&self.plane.ctx, owner.account, owner.session).await.is_ok()
+        self.plane.replica.sandboxes.create(owner.account, owner.session).await.is_ok()
     }
 }
 
@@ -303,14 +309,14 @@ fn owner(subject: Subject) -> Owner {
 }
 
 #[tokio::test]
-async fn it_keeps_the_contract_of_every_owner_of_data() {
+async fn the_custodian_passes_the_common_contract() {
     let plane = Plane::start().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = PeerConfig {
         urls: vec![format!("http://{}", listener.local_addr().unwrap())],
         timeout: Duration::from_secs(30),
     };
-    // Who calls is settled before the door; here it is always purge-svc.
+    // A layer of the server proves the caller; here it is always purge-svc.
     let from_purge = |mut request: tonic::Request<()>| {
         request.extensions_mut().insert(Principal::service("purge-svc", None));
         Ok(request)

@@ -1,4 +1,4 @@
-//! Keyed calls: at most once, whoever asks, whatever is lost on the way.
+//! Keyed calls: each runs at most once, whatever replica, answer or connection is lost.
 
 use std::{
     collections::BTreeMap,
@@ -11,20 +11,16 @@ use bytes::Bytes;
 use http_body_util::StreamBody;
 use hyper::{Response, body::Frame, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use sandbox_svc::{
+use sandbox_svc::testing::{
     Error,
-    app::{
-        execs::{self, Question},
-        files, lifecycle,
-    },
-    client::guest,
     domain::{
-        exec::{CONTENT_BYTES, Call, Command, ExecState, Key, Record, Write},
+        exec::{CONTENT_BYTES, Call, Command, ExecState, Key, Record, ResolveOptions, Write},
         sandbox::{Cause, Sandbox, State},
     },
+    engine::ContainerEngine,
+    guest::{self, Keyed},
     store,
 };
-use steward_proto::guest::v1::ResolveRequest;
 use svc_core::id::AccountId;
 use tokio::net::UnixListener;
 
@@ -50,24 +46,24 @@ pub(crate) async fn run(
     name: &str,
     argv: &[&str],
 ) -> Result<Record, Error> {
-    execs::call(&plane.ctx, sandbox.owner.unwrap().account, sandbox.id, key(name), command(argv)).await
+    plane.replica.execs.call(sandbox.owner.unwrap().account, sandbox.id, key(name), command(argv)).await
 }
 
-const CANCEL: Question = Question { wait: Duration::from_secs(10), cancel: true };
+const CANCEL: ResolveOptions = ResolveOptions { wait: Duration::from_secs(10), cancel: true };
 
-async fn ask(plane: &Plane, sandbox: &Sandbox, name: &str, question: Question) -> Result<Record, Error> {
-    execs::resolve(&plane.ctx, sandbox.owner.unwrap().account, sandbox.id, key(name), question).await
+async fn ask(plane: &Plane, sandbox: &Sandbox, name: &str, options: ResolveOptions) -> Result<Record, Error> {
+    plane.replica.execs.resolve(sandbox.owner.unwrap().account, sandbox.id, key(name), options).await
 }
 
 async fn resolve(plane: &Plane, sandbox: &Sandbox, name: &str, wait: Duration) -> Result<Record, Error> {
-    ask(plane, sandbox, name, Question { wait, cancel: false }).await
+    ask(plane, sandbox, name, ResolveOptions { wait, cancel: false }).await
 }
 
-/// Journals an intent as a replica does that dies before it could send it.
+/// Journals an intent, as a replica does that dies before it sends the call.
 async fn intend(plane: &Plane, sandbox: &Sandbox, name: &str, call: &Call) {
-    let mut db = plane.ctx.pool.acquire().await.unwrap();
+    let mut db = plane.replica.deps.pool.acquire().await.unwrap();
     let owner = sandbox.owner.unwrap();
-    let now = plane.ctx.now();
+    let now = plane.now();
     assert!(store::execs::begin(&mut db, owner, sandbox.id, name, &call.hash(), now).await.unwrap());
 }
 
@@ -79,7 +75,7 @@ async fn a_command_runs_and_its_outcome_is_journaled() {
     let outcome = record.outcome.as_ref().unwrap();
     assert_eq!((record.state, outcome.exit_code), (ExecState::Finished, 3));
     assert_eq!((&outcome.stdout[..], &outcome.stderr[..]), (&b"out\n"[..], &b"err\n"[..]));
-    // The journal knows it without the guest.
+    // The journal returns the outcome without the guest.
     plane.engine.exit(&plane.engine.containers()[0].id);
     assert_eq!(
         run(&plane, &sandbox, "a", &["sh", "-c", "echo out; echo err >&2; exit 3"]).await.unwrap(),
@@ -89,7 +85,7 @@ async fn a_command_runs_and_its_outcome_is_journaled() {
 }
 
 #[tokio::test]
-async fn a_repeated_key_runs_once_and_another_call_under_it_is_refused() {
+async fn a_repeated_key_runs_once_and_refuses_another_call() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
     let count = &["sh", "-c", "echo x >> ran; wc -l < ran"];
@@ -102,7 +98,7 @@ async fn a_repeated_key_runs_once_and_another_call_under_it_is_refused() {
 }
 
 #[tokio::test]
-async fn an_intent_that_was_never_sent_is_sent_by_the_one_that_repeats_it() {
+async fn an_unsent_intent_is_sent_by_a_repeated_call() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
     let argv = &["sh", "-c", "echo x >> ran; cat ran"];
@@ -112,19 +108,19 @@ async fn an_intent_that_was_never_sent_is_sent_by_the_one_that_repeats_it() {
 }
 
 #[tokio::test]
-async fn an_intent_that_was_never_sent_is_written_off_by_the_one_that_resolves_it() {
+async fn an_unsent_intent_is_abandoned_when_it_is_resolved() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
     let argv = &["sh", "-c", "touch ran"];
     intend(&plane, &sandbox, "a", &command(argv)).await;
     assert_eq!(resolve(&plane, &sandbox, "a", Duration::ZERO).await.unwrap().state, ExecState::Abandoned);
-    // However it still travels.
+    // A late arrival of the call does not run.
     assert_eq!(run(&plane, &sandbox, "a", argv).await.unwrap().state, ExecState::Abandoned);
     assert!(!plane.files(&sandbox).join("workspace/ran").exists());
 }
 
 #[tokio::test]
-async fn a_key_that_nobody_used_is_written_off() {
+async fn an_unused_key_is_abandoned_when_it_is_resolved() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
     assert_eq!(resolve(&plane, &sandbox, "a", Duration::ZERO).await.unwrap().state, ExecState::Abandoned);
@@ -133,15 +129,15 @@ async fn a_key_that_nobody_used_is_written_off() {
 }
 
 #[tokio::test]
-async fn a_call_whose_replica_died_is_waited_for_and_adopted() {
+async fn a_call_of_a_dead_replica_is_awaited_by_another() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
-    let until_told = "touch started; while [ ! -e told ]; do sleep 0.01; done; echo done";
+    let until_allowed = "touch started; while [ ! -e allowed ]; do sleep 0.01; done; echo done";
     let workspace = plane.files(&sandbox).join("workspace");
-    // A replica sends it and is gone before the answer.
-    let replica = plane.replica().await;
+    // A replica sends the call and stops before the answer.
+    let replica = plane.another().await;
     let account = sandbox.owner.unwrap().account;
-    let call = execs::call(&replica, account, sandbox.id, key("a"), command(&["sh", "-c", until_told]));
+    let call = replica.execs.call(account, sandbox.id, key("a"), command(&["sh", "-c", until_allowed]));
     let started = async {
         while !workspace.join("started").exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -149,23 +145,23 @@ async fn a_call_whose_replica_died_is_waited_for_and_adopted() {
     };
     tokio::select! {
         answer = call => panic!("answered: {answer:?}"),
-        () = started => replica.lifecycle.stop(),
+        () = started => replica.deps.lifecycle.stop(),
     }
-    replica.lifecycle.run_until_stopped(Duration::from_millis(50)).await;
+    replica.deps.lifecycle.run_until_stopped(Duration::from_millis(50)).await;
 
     assert_eq!(resolve(&plane, &sandbox, "a", Duration::ZERO).await.unwrap().state, ExecState::Running);
-    fs::write(workspace.join("told"), "").unwrap();
+    fs::write(workspace.join("allowed"), "").unwrap();
     let record = resolve(&plane, &sandbox, "a", Duration::from_secs(20)).await.unwrap();
     assert_eq!((record.state, record.outcome.unwrap().stdout), (ExecState::Finished, b"done\n".to_vec()));
 }
 
 #[tokio::test]
-async fn a_command_that_is_canceled_is_killed_with_its_family_and_everyone_gets_its_end() {
+async fn a_canceled_command_is_killed_with_its_descendants() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
     let workspace = plane.files(&sandbox).join("workspace");
-    let family = "(sleep 1; touch survived) & touch started; sleep 20";
-    let argv = ["sh", "-c", family];
+    let script = "(sleep 1; touch survived) & touch started; sleep 20";
+    let argv = ["sh", "-c", script];
     let call = run(&plane, &sandbox, "a", &argv);
     let cancel = async {
         while !workspace.join("started").exists() {
@@ -177,14 +173,14 @@ async fn a_command_that_is_canceled_is_killed_with_its_family_and_everyone_gets_
     let outcome = canceled.outcome.as_ref().unwrap();
     assert_eq!((canceled.state, outcome.exit_code, outcome.timed_out), (ExecState::Finished, 137, false));
     assert_eq!(called.unwrap(), canceled);
-    // Again is no error, and what has ended stays as it ended.
+    // A repeated cancel succeeds, and the outcome stays the same.
     assert_eq!(ask(&plane, &sandbox, "a", CANCEL).await.unwrap(), canceled);
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert!(!workspace.join("survived").exists());
 }
 
 #[tokio::test]
-async fn a_call_that_is_canceled_before_it_arrives_never_runs() {
+async fn a_call_canceled_before_it_arrives_never_runs() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
     let argv = &["sh", "-c", "touch ran"];
@@ -195,24 +191,24 @@ async fn a_call_that_is_canceled_before_it_arrives_never_runs() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_stops_its_wait_and_not_the_call() {
+async fn a_caller_that_disconnects_does_not_end_the_call() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
-    let until_told = "touch started; while [ ! -e told ]; do sleep 0.01; done; echo done";
+    let until_allowed = "touch started; while [ ! -e allowed ]; do sleep 0.01; done; echo done";
     let workspace = plane.files(&sandbox).join("workspace");
     let started = async {
         while !workspace.join("started").exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let argv = ["sh", "-c", until_told];
+    let argv = ["sh", "-c", until_allowed];
     tokio::select! {
         answer = run(&plane, &sandbox, "a", &argv) => panic!("answered: {answer:?}"),
         () = started => {}
     }
-    fs::write(workspace.join("told"), "").unwrap();
-    // Nobody asks, and the journal has it all the same.
-    let mut db = plane.ctx.pool.acquire().await.unwrap();
+    fs::write(workspace.join("allowed"), "").unwrap();
+    // The journal gets the outcome without a caller.
+    let mut db = plane.replica.deps.pool.acquire().await.unwrap();
     let owner = sandbox.owner.unwrap();
     loop {
         let entry = store::execs::find(&mut db, owner, sandbox.id, "a").await.unwrap().unwrap();
@@ -224,12 +220,12 @@ async fn a_caller_that_leaves_stops_its_wait_and_not_the_call() {
 }
 
 #[tokio::test]
-async fn calls_that_run_when_their_sandbox_goes_are_in_doubt() {
+async fn running_calls_of_a_removed_sandbox_are_in_doubt() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
     intend(&plane, &sandbox, "a", &command(&["true"])).await;
     plane.delete(&sandbox).await;
-    // Until its absence is confirmed, nobody knows.
+    // The call is in doubt only once the container's absence is confirmed.
     assert_eq!(resolve(&plane, &sandbox, "a", Duration::ZERO).await.unwrap().state, ExecState::Running);
     plane.remove_all().await;
     assert_eq!(resolve(&plane, &sandbox, "a", Duration::ZERO).await.unwrap().state, ExecState::InDoubt);
@@ -239,7 +235,7 @@ async fn calls_that_run_when_their_sandbox_goes_are_in_doubt() {
 }
 
 #[tokio::test]
-async fn whoever_asks_about_a_call_waits_for_the_end_of_its_sandbox() {
+async fn resolving_waits_for_the_end_of_the_sandbox() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
     intend(&plane, &sandbox, "a", &command(&["true"])).await;
@@ -259,32 +255,32 @@ async fn whoever_asks_about_a_call_waits_for_the_end_of_its_sandbox() {
 }
 
 #[tokio::test]
-async fn nobody_is_kept_waiting_by_a_process_that_is_to_stop() {
+async fn a_stopping_process_ends_every_wait() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
-    let (replica, owner) = (plane.replica().await, sandbox.owner.unwrap());
+    let (replica, owner) = (plane.another().await, sandbox.owner.unwrap());
     let pending = plane.create(plane.owner()).await;
     let account = pending.owner.unwrap().account;
     let workspace = plane.files(&sandbox).join("workspace");
     let sleeps = command(&["sh", "-c", "touch started; sleep 25"]);
-    let call = execs::call(&plane.ctx, owner.account, sandbox.id, key("a"), sleeps);
+    let call = plane.replica.execs.call(owner.account, sandbox.id, key("a"), sleeps);
     let waits = Duration::from_secs(60);
     let asked = async {
         while !workspace.join("started").exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let question = Question { wait: waits, cancel: false };
-        let about_a_call = execs::resolve(&replica, owner.account, sandbox.id, key("a"), question);
-        let about_a_sandbox = lifecycle::get(&replica, account, pending.id, waits);
+        let options = ResolveOptions { wait: waits, cancel: false };
+        let about_a_call = replica.execs.resolve(owner.account, sandbox.id, key("a"), options);
+        let about_a_sandbox = replica.sandboxes.get(account, pending.id, waits);
         let stop = async {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            replica.lifecycle.stop();
+            replica.deps.lifecycle.stop();
         };
         let begun = Instant::now();
         let (call, sandbox, ()) = tokio::join!(about_a_call, about_a_sandbox, stop);
         assert!(matches!(call, Err(Error::Stopping)), "{call:?}");
         assert_eq!(sandbox.unwrap().sandbox.state, State::Requested);
-        assert!(begun.elapsed() < Duration::from_secs(5), "kept for {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(5), "answered after {:?}", begun.elapsed());
     };
     tokio::select! {
         answer = call => panic!("answered: {answer:?}"),
@@ -293,10 +289,10 @@ async fn nobody_is_kept_waiting_by_a_process_that_is_to_stop() {
 }
 
 #[tokio::test]
-async fn an_answer_that_only_begins_is_given_up_in_time() {
+async fn an_answer_that_never_ends_times_out() {
     let directory = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(directory.path().join("guest.sock")).unwrap();
-    // It took the guest's place: it sends the head of an answer, and nothing more.
+    // A process that replaced the guest sends the head of an answer and nothing more.
     let impostor = async {
         let (stream, _) = listener.accept().await.unwrap();
         let endless = service_fn(async |_| {
@@ -310,8 +306,9 @@ async fn an_answer_that_only_begins_is_given_up_in_time() {
     };
     let asked = async {
         let guest = guest::Guest::connect(directory.path()).await.unwrap();
-        let request = ResolveRequest { key: "a".to_owned(), ..ResolveRequest::default() };
-        tokio::time::timeout(Duration::from_secs(15), guest.resolve(request, Duration::ZERO)).await
+        let keyed = Keyed { key: "a", instance: "" };
+        let resolve = guest.resolve(keyed, ResolveOptions::default());
+        tokio::time::timeout(Duration::from_secs(15), resolve).await
     };
     let answer = tokio::select! {
         answer = asked => answer.unwrap(),
@@ -321,14 +318,14 @@ async fn an_answer_that_only_begins_is_given_up_in_time() {
 }
 
 #[tokio::test]
-async fn a_guest_that_was_started_anew_runs_nothing_of_before() {
+async fn a_restarted_guest_runs_no_earlier_call() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
     intend(&plane, &sandbox, "a", &command(&["touch", "ran"])).await;
-    // Somebody restarts the container by hand: the records of the first life are lost.
+    // An operator restarts the container: the guest's records are lost.
     let container = plane.engine.containers()[0].id.clone();
     plane.engine.exit(&container);
-    sandbox_svc::engine::ContainerEngine::start(&*plane.engine, &container).await.unwrap();
+    plane.engine.start(&container).await.unwrap();
     let run_dir = plane.served().run_dirs.path(&sandbox.container.as_ref().unwrap().run_dir);
     while guest::Guest::connect(&run_dir).await.is_err() {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -336,7 +333,7 @@ async fn a_guest_that_was_started_anew_runs_nothing_of_before() {
     plane.served().forget_guest(sandbox.id).await;
     let answer = run(&plane, &sandbox, "b", &["touch", "ran"]).await;
     assert!(matches!(answer, Err(Error::Guest(guest::Error::OtherInstance))), "{answer:?}");
-    // Nothing can be run there any more, so it goes, and its calls with it.
+    // No further call can run there, so the sandbox is removed and its calls end in doubt.
     let ended = plane.sandbox(sandbox.id).await;
     assert_eq!((ended.state, ended.cause), (State::Deleting, Some(Cause::GuestRestarted)));
     assert_eq!(resolve(&plane, &sandbox, "a", Duration::ZERO).await.unwrap().state, ExecState::Running);
@@ -346,12 +343,12 @@ async fn a_guest_that_was_started_anew_runs_nothing_of_before() {
         assert_eq!(resolve(&plane, &sandbox, key, Duration::ZERO).await.unwrap().state, ExecState::InDoubt);
     }
     assert!(!plane.files(&sandbox).join("workspace/ran").exists());
-    // The session goes on in another one, with the same files.
+    // The session's next sandbox has the same files.
     assert_eq!(plane.running(sandbox.owner.unwrap()).await.volume, sandbox.volume);
 }
 
 #[tokio::test]
-async fn output_beyond_the_bound_is_cut_and_says_so() {
+async fn output_beyond_the_limit_is_cut_and_flagged() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
     let loud = &["sh", "-c", "head -c 3000000 /dev/zero; head -c 1048576 /dev/zero >&2"];
@@ -363,7 +360,7 @@ async fn output_beyond_the_bound_is_cut_and_says_so() {
 }
 
 #[tokio::test]
-async fn paths_that_lead_out_of_a_sandbox_are_refused_and_touch_nothing() {
+async fn paths_out_of_a_sandbox_are_refused_and_change_nothing() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
     let account = sandbox.owner.unwrap().account;
@@ -378,18 +375,18 @@ async fn paths_that_lead_out_of_a_sandbox_are_refused_and_touch_nothing() {
     for (number, path) in
         ["link/secret", "file", &format!("{up}/secret"), &format!("{direct}/secret")].into_iter().enumerate()
     {
-        let read = files::read(&plane.ctx, account, sandbox.id, path.to_owned()).await;
+        let read = plane.replica.files.read(account, sandbox.id, path.to_owned()).await;
         assert!(matches!(read, Err(Error::Guest(guest::Error::Refused { .. }))), "{path}: {read:?}");
         let write = Write { path: path.to_owned(), content: "changed".into(), mode: 0 };
         let key = key(&format!("write{number}"));
-        match execs::call(&plane.ctx, account, sandbox.id, key, Call::Write(write)).await {
-            // A link in the file's own place is replaced, never followed.
+        match plane.replica.execs.call(account, sandbox.id, key, Call::Write(write)).await {
+            // A link at the path itself is replaced, never followed.
             Ok(record) => assert!(path == "file" || record.outcome.unwrap().exit_code != 0, "{path}"),
             Err(error) => assert!(matches!(error, Error::Guest(guest::Error::Refused { .. })), "{error:?}"),
         }
     }
     for path in ["link", "..", &up, &direct] {
-        let listed = files::list(&plane.ctx, account, sandbox.id, path.to_owned()).await;
+        let listed = plane.replica.files.list(account, sandbox.id, path.to_owned()).await;
         assert!(matches!(listed, Err(Error::Guest(guest::Error::Refused { .. }))), "{path}: {listed:?}");
     }
     assert_eq!(fs::read_to_string(outside.join("secret")).unwrap(), "secret");
@@ -397,15 +394,15 @@ async fn paths_that_lead_out_of_a_sandbox_are_refused_and_touch_nothing() {
 }
 
 #[tokio::test]
-async fn another_tenants_sandbox_runs_nothing_and_shows_nothing() {
+async fn the_sandbox_of_another_account_runs_and_shows_nothing() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
-    let stranger = AccountId::new();
+    let other = AccountId::new();
     let calls = [
-        execs::call(&plane.ctx, stranger, sandbox.id, key("a"), command(&["touch", "ran"])).await.map(drop),
-        execs::resolve(&plane.ctx, stranger, sandbox.id, key("a"), Question::default()).await.map(drop),
-        files::read(&plane.ctx, stranger, sandbox.id, "x".into()).await.map(drop),
-        files::list(&plane.ctx, stranger, sandbox.id, String::new()).await.map(drop),
+        plane.replica.execs.call(other, sandbox.id, key("a"), command(&["touch", "ran"])).await.map(drop),
+        plane.replica.execs.resolve(other, sandbox.id, key("a"), ResolveOptions::default()).await.map(drop),
+        plane.replica.files.read(other, sandbox.id, "x".into()).await.map(drop),
+        plane.replica.files.list(other, sandbox.id, String::new()).await.map(drop),
     ];
     for call in calls {
         assert!(matches!(call, Err(Error::NotFound)), "{call:?}");
@@ -419,14 +416,15 @@ async fn files_are_written_once_and_read_back() {
     let sandbox = plane.running(plane.owner()).await;
     let account = sandbox.owner.unwrap().account;
     let write = Call::Write(Write { path: "dir/file".into(), content: "hello".into(), mode: 0 });
-    let first = execs::call(&plane.ctx, account, sandbox.id, key("w"), write.clone()).await.unwrap();
+    let first = plane.replica.execs.call(account, sandbox.id, key("w"), write.clone()).await.unwrap();
     assert_eq!(first.outcome.as_ref().unwrap().exit_code, 0);
-    assert_eq!(files::read(&plane.ctx, account, sandbox.id, "dir/file".into()).await.unwrap(), "hello");
+    assert_eq!(plane.replica.files.read(account, sandbox.id, "dir/file".into()).await.unwrap(), "hello");
     run(&plane, &sandbox, "a", &["sh", "-c", "echo changed > dir/file"]).await.unwrap();
-    assert_eq!(execs::call(&plane.ctx, account, sandbox.id, key("w"), write).await.unwrap(), first);
-    assert_eq!(files::read(&plane.ctx, account, sandbox.id, "dir/file".into()).await.unwrap(), "changed\n");
-    let (entries, more) = files::list(&plane.ctx, account, sandbox.id, "dir".into()).await.unwrap();
-    assert_eq!((entries.len(), entries[0].name.as_str(), more), (1, "file", false));
-    let missing = files::read(&plane.ctx, account, sandbox.id, "none".into()).await;
+    assert_eq!(plane.replica.execs.call(account, sandbox.id, key("w"), write).await.unwrap(), first);
+    assert_eq!(plane.replica.files.read(account, sandbox.id, "dir/file".into()).await.unwrap(), "changed\n");
+    let listing = plane.replica.files.list(account, sandbox.id, "dir".into()).await.unwrap();
+    let names: Vec<_> = listing.entries.iter().map(|entry| entry.name.as_str()).collect();
+    assert_eq!((names, listing.truncated), (vec!["file"], false));
+    let missing = plane.replica.files.read(account, sandbox.id, "none".into()).await;
     assert!(matches!(missing, Err(Error::Guest(guest::Error::Refused { .. }))), "{missing:?}");
 }

@@ -1,22 +1,25 @@
-//! Making containers while the engine, or the worker, does what it should not.
+//! Creating containers while the engine or the worker fails.
 
 use std::time::Duration;
 
-use sandbox_svc::{
-    app::making,
-    domain::sandbox::{Cause, State},
+use sandbox_svc::testing::{
+    Creator, HostLevel, deadlines,
+    domain::{
+        sandbox::{Cause, State},
+        spec::{ContainerSpec, VolumeSpec},
+    },
     engine::{
-        ContainerEngine, Handle,
+        ContainerEngine, Handle, Observed,
         fake::{Fault, Verb},
     },
+    pool,
     store::sandboxes,
-    worker::{creator::make_next, deadlines},
 };
 
 use crate::plane::{ENGINE, Plane};
 
 #[tokio::test]
-async fn a_container_is_made_even_if_every_first_answer_is_lost() {
+async fn a_container_is_created_though_every_first_answer_is_lost() {
     let plane = Plane::start().await;
     plane.engine.fault(Verb::CreateVolume, Fault::LoseReply);
     plane.engine.fault(Verb::Create, Fault::LoseReply);
@@ -25,11 +28,11 @@ async fn a_container_is_made_even_if_every_first_answer_is_lost() {
     let containers = plane.engine.containers();
     assert_eq!(containers.len(), 1);
     assert_eq!(sandbox.container.unwrap().id, Some(containers[0].id.0.clone()));
-    assert_eq!(plane.engine.calls(Verb::Create), 1, "what was there by its name is made again");
+    assert_eq!(plane.engine.calls(Verb::Create), 1, "the container was found by its name, yet created again");
 }
 
 #[tokio::test]
-async fn a_create_that_arrives_late_meets_its_own_and_makes_no_second() {
+async fn a_late_create_finds_its_own_container_and_adds_none() {
     let plane = Plane::start().await;
     plane.engine.fault(Verb::Create, Fault::Late);
     plane.running(plane.owner()).await;
@@ -38,7 +41,7 @@ async fn a_create_that_arrives_late_meets_its_own_and_makes_no_second() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_made_fails_with_its_cause_and_leaves_nothing() {
+async fn a_failed_creation_has_its_cause_and_leaves_nothing() {
     for (verb, fault, cause) in [
         (Verb::Image, Fault::Fail(404), Cause::ImageMissing),
         (Verb::Create, Fault::Fail(404), Cause::ImageMissing),
@@ -59,7 +62,7 @@ async fn what_cannot_be_made_fails_with_its_cause_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_container_that_does_not_start_is_given_up_after_a_few_tries() {
+async fn a_container_that_does_not_start_is_given_up() {
     let plane = Plane::start().await;
     for _ in 0..3 {
         plane.engine.fault(Verb::Start, Fault::Fail(500));
@@ -67,34 +70,33 @@ async fn a_container_that_does_not_start_is_given_up_after_a_few_tries() {
     let requested = plane.create(plane.owner()).await;
     plane.make_all().await;
     assert_eq!(plane.sandbox(requested.id).await.cause, Some(Cause::EngineRefused));
-    // Its id is confirmed: nobody waits for a forgotten create.
+    // Its id is confirmed, so the removal waits for no late create.
     plane.remove_all().await;
     assert_eq!(plane.state(requested.id).await, State::Failed);
     assert!(plane.engine.containers().is_empty());
 }
 
 #[tokio::test]
-async fn as_many_as_the_cap_are_made_at_once_by_however_many_replicas() {
+async fn the_cap_bounds_the_creations_of_all_replicas_together() {
     let plane = Plane::start().await;
     for _ in 0..6 {
         plane.create(plane.owner()).await;
         plane.engine.fault(Verb::Create, Fault::Stall);
     }
-    let replicas = [plane.ctx.clone(), plane.replica().await];
+    let replicas = [plane.replica.clone(), plane.another().await];
     let mut jobs = Vec::new();
     for round in 0..8 {
-        let ctx = &replicas[round % 2];
-        jobs.extend(making::take_next(ctx, ctx.served().unwrap(), "maker", true).await.unwrap());
+        jobs.extend(replicas[round % 2].creator.take_next(true).await.unwrap());
     }
     assert_eq!(jobs.len(), 4);
-    let mut db = plane.ctx.pool.acquire().await.unwrap();
+    let mut db = plane.replica.deps.pool.acquire().await.unwrap();
     assert_eq!(sandboxes::in_states(&mut db, ENGINE, &[State::Creating]).await.unwrap().len(), 4);
 }
 
 #[tokio::test]
-async fn memory_that_the_host_does_not_have_is_not_promised() {
+async fn no_more_memory_is_allotted_than_the_host_may_give() {
     let plane = Plane::start().await;
-    // The host has 16 GiB and promises 24; a sandbox takes one.
+    // The host has 16 GiB, of which 24 may be allotted; a sandbox needs one.
     for _ in 0..25 {
         plane.create(plane.owner()).await;
     }
@@ -103,11 +105,11 @@ async fn memory_that_the_host_does_not_have_is_not_promised() {
 }
 
 #[tokio::test]
-async fn the_pool_gives_way_to_those_who_wait() {
+async fn a_waiting_session_displaces_a_pooled_sandbox() {
     let plane = Plane::start().await;
-    let mut kept = plane.kept("pool");
-    let host = sandbox_svc::worker::host::HostLevel::default();
-    // One who comes back: around its workspace a sandbox is made, never claimed.
+    let mut lease = plane.lease("pool");
+    let host = HostLevel::default();
+    // A session with a workspace: its next sandbox is created, never claimed.
     let owner = plane.owner();
     let first = plane.running(owner).await;
     plane.delete(&first).await;
@@ -116,12 +118,12 @@ async fn the_pool_gives_way_to_those_who_wait() {
         plane.create(plane.owner()).await;
     }
     plane.make_all().await;
-    sandbox_svc::worker::pool::pass(&plane.ctx, &plane.pool_config(2), &host, &mut kept).await.unwrap();
+    pool::pass(&plane.with_pool(2), &host, &mut lease).await.unwrap();
     plane.make_all().await;
-    assert_eq!(plane.engine.containers().len(), 24, "22 and two that wait: all that is promised");
+    assert_eq!(plane.engine.containers().len(), 24, "22 and two of the pool: all memory is allotted");
 
     let back = plane.create(owner).await;
-    // Every look gives way by one place at most, and by none while that is on its way.
+    // Each attempt retires at most one pooled sandbox, and none while that removal is running.
     for _ in 0..3 {
         plane.make_all().await;
     }
@@ -133,32 +135,32 @@ async fn the_pool_gives_way_to_those_who_wait() {
 }
 
 #[tokio::test]
-async fn users_are_served_before_the_pool_in_the_order_they_came() {
+async fn sessions_are_served_before_the_pool_in_their_order() {
     let plane = Plane::start().await;
-    let mut kept = plane.kept("pool");
-    let host = sandbox_svc::worker::host::HostLevel::default();
-    sandbox_svc::worker::pool::pass(&plane.ctx, &plane.pool_config(1), &host, &mut kept).await.unwrap();
+    let mut lease = plane.lease("pool");
+    let host = HostLevel::default();
+    pool::pass(&plane.with_pool(1), &host, &mut lease).await.unwrap();
     let (first, second) = (plane.create(plane.owner()).await, plane.create(plane.owner()).await);
     let mut order = Vec::new();
     for _ in 0..3 {
-        let job = making::take_next(&plane.ctx, plane.served(), "maker", true).await.unwrap().unwrap();
+        let job = plane.replica.creator.take_next(true).await.unwrap().unwrap();
         order.push(job.sandbox.id);
     }
     assert_eq!(order[..2], [first.id, second.id]);
-    assert!(making::take_next(&plane.ctx, plane.served(), "maker", true).await.unwrap().is_none());
+    assert!(plane.replica.creator.take_next(true).await.unwrap().is_none());
 }
 
 #[tokio::test]
-async fn a_sandbox_deleted_while_it_is_made_leaves_no_container() {
+async fn a_sandbox_deleted_during_creation_leaves_no_container() {
     let plane = Plane::start().await;
     let requested = plane.create(plane.owner()).await;
-    let job = making::take_next(&plane.ctx, plane.served(), "maker", true).await.unwrap().unwrap();
+    let job = plane.replica.creator.take_next(true).await.unwrap().unwrap();
     plane.delete(&plane.sandbox(requested.id).await).await;
     plane.remove_all().await;
-    // Not gone yet: a create that nobody remembers could still be under way.
+    // Not gone yet: an unconfirmed create could still be under way.
     assert_eq!(plane.state(requested.id).await, State::Deleting);
-    // The worker wakes up late and goes on as if nothing had happened: the engine refuses it.
-    making::make(&plane.ctx, plane.served(), job).await.unwrap();
+    // The worker resumes late and repeats the create: the engine refuses it.
+    plane.replica.creator.create(job).await.unwrap();
     assert!(plane.engine.containers().is_empty());
     plane.clock.advance(Duration::from_secs(181));
     plane.remove_all().await;
@@ -167,94 +169,73 @@ async fn a_sandbox_deleted_while_it_is_made_leaves_no_container() {
 }
 
 #[tokio::test]
-async fn a_create_that_arrives_after_the_removal_makes_no_container() {
+async fn a_create_that_arrives_after_the_removal_is_refused() {
     let plane = Plane::start().await;
     let requested = plane.create(plane.owner()).await;
-    let job = making::take_next(&plane.ctx, plane.served(), "maker", true).await.unwrap().unwrap();
-    // The daemon hangs on to the first create; the second, too; meanwhile it is deleted.
+    let job = plane.replica.creator.take_next(true).await.unwrap().unwrap();
+    // The daemon delays the first and the second create; meanwhile the sandbox is deleted.
     for _ in 0..2 {
         plane.engine.fault(Verb::Create, Fault::Late);
     }
     plane.engine.fault(Verb::Create, Fault::Stall);
-    let ctx = plane.ctx.clone();
-    let making = tokio::time::timeout(Duration::from_millis(600), making::make(&ctx, plane.served(), job));
-    assert!(making.await.is_err(), "it should be stuck");
+    let creation = tokio::time::timeout(Duration::from_millis(600), plane.replica.creator.create(job));
+    assert!(creation.await.is_err(), "the creation should hang");
     plane.delete(&plane.sandbox(requested.id).await).await;
     plane.remove_all().await;
-    assert_eq!(plane.engine.arrive(), 0, "the daemon made a container for a sandbox that is removed");
+    assert_eq!(plane.engine.arrive(), 0, "the daemon created a container for a removed sandbox");
     plane.clock.advance(Duration::from_secs(181));
     plane.remove_all().await;
     assert_eq!(plane.state(requested.id).await, State::Gone);
 }
 
 #[tokio::test]
-async fn a_worker_that_dies_is_followed_by_one_that_goes_on_with_its_container() {
+async fn a_worker_adopts_the_container_of_one_that_died() {
     let plane = Plane::start().await;
     let requested = plane.create(plane.owner()).await;
-    let job = making::take_next(&plane.ctx, plane.served(), "dies", true).await.unwrap().unwrap();
-    // It has made the container, and dies before it could write so.
-    let container = job.sandbox.container.clone().unwrap();
-    let identity = plane.ctx.identity(&job.sandbox, &container);
-    let places = plane.ctx.places(plane.served(), &job.sandbox, &container);
-    let spec = sandbox_svc::domain::spec::ContainerSpec::of(
-        &identity,
-        &job.sandbox.shape,
-        &container.image,
-        &places,
-        job.sandbox.created_at,
-    );
-    plane.engine.create_volume(&making::volume_spec(&plane.ctx, &job.sandbox)).await.unwrap();
-    let made = plane.engine.create(&spec).await.unwrap();
+    let job = plane.replica.creator.take_next(true).await.unwrap().unwrap();
+    // The worker creates the container and dies before it writes the id.
+    plane.engine.create_volume(&VolumeSpec::of("test", &job.sandbox)).await.unwrap();
+    let made = plane.engine.create(&plane.spec(&job.sandbox)).await.unwrap();
     expire_lease(&plane, requested.id).await;
 
-    let survivor = plane.replica().await;
-    let taken =
-        making::take_over(&survivor, requested.id, job.sandbox.epoch, "lives").await.unwrap().unwrap();
-    // Only one takes over.
-    assert!(making::take_over(&plane.ctx, requested.id, job.sandbox.epoch, "late").await.unwrap().is_none());
-    making::make(&survivor, survivor.served().unwrap(), taken).await.unwrap();
+    let survivor = Creator::new(plane.another().await.deps, "survivor".into());
+    let taken = survivor.take_over(requested.id, job.sandbox.epoch).await.unwrap().unwrap();
+    // Only one worker takes over.
+    let late = plane.replica.creator.take_over(requested.id, job.sandbox.epoch).await.unwrap();
+    assert!(late.is_none());
+    survivor.create(taken).await.unwrap();
     let running = plane.sandbox(requested.id).await;
     assert_eq!(
         (running.state, running.cause, running.container.unwrap().id),
         (State::Running, None, Some(made.0))
     );
-    // The dead one comes back: its writes change nothing.
-    making::make(&plane.ctx, plane.served(), job).await.unwrap();
+    // The first worker resumes: its writes change nothing.
+    plane.replica.creator.create(job).await.unwrap();
     assert_eq!(plane.state(requested.id).await, State::Running);
     assert_eq!(plane.engine.containers().len(), 1);
 }
 
 #[tokio::test]
-async fn another_container_with_the_sandboxs_name_is_neither_adopted_nor_removed() {
+async fn a_foreign_container_of_the_same_name_is_left_alone() {
     let plane = Plane::start().await;
     let requested = plane.create(plane.owner()).await;
-    let job = making::take_next(&plane.ctx, plane.served(), "maker", true).await.unwrap().unwrap();
-    let container = job.sandbox.container.clone().unwrap();
-    let identity = plane.ctx.identity(&job.sandbox, &container);
-    let places = plane.ctx.places(plane.served(), &job.sandbox, &container);
-    let mut foreign = sandbox_svc::domain::spec::ContainerSpec::of(
-        &identity,
-        &job.sandbox.shape,
-        &container.image,
-        &places,
-        job.sandbox.created_at,
-    );
-    foreign.labels.clear();
+    let job = plane.replica.creator.take_next(true).await.unwrap().unwrap();
+    let foreign = ContainerSpec { labels: [].into(), ..plane.spec(&job.sandbox) };
     let id = plane.engine.create(&foreign).await.unwrap();
-    making::make(&plane.ctx, plane.served(), job).await.unwrap();
+    plane.replica.creator.create(job).await.unwrap();
     assert_eq!(plane.sandbox(requested.id).await.cause, Some(Cause::EngineRefused));
     plane.clock.advance(Duration::from_secs(181));
     plane.remove_all().await;
     assert_eq!(plane.state(requested.id).await, State::Failed);
-    assert!(matches!(plane.engine.observe(Handle::Id(&id)).await, sandbox_svc::engine::Observed::Present(_)));
+    assert!(matches!(plane.engine.observe(Handle::Id(&id)).await, Observed::Present(_)));
 }
 
 #[tokio::test]
-async fn a_wish_that_nobody_fulfils_in_time_fails() {
+async fn a_request_that_is_not_served_in_time_fails() {
     let plane = Plane::start().await;
     let requested = plane.create(plane.owner()).await;
     plane.clock.advance(Duration::from_secs(600));
-    assert_eq!(deadlines::sweep(&plane.ctx).await.unwrap(), 1);
+    assert_eq!(deadlines::sweep(&plane.replica.deps).await.unwrap(), 1);
     plane.remove_all().await;
     let failed = plane.sandbox(requested.id).await;
     assert_eq!((failed.state, failed.cause), (State::Failed, Some(Cause::CreateTimeout)));
@@ -265,14 +246,14 @@ async fn an_engine_that_does_not_answer_changes_nothing() {
     let plane = Plane::start().await;
     let requested = plane.create(plane.owner()).await;
     plane.engine.fault(Verb::Image, Fault::Stall);
-    assert!(make_next(&plane.ctx, plane.served(), "maker").await.is_err());
+    assert!(plane.replica.creator.create_next().await.is_err());
     assert_eq!(plane.state(requested.id).await, State::Requested);
     assert!(plane.run_dirs().is_empty());
     plane.make_all().await;
     assert_eq!(plane.state(requested.id).await, State::Running);
 }
 
-/// The lease of a dead worker runs out.
+/// Lets the lease of a dead worker run out.
 async fn expire_lease(plane: &Plane, id: svc_core::id::SandboxId) {
     let mut db = plane.db.owner("sandbox").await;
     sqlx::query("UPDATE sandboxes SET lease_until = now() - interval '1 second' WHERE id = $1")

@@ -1,30 +1,31 @@
-//! The parts of sandbox-svc put together without its workers: a test says what happens when.
+//! sandbox-svc without its workers: each test decides when a worker acts.
 
-use std::{
-    fs,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{fs, sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use sandbox_svc::{
-    app::{Context, Served, Settings, Shared, lifecycle, provision, removal},
-    config::{CreateConfig, LifetimesConfig, PoolConfig, ReconcileConfig},
-    domain::{
-        sandbox::{Owner, Sandbox, State},
-        spec::{Network, Shape, label},
+    MIGRATOR,
+    testing::{
+        CreateSettings, Creator, Deps, EngineSlot, Execs, Files, Lifetimes, Notices, PassLease, PoolSettings,
+        ReconcileSettings, Reconciler, Remover, RunDirectories, Sandboxes, Served, Settings,
+        domain::{
+            limits::LimiterSettings,
+            sandbox::{Owner, Sandbox, State},
+            shape::{Network, Shape},
+            spec::{ContainerSpec, Identity, MountSource, MountSources, label, volume_name},
+        },
+        engine::{
+            EngineInfo,
+            fake::{FakeEngine, StartHook},
+            limiter::Limited,
+        },
+        store::sandboxes,
+        workspaces,
     },
-    engine::{
-        EngineInfo,
-        fake::{FakeEngine, StartHook},
-        limiter::{Limited, LimiterConfig},
-    },
-    run_dirs::RunDirectories,
-    store::{MIGRATOR, engines, queue, sandboxes},
-    worker::{Kept, creator::make_next, reconcile::Reconciler},
 };
 use steward_guest::{Config as GuestConfig, Limits, Roots};
 use svc_core::{
-    data::{lease::Singleton, pg::Tx, wake::Wake},
+    data::{lease::Singleton, wake::Wake},
     id::{AccountId, SandboxId, SessionId},
     run::{
         breaker::BreakerPolicy,
@@ -37,12 +38,34 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) const ENGINE: &str = "ENGINE";
 pub(crate) const IMAGE: &str = "image";
-/// Long enough for a slow machine, short enough to wait for.
-const PATIENCE: Duration = Duration::from_millis(400);
+/// Deadline of engine calls: long enough for a slow machine, short enough for a test to wait for.
+const DEADLINE: Duration = Duration::from_millis(400);
 
-/// See the module.
+/// The use cases of one replica.
+#[derive(Clone)]
+pub(crate) struct Replica {
+    pub(crate) deps: Deps,
+    pub(crate) sandboxes: Sandboxes,
+    pub(crate) execs: Execs,
+    pub(crate) files: Files,
+    pub(crate) creator: Creator,
+}
+
+impl Replica {
+    pub(crate) fn of(deps: Deps) -> Self {
+        Self {
+            sandboxes: Sandboxes::new(deps.clone()),
+            execs: Execs::new(deps.clone()),
+            files: Files::new(deps.clone()),
+            creator: Creator::new(deps.clone(), "creator".into()),
+            deps,
+        }
+    }
+}
+
+/// A replica with its stores, engine and clock.
 pub(crate) struct Plane {
-    pub(crate) ctx: Shared,
+    pub(crate) replica: Replica,
     pub(crate) engine: Arc<FakeEngine>,
     pub(crate) clock: Arc<MockClock>,
     pub(crate) base: tempfile::TempDir,
@@ -59,34 +82,38 @@ impl Plane {
         let engine = FakeEngine::on_start(ENGINE, guests(base.path().join("fs")));
         engine.add_image(IMAGE, "sha256:1");
         let clock = MockClock::at(SystemClock.now());
-        let ctx = context(&db, &redis, &base, &engine, clock.clone()).await;
-        Self { ctx, engine, clock, base, redis, db }
+        let replica = replica(&db, &redis, &base, &engine, clock.clone()).await;
+        Self { replica, engine, clock, base, redis, db }
     }
 
     /// Another replica on the same engine, host and database.
-    pub(crate) async fn replica(&self) -> Shared {
-        context(&self.db, &self.redis, &self.base, &self.engine, self.clock.clone()).await
+    pub(crate) async fn another(&self) -> Replica {
+        replica(&self.db, &self.redis, &self.base, &self.engine, self.clock.clone()).await
     }
 
     pub(crate) fn served(&self) -> &Served {
-        self.ctx.served().unwrap()
+        self.replica.deps.engine.get().unwrap()
     }
 
     pub(crate) fn owner(&self) -> Owner {
         Owner { account: AccountId::new(), session: SessionId::new() }
     }
 
-    /// Asks for a session's sandbox.
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        self.replica.deps.clock.now()
+    }
+
+    /// Requests a session's sandbox.
     pub(crate) async fn create(&self, owner: Owner) -> Sandbox {
-        provision::create(&self.ctx, owner.account, owner.session).await.unwrap().sandbox
+        self.replica.sandboxes.create(owner.account, owner.session).await.unwrap().sandbox
     }
 
-    /// Makes whatever is queued.
+    /// Creates every queued sandbox.
     pub(crate) async fn make_all(&self) {
-        while make_next(&self.ctx, self.served(), "maker").await.unwrap() {}
+        while self.replica.creator.create_next().await.unwrap() {}
     }
 
-    /// A session's sandbox that runs.
+    /// Requests and creates a session's sandbox.
     pub(crate) async fn running(&self, owner: Owner) -> Sandbox {
         let requested = self.create(owner).await;
         self.make_all().await;
@@ -95,26 +122,23 @@ impl Plane {
         sandbox
     }
 
-    /// Carries out every committed removal, as far as it goes now.
+    /// Carries out every committed removal, as far as it can be now.
     pub(crate) async fn remove_all(&self) {
-        let left = {
-            let mut db = self.ctx.pool.acquire().await.unwrap();
-            queue::unattended(&mut db, ENGINE, State::Deleting, true, 100).await.unwrap()
-        };
-        for (id, seen) in left {
-            // What fails is left for the next time, as with the worker.
-            let _ = removal::remove(&self.ctx, self.served(), id, seen, "remover").await;
+        let remover = Remover::new(self.replica.deps.clone(), "remover".into());
+        for row in remover.list_unattended(true, 100).await.unwrap() {
+            // A failed removal is left for the next call, as the worker does.
+            let _ = remover.remove(row.id, row.epoch).await;
         }
     }
 
     pub(crate) async fn delete(&self, sandbox: &Sandbox) -> Sandbox {
         let account = sandbox.owner.unwrap().account;
-        lifecycle::delete(&self.ctx, account, sandbox.id, "test").await.unwrap()
+        self.replica.sandboxes.delete(account, sandbox.id, "test").await.unwrap()
     }
 
-    /// The sandbox as its row says.
+    /// Reads a sandbox's row.
     pub(crate) async fn sandbox(&self, id: SandboxId) -> Sandbox {
-        let mut db = self.ctx.pool.acquire().await.unwrap();
+        let mut db = self.replica.deps.pool.acquire().await.unwrap();
         sandboxes::find(&mut db, None, id).await.unwrap().unwrap()
     }
 
@@ -122,47 +146,66 @@ impl Plane {
         self.sandbox(id).await.state
     }
 
-    /// Run directories that are there, revoked or not.
+    /// Lists the run directories, revoked ones included.
     pub(crate) fn run_dirs(&self) -> Vec<String> {
         self.served().run_dirs.older_than(Duration::ZERO).unwrap()
     }
 
-    pub(crate) fn singleton(&self, ctx: &Shared, task: &str) -> Singleton {
+    pub(crate) fn lease_of(&self, replica: &Replica, task: &str) -> PassLease {
         let name = format!("sandbox.{task}/{ENGINE}");
-        Singleton::new(name, Duration::from_secs(3), &self.redis.redis(), &ctx.pool, &ctx.lifecycle)
+        let Deps { pool, lifecycle, .. } = &replica.deps;
+        let ttl = Duration::from_secs(3);
+        PassLease::new(Singleton::new(name, ttl, &self.redis.redis(), pool, lifecycle))
     }
 
-    pub(crate) fn kept(&self, task: &str) -> Kept {
-        Kept::new(self.singleton(&self.ctx, task))
+    pub(crate) fn lease(&self, task: &str) -> PassLease {
+        self.lease_of(&self.replica, task)
     }
 
-    /// A reconciler for which a moment is a period, and nothing is too young.
-    pub(crate) fn reconciler(&self, ctx: &Shared) -> Reconciler {
-        let config = ReconcileConfig {
-            period: Duration::from_millis(1),
-            min_age: Duration::ZERO,
-            lease: Duration::from_secs(3),
+    /// A reconciler with a period of 1 ms and no minimum age.
+    pub(crate) fn reconciler(&self, replica: &Replica) -> Reconciler {
+        self.reconciler_with(replica, Duration::ZERO)
+    }
+
+    pub(crate) fn reconciler_with(&self, replica: &Replica, min_age: Duration) -> Reconciler {
+        let reconcile =
+            ReconcileSettings { period: Duration::from_millis(1), min_age, lease: Duration::from_secs(3) };
+        let settings = Settings { reconcile, ..(*replica.deps.settings).clone() };
+        let deps = Deps { settings: Arc::new(settings), ..replica.deps.clone() };
+        Reconciler::new(deps, self.lease_of(replica, "reconcile"))
+    }
+
+    /// Removes the workspaces that are due, if the lease can be held.
+    pub(crate) async fn remove_workspaces(&self, lease: &mut PassLease) {
+        let held = lease.hold().await.unwrap().unwrap();
+        workspaces::remove_due(&self.replica.deps, held).await.unwrap();
+    }
+
+    /// The use cases' dependencies with a pool of `size`.
+    pub(crate) fn with_pool(&self, size: u16) -> Deps {
+        let deps = &self.replica.deps;
+        let pool = PoolSettings { size, ..deps.settings.pool.clone() };
+        Deps { settings: Arc::new(Settings { pool, ..(*deps.settings).clone() }), ..deps.clone() }
+    }
+
+    /// The container that the service creates for a sandbox.
+    pub(crate) fn spec(&self, sandbox: &Sandbox) -> ContainerSpec {
+        let container = sandbox.container.as_ref().unwrap();
+        let identity = Identity::of(&self.replica.deps.settings.installation, sandbox, container);
+        let mounts = MountSources {
+            guest: self.base.path().join("guest"),
+            run_dir: self.served().run_dirs.path(&container.run_dir),
+            volume: volume_name(sandbox.volume),
         };
-        Reconciler::new(config, self.singleton(ctx, "reconcile"))
+        ContainerSpec::of(&identity, &sandbox.shape, &container.image, &mounts, sandbox.created_at)
     }
 
-    pub(crate) fn pool_config(&self, size: u16) -> PoolConfig {
-        PoolConfig {
-            size,
-            life: Duration::from_secs(3_600),
-            lead: Duration::from_secs(60),
-            period: Duration::from_secs(1),
-            failures: 3,
-            failure_window: Duration::from_secs(300),
-        }
-    }
-
-    /// Where the guest of a sandbox has its files.
+    /// The root of a sandbox's files on this machine.
     pub(crate) fn files(&self, sandbox: &Sandbox) -> std::path::PathBuf {
         self.base.path().join("fs").join(sandbox.id.to_string())
     }
 
-    /// Rows of the audit log for an act.
+    /// Counts the rows of the audit log for an act.
     pub(crate) async fn audited(&self, act: &str) -> i64 {
         let mut db = self.db.owner("sandbox").await;
         sqlx::query_scalar("SELECT count(*) FROM audit_log WHERE act = $1")
@@ -173,31 +216,29 @@ impl Plane {
     }
 }
 
-async fn context(
+async fn replica(
     db: &TestDb,
     redis: &TestRedis,
     base: &tempfile::TempDir,
     engine: &Arc<FakeEngine>,
     clock: Arc<MockClock>,
-) -> Shared {
+) -> Replica {
     let lifecycle = Lifecycle::new();
-    let ctx = Context {
+    let deps = Deps {
         pool: db.pool("sandbox"),
-        wake: Wake::start(&redis.redis(), &lifecycle),
+        notices: Notices::new(Wake::start(&redis.redis(), &lifecycle)),
         lifecycle,
-        settings: settings(base),
-        served: OnceLock::new(),
+        settings: Arc::new(settings(base)),
+        engine: EngineSlot::default(),
         clock: clock.clone(),
     };
     let info = EngineInfo { id: ENGINE.into(), memory_bytes: 16 << 30, root: "/".into() };
     let run_dirs = RunDirectories::open(&base.path().join("run")).unwrap();
-    let mut tx = Tx::system(&ctx.pool).await.unwrap();
-    let run_dir = run_dirs.base().display().to_string();
-    assert!(engines::see(&mut tx, &info, &run_dir, ctx.now()).await.unwrap());
-    tx.commit().await.unwrap();
     let limited = Arc::new(Limited::new(engine.clone(), limits(), clock));
-    ctx.served.get_or_init(|| Served::new(info, limited, run_dirs));
-    Arc::new(ctx)
+    let served = Served::new(info, limited, run_dirs);
+    served.register(&deps.pool, &deps.clock).await.unwrap();
+    deps.engine.fill(served);
+    Replica::of(deps)
 }
 
 fn settings(base: &tempfile::TempDir) -> Settings {
@@ -212,7 +253,7 @@ fn settings(base: &tempfile::TempDir) -> Settings {
             memory_bytes: 1 << 30,
             network: Network::None,
         },
-        create: CreateConfig {
+        create: CreateSettings {
             cap: 4,
             queue_deadline: seconds(600),
             deadline: seconds(180),
@@ -220,32 +261,41 @@ fn settings(base: &tempfile::TempDir) -> Settings {
             lease: seconds(15),
             poll: seconds(1),
         },
-        lifetimes: LifetimesConfig {
+        lifetimes: Lifetimes {
             idle: seconds(7_200),
-            most: seconds(86_400),
+            max: seconds(86_400),
             removal: seconds(300),
             volume_retention: seconds(604_800),
             sweep_period: seconds(5),
         },
+        pool: PoolSettings {
+            size: 0,
+            life: seconds(3_600),
+            lead: seconds(60),
+            period: seconds(1),
+            failures: 3,
+            failure_window: seconds(300),
+        },
+        reconcile: ReconcileSettings { period: seconds(60), min_age: seconds(300), lease: seconds(30) },
         overcommit: 1.5,
     }
 }
 
-fn limits() -> LimiterConfig {
-    LimiterConfig {
+fn limits() -> LimiterSettings {
+    LimiterSettings {
         changes: 6,
         looks: 2,
         waiting: 64,
-        look_deadline: PATIENCE,
-        list_deadline: PATIENCE,
-        create_deadline: PATIENCE,
-        start_deadline: PATIENCE,
-        remove_deadline: PATIENCE,
+        look_deadline: DEADLINE,
+        list_deadline: DEADLINE,
+        create_deadline: DEADLINE,
+        start_deadline: DEADLINE,
+        remove_deadline: DEADLINE,
         breaker: BreakerPolicy { threshold: 1_000, ..BreakerPolicy::default() },
     }
 }
 
-/// Runs a real guest for each container that starts, with a filesystem of its own under `base`.
+/// Runs a real guest for each container that starts, with its own directory under `base` as root.
 fn guests(base: std::path::PathBuf) -> StartHook {
     Arc::new(move |spec| {
         let place = base.join(&spec.labels[label::SANDBOX]);
@@ -253,7 +303,7 @@ fn guests(base: std::path::PathBuf) -> StartHook {
             fs::create_dir_all(place.join(directory)).unwrap();
         }
         let run_dir = spec.mounts.iter().find_map(|mount| match &mount.source {
-            sandbox_svc::domain::spec::MountSource::Bind(path) if !mount.read_only => Some(path.clone()),
+            MountSource::Bind(path) if !mount.read_only => Some(path.clone()),
             _ => None,
         });
         let config = GuestConfig {
@@ -267,7 +317,7 @@ fn guests(base: std::path::PathBuf) -> StartHook {
         let stop = ended.clone();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            // As a container's end does, this drops what runs in it.
+            // The end of a container ends the processes in it; dropping the runtime does the same.
             runtime.block_on(async {
                 tokio::select! {
                     served = steward_guest::serve(config, std::future::pending()) => served.unwrap(),

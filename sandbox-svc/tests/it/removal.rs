@@ -1,13 +1,12 @@
-//! Ending sandboxes: no row says "gone" while its container exists or can still start.
+//! Removing sandboxes: no row says `gone` while its container exists or can still start.
 
 use std::{fs, time::Duration};
 
-use sandbox_svc::{
-    app::lifecycle,
+use sandbox_svc::testing::{
+    deadlines,
     domain::sandbox::{Cause, Sandbox, State},
     engine::fake::{Fault, Verb},
     store,
-    worker::{deadlines, volumes},
 };
 use svc_core::{data::pg::Tx, id::SandboxId};
 
@@ -24,13 +23,13 @@ async fn a_deleted_sandbox_is_gone_once_its_container_is_absent() {
     let gone = plane.sandbox(sandbox.id).await;
     assert_eq!((gone.state, gone.ended_at.is_some()), (State::Gone, true));
     assert!(plane.engine.containers().is_empty() && plane.run_dirs().is_empty());
-    // Asked again it is what it is, and the act is told once.
+    // A repeated request returns the same state, and the audit log has the act once.
     assert_eq!(plane.delete(&gone).await.state, State::Gone);
     assert_eq!(plane.audited("sandbox.deleted").await, 1);
 }
 
 #[tokio::test]
-async fn a_removal_whose_outcome_is_unknown_is_not_called_done() {
+async fn a_removal_with_an_unknown_outcome_is_not_done() {
     for verb in [Verb::Remove, Verb::Observe] {
         let plane = Plane::start().await;
         let sandbox = plane.running(plane.owner()).await;
@@ -44,7 +43,7 @@ async fn a_removal_whose_outcome_is_unknown_is_not_called_done() {
 }
 
 #[tokio::test]
-async fn a_removal_whose_answer_is_lost_is_found_to_be_done() {
+async fn a_removal_with_a_lost_answer_is_found_done_later() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
     plane.delete(&sandbox).await;
@@ -56,7 +55,7 @@ async fn a_removal_whose_answer_is_lost_is_found_to_be_done() {
 }
 
 #[tokio::test]
-async fn what_a_sandbox_left_in_its_run_directory_goes_with_it() {
+async fn files_in_a_run_directory_are_removed_with_it() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
     let run_dir = plane.served().run_dirs.path(&sandbox.container.as_ref().unwrap().run_dir);
@@ -69,20 +68,20 @@ async fn what_a_sandbox_left_in_its_run_directory_goes_with_it() {
 }
 
 #[tokio::test]
-async fn a_sandbox_that_nobody_uses_is_ended_and_one_that_is_used_is_not() {
+async fn an_idle_sandbox_expires_and_a_busy_one_does_not() {
     let plane = Plane::start().await;
     let (idle, busy) = (plane.running(plane.owner()).await, plane.running(plane.owner()).await);
     plane.clock.advance(Duration::from_secs(7_000));
     super::execs::run(&plane, &busy, "key", &["true"]).await.unwrap();
     plane.clock.advance(Duration::from_secs(201));
-    assert_eq!(deadlines::sweep(&plane.ctx).await.unwrap(), 1);
+    assert_eq!(deadlines::sweep(&plane.replica.deps).await.unwrap(), 1);
     let ended = plane.sandbox(idle.id).await;
     assert_eq!((ended.state, ended.cause), (State::Deleting, Some(Cause::Expired)));
     assert_eq!(plane.state(busy.id).await, State::Running);
 }
 
 #[tokio::test]
-async fn a_busy_sandbox_has_an_end_all_the_same() {
+async fn a_busy_sandbox_expires_after_its_longest_life() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
     for hour in 0..23 {
@@ -90,43 +89,43 @@ async fn a_busy_sandbox_has_an_end_all_the_same() {
         super::execs::run(&plane, &sandbox, &format!("key{hour}"), &["true"]).await.unwrap();
     }
     plane.clock.advance(Duration::from_secs(3_600));
-    assert_eq!(deadlines::sweep(&plane.ctx).await.unwrap(), 1);
+    assert_eq!(deadlines::sweep(&plane.replica.deps).await.unwrap(), 1);
 }
 
 #[tokio::test]
-async fn a_workspace_stays_for_its_retention_and_while_a_sandbox_has_it() {
+async fn a_workspace_stays_for_its_retention_and_while_in_use() {
     let plane = Plane::start().await;
     let owner = plane.owner();
     let sandbox = plane.running(owner).await;
-    let mut kept = plane.kept("volumes");
+    let mut lease = plane.lease("volumes");
     plane.delete(&sandbox).await;
     plane.remove_all().await;
     plane.clock.advance(Duration::from_secs(604_799));
-    volumes::pass(&plane.ctx, &mut kept).await.unwrap();
-    assert_eq!(volumes_there(&plane).await, 1);
-    // A sandbox is to have it: its time no longer counts.
+    plane.remove_workspaces(&mut lease).await;
+    assert_eq!(count_volumes(&plane).await, 1);
+    // A new sandbox is to mount it, so its retention has ended.
     let again = plane.create(owner).await;
     plane.clock.advance(Duration::from_secs(590));
-    volumes::pass(&plane.ctx, &mut kept).await.unwrap();
-    assert_eq!(volumes_there(&plane).await, 1);
+    plane.remove_workspaces(&mut lease).await;
+    assert_eq!(count_volumes(&plane).await, 1);
     plane.delete(&again).await;
     plane.remove_all().await;
     plane.clock.advance(Duration::from_secs(604_800));
-    volumes::pass(&plane.ctx, &mut kept).await.unwrap();
-    assert_eq!(volumes_there(&plane).await, 0);
+    plane.remove_workspaces(&mut lease).await;
+    assert_eq!(count_volumes(&plane).await, 0);
     assert_eq!(plane.audited("workspace.removed").await, 1);
-    // The session's next one is a new one.
+    // The session's next workspace is new.
     assert_ne!(plane.create(owner).await.volume, sandbox.volume);
 }
 
 #[tokio::test]
-async fn a_workspace_that_is_being_given_away_is_not_let_go_by_the_end_of_its_last_sandbox() {
+async fn a_workspace_for_the_next_sandbox_gets_no_retention() {
     let plane = Plane::start().await;
     let owner = plane.owner();
     let sandbox = plane.running(owner).await;
     plane.delete(&sandbox).await;
-    // Its session's next sandbox is about to be made around it when the last one's container is gone.
-    let mut tx = Tx::system(&plane.ctx.pool).await.unwrap();
+    // A request for the session's next sandbox holds the workspace while the last one's removal ends.
+    let mut tx = Tx::system(&plane.replica.deps.pool).await.unwrap();
     assert!(store::volumes::keep_of_session(&mut tx, owner).await.unwrap().is_some());
     let made = async {
         let waits = async || {
@@ -134,7 +133,7 @@ async fn a_workspace_that_is_being_given_away_is_not_let_go_by_the_end_of_its_la
                 "SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
                                  WHERE datname = current_database() AND NOT granted)",
             )
-            .fetch_one(plane.ctx.pool.inner())
+            .fetch_one(plane.replica.deps.pool.inner())
             .await
             .unwrap()
         };
@@ -145,7 +144,7 @@ async fn a_workspace_that_is_being_given_away_is_not_let_go_by_the_end_of_its_la
             id: SandboxId::new(),
             state: State::Requested,
             container: None,
-            created_at: plane.ctx.now(),
+            created_at: plane.now(),
             ..sandbox.clone()
         };
         store::sandboxes::insert(&mut tx, &next).await.unwrap();
@@ -153,43 +152,43 @@ async fn a_workspace_that_is_being_given_away_is_not_let_go_by_the_end_of_its_la
     };
     tokio::join!(plane.remove_all(), made);
     assert_eq!(plane.state(sandbox.id).await, State::Gone);
-    let let_go: bool = sqlx::query_scalar("SELECT retain_until IS NOT NULL FROM volumes WHERE id = $1")
+    let retained: bool = sqlx::query_scalar("SELECT retain_until IS NOT NULL FROM volumes WHERE id = $1")
         .bind(sandbox.volume.0)
-        .fetch_one(plane.ctx.pool.inner())
+        .fetch_one(plane.replica.deps.pool.inner())
         .await
         .unwrap();
-    assert!(!let_go, "a workspace in use has no time to go");
+    assert!(!retained, "a workspace in use must have no retention");
 }
 
 #[tokio::test]
-async fn a_workspace_whose_removal_is_unknown_stays_committed_to_it() {
+async fn a_workspace_with_an_unknown_removal_stays_committed() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
     plane.delete(&sandbox).await;
     plane.remove_all().await;
     plane.clock.advance(Duration::from_secs(604_800));
-    let mut kept = plane.kept("volumes");
+    let mut lease = plane.lease("volumes");
     plane.engine.fault(Verb::RemoveVolume, Fault::LoseReply);
-    volumes::pass(&plane.ctx, &mut kept).await.unwrap();
+    plane.remove_workspaces(&mut lease).await;
     assert_eq!(plane.audited("workspace.removed").await, 0);
-    volumes::pass(&plane.ctx, &mut kept).await.unwrap();
+    plane.remove_workspaces(&mut lease).await;
     assert_eq!(plane.audited("workspace.removed").await, 1);
 }
 
 #[tokio::test]
-async fn a_sandbox_can_be_deleted_while_it_waits_and_is_gone_without_the_engine() {
+async fn a_queued_sandbox_is_deleted_without_the_engine() {
     let plane = Plane::start().await;
     let owner = plane.owner();
     let requested = plane.create(owner).await;
     plane.delete(&requested).await;
     plane.engine.fault(Verb::Observe, Fault::Stall);
     plane.remove_all().await;
-    let view = lifecycle::get(&plane.ctx, owner.account, requested.id, Duration::ZERO).await.unwrap();
+    let view = plane.replica.sandboxes.get(owner.account, requested.id, Duration::ZERO).await.unwrap();
     assert_eq!(view.sandbox.state, State::Gone);
     assert_eq!(plane.engine.calls(Verb::Observe), 0);
 }
 
-async fn volumes_there(plane: &Plane) -> usize {
-    use sandbox_svc::engine::ContainerEngine;
+async fn count_volumes(plane: &Plane) -> usize {
+    use sandbox_svc::testing::engine::ContainerEngine;
     plane.engine.list_volumes("test").await.unwrap().len()
 }

@@ -1,13 +1,16 @@
-//! The live schema is what the code thinks it is.
+//! The live schema agrees with the code.
 
 use sandbox_svc::{
-    domain::{
-        exec::ExecState,
-        pool::PoolState,
-        sandbox::{Cause, State},
-        spec::Network,
+    MIGRATOR,
+    testing::{
+        domain::{
+            exec::ExecState,
+            pool::PoolState,
+            sandbox::{Cause, State},
+            shape::Network,
+        },
+        store::erasure::TABLES,
     },
-    store::MIGRATOR,
 };
 use svc_core::{
     custody::data_map,
@@ -16,10 +19,12 @@ use svc_core::{
 };
 
 #[tokio::test]
-async fn every_place_says_what_an_erasure_does_to_it() {
+async fn every_table_and_column_has_a_custody_annotation() {
     let db = TestDb::new(&[("sandbox", &MIGRATOR)]).await;
     let unannotated = data_map::unannotated(&mut db.owner("sandbox").await).await.unwrap();
     assert!(unannotated.is_empty(), "{unannotated:?}");
+    let differences = TABLES.differences(&mut db.owner("sandbox").await).await.unwrap();
+    assert!(differences.is_empty(), "{differences:?}");
 }
 
 #[tokio::test]

@@ -1,0 +1,59 @@
+//! Requests for a sandbox, after a check that the session belongs to the account.
+
+use svc_core::{
+    custody,
+    data::pg::Pool,
+    id::{AccountId, SessionId},
+    wire::{
+        client::Sessions,
+        principal::{Principal, PrincipalKind},
+    },
+};
+
+use super::{
+    sandboxes::{Sandboxes, View},
+    subject,
+};
+use crate::{
+    domain::sandbox::Owner,
+    error::{Error, Result},
+};
+
+/// Admits requests for sandboxes; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    pool: Pool,
+    sessions: Sessions,
+    sandboxes: Sandboxes,
+}
+
+impl Admission {
+    #[must_use]
+    pub const fn new(pool: Pool, sessions: Sessions, sandboxes: Sandboxes) -> Self {
+        Self { pool, sessions, sandboxes }
+    }
+
+    /// Returns the session's live sandbox, or requests one. The first request for a session makes the account
+    /// its owner here, so chat-svc is asked first, unless the caller is a service of the plane: that knows
+    /// the owner.
+    ///
+    /// # Errors
+    /// [`Error::SessionNotFound`] if the session belongs to another account or does not exist;
+    /// [`Error::Sessions`] if chat-svc does not answer.
+    pub async fn create(&self, caller: &Principal, session: SessionId) -> Result<View> {
+        let account = caller.account_id()?;
+        if caller.kind != PrincipalKind::Service
+            && !self.is_known(account, session).await?
+            && !self.sessions.exists(account, session).await?
+        {
+            return Err(Error::SessionNotFound);
+        }
+        self.sandboxes.create(account, session).await
+    }
+
+    /// Whether the account is recorded here as the session's owner.
+    async fn is_known(&self, account: AccountId, session: SessionId) -> Result<bool> {
+        let mut db = self.pool.acquire().await?;
+        Ok(custody::record(&mut db, subject(Owner { account, session })).await?.is_some())
+    }
+}

@@ -1,0 +1,182 @@
+//! Creating the containers of sandboxes, under a lease on the sandbox's row.
+//!
+//! The row names the container, its run directory and its image before the engine is asked. So when a worker
+//! dies, the next one repeats the same request, finds the first one's container by its name, and adopts it if
+//! it matches. A worker that lost its lease or its sandbox is harmless: the first step of a removal revokes
+//! the run directory, and without it the engine neither creates nor starts the container.
+//!
+//! [`take`] chooses a sandbox and commits its creation, [`container`] works through the engine's steps.
+
+mod container;
+mod take;
+
+use svc_core::{
+    data::{
+        lease::{ItemLease, item},
+        pg::Tx,
+    },
+    run::{failpoint, telemetry},
+};
+use tracing::Instrument;
+
+use super::{
+    Deps, WORKER,
+    served::{Served, host_error},
+};
+use crate::{
+    domain::{
+        pool::PoolState,
+        sandbox::{Cause, Sandbox},
+        transition::{Input, next},
+    },
+    error::{Error, Result},
+    store::{
+        pool,
+        sandboxes::{self as rows, SandboxLeases},
+    },
+};
+
+/// A sandbox to create, with the lease that allows it.
+#[derive(Debug)]
+pub struct Job {
+    /// The sandbox as it was taken.
+    pub sandbox: Sandbox,
+    /// The lease on its row.
+    pub lease: ItemLease,
+}
+
+/// Why a sandbox was not created.
+#[derive(Debug)]
+enum Abort {
+    /// No further attempt can succeed; the sandbox is committed to removal for this cause.
+    GiveUp(Cause),
+    /// The sandbox stays as it is for the next worker.
+    Retry(Error),
+}
+
+impl<E: Into<Error>> From<E> for Abort {
+    fn from(error: E) -> Self {
+        Self::Retry(error.into())
+    }
+}
+
+/// Creates sandboxes as one holder of leases; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Creator {
+    deps: Deps,
+    /// The name of this process in leases.
+    holder: String,
+}
+
+impl Creator {
+    #[must_use]
+    pub const fn new(deps: Deps, holder: String) -> Self {
+        Self { deps, holder }
+    }
+
+    /// Creates the container of a taken sandbox and waits for its guest, in the trace of the request that
+    /// waits for it. A sandbox that cannot be created is committed to removal.
+    ///
+    /// # Errors
+    /// An error after which the sandbox stays for the next worker.
+    pub async fn create(&self, job: Job) -> Result<()> {
+        let traceparent = {
+            let mut db = self.deps.pool.acquire().await?;
+            rows::trace(&mut db, job.sandbox.id).await?
+        };
+        let span = tracing::info_span!(
+            "sandbox.make",
+            otel.kind = "internal",
+            sandbox.id = %job.sandbox.id,
+            sandbox.epoch = job.lease.epoch,
+            sandbox.warm = job.sandbox.warm,
+        );
+        telemetry::follow(&span, traceparent.as_deref());
+        self.create_traced(job).instrument(span).await
+    }
+
+    async fn create_traced(&self, job: Job) -> Result<()> {
+        failpoint::hit("sandbox.create.taken").await;
+        let (soft, ttl) = (self.deps.lifecycle.soft(), self.deps.settings.create.lease);
+        let created = tokio::select! {
+            created = self.run_steps(&job.sandbox) => created,
+            lost = item::keep::<SandboxLeases>(&self.deps.pool, &job.lease, ttl) => Err(lost.into()),
+            () = soft.cancelled() => {
+                let mut db = self.deps.pool.acquire().await?;
+                item::release::<SandboxLeases>(&mut db, &job.lease).await?;
+                return Ok(());
+            }
+        };
+        match created {
+            Ok(()) => Ok(()),
+            Err(Abort::GiveUp(cause)) => {
+                tracing::warn!(sandbox.id = %job.sandbox.id, ?cause, "sandbox cannot be created");
+                self.give_up(&job.sandbox, cause).await
+            }
+            // Deleted or taken over meanwhile: no longer this worker's.
+            Err(Abort::Retry(error)) if error.is_race() => Ok(()),
+            Err(Abort::Retry(error)) => Err(error),
+        }
+    }
+
+    async fn run_steps(&self, sandbox: &Sandbox) -> Result<(), Abort> {
+        let served = self.deps.engine.get()?;
+        let Some(container) = &sandbox.container else { return Err(Abort::GiveUp(Cause::EngineRefused)) };
+        let steps = container::Steps { deps: &self.deps, served, sandbox, container };
+        steps.create_volume().await?;
+        failpoint::hit("sandbox.create.sending").await;
+        let id = steps.create_container().await?;
+        failpoint::hit("sandbox.create.made").await;
+        let sandbox = self.confirm_id(sandbox, id.0.clone()).await?;
+        steps.start(&id).await?;
+        failpoint::hit("sandbox.create.started").await;
+        let instance = steps.await_guest(&id).await?;
+        // Before any command of the session runs.
+        served.run_dirs.seal(&container.run_dir).map_err(host_error)?;
+        self.mark_running(served, &sandbox, instance).await?;
+        self.deps.notices.sandbox_changed(sandbox.id).await;
+        Ok(())
+    }
+
+    /// Writes the id of the container, and returns the sandbox as written.
+    async fn confirm_id(&self, sandbox: &Sandbox, container: String) -> Result<Sandbox> {
+        let Some(after) = next(sandbox, Input::Made { container }, self.deps.now())? else {
+            return Ok(sandbox.clone());
+        };
+        let mut tx = Tx::system(&self.deps.pool).await?;
+        rows::update(&mut tx, sandbox, &after, None).await?;
+        tx.commit().await?;
+        Ok(after)
+    }
+
+    /// Writes that a sandbox runs. In the pool it retires the sandbox that it replaces.
+    async fn mark_running(&self, served: &Served, sandbox: &Sandbox, instance: String) -> Result<()> {
+        let input = Input::Ready { instance, within: self.deps.settings.lifetimes.idle };
+        let Some(after) = next(sandbox, input, self.deps.now())? else { return Ok(()) };
+        let mut tx = Tx::system(&self.deps.pool).await?;
+        if let Some(slot) = after.slot {
+            let replaced = pool::in_slot(&mut tx, &served.info.id, slot.number, PoolState::Available).await?;
+            if let Some(id) = replaced
+                && let Some(replaced) = rows::lock(&mut tx, None, id).await?
+                && replaced.slot == Some(slot)
+            {
+                self.deps.commit_removal(&mut tx, &replaced, Cause::Retired, WORKER).await?;
+            }
+        }
+        rows::update(&mut tx, sandbox, &after, None).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Commits a sandbox that cannot be created to its removal, unless it changed meanwhile.
+    async fn give_up(&self, sandbox: &Sandbox, cause: Cause) -> Result<()> {
+        let mut tx = Tx::system(&self.deps.pool).await?;
+        let Some(now) = rows::lock(&mut tx, None, sandbox.id).await? else { return Ok(()) };
+        if now.epoch != sandbox.epoch || !now.state.is_pending() {
+            return Ok(());
+        }
+        self.deps.commit_removal(&mut tx, &now, cause, WORKER).await?;
+        tx.commit().await?;
+        self.deps.notices.removal_committed(sandbox).await;
+        Ok(())
+    }
+}

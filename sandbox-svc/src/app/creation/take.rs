@@ -1,0 +1,160 @@
+//! Choosing the next sandbox to create, within the cap and the memory of the engine's host.
+
+use svc_core::{
+    data::{
+        lease::{ItemLease, item},
+        pg::{self, Tx},
+    },
+    id::SandboxId,
+};
+
+use super::{Creator, Job};
+use crate::{
+    app::{
+        WORKER,
+        served::{Served, host_error},
+    },
+    domain::{
+        sandbox::{Cause, Sandbox, State},
+        transition::{Input, next},
+    },
+    engine::Observed,
+    error::{Error, Result},
+    store::{
+        engines, pool,
+        queue::{self, Unattended},
+        sandboxes::{self as rows, ONE_CONTAINER_A_VOLUME, SandboxLeases},
+    },
+};
+
+impl Creator {
+    /// Takes the next queued sandbox of the engine, unless the cap is reached; one for the pool only if
+    /// `warm`.
+    ///
+    /// # Errors
+    /// An error after which nothing is taken.
+    pub async fn take_next(&self, warm: bool) -> Result<Option<Job>> {
+        let served = self.deps.engine.get()?;
+        let found = {
+            let mut db = self.deps.pool.acquire().await?;
+            match queue::next_queued(&mut db, &served.info.id, warm).await? {
+                Some(id) => rows::find(&mut db, None, id).await?,
+                None => None,
+            }
+        };
+        let Some(sandbox) = found else { return Ok(None) };
+        let image = match served.engine.image(&sandbox.shape.image).await {
+            Observed::Present(image) => image,
+            Observed::Absent => {
+                self.give_up(&sandbox, Cause::ImageMissing).await?;
+                return Ok(None);
+            }
+            Observed::Unknown(error) => return Err(error.into()),
+        };
+        // Before the commit: no worker makes the directory again after a removal has revoked it.
+        let run_dir = served.run_dirs.make().map_err(host_error)?;
+        let taken = self.commit(served, &sandbox, &run_dir, image).await;
+        if !matches!(taken, Ok(Some(_)) | Err(Error::Pg(pg::Error::CommitUnknown(_)))) {
+            let run_dirs = &served.run_dirs;
+            run_dirs.revoke(&run_dir).and_then(|()| run_dirs.discard(&run_dir)).map_err(host_error)?;
+        }
+        match taken {
+            // Another worker took it, or the last container with its volume still exists.
+            Err(error) if error.is_race() => Ok(None),
+            Err(Error::Pg(error)) if error.violates(ONE_CONTAINER_A_VOLUME) => Ok(None),
+            taken => taken,
+        }
+    }
+
+    async fn commit(
+        &self,
+        served: &Served,
+        sandbox: &Sandbox,
+        run_dir: &str,
+        image: String,
+    ) -> Result<Option<Job>> {
+        let create = &self.deps.settings.create;
+        let mut tx = Tx::system(&self.deps.pool).await?;
+        if engines::lock_and_count_creating(&mut tx, &sandbox.engine).await? >= i64::from(create.cap) {
+            return Ok(None);
+        }
+        // Under the same lock, so that two workers do not allot the same memory.
+        let budget = memory_budget(served.info.memory_bytes, self.deps.settings.overcommit);
+        let allotted = queue::allotted_memory(&mut tx, &sandbox.engine).await?;
+        let needed = allotted.total + sandbox.shape.memory_bytes;
+        if needed > budget {
+            tracing::debug!(?allotted, budget, sandbox.id = %sandbox.id, "no memory left to allot");
+            // A session's sandbox displaces one of the pool, unless pending removals free enough memory.
+            let displaces = !sandbox.warm && needed - allotted.deleting > budget;
+            if displaces && self.shrink_pool(&mut tx, sandbox).await? {
+                tx.commit().await?;
+                self.deps.notices.work_for(&sandbox.engine).await;
+            }
+            return Ok(None);
+        }
+        let input = Input::Take { run_dir: run_dir.to_owned(), image, within: create.deadline };
+        let Some(taken) = next(sandbox, input, self.deps.now())? else { return Ok(None) };
+        rows::update(&mut tx, sandbox, &taken, Some((&self.holder, create.lease))).await?;
+        tx.commit().await?;
+        self.deps.notices.sandbox_changed(taken.id).await;
+        let lease = ItemLease { id: taken.id.0, epoch: taken.epoch, owner: self.holder.clone() };
+        Ok(Some(Job { sandbox: taken, lease }))
+    }
+
+    /// Retires the oldest pooled sandbox on the engine of `sandbox`. Returns whether there was one.
+    async fn shrink_pool(&self, tx: &mut Tx, sandbox: &Sandbox) -> Result<bool> {
+        let Some(id) = pool::oldest(tx, &sandbox.engine).await? else { return Ok(false) };
+        let Some(idle) = rows::lock(tx, None, id).await? else { return Ok(false) };
+        if idle.slot.is_none() {
+            return Ok(false);
+        }
+        Ok(self.deps.commit_removal(tx, &idle, Cause::Retired, WORKER).await?.is_some())
+    }
+
+    /// Lists at most `limit` sandboxes in creation without a worker. One with a lease that ran out is among
+    /// them only if `expired`.
+    ///
+    /// # Errors
+    /// An error of Postgres, or [`Error::EngineUnknown`].
+    pub async fn list_abandoned(&self, expired: bool, limit: i64) -> Result<Vec<Unattended>> {
+        let engine = &self.deps.engine.get()?.info.id;
+        let mut db = self.deps.pool.acquire().await?;
+        Ok(queue::unattended(&mut db, engine, State::Creating, expired, limit).await?)
+    }
+
+    /// Takes over a sandbox in creation, unless its epoch grew since it was `seen`.
+    ///
+    /// # Errors
+    /// An error after which nothing is taken.
+    pub async fn take_over(&self, id: SandboxId, seen: i64) -> Result<Option<Job>> {
+        let ttl = self.deps.settings.create.lease;
+        let mut db = self.deps.pool.acquire().await?;
+        let Some(lease) = item::take::<SandboxLeases>(&mut db, id.0, seen, &self.holder, ttl).await? else {
+            return Ok(None);
+        };
+        let sandbox = rows::find(&mut db, None, id).await?;
+        Ok(sandbox.filter(|sandbox| sandbox.epoch == lease.epoch).map(|sandbox| Job { sandbox, lease }))
+    }
+
+    /// Creates the next queued sandbox to its end. Returns whether there was one.
+    ///
+    /// # Errors
+    /// Those of [`Self::take_next`] and [`Self::create`].
+    #[cfg(feature = "test-util")]
+    pub async fn create_next(&self) -> Result<bool> {
+        match self.take_next(true).await? {
+            Some(job) => self.create(job).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+}
+
+/// Bytes of memory that may be allotted to the sandboxes of a host.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "a share of a host's memory"
+)]
+fn memory_budget(memory_bytes: i64, overcommit: f64) -> i64 {
+    (memory_bytes as f64 * overcommit) as i64
+}

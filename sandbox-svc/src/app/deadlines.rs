@@ -1,0 +1,54 @@
+//! Commits overdue sandboxes to removal: those that were not created in time, and those that are not used.
+
+use svc_core::data::pg::Tx;
+
+use super::{Deps, WORKER};
+use crate::{
+    domain::sandbox::{Cause, Sandbox, State},
+    error::Result,
+    store::sandboxes as rows,
+};
+
+/// Maximum sandboxes that one query returns; a full batch is followed by another query.
+const BATCH: i64 = 100;
+
+/// Commits everything that is overdue to removal. Returns the number of sandboxes.
+///
+/// # Errors
+/// The error of the first sandbox that failed; those before it are committed.
+pub async fn sweep(deps: &Deps) -> Result<usize> {
+    let mut ended = 0;
+    loop {
+        let due = {
+            let mut db = deps.pool.acquire().await?;
+            rows::due(&mut db, deps.now(), BATCH).await?
+        };
+        let full = i64::try_from(due.len()).is_ok_and(|found| found == BATCH);
+        for id in due {
+            let mut tx = Tx::system(&deps.pool).await?;
+            let Some(sandbox) = rows::lock(&mut tx, None, id).await? else { continue };
+            // Read again under the lock: a call may have moved the deadline meanwhile.
+            if sandbox.deadline_at > deps.now() {
+                continue;
+            }
+            let cause = expiry_cause(&sandbox);
+            if deps.commit_removal(&mut tx, &sandbox, cause, WORKER).await?.is_none() {
+                continue;
+            }
+            tx.commit().await?;
+            ended += 1;
+            deps.notices.removal_committed(&sandbox).await;
+        }
+        if !full {
+            return Ok(ended);
+        }
+    }
+}
+
+fn expiry_cause(sandbox: &Sandbox) -> Cause {
+    match sandbox.state {
+        State::Requested | State::Creating => Cause::CreateTimeout,
+        State::Running if sandbox.slot.is_some() => Cause::Retired,
+        State::Running | State::Deleting | State::Gone | State::Failed => Cause::Expired,
+    }
+}

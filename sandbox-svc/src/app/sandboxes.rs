@@ -1,0 +1,231 @@
+//! The sandboxes of an account: requested, read, listed and deleted.
+
+use std::time::Duration;
+
+use svc_core::{
+    data::pg::{self, Tx},
+    id::{AccountId, SandboxId, SessionId},
+    run::telemetry,
+    wire::page::{self, Page},
+};
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use super::{Deps, subject};
+use crate::{
+    domain::{
+        VolumeId,
+        sandbox::{Cause, Owner, Sandbox, State},
+        time::after,
+    },
+    error::{Error, Result},
+    store::{
+        pool::{self, Wanted},
+        queue,
+        sandboxes::{self as rows, ONE_LIVE_A_SESSION},
+        volumes::{self, ONE_VOLUME_A_SESSION},
+    },
+};
+
+const LISTING: &str = "sandbox.sandboxes";
+/// Time between two reads of a row that a caller waits for; because a wake-up can be lost.
+pub(super) const POLL: Duration = Duration::from_secs(1);
+/// Maximum attempts to create; each lost race means that another request succeeded, so few are needed.
+const MAX_ATTEMPTS: u32 = 5;
+/// Minimum time before its retirement that a claimed sandbox must have; because a claim and the retirement of
+/// the same sandbox must not meet.
+const MIN_LIFE: Duration = Duration::from_secs(5);
+
+/// A sandbox with its position in the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    pub sandbox: Sandbox,
+    /// Number of sandboxes that are created first, while this one is requested.
+    pub position: i64,
+}
+
+/// The sandboxes of accounts; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Sandboxes {
+    deps: Deps,
+}
+
+impl Sandboxes {
+    #[must_use]
+    pub const fn new(deps: Deps) -> Self {
+        Self { deps }
+    }
+
+    /// Returns the session's live sandbox, claims one from the pool, or requests one.
+    ///
+    /// # Errors
+    /// [`Error::SessionNotFound`] if the session belongs to another account.
+    pub async fn create(&self, account: AccountId, session: SessionId) -> Result<View> {
+        let owner = Owner { account, session };
+        let mut attempts = 0;
+        let sandbox = loop {
+            attempts += 1;
+            match self.find_or_request(owner).await {
+                // Another request gave the session a sandbox after this one had looked for it.
+                Err(Error::Pg(error))
+                    if (error.violates(ONE_LIVE_A_SESSION) || error.violates(ONE_VOLUME_A_SESSION))
+                        && attempts < MAX_ATTEMPTS => {}
+                created => break created?,
+            }
+        };
+        self.view(sandbox).await
+    }
+
+    async fn find_or_request(&self, owner: Owner) -> Result<Sandbox> {
+        let Deps { pool, settings, notices, engine, .. } = &self.deps;
+        let here = &engine.get()?.info.id;
+        let mut tx = Tx::for_subject_or_new(pool, subject(owner)).await.map_err(|error| match error {
+            pg::Error::SubjectNotFound { .. } => Error::SessionNotFound,
+            other => other.into(),
+        })?;
+        if let Some(live) = rows::find_live(&mut tx, owner.session).await? {
+            return match live.owner == Some(owner) {
+                true => Ok(live),
+                false => Err(Error::SessionNotFound),
+            };
+        }
+        let now = self.deps.now();
+        let (volume, engine) = match volumes::keep_of_session(&mut tx, owner).await? {
+            // The sandbox must be created on the engine that has the session's workspace.
+            Some(kept) => kept,
+            None => {
+                let wanted =
+                    Wanted { engine: here, shape: &settings.shape, lives_until: after(now, MIN_LIFE) };
+                let deadline = after(now, settings.lifetimes.idle);
+                if let Some((id, volume)) = pool::claim(&mut tx, wanted, owner, now, deadline).await? {
+                    volumes::assign(&mut tx, volume, owner).await?;
+                    let claimed =
+                        rows::find(&mut tx, Some(owner.account), id).await?.ok_or(Error::NotFound)?;
+                    tx.commit().await?;
+                    notices.work_for(&claimed.engine).await;
+                    return Ok(claimed);
+                }
+                let volume = VolumeId::new();
+                volumes::insert(&mut tx, volume, here, Some(owner), now).await?;
+                (volume, here.clone())
+            }
+        };
+        let sandbox = Sandbox { owner: Some(owner), ..self.deps.requested(engine, volume) };
+        rows::insert(&mut tx, &sandbox).await?;
+        if let Some(traceparent) = telemetry::traceparent(&tracing::Span::current()) {
+            rows::set_trace(&mut tx, sandbox.id, &traceparent).await?;
+        }
+        tx.commit().await?;
+        notices.work_for(&sandbox.engine).await;
+        Ok(sandbox)
+    }
+
+    /// Returns an account's sandbox.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if the account has no such sandbox.
+    pub async fn find(&self, account: AccountId, id: SandboxId) -> Result<Sandbox> {
+        self.deps.find(account, id).await
+    }
+
+    /// Returns an account's sandbox once it is neither requested nor creating, or after `wait`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if the account has no such sandbox.
+    pub async fn get(&self, account: AccountId, id: SandboxId, wait: Duration) -> Result<View> {
+        let soft = self.deps.lifecycle.soft();
+        let until = Instant::now() + wait;
+        let mut changes = match wait.is_zero() {
+            true => None,
+            false => Some(self.deps.notices.of_sandbox(id).await),
+        };
+        loop {
+            let sandbox = self.find(account, id).await?;
+            let waits = sandbox.state.is_pending() && Instant::now() < until && !soft.is_cancelled();
+            let changes = match &mut changes {
+                Some(changes) if waits => changes,
+                Some(_) | None => return self.view(sandbox).await,
+            };
+            tokio::select! {
+                _hint = timeout_at(until, changes.next(POLL)) => {}
+                () = soft.cancelled() => {}
+            }
+        }
+    }
+
+    async fn view(&self, sandbox: Sandbox) -> Result<View> {
+        let position = match sandbox.state {
+            State::Requested => {
+                let mut db = self.deps.pool.acquire().await?;
+                queue::position(&mut db, &sandbox).await?
+            }
+            State::Creating | State::Running | State::Deleting | State::Gone | State::Failed => 0,
+        };
+        Ok(View { sandbox, position })
+    }
+
+    /// Returns a page of an account's sandboxes, newest first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the page token is malformed.
+    pub async fn list(
+        &self,
+        account: AccountId,
+        session: Option<SessionId>,
+        size: u32,
+        token: &str,
+    ) -> Result<Page<Sandbox>> {
+        let after = page::cursor::<Uuid>(LISTING, token)?;
+        let mut db = self.deps.pool.acquire().await?;
+        let rows = rows::list(&mut db, account, session, after, i64::from(size) + 1).await?;
+        Ok(Page::cut(LISTING, rows, size, |last| last.id.0))
+    }
+
+    /// Commits an account's sandbox to its removal.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if the account has no such sandbox.
+    pub async fn delete(&self, account: AccountId, id: SandboxId, by: &str) -> Result<Sandbox> {
+        let owner = self.find(account, id).await?.owner.ok_or(Error::NotFound)?;
+        let mut tx = Tx::for_subject(&self.deps.pool, subject(owner)).await?;
+        let sandbox = rows::lock(&mut tx, Some(account), id).await?.ok_or(Error::NotFound)?;
+        let deleted = self.deps.commit_removal(&mut tx, &sandbox, Cause::Deleted, by).await?;
+        tx.commit().await?;
+        let Some(deleted) = deleted else { return Ok(sandbox) };
+        self.deps.notices.removal_committed(&deleted).await;
+        Ok(deleted)
+    }
+}
+
+impl Deps {
+    /// Returns an account's sandbox.
+    pub(super) async fn find(&self, account: AccountId, id: SandboxId) -> Result<Sandbox> {
+        let mut db = self.pool.acquire().await?;
+        rows::find(&mut db, Some(account), id).await?.ok_or(Error::NotFound)
+    }
+
+    /// A new requested sandbox without owner, around a workspace.
+    pub(super) fn requested(&self, engine: String, volume: VolumeId) -> Sandbox {
+        let now = self.now();
+        Sandbox {
+            id: SandboxId::new(),
+            owner: None,
+            engine,
+            state: State::Requested,
+            generation: 1,
+            epoch: 0,
+            warm: false,
+            slot: None,
+            retire_at: None,
+            shape: self.settings.shape.clone(),
+            volume,
+            container: None,
+            cause: None,
+            created_at: now,
+            running_at: None,
+            last_active_at: now,
+            deadline_at: after(now, self.settings.create.queue_deadline),
+            ended_at: None,
+        }
+    }
+}
