@@ -1,13 +1,14 @@
-//! Use cases: they decide, make every id and time, and own the transaction.
+//! Use cases. They make the ids and times, and own the transactions.
 
-pub mod accounts;
-pub mod agents;
-pub mod custodian;
-pub mod heartbeat;
-pub mod register;
-pub mod relay;
-pub mod sweep;
-pub mod tokens;
+pub(crate) mod accounts;
+pub(crate) mod agents;
+pub(crate) mod custodian;
+pub(crate) mod heartbeat;
+pub(crate) mod register;
+pub(crate) mod relay;
+pub(crate) mod retention;
+pub(crate) mod sweep;
+pub(crate) mod tokens;
 
 use svc_core::{
     id::AccountId,
@@ -16,11 +17,11 @@ use svc_core::{
 
 use crate::error::{Entity, Error, Result};
 
-/// The account a request is about: any for an operator, only its own for everybody else.
+/// The account of a request: an operator may name any account, another caller only its own.
 ///
 /// # Errors
-/// [`Error::NotFound`] if it is another tenant's: existence is not told.
-pub fn account_of(caller: &Principal, asked: AccountId) -> Result<AccountId> {
+/// [`Error::NotFound`] if it is another tenant's, so that the caller cannot learn whether it exists.
+pub(crate) fn account_of(caller: &Principal, asked: AccountId) -> Result<AccountId> {
     let may = match caller.kind {
         PrincipalKind::Admin => true,
         PrincipalKind::Account | PrincipalKind::Agent | PrincipalKind::Service => {

@@ -1,10 +1,12 @@
-//! What registry-svc knows about the world, without touching it: pure types and transitions, time comes in.
+//! The nouns and rules of registry-svc, without I/O: pure types and transitions; times are arguments.
 
-pub mod a2a;
-pub mod account;
-pub mod agent;
-pub mod beat;
-pub mod delivery;
-pub mod name;
-pub mod status;
-pub mod token;
+pub(crate) mod a2a;
+pub(crate) mod account;
+pub(crate) mod agent;
+pub(crate) mod beat;
+pub(crate) mod delivery;
+pub(crate) mod message;
+pub(crate) mod name;
+pub(crate) mod relay_state;
+pub(crate) mod status;
+pub(crate) mod token;

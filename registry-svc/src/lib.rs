@@ -1,27 +1,47 @@
-//! registry-svc: who there is, and how they reach each other.
+//! registry-svc: accounts, API tokens, agents, and the relay of messages between them.
 //!
-//! It owns accounts, API tokens and agents. Every other service asks it whom a bearer token names
-//! ([`app::tokens`]); a token's secret is shown once and stored as a hash. An agent is created by its tenant,
-//! registers itself with a credential that is good for that ([`app::register`]), and has one status, written by
-//! one function ([`domain::status`]); that it lives is known from its beats ([`app::heartbeat`], [`app::sweep`]). What belongs to a tenant is found under that tenant only: somebody else's is
-//! not there.
+//! - Every other service resolves bearer tokens here (`app::tokens`). A token's secret is shown once and
+//!   stored as a hash.
+//! - A tenant creates an agent; the agent's process registers with an enrolment (`app::register`). One
+//!   function changes an agent's status (`domain::status`).
+//! - Heartbeats keep an agent online (`app::heartbeat`); a sweep marks silent agents offline (`app::sweep`).
+//! - The relay stores A2A messages and delivers them (`app::relay`).
 //!
-//! It runs no model, keeps no conversation and starts no container.
+//! Every object belongs to a tenant and is found under that tenant only; another tenant gets `NOT_FOUND`.
+//!
+//! registry-svc runs no model, keeps no conversation and starts no container.
 
-pub mod app;
-pub mod config;
-pub mod domain;
-pub mod error;
-pub mod grpc;
-pub mod metrics;
+#![cfg_attr(
+    not(feature = "test-util"),
+    expect(unreachable_pub, reason = "the items of `testing` are public for the tests of this crate alone")
+)]
+
+mod app;
+mod config;
+mod domain;
+mod error;
+mod grpc;
+mod metrics;
 pub mod operator;
-pub mod service;
-pub mod store;
-pub mod worker;
+mod service;
+mod store;
+mod worker;
 
 pub use self::{
     config::Config,
-    error::Error,
-    service::{StartError, start},
+    service::{NAME, start},
     store::MIGRATOR,
 };
+
+/// Items for the integration tests of this crate.
+#[cfg(feature = "test-util")]
+pub mod testing {
+    pub use crate::{
+        app::custodian::kinds,
+        domain::{
+            a2a::Version, account::Account, agent::DeliveryMode, relay_state::State, status::Status,
+            token::TokenKind,
+        },
+        store::{accounts::insert as insert_account, erasure::TABLES},
+    };
+}

@@ -1,11 +1,12 @@
-//! What an operator does directly on the database, before there is any token to call an API with:
-//! `steward dev` and `steward token`.
+//! Operator commands that write to the database directly, because no token exists yet to call an API with.
+//! Used by `steward dev` and `steward token`.
 
 use secrecy::{ExposeSecret, SecretString};
 use svc_core::{
-    data::pg::{Pool, Subject, Tx},
+    data::pg::{Pool, Tx},
     id::{AccountId, TokenId},
     run::clock::{SharedClock, SystemClock},
+    subject::Subject,
 };
 
 use crate::{
@@ -13,27 +14,25 @@ use crate::{
     domain::{
         account::Account,
         name::Name,
-        token::{Owner, Scopes, SecretHash},
+        token::{Holder, Scopes, SecretHash},
     },
     error::{Error, Result},
     store,
 };
 
-/// Who is written down as the one who did it.
+/// Principal of an operator in the audit log.
 const OPERATOR: &str = "operator";
 
-/// A token as an operator gets it.
+/// A created token with its secret.
 #[derive(Debug, Clone)]
 pub struct Issued {
-    /// Its id.
     pub token_id: TokenId,
-    /// The account it belongs to; `None` for an operator's.
+    /// `None` for an admin token.
     pub account_id: Option<AccountId>,
-    /// Its secret.
     pub secret: SecretString,
 }
 
-/// An operator, holding the database of a migrated registry.
+/// Operator commands on the database of a migrated registry.
 #[derive(Debug, Clone)]
 pub struct Operator {
     pool: Pool,
@@ -41,27 +40,25 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// On this database.
-    #[must_use]
     pub fn new(pool: Pool) -> Self {
         Self { pool, clock: SystemClock::shared() }
     }
 
-    /// Creates a token that may operate the plane.
+    /// Creates an admin token.
     pub async fn create_admin_token(&self, name: &str) -> Result<Issued> {
         let name = Name::parse("name", name)?;
         let mut tx = Tx::system(&self.pool).await?;
-        let issued = self.issue(&mut tx, Owner::Admin, &name).await?;
+        let issued = self.issue(&mut tx, Holder::Admin, &name).await?;
         tx.commit().await?;
         Ok(issued)
     }
 
-    /// Revokes an operator's token; says whether it was live.
+    /// Revokes an admin token; `false` if it was revoked already or is no admin token.
     pub async fn revoke_admin_token(&self, id: TokenId) -> Result<bool> {
         let now = self.clock.now();
         let mut tx = Tx::system(&self.pool).await?;
-        let token = store::tokens::hold(&mut tx, id).await?;
-        if token.is_none_or(|token| token.owner != Owner::Admin) {
+        let token = store::tokens::find_and_share(&mut tx, id).await?;
+        if token.is_none_or(|token| token.holder != Holder::Admin) {
             return Ok(false);
         }
         let revoked = tokens::revoke(&mut tx, id, OPERATOR, now).await?;
@@ -69,8 +66,8 @@ impl Operator {
         Ok(revoked)
     }
 
-    /// The account of this name (the oldest, if there are several; made if there is none) with a token of it:
-    /// `known`, if that still is a live one of this account, else a new one.
+    /// Returns the oldest account of this name, which is created if there is none, with a token of it:
+    /// `known` if that is a valid token of the account, else a new one.
     pub async fn ensure_account_and_token(&self, name: &str, known: Option<&SecretString>) -> Result<Issued> {
         let name = Name::parse("name", name)?;
         let mut tx = Tx::system(&self.pool).await?;
@@ -91,7 +88,7 @@ impl Operator {
             tx.commit().await?;
             return Ok(issued);
         }
-        let issued = self.issue(&mut tx, Owner::Account(account.id), &name).await?;
+        let issued = self.issue(&mut tx, Holder::Account(account.id), &name).await?;
         tx.commit().await?;
         Ok(issued)
     }
@@ -105,13 +102,13 @@ impl Operator {
         let Some(known) = known else { return Ok(None) };
         let hash = SecretHash::of(known.expose_secret());
         let token = store::tokens::find_by_secret(tx, &hash).await?;
-        let token = token.filter(|t| t.owner == Owner::Account(account) && t.is_live(self.clock.now()));
+        let token = token.filter(|t| t.holder == Holder::Account(account) && t.is_live(self.clock.now()));
         Ok(token.map(|token| Issued { token_id: token.id, account_id: Some(account), secret: known.clone() }))
     }
 
-    async fn issue(&self, tx: &mut Tx, owner: Owner, name: &Name) -> Result<Issued, Error> {
-        let (token, secret) = tokens::make(owner, name.as_str(), Scopes::every(), self.clock.now(), None);
+    async fn issue(&self, tx: &mut Tx, holder: Holder, name: &Name) -> Result<Issued, Error> {
+        let (token, secret) = tokens::make(holder, name.as_str(), Scopes::every(), self.clock.now(), None);
         store::tokens::insert(tx, &token, &secret.hash()).await?;
-        Ok(Issued { token_id: token.id, account_id: owner.account(), secret: secret.reveal().into() })
+        Ok(Issued { token_id: token.id, account_id: holder.account(), secret: secret.reveal().into() })
     }
 }

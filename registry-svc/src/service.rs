@@ -1,161 +1,201 @@
-//! The composition root: the only place that wires and spawns.
+//! The composition root: the only place that builds the parts and starts the tasks.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use svc_core::{
+    base::{Base, ServiceConfig, StartError, Starting},
     custody::server::CustodianHandler,
-    data::{
-        lease::Singleton,
-        pg::{self, MigrateError, Pool},
-        redis::{self, Redis},
-    },
-    id,
-    run::{
-        clock::{SharedClock, SystemClock},
-        lifecycle::Lifecycle,
-        telemetry::Metrics,
-    },
-    wire::{
-        assertion::{LoadError, Verifier},
-        auth::{Authenticator, CachedTokens, ContractError, Methods},
-        outbound::{self, Outbound},
-        server::{self, Bound, Server},
-    },
+    data::lease::Singleton,
+    run::{backoff::Backoff, lifecycle::Lifecycle, telemetry::Metrics},
+    wire::{auth::Methods, outbound::Outbound},
 };
-
 use tokio::sync::Notify;
 
 use crate::{
     app::{
         accounts::Accounts,
-        agents::{Agents, Limits},
+        agents::{self, Agents},
         custodian::Custodian,
-        heartbeat::{Flusher, Heartbeats, Memory, Seeder, Stamper, Stamping},
+        heartbeat::{Flusher, HeartbeatDeps, Heartbeats, RenewTask, Renewer, Seeder, SnapshotCache},
         register::Register,
-        relay::{Relay, Waiting, deliver::Deliverer},
-        sweep::Sweep,
+        relay::{
+            Relay, RelayDeps, RelayLimits, Waiters,
+            client::AgentClient,
+            deliver::{Deliverer, DelivererDeps},
+        },
+        retention::Retention,
+        sweep::{Sweep, SweepDeps},
         tokens::Tokens,
     },
-    config::{Config, HeartbeatConfig},
+    config::{Config, HeartbeatConfig, RelayConfig, Settings},
+    domain::{
+        beat::{BeatSchedule, SweepLimits},
+        delivery::RetryPolicy,
+    },
     grpc::{
-        accounts::AccountHandler, agents::AgentHandler, auth::AuthHandler, heartbeats::BeatDoor,
+        accounts::AccountHandler, agents::AgentHandler, auth::AuthHandler, heartbeats::BeatHandler,
         relay::RelayHandler,
     },
     store::{MIGRATOR, beats::BeatStore},
     worker,
 };
 
-/// The service's name, as assertions and telemetry have it.
-pub const NAME: &str = "registry-svc";
+/// Announcement periods for which a replica is fresh.
+const REPLICA_PERIODS: u32 = 3;
 
-/// Why registry-svc could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A port is taken, or a service is not part of the contract.
-    #[error(transparent)]
-    Server(#[from] server::Error),
-    /// The contract cannot be enforced.
-    #[error("read the contract")]
-    Contract(#[from] ContractError),
-    /// The keys of the other processes could not be loaded.
-    #[error("load the trusted keys")]
-    Identity(#[from] LoadError),
-    /// The database is not as it should be.
-    #[error("prepare the database")]
-    Migrate(#[from] MigrateError),
-    /// Agents cannot be called.
-    #[error(transparent)]
-    Outbound(#[from] outbound::BuildError),
-    /// Redis cannot be used as configured.
-    #[error("configuration of registry: redis.url is not usable")]
-    Redis(#[source] redis::Error),
-    /// The database cannot be used.
-    #[error("use the database")]
-    Pg(#[from] pg::Error),
-}
+/// The service's name in assertions and telemetry.
+pub const NAME: &str = Settings::NAME;
 
-/// Starts registry-svc on `lifecycle`: takes its ports, migrates, spawns its tasks and returns.
+/// Starts registry-svc on `lifecycle`: takes its ports, migrates, starts its tasks and returns.
 ///
 /// # Errors
-/// [`StartError`] says why there is none.
+/// [`StartError`] names the part that did not start.
 pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Result<(), StartError> {
-    // A taken port shows before anything is changed.
-    let bound = Bound::bind(&config.server).await?;
-    let clock = SystemClock::shared();
-    let methods = Methods::from_contract()?;
-    let verifier = Verifier::load(NAME, &config.identity, clock.clone())?;
-    pg::migrate(&MIGRATOR, &config.pg).await?;
-    let pool = Pool::connect(&config.pg).await?;
+    let (starting, settings) = Starting::new(config, lifecycle, metrics).await?;
+    let outbound = Outbound::new(&settings.outbound).map_err(|error| StartError::part("outbound", error))?;
+    let base = starting.open(&MIGRATOR).await?;
+    let (pool, clock, lifecycle) = (base.pool.clone(), base.clock.clone(), base.lifecycle.clone());
+    let replica = base.lease_holder();
+    let beats = BeatStore::new(base.redis.clone(), replica.clone());
+    let liveness = Liveness::new(&settings.heartbeat, &base, &beats);
 
-    let redis = Redis::lazy(&config.redis).map_err(StartError::Redis)?;
-    let replica = id::new_id().simple().to_string();
-    let beats = BeatStore::new(redis.clone(), replica.clone());
-    let liveness = Liveness::new(&config.heartbeat, &pool, &clock, &beats);
-
-    let tokens =
-        Tokens::new(pool.clone(), clock.clone(), scopes_of(&methods), config.tokens.max_live_per_account);
+    let scopes = scopes_of(base.methods());
+    let tokens = Tokens::new(pool.clone(), clock.clone(), scopes, settings.tokens.max_live_per_account);
     let accounts = Accounts::new(pool.clone(), clock.clone());
-    let limits =
-        Limits { max_per_account: config.agents.max_per_account, enrolment_ttl: config.agents.enrolment_ttl };
-    let agents = Agents::new(pool.clone(), clock.clone(), liveness.memory.clone(), limits);
-    let outbound = Outbound::new(&config.outbound)?;
-    let rhythm = config.heartbeat.rhythm();
-    let register =
-        Register::new(pool.clone(), clock.clone(), outbound.clone(), liveness.memory.clone(), rhythm);
-    let custodian = Custodian::new(pool.clone(), clock.clone(), beats.clone(), liveness.memory.clone());
-    let hint = Arc::<Notify>::default();
-    let limits = config.relay.delivery();
-    let deliverer = Deliverer::new(pool.clone(), clock.clone(), outbound, limits, Waiting::default());
-    let limits = config.relay.limits();
-    let (wake, stop) = (hint.clone(), lifecycle.soft());
-    let relay = Relay::new(pool.clone(), clock.clone(), limits, deliverer.clone(), wake, stop);
-    let door = BeatDoor::new(liveness.heartbeats, config.heartbeat.recheck_period, lifecycle.soft());
+    let limits = agents::Limits {
+        max_per_account: settings.agents.max_per_account,
+        enrolment_ttl: settings.agents.enrolment_ttl,
+    };
+    let agents = Agents::new(pool.clone(), clock.clone(), liveness.cache.clone(), limits);
+    let schedule = schedule_of(&settings.heartbeat);
+    let cache = liveness.cache.clone();
+    let register = Register::new(pool.clone(), clock.clone(), outbound.clone(), cache, schedule);
+    let custodian = Custodian::new(pool.clone(), clock.clone(), beats, liveness.cache);
+    let beats = BeatHandler {
+        heartbeats: liveness.heartbeats.clone(),
+        recheck: settings.heartbeat.recheck_period,
+        stop: lifecycle.soft(),
+    };
+    let (deliverer, relay, hint) = relay_of(&settings.relay, &base, outbound, replica);
 
-    let resolver = CachedTokens::new(Arc::new(tokens.clone()), config.tokens.remembered);
-    let authenticator = Authenticator::new(Arc::new(methods), verifier, Arc::new(resolver));
-
-    worker::retention::start(pool.clone(), clock, &config.retention, &lifecycle);
-    worker::relay::start(deliverer, pool.clone(), hint, replica, &config.relay, &lifecycle);
-    worker::liveness::start(liveness.stamping, liveness.flusher, beats, &config.heartbeat, &lifecycle);
-    let singleton = Singleton::new("registry.sweep", config.heartbeat.sweep_lease, &redis, &pool, &lifecycle);
-    worker::liveness::start_sweep(liveness.sweep, singleton, &config.heartbeat, &lifecycle);
-    Server::new(NAME, config.server, authenticator)
-        .service(AccountHandler::new(accounts, tokens.clone()).into_server())
-        .service(AuthHandler::new(tokens).into_server())
-        .service(AgentHandler::new(agents, register, door).into_server())
-        .service(CustodianHandler::new(NAME, custodian).into_server())
-        .service(RelayHandler::new(relay, config.relay.max_request_bytes).into_server())
-        .ready_when(pool)
-        .start(bound, metrics, &lifecycle)?;
-    Ok(())
+    let retention = Retention {
+        pool: pool.clone(),
+        clock,
+        batch: i64::from(settings.retention.batch),
+        messages: settings.retention.messages,
+    };
+    worker::start_retention(retention, settings.retention.period, &lifecycle);
+    worker::relay::start(deliverer, hint, &settings.relay, &lifecycle);
+    let (config, heartbeats, flusher) = (&settings.heartbeat, liveness.heartbeats, liveness.flusher);
+    worker::liveness::start(liveness.renew, flusher, heartbeats, config, &lifecycle);
+    let singleton = Singleton::new("registry.sweep", config.sweep_lease, &base.redis, &pool, &lifecycle);
+    worker::liveness::start_sweep(liveness.sweep, singleton, config, &lifecycle);
+    base.serve(tokens.clone(), settings.tokens.remembered, |server| {
+        server
+            .service(AccountHandler { accounts, tokens: tokens.clone() }.into_server())
+            .service(AuthHandler { tokens }.into_server())
+            .service(AgentHandler { agents, register, beats }.into_server())
+            .service(CustodianHandler::new(NAME, custodian).into_server())
+            .service(RelayHandler { relay, max_request: settings.relay.max_request_bytes }.into_server())
+    })
 }
 
-/// Everything that knows who is alive.
+/// The relay, the deliverer behind it, and the hint by which the relay wakes the dispatcher.
+fn relay_of(
+    config: &RelayConfig,
+    base: &Base,
+    outbound: Outbound,
+    replica: String,
+) -> (Deliverer, Relay, Arc<Notify>) {
+    let (hint, waiters) = (Arc::<Notify>::default(), Waiters::default());
+    let client = AgentClient { outbound, message_timeout: config.timeout, task_timeout: config.ask_timeout };
+    let deliverer = Deliverer::new(DelivererDeps {
+        pool: base.pool.clone(),
+        clock: base.clock.clone(),
+        client: client.clone(),
+        waiters: waiters.clone(),
+        replica,
+        lease: config.lease,
+        settle_timeout: config.settle_timeout,
+        retries: RetryPolicy {
+            max_arrivals: config.max_arrivals,
+            backoff: Backoff::new(config.first_retry, config.longest_retry),
+        },
+    });
+    let relay = Relay::new(RelayDeps {
+        pool: base.pool.clone(),
+        clock: base.clock.clone(),
+        limits: RelayLimits {
+            max_request: config.max_request_bytes,
+            max_waiting: config.max_waiting,
+            wait: config.wait,
+            ttl: config.ttl,
+        },
+        client,
+        waiters,
+        hint: hint.clone(),
+        stop: base.lifecycle.soft(),
+    });
+    (deliverer, relay, hint)
+}
+
+/// The parts that know which agents are alive.
 struct Liveness {
-    memory: Memory,
+    cache: SnapshotCache,
     heartbeats: Heartbeats,
-    stamping: Stamping,
+    renew: RenewTask,
     flusher: Flusher,
     sweep: Sweep,
 }
 
 impl Liveness {
-    fn new(config: &HeartbeatConfig, pool: &Pool, clock: &SharedClock, beats: &BeatStore) -> Self {
-        let rhythm = config.rhythm();
-        let memory = Memory::new(beats.clone(), config.remembered);
-        let seeder = Seeder::new(pool.clone(), beats.clone(), rhythm.amnesty());
-        let (stamper, stamping) = Stamper::new(beats.clone(), seeder.clone(), rhythm);
-        let flusher = Flusher::new(pool.clone(), memory.clone());
-        let parts = (memory.clone(), stamper, flusher.clone());
-        let heartbeats = Heartbeats::new(pool.clone(), clock.clone(), rhythm, parts, config.settling);
-        let parts = (beats.clone(), memory.clone(), seeder);
-        let fresh = worker::liveness::replica_fresh(config);
-        let sweep = Sweep::new(pool.clone(), clock.clone(), parts, rhythm, config.sweep_limits(), fresh);
-        Self { memory, heartbeats, stamping, flusher, sweep }
+    fn new(config: &HeartbeatConfig, base: &Base, beats: &BeatStore) -> Self {
+        let (pool, clock) = (&base.pool, &base.clock);
+        let schedule = schedule_of(config);
+        let cache = SnapshotCache::new(beats.clone(), config.remembered);
+        let seeder = Seeder::new(pool.clone(), beats.clone(), schedule.probation());
+        let (renewer, renew) = Renewer::new(beats.clone(), seeder.clone(), schedule);
+        let flusher = Flusher::new(pool.clone(), cache.clone());
+        let heartbeats = Heartbeats::new(HeartbeatDeps {
+            pool: pool.clone(),
+            clock: clock.clone(),
+            schedule,
+            beats: beats.clone(),
+            cache: cache.clone(),
+            renewer,
+            flusher: flusher.clone(),
+            max_record_writes: config.max_record_writes,
+        });
+        let sweep = Sweep::new(SweepDeps {
+            pool: pool.clone(),
+            clock: clock.clone(),
+            beats: beats.clone(),
+            cache: cache.clone(),
+            seeder,
+            schedule,
+            limits: SweepLimits {
+                period: config.sweep_period,
+                probation: schedule.probation(),
+                max_silent: config.max_silent,
+                max_silent_share: config.max_silent_share,
+            },
+            replica_fresh: config.replica_period * REPLICA_PERIODS,
+        });
+        Self { cache, heartbeats, renew, flusher, sweep }
     }
 }
 
-/// Every scope that some method asks for.
+fn schedule_of(config: &HeartbeatConfig) -> BeatSchedule {
+    BeatSchedule {
+        min_interval: config.shortest_interval,
+        max_interval: config.longest_interval,
+        target_per_second: config.wanted_per_second,
+        missed_beats: config.missed_beats,
+        grace: config.grace,
+    }
+}
+
+/// The scopes that methods need.
 fn scopes_of(methods: &Methods) -> BTreeSet<String> {
     let scopes = methods.paths().filter_map(|path| methods.get(path)).map(|method| &method.auth.scope);
     scopes.filter(|scope| !scope.is_empty()).cloned().collect()

@@ -1,11 +1,23 @@
-//! Background tasks, one file each.
+//! Background tasks.
 //!
 //! | Task | Period | What it does |
 //! |---|---|---|
-//! | [`liveness`] | several | stamps beats, writes them down, looks for silent agents |
-//! | [`relay`] | `relay.scan_period`, and when told | delivers messages; ends those whose time is over |
-//! | [`retention`] | `retention.period` | deletes idempotency keys, messages and lanes that no longer count |
+//! | [`liveness`] | several | renews deadlines, flushes beats, sweeps for silent agents |
+//! | [`relay`] | `relay.scan_period`, and on a hint | delivers messages, and ends expired ones |
+//! | retention | `retention.period` | deletes idempotency keys, messages and lanes past their retention |
 
-pub mod liveness;
-pub mod relay;
-pub mod retention;
+pub(crate) mod liveness;
+pub(crate) mod relay;
+
+use std::time::Duration;
+
+use svc_core::run::lifecycle::Lifecycle;
+
+use crate::app::retention::Retention;
+
+pub(crate) fn start_retention(retention: Retention, period: Duration, lifecycle: &Lifecycle) {
+    lifecycle.every("retention", period, move || {
+        let retention = retention.clone();
+        async move { Ok(retention.run().await?) }
+    });
+}

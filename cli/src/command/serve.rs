@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         Service::Gateway => serve!(gateway::run, args),
         Service::Chat => serve!(chat_svc::start, args),
         Service::Sandbox => serve!(sandbox_svc::start, args),
-        Service::Registry => serve!(registry_svc::start, args),
+        Service::Registry => serve(args, registry_svc::start),
         Service::Purge => serve(args, purge_svc::start),
     }
 }

@@ -79,6 +79,6 @@ pub(crate) async fn run(home: &Path, args: &Args) -> Result<ExitCode> {
 async fn create_admin_token(home: &Path, args: &CreateArgs) -> Result<String> {
     let config = args.config.clone().unwrap_or_else(|| home.join("config/registry.toml"));
     let config = registry_svc::Config::load(Some(&config))?;
-    let issued = Operator::new(Pool::connect(&config.pg).await?).create_admin_token(&args.name).await?;
+    let issued = Operator::new(Pool::connect(&config.base.pg).await?).create_admin_token(&args.name).await?;
     Ok(issued.secret.expose_secret().to_owned())
 }

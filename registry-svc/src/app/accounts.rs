@@ -1,13 +1,14 @@
-//! Accounts: created by operators, read by operators and by themselves.
+//! Accounts: operators create and list them; an account reads itself.
 
 use svc_core::{
     custody,
     data::{
         idempotency::{Begin, Once},
-        pg::{Pool, Subject, Tx},
+        pg::{Pool, Tx},
     },
     id::AccountId,
     run::clock::SharedClock,
+    subject::Subject,
     wire::{
         page::{self, Page},
         principal::Principal,
@@ -21,25 +22,22 @@ use crate::{
     store,
 };
 
-/// The listing that page tokens of accounts belong to.
+/// The listing that page tokens name.
 const LISTING: &str = "registry.accounts";
 
 /// Use cases of accounts.
 #[derive(Debug, Clone)]
-pub struct Accounts {
+pub(crate) struct Accounts {
     pool: Pool,
     clock: SharedClock,
 }
 
 impl Accounts {
-    /// On this database, by this clock.
-    #[must_use]
-    pub fn new(pool: Pool, clock: SharedClock) -> Self {
+    pub(crate) fn new(pool: Pool, clock: SharedClock) -> Self {
         Self { pool, clock }
     }
 
-    /// Creates an account.
-    pub async fn create(&self, caller: &Principal, name: &Name, once: &Once) -> Result<Account> {
+    pub(crate) async fn create(&self, caller: &Principal, name: &Name, once: &Once) -> Result<Account> {
         let mut tx = Tx::system(&self.pool).await?;
         let slot = match once.begin::<AccountId>(&mut tx, caller.account_id).await? {
             Begin::Replay(id) => {
@@ -55,15 +53,16 @@ impl Accounts {
         Ok(account)
     }
 
-    /// Returns an account.
-    pub async fn get(&self, caller: &Principal, id: AccountId) -> Result<Account> {
+    /// # Errors
+    /// [`Error::NotFound`] if there is none, or if it is another tenant's.
+    pub(crate) async fn get(&self, caller: &Principal, id: AccountId) -> Result<Account> {
         let id = account_of(caller, id)?;
         let mut db = self.pool.acquire().await?;
         store::accounts::find(&mut db, id).await?.ok_or(Error::NotFound(Entity::Account))
     }
 
     /// Lists accounts, newest first.
-    pub async fn list(&self, page_size: u32, page_token: &str) -> Result<Page<Account>> {
+    pub(crate) async fn list(&self, page_size: u32, page_token: &str) -> Result<Page<Account>> {
         let before = page::cursor(LISTING, page_token)?;
         let mut db = self.pool.acquire().await?;
         let rows = store::accounts::list(&mut db, before, i64::from(page_size) + 1).await?;
@@ -71,7 +70,8 @@ impl Accounts {
     }
 }
 
-/// Stores an account together with its custody: from here on it can be written, and erased.
+/// Stores an account together with its custody row, without which the account could be neither used nor
+/// erased.
 pub(crate) async fn insert(tx: &mut Tx, account: &Account) -> Result<()> {
     custody::create(tx, Subject::Account { account: account.id }).await?;
     Ok(store::accounts::insert(tx, account).await?)

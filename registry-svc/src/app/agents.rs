@@ -1,4 +1,4 @@
-//! Agents as their tenant sees them: created, listed, suspended, removed, given a credential to begin with.
+//! Agents as their tenant manages them: create, list, pause, resume, remove, and issue enrolments.
 
 use std::time::Duration;
 
@@ -6,51 +6,50 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use svc_core::{
     data::{
-        audit::{self, Act, SubjectHash},
+        audit::{self, Act},
         idempotency::{Begin, Once},
-        pg::{Pool, Subject, Tx},
+        pg::{Pool, Tx},
     },
     id::{AccountId, AgentId, TokenId},
     run::clock::SharedClock,
+    subject::{Subject, SubjectHash},
     wire::{
         page::{self, Page},
         principal::Principal,
     },
 };
 
-use super::{heartbeat::Memory, tokens};
+use super::{heartbeat::SnapshotCache, tokens};
 use crate::{
     domain::{
         agent::{Agent, NewAgent},
+        beat::DeadlineChange,
         status::{Input, Refused, Status},
-        token::{Owner, Scopes, Secret, TokenKind},
+        token::{Holder, Scopes, Secret, TokenKind},
     },
     error::{Entity, Error, Result},
-    store::{self, beats::Deadline},
+    store,
 };
 
-/// The listing that page tokens of agents belong to.
+/// The listing that page tokens name.
 const LISTING: &str = "registry.agents";
 
-/// Limits of agents.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Agents that one account may have.
+pub(crate) struct Limits {
+    /// Maximum agents of one account.
     pub max_per_account: u32,
-    /// How long an enrolment works.
+    /// Time after which an unused enrolment expires.
     pub enrolment_ttl: Duration,
 }
 
-/// A credential for one registration, with its secret if this is the first answer.
+/// A credential for one registration. Only the first answer to its request carries the secret.
 #[derive(Debug, Clone)]
 pub struct Enrolment {
-    /// Its secret.
     pub secret: Option<Secret>,
-    /// When it stops working.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// What a creation made, as it is remembered for a repetition.
+/// The ids of a creation, as an idempotency key stores them.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Made {
     agent: AgentId,
@@ -59,22 +58,24 @@ struct Made {
 
 /// Use cases of agents.
 #[derive(Debug, Clone)]
-pub struct Agents {
+pub(crate) struct Agents {
     pool: Pool,
     clock: SharedClock,
-    memory: Memory,
+    cache: SnapshotCache,
     limits: Limits,
 }
 
 impl Agents {
-    /// On this database, by this clock.
-    #[must_use]
-    pub fn new(pool: Pool, clock: SharedClock, memory: Memory, limits: Limits) -> Self {
-        Self { pool, clock, memory, limits }
+    pub(crate) fn new(pool: Pool, clock: SharedClock, cache: SnapshotCache, limits: Limits) -> Self {
+        Self { pool, clock, cache, limits }
     }
 
-    /// Creates an agent and its enrolment.
-    pub async fn create(&self, caller: &Principal, new: NewAgent, once: &Once) -> Result<(Agent, Enrolment)> {
+    pub(crate) async fn create(
+        &self,
+        caller: &Principal,
+        new: NewAgent,
+        once: &Once,
+    ) -> Result<(Agent, Enrolment)> {
         let account = caller.account_id()?;
         let now = self.clock.now();
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
@@ -97,8 +98,7 @@ impl Agents {
         Ok((agent, enrolment))
     }
 
-    /// Returns an agent.
-    pub async fn get(&self, caller: &Principal, id: AgentId) -> Result<Agent> {
+    pub(crate) async fn get(&self, caller: &Principal, id: AgentId) -> Result<Agent> {
         let account = caller.account_id()?;
         let mut db = self.pool.acquire().await?;
         let agent = store::agents::find(&mut db, account, id).await?;
@@ -106,7 +106,12 @@ impl Agents {
     }
 
     /// Lists a tenant's agents, newest first.
-    pub async fn list(&self, caller: &Principal, page_size: u32, page_token: &str) -> Result<Page<Agent>> {
+    pub(crate) async fn list(
+        &self,
+        caller: &Principal,
+        page_size: u32,
+        page_token: &str,
+    ) -> Result<Page<Agent>> {
         let account = caller.account_id()?;
         let before = page::cursor(LISTING, page_token)?;
         let mut db = self.pool.acquire().await?;
@@ -114,8 +119,13 @@ impl Agents {
         Ok(Page::cut(LISTING, rows, page_size, |last| last.id))
     }
 
-    /// Issues a new enrolment; an unused one stops working.
-    pub async fn issue_enrolment(&self, caller: &Principal, id: AgentId, once: &Once) -> Result<Enrolment> {
+    /// Issues an enrolment, and revokes an unused one.
+    pub(crate) async fn issue_enrolment(
+        &self,
+        caller: &Principal,
+        id: AgentId,
+        once: &Once,
+    ) -> Result<Enrolment> {
         let account = caller.account_id()?;
         let now = self.clock.now();
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
@@ -127,7 +137,7 @@ impl Agents {
         if agent.status == Status::Removed {
             return Err(Refused::Removed.into());
         }
-        // The record is written, so that enrolments of one agent follow each other.
+        // The record is written too, so that concurrent calls for one agent run one by one.
         let next = Agent { generation: agent.generation + 1, ..agent };
         store::agents::update(&mut tx, &next, next.generation - 1).await?;
         store::tokens::revoke_of_agent(&mut tx, account, id, &[TokenKind::Enrolment], now).await?;
@@ -137,22 +147,20 @@ impl Agents {
         Ok(enrolment)
     }
 
-    /// Suspends an agent.
-    pub async fn pause(&self, caller: &Principal, id: AgentId) -> Result<Agent> {
+    pub(crate) async fn pause(&self, caller: &Principal, id: AgentId) -> Result<Agent> {
         self.change(caller, id, Input::Pause).await
     }
 
-    /// Ends a suspension.
-    pub async fn resume(&self, caller: &Principal, id: AgentId) -> Result<Agent> {
+    pub(crate) async fn resume(&self, caller: &Principal, id: AgentId) -> Result<Agent> {
         self.change(caller, id, Input::Resume).await
     }
 
-    /// Removes an agent for good, with its credentials and what waits for it.
-    pub async fn remove(&self, caller: &Principal, id: AgentId) -> Result<Agent> {
+    /// Removes an agent, revokes its tokens and drops the messages that wait for it.
+    pub(crate) async fn remove(&self, caller: &Principal, id: AgentId) -> Result<Agent> {
         self.change(caller, id, Input::Remove).await
     }
 
-    /// Gives an agent's record one input of its tenant.
+    /// Applies a tenant's input to an agent's record.
     async fn change(&self, caller: &Principal, id: AgentId, input: Input) -> Result<Agent> {
         let account = caller.account_id()?;
         let now = self.clock.now();
@@ -167,7 +175,7 @@ impl Agents {
             let kinds = [TokenKind::Enrolment, TokenKind::Agent];
             store::tokens::revoke_of_agent(&mut tx, account, id, &kinds, now).await?;
             store::lanes::close(&mut tx, id).await?;
-            store::messages::drop_all(&mut tx, id, now).await?;
+            store::messages::state::drop_all(&mut tx, id, now).await?;
             let act = Act {
                 act: "agent.removed",
                 subject: SubjectHash::of("agent", id.0),
@@ -178,25 +186,25 @@ impl Agents {
             audit::record(&mut tx, &act).await?;
         }
         tx.commit().await?;
-        self.memory.note(&next, Deadline::Drop).await;
+        self.cache.put(&next, DeadlineChange::Remove).await;
         Ok(next)
     }
 
     async fn enrol(&self, tx: &mut Tx, agent: &Agent, now: DateTime<Utc>) -> Result<(TokenId, Enrolment)> {
-        let owner = Owner::Enrolment(agent.account_id, agent.id);
+        let holder = Holder::Enrolment(agent.account_id, agent.id);
         let expires_at = Some(now + self.limits.enrolment_ttl);
-        let (token, secret) = tokens::make(owner, "enrolment", Scopes::of_enrolments(), now, expires_at);
+        let (token, secret) = tokens::make(holder, "enrolment", Scopes::of_enrolments(), now, expires_at);
         store::tokens::insert(tx, &token, &secret.hash()).await?;
         Ok((token.id, Enrolment { secret: Some(secret), expires_at }))
     }
 }
 
-/// A tenant's agent, also one that was removed.
+/// Finds a tenant's agent, removed or not.
 pub(super) async fn find(tx: &mut Tx, account: AccountId, id: AgentId) -> Result<Agent> {
     store::agents::find(tx, account, id).await?.ok_or(Error::NotFound(Entity::Agent))
 }
 
 async fn replayed(tx: &mut Tx, enrolment: TokenId) -> Result<Enrolment> {
-    let token = store::tokens::hold(tx, enrolment).await?.ok_or(Error::NotFound(Entity::Token))?;
+    let token = store::tokens::find_and_share(tx, enrolment).await?.ok_or(Error::NotFound(Entity::Token))?;
     Ok(Enrolment { secret: None, expires_at: token.expires_at })
 }

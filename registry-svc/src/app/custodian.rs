@@ -1,61 +1,58 @@
-//! registry-svc's half of an erasure: what it holds of an account, how that is stopped, deleted and read back. Of a
-//! session it holds nothing, and takes part so that nothing can be said of one that is erased.
+//! registry-svc's part of an erasure: it lists, deletes and counts the data of an account. It has no data of
+//! a session, and takes part so that a session's erasure is complete.
 //!
-//! Beats in Redis are listed by the inventory, because after the agents' rows only it knows their ids. A beat that
-//! is still under way may put one of them back: it is found by the read-back, and the erasure is done again; by
-//! then the agent's token is gone.
+//! Inventory lists the beats in Redis, because once the agents' rows are deleted only the inventory has their
+//! ids. A beat that arrives during the erasure may put one back: Verify finds it, and the erasure runs again,
+//! when the agent's token no longer exists.
 //!
-//! Who may still write, which step may follow which, and that a step is answered the same again is
-//! [`svc_core::custody`]'s part. Answers are stored as this module's own records.
+//! [`svc_core::custody`] decides which writers and steps are allowed, and replays the answers of repeated
+//! steps. The stored answers are the records of this module.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use svc_core::{
     custody::{
-        self, Answered, Step, StepKind,
+        self, Step, StepKind,
         custodian::{self, Committed, Counts, Description, Frozen, Invariant, Object, Outcome, Verified},
     },
-    data::pg::{Pool, Subject, Tx},
+    data::pg::{Pool, Tx},
     id::AgentId,
     run::clock::SharedClock,
+    subject::Subject,
 };
 use uuid::Uuid;
 
-use super::heartbeat::Memory;
+use super::heartbeat::SnapshotCache;
 use crate::{
     error::{Error, Result},
     store::{
         beats::BeatStore,
-        erasure::{self, Kind},
+        erasure::{self, TABLES},
     },
 };
 
-/// What is kept of an agent in Redis, as the contract names it.
+/// The kind of the beats of agents in Redis.
 const BEATS: &str = "registry.heartbeats";
 
-/// Rows that one call of Erase deletes at most, and one statement.
-const ERASE_AT_ONCE: i64 = 20_000;
-const ERASE_BATCH: i64 = 2_000;
-
-/// Ids that one broken invariant names at most.
+/// Maximum ids that one broken invariant lists.
 const MAX_OFFENDERS: i64 = 50;
 
-/// Answer of Inventory, as it is stored.
+/// The stored answer of Inventory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Listed {
-    /// Agents of which something may be in Redis.
+    /// Agents that may have data in Redis.
     agents: BTreeSet<Uuid>,
 }
 
-/// Answer of Erase, as it is stored.
+/// The stored answer of Erase.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Erased {
-    /// Rows deleted by this call.
+    /// Rows deleted by the call.
     deleted: Counts,
-    /// Agents that Redis has forgotten.
+    /// Agents deleted in Redis.
     forgotten: BTreeSet<Uuid>,
-    /// Whether nothing is left to do.
+    /// Whether the erasure is complete.
     done: bool,
 }
 
@@ -72,25 +69,32 @@ impl From<Erased> for custodian::Erased {
     }
 }
 
-/// What Redis may know of an agent.
 fn object(agent: Uuid) -> Object {
     Object { kind: BEATS.to_owned(), provider: "redis".to_owned(), id: agent.to_string() }
 }
 
-/// Use cases of an erasure.
+/// The data of accounts in Postgres and Redis.
 #[derive(Debug, Clone)]
-pub struct Custodian {
+pub(crate) struct Custodian {
     pool: Pool,
     clock: SharedClock,
     beats: BeatStore,
-    memory: Memory,
+    cache: SnapshotCache,
 }
 
 impl Custodian {
-    /// A custodian of everything in `pool` and of the beats.
-    #[must_use]
-    pub const fn new(pool: Pool, clock: SharedClock, beats: BeatStore, memory: Memory) -> Self {
-        Self { pool, clock, beats, memory }
+    pub(crate) const fn new(pool: Pool, clock: SharedClock, beats: BeatStore, cache: SnapshotCache) -> Self {
+        Self { pool, clock, beats, cache }
+    }
+
+    /// Deletes agents in this process and in Redis. Unlike elsewhere, an error of Redis is returned.
+    async fn forget(&self, agents: &BTreeSet<Uuid>) -> Result<()> {
+        if agents.is_empty() {
+            return Ok(());
+        }
+        let agents: Vec<AgentId> = agents.iter().copied().map(AgentId).collect();
+        self.cache.delete(&agents).await;
+        Ok(self.beats.delete(&agents).await?)
     }
 }
 
@@ -105,119 +109,80 @@ impl custodian::Custodian for Custodian {
         Description { kinds: kinds().map(str::to_owned).collect(), survivors: Vec::new() }
     }
 
-    /// Stops every writer of the subject.
     async fn freeze(&self, step: Step) -> Result<Frozen> {
-        let mut open = match custody::begin_as(&self.pool, step).await? {
-            Answered::Before(reply) => return Ok(reply),
-            Answered::Now(open) => open,
-        };
-        let known = match step.subject {
-            Subject::Account { account } => erasure::exists(open.tx(), account).await?,
-            Subject::Session { .. } => false,
-        };
-        let reply = Frozen { known };
-        open.finish_as(&reply).await?;
-        Ok(reply)
+        custody::step(&self.pool, step, async |mut open| {
+            let known = TABLES.any(open.tx(), step.subject).await?;
+            Ok(open.answer(Frozen { known }).await?)
+        })
+        .await
     }
 
-    /// What is outside Postgres: what Redis may know of the account's agents.
+    /// Lists the agents that may have data in Redis.
     async fn inventory(&self, step: Step) -> Result<Vec<Object>> {
-        let mut open = match custody::begin_as(&self.pool, step).await? {
-            Answered::Before(reply) => return Ok(Listed::into(reply)),
-            Answered::Now(open) => open,
-        };
-        let reply = Listed { agents: agents(open.tx(), step).await? };
-        open.finish_as(&reply).await?;
-        Ok(reply.into())
+        let listed = custody::step(&self.pool, step, async |mut open| {
+            let agents = agents(open.tx(), step).await?;
+            Ok::<_, Error>(open.answer(Listed { agents }).await?)
+        });
+        Ok(listed.await?.into())
     }
 
-    /// Has Redis forget, then deletes rows, kind by kind; what personal data the head holds goes too.
+    /// Deletes the agents' data in Redis, then the rows, and blanks the account's row.
     async fn erase(&self, step: Step) -> Result<custodian::Erased> {
-        let mut open = match custody::begin_as(&self.pool, step).await? {
-            Answered::Before(reply) => return Ok(Erased::into(reply)),
-            Answered::Now(open) => open,
-        };
-        let known = agents(open.tx(), step).await?;
-        // No transaction is open while Redis is asked.
-        open.pause().await?;
-        self.forget(&known).await?;
-
-        let mut open = match custody::begin_as(&self.pool, step).await? {
-            Answered::Before(reply) => return Ok(Erased::into(reply)),
-            Answered::Now(open) => open,
-        };
-        let mut reply = Erased { deleted: Counts::new(), forgotten: known, done: true };
-        if let Subject::Account { account } = step.subject {
-            erasure::blank_head(open.tx(), account).await?;
-            let mut left = ERASE_AT_ONCE;
-            for kind in Kind::ALL {
-                let mut gone = 0;
-                while left > 0 {
-                    let batch = ERASE_BATCH.min(left);
-                    let some = erasure::delete_some(open.tx(), kind, account, batch).await?;
-                    let some = i64::try_from(some).unwrap_or(batch);
-                    gone += some;
-                    left -= some;
-                    if some < batch {
-                        break;
-                    }
+        let erased = custody::step(&self.pool, step, async |mut open| {
+            let forgotten = agents(open.tx(), step).await?;
+            // No transaction is open during the calls to Redis.
+            open.pause().await?;
+            self.forget(&forgotten).await?;
+            custody::step(&self.pool, step, async |mut open| {
+                let mut erased = Erased { deleted: Counts::new(), forgotten, done: true };
+                if let Subject::Account { account } = step.subject {
+                    erasure::blank_head(open.tx(), account).await?;
+                    erased.done = TABLES.delete(open.tx(), step.subject, &mut erased.deleted).await?;
                 }
-                reply.deleted.push((kind.name().to_owned(), gone));
-            }
-            if left == 0 {
+                if erased.done {
+                    return Ok(open.answer(erased).await?);
+                }
                 open.pause().await?;
-                return Ok(Erased { done: false, ..reply }.into());
-            }
-        }
-        open.finish_as(&reply).await?;
-        Ok(reply.into())
+                Ok::<_, Error>(erased)
+            })
+            .await
+        });
+        Ok(erased.await?.into())
     }
 
-    /// Reads back what is left, here and in Redis.
+    /// Counts the rows that are left, and the agents that have data in Redis.
     async fn verify(&self, step: Step) -> Result<Verified> {
-        let mut open = match custody::begin_as(&self.pool, step).await? {
-            Answered::Before(reply) => return Ok(reply),
-            Answered::Now(open) => open,
-        };
-        let known = agents(open.tx(), step).await?;
-        open.pause().await?;
-        let mut remembered = 0;
-        for agent in &known {
-            remembered += i64::from(self.beats.remembers(AgentId(*agent)).await?);
-        }
-
-        let mut open = match custody::begin_as(&self.pool, step).await? {
-            Answered::Before(reply) => return Ok(reply),
-            Answered::Now(open) => open,
-        };
-        let account = match step.subject {
-            Subject::Account { account } => Some(account),
-            Subject::Session { .. } => None,
-        };
-        let (counts, at) = erasure::count(open.tx(), account).await?;
-        let rows = counts.into_iter().map(|(kind, count)| (kind.name().to_owned(), count));
-        Ok(open.finish_verify(rows.chain([(BEATS.to_owned(), remembered)]).collect(), at).await?)
+        custody::step(&self.pool, step, async |mut open| {
+            let known = agents(open.tx(), step).await?;
+            open.pause().await?;
+            let mut beats = 0;
+            for agent in known {
+                beats += i64::from(self.beats.has(AgentId(agent)).await?);
+            }
+            custody::step(&self.pool, step, async |mut open| {
+                let (mut counts, at) = TABLES.count(open.tx(), step.subject).await?;
+                counts.push((BEATS.to_owned(), beats));
+                Ok(open.finish_verify(counts, at).await?)
+            })
+            .await
+        })
+        .await
     }
 
-    /// Deletes the head: the tombstone alone stays.
     async fn commit(&self, step: Step) -> Result<Committed> {
-        let mut open = match custody::begin_as(&self.pool, step).await? {
-            Answered::Before(reply) => return Ok(reply),
-            Answered::Now(open) => open,
-        };
-        if let Subject::Account { account } = step.subject {
-            erasure::delete_head(open.tx(), account).await?;
-        }
-        Ok(open.finish_commit(self.clock.now()).await?)
+        custody::step(&self.pool, step, async |mut open| {
+            TABLES.delete_heads(open.tx(), step.subject).await?;
+            Ok(open.finish_commit(self.clock.now()).await?)
+        })
+        .await
     }
 
-    /// Runs the custody invariants.
     async fn check_invariants(&self) -> Result<Vec<Invariant>> {
         let mut db = self.pool.acquire().await?;
         Ok(vec![
             Invariant {
                 name: "nothing_of_an_erased_account",
-                offenders: erasure::list_erased_with_rows(&mut db, MAX_OFFENDERS).await?,
+                offenders: TABLES.leftovers(&mut db, MAX_OFFENDERS).await?,
             },
             Invariant {
                 name: "no_account_without_custody",
@@ -227,25 +192,13 @@ impl custodian::Custodian for Custodian {
     }
 }
 
-impl Custodian {
-    /// Forgets agents, in this process and in Redis. That Redis has not forgotten them is an error here, unlike
-    /// elsewhere.
-    async fn forget(&self, agents: &BTreeSet<Uuid>) -> Result<()> {
-        if agents.is_empty() {
-            return Ok(());
-        }
-        let agents: Vec<AgentId> = agents.iter().copied().map(AgentId).collect();
-        self.memory.forget(&agents).await;
-        Ok(self.beats.forget(&agents).await?)
-    }
-}
-
-/// Names of everything that Describe declares and Verify counts. The account's head goes at Commit.
+/// The kinds that Describe declares and Verify counts. Commit deletes the account's row, which is not one of
+/// them.
 pub fn kinds() -> impl Iterator<Item = &'static str> {
-    Kind::ALL.into_iter().map(Kind::name).chain([BEATS])
+    TABLES.kinds().chain([BEATS])
 }
 
-/// The subject's agents: those that there are, and those that the inventory listed when there were more.
+/// The agents of the subject: those that exist, and those that the inventory listed before.
 async fn agents(tx: &mut Tx, step: Step) -> Result<BTreeSet<Uuid>> {
     let Subject::Account { account } = step.subject else { return Ok(BTreeSet::new()) };
     let listed = custody::answer_of::<Listed>(tx, step, StepKind::Inventory).await?;

@@ -1,149 +1,172 @@
-//! Beats: how it is known that an agent is alive.
+//! Heartbeats: keep an agent online, or bring it back.
 //!
-//! A beat that changes nothing costs one place in a batch of Redis ([`stamp`]) and no database; what it says is
-//! written down every few seconds together with others ([`flush`]). A beat that changes where the agent stands goes
-//! through its record, under the account's custody, and counts only in the incarnation in which it was heard: one
-//! that was on its way since before the agent was marked offline, paused or registered anew changes nothing.
+//! A beat that changes nothing costs a place in a batch for Redis ([`renew`]); its vitals are written to
+//! Postgres every few seconds together with those of other agents ([`flush`]). A beat that changes the
+//! agent's status goes through its record, under the account's custody. A beat counts only in the incarnation
+//! that sent it: a beat that was on its way when the agent was marked offline, paused or registered again
+//! changes nothing.
 //!
-//! Redis may be away or empty. Beats are then answered from memory and from Postgres, and nobody is marked silent.
+//! While Redis is away or empty, beats are answered from memory and from Postgres, and no agent is marked
+//! offline.
 
+mod cache;
 mod flush;
-mod memory;
+mod renew;
 mod seed;
-mod stamp;
 
 use std::{sync::Arc, time::Duration};
 
 use svc_core::{
-    data::pg::{self, Pool, Subject, Tx},
+    data::{
+        pg::{self, Pool, Tx},
+        redis,
+    },
     id::{AccountId, AgentId},
     run::clock::SharedClock,
+    subject::Subject,
 };
 use tokio::sync::Semaphore;
 
-pub use self::{
+pub(crate) use self::{
+    cache::SnapshotCache,
     flush::Flusher,
-    memory::Memory,
+    renew::{RenewTask, Renewed, Renewer},
     seed::{SeedError, Seeder},
-    stamp::{Stamp, Stamper, Stamping},
 };
 use crate::{
     domain::{
         agent::Agent,
-        beat::{Beat, Rhythm, Snapshot},
+        beat::{Beat, BeatRecord, BeatSchedule, DeadlineChange, Snapshot},
         status::{Input, Status},
     },
     error::{Entity, Error, Result},
     metrics::Beats as BeatMetrics,
-    store::{self, beats::Deadline, liveness::Heard},
+    store::{self, beats::BeatStore},
 };
 
-/// How often a beat is tried again on a record that changes under it.
+/// Maximum attempts to write a record that other writers change meanwhile.
 const ATTEMPTS: u32 = 4;
 
-/// When an agent is asked again whose beat did not count.
+/// Interval after a beat of an earlier incarnation, so that the agent is not silent for long in this one.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Who beats.
+/// Retention of replicas in Redis after their last announcement.
+const REPLICA_RETENTION: Duration = Duration::from_secs(24 * 3600);
+
+/// The agent that beats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sender {
-    /// The tenant.
+pub(crate) struct Sender {
     pub account: AccountId,
-    /// The agent.
     pub agent: AgentId,
 }
 
-/// What an agent is told.
+/// The reply to a beat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer {
-    /// Where it stands.
+pub struct BeatReply {
     pub status: Status,
-    /// When it should beat again.
+    /// The time until the agent should beat again.
     pub next_beat_in: Duration,
+}
+
+/// The parts and limits of [`Heartbeats`].
+#[derive(Debug, Clone)]
+pub(crate) struct HeartbeatDeps {
+    pub pool: Pool,
+    pub clock: SharedClock,
+    pub schedule: BeatSchedule,
+    pub beats: BeatStore,
+    pub cache: SnapshotCache,
+    pub renewer: Renewer,
+    pub flusher: Flusher,
+    /// Maximum beats that go through records at once.
+    pub max_record_writes: usize,
 }
 
 /// Takes beats. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Heartbeats {
-    pool: Pool,
-    clock: SharedClock,
-    rhythm: Rhythm,
-    memory: Memory,
-    stamper: Stamper,
-    flusher: Flusher,
-    /// Beats that go through a record at once: the rest of the service needs connections too.
-    settling: Arc<Semaphore>,
+pub(crate) struct Heartbeats {
+    deps: HeartbeatDeps,
+    /// Bounds the beats that go through records, because other requests need connections too.
+    record_writes: Arc<Semaphore>,
     metrics: BeatMetrics,
 }
 
 impl Heartbeats {
-    /// Takes beats by stamping them, remembering them in `memory` and writing them down by `flusher`; at most
-    /// `settling` at once go through records.
-    #[must_use]
-    pub fn new(
-        pool: Pool,
-        clock: SharedClock,
-        rhythm: Rhythm,
-        (memory, stamper, flusher): (Memory, Stamper, Flusher),
-        settling: usize,
-    ) -> Self {
-        let (settling, metrics) = (Arc::new(Semaphore::new(settling)), BeatMetrics::new());
-        Self { pool, clock, rhythm, memory, stamper, flusher, settling, metrics }
+    pub(crate) fn new(deps: HeartbeatDeps) -> Self {
+        let record_writes = Arc::new(Semaphore::new(deps.max_record_writes));
+        Self { deps, record_writes, metrics: BeatMetrics::default() }
     }
 
     /// Takes one beat.
-    pub async fn beat(&self, sender: Sender, beat: &Beat) -> Result<Answer> {
-        let stamp = self.stamper.stamp(sender.agent).await;
-        let known = match &stamp {
-            Stamp::Counted { known: Some(snapshot) } => {
-                self.memory.remember(sender.agent, *snapshot);
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] or [`Error::Status`] if the agent is removed.
+    pub(crate) async fn beat(&self, sender: Sender, beat: &Beat) -> Result<BeatReply> {
+        let renewed = self.deps.renewer.renew(sender.agent).await;
+        let known = match &renewed {
+            Renewed::Yes { known: Some(snapshot) } => {
+                self.deps.cache.insert_local(sender.agent, *snapshot);
                 Some(*snapshot)
             }
-            Stamp::Counted { known: None } => None,
-            Stamp::Away => self.memory.recall(sender.agent),
+            Renewed::Yes { known: None } => None,
+            Renewed::RedisAway => self.deps.cache.get_local(sender.agent),
         };
-        let quiet = known.filter(|known| beat.changes_nothing(known));
-        self.metrics.count(&stamp, quiet.is_some());
-        match quiet {
+        let unchanged = known.filter(|known| beat.changes_nothing(known));
+        self.metrics.count(renewed != Renewed::RedisAway, unchanged.is_none());
+        match unchanged {
             Some(snapshot) => {
-                self.write_down(sender, &snapshot, beat);
-                Ok(self.answer(snapshot.status))
+                self.write_later(sender, &snapshot, beat);
+                Ok(self.reply(snapshot.status))
             }
-            None => self.settle(sender, beat, known).await,
+            None => self.apply(sender, beat, known).await,
         }
     }
 
-    /// Takes a beat through the agent's record.
-    async fn settle(&self, sender: Sender, beat: &Beat, known: Option<Snapshot>) -> Result<Answer> {
+    /// Announces in Redis that this replica takes beats. Without Redis there is nothing to announce.
+    ///
+    /// # Errors
+    /// [`redis::Error`] if Redis refused the announcement.
+    pub(crate) async fn announce(&self) -> Result<(), redis::Error> {
+        match self.deps.beats.announce(REPLICA_RETENTION).await {
+            Err(error) if !error.is_down() => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Applies a beat to the agent's record.
+    async fn apply(&self, sender: Sender, beat: &Beat, known: Option<Snapshot>) -> Result<BeatReply> {
         // The semaphore is never closed.
-        let _place = self.settling.acquire().await.ok();
+        let _permit = self.record_writes.acquire().await.ok();
         let mut attempt = 0;
         loop {
             attempt += 1;
-            match self.settle_once(sender, beat, known).await {
+            match self.apply_once(sender, beat, known).await {
                 Err(Error::Pg(pg::Error::Stale { .. })) if attempt < ATTEMPTS => {}
-                settled => return settled,
+                applied => return applied,
             }
         }
     }
 
-    async fn settle_once(&self, sender: Sender, beat: &Beat, known: Option<Snapshot>) -> Result<Answer> {
-        let now = self.clock.now();
-        let mut tx = Tx::for_subject(&self.pool, Subject::Account { account: sender.account }).await?;
+    async fn apply_once(&self, sender: Sender, beat: &Beat, known: Option<Snapshot>) -> Result<BeatReply> {
+        let now = self.deps.clock.now();
+        let mut tx = Tx::for_subject(&self.deps.pool, Subject::Account { account: sender.account }).await?;
         let agent = store::agents::find(&mut tx, sender.account, sender.agent).await?;
         let agent = agent.ok_or(Error::NotFound(Entity::Agent))?;
         if known.is_some_and(|known| known.incarnation != agent.incarnation) {
-            // What was known is older than the record: this beat was heard under it, and says nothing about now.
+            // The beat was sent in the cached incarnation, which has ended: only the cache is updated.
             tx.rollback().await?;
-            self.memory.note(&agent, Deadline::Keep).await;
-            return Ok(Answer { status: agent.status, next_beat_in: SOON.min(self.rhythm.shortest) });
+            self.deps.cache.put(&agent, DeadlineChange::Keep).await;
+            return Ok(BeatReply {
+                status: agent.status,
+                next_beat_in: SOON.min(self.deps.schedule.min_interval),
+            });
         }
-        let vitals = beat.upon(agent.vitals.judges_itself);
+        let vitals = beat.vitals_after(agent.vitals.judges_itself);
         let next = agent.after(Input::Beat(vitals.health()), now)?;
         let next = if next.status == agent.status && vitals.judges_itself == agent.vitals.judges_itself {
-            // It only was not remembered.
+            // The record already says so; only the cache did not.
             tx.rollback().await?;
-            self.write_down(sender, &Snapshot::from(&agent), beat);
+            self.write_later(sender, &Snapshot::from(&agent), beat);
             agent
         } else {
             let next = Agent { vitals, last_heartbeat_at: Some(now), ..next };
@@ -154,22 +177,22 @@ impl Heartbeats {
             tx.commit().await?;
             next
         };
-        self.memory.note(&next, Deadline::Keep).await;
-        Ok(self.answer(next.status))
+        self.deps.cache.put(&next, DeadlineChange::Keep).await;
+        Ok(self.reply(next.status))
     }
 
-    fn write_down(&self, sender: Sender, snapshot: &Snapshot, beat: &Beat) {
-        self.flusher.add(Heard {
+    fn write_later(&self, sender: Sender, snapshot: &Snapshot, beat: &Beat) {
+        self.deps.flusher.add(BeatRecord {
             agent: sender.agent,
             account: sender.account,
             incarnation: snapshot.incarnation,
-            vitals: beat.upon(snapshot.judges_itself),
-            at: self.clock.now(),
+            vitals: beat.vitals_after(snapshot.judges_itself),
+            at: self.deps.clock.now(),
         });
     }
 
-    fn answer(&self, status: Status) -> Answer {
-        let interval = self.rhythm.interval(self.stamper.alive());
-        Answer { status, next_beat_in: self.rhythm.next_beat(interval, rand::random()) }
+    fn reply(&self, status: Status) -> BeatReply {
+        let interval = self.deps.schedule.interval(self.deps.renewer.alive());
+        BeatReply { status, next_beat_in: self.deps.schedule.next_beat(interval, rand::random()) }
     }
 }

@@ -1,75 +1,86 @@
-//! Registration: an agent's process says that it is there and where it is called.
+//! Registration: an agent's process states how messages reach it.
 //!
-//! Who registers comes from the credential. An enrolment is used up by it, in the transaction that gives the agent
-//! its token: of two processes with one enrolment, one becomes the agent. Whoever lost that answer gets a new
-//! enrolment from the tenant; registering with it also ends the token that was lost.
+//! The credential names the agent. An enrolment is used up in the transaction that creates the agent's token,
+//! so that of two processes with one enrolment only one becomes the agent. A process that lost the answer
+//! needs a new enrolment from the tenant; registering with it also revokes the lost token.
 
 use std::time::Duration;
 
 use svc_core::{
-    data::pg::{Pool, Subject, Tx},
+    data::pg::{Pool, Tx},
     id::AgentId,
     run::clock::SharedClock,
+    subject::Subject,
     wire::{error::Invalid, outbound::Outbound, principal::Principal},
 };
 
-use super::{agents, heartbeat::Memory, tokens};
+use super::{agents, heartbeat::SnapshotCache, tokens};
 use crate::{
     domain::{
         agent::{Agent, NotRegistered, Registration},
-        beat::Rhythm,
-        token::{Owner, Scopes, Secret, TokenKind},
+        beat::{BeatSchedule, DeadlineChange},
+        token::{Holder, Scopes, Secret, TokenKind},
     },
     error::{Error, Result},
-    store::{self, beats::Deadline},
+    store,
 };
 
-/// An agent that registered, with its token if it came with an enrolment.
 #[derive(Debug, Clone)]
 pub struct Registered {
-    /// The agent.
     pub agent: Agent,
-    /// Secret of its own token.
+    /// The secret of its own token, if it registered with an enrolment.
     pub secret: Option<Secret>,
-    /// When it should beat for the first time.
+    /// The time until its first beat.
     pub next_beat_in: Duration,
 }
 
-/// The use case of registration.
 #[derive(Debug, Clone)]
-pub struct Register {
+pub(crate) struct Register {
     pool: Pool,
     clock: SharedClock,
     outbound: Outbound,
-    memory: Memory,
-    rhythm: Rhythm,
+    cache: SnapshotCache,
+    schedule: BeatSchedule,
 }
 
 impl Register {
-    /// On this database, by this clock; URLs are judged by `outbound`, and agents beat by `rhythm`.
-    #[must_use]
-    pub fn new(pool: Pool, clock: SharedClock, outbound: Outbound, memory: Memory, rhythm: Rhythm) -> Self {
-        Self { pool, clock, outbound, memory, rhythm }
+    pub(crate) fn new(
+        pool: Pool,
+        clock: SharedClock,
+        outbound: Outbound,
+        cache: SnapshotCache,
+        schedule: BeatSchedule,
+    ) -> Self {
+        Self { pool, clock, outbound, cache, schedule }
     }
 
     /// Registers the agent that the credential names.
-    pub async fn register(&self, caller: &Principal, registration: Registration) -> Result<Registered> {
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the outbound policy refuses a URL or a push agent has none,
+    /// [`Error::TokenNotLive`] if the credential was revoked or used,
+    /// [`Error::Status`] if the agent is paused or removed.
+    pub(crate) async fn register(
+        &self,
+        caller: &Principal,
+        registration: Registration,
+    ) -> Result<Registered> {
         let account = caller.account_id()?;
         let id = AgentId::parse("agent_id", &caller.subject_id).map_err(|_| Error::TokenNotLive)?;
         let token_id = caller.token_id.ok_or(Error::TokenNotLive)?;
-        // Asks name servers, so it is done before the transaction; the agent's calls are vetted again.
+        // The check resolves names, so it runs before the transaction. Every call to the agent checks again.
         for (field, url) in registration.urls() {
             self.outbound.vet(&url).await.map_err(|refused| Invalid::new(field, refused.problem()))?;
         }
 
         let now = self.clock.now();
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
-        // Before its tokens, as whoever removes or enrols an agent does.
+        // Locked before its tokens: removals and enrolments use the same order.
         store::agents::lock(&mut tx, account, id).await?;
-        // What the door accepted may be a few seconds old; this decides.
-        let token = store::tokens::take(&mut tx, token_id).await?;
+        // The authentication may be a few seconds old; this read decides.
+        let token = store::tokens::find_and_lock(&mut tx, token_id).await?;
         let token = token
-            .filter(|token| token.is_live(now) && token.owner.agent() == Some(id))
+            .filter(|token| token.is_live(now) && token.holder.agent() == Some(id))
             .ok_or(Error::TokenNotLive)?;
         let agent = agents::find(&mut tx, account, id).await?;
         let next = agent.registered(registration, now).map_err(|error| match error {
@@ -77,27 +88,27 @@ impl Register {
             NotRegistered::NoUrl => Invalid::new("url", "is required for push delivery").into(),
         })?;
         store::agents::update(&mut tx, &next, agent.generation).await?;
-        // What waits for it goes on, in the way it wants it now.
+        // Waiting messages follow the new delivery mode.
         if store::lanes::change_mode(&mut tx, id, next.delivery_mode).await? > 0 {
-            store::messages::put_all_back(&mut tx, id).await?;
+            store::messages::state::requeue_all(&mut tx, id).await?;
         }
         store::lanes::wake(&mut tx, id).await?;
-        let secret = match token.owner {
-            Owner::Enrolment(..) => {
+        let secret = match token.holder {
+            Holder::Enrolment(..) => {
                 let used = [TokenKind::Enrolment, TokenKind::Agent];
                 store::tokens::revoke_of_agent(&mut tx, account, id, &used, now).await?;
-                let owner = Owner::Agent(account, id);
-                let (token, secret) = tokens::make(owner, "agent", Scopes::of_agents(), now, None);
+                let holder = Holder::Agent(account, id);
+                let (token, secret) = tokens::make(holder, "agent", Scopes::of_agents(), now, None);
                 store::tokens::insert(&mut tx, &token, &secret.hash()).await?;
                 Some(secret)
             }
-            Owner::Agent(..) => None,
-            Owner::Admin | Owner::Account(_) => return Err(Error::TokenNotLive),
+            Holder::Agent(..) => None,
+            Holder::Admin | Holder::Account(_) => return Err(Error::TokenNotLive),
         };
         tx.commit().await?;
-        // From now on its silence is noticed.
-        self.memory.note(&next, Deadline::AtLeast(self.rhythm.amnesty())).await;
-        let next_beat_in = self.rhythm.next_beat(self.rhythm.shortest, rand::random());
+        // The sweep sees the agent from now on.
+        self.cache.put(&next, DeadlineChange::ExtendTo(self.schedule.probation())).await;
+        let next_beat_in = self.schedule.next_beat(self.schedule.min_interval, rand::random());
         Ok(Registered { agent: next, secret, next_beat_in })
     }
 }

@@ -1,19 +1,21 @@
-//! API tokens of accounts, and what a bearer token proves.
+//! API tokens of accounts, and the authentication of bearer tokens.
 //!
-//! A secret leaves this service once, in the answer to the request that made it: a repetition of that request
-//! gets the token without it. Nobody can make a token that may do more than its maker, or for longer.
+//! A secret leaves this service once, in the answer to the request that created it. A repetition of that
+//! request gets the token without its secret. A caller cannot create a token with more scopes or a longer
+//! life than its own.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use svc_core::{
     data::{
-        audit::{self, Act, SubjectHash},
+        audit::{self, Act},
         idempotency::{Begin, Once},
-        pg::{Pool, Subject, Tx},
+        pg::{Pool, Tx},
     },
     id::{AccountId, TokenId},
     run::clock::SharedClock,
+    subject::{Subject, SubjectHash},
     wire::{
         auth::{self, TokenResolver},
         error::Invalid,
@@ -26,43 +28,39 @@ use super::account_of;
 use crate::{
     domain::{
         name::Name,
-        token::{Owner, Scopes, Secret, SecretHash, Token},
+        token::{Holder, Scopes, Secret, SecretHash, Token},
     },
     error::{Entity, Error, Result},
     store,
 };
 
-/// The listing that page tokens of tokens belong to.
+/// The listing that page tokens name.
 const LISTING: &str = "registry.tokens";
 
-/// Longest life of a token that does not live for ever.
+/// Maximum life of a token that expires.
 const MAX_TTL: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
-/// What somebody wants a token to be.
+/// A request for a token.
 #[derive(Debug, Clone)]
-pub struct NewToken {
-    /// The tenant.
+pub(crate) struct NewToken {
     pub account: AccountId,
-    /// Its name.
     pub name: Name,
-    /// What it may do; empty is everything.
+    /// An empty list means every scope.
     pub scopes: Vec<String>,
-    /// How long it works; for ever if not said.
+    /// `None` for a token that does not expire.
     pub ttl: Option<Duration>,
 }
 
-/// A token that was made, with its secret if this is the first answer.
+/// A created token. Only the first answer to its request carries the secret.
 #[derive(Debug, Clone)]
 pub struct Created {
-    /// The token.
     pub token: Token,
-    /// Its secret.
     pub secret: Option<Secret>,
 }
 
 /// Use cases of API tokens.
 #[derive(Debug, Clone)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     pool: Pool,
     clock: SharedClock,
     scopes: Arc<BTreeSet<String>>,
@@ -70,15 +68,15 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// On this database, by this clock. `scopes` are those that methods ask for; an account has at most
-    /// `max_live` tokens that work.
-    #[must_use]
-    pub fn new(pool: Pool, clock: SharedClock, scopes: BTreeSet<String>, max_live: u32) -> Self {
+    /// `scopes` are those that methods need; `max_live` bounds the valid tokens of one account.
+    pub(crate) fn new(pool: Pool, clock: SharedClock, scopes: BTreeSet<String>, max_live: u32) -> Self {
         Self { pool, clock, scopes: Arc::new(scopes), max_live }
     }
 
-    /// Creates a token of an account.
-    pub async fn create(&self, caller: &Principal, new: &NewToken, once: &Once) -> Result<Created> {
+    /// # Errors
+    /// [`Error::ScopeExceeded`] if the token would have more scopes or a longer life than the caller's,
+    /// [`Error::TooMany`] if the account has the maximum of valid tokens.
+    pub(crate) async fn create(&self, caller: &Principal, new: &NewToken, once: &Once) -> Result<Created> {
         let account = account_of(caller, new.account)?;
         let scopes = Scopes::parse(&new.scopes, &self.scopes)?;
         if !scopes.are_within(caller) {
@@ -95,12 +93,12 @@ impl Tokens {
             }
             Begin::First(slot) => slot,
         };
-        outlived_by_its_maker(&mut tx, caller, expires_at, now).await?;
+        check_creator(&mut tx, caller, expires_at, now).await?;
         store::accounts::lock(&mut tx, account).await?;
         if store::tokens::count_live(&mut tx, account, now).await? >= i64::from(self.max_live) {
             return Err(Error::TooMany { what: "live tokens", most: self.max_live });
         }
-        let (token, secret) = make(Owner::Account(account), new.name.as_str(), scopes, now, expires_at);
+        let (token, secret) = make(Holder::Account(account), new.name.as_str(), scopes, now, expires_at);
         store::tokens::insert(&mut tx, &token, &secret.hash()).await?;
         slot.finish(&mut tx, &token.id).await?;
         tx.commit().await?;
@@ -108,7 +106,7 @@ impl Tokens {
     }
 
     /// Lists an account's tokens, newest first.
-    pub async fn list(
+    pub(crate) async fn list(
         &self,
         caller: &Principal,
         account: AccountId,
@@ -125,32 +123,32 @@ impl Tokens {
         Ok(Page::cut(LISTING, rows, page_size, |last| last.id))
     }
 
-    /// Revokes a token. One that is revoked already stays as it is.
-    pub async fn revoke(&self, caller: &Principal, account: AccountId, id: TokenId) -> Result<Token> {
+    /// Revokes a token; a revoked one stays as it is.
+    pub(crate) async fn revoke(&self, caller: &Principal, account: AccountId, id: TokenId) -> Result<Token> {
         let account = account_of(caller, account)?;
         let now = self.clock.now();
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
         let token = store::tokens::find(&mut tx, account, id).await?.ok_or(Error::NotFound(Entity::Token))?;
         if !revoke(&mut tx, id, &caller.subject_id, now).await? {
-            // Somebody else's revocation may have come between the two statements.
+            // Another call may have revoked it between the two statements.
             return store::tokens::find(&mut tx, account, id).await?.ok_or(Error::NotFound(Entity::Token));
         }
         tx.commit().await?;
         Ok(Token { revoked_at: Some(now), ..token })
     }
 
-    /// The token behind a bearer.
+    /// Returns the token of a bearer.
     ///
     /// # Errors
-    /// [`Error::TokenNotLive`] if it is unknown, expired or revoked, without saying which.
-    pub async fn authenticate(&self, bearer: &str) -> Result<Token> {
+    /// [`Error::TokenNotLive`] if it is unknown, expired or revoked.
+    pub(crate) async fn authenticate(&self, bearer: &str) -> Result<Token> {
         let mut db = self.pool.acquire().await?;
         let token = store::tokens::find_by_secret(&mut db, &SecretHash::of(bearer)).await?;
         token.filter(|token| token.is_live(self.clock.now())).ok_or(Error::TokenNotLive)
     }
 }
 
-/// This service asks itself.
+/// registry-svc authenticates its own callers without a call.
 #[async_trait::async_trait]
 impl TokenResolver for Tokens {
     async fn resolve(&self, bearer: &str) -> Result<Principal, auth::Error> {
@@ -162,9 +160,8 @@ impl TokenResolver for Tokens {
     }
 }
 
-/// A new token with a new secret.
 pub(crate) fn make(
-    owner: Owner,
+    holder: Holder,
     name: &str,
     scopes: Scopes,
     created_at: DateTime<Utc>,
@@ -173,7 +170,7 @@ pub(crate) fn make(
     let secret = Secret::from_entropy(&rand::random());
     let token = Token {
         id: TokenId::new(),
-        owner,
+        holder,
         name: name.to_owned(),
         prefix: secret.prefix().to_owned(),
         scopes,
@@ -184,7 +181,7 @@ pub(crate) fn make(
     (token, secret)
 }
 
-/// Revokes a live token and writes the act down; says whether it was live.
+/// Revokes a token and records that in the audit log; `false` if it was revoked already.
 pub(crate) async fn revoke(tx: &mut Tx, id: TokenId, by: &str, now: DateTime<Utc>) -> Result<bool> {
     if !store::tokens::revoke(tx, id, now).await? {
         return Ok(false);
@@ -195,17 +192,17 @@ pub(crate) async fn revoke(tx: &mut Tx, id: TokenId, by: &str, now: DateTime<Utc
     Ok(true)
 }
 
-/// A token that was revoked a moment ago, but is still trusted by some cache, makes no other; one that ends
-/// makes none that goes on after it.
-async fn outlived_by_its_maker(
+/// Checks the caller's own token: it must be valid now, whatever a cache says, and must not expire before the
+/// new one.
+async fn check_creator(
     tx: &mut Tx,
     caller: &Principal,
     expires_at: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
 ) -> Result<()> {
     let Some(id) = caller.token_id else { return Ok(()) };
-    let maker = store::tokens::hold(tx, id).await?.filter(|token| token.is_live(now));
-    let end = maker.ok_or(Error::TokenNotLive)?.expires_at;
+    let creator = store::tokens::find_and_share(tx, id).await?.filter(|token| token.is_live(now));
+    let end = creator.ok_or(Error::TokenNotLive)?.expires_at;
     match (end, expires_at) {
         (None, _) => Ok(()),
         (Some(end), Some(at)) if at <= end => Ok(()),

@@ -1,8 +1,8 @@
-//! The agent-to-agent protocol, as far as a relay has to understand it: JSON-RPC requests of versions 0.2, 0.3 and
-//! 1.0, brought into one form, and what changes between the versions.
+//! The agent-to-agent protocol (A2A), as far as the relay needs it: JSON-RPC requests of versions 0.2, 0.3
+//! and 1.0 in one form, and the translation between the versions.
 //!
-//! Nothing here is lenient by accident: whatever is repaired (a message without an id, `content` instead of
-//! `parts`) is what real 0.2 clients send, and everything else is an error that carries the request's id.
+//! A repair (a message without an id, `content` instead of `parts`) is made only for what real 0.2 clients
+//! send. Every other deviation is an error that carries the request's id.
 
 mod envelope;
 mod result;
@@ -12,13 +12,13 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-pub use self::{
+pub(crate) use self::{
     envelope::{Call, Envelope, MessageIds, parse},
-    result::{Outcome, queued_task, task_of},
+    result::{Outcome, StoredMessage},
     translate::{params_for, result_for},
 };
 
-/// A family of versions that speak alike. 0.2 is spoken as 0.3, after repairs.
+/// A family of A2A versions with the same messages. 0.2 is repaired and handled as 0.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Version {
     /// 0.2 and 0.3: `message/send`, `kind`, lower-case enums.
@@ -28,13 +28,12 @@ pub enum Version {
 }
 
 impl Version {
-    /// Every version.
     pub const ALL: [Self; 2] = [Self::V03, Self::V10];
 
-    /// The version that a caller's `A2A-Version` names; nothing means 0.3.
+    /// Parses a caller's `A2A-Version` header; an empty one means 0.3.
     ///
     /// # Errors
-    /// [`RpcError`] `-32009` for one that is not spoken here.
+    /// [`RpcError`] `-32009` if the relay does not support that version.
     pub fn asked(header: &str) -> Result<Self, RpcError> {
         let mut parts = header.trim().split('.');
         match (parts.next(), parts.next()) {
@@ -45,9 +44,7 @@ impl Version {
         }
     }
 
-    /// The version that an agent speaks at `url`, by its card: what the card says of that URL, else the newest it
-    /// speaks anywhere; 0.3 if it does not say.
-    #[must_use]
+    /// The version that an agent's card states for `url`; else the newest version in the card; else 0.3.
     pub fn of_card(card: Option<&Value>, url: &str) -> Self {
         let Some(card) = card else { return Self::V03 };
         let interfaces = card.get("supportedInterfaces").and_then(Value::as_array);
@@ -70,8 +67,7 @@ impl Version {
         if new { Self::V10 } else { Self::V03 }
     }
 
-    /// As it stands in an `A2A-Version` header.
-    #[must_use]
+    /// The value of the `A2A-Version` header.
     pub const fn header(self) -> &'static str {
         match self {
             Self::V03 => "0.3",
@@ -83,33 +79,27 @@ impl Version {
 /// A JSON-RPC error code of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
-    /// The body is no JSON.
+    /// The body is not JSON.
     Parse,
-    /// The body is no JSON-RPC request.
+    /// The body is not a JSON-RPC request.
     InvalidRequest,
-    /// There is no such method.
     MethodNotFound,
-    /// The parameters are wrong.
     InvalidParams,
-    /// There is no such task.
     TaskNotFound,
-    /// The task cannot be canceled any more.
+    /// The task was sent to the agent already.
     TaskNotCancelable,
-    /// The relay does not pass push notifications on.
+    /// The relay does not translate push notification settings.
     PushNotSupported,
-    /// The operation is not relayed.
+    /// The relay does not pass on this method.
     Unsupported,
-    /// The agent's answer makes no sense.
+    /// The agent's answer is not JSON-RPC, or too long.
     InvalidAgentResponse,
-    /// The version is not spoken.
     VersionNotSupported,
-    /// The agent could not be asked.
+    /// The agent was not reached.
     Unreachable,
 }
 
 impl Code {
-    /// Its number.
-    #[must_use]
     pub const fn number(self) -> i32 {
         match self {
             Self::Parse => -32700,
@@ -126,8 +116,7 @@ impl Code {
         }
     }
 
-    /// HTTP status that goes with it.
-    #[must_use]
+    /// The HTTP status of an answer with this code.
     pub const fn http_status(self) -> u16 {
         match self {
             Self::TaskNotFound => 404,
@@ -145,32 +134,26 @@ impl Code {
     }
 }
 
-/// An error that is answered to the caller as JSON-RPC.
+/// An error that the caller gets as a JSON-RPC answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RpcError {
-    /// Its code.
     pub code: Code,
-    /// What the caller reads.
     pub message: String,
-    /// Id of the request, as far as it could be read.
+    /// Id of the request; null if it is unreadable.
     pub id: Value,
 }
 
 impl RpcError {
-    /// An error whose request's id is not known yet.
-    #[must_use]
+    /// An error without a request id.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), id: Value::Null }
     }
 
-    /// The same error, for this request.
-    #[must_use]
-    pub fn of(self, id: &Value) -> Self {
+    /// The same error with the id of its request.
+    pub fn with_id(self, id: &Value) -> Self {
         Self { id: id.clone(), ..self }
     }
 
-    /// Its `error` member.
-    #[must_use]
     pub fn member(&self) -> Value {
         json!({ "code": self.code.number(), "message": self.message })
     }

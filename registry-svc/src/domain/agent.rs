@@ -1,4 +1,4 @@
-//! Agents: what a tenant says about one, what it says about itself, and how its record changes.
+//! Agents: what their tenant and they themselves state about them, and how their record changes.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -12,85 +12,69 @@ use super::{
     status::{Health, Input, Refused, Status, next_status},
 };
 
-/// Longest role, characters.
+/// Maximum characters of a role.
 const MAX_ROLE: usize = 1000;
 
-/// Longest agent card, bytes of JSON.
+/// Maximum bytes of an agent card, as JSON.
 const MAX_CARD: usize = 64 * 1024;
 
-/// Most tasks that an agent may claim to do at once.
+/// Maximum tasks that an agent may run at once.
 const MAX_TASKS: i32 = 1000;
 
-/// Longest text that a beat may carry, characters; what is longer is cut.
+/// Maximum characters of a text in a beat; a longer text is cut.
 const MAX_TEXT: usize = 1000;
 
 /// How messages reach an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeliveryMode {
-    /// The plane calls it.
+    /// The relay calls the agent.
     Push,
-    /// It asks.
+    /// The agent fetches them.
     Poll,
 }
 
-/// An agent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Agent {
-    /// Its id.
     pub id: AgentId,
-    /// Its tenant.
     pub account_id: AccountId,
-    /// Its name.
     pub name: String,
-    /// What it is for.
+    /// Purpose of the agent, in the words of its tenant.
     pub role: String,
-    /// Where it stands.
     pub status: Status,
-    /// When that changed last.
     pub status_changed_at: DateTime<Utc>,
     /// Version of the record; every change of status makes a new one.
     pub generation: i64,
-    /// What was heard of it in an earlier incarnation says nothing about this one.
+    /// A beat counts only in the incarnation that sent it.
     pub incarnation: i64,
-    /// How messages reach it.
     pub delivery_mode: DeliveryMode,
-    /// Where it is called.
     pub url: Option<String>,
-    /// Its A2A card.
+    /// The agent's A2A card.
     pub card: Option<Value>,
-    /// How much it does at once.
     pub max_concurrent_tasks: i32,
-    /// What its latest beat said.
+    /// The vitals of its latest beat.
     pub vitals: Vitals,
-    /// When it was last heard of.
     pub last_heartbeat_at: Option<DateTime<Utc>>,
-    /// When it registered last.
+    /// The time of its latest registration.
     pub registered_at: Option<DateTime<Utc>>,
-    /// When it was created.
     pub created_at: DateTime<Utc>,
 }
 
-/// What a beat says.
+/// The vitals in a beat.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Vitals {
-    /// What it does now.
     pub active_tasks: i32,
-    /// Share of its requests that failed since the beat before, 0 to 1.
+    /// Share of the agent's requests that failed since its last beat, 0 to 1.
     pub error_rate: f64,
-    /// It says that it cannot go on.
+    /// The agent reports that it cannot make progress.
     pub wedged: bool,
-    /// It judges its own health.
     pub judges_itself: bool,
-    /// A sample of its errors.
     pub sample_error: String,
-    /// What it works on.
     pub current_task: String,
 }
 
 impl Vitals {
-    /// What a beat claimed, brought within bounds: nonsense is corrected, not refused, because a beat that is not
-    /// taken makes a living agent look dead.
-    #[must_use]
+    /// The vitals with every value corrected to be within bounds. A beat is never refused for a value,
+    /// because a refused beat would take a living agent offline.
     pub fn within_bounds(self) -> Self {
         let rate = if self.error_rate.is_finite() { self.error_rate.clamp(0.0, 1.0) } else { 0.0 };
         Self {
@@ -102,34 +86,29 @@ impl Vitals {
         }
     }
 
-    /// What counts for the status.
-    #[must_use]
+    /// The part that decides the status.
     pub fn health(&self) -> Health {
         Health { wedged: self.wedged, error_rate: self.error_rate, judges_itself: self.judges_itself }
     }
 }
 
-/// The first characters of a text, without those that Postgres or a terminal would choke on.
+/// The first characters of a text, without control characters, which Postgres or a terminal may reject.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() || *c == '\n').take(MAX_TEXT).collect()
 }
 
-/// What a tenant says about a new agent.
+/// A new agent, as its tenant describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewAgent {
-    /// Its name.
     pub name: Name,
-    /// What it is for.
+    /// Purpose of the agent, in the words of its tenant.
     pub role: String,
-    /// How much it does at once.
     pub max_concurrent_tasks: i32,
 }
 
 impl NewAgent {
-    /// Parses what a tenant said.
-    ///
     /// # Errors
-    /// [`Invalid`] names the field.
+    /// [`Invalid`] names the field that is too long, out of range or not printable.
     pub fn parse(name: &str, role: &str, max_concurrent_tasks: i32) -> Result<Self, Invalid> {
         if role.chars().count() > MAX_ROLE {
             return Err(Invalid::new("role", "must have at most 1000 characters"));
@@ -146,22 +125,19 @@ impl NewAgent {
     }
 }
 
-/// What an agent says about itself when it registers.
+/// A registration, as the agent states it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Registration {
-    /// How it wants its messages; as before if not said.
+    /// `None` keeps the agent's mode.
     pub delivery_mode: Option<DeliveryMode>,
-    /// Where it is called; the URL is vetted elsewhere.
+    /// The URL that the relay calls; not checked against the outbound policy yet.
     pub url: Option<String>,
-    /// Its card.
     pub card: Option<Value>,
 }
 
 impl Registration {
-    /// Puts together what an agent said.
-    ///
     /// # Errors
-    /// [`Invalid`] names the field.
+    /// [`Invalid`] if the card is too long.
     pub fn parse(
         delivery_mode: Option<DeliveryMode>,
         url: &str,
@@ -173,7 +149,7 @@ impl Registration {
         Ok(Self { delivery_mode, url: (!url.is_empty()).then(|| url.to_owned()), card })
     }
 
-    /// Every URL it names, with the field it is in: where it is called, and the interfaces of its card.
+    /// Every URL in the registration with its field: the agent's own, and the interfaces of its card.
     pub fn urls(&self) -> Vec<(String, String)> {
         let mut urls: Vec<_> = self.url.iter().map(|url| ("url".to_owned(), url.clone())).collect();
         let Some(card) = &self.card else { return urls };
@@ -194,8 +170,6 @@ impl Registration {
 }
 
 impl Agent {
-    /// A new agent, awaited from `now` on.
-    #[must_use]
     pub fn new(id: AgentId, account_id: AccountId, new: NewAgent, now: DateTime<Utc>) -> Self {
         Self {
             id,
@@ -217,10 +191,11 @@ impl Agent {
         }
     }
 
-    /// The record after `input`; whoever stores it expects the generation before.
+    /// The record after `input`, with the next generation. The caller stores it only if the stored generation
+    /// is still this record's.
     ///
     /// # Errors
-    /// [`Refused`] if the input has no meaning where the agent stands.
+    /// [`Refused`] as [`next_status`] says.
     pub fn after(&self, input: Input, now: DateTime<Utc>) -> Result<Self, Refused> {
         let status = next_status(self.status, input)?;
         let mut next = self.clone();
@@ -238,7 +213,7 @@ impl Agent {
     /// The record after its process registered.
     ///
     /// # Errors
-    /// [`NotRegistered`] if it may not register, or does not say where it is called.
+    /// [`NotRegistered`] if the agent is paused or removed, or if a push agent has no URL.
     pub fn registered(&self, registration: Registration, now: DateTime<Utc>) -> Result<Self, NotRegistered> {
         let mut next = self.after(Input::Register, now)?;
         next.delivery_mode = registration.delivery_mode.unwrap_or(self.delivery_mode);
@@ -257,13 +232,10 @@ impl Agent {
     }
 }
 
-/// Why an agent is not registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotRegistered {
-    /// It may not.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// It wants to be called and does not say where.
     #[error("push delivery needs a URL")]
     NoUrl,
 }
@@ -287,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_tenant_says_is_bounded() {
+    fn fields_of_a_new_agent_are_bounded() {
         assert_eq!(NewAgent::parse("a", "role\nof two lines", 0).unwrap().max_concurrent_tasks, 1);
         for (name, role, tasks, field) in [
             ("", "", 1, "name"),
@@ -301,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_is_called_says_where_once() {
+    fn a_push_agent_keeps_its_url_until_it_polls() {
         let agent = agent();
         assert_eq!(agent.registered(registration(""), now()).unwrap_err(), NotRegistered::NoUrl);
         let first = agent.registered(registration("https://a.example/a2a"), now()).unwrap();
@@ -314,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_moves_the_clock_of_the_status_only_if_the_status_changes() {
+    fn only_a_change_of_status_sets_status_changed_at() {
         let later = now() + std::time::Duration::from_secs(5);
         let online = agent().registered(registration("https://a.example"), now()).unwrap();
         let again = online.after(Input::Register, later).unwrap();
@@ -325,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_beat_that_claims_nonsense_is_corrected() {
+    fn vitals_out_of_bounds_are_corrected() {
         let vitals = Vitals {
             active_tasks: -5,
             error_rate: f64::NAN,

@@ -1,21 +1,22 @@
-//! Beats: what is remembered of an agent between two of them, and what a beat means.
+//! Beats: the snapshot of an agent that is kept between beats, what a beat changes, and how often agents
+//! beat.
 
 use std::{fmt, str::FromStr, time::Duration};
+
+use chrono::{DateTime, Utc};
+use svc_core::id::{AccountId, AgentId};
 
 use super::{
     agent::{Agent, Vitals},
     status::{Input, Status, next_status},
 };
 
-/// What is remembered of an agent, so that a beat that changes nothing needs no database. Postgres is right where
-/// they differ.
+/// The cached part of an agent's record, which lets a beat that changes nothing skip the record. The record
+/// in Postgres decides where the two differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Snapshot {
-    /// Incarnation that it speaks of.
+pub(crate) struct Snapshot {
     pub incarnation: i64,
-    /// Where the agent stands.
     pub status: Status,
-    /// Whether it judges its own health.
     pub judges_itself: bool,
 }
 
@@ -29,17 +30,16 @@ impl From<&Agent> for Snapshot {
     }
 }
 
-/// As `<incarnation>:<status>:<0 or 1>`; scripts read the incarnation.
+/// `<incarnation>:<status>:<0 or 1>`; the Redis scripts read the incarnation.
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.incarnation, letter(self.status), u8::from(self.judges_itself))
     }
 }
 
-/// A text that is no snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("text is no snapshot of an agent")]
-pub struct NoSnapshot;
+pub(crate) struct NoSnapshot;
 
 impl FromStr for Snapshot {
     type Err = NoSnapshot;
@@ -76,74 +76,111 @@ const fn letter(status: Status) -> &'static str {
 
 /// A beat, as an agent sends it.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Beat {
-    /// What it says; its `judges_itself` is filled in by [`Beat::upon`].
+pub(crate) struct Beat {
+    /// Vitals without `judges_itself`, which [`Beat::vitals_after`] fills in.
     pub vitals: Vitals,
-    /// Whether it judges its own health from now on; as before if not said.
+    /// Whether the agent judges its own health from now on; `None` leaves that as it was.
     pub judges_itself: Option<bool>,
 }
 
 impl Beat {
-    /// What the beat says, given what is known. What an agent says of its judgement counts before the rest of the
-    /// same beat is judged by it.
-    #[must_use]
-    pub fn upon(&self, judges_itself: bool) -> Vitals {
+    /// The vitals after this beat, within bounds. `judges_itself` of the beat takes effect before the health
+    /// in the same beat is evaluated.
+    pub(crate) fn vitals_after(&self, judges_itself: bool) -> Vitals {
         Vitals { judges_itself: self.judges_itself.unwrap_or(judges_itself), ..self.vitals.clone() }
             .within_bounds()
     }
 
-    /// Whether the beat leaves the record as `known` has it.
-    #[must_use]
-    pub fn changes_nothing(&self, known: &Snapshot) -> bool {
-        let vitals = self.upon(known.judges_itself);
+    /// Whether the record stays as `known` has it.
+    pub(crate) fn changes_nothing(&self, known: &Snapshot) -> bool {
+        let vitals = self.vitals_after(known.judges_itself);
         vitals.judges_itself == known.judges_itself
             && next_status(known.status, Input::Beat(vitals.health())) == Ok(known.status)
     }
 }
 
-/// How often agents beat and when their silence is noticed.
+/// A beat to be written to the agent's record.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct BeatRecord {
+    pub agent: AgentId,
+    pub account: AccountId,
+    /// The incarnation that sent it.
+    pub incarnation: i64,
+    pub vitals: Vitals,
+    pub at: DateTime<Utc>,
+}
+
+/// The part of an agent's record that decides whether it is alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AgentLiveness {
+    pub agent: AgentId,
+    pub snapshot: Snapshot,
+    pub last_heartbeat_at: Option<DateTime<Utc>>,
+}
+
+/// The change of an agent's deadline in Redis that goes with a new snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeadlineChange {
+    Keep,
+    /// Removed, unless a beat moved it into the future meanwhile.
+    RemoveIfPassed,
+    Remove,
+    /// Moved to this long from now, unless it is later already.
+    ExtendTo(Duration),
+}
+
+/// Limits of a sweep for silent agents.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rhythm {
-    /// Shortest time between two beats.
-    pub shortest: Duration,
-    /// Longest time between two beats.
-    pub longest: Duration,
-    /// Beats a second that the installation wants.
-    pub wanted_per_second: u32,
-    /// Beats that may be missed.
-    pub missed: u32,
-    /// Time on top of that.
+pub(crate) struct SweepLimits {
+    /// Time between two sweeps.
+    pub period: Duration,
+    /// Time that every agent gets to beat once after a pause, or after a mass silence.
+    pub probation: Duration,
+    /// Silent agents at once that are never a mass silence.
+    pub max_silent: u32,
+    /// Share of all agents that may be silent at once without being a mass silence.
+    pub max_silent_share: f64,
+}
+
+/// How often agents beat, and after how much silence an agent is offline.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct BeatSchedule {
+    pub min_interval: Duration,
+    pub max_interval: Duration,
+    /// Beats a second from all agents together; with more agents, each agent beats less often.
+    pub target_per_second: u32,
+    /// Beats that an agent may miss.
+    pub missed_beats: u32,
+    /// Time on top of the missed beats.
     pub grace: Duration,
 }
 
-/// How far an agent's next beat may be moved, so that agents that started together drift apart.
+/// Share of the interval by which a beat is moved, so that agents that started together drift apart.
 const JITTER: f64 = 0.1;
 
-impl Rhythm {
-    /// The time between two beats while `alive` agents beat.
-    #[must_use]
-    pub fn interval(&self, alive: u64) -> Duration {
+impl BeatSchedule {
+    /// The time between two beats of an agent while `alive` agents beat.
+    pub(crate) fn interval(&self, alive: u64) -> Duration {
         let seconds =
-            u32::try_from(alive).map_or(f64::MAX, f64::from) / f64::from(self.wanted_per_second.max(1));
-        Duration::try_from_secs_f64(seconds).unwrap_or(self.longest).clamp(self.shortest, self.longest)
+            u32::try_from(alive).map_or(f64::MAX, f64::from) / f64::from(self.target_per_second.max(1));
+        Duration::try_from_secs_f64(seconds)
+            .unwrap_or(self.max_interval)
+            .clamp(self.min_interval, self.max_interval)
     }
 
-    /// When an agent beats next, by `draw` in 0..1.
-    #[must_use]
-    pub fn next_beat(&self, interval: Duration, draw: f64) -> Duration {
+    /// The time until an agent's next beat, by `draw` in 0..1.
+    pub(crate) fn next_beat(&self, interval: Duration, draw: f64) -> Duration {
         interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * draw.clamp(0.0, 1.0))
     }
 
-    /// How long an agent may be silent.
-    #[must_use]
-    pub fn patience(&self, interval: Duration) -> Duration {
-        interval.mul_f64(1.0 + JITTER) * self.missed.max(1) + self.grace
+    /// The silence after which an agent that beats every `interval` is offline.
+    pub(crate) fn silence_timeout(&self, interval: Duration) -> Duration {
+        interval.mul_f64(1.0 + JITTER) * self.missed_beats.max(1) + self.grace
     }
 
-    /// How long every living agent has to be heard of when nothing is known about their silence.
-    #[must_use]
-    pub fn amnesty(&self) -> Duration {
-        self.longest.mul_f64(1.0 + JITTER) + self.grace
+    /// The time that every living agent gets to beat once, when earlier beats may have been lost.
+    pub(crate) fn probation(&self) -> Duration {
+        self.max_interval.mul_f64(1.0 + JITTER) + self.grace
     }
 }
 
@@ -171,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_beat_needs_the_database_only_if_it_changes_something() {
+    fn a_beat_needs_the_record_only_if_it_changes_something() {
         let well = Beat::default();
         let wedged = Beat { vitals: Vitals { wedged: true, ..Vitals::default() }, ..Beat::default() };
         let failing = Beat { vitals: Vitals { error_rate: 0.9, ..Vitals::default() }, ..Beat::default() };
@@ -187,22 +224,22 @@ mod tests {
             (&wedged, Status::Online, true, false),
             (&failing, Status::Online, false, false),
             (&failing, Status::Online, true, true),
-            // It says so in this very beat: its word is stored, and its error rate is not held against it.
+            // The flag arrives in this very beat: it is stored, and the error rate does not count.
             (&judging, Status::Online, false, false),
             (&judging, Status::Online, true, true),
         ] {
             assert_eq!(beat.changes_nothing(&known(status, judges)), want, "{beat:?} {status:?} {judges}");
         }
-        let vitals = judging.upon(false);
+        let vitals = judging.vitals_after(false);
         assert_eq!(next_status(Status::Online, Input::Beat(vitals.health())), Ok(Status::Online));
     }
 
-    fn rhythm() -> Rhythm {
-        Rhythm {
-            shortest: Duration::from_secs(10),
-            longest: Duration::from_secs(60),
-            wanted_per_second: 5000,
-            missed: 3,
+    fn schedule() -> BeatSchedule {
+        BeatSchedule {
+            min_interval: Duration::from_secs(10),
+            max_interval: Duration::from_secs(60),
+            target_per_second: 5000,
+            missed_beats: 3,
             grace: Duration::from_secs(15),
         }
     }
@@ -210,18 +247,19 @@ mod tests {
     #[test]
     fn more_agents_beat_less_often_within_bounds() {
         let seconds: Vec<_> =
-            [0, 1, 50_000, 100_000, 250_000, u64::MAX].map(|n| rhythm().interval(n).as_secs()).into();
+            [0, 1, 50_000, 100_000, 250_000, u64::MAX].map(|n| schedule().interval(n).as_secs()).into();
         assert_eq!(seconds, [10, 10, 10, 20, 50, 60]);
     }
 
     proptest! {
         #[test]
-        fn an_agent_that_keeps_to_its_rhythm_is_never_silent(alive in 0_u64..1_000_000, draw in 0.0..1.0_f64) {
-            let rhythm = rhythm();
-            let interval = rhythm.interval(alive);
-            let next = rhythm.next_beat(interval, draw);
-            prop_assert!(next * rhythm.missed + rhythm.grace <= rhythm.patience(interval) + Duration::from_millis(1));
-            prop_assert!(next < rhythm.amnesty());
+        fn an_agent_on_schedule_is_never_silent(alive in 0_u64..1_000_000, draw in 0.0..1.0_f64) {
+            let schedule = schedule();
+            let interval = schedule.interval(alive);
+            let next = schedule.next_beat(interval, draw);
+            let silence = next * schedule.missed_beats + schedule.grace;
+            prop_assert!(silence <= schedule.silence_timeout(interval) + Duration::from_millis(1));
+            prop_assert!(next < schedule.probation());
         }
     }
 }

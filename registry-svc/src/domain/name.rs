@@ -1,19 +1,17 @@
-//! Names that people give to things.
+//! Names of accounts, tokens and agents.
 
 use svc_core::wire::error::Invalid;
 
-/// Longest name, characters.
-pub const MAX_NAME: usize = 200;
+/// Maximum characters of a name.
+const MAX_NAME: usize = 200;
 
-/// A name: 1 to [`MAX_NAME`] characters, none of them a control character, not only blanks.
+/// A name: 1 to 200 characters, not only blanks, without control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name(String);
 
 impl Name {
-    /// Parses what a caller gave for `field`.
-    ///
     /// # Errors
-    /// [`Invalid`] says what is wrong with it.
+    /// [`Invalid`] names `field` and the rule that `text` breaks.
     pub fn parse(field: &str, text: &str) -> Result<Self, Invalid> {
         if text.trim().is_empty() {
             return Err(Invalid::new(field, "is required"));
@@ -27,8 +25,6 @@ impl Name {
         Ok(Self(text.to_owned()))
     }
 
-    /// Its text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

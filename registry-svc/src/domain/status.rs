@@ -1,39 +1,33 @@
-//! Where an agent stands, and the one function that says where it stands next.
+//! An agent's status, and [`next_status`], the one function that changes it.
 //!
-//! Whatever happens to an agent is an [`Input`]; nothing else writes a status. Parked and removed agents are
-//! beyond the reach of agent traffic: a late registration or beat of a process that should be gone does not bring
-//! them back.
+//! Every event of an agent's life is an [`Input`]. A registration or beat never changes the status of a
+//! paused or removed agent: it may come late, from a process that should have ended.
 
-/// Share of failed requests from which an agent counts as unwell.
-pub const UNWELL_FROM: f64 = 0.5;
+/// Share of failed requests at which an agent becomes degraded.
+pub(crate) const DEGRADED_FROM: f64 = 0.5;
 
-/// Share of failed requests below which it counts as well again. What lies between changes nothing.
-pub const WELL_BELOW: f64 = 0.1;
+/// Share of failed requests below which a degraded agent is online again. A share between the two limits
+/// changes nothing.
+pub(crate) const HEALTHY_BELOW: f64 = 0.1;
 
-/// Where an agent stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
-    /// Created or resumed; its process has not been heard of since.
+    /// Created or resumed, and no registration or beat since.
     AwaitingAgent,
-    /// Reachable.
     Online,
-    /// Reachable and unwell.
     Degraded,
-    /// Not heard of for too long.
+    /// No beat within the silence timeout.
     Offline,
     /// Suspended by its tenant.
     Paused,
-    /// Gone for good.
     Removed,
 }
 
 impl Status {
-    /// Every status.
     pub const ALL: [Self; 6] =
         [Self::AwaitingAgent, Self::Online, Self::Degraded, Self::Offline, Self::Paused, Self::Removed];
 
-    /// Whether messages may be delivered to it.
-    #[must_use]
+    /// Whether the relay delivers messages to the agent.
     pub const fn is_reachable(self) -> bool {
         match self {
             Self::Online | Self::Degraded => true,
@@ -42,53 +36,47 @@ impl Status {
     }
 }
 
-/// What an agent says of its own health.
+/// The part of a beat that decides between online and degraded.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Health {
-    /// It says that it cannot go on.
+    /// The agent reports that it cannot make progress.
     pub wedged: bool,
-    /// Share of its requests that failed since its last beat, 0 to 1.
+    /// Share of the agent's requests that failed since its last beat, 0 to 1.
     pub error_rate: f64,
-    /// It judges its own health: its word counts, its error rate does not.
+    /// The agent judges its own health: `wedged` counts, `error_rate` does not.
     pub judges_itself: bool,
 }
 
-/// What happens to an agent.
+/// An event of an agent's life.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Input {
-    /// Its process says where it is reached.
+    /// The agent's process registered.
     Register,
-    /// Its process is alive.
     Beat(Health),
-    /// It was not heard of for too long.
+    /// No beat arrived within the silence timeout.
     Silence,
-    /// Its tenant suspends it.
     Pause,
-    /// Its tenant ends the suspension.
     Resume,
-    /// Its tenant removes it.
     Remove,
 }
 
-/// Why an input changes nothing and is an error to whoever gave it.
+/// An input that the agent's status does not allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// There is no such agent any more.
     #[error("agent is removed")]
     Removed,
-    /// The agent is suspended: its process cannot end that.
     #[error("agent is paused")]
     Paused,
-    /// There is no suspension to end.
     #[error("agent is not paused")]
     NotPaused,
 }
 
-/// Where an agent at `status` stands after `input`; the same status means that nothing changes.
+/// The status after `input`; the same status if the input changes nothing.
 ///
 /// # Errors
-/// [`Refused`] if the input has no meaning there.
-pub fn next_status(status: Status, input: Input) -> Result<Status, Refused> {
+/// [`Refused`] if the agent is removed, if a paused agent registers, or if an agent is resumed that is not
+/// paused.
+pub(crate) fn next_status(status: Status, input: Input) -> Result<Status, Refused> {
     use Status::{AwaitingAgent, Degraded, Offline, Online, Paused, Removed};
     match (status, input) {
         (Removed, Input::Remove) => Ok(Removed),
@@ -99,10 +87,10 @@ pub fn next_status(status: Status, input: Input) -> Result<Status, Refused> {
         (Paused, Input::Register) => Err(Refused::Paused),
 
         (AwaitingAgent | Online | Offline, Input::Beat(health)) => {
-            Ok(if health.is_unwell() { Degraded } else { Online })
+            Ok(if health.degrades() { Degraded } else { Online })
         }
-        (Degraded, Input::Beat(health)) => Ok(if health.is_well() { Online } else { Degraded }),
-        // Acknowledged, so that it learns of its suspension.
+        (Degraded, Input::Beat(health)) => Ok(if health.recovers() { Online } else { Degraded }),
+        // Accepted, so that the reply can carry the status.
         (Paused, Input::Beat(_)) => Ok(Paused),
 
         (Online | Degraded, Input::Silence) => Ok(Offline),
@@ -118,19 +106,18 @@ pub fn next_status(status: Status, input: Input) -> Result<Status, Refused> {
 }
 
 impl Health {
-    fn is_unwell(&self) -> bool {
-        self.wedged || (!self.judges_itself && self.error_rate >= UNWELL_FROM)
+    fn degrades(&self) -> bool {
+        self.wedged || (!self.judges_itself && self.error_rate >= DEGRADED_FROM)
     }
 
-    fn is_well(&self) -> bool {
-        !self.wedged && (self.judges_itself || self.error_rate < WELL_BELOW)
+    fn recovers(&self) -> bool {
+        !self.wedged && (self.judges_itself || self.error_rate < HEALTHY_BELOW)
     }
 }
 
 impl Input {
-    /// Whether what was heard of the agent before no longer says anything about it. Every input but a beat begins
-    /// a new incarnation; a beat that was on its way since before changes nothing.
-    #[must_use]
+    /// Whether the input begins a new incarnation, in which beats of the one before change nothing. Every
+    /// input but a beat does.
     pub const fn begins_incarnation(self) -> bool {
         match self {
             Self::Register | Self::Silence | Self::Pause | Self::Resume | Self::Remove => true,
@@ -154,12 +141,12 @@ mod tests {
             ("beat, well", beat(false, 0.0, false)),
             ("beat, just well", beat(false, 0.099, false)),
             ("beat, between", beat(false, 0.1, false)),
-            ("beat, nearly unwell", beat(false, 0.499, false)),
-            ("beat, unwell", beat(false, 0.5, false)),
+            ("beat, nearly degraded", beat(false, 0.499, false)),
+            ("beat, degraded", beat(false, 0.5, false)),
             ("beat, wedged", beat(true, 0.0, false)),
-            ("beat, wedged and unwell", beat(true, 1.0, false)),
-            ("own judgement, unwell", beat(false, 1.0, true)),
-            ("own judgement, wedged", beat(true, 0.0, true)),
+            ("beat, wedged and degraded", beat(true, 1.0, false)),
+            ("judges itself, failing", beat(false, 1.0, true)),
+            ("judges itself, wedged", beat(true, 0.0, true)),
             ("silence", Input::Silence),
             ("pause", Input::Pause),
             ("resume", Input::Resume),
@@ -168,23 +155,23 @@ mod tests {
     }
 
     #[test]
-    fn every_status_and_input_has_its_answer() {
+    fn every_status_and_input_has_an_answer() {
         use Status::{
             AwaitingAgent as A, Degraded as D, Offline as F, Online as O, Paused as P, Removed as R,
         };
-        let (gone, parked, not) = (Err(Refused::Removed), Err(Refused::Paused), Err(Refused::NotPaused));
+        let (gone, paused, not) = (Err(Refused::Removed), Err(Refused::Paused), Err(Refused::NotPaused));
         // In the order of Status::ALL: awaiting, online, degraded, offline, paused, removed.
         let table: Vec<(&str, [Result<Status, Refused>; 6])> = vec![
-            ("register", [Ok(O), Ok(O), Ok(O), Ok(O), parked, gone]),
+            ("register", [Ok(O), Ok(O), Ok(O), Ok(O), paused, gone]),
             ("beat, well", [Ok(O), Ok(O), Ok(O), Ok(O), Ok(P), gone]),
             ("beat, just well", [Ok(O), Ok(O), Ok(O), Ok(O), Ok(P), gone]),
             ("beat, between", [Ok(O), Ok(O), Ok(D), Ok(O), Ok(P), gone]),
-            ("beat, nearly unwell", [Ok(O), Ok(O), Ok(D), Ok(O), Ok(P), gone]),
-            ("beat, unwell", [Ok(D), Ok(D), Ok(D), Ok(D), Ok(P), gone]),
+            ("beat, nearly degraded", [Ok(O), Ok(O), Ok(D), Ok(O), Ok(P), gone]),
+            ("beat, degraded", [Ok(D), Ok(D), Ok(D), Ok(D), Ok(P), gone]),
             ("beat, wedged", [Ok(D), Ok(D), Ok(D), Ok(D), Ok(P), gone]),
-            ("beat, wedged and unwell", [Ok(D), Ok(D), Ok(D), Ok(D), Ok(P), gone]),
-            ("own judgement, unwell", [Ok(O), Ok(O), Ok(O), Ok(O), Ok(P), gone]),
-            ("own judgement, wedged", [Ok(D), Ok(D), Ok(D), Ok(D), Ok(P), gone]),
+            ("beat, wedged and degraded", [Ok(D), Ok(D), Ok(D), Ok(D), Ok(P), gone]),
+            ("judges itself, failing", [Ok(O), Ok(O), Ok(O), Ok(O), Ok(P), gone]),
+            ("judges itself, wedged", [Ok(D), Ok(D), Ok(D), Ok(D), Ok(P), gone]),
             ("silence", [Ok(A), Ok(F), Ok(F), Ok(F), Ok(P), Ok(R)]),
             ("pause", [Ok(P), Ok(P), Ok(P), Ok(P), Ok(P), gone]),
             ("resume", [not, not, not, not, Ok(A), gone]),
@@ -201,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn agent_traffic_never_brings_back_what_is_parked_or_gone() {
+    fn agent_traffic_never_revives_a_paused_or_removed_agent() {
         for (name, input) in
             inputs().into_iter().filter(|(_, i)| matches!(i, Input::Register | Input::Beat(_)))
         {
@@ -212,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_beat_leaves_the_incarnation_alone() {
+    fn only_a_beat_keeps_the_incarnation() {
         let quiet: Vec<_> = inputs().into_iter().filter(|(_, input)| !input.begins_incarnation()).collect();
         assert!(quiet.iter().all(|(_, input)| matches!(input, Input::Beat(_))) && !quiet.is_empty());
         assert!(!Input::Beat(WELL).begins_incarnation());

@@ -1,4 +1,4 @@
-//! API tokens: their secrets, what they allow, and whom they name.
+//! API tokens: their secrets, scopes and holders.
 
 use std::collections::BTreeSet;
 
@@ -16,58 +16,49 @@ use svc_core::{
 };
 
 /// Random bytes of a secret.
-pub const ENTROPY_BYTES: usize = 32;
+pub(crate) const ENTROPY_BYTES: usize = 32;
 
-/// Characters of a secret that are kept readable, to tell tokens apart.
-const SHOWN: usize = TOKEN_PREFIX.len() + 8;
+/// Characters of a secret that are stored as plain text, to tell tokens apart.
+const PREFIX: usize = TOKEN_PREFIX.len() + 8;
 
-/// Most scopes of one token.
+/// Maximum scopes of one token.
 const MAX_SCOPES: usize = 50;
 
-/// What a token with nothing but an enrolment may do.
 const ENROLMENT_SCOPES: [&str; 1] = ["agent:register"];
 
-/// What a registered agent may do: as itself, and towards others of its tenant.
+/// Scopes of a registered agent: as itself, and towards the other agents of its tenant.
 const AGENT_SCOPES: [&str; 5] = ["agent:register", "agent:beat", "agents:read", "relay:send", "relay:read"];
 
-/// Whom a token names.
+/// The kind of a token's holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TokenKind {
     /// An operator of the plane.
     Admin,
-    /// A tenant.
     Account,
-    /// An agent that has yet to register; good for that one registration.
+    /// An agent that has not registered yet; the token is valid for one registration.
     Enrolment,
     /// An agent that registered.
     Agent,
 }
 
-/// The secret of a token; shown once, stored as its hash.
+/// The secret of a token. It is shown once and stored as its hash.
 #[derive(Debug, Clone)]
 pub struct Secret(SecretString);
 
 impl Secret {
-    /// The secret made of these random bytes.
-    #[must_use]
     pub fn from_entropy(entropy: &[u8; ENTROPY_BYTES]) -> Self {
         Self(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(entropy)).into())
     }
 
-    /// The secret itself, for its one showing.
-    #[must_use]
+    /// The secret as text, to be shown once.
     pub fn reveal(&self) -> &str {
         self.0.expose_secret()
     }
 
-    /// Its first characters.
-    #[must_use]
     pub fn prefix(&self) -> &str {
-        &self.reveal()[..SHOWN]
+        &self.reveal()[..PREFIX]
     }
 
-    /// What is stored of it.
-    #[must_use]
     pub fn hash(&self) -> SecretHash {
         SecretHash::of(self.reveal())
     }
@@ -78,47 +69,38 @@ impl Secret {
 pub struct SecretHash([u8; 32]);
 
 impl SecretHash {
-    /// Hash of what a caller presented.
-    #[must_use]
     pub fn of(token: &str) -> Self {
         Self(Sha256::digest(token.as_bytes()).into())
     }
 
-    /// Its bytes.
-    #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
-/// What a token allows, sorted, each once; never empty.
+/// The scopes of a token: sorted, without duplicates, never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scopes(Vec<String>);
 
 impl Scopes {
-    /// Everything its kind may do.
-    #[must_use]
+    /// Everything that the kind of token may do.
     pub fn every() -> Self {
         Self(vec![EVERY_SCOPE.to_owned()])
     }
 
-    /// What an enrolment allows.
-    #[must_use]
     pub fn of_enrolments() -> Self {
         Self(ENROLMENT_SCOPES.map(str::to_owned).into())
     }
 
-    /// What an agent's token allows.
-    #[must_use]
     pub fn of_agents() -> Self {
         Self(AGENT_SCOPES.map(str::to_owned).into())
     }
 
-    /// Parses what a caller asked for; nothing means everything. A scope that no method asks for (`known`) is a
-    /// mistake, not a restriction.
+    /// Parses the scopes of a request; an empty list means every scope. `known` are the scopes that methods
+    /// need.
     ///
     /// # Errors
-    /// [`Invalid`] names the scope.
+    /// [`Invalid`] names the scope that no method needs, or says that there are too many.
     pub fn parse(asked: &[String], known: &BTreeSet<String>) -> Result<Self, Invalid> {
         if asked.len() > MAX_SCOPES {
             return Err(Invalid::new("scopes", "must have at most 50 entries"));
@@ -133,14 +115,11 @@ impl Scopes {
         Ok(Self(scopes.into_iter().cloned().collect()))
     }
 
-    /// As they are stored.
-    #[must_use]
     pub fn from_stored(scopes: Vec<String>) -> Self {
         Self(scopes)
     }
 
-    /// Whether a caller may give all of them away.
-    #[must_use]
+    /// Whether a caller may grant all of them.
     pub fn are_within(&self, caller: &Principal) -> bool {
         match caller.kind {
             PrincipalKind::Admin => true,
@@ -149,8 +128,6 @@ impl Scopes {
         }
     }
 
-    /// One by one.
-    #[must_use]
     pub fn as_slice(&self) -> &[String] {
         &self.0
     }
@@ -159,40 +136,30 @@ impl Scopes {
 /// A token, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
-    /// Its id.
     pub id: TokenId,
-    /// Whom it names.
-    pub owner: Owner,
-    /// Its name.
+    pub holder: Holder,
     pub name: String,
     /// First characters of its secret.
     pub prefix: String,
-    /// What it allows.
     pub scopes: Scopes,
-    /// When it was created.
     pub created_at: DateTime<Utc>,
-    /// When it stops working, if ever.
     pub expires_at: Option<DateTime<Utc>>,
-    /// When it was revoked, if it was.
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
-/// Whom a token names, with the ids its kind has.
+/// The holder of a token, with the ids of its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Owner {
-    /// An operator.
+pub enum Holder {
     Admin,
-    /// A tenant.
     Account(AccountId),
-    /// An agent that has yet to register.
+    /// An agent that has not registered yet.
     Enrolment(AccountId, AgentId),
     /// An agent that registered.
     Agent(AccountId, AgentId),
 }
 
-impl Owner {
-    /// Puts an owner together from its parts; `None` if they do not fit.
-    #[must_use]
+impl Holder {
+    /// The holder of these parts; `None` if the ids do not fit the kind.
     pub fn from_parts(kind: TokenKind, account: Option<AccountId>, agent: Option<AgentId>) -> Option<Self> {
         match (kind, account, agent) {
             (TokenKind::Admin, None, None) => Some(Self::Admin),
@@ -203,8 +170,6 @@ impl Owner {
         }
     }
 
-    /// Its kind.
-    #[must_use]
     pub fn kind(self) -> TokenKind {
         match self {
             Self::Admin => TokenKind::Admin,
@@ -214,8 +179,6 @@ impl Owner {
         }
     }
 
-    /// The tenant, if it has one.
-    #[must_use]
     pub fn account(self) -> Option<AccountId> {
         match self {
             Self::Admin => None,
@@ -223,8 +186,6 @@ impl Owner {
         }
     }
 
-    /// The agent, if it is one.
-    #[must_use]
     pub fn agent(self) -> Option<AgentId> {
         match self {
             Self::Admin | Self::Account(_) => None,
@@ -234,24 +195,23 @@ impl Owner {
 }
 
 impl Token {
-    /// Whether it works at `now`.
-    #[must_use]
+    /// Whether the token is valid at `now`.
     pub fn is_live(&self, now: DateTime<Utc>) -> bool {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|at| at > now)
     }
 
-    /// Whom it names.
-    #[must_use]
     pub fn principal(&self) -> Principal {
-        let (kind, subject_id) = match self.owner {
-            Owner::Admin => (PrincipalKind::Admin, self.id.to_string()),
-            Owner::Account(account) => (PrincipalKind::Account, account.to_string()),
-            Owner::Enrolment(_, agent) | Owner::Agent(_, agent) => (PrincipalKind::Agent, agent.to_string()),
+        let (kind, subject_id) = match self.holder {
+            Holder::Admin => (PrincipalKind::Admin, self.id.to_string()),
+            Holder::Account(account) => (PrincipalKind::Account, account.to_string()),
+            Holder::Enrolment(_, agent) | Holder::Agent(_, agent) => {
+                (PrincipalKind::Agent, agent.to_string())
+            }
         };
         Principal {
             kind,
             subject_id,
-            account_id: self.owner.account(),
+            account_id: self.holder.account(),
             scopes: self.scopes.0.clone(),
             token_id: Some(self.id),
         }
@@ -271,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_has_256_random_bits_and_a_short_public_prefix() {
+    fn a_secret_has_256_random_bits_and_a_short_prefix() {
         let secret = Secret::from_entropy(&[7; 32]);
         assert_eq!(secret.reveal().len(), "stw_".len() + 43);
         assert!(secret.reveal().starts_with(secret.prefix()) && secret.prefix().len() == 12);
@@ -292,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_gives_away_more_than_they_have() {
+    fn a_caller_grants_only_scopes_of_its_own() {
         let everything = Principal::account(AccountId::new());
         let reader = Principal { scopes: asked(&["sessions:read", "tokens:write"]), ..everything.clone() };
         let admin = Principal { kind: PrincipalKind::Admin, account_id: None, ..everything.clone() };
@@ -312,18 +272,18 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_has_exactly_the_ids_of_its_kind() {
+    fn a_holder_has_exactly_the_ids_of_its_kind() {
         let (account, agent) = (AccountId::new(), AgentId::new());
-        for owner in [
-            Owner::Admin,
-            Owner::Account(account),
-            Owner::Enrolment(account, agent),
-            Owner::Agent(account, agent),
+        for holder in [
+            Holder::Admin,
+            Holder::Account(account),
+            Holder::Enrolment(account, agent),
+            Holder::Agent(account, agent),
         ] {
-            assert_eq!(Owner::from_parts(owner.kind(), owner.account(), owner.agent()), Some(owner));
+            assert_eq!(Holder::from_parts(holder.kind(), holder.account(), holder.agent()), Some(holder));
         }
-        assert_eq!(Owner::from_parts(TokenKind::Admin, Some(account), None), None);
-        assert_eq!(Owner::from_parts(TokenKind::Account, None, None), None);
-        assert_eq!(Owner::from_parts(TokenKind::Agent, Some(account), None), None);
+        assert_eq!(Holder::from_parts(TokenKind::Admin, Some(account), None), None);
+        assert_eq!(Holder::from_parts(TokenKind::Account, None, None), None);
+        assert_eq!(Holder::from_parts(TokenKind::Agent, Some(account), None), None);
     }
 }

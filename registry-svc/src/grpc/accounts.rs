@@ -1,13 +1,15 @@
-//! `AccountService`: tenants and their tokens.
+//! `AccountService`: accounts and their tokens.
 
 use steward_proto::registry::v1::{
     self as proto,
     account_service_server::{AccountService, AccountServiceServer},
 };
-use svc_core::id::{AccountId, TokenId};
+use svc_core::{
+    id::{AccountId, TokenId},
+    wire::grpc::{Call, page_size, parts},
+};
 use tonic::{Request, Response, Status};
 
-use super::{caller, convert, once, status};
 use crate::{
     app::{
         accounts::Accounts,
@@ -16,25 +18,20 @@ use crate::{
     domain::name::Name,
 };
 
-/// Serves `AccountService`.
 #[derive(Debug, Clone)]
-pub struct AccountHandler {
-    accounts: Accounts,
-    tokens: Tokens,
+pub(crate) struct AccountHandler {
+    pub accounts: Accounts,
+    pub tokens: Tokens,
 }
 
 impl AccountHandler {
-    /// Serves these accounts and tokens.
-    #[must_use]
-    pub fn new(accounts: Accounts, tokens: Tokens) -> Self {
-        Self { accounts, tokens }
-    }
-
-    /// As a tower service.
-    #[must_use]
-    pub fn into_server(self) -> AccountServiceServer<Self> {
+    pub(crate) fn into_server(self) -> AccountServiceServer<Self> {
         AccountServiceServer::new(self)
     }
+}
+
+fn account_id(text: &str) -> Result<AccountId, Status> {
+    Ok(AccountId::parse("account_id", text)?)
 }
 
 #[tonic::async_trait]
@@ -43,10 +40,9 @@ impl AccountService for AccountHandler {
         &self,
         request: Request<proto::CreateAccountRequest>,
     ) -> Result<Response<proto::CreateAccountResponse>, Status> {
-        let caller = caller(&request)?;
-        let once = once("steward.registry.v1.AccountService/CreateAccount", &request)?;
-        let name = Name::parse("name", &request.into_inner().name).map_err(status)?;
-        let account = self.accounts.create(&caller, &name, &once).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let name = Name::parse("name", &request.name)?;
+        let account = self.accounts.create(call.principal(), &name, &call.once()?).await?;
         Ok(Response::new(proto::CreateAccountResponse { account: Some(account.into()) }))
     }
 
@@ -54,9 +50,8 @@ impl AccountService for AccountHandler {
         &self,
         request: Request<proto::GetAccountRequest>,
     ) -> Result<Response<proto::GetAccountResponse>, Status> {
-        let caller = caller(&request)?;
-        let id = AccountId::parse("account_id", &request.get_ref().account_id).map_err(status)?;
-        let account = self.accounts.get(&caller, id).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let account = self.accounts.get(call.principal(), account_id(&request.account_id)?).await?;
         Ok(Response::new(proto::GetAccountResponse { account: Some(account.into()) }))
     }
 
@@ -65,9 +60,8 @@ impl AccountService for AccountHandler {
         request: Request<proto::ListAccountsRequest>,
     ) -> Result<Response<proto::ListAccountsResponse>, Status> {
         let request = request.into_inner();
-        let size = convert::page_size(request.page_size).map_err(status)?;
-        let page = self.accounts.list(size, &request.page_token).await.map_err(status)?;
-        let (accounts, next_page_token) = convert::parts(page);
+        let page = self.accounts.list(page_size(request.page_size)?, &request.page_token).await?;
+        let (accounts, next_page_token) = parts(page);
         Ok(Response::new(proto::ListAccountsResponse { accounts, next_page_token }))
     }
 
@@ -75,10 +69,9 @@ impl AccountService for AccountHandler {
         &self,
         request: Request<proto::CreateTokenRequest>,
     ) -> Result<Response<proto::CreateTokenResponse>, Status> {
-        let caller = caller(&request)?;
-        let once = once("steward.registry.v1.AccountService/CreateToken", &request)?;
-        let new = NewToken::try_from(request.into_inner()).map_err(status)?;
-        let created = self.tokens.create(&caller, &new, &once).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let new = NewToken::try_from(request)?;
+        let created = self.tokens.create(call.principal(), &new, &call.once()?).await?;
         Ok(Response::new(created.into()))
     }
 
@@ -86,12 +79,10 @@ impl AccountService for AccountHandler {
         &self,
         request: Request<proto::ListTokensRequest>,
     ) -> Result<Response<proto::ListTokensResponse>, Status> {
-        let caller = caller(&request)?;
-        let request = request.into_inner();
-        let account = AccountId::parse("account_id", &request.account_id).map_err(status)?;
-        let size = convert::page_size(request.page_size).map_err(status)?;
-        let page = self.tokens.list(&caller, account, size, &request.page_token).await.map_err(status)?;
-        let (tokens, next_page_token) = convert::parts(page);
+        let (call, request) = Call::take(request)?;
+        let (account, size) = (account_id(&request.account_id)?, page_size(request.page_size)?);
+        let page = self.tokens.list(call.principal(), account, size, &request.page_token).await?;
+        let (tokens, next_page_token) = parts(page);
         Ok(Response::new(proto::ListTokensResponse { tokens, next_page_token }))
     }
 
@@ -99,11 +90,10 @@ impl AccountService for AccountHandler {
         &self,
         request: Request<proto::RevokeTokenRequest>,
     ) -> Result<Response<proto::RevokeTokenResponse>, Status> {
-        let caller = caller(&request)?;
-        let request = request.into_inner();
-        let account = AccountId::parse("account_id", &request.account_id).map_err(status)?;
-        let id = TokenId::parse("token_id", &request.token_id).map_err(status)?;
-        let token = self.tokens.revoke(&caller, account, id).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let account = account_id(&request.account_id)?;
+        let id = TokenId::parse("token_id", &request.token_id)?;
+        let token = self.tokens.revoke(call.principal(), account, id).await?;
         Ok(Response::new(proto::RevokeTokenResponse { token: Some(token.into()) }))
     }
 
@@ -111,7 +101,7 @@ impl AccountService for AccountHandler {
         &self,
         request: Request<proto::WhoAmIRequest>,
     ) -> Result<Response<proto::WhoAmIResponse>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(proto::WhoAmIResponse { principal: Some((&caller).into()) }))
+        let (call, _) = Call::take(request)?;
+        Ok(Response::new(proto::WhoAmIResponse { principal: Some(call.principal().into()) }))
     }
 }

@@ -1,46 +1,36 @@
-//! `AgentService`: agents as their tenant and they themselves see them.
+//! `AgentService`: agents, as their tenant and they themselves use it.
 
 use steward_proto::registry::v1::{
     self as proto,
     agent_service_server::{AgentService, AgentServiceServer},
 };
-use svc_core::id::AgentId;
+use svc_core::{
+    id::AgentId,
+    wire::grpc::{Call, page_size, parts},
+};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{
-    caller, convert, credential,
-    heartbeats::{Answers, BeatDoor, sender},
-    once, status,
-};
+use super::heartbeats::{BeatHandler, BeatReplies, sender};
 use crate::{
     app::{agents::Agents, register::Register},
     domain::agent::{NewAgent, Registration},
 };
 
-/// Serves `AgentService`.
 #[derive(Debug, Clone)]
-pub struct AgentHandler {
-    agents: Agents,
-    register: Register,
-    beats: BeatDoor,
+pub(crate) struct AgentHandler {
+    pub agents: Agents,
+    pub register: Register,
+    pub beats: BeatHandler,
 }
 
 impl AgentHandler {
-    /// Serves these agents.
-    #[must_use]
-    pub fn new(agents: Agents, register: Register, beats: BeatDoor) -> Self {
-        Self { agents, register, beats }
-    }
-
-    /// As a tower service.
-    #[must_use]
-    pub fn into_server(self) -> AgentServiceServer<Self> {
+    pub(crate) fn into_server(self) -> AgentServiceServer<Self> {
         AgentServiceServer::new(self)
     }
 }
 
 fn agent_id(text: &str) -> Result<AgentId, Status> {
-    AgentId::parse("agent_id", text).map_err(status)
+    Ok(AgentId::parse("agent_id", text)?)
 }
 
 #[tonic::async_trait]
@@ -49,12 +39,9 @@ impl AgentService for AgentHandler {
         &self,
         request: Request<proto::CreateAgentRequest>,
     ) -> Result<Response<proto::CreateAgentResponse>, Status> {
-        let caller = caller(&request)?;
-        let once = once("steward.registry.v1.AgentService/CreateAgent", &request)?;
-        let request = request.into_inner();
-        let new =
-            NewAgent::parse(&request.name, &request.role, request.max_concurrent_tasks).map_err(status)?;
-        let (agent, enrolment) = self.agents.create(&caller, new, &once).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let new = NewAgent::parse(&request.name, &request.role, request.max_concurrent_tasks)?;
+        let (agent, enrolment) = self.agents.create(call.principal(), new, &call.once()?).await?;
         Ok(Response::new(proto::CreateAgentResponse {
             agent: Some(agent.into()),
             enrolment: Some(enrolment.into()),
@@ -65,8 +52,8 @@ impl AgentService for AgentHandler {
         &self,
         request: Request<proto::GetAgentRequest>,
     ) -> Result<Response<proto::GetAgentResponse>, Status> {
-        let (caller, id) = (caller(&request)?, agent_id(&request.get_ref().agent_id)?);
-        let agent = self.agents.get(&caller, id).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let agent = self.agents.get(call.principal(), agent_id(&request.agent_id)?).await?;
         Ok(Response::new(proto::GetAgentResponse { agent: Some(agent.into()) }))
     }
 
@@ -74,11 +61,10 @@ impl AgentService for AgentHandler {
         &self,
         request: Request<proto::ListAgentsRequest>,
     ) -> Result<Response<proto::ListAgentsResponse>, Status> {
-        let caller = caller(&request)?;
-        let request = request.into_inner();
-        let size = convert::page_size(request.page_size).map_err(status)?;
-        let page = self.agents.list(&caller, size, &request.page_token).await.map_err(status)?;
-        let (agents, next_page_token) = convert::parts(page);
+        let (call, request) = Call::take(request)?;
+        let size = page_size(request.page_size)?;
+        let page = self.agents.list(call.principal(), size, &request.page_token).await?;
+        let (agents, next_page_token) = parts(page);
         Ok(Response::new(proto::ListAgentsResponse { agents, next_page_token }))
     }
 
@@ -86,10 +72,9 @@ impl AgentService for AgentHandler {
         &self,
         request: Request<proto::IssueEnrolmentRequest>,
     ) -> Result<Response<proto::IssueEnrolmentResponse>, Status> {
-        let caller = caller(&request)?;
-        let once = once("steward.registry.v1.AgentService/IssueEnrolment", &request)?;
-        let id = agent_id(&request.get_ref().agent_id)?;
-        let enrolment = self.agents.issue_enrolment(&caller, id, &once).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let id = agent_id(&request.agent_id)?;
+        let enrolment = self.agents.issue_enrolment(call.principal(), id, &call.once()?).await?;
         Ok(Response::new(proto::IssueEnrolmentResponse { enrolment: Some(enrolment.into()) }))
     }
 
@@ -97,8 +82,8 @@ impl AgentService for AgentHandler {
         &self,
         request: Request<proto::PauseAgentRequest>,
     ) -> Result<Response<proto::PauseAgentResponse>, Status> {
-        let (caller, id) = (caller(&request)?, agent_id(&request.get_ref().agent_id)?);
-        let agent = self.agents.pause(&caller, id).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let agent = self.agents.pause(call.principal(), agent_id(&request.agent_id)?).await?;
         Ok(Response::new(proto::PauseAgentResponse { agent: Some(agent.into()) }))
     }
 
@@ -106,8 +91,8 @@ impl AgentService for AgentHandler {
         &self,
         request: Request<proto::ResumeAgentRequest>,
     ) -> Result<Response<proto::ResumeAgentResponse>, Status> {
-        let (caller, id) = (caller(&request)?, agent_id(&request.get_ref().agent_id)?);
-        let agent = self.agents.resume(&caller, id).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let agent = self.agents.resume(call.principal(), agent_id(&request.agent_id)?).await?;
         Ok(Response::new(proto::ResumeAgentResponse { agent: Some(agent.into()) }))
     }
 
@@ -115,8 +100,8 @@ impl AgentService for AgentHandler {
         &self,
         request: Request<proto::RemoveAgentRequest>,
     ) -> Result<Response<proto::RemoveAgentResponse>, Status> {
-        let (caller, id) = (caller(&request)?, agent_id(&request.get_ref().agent_id)?);
-        let agent = self.agents.remove(&caller, id).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let agent = self.agents.remove(call.principal(), agent_id(&request.agent_id)?).await?;
         Ok(Response::new(proto::RemoveAgentResponse { agent: Some(agent.into()) }))
     }
 
@@ -124,28 +109,29 @@ impl AgentService for AgentHandler {
         &self,
         request: Request<proto::RegisterAgentRequest>,
     ) -> Result<Response<proto::RegisterAgentResponse>, Status> {
-        let caller = caller(&request)?;
-        let registration = Registration::try_from(request.into_inner()).map_err(status)?;
-        let registered = self.register.register(&caller, registration).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let registration = Registration::try_from(request)?;
+        let registered = self.register.register(call.principal(), registration).await?;
         Ok(Response::new(registered.into()))
     }
+
     async fn heartbeat(
         &self,
         request: Request<proto::HeartbeatRequest>,
     ) -> Result<Response<proto::HeartbeatResponse>, Status> {
-        let sender = sender(&caller(&request)?)?;
-        let answer = self.beats.take(sender, request.into_inner().beat).await?;
+        let (call, request) = Call::take(request)?;
+        let answer = self.beats.take(sender(call.principal())?, request.beat).await?;
         Ok(Response::new(proto::HeartbeatResponse { answer: Some(answer) }))
     }
 
-    type StreamHeartbeatsStream = Answers;
+    type StreamHeartbeatsStream = BeatReplies;
 
     async fn stream_heartbeats(
         &self,
         request: Request<Streaming<proto::StreamHeartbeatsRequest>>,
-    ) -> Result<Response<Answers>, Status> {
-        let sender = sender(&caller(&request)?)?;
-        let credential = credential(&request)?;
-        Ok(Response::new(self.beats.clone().answers(sender, credential, request.into_inner())))
+    ) -> Result<Response<BeatReplies>, Status> {
+        let call = Call::of(&request)?;
+        let (sender, credential) = (sender(call.principal())?, call.credential()?);
+        Ok(Response::new(self.beats.clone().replies(sender, credential, request.into_inner())))
     }
 }

@@ -1,30 +1,21 @@
-//! `AuthService`: bearer tokens become principals.
+//! `AuthService`: resolves bearer tokens into principals.
 
 use steward_proto::registry::v1::{
     self as proto,
     auth_service_server::{AuthService, AuthServiceServer},
 };
+use svc_core::wire::grpc::timestamp;
 use tonic::{Request, Response, Status};
 
-use super::{convert, status};
 use crate::app::tokens::Tokens;
 
-/// Serves `AuthService`.
 #[derive(Debug, Clone)]
-pub struct AuthHandler {
-    tokens: Tokens,
+pub(crate) struct AuthHandler {
+    pub tokens: Tokens,
 }
 
 impl AuthHandler {
-    /// Serves these tokens.
-    #[must_use]
-    pub fn new(tokens: Tokens) -> Self {
-        Self { tokens }
-    }
-
-    /// As a tower service.
-    #[must_use]
-    pub fn into_server(self) -> AuthServiceServer<Self> {
+    pub(crate) fn into_server(self) -> AuthServiceServer<Self> {
         AuthServiceServer::new(self)
     }
 }
@@ -35,10 +26,10 @@ impl AuthService for AuthHandler {
         &self,
         request: Request<proto::AuthenticateRequest>,
     ) -> Result<Response<proto::AuthenticateResponse>, Status> {
-        let token = self.tokens.authenticate(&request.get_ref().token).await.map_err(status)?;
+        let token = self.tokens.authenticate(&request.get_ref().token).await?;
         Ok(Response::new(proto::AuthenticateResponse {
             principal: Some((&token.principal()).into()),
-            expires_at: token.expires_at.map(convert::timestamp),
+            expires_at: token.expires_at.map(timestamp),
         }))
     }
 }

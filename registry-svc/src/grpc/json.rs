@@ -1,14 +1,14 @@
-//! JSON between `google.protobuf.Struct` and serde. A `Struct` holds numbers as doubles, so an integer goes in and
-//! out as one as long as a double can hold it.
+//! Converts JSON between `google.protobuf.Struct` and serde. A `Struct` holds numbers as doubles; an integer
+//! that a double represents exactly stays an integer.
 
 use prost_types::{ListValue, Struct, Value as Wire, value::Kind};
 use serde_json::{Map, Number, Value};
 use svc_core::wire::error::Invalid;
 
-/// Deepest nesting that is read.
+/// Maximum nesting of an object.
 const MAX_DEPTH: usize = 32;
 
-/// Reads an object that a caller gave for `field`.
+/// Parses the object in `field` of a request.
 pub(super) fn parse(field: &str, object: Struct) -> Result<Value, Invalid> {
     read_object(object, MAX_DEPTH)
         .ok_or_else(|| Invalid::new(field, "is nested too deeply, or holds a NUL or no JSON number"))
@@ -36,7 +36,7 @@ fn read(value: Wire, depth: usize) -> Option<Value> {
     })
 }
 
-/// Postgres keeps no NUL in `jsonb`.
+/// Refuses NUL, which Postgres cannot store in `jsonb`.
 fn read_text(text: String) -> Option<String> {
     (!text.contains('\0')).then_some(text)
 }
@@ -44,14 +44,14 @@ fn read_text(text: String) -> Option<String> {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
-    reason = "only if it comes back the same"
+    reason = "an integer is used only if it converts back to the same double"
 )]
 fn read_number(number: f64) -> Option<Number> {
     let whole = number as i64;
     if whole as f64 == number { Some(whole.into()) } else { Number::from_f64(number) }
 }
 
-/// Writes an object; anything else becomes an empty one.
+/// Converts an object; any other value becomes an empty object.
 pub(super) fn write(value: Value) -> Struct {
     match value {
         Value::Object(object) => {
@@ -84,13 +84,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_object_comes_back_as_it_went() {
+    fn an_object_survives_a_round_trip() {
         let object = json!({"a": [1, 2.5, -3], "b": {"c": null, "d": true}, "e": "ä", "f": []});
         assert_eq!(parse("card", write(object.clone())).unwrap(), object);
     }
 
     #[test]
-    fn deep_and_impossible_objects_are_refused() {
+    fn deep_and_unstorable_objects_are_refused() {
         let mut deep = json!({});
         for _ in 0..40 {
             deep = json!({ "x": deep });

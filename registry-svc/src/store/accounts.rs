@@ -1,11 +1,10 @@
-//! Accounts.
+//! Rows of accounts, and the lock for limits of an account.
 
 use sqlx::PgConnection;
 use svc_core::{data::pg, id::AccountId};
 
 use crate::domain::account::Account;
 
-/// Stores a new account.
 pub async fn insert(db: &mut PgConnection, account: &Account) -> Result<(), pg::Error> {
     sqlx::query!(
         "INSERT INTO accounts (id, name, created_at) VALUES ($1, $2, $3)",
@@ -18,17 +17,16 @@ pub async fn insert(db: &mut PgConnection, account: &Account) -> Result<(), pg::
     Ok(())
 }
 
-/// An account, if there is such a one.
-pub async fn find(db: &mut PgConnection, id: AccountId) -> Result<Option<Account>, pg::Error> {
+pub(crate) async fn find(db: &mut PgConnection, id: AccountId) -> Result<Option<Account>, pg::Error> {
     let account =
-        sqlx::query_as!(Account, "SELECT id, name, created_at FROM accounts WHERE id = $1", id as AccountId,)
+        sqlx::query_as!(Account, "SELECT id, name, created_at FROM accounts WHERE id = $1", id as AccountId)
             .fetch_optional(db)
             .await?;
     Ok(account)
 }
 
-/// The oldest account of a name, if there is one.
-pub async fn find_by_name(db: &mut PgConnection, name: &str) -> Result<Option<Account>, pg::Error> {
+/// Finds the oldest account of a name.
+pub(crate) async fn find_by_name(db: &mut PgConnection, name: &str) -> Result<Option<Account>, pg::Error> {
     let account = sqlx::query_as!(
         Account,
         "SELECT id, name, created_at FROM accounts WHERE name = $1 ORDER BY id LIMIT 1",
@@ -39,8 +37,8 @@ pub async fn find_by_name(db: &mut PgConnection, name: &str) -> Result<Option<Ac
     Ok(account)
 }
 
-/// Accounts, newest first, from after `before`.
-pub async fn list(
+/// Lists accounts, newest first, from after `before`.
+pub(crate) async fn list(
     db: &mut PgConnection,
     before: Option<AccountId>,
     limit: i64,
@@ -60,8 +58,8 @@ pub async fn list(
     Ok(accounts)
 }
 
-/// Makes transactions that count something of an account wait for each other.
-pub async fn lock(db: &mut PgConnection, id: AccountId) -> Result<(), pg::Error> {
+/// Locks an account until the transaction ends, so that transactions that count rows of it run one by one.
+pub(crate) async fn lock(db: &mut PgConnection, id: AccountId) -> Result<(), pg::Error> {
     sqlx::query!("SELECT id FROM accounts WHERE id = $1 FOR NO KEY UPDATE", id as AccountId)
         .fetch_optional(db)
         .await?;

@@ -1,4 +1,4 @@
-//! Agents.
+//! Rows of agents, one at a time. [`super::liveness`] has the statements about many.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -68,7 +68,7 @@ impl From<Row> for Agent {
 }
 
 /// Stores a new agent.
-pub async fn insert(db: &mut PgConnection, agent: &Agent) -> Result<(), pg::Error> {
+pub(crate) async fn insert(db: &mut PgConnection, agent: &Agent) -> Result<(), pg::Error> {
     let done = sqlx::query!(
         "INSERT INTO agents
              (id, account_id, name, role, status, status_changed_at, generation, incarnation, delivery_mode,
@@ -91,29 +91,42 @@ pub async fn insert(db: &mut PgConnection, agent: &Agent) -> Result<(), pg::Erro
     ensure_affected(&done, 1)
 }
 
-/// A tenant's agent, also one that was removed.
-pub async fn find(
+/// Selects agents with every column; `$clauses` follow FROM.
+macro_rules! select {
+    ($clauses:literal, $($argument:expr),* $(,)?) => {
+        sqlx::query_as!(
+            Row,
+            "SELECT id, account_id, name, role, status, status_changed_at, generation, incarnation,
+                    delivery_mode, url, card, max_concurrent_tasks, active_tasks, error_rate, wedged,
+                    judges_itself, sample_error, current_task, last_heartbeat_at, registered_at, created_at
+             FROM agents " + $clauses,
+            $($argument),*
+        )
+    };
+}
+
+/// Finds a tenant's agent, removed or not.
+pub(crate) async fn find(
     db: &mut PgConnection,
     account: AccountId,
     id: AgentId,
 ) -> Result<Option<Agent>, pg::Error> {
-    let row = sqlx::query_as!(
-        Row,
-        "SELECT id, account_id, name, role, status, status_changed_at, generation, incarnation, delivery_mode,
-                url, card, max_concurrent_tasks, active_tasks, error_rate, wedged, judges_itself, sample_error,
-                current_task, last_heartbeat_at, registered_at, created_at
-         FROM agents
-         WHERE id = $1 AND account_id = $2",
-        id as AgentId,
-        account as AccountId,
-    )
-    .fetch_optional(db)
-    .await?;
-    Ok(row.map(Agent::from))
+    let query = select!("WHERE id = $1 AND account_id = $2", id as AgentId, account as AccountId);
+    Ok(query.fetch_optional(db).await?.map(Agent::from))
 }
 
-/// Keeps everybody else from writing an agent until the transaction ends.
-pub async fn lock(db: &mut PgConnection, account: AccountId, id: AgentId) -> Result<(), pg::Error> {
+/// Finds a tenant's agent, removed or not, and blocks writers of it until the transaction ends.
+pub(crate) async fn find_and_share(
+    db: &mut PgConnection,
+    account: AccountId,
+    id: AgentId,
+) -> Result<Option<Agent>, pg::Error> {
+    let query = select!("WHERE id = $1 AND account_id = $2 FOR SHARE", id as AgentId, account as AccountId);
+    Ok(query.fetch_optional(db).await?.map(Agent::from))
+}
+
+/// Locks a tenant's agent against other writers until the transaction ends.
+pub(crate) async fn lock(db: &mut PgConnection, account: AccountId, id: AgentId) -> Result<(), pg::Error> {
     sqlx::query!(
         "SELECT id FROM agents WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE",
         id as AgentId,
@@ -124,55 +137,26 @@ pub async fn lock(db: &mut PgConnection, account: AccountId, id: AgentId) -> Res
     Ok(())
 }
 
-/// A tenant's agent, kept as it is until the transaction ends.
-pub async fn hold(
-    db: &mut PgConnection,
-    account: AccountId,
-    id: AgentId,
-) -> Result<Option<Agent>, pg::Error> {
-    let row = sqlx::query_as!(
-        Row,
-        "SELECT id, account_id, name, role, status, status_changed_at, generation, incarnation, delivery_mode,
-                url, card, max_concurrent_tasks, active_tasks, error_rate, wedged, judges_itself, sample_error,
-                current_task, last_heartbeat_at, registered_at, created_at
-         FROM agents
-         WHERE id = $1 AND account_id = $2
-         FOR SHARE",
-        id as AgentId,
-        account as AccountId,
-    )
-    .fetch_optional(db)
-    .await?;
-    Ok(row.map(Agent::from))
-}
-
-/// A tenant's agents that were not removed, newest first, from after `before`.
-pub async fn list(
+/// Lists a tenant's agents that are not removed, newest first, from after `before`.
+pub(crate) async fn list(
     db: &mut PgConnection,
     account: AccountId,
     before: Option<AgentId>,
     limit: i64,
 ) -> Result<Vec<Agent>, pg::Error> {
-    let rows = sqlx::query_as!(
-        Row,
-        "SELECT id, account_id, name, role, status, status_changed_at, generation, incarnation, delivery_mode,
-                url, card, max_concurrent_tasks, active_tasks, error_rate, wedged, judges_itself, sample_error,
-                current_task, last_heartbeat_at, registered_at, created_at
-         FROM agents
-         WHERE account_id = $1 AND status <> 'removed' AND ($2::uuid IS NULL OR id < $2)
+    let query = select!(
+        "WHERE account_id = $1 AND status <> 'removed' AND ($2::uuid IS NULL OR id < $2)
          ORDER BY id DESC
          LIMIT $3",
         account as AccountId,
         before as Option<AgentId>,
         limit,
-    )
-    .fetch_all(db)
-    .await?;
-    Ok(rows.into_iter().map(Agent::from).collect())
+    );
+    Ok(query.fetch_all(db).await?.into_iter().map(Agent::from).collect())
 }
 
-/// How many agents a tenant has, without those that were removed.
-pub async fn count(db: &mut PgConnection, account: AccountId) -> Result<i64, pg::Error> {
+/// Counts a tenant's agents that are not removed.
+pub(crate) async fn count(db: &mut PgConnection, account: AccountId) -> Result<i64, pg::Error> {
     let count = sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!" FROM agents WHERE account_id = $1 AND status <> 'removed'"#,
         account as AccountId,
@@ -182,15 +166,16 @@ pub async fn count(db: &mut PgConnection, account: AccountId) -> Result<i64, pg:
     Ok(count)
 }
 
-/// The one writer of a status: stores the record that follows from generation `read`.
+/// Stores the record `next`, which follows from generation `read`. No other function writes one agent's
+/// status.
 ///
 /// # Errors
-/// [`pg::Error::Stale`] if the record changed meanwhile.
-pub async fn update(db: &mut PgConnection, next: &Agent, read: i64) -> Result<(), pg::Error> {
+/// [`pg::Error::Stale`] if the stored generation is not `read`.
+pub(crate) async fn update(db: &mut PgConnection, next: &Agent, read: i64) -> Result<(), pg::Error> {
     let done = sqlx::query!(
         "UPDATE agents
-         SET status = $4, status_changed_at = $5, generation = $6, incarnation = $7, delivery_mode = $8, url = $9,
-             card = $10, active_tasks = $11, error_rate = $12, wedged = $13, judges_itself = $14,
+         SET status = $4, status_changed_at = $5, generation = $6, incarnation = $7, delivery_mode = $8,
+             url = $9, card = $10, active_tasks = $11, error_rate = $12, wedged = $13, judges_itself = $14,
              sample_error = $15, current_task = $16, last_heartbeat_at = $17, registered_at = $18
          WHERE id = $1 AND account_id = $2 AND generation = $3",
         next.id as AgentId,

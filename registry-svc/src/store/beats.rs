@@ -1,7 +1,7 @@
-//! Beats in Redis: who is alive until when, heard through which replica, and what Postgres last said of each.
+//! Beats in Redis: each agent's deadline, the replica that took its last beat, and its snapshot.
 //!
-//! All of it may be lost: whoever finds the generation mark missing puts the agents back that Postgres calls alive
-//! ([`BeatStore::seed`], then [`BeatStore::mark`]). Every time in here is Redis's own.
+//! All of it may be lost. A caller that finds the generation mark missing puts the agents back that are alive
+//! in Postgres ([`BeatStore::seed`], then [`BeatStore::mark`]). Every time in Redis is Redis's own clock.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -12,20 +12,18 @@ use svc_core::{
     id::AgentId,
 };
 
-use crate::domain::beat::Snapshot;
+use crate::domain::beat::{DeadlineChange, Snapshot, SweepLimits};
 
-/// Most agents in one script: Redis does nothing else meanwhile.
-pub const BATCH: usize = 256;
+/// Maximum agents in one script, because Redis runs nothing else meanwhile.
+pub(crate) const BATCH: usize = 256;
 
-/// Keys of what is remembered of agents.
-pub const AGENT_KEYS: KeyFamily =
+pub(crate) const AGENT_KEYS: KeyFamily =
     KeyFamily { name: "hb", class: Class::Account, text: "Ids of living agents, their status and deadlines" };
 
-/// Keys of the bookkeeping about it.
-pub const SYSTEM_KEYS: KeyFamily = KeyFamily {
+pub(crate) const SYSTEM_KEYS: KeyFamily = KeyFamily {
     name: "hbs",
     class: Class::System,
-    text: "Replicas that hear beats, and when was last swept",
+    text: "Replicas that take beats, and the time of the last sweep",
 };
 
 macro_rules! script {
@@ -34,98 +32,64 @@ macro_rules! script {
     };
 }
 
-static BEAT: LazyLock<Script> = script!("beats/beat.lua");
-static SETTLE: LazyLock<Script> = script!("beats/settle.lua");
+static RENEW: LazyLock<Script> = script!("beats/renew.lua");
+static PUT: LazyLock<Script> = script!("beats/put.lua");
 static SEED: LazyLock<Script> = script!("beats/seed.lua");
 static MARK: LazyLock<Script> = script!("beats/mark.lua");
-static ALIVE: LazyLock<Script> = script!("beats/alive.lua");
+static ANNOUNCE: LazyLock<Script> = script!("beats/announce.lua");
 static SWEEP: LazyLock<Script> = script!("beats/sweep.lua");
 static SILENT: LazyLock<Script> = script!("beats/silent.lua");
 
-/// What Redis knew when beats arrived.
+/// Redis's answer to a batch of beats.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stamped {
-    /// Nothing: it must be seeded first, and these beats stamped again.
+pub(crate) enum Renewal {
+    /// Redis must be seeded first; the beats must be sent again.
     Unseeded,
-    /// The beats count.
-    Counted {
-        /// Agents whose silence would be noticed.
+    Renewed {
+        /// Agents that have a deadline.
         alive: u64,
-        /// What was known of each agent, in their order.
+        /// The snapshot of each agent, in the order of the beats.
         known: Vec<Option<Snapshot>>,
     },
 }
 
-/// What becomes of an agent's deadline when Postgres's word is put in.
+/// Redis's answer to the beginning of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deadline {
-    /// It stays as it is.
-    Keep,
-    /// It goes, unless a beat came meanwhile.
-    Lapse,
-    /// It goes.
-    Drop,
-    /// It is at least so far away.
-    AtLeast(Duration),
-}
-
-/// What a sweep is told at its beginning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SweepStart {
+pub(crate) enum SweepStart {
     /// Redis must be seeded first.
     Unseeded,
-    /// There is an amnesty: nobody is believed to be silent.
-    Rest,
-    /// Too many are silent at once to be believed; an amnesty begins.
-    Brake {
-        /// Silent agents.
+    /// All agents are on probation: none is marked.
+    Probation,
+    /// Too many agents are silent at once: a probation begins.
+    MassSilence {
         silent: u64,
-        /// All.
         all: u64,
     },
-    /// Go on.
-    Go {
-        /// Silent agents.
+    Proceed {
         silent: u64,
-        /// All.
         all: u64,
     },
-}
-
-/// When silence is believed.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SweepLimits {
-    /// Time between two sweeps.
-    pub period: Duration,
-    /// Time that everybody gets after a pause.
-    pub amnesty: Duration,
-    /// So many silent agents are believed at once…
-    pub believed: u32,
-    /// …or such a share of all.
-    pub believed_share: f64,
 }
 
 /// A page of silent agents.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Silent {
-    /// How many were looked at; fewer than asked for means that this was the last page.
-    pub looked_at: usize,
-    /// Those that are believed to be silent, with what was known of them.
+pub(crate) struct SilentPage {
+    /// Agents scanned; fewer than the page size on the last page.
+    pub scanned: usize,
+    /// The scanned agents that count as silent, with their snapshots.
     pub agents: Vec<(AgentId, Option<Snapshot>)>,
 }
 
-/// Beats of the installation, as one replica writes them.
+/// The beats of all agents, as one replica writes them. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct BeatStore {
+pub(crate) struct BeatStore {
     redis: Redis,
     replica: String,
     keys: [String; 8],
 }
 
 impl BeatStore {
-    /// In this Redis, for the replica of this name.
-    #[must_use]
-    pub fn new(redis: Redis, replica: String) -> Self {
+    pub(crate) fn new(redis: Redis, replica: String) -> Self {
         let agent = |id: &str| redis.key(&AGENT_KEYS, id);
         let system = |id: &str| redis.key(&SYSTEM_KEYS, id);
         // In the order of common.lua.
@@ -142,33 +106,33 @@ impl BeatStore {
         Self { redis, replica, keys }
     }
 
-    /// Counts the beats of at most [`BATCH`] agents, each overdue again after `patience`.
-    pub async fn beat(&self, agents: &[AgentId], patience: Duration) -> Result<Stamped, Error> {
-        let mut script = self.with_keys(&BEAT);
-        script.arg(&self.replica).arg(millis(patience));
+    /// Moves the deadlines of at most [`BATCH`] agents to `timeout` from now.
+    pub(crate) async fn renew(&self, agents: &[AgentId], timeout: Duration) -> Result<Renewal, Error> {
+        let mut script = self.with_keys(&RENEW);
+        script.arg(&self.replica).arg(millis(timeout));
         for agent in agents {
             script.arg(agent.to_string());
         }
         let (alive, known): (u64, Vec<Option<String>>) = match self.redis.script(&script).await? {
-            None => return Ok(Stamped::Unseeded),
+            None => return Ok(Renewal::Unseeded),
             Some(answer) => answer,
         };
-        // What cannot be read is not known: Postgres will say.
+        // An unreadable snapshot counts as missing: the beat then goes through the record.
         let known = known.into_iter().map(|text| text.and_then(|text| text.parse().ok())).collect();
-        Ok(Stamped::Counted { alive, known })
+        Ok(Renewal::Renewed { alive, known })
     }
 
-    /// Puts in what Postgres says of agents.
-    pub async fn settle(&self, agents: &[(AgentId, Snapshot, Deadline)]) -> Result<(), Error> {
+    /// Stores snapshots read from Postgres, and changes deadlines.
+    pub(crate) async fn put(&self, agents: &[(AgentId, Snapshot, DeadlineChange)]) -> Result<(), Error> {
         for batch in agents.chunks(BATCH) {
-            let mut script = self.with_keys(&SETTLE);
+            let mut script = self.with_keys(&PUT);
             for (agent, snapshot, deadline) in batch {
                 script.arg(agent.to_string()).arg(snapshot.to_string());
                 match deadline {
-                    Deadline::Keep => script.arg("keep"),
-                    Deadline::Lapse => script.arg("lapse"),
-                    Deadline::Drop => script.arg("drop"),
-                    Deadline::AtLeast(time) => script.arg(millis(*time)),
+                    DeadlineChange::Keep => script.arg("keep"),
+                    DeadlineChange::RemoveIfPassed => script.arg("remove_if_passed"),
+                    DeadlineChange::Remove => script.arg("remove"),
+                    DeadlineChange::ExtendTo(time) => script.arg(millis(*time)),
                 };
             }
             self.redis.script::<i64>(&script).await?;
@@ -176,20 +140,20 @@ impl BeatStore {
         Ok(())
     }
 
-    /// Forgets agents: nothing is kept of them.
-    pub async fn forget(&self, agents: &[AgentId]) -> Result<(), Error> {
+    /// Deletes all data of agents.
+    pub(crate) async fn delete(&self, agents: &[AgentId]) -> Result<(), Error> {
         for batch in agents.chunks(BATCH) {
-            let mut script = self.with_keys(&SETTLE);
+            let mut script = self.with_keys(&PUT);
             for agent in batch {
-                script.arg(agent.to_string()).arg("").arg("forget");
+                script.arg(agent.to_string()).arg("").arg("delete");
             }
             self.redis.script::<i64>(&script).await?;
         }
         Ok(())
     }
 
-    /// Whether anything is kept of an agent.
-    pub async fn remembers(&self, agent: AgentId) -> Result<bool, Error> {
+    /// Whether Redis holds any data of an agent.
+    pub(crate) async fn has(&self, agent: AgentId) -> Result<bool, Error> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("ZSCORE").arg(&self.keys[1]).arg(agent.to_string());
         pipeline.cmd("HEXISTS").arg(&self.keys[2]).arg(agent.to_string());
@@ -198,20 +162,20 @@ impl BeatStore {
         Ok(deadline.is_some() || snapshot || replica)
     }
 
-    /// Gives living agents `time` to be heard of, those that are here already only if `overrule`. `run` is what the
-    /// first page of a seeding answered; `None` means that it began in a Redis that is gone.
-    pub async fn seed(
+    /// Gives living agents `time` to beat; agents that have a deadline already only if `extend`. `run` is the
+    /// run id that the first page of a seeding returned. Returns `None` if that Redis was replaced meanwhile.
+    pub(crate) async fn seed(
         &self,
         run: Option<&str>,
         time: Duration,
-        overrule: bool,
+        extend: bool,
         agents: &[(AgentId, Snapshot)],
     ) -> Result<Option<String>, Error> {
         let mut answered = run.map(str::to_owned);
         let pages: Vec<_> = if agents.is_empty() { vec![agents] } else { agents.chunks(BATCH).collect() };
         for page in pages {
             let mut script = self.with_keys(&SEED);
-            script.arg(answered.as_deref().unwrap_or_default()).arg(millis(time)).arg(u8::from(overrule));
+            script.arg(answered.as_deref().unwrap_or_default()).arg(millis(time)).arg(u8::from(extend));
             for (agent, snapshot) in page {
                 script.arg(agent.to_string()).arg(snapshot.to_string());
             }
@@ -224,57 +188,57 @@ impl BeatStore {
         Ok(answered)
     }
 
-    /// Ends a seeding; `false` means that this is another Redis than the one it began in.
-    pub async fn mark(&self, run: &str) -> Result<bool, Error> {
+    /// Ends a seeding; `false` if it began in another Redis than this one.
+    pub(crate) async fn mark(&self, run: &str) -> Result<bool, Error> {
         let mut script = self.with_keys(&MARK);
         script.arg(run).arg(svc_core::id::new_id().simple().to_string());
         self.redis.script(&script).await
     }
 
-    /// Says that this replica hears agents. Replicas not heard of for `forget_after` are forgotten.
-    pub async fn alive(&self, forget_after: Duration) -> Result<(), Error> {
-        let mut script = self.with_keys(&ALIVE);
-        script.arg(&self.replica).arg(millis(forget_after));
+    /// Announces that this replica takes beats. Replicas silent for `retention` are deleted.
+    pub(crate) async fn announce(&self, retention: Duration) -> Result<(), Error> {
+        let mut script = self.with_keys(&ANNOUNCE);
+        script.arg(&self.replica).arg(millis(retention));
         self.redis.script::<i64>(&script).await.map(drop)
     }
 
-    /// Begins a sweep.
-    pub async fn sweep(&self, limits: &SweepLimits) -> Result<SweepStart, Error> {
+    pub(crate) async fn begin_sweep(&self, limits: &SweepLimits) -> Result<SweepStart, Error> {
         let mut script = self.with_keys(&SWEEP);
         script
             .arg(millis(limits.period))
-            .arg(millis(limits.amnesty))
-            .arg(limits.believed)
-            .arg(limits.believed_share);
+            .arg(millis(limits.probation))
+            .arg(limits.max_silent)
+            .arg(limits.max_silent_share);
         let (word, silent, all): (String, u64, u64) = self.redis.script(&script).await?;
         Ok(match word.as_str() {
-            "seed" => SweepStart::Unseeded,
-            "brake" => SweepStart::Brake { silent, all },
-            "go" => SweepStart::Go { silent, all },
-            _ => SweepStart::Rest,
+            "unseeded" => SweepStart::Unseeded,
+            "mass_silence" => SweepStart::MassSilence { silent, all },
+            "proceed" => SweepStart::Proceed { silent, all },
+            _ => SweepStart::Probation,
         })
     }
 
-    /// A page of silent agents, from after the first `skip`. A replica is fresh for `fresh`, and gone after `gone`.
-    pub async fn silent(
+    /// Lists a page of silent agents, after the first `skip`. A replica is fresh for `fresh` after its last
+    /// announcement, and gone after `gone`.
+    pub(crate) async fn silent(
         &self,
         page: usize,
         skip: usize,
         fresh: Duration,
         gone: Duration,
-    ) -> Result<Silent, Error> {
+    ) -> Result<SilentPage, Error> {
         let mut script = self.with_keys(&SILENT);
         script.arg(page).arg(skip).arg(millis(fresh)).arg(millis(gone));
         let answer: Vec<String> = self.redis.script(&script).await?;
         let mut words = answer.into_iter();
-        let looked_at = words.next().and_then(|count| count.parse().ok()).unwrap_or(0);
+        let scanned = words.next().and_then(|count| count.parse().ok()).unwrap_or(0);
         let mut agents = Vec::new();
         while let (Some(agent), Some(snapshot)) = (words.next(), words.next()) {
             if let Ok(id) = AgentId::parse("agent", &agent) {
                 agents.push((id, snapshot.parse().ok()));
             }
         }
-        Ok(Silent { looked_at, agents })
+        Ok(SilentPage { scanned, agents })
     }
 
     fn with_keys(&self, script: &'static Script) -> ScriptInvocation<'static> {

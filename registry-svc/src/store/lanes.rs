@@ -1,15 +1,15 @@
-//! Lanes: conversations with agents, leased by whoever delivers in them.
+//! Lanes: conversations with agents, each leased by the worker that delivers its messages.
 //!
-//! `ready_at` says when a lane may be worked on. It is empty while there is nothing to do, and while its agent
-//! cannot be reached: whoever brings the agent back ([`wake`]) sets it again, in the transaction in which that
-//! happens.
+//! `ready_at` is the time from which a lane may be claimed. It is NULL while the lane has no message to
+//! deliver and while its agent is not reachable. The transaction that makes an agent reachable sets it again
+//! ([`wake`]).
 
 use std::time::Duration;
 
 use sqlx::PgConnection;
 use svc_core::{
     data::{
-        lease::{ItemLease, item},
+        lease::ItemLease,
         pg::{self, ensure_affected},
     },
     id::{AccountId, AgentId},
@@ -17,26 +17,22 @@ use svc_core::{
 };
 use uuid::Uuid;
 
-use crate::domain::{agent::DeliveryMode, delivery::NewMessage};
+use crate::domain::{agent::DeliveryMode, message::NewMessage};
 
 item_lease! {
-    /// Leases of lanes.
     pub struct LaneLeases: "relay_lanes", "id"
 }
 
-/// A lane that was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lane {
-    /// Its lease.
+pub(crate) struct Lane {
     pub lease: ItemLease,
-    /// The tenant.
     pub account: AccountId,
-    /// The agent.
     pub target: AgentId,
 }
 
-/// Gives a message its place: the lane, made if it is new, and the number in it.
-pub async fn enter(
+/// Appends a message to its lane, which is created if it is new; returns the lane and the message's number in
+/// it.
+pub(crate) async fn append(
     db: &mut PgConnection,
     lane_id: Uuid,
     message: &NewMessage,
@@ -47,7 +43,7 @@ pub async fn enter(
          VALUES ($1, $2, $3, $4, $5, 1, 1, now())
          ON CONFLICT (target_id, key) DO UPDATE
          SET last_seq = relay_lanes.last_seq + 1, pending = relay_lanes.pending + 1,
-             -- One that others wait in is ready already, or its agent is away.
+             -- A lane with pending messages is ready already, or its agent is not reachable.
              ready_at = CASE WHEN relay_lanes.pending = 0 THEN now() ELSE relay_lanes.ready_at END
          RETURNING id, last_seq",
         lane_id,
@@ -61,42 +57,42 @@ pub async fn enter(
     Ok((row.id, row.last_seq))
 }
 
-/// How many lanes are taken, and how many may be held.
+/// Limits of a claim.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// Taken now, at most.
-    pub limit: i64,
-    /// Held of one agent.
-    pub of_agent: i64,
-    /// Held of one account.
-    pub of_account: i64,
+pub(crate) struct ClaimLimits {
+    /// Maximum lanes that this claim takes.
+    pub lanes: i64,
+    /// Maximum claimed lanes of one agent.
+    pub per_agent: i64,
+    /// Maximum claimed lanes of one account.
+    pub per_account: i64,
 }
 
-/// Takes ready lanes of agents that are called, the longest ready first, within `bounds`. A lane whose holder's lease ran out is taken only if `lapsed` ones may be; one of an
-/// account that is being erased, never.
-pub async fn claim(
+/// Claims ready lanes of push agents, the longest ready first. A lane with an expired lease is claimed only
+/// if `expired`. Lanes of an account that is being erased are never claimed.
+pub(crate) async fn claim(
     db: &mut PgConnection,
-    owner: &str,
+    replica: &str,
     ttl: Duration,
-    lapsed: bool,
-    bounds: Bounds,
+    expired: bool,
+    limits: ClaimLimits,
 ) -> Result<Vec<Lane>, pg::Error> {
     let rows = sqlx::query!(
         "WITH ready AS (
              SELECT relay_lanes.id, target_id, relay_lanes.account_id, ready_at, held, held_of_account
              FROM relay_lanes
-             -- Of those that two processes take at the same time, neither sees the other's.
+             -- Concurrent claims do not see each other, so the limits can be exceeded briefly.
              CROSS JOIN LATERAL (
                  SELECT count(*) AS held
-                 FROM relay_lanes AS others
-                 WHERE others.target_id = relay_lanes.target_id
-                   AND others.lease_owner IS NOT NULL AND others.lease_until >= now()
+                 FROM relay_lanes AS claimed
+                 WHERE claimed.target_id = relay_lanes.target_id
+                   AND claimed.lease_owner IS NOT NULL AND claimed.lease_until >= now()
              ) AS of_agent
              CROSS JOIN LATERAL (
                  SELECT count(*) AS held_of_account
-                 FROM relay_lanes AS others
-                 WHERE others.account_id = relay_lanes.account_id
-                   AND others.lease_owner IS NOT NULL AND others.lease_until >= now()
+                 FROM relay_lanes AS claimed
+                 WHERE claimed.account_id = relay_lanes.account_id
+                   AND claimed.lease_owner IS NOT NULL AND claimed.lease_until >= now()
              ) AS of_account
              WHERE mode = 'push' AND ready_at <= now() AND held < $5 AND held_of_account < $6
                AND (lease_until IS NULL OR ($3 AND lease_until < now()))
@@ -106,7 +102,7 @@ pub async fn claim(
                    WHERE kind = 'account' AND subject_id = relay_lanes.account_id AND state = 'live'
                )
              ORDER BY ready_at
-             -- More than are taken, since an agent may have many of the longest ready ones.
+             -- More lanes than are claimed, because one agent may have many of those that are ready longest.
              LIMIT 4 * $4::bigint
              FOR UPDATE OF relay_lanes SKIP LOCKED
          ), ranked AS (
@@ -115,7 +111,8 @@ pub async fn claim(
              FROM ready
          ), fair AS (
              SELECT id, ready_at,
-                 held_of_account + row_number() OVER (PARTITION BY account_id ORDER BY ready_at, id) AS nth_of_account
+                 held_of_account
+                     + row_number() OVER (PARTITION BY account_id ORDER BY ready_at, id) AS nth_of_account
              FROM ranked
              WHERE nth <= $5
          ), taken AS (
@@ -125,30 +122,30 @@ pub async fn claim(
          SET epoch = epoch + 1, lease_owner = $1, lease_until = now() + make_interval(secs => $2)
          WHERE id IN (SELECT id FROM taken)
          RETURNING id, epoch, account_id, target_id",
-        owner,
+        replica,
         ttl.as_secs_f64(),
-        lapsed,
-        bounds.limit,
-        bounds.of_agent,
-        bounds.of_account,
+        expired,
+        limits.lanes,
+        limits.per_agent,
+        limits.per_account,
     )
     .fetch_all(db)
     .await?;
     Ok(rows
         .into_iter()
         .map(|row| Lane {
-            lease: ItemLease { id: row.id, epoch: row.epoch, owner: owner.to_owned() },
+            lease: ItemLease { id: row.id, epoch: row.epoch, owner: replica.to_owned() },
             account: row.account_id,
             target: row.target_id,
         })
         .collect())
 }
 
-/// Locks a lane that is held, until the transaction ends.
+/// Locks a claimed lane until the transaction ends.
 ///
 /// # Errors
-/// [`pg::Error::Fenced`] if somebody took it.
-pub async fn lock(db: &mut PgConnection, lease: &ItemLease) -> Result<(), pg::Error> {
+/// [`pg::Error::Fenced`] if another worker claimed the lane.
+pub(crate) async fn lock_claimed(db: &mut PgConnection, lease: &ItemLease) -> Result<(), pg::Error> {
     sqlx::query_scalar!(
         "SELECT id FROM relay_lanes WHERE id = $1 AND epoch = $2 FOR UPDATE",
         lease.id,
@@ -160,24 +157,20 @@ pub async fn lock(db: &mut PgConnection, lease: &ItemLease) -> Result<(), pg::Er
     .ok_or(pg::Error::Fenced("relay_lanes".into()))
 }
 
-/// Locks a lane whoever holds it, until the transaction ends.
-pub async fn lock_any(db: &mut PgConnection, lane: Uuid) -> Result<(), pg::Error> {
+/// Locks a lane, claimed or not, until the transaction ends.
+pub(crate) async fn lock(db: &mut PgConnection, lane: Uuid) -> Result<(), pg::Error> {
     sqlx::query_scalar!("SELECT id FROM relay_lanes WHERE id = $1 FOR UPDATE", lane)
         .fetch_optional(db)
         .await?;
     Ok(())
 }
 
-/// Prolongs a lease.
-///
-/// # Errors
-/// [`pg::Error::Fenced`] if somebody took the lane.
-pub async fn renew(db: &mut PgConnection, lease: &ItemLease, ttl: Duration) -> Result<(), pg::Error> {
-    item::renew::<LaneLeases>(db, lease, ttl).await
-}
-
-/// So many messages of a lane ended that its holder goes on with.
-pub async fn ended(db: &mut PgConnection, lease: &ItemLease, ended: i32) -> Result<(), pg::Error> {
+/// Counts `ended` messages off a lane that stays claimed.
+pub(crate) async fn count_ended(
+    db: &mut PgConnection,
+    lease: &ItemLease,
+    ended: i32,
+) -> Result<(), pg::Error> {
     if ended == 0 {
         return Ok(());
     }
@@ -192,48 +185,35 @@ pub async fn ended(db: &mut PgConnection, lease: &ItemLease, ended: i32) -> Resu
     ensure_affected(&done, 1).map_err(|_| pg::Error::Fenced("relay_lanes".into()))
 }
 
-/// Gives a lane back: so many of its messages ended, and if others wait it is ready `after` that time. Says whether
-/// others wait.
-pub async fn give_back(
+/// Releases a lane in which `ended` messages ended. If messages are left, the lane is ready `after` that
+/// time; `None` parks it until [`wake`].
+///
+/// # Errors
+/// [`pg::Error::Fenced`] if another worker claimed the lane.
+pub(crate) async fn release(
     db: &mut PgConnection,
     lease: &ItemLease,
     ended: i32,
-    after: Duration,
-) -> Result<bool, pg::Error> {
-    let waits = sqlx::query_scalar!(
-        r#"UPDATE relay_lanes
+    after: Option<Duration>,
+) -> Result<(), pg::Error> {
+    let done = sqlx::query!(
+        "UPDATE relay_lanes
          SET pending = pending - $3,
              ready_at = CASE WHEN pending > $3 THEN now() + make_interval(secs => $4) END,
              lease_owner = NULL, lease_until = NULL
-         WHERE id = $1 AND epoch = $2
-         RETURNING pending > 0 AS "waits!""#,
-        lease.id,
-        lease.epoch,
-        ended,
-        after.as_secs_f64(),
-    )
-    .fetch_optional(db)
-    .await?;
-    waits.ok_or(pg::Error::Fenced("relay_lanes".into()))
-}
-
-/// Gives a lane back whose agent is away: it waits for [`wake`].
-pub async fn park(db: &mut PgConnection, lease: &ItemLease, ended: i32) -> Result<(), pg::Error> {
-    let done = sqlx::query!(
-        "UPDATE relay_lanes
-         SET pending = pending - $3, ready_at = NULL, lease_owner = NULL, lease_until = NULL
          WHERE id = $1 AND epoch = $2",
         lease.id,
         lease.epoch,
         ended,
+        after.map(|after| after.as_secs_f64()),
     )
     .execute(db)
     .await?;
     ensure_affected(&done, 1).map_err(|_| pg::Error::Fenced("relay_lanes".into()))
 }
 
-/// One message of a lane ended without its holder, as by being canceled.
-pub async fn leave(db: &mut PgConnection, lane: Uuid) -> Result<(), pg::Error> {
+/// Counts a canceled message off a lane, claimed or not.
+pub(crate) async fn count_canceled(db: &mut PgConnection, lane: Uuid) -> Result<(), pg::Error> {
     let done = sqlx::query!(
         "UPDATE relay_lanes
          SET pending = pending - 1, ready_at = CASE WHEN pending > 1 THEN ready_at END
@@ -245,8 +225,8 @@ pub async fn leave(db: &mut PgConnection, lane: Uuid) -> Result<(), pg::Error> {
     ensure_affected(&done, 1)
 }
 
-/// An agent can be reached again: its lanes go on, also those that wait before the next attempt.
-pub async fn wake(db: &mut PgConnection, target: AgentId) -> Result<u64, pg::Error> {
+/// Makes the lanes of an agent that is reachable again ready, also those that wait for a retry.
+pub(crate) async fn wake(db: &mut PgConnection, target: AgentId) -> Result<u64, pg::Error> {
     let done = sqlx::query!(
         "UPDATE relay_lanes
          SET ready_at = now()
@@ -258,8 +238,9 @@ pub async fn wake(db: &mut PgConnection, target: AgentId) -> Result<u64, pg::Err
     Ok(done.rows_affected())
 }
 
-/// An agent gets its messages in another way from now on: whoever works on its lanes in the old way is fenced out.
-pub async fn change_mode(
+/// Changes the delivery mode of an agent's lanes and fences the workers that hold them; returns the number of
+/// lanes.
+pub(crate) async fn change_mode(
     db: &mut PgConnection,
     target: AgentId,
     mode: DeliveryMode,
@@ -276,8 +257,8 @@ pub async fn change_mode(
     Ok(done.rows_affected())
 }
 
-/// An agent is removed: nothing waits for it any more, and whoever works on its lanes is fenced out.
-pub async fn close(db: &mut PgConnection, target: AgentId) -> Result<(), pg::Error> {
+/// Empties the lanes of an agent that is removed and fences the workers that hold them.
+pub(crate) async fn close(db: &mut PgConnection, target: AgentId) -> Result<(), pg::Error> {
     sqlx::query!(
         "UPDATE relay_lanes
          SET pending = 0, ready_at = NULL, epoch = epoch + 1, lease_owner = NULL, lease_until = NULL
@@ -289,21 +270,8 @@ pub async fn close(db: &mut PgConnection, target: AgentId) -> Result<(), pg::Err
     Ok(())
 }
 
-/// Fences everybody out who works on an account's lanes.
-pub async fn fence(db: &mut PgConnection, account: AccountId) -> Result<u64, pg::Error> {
-    let done = sqlx::query!(
-        "UPDATE relay_lanes
-         SET epoch = epoch + 1, lease_owner = NULL, lease_until = NULL
-         WHERE account_id = $1 AND lease_owner IS NOT NULL",
-        account as AccountId,
-    )
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected())
-}
-
-/// Deletes up to `limit` lanes in which nothing is left.
-pub async fn delete_idle(db: &mut PgConnection, limit: i64) -> Result<u64, pg::Error> {
+/// Deletes up to `limit` lanes without messages.
+pub(crate) async fn delete_idle(db: &mut PgConnection, limit: i64) -> Result<u64, pg::Error> {
     let done = sqlx::query!(
         "DELETE FROM relay_lanes
          WHERE id IN (

@@ -1,43 +1,17 @@
-//! Agents' liveness in Postgres, set-wise: what many agents said, and which of many are silent.
+//! Agents' beats and silence in Postgres, many agents a statement.
 //!
-//! Each statement holds the custody rows of the accounts it writes, so that an erasure waits for it, and locks
-//! agents in the order of their ids, so that replicas do not lock each other out.
+//! Each statement locks the custody rows of the accounts it writes, so that an erasure waits for it, and
+//! locks agents in the order of their ids, so that replicas do not deadlock.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use svc_core::{
-    data::pg,
-    id::{AccountId, AgentId},
-};
+use svc_core::{data::pg, id::AgentId};
 use uuid::Uuid;
 
-use crate::domain::{agent::Vitals, beat::Snapshot, status::Status};
-
-/// What was heard of an agent.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Heard {
-    /// The agent.
-    pub agent: AgentId,
-    /// Its tenant.
-    pub account: AccountId,
-    /// The incarnation that was heard.
-    pub incarnation: i64,
-    /// What it said.
-    pub vitals: Vitals,
-    /// When.
-    pub at: DateTime<Utc>,
-}
-
-/// Where an agent stands, and when it was last heard of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
-    /// The agent.
-    pub agent: AgentId,
-    /// Where it stands.
-    pub snapshot: Snapshot,
-    /// When it was last heard of.
-    pub last_heartbeat_at: Option<DateTime<Utc>>,
-}
+use crate::domain::{
+    beat::{AgentLiveness, BeatRecord, Snapshot},
+    status::Status,
+};
 
 struct Row {
     id: AgentId,
@@ -47,25 +21,28 @@ struct Row {
     last_heartbeat_at: Option<DateTime<Utc>>,
 }
 
-impl From<Row> for Standing {
+impl From<Row> for AgentLiveness {
     fn from(row: Row) -> Self {
         let Row { id, incarnation, status, judges_itself, last_heartbeat_at } = row;
         Self { agent: id, snapshot: Snapshot { incarnation, status, judges_itself }, last_heartbeat_at }
     }
 }
 
-/// Writes what was heard of agents and says of which: not of those that are in another incarnation by now, removed,
-/// or being erased.
-pub async fn write_heard(db: &mut PgConnection, heard: &[Heard]) -> Result<Vec<AgentId>, pg::Error> {
-    let column = |of: fn(&Heard) -> Uuid| heard.iter().map(of).collect::<Vec<_>>();
-    let (agents, accounts) = (column(|h| h.agent.0), column(|h| h.account.0));
-    let incarnations: Vec<i64> = heard.iter().map(|h| h.incarnation).collect();
-    let times: Vec<DateTime<Utc>> = heard.iter().map(|h| h.at).collect();
-    let tasks: Vec<i32> = heard.iter().map(|h| h.vitals.active_tasks).collect();
-    let rates: Vec<f64> = heard.iter().map(|h| h.vitals.error_rate).collect();
-    let wedged: Vec<bool> = heard.iter().map(|h| h.vitals.wedged).collect();
-    let errors: Vec<String> = heard.iter().map(|h| h.vitals.sample_error.clone()).collect();
-    let current: Vec<String> = heard.iter().map(|h| h.vitals.current_task.clone()).collect();
+/// Writes beats and returns the agents written. Beats of an agent that is in another incarnation by now,
+/// removed or being erased are left out.
+pub(crate) async fn write_beats(
+    db: &mut PgConnection,
+    beats: &[BeatRecord],
+) -> Result<Vec<AgentId>, pg::Error> {
+    let column = |of: fn(&BeatRecord) -> Uuid| beats.iter().map(of).collect::<Vec<_>>();
+    let (agents, accounts) = (column(|b| b.agent.0), column(|b| b.account.0));
+    let incarnations: Vec<i64> = beats.iter().map(|b| b.incarnation).collect();
+    let times: Vec<DateTime<Utc>> = beats.iter().map(|b| b.at).collect();
+    let tasks: Vec<i32> = beats.iter().map(|b| b.vitals.active_tasks).collect();
+    let rates: Vec<f64> = beats.iter().map(|b| b.vitals.error_rate).collect();
+    let wedged: Vec<bool> = beats.iter().map(|b| b.vitals.wedged).collect();
+    let errors: Vec<String> = beats.iter().map(|b| b.vitals.sample_error.clone()).collect();
+    let current: Vec<String> = beats.iter().map(|b| b.vitals.current_task.clone()).collect();
     let written = sqlx::query_scalar!(
         r#"WITH heard AS (
                SELECT * FROM unnest(
@@ -109,8 +86,8 @@ pub async fn write_heard(db: &mut PgConnection, heard: &[Heard]) -> Result<Vec<A
     Ok(written)
 }
 
-/// Where these agents stand; those that are not there are left out.
-pub async fn standings(db: &mut PgConnection, agents: &[AgentId]) -> Result<Vec<Standing>, pg::Error> {
+/// Returns the liveness of these agents; unknown ones are left out.
+pub(crate) async fn find(db: &mut PgConnection, agents: &[AgentId]) -> Result<Vec<AgentLiveness>, pg::Error> {
     let ids: Vec<Uuid> = agents.iter().map(|agent| agent.0).collect();
     let rows = sqlx::query_as!(
         Row,
@@ -119,15 +96,15 @@ pub async fn standings(db: &mut PgConnection, agents: &[AgentId]) -> Result<Vec<
     )
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(Standing::from).collect())
+    Ok(rows.into_iter().map(AgentLiveness::from).collect())
 }
 
-/// Agents that count as alive, by id, from after `after`.
-pub async fn alive(
+/// Lists online and degraded agents by id, from after `after`.
+pub(crate) async fn list_alive(
     db: &mut PgConnection,
     after: Option<AgentId>,
     limit: i64,
-) -> Result<Vec<Standing>, pg::Error> {
+) -> Result<Vec<AgentLiveness>, pg::Error> {
     let rows = sqlx::query_as!(
         Row,
         "SELECT id, incarnation, status, judges_itself, last_heartbeat_at
@@ -140,17 +117,18 @@ pub async fn alive(
     )
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(Standing::from).collect())
+    Ok(rows.into_iter().map(AgentLiveness::from).collect())
 }
 
-/// Marks agents as offline that are silent in the incarnation in which they were heard, unless some replica wrote
-/// down that it heard them at or after `heard_since`. The next incarnation begins with it. Says which they were.
-pub async fn mark_silent(
+/// Marks silent agents as offline, beginning their next incarnation, and returns those marked. An agent is
+/// left alone if it is in another incarnation by now, or if any replica wrote a beat of it at or after
+/// `heard_since`.
+pub(crate) async fn mark_offline(
     db: &mut PgConnection,
     silent: &[(AgentId, i64)],
     heard_since: DateTime<Utc>,
     now: DateTime<Utc>,
-) -> Result<Vec<Standing>, pg::Error> {
+) -> Result<Vec<AgentLiveness>, pg::Error> {
     let (ids, incarnations): (Vec<Uuid>, Vec<i64>) =
         silent.iter().map(|(agent, incarnation)| (agent.0, *incarnation)).unzip();
     let rows = sqlx::query_as!(
@@ -175,10 +153,12 @@ pub async fn mark_silent(
              FOR NO KEY UPDATE OF agents
          )
          UPDATE agents
-         SET status = 'offline', status_changed_at = $4, generation = generation + 1, incarnation = incarnation + 1
+         SET status = 'offline', status_changed_at = $4, generation = generation + 1,
+             incarnation = incarnation + 1
          FROM locked
          WHERE agents.id = locked.id AND agents.status IN ('online', 'degraded')
-         RETURNING agents.id, agents.incarnation, agents.status, agents.judges_itself, agents.last_heartbeat_at",
+         RETURNING agents.id, agents.incarnation, agents.status, agents.judges_itself,
+             agents.last_heartbeat_at",
         &ids,
         &incarnations,
         heard_since,
@@ -186,5 +166,5 @@ pub async fn mark_silent(
     )
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(Standing::from).collect())
+    Ok(rows.into_iter().map(AgentLiveness::from).collect())
 }

@@ -1,6 +1,8 @@
 //! How the domain's enums are stored.
 
-use crate::domain::{a2a::Version, agent::DeliveryMode, delivery::State, status::Status, token::TokenKind};
+use crate::domain::{
+    a2a::Version, agent::DeliveryMode, relay_state::State, status::Status, token::TokenKind,
+};
 
 svc_core::pg_enum!(TokenKind as "token_kind" {
     Admin => "admin",

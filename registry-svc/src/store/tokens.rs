@@ -1,4 +1,4 @@
-//! API tokens.
+//! Rows of API tokens.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -7,7 +7,7 @@ use svc_core::{
     id::{AccountId, AgentId, TokenId},
 };
 
-use crate::domain::token::{Owner, Scopes, SecretHash, Token, TokenKind};
+use crate::domain::token::{Holder, Scopes, SecretHash, Token, TokenKind};
 
 struct Row {
     id: TokenId,
@@ -26,11 +26,11 @@ impl TryFrom<Row> for Token {
     type Error = pg::Error;
 
     fn try_from(row: Row) -> Result<Self, pg::Error> {
-        let owner = Owner::from_parts(row.kind, row.account_id, row.agent_id)
+        let holder = Holder::from_parts(row.kind, row.account_id, row.agent_id)
             .ok_or_else(|| pg::Error::inconsistent("api_tokens", "kind", row.id, "ids do not fit it"))?;
         Ok(Self {
             id: row.id,
-            owner,
+            holder,
             name: row.name,
             prefix: row.prefix,
             scopes: Scopes::from_stored(row.scopes),
@@ -42,15 +42,19 @@ impl TryFrom<Row> for Token {
 }
 
 /// Stores a new token.
-pub async fn insert(db: &mut PgConnection, token: &Token, secret: &SecretHash) -> Result<(), pg::Error> {
+pub(crate) async fn insert(
+    db: &mut PgConnection,
+    token: &Token,
+    secret: &SecretHash,
+) -> Result<(), pg::Error> {
     let done = sqlx::query!(
         "INSERT INTO api_tokens
              (id, kind, account_id, agent_id, name, prefix, secret_hash, scopes, created_at, expires_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         token.id as TokenId,
-        token.owner.kind() as TokenKind,
-        token.owner.account() as Option<AccountId>,
-        token.owner.agent() as Option<AgentId>,
+        token.holder.kind() as TokenKind,
+        token.holder.account() as Option<AccountId>,
+        token.holder.agent() as Option<AgentId>,
         token.name,
         token.prefix,
         &secret.as_bytes()[..],
@@ -63,94 +67,73 @@ pub async fn insert(db: &mut PgConnection, token: &Token, secret: &SecretHash) -
     ensure_affected(&done, 1)
 }
 
-/// The token with this secret, live or not.
-pub async fn find_by_secret(db: &mut PgConnection, secret: &SecretHash) -> Result<Option<Token>, pg::Error> {
-    let row = sqlx::query_as!(
-        Row,
-        "SELECT id, kind, account_id, agent_id, name, prefix, scopes, created_at, expires_at, revoked_at
-         FROM api_tokens
-         WHERE secret_hash = $1",
-        &secret.as_bytes()[..],
-    )
-    .fetch_optional(db)
-    .await?;
+/// Selects tokens with every column; `$clauses` follow FROM.
+macro_rules! select {
+    ($clauses:literal, $($argument:expr),* $(,)?) => {
+        sqlx::query_as!(
+            Row,
+            "SELECT id, kind, account_id, agent_id, name, prefix, scopes, created_at, expires_at, revoked_at
+             FROM api_tokens " + $clauses,
+            $($argument),*
+        )
+    };
+}
+
+/// Finds the token with this secret, valid or not.
+pub(crate) async fn find_by_secret(
+    db: &mut PgConnection,
+    secret: &SecretHash,
+) -> Result<Option<Token>, pg::Error> {
+    let row = select!("WHERE secret_hash = $1", &secret.as_bytes()[..]).fetch_optional(db).await?;
     row.map(Token::try_from).transpose()
 }
 
-/// A token by its id, whoever's it is, kept from being revoked until the transaction ends.
-pub async fn hold(db: &mut PgConnection, id: TokenId) -> Result<Option<Token>, pg::Error> {
-    let row = sqlx::query_as!(
-        Row,
-        "SELECT id, kind, account_id, agent_id, name, prefix, scopes, created_at, expires_at, revoked_at
-         FROM api_tokens
-         WHERE id = $1
-         FOR SHARE",
-        id as TokenId,
-    )
-    .fetch_optional(db)
-    .await?;
+/// Finds a token of any account, and blocks its revocation until the transaction ends.
+pub(crate) async fn find_and_share(db: &mut PgConnection, id: TokenId) -> Result<Option<Token>, pg::Error> {
+    let row = select!("WHERE id = $1 FOR SHARE", id as TokenId).fetch_optional(db).await?;
     row.map(Token::try_from).transpose()
 }
 
-/// A token by its id, locked against everybody who would use or revoke it at the same time.
-pub async fn take(db: &mut PgConnection, id: TokenId) -> Result<Option<Token>, pg::Error> {
-    let row = sqlx::query_as!(
-        Row,
-        "SELECT id, kind, account_id, agent_id, name, prefix, scopes, created_at, expires_at, revoked_at
-         FROM api_tokens
-         WHERE id = $1
-         FOR UPDATE",
-        id as TokenId,
-    )
-    .fetch_optional(db)
-    .await?;
+/// Finds a token of any account, and blocks its use and revocation until the transaction ends.
+pub(crate) async fn find_and_lock(db: &mut PgConnection, id: TokenId) -> Result<Option<Token>, pg::Error> {
+    let row = select!("WHERE id = $1 FOR UPDATE", id as TokenId).fetch_optional(db).await?;
     row.map(Token::try_from).transpose()
 }
 
-/// A tenant's own token, if it has such a one.
-pub async fn find(
+/// Finds a token of an account itself, not of one of its agents.
+pub(crate) async fn find(
     db: &mut PgConnection,
     account: AccountId,
     id: TokenId,
 ) -> Result<Option<Token>, pg::Error> {
-    let row = sqlx::query_as!(
-        Row,
-        "SELECT id, kind, account_id, agent_id, name, prefix, scopes, created_at, expires_at, revoked_at
-         FROM api_tokens
-         WHERE id = $1 AND account_id = $2 AND kind = 'account'",
+    let query = select!(
+        "WHERE id = $1 AND account_id = $2 AND kind = 'account'",
         id as TokenId,
-        account as AccountId,
-    )
-    .fetch_optional(db)
-    .await?;
-    row.map(Token::try_from).transpose()
+        account as AccountId
+    );
+    query.fetch_optional(db).await?.map(Token::try_from).transpose()
 }
 
-/// A tenant's own tokens, newest first, from after `before`.
-pub async fn list(
+/// Lists the tokens of an account itself, newest first, from after `before`.
+pub(crate) async fn list(
     db: &mut PgConnection,
     account: AccountId,
     before: Option<TokenId>,
     limit: i64,
 ) -> Result<Vec<Token>, pg::Error> {
-    let rows = sqlx::query_as!(
-        Row,
-        "SELECT id, kind, account_id, agent_id, name, prefix, scopes, created_at, expires_at, revoked_at
-         FROM api_tokens
-         WHERE account_id = $1 AND kind = 'account' AND ($2::uuid IS NULL OR id < $2)
+    let query = select!(
+        "WHERE account_id = $1 AND kind = 'account' AND ($2::uuid IS NULL OR id < $2)
          ORDER BY id DESC
          LIMIT $3",
         account as AccountId,
         before as Option<TokenId>,
         limit,
-    )
-    .fetch_all(db)
-    .await?;
-    rows.into_iter().map(Token::try_from).collect()
+    );
+    query.fetch_all(db).await?.into_iter().map(Token::try_from).collect()
 }
 
-/// How many of a tenant's own tokens work at `now`.
-pub async fn count_live(
+/// Counts the tokens of an account itself that are valid at `now`.
+pub(crate) async fn count_live(
     db: &mut PgConnection,
     account: AccountId,
     now: DateTime<Utc>,
@@ -168,8 +151,12 @@ pub async fn count_live(
     Ok(count)
 }
 
-/// Revokes a token that is not revoked yet; says whether it was this call that did.
-pub async fn revoke(db: &mut PgConnection, id: TokenId, now: DateTime<Utc>) -> Result<bool, pg::Error> {
+/// Revokes a token; `false` if it was revoked already.
+pub(crate) async fn revoke(
+    db: &mut PgConnection,
+    id: TokenId,
+    now: DateTime<Utc>,
+) -> Result<bool, pg::Error> {
     let done = sqlx::query!(
         "UPDATE api_tokens SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL",
         id as TokenId,
@@ -180,8 +167,8 @@ pub async fn revoke(db: &mut PgConnection, id: TokenId, now: DateTime<Utc>) -> R
     Ok(done.rows_affected() == 1)
 }
 
-/// Revokes every live token of these kinds that names an agent.
-pub async fn revoke_of_agent(
+/// Revokes an agent's tokens of these kinds; returns their number.
+pub(crate) async fn revoke_of_agent(
     db: &mut PgConnection,
     account: AccountId,
     agent: AgentId,

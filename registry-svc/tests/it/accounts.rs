@@ -1,4 +1,4 @@
-//! Accounts, API tokens, and what a bearer proves.
+//! Accounts, API tokens, and authentication.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -31,7 +31,7 @@ impl Plane {
         AccountServiceClient::new(self.bearer(secret).await)
     }
 
-    /// A new account with a token that may do everything; its id and the token.
+    /// A new account with a token that has every scope; returns its id and the token.
     pub(crate) async fn tenant(&self, name: &str) -> (String, String) {
         let issued = self.operator().ensure_account_and_token(name, None).await.unwrap();
         (issued.account_id.unwrap().to_string(), issued.secret.expose_secret().to_owned())
@@ -57,7 +57,7 @@ pub(crate) fn refusal<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Code, S
 }
 
 #[tokio::test]
-async fn an_operator_makes_an_account_and_its_token_works_everywhere() {
+async fn an_operator_creates_an_account_with_a_working_token() {
     let plane = Plane::start().await;
     let mut admin = plane.admin().await;
     let account = admin.create_account(CreateAccountRequest { name: "Acme".to_owned() }).await.unwrap();
@@ -74,8 +74,8 @@ async fn an_operator_makes_an_account_and_its_token_works_everywhere() {
     assert_eq!(me.token_id, token.token_id);
 
     let mut auth = AuthServiceClient::new(plane.as_service().acting_for(None));
-    let told = auth.authenticate(AuthenticateRequest { token: created.secret }).await.unwrap().into_inner();
-    assert_eq!(told.principal.unwrap(), me);
+    let answer = auth.authenticate(AuthenticateRequest { token: created.secret }).await.unwrap().into_inner();
+    assert_eq!(answer.principal.unwrap(), me);
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn every_bad_token_gets_the_same_answer() {
 }
 
 #[tokio::test]
-async fn a_token_is_refused_by_its_own_service_within_five_seconds_of_its_revocation() {
+async fn a_revoked_token_is_refused_within_five_seconds() {
     let plane = Plane::start().await;
     let (account, secret) = plane.tenant("acme").await;
     let mut tenant = plane.accounts(&secret).await;
@@ -113,7 +113,7 @@ async fn a_token_is_refused_by_its_own_service_within_five_seconds_of_its_revoca
     let token_id = created.token.unwrap().token_id;
     tenant.revoke_token(RevokeTokenRequest { account_id: account.clone(), token_id }).await.unwrap();
 
-    // A cache may still let it in, but it makes no token that would outlive the revocation.
+    // A cache may still accept the token, but it cannot create a token that outlives the revocation.
     assert_eq!(
         refusal(other.create_token(token_request(&account, &[])).await),
         (Code::Unauthenticated, "TOKEN_NOT_LIVE".to_owned())
@@ -123,7 +123,7 @@ async fn a_token_is_refused_by_its_own_service_within_five_seconds_of_its_revoca
 }
 
 #[tokio::test]
-async fn nobody_makes_a_token_that_may_do_more_or_lives_longer_than_theirs() {
+async fn a_caller_cannot_create_a_stronger_token_than_its_own() {
     let plane = Plane::start().await;
     let (account, secret) = plane.tenant("acme").await;
     let mut tenant = plane.accounts(&secret).await;
@@ -153,7 +153,7 @@ async fn nobody_makes_a_token_that_may_do_more_or_lives_longer_than_theirs() {
 }
 
 #[tokio::test]
-async fn a_repeated_request_makes_one_token_and_shows_its_secret_once() {
+async fn a_repeated_create_makes_one_token_with_one_secret() {
     let plane = Plane::start().await;
     let (account, secret) = plane.tenant("acme").await;
     let mut tenant = plane.accounts(&secret).await;
@@ -172,20 +172,20 @@ async fn a_repeated_request_makes_one_token_and_shows_its_secret_once() {
 }
 
 #[tokio::test]
-async fn what_belongs_to_another_tenant_is_not_there() {
+async fn accounts_and_tokens_of_another_tenant_are_not_found() {
     let plane = Plane::start().await;
     let (ours, our_secret) = plane.tenant("ours").await;
-    let (theirs, their_secret) = plane.tenant("theirs").await;
+    let (foreign, their_secret) = plane.tenant("other").await;
     let mut we = plane.accounts(&our_secret).await;
     let mut they = plane.accounts(&their_secret).await;
-    let token = they.create_token(token_request(&theirs, &[])).await.unwrap().into_inner().token.unwrap();
+    let token = they.create_token(token_request(&foreign, &[])).await.unwrap().into_inner().token.unwrap();
 
     let missing = (Code::NotFound, "NOT_FOUND".to_owned());
-    assert_eq!(refusal(we.get_account(GetAccountRequest { account_id: theirs.clone() }).await), missing);
-    assert_eq!(refusal(we.create_token(token_request(&theirs, &[])).await), missing);
-    let listing = ListTokensRequest { account_id: theirs.clone(), ..Default::default() };
+    assert_eq!(refusal(we.get_account(GetAccountRequest { account_id: foreign.clone() }).await), missing);
+    assert_eq!(refusal(we.create_token(token_request(&foreign, &[])).await), missing);
+    let listing = ListTokensRequest { account_id: foreign.clone(), ..Default::default() };
     assert_eq!(refusal(we.list_tokens(listing).await), missing);
-    for account_id in [theirs.clone(), ours.clone()] {
+    for account_id in [foreign.clone(), ours.clone()] {
         let request = RevokeTokenRequest { account_id, token_id: token.token_id.clone() };
         assert_eq!(refusal(we.revoke_token(request).await), missing);
     }
@@ -193,7 +193,7 @@ async fn what_belongs_to_another_tenant_is_not_there() {
     assert_eq!(refusal(we.get_account(unknown.clone()).await), missing);
     assert_eq!(refusal(plane.admin().await.get_account(unknown).await), missing);
     assert_eq!(refusal(we.list_accounts(ListAccountsRequest::default()).await).0, Code::PermissionDenied);
-    assert!(they.get_account(GetAccountRequest { account_id: theirs }).await.is_ok());
+    assert!(they.get_account(GetAccountRequest { account_id: foreign }).await.is_ok());
 }
 
 #[tokio::test]
@@ -218,7 +218,7 @@ async fn listings_are_paged_newest_first() {
             break;
         }
     }
-    // Four, and the one that the tenant came with.
+    // Four, and the tenant's first token.
     assert_eq!(seen.len(), 5);
     assert!(made.iter().rev().eq(&seen[..4]));
 
@@ -232,8 +232,8 @@ async fn listings_are_paged_newest_first() {
 }
 
 #[tokio::test]
-async fn an_account_has_a_limited_number_of_live_tokens_also_when_they_are_made_at_once() {
-    let plane = Plane::with(|config| config.tokens.max_live_per_account = 4).await;
+async fn concurrent_creates_respect_the_limit_of_live_tokens() {
+    let plane = Plane::with(|config| config.own.tokens.max_live_per_account = 4).await;
     let (account, secret) = plane.tenant("acme").await;
     let tenant = plane.accounts(&secret).await;
     let makings = (0..8).map(|_| {
@@ -242,14 +242,14 @@ async fn an_account_has_a_limited_number_of_live_tokens_also_when_they_are_made_
     });
     let answers = futures::future::join_all(makings).await;
     let made = answers.iter().filter(|answer| answer.is_ok()).count();
-    assert_eq!(made, 3, "one was there before");
+    assert_eq!(made, 3, "one existed before");
     for refused in answers.into_iter().filter(Result::is_err) {
         assert_eq!(refusal(refused), (Code::FailedPrecondition, "LIMIT_REACHED".to_owned()));
     }
 }
 
 #[tokio::test]
-async fn the_gateway_speaks_for_a_tenant_and_a_service_only_for_itself() {
+async fn only_the_gateway_may_state_a_tenant_as_principal() {
     let plane = Plane::start().await;
     let (account, _) = plane.tenant("acme").await;
     let principal = Principal::account(account.parse().map(AccountId).unwrap());
@@ -261,7 +261,7 @@ async fn the_gateway_speaks_for_a_tenant_and_a_service_only_for_itself() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_wrong_names_its_field() {
+async fn a_bad_request_names_its_field() {
     let plane = Plane::start().await;
     let (account, secret) = plane.tenant("acme").await;
     let mut tenant = plane.accounts(&secret).await;

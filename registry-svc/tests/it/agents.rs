@@ -1,4 +1,4 @@
-//! Agents: created, enrolled, registered, suspended, removed.
+//! Agents: create, enrol, register, pause, remove.
 
 use steward_proto::registry::v1::{
     Agent, AgentStatus, CreateAgentRequest, DeliveryMode, Enrolment, GetAgentRequest, IssueEnrolmentRequest,
@@ -20,7 +20,7 @@ impl Plane {
         AgentServiceClient::new(self.bearer(secret).await)
     }
 
-    /// A tenant's new agent that registered at `url`: the agent, and its token.
+    /// A new agent of a tenant, registered at `url`; returns the agent and its token.
     pub(crate) async fn registered(&self, tenant: &mut Agents, url: &str) -> (Agent, String) {
         let (agent, enrolment) = create(tenant, "worker").await;
         let registered = register(&mut self.agents(&enrolment.secret).await, url).await.unwrap();
@@ -74,13 +74,13 @@ async fn an_enrolment_makes_one_process_the_agent() {
     let me = plane.accounts(&registered.secret).await.who_am_i(WhoAmIRequest {}).await.unwrap();
     let me = me.into_inner().principal.unwrap();
     assert_eq!((&me.subject_id, &me.account_id), (&agent.agent_id, &account));
-    // With its own token it registers as often as it starts, and gets no other.
+    // With its own token it registers at every start, and gets no other token.
     let again = register(&mut plane.agents(&registered.secret).await, "http://127.0.0.1:10/").await.unwrap();
     assert_eq!((again.secret.as_str(), again.agent.unwrap().url.as_str()), ("", "http://127.0.0.1:10/"));
 }
 
 #[tokio::test]
-async fn a_new_enrolment_replaces_the_one_before_and_the_token_it_leads_to() {
+async fn a_new_enrolment_replaces_the_earlier_one_and_its_token() {
     let plane = Plane::start().await;
     let (_, secret) = plane.tenant("acme").await;
     let mut tenant = plane.agents(&secret).await;
@@ -103,7 +103,7 @@ async fn a_new_enrolment_replaces_the_one_before_and_the_token_it_leads_to() {
 }
 
 #[tokio::test]
-async fn a_repeated_creation_makes_one_agent_and_shows_its_enrolment_once() {
+async fn a_repeated_create_makes_one_agent_with_one_secret() {
     let plane = Plane::start().await;
     let (_, secret) = plane.tenant("acme").await;
     let mut tenant = plane.agents(&secret).await;
@@ -143,7 +143,7 @@ async fn a_paused_agent_cannot_bring_itself_back() {
 }
 
 #[tokio::test]
-async fn a_removed_agent_is_gone_and_so_are_its_credentials() {
+async fn a_removed_agent_and_its_credentials_are_gone() {
     let plane = Plane::start().await;
     let (_, secret) = plane.tenant("acme").await;
     let mut tenant = plane.agents(&secret).await;
@@ -168,11 +168,11 @@ async fn a_removed_agent_is_gone_and_so_are_its_credentials() {
 }
 
 #[tokio::test]
-async fn an_agent_of_another_tenant_is_not_there() {
+async fn an_agent_of_another_tenant_is_not_found() {
     let plane = Plane::start().await;
     let (_, ours) = plane.tenant("ours").await;
-    let (_, theirs) = plane.tenant("theirs").await;
-    let (mut we, mut they) = (plane.agents(&ours).await, plane.agents(&theirs).await);
+    let (_, foreign) = plane.tenant("other").await;
+    let (mut we, mut they) = (plane.agents(&ours).await, plane.agents(&foreign).await);
     let (agent, token) = plane.registered(&mut they, URL).await;
     let id = || agent.agent_id.clone();
 
@@ -181,7 +181,7 @@ async fn an_agent_of_another_tenant_is_not_there() {
     assert_eq!(refusal(we.remove_agent(RemoveAgentRequest { agent_id: id() }).await).0, Code::NotFound);
     assert_eq!(refusal(we.issue_enrolment(IssueEnrolmentRequest { agent_id: id() }).await).0, Code::NotFound);
     assert!(we.list_agents(ListAgentsRequest::default()).await.unwrap().into_inner().agents.is_empty());
-    // An agent sees its own tenant's agents, and may change none.
+    // An agent reads its own tenant's agents, and may change none.
     let mut process = plane.agents(&token).await;
     assert!(process.get_agent(GetAgentRequest { agent_id: id() }).await.is_ok());
     let pause = PauseAgentRequest { agent_id: id() };
@@ -189,8 +189,8 @@ async fn an_agent_of_another_tenant_is_not_there() {
 }
 
 #[tokio::test]
-async fn an_agent_says_where_it_is_called_and_not_where_it_must_not_lead() {
-    let plane = Plane::with(|config| config.outbound.mode = Mode::Strict).await;
+async fn a_registration_with_a_forbidden_url_is_refused() {
+    let plane = Plane::with(|config| config.own.outbound.mode = Mode::Strict).await;
     let (_, secret) = plane.tenant("acme").await;
     let mut tenant = plane.agents(&secret).await;
     let (agent, enrolment) = create(&mut tenant, "worker").await;
@@ -216,7 +216,7 @@ async fn an_agent_says_where_it_is_called_and_not_where_it_must_not_lead() {
         ..Default::default()
     };
     assert_eq!(refusal(process.register_agent(request.clone()).await).0, Code::InvalidArgument);
-    // Nothing was used up by what was refused.
+    // A refused registration does not use the enrolment up.
     assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::AwaitingAgent);
     let good = card(&serde_json::json!({"url": "https://1.1.1.1/a2a"}));
     let request = RegisterAgentRequest { card: Some(good.clone()), ..request };
@@ -225,7 +225,7 @@ async fn an_agent_says_where_it_is_called_and_not_where_it_must_not_lead() {
 }
 
 #[tokio::test]
-async fn an_agent_that_asks_for_its_messages_needs_no_url() {
+async fn a_poll_agent_needs_no_url() {
     let plane = Plane::start().await;
     let (_, secret) = plane.tenant("acme").await;
     let mut tenant = plane.agents(&secret).await;
@@ -237,8 +237,8 @@ async fn an_agent_that_asks_for_its_messages_needs_no_url() {
 }
 
 #[tokio::test]
-async fn an_account_has_a_limited_number_of_agents_and_a_removed_one_makes_room() {
-    let plane = Plane::with(|config| config.agents.max_per_account = 1).await;
+async fn agents_of_an_account_are_limited_without_removed_ones() {
+    let plane = Plane::with(|config| config.own.agents.max_per_account = 1).await;
     let (_, secret) = plane.tenant("acme").await;
     let mut tenant = plane.agents(&secret).await;
     let (agent, _) = create(&mut tenant, "first").await;

@@ -1,4 +1,4 @@
-//! An erasure at registry-svc: an account goes with everything it has; a session has nothing here.
+//! Erasures at registry-svc: an account with all its data, and a session, of which there is none.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -7,7 +7,7 @@ use purge_svc::testing::{
     contract::{self, Owner},
     domain::custodian::Custodian as Name,
 };
-use registry_svc::{app::custodian::kinds, domain::account::Account, store};
+use registry_svc::testing::{Account, insert_account, kinds};
 use steward_proto::{
     custody::v1::{
         CheckInvariantsRequest, DescribeRequest, ListAllRequest,
@@ -33,12 +33,12 @@ use crate::{
 
 const URL: &str = "http://127.0.0.1:9/a2a";
 
-/// purge-svc, as it calls.
+/// purge-svc's client of registry-svc.
 fn remote(peer: Peer) -> CustodianClient {
     CustodianClient::new(Name::Registry, peer, BTreeSet::new(), Duration::from_secs(10))
 }
 
-/// Rows that name an account, all tables together.
+/// Counts the rows of an account in all tables.
 async fn rows_of(plane: &Plane, account: Uuid) -> i64 {
     let mut db = plane.db.owner("registry").await;
     sqlx::query_scalar(
@@ -55,7 +55,7 @@ async fn rows_of(plane: &Plane, account: Uuid) -> i64 {
     .unwrap()
 }
 
-/// Members that Redis remembers of agents.
+/// Whether Redis has any data of an agent.
 async fn remembered(plane: &Plane, agent: &str) -> bool {
     let redis = plane.redis.redis();
     let keys: Vec<String> =
@@ -73,11 +73,11 @@ async fn remembered(plane: &Plane, agent: &str) -> bool {
 }
 
 #[tokio::test]
-async fn an_account_goes_with_its_tokens_agents_keys_and_beats() {
+async fn an_erasure_deletes_tokens_agents_keys_and_beats() {
     let plane = Plane::start().await;
     let (account, secret) = plane.tenant("forgotten").await;
-    let (other, others_secret) = plane.tenant("bystander").await;
-    let (mut tenant, mut bystander) = (plane.agents(&secret).await, plane.agents(&others_secret).await);
+    let (other, bystander_secret) = plane.tenant("bystander").await;
+    let (mut tenant, mut bystander) = (plane.agents(&secret).await, plane.agents(&bystander_secret).await);
     let (agent, token) = plane.registered(&mut tenant, URL).await;
     let (kept, kept_token) = plane.registered(&mut bystander, URL).await;
     for token in [&token, &kept_token] {
@@ -112,18 +112,18 @@ async fn an_account_goes_with_its_tokens_agents_keys_and_beats() {
 
     assert_eq!(rows_of(&plane, id).await, 0);
     assert!(!remembered(&plane, &agent.agent_id).await && remembered(&plane, &kept.agent_id).await);
-    // A token is remembered for a few seconds by who asked about it before; here nobody knows it any more.
+    // A token that was used stays in the cache for a few seconds, so no call is made with it here.
     let mut client = CustodianServiceClient::new(plane.as_purge().acting_for(None));
     let checked = client.check_invariants(CheckInvariantsRequest {}).await.unwrap().into_inner();
     assert!(checked.violations.is_empty() && checked.checked.len() == 2, "{checked:?}");
     let subjects = client.list_all(ListAllRequest::default()).await.unwrap().into_inner().subjects;
     assert!(subjects.iter().all(|subject| subject.subject_id != account));
     assert!(subjects.iter().any(|subject| subject.subject_id == other));
-    plane.accounts(&others_secret).await.who_am_i(WhoAmIRequest {}).await.unwrap();
+    plane.accounts(&bystander_secret).await.who_am_i(WhoAmIRequest {}).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_beat_that_comes_back_after_the_erasure_is_found_and_forgotten() {
+async fn a_beat_that_arrives_after_the_erasure_is_found_and_deleted() {
     let plane = Plane::start().await;
     let (account, secret) = plane.tenant("forgotten").await;
     let (agent, _) = plane.registered(&mut plane.agents(&secret).await, URL).await;
@@ -143,7 +143,7 @@ async fn a_beat_that_comes_back_after_the_erasure_is_found_and_forgotten() {
     assert!(!remembered(&plane, &agent.agent_id).await);
 }
 
-/// registry-svc, as an owner of accounts.
+/// registry-svc as the owner of accounts.
 struct Served<'a> {
     plane: &'a Plane,
 }
@@ -166,7 +166,7 @@ impl Owner for Served<'_> {
         let mut tx = Tx::system(&self.plane.db.pool("registry")).await.unwrap();
         custody::create(&mut tx, Subject::Account { account: id }).await.unwrap();
         let account = Account { id, name: "acme".to_owned(), created_at: SystemClock.now() };
-        store::accounts::insert(&mut tx, &account).await.unwrap();
+        insert_account(&mut tx, &account).await.unwrap();
         tx.commit().await.unwrap();
     }
 
@@ -180,13 +180,13 @@ impl Owner for Served<'_> {
 }
 
 #[tokio::test]
-async fn it_keeps_the_contract_of_every_owner_of_data() {
+async fn registry_svc_keeps_the_contract_of_every_data_owner() {
     let plane = Plane::start().await;
     contract::run(&Served { plane: &plane }).await;
 }
 
 #[tokio::test]
-async fn of_a_session_it_holds_nothing_and_says_so() {
+async fn the_erasure_of_a_session_finds_nothing() {
     let plane = Plane::start().await;
     let remote = remote(plane.as_purge());
     let session = Subject::Session { account: AccountId::new(), session: SessionId::new() };
@@ -200,7 +200,7 @@ async fn of_a_session_it_holds_nothing_and_says_so() {
 }
 
 #[tokio::test]
-async fn only_purge_svc_is_answered() {
+async fn only_purge_svc_may_call_the_custodian() {
     let plane = Plane::start().await;
     let stating = plane.as_gateway().stating(Principal::account(AccountId::new()));
     let mut client = CustodianServiceClient::new(stating);

@@ -1,5 +1,5 @@
-//! A small simulator of a push agent: A2A over JSON-RPC, strict about the version that it speaks, and scripted by
-//! the words of the messages that it gets.
+//! A small simulator of a push agent: A2A over JSON-RPC, strict about its version, and scripted by the texts
+//! of the messages that it gets.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,29 +23,28 @@ use tokio::{
     task::JoinSet,
 };
 
-/// What an agent speaks.
+/// The A2A version of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
     V03,
     V10,
 }
 
-/// What it does with a message instead of answering it.
+/// An agent's reaction to a message, in place of the echo.
 #[derive(Debug, Clone)]
 pub(crate) enum Act {
-    /// Answers with a task of its own that it works on.
+    /// Answers with a task of its own.
     Task,
     /// Answers with a JSON-RPC error.
     Fail,
     /// Answers with an HTTP status and no JSON-RPC.
     Status(u16),
-    /// Answers with 200 and this.
+    /// Answers with 200 and this text.
     Rubbish(String),
-    /// Sends the caller elsewhere.
+    /// Redirects the caller to this URL.
     Redirect(String),
-    /// Breaks the connection.
     Cut,
-    /// Answers once it is told to.
+    /// Answers once it is notified.
     Hold(Arc<Notify>),
 }
 
@@ -57,13 +56,13 @@ pub(crate) struct Arrived {
     pub(crate) context_id: Option<String>,
 }
 
-/// The simulator; it is gone when dropped.
+/// The simulator; it stops when it is dropped.
 #[derive(Debug)]
 pub(crate) struct FakeAgent {
     pub(crate) address: SocketAddr,
     agent: Arc<Agent>,
     server: JoinSet<()>,
-    /// Its port, while it is away.
+    /// The port, while the agent is away.
     socket: Option<TcpSocket>,
 }
 
@@ -76,7 +75,7 @@ struct Agent {
 }
 
 impl FakeAgent {
-    /// One that has its port and refuses connections.
+    /// An agent that has its port and refuses connections.
     pub(crate) fn away(dialect: Dialect) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -90,26 +89,25 @@ impl FakeAgent {
         }
     }
 
-    /// One that is there.
+    /// An agent that accepts connections.
     pub(crate) fn start(dialect: Dialect) -> Self {
         let mut agent = Self::away(dialect);
         agent.come();
         agent
     }
 
-    /// Takes connections from now on.
+    /// Accepts connections from now on.
     pub(crate) fn come(&mut self) {
         let listener: TcpListener = self.socket.take().unwrap().listen(128).unwrap();
         let router = Router::new().fallback(serve).with_state(self.agent.clone());
         self.server.spawn(async move { axum::serve(listener, router).await.unwrap() });
     }
 
-    /// Where it is called.
+    /// The URL that the relay calls.
     pub(crate) fn url(&self) -> String {
         format!("http://{}/a2a", self.address)
     }
 
-    /// Its card.
     pub(crate) fn card(&self) -> Value {
         match self.agent.dialect {
             Dialect::V03 => json!({ "name": "fake", "protocolVersion": "0.3.0", "url": self.url() }),
@@ -122,12 +120,12 @@ impl FakeAgent {
         }
     }
 
-    /// What it does, in turn, with the next messages that have this text.
+    /// Scripts the reactions to the next messages that have this text, in order.
     pub(crate) fn script(&self, text: &str, acts: impl IntoIterator<Item = Act>) {
         self.agent.acts.lock().unwrap().entry(text.to_owned()).or_default().extend(acts);
     }
 
-    /// It keeps the next message that has this text until it is told to answer.
+    /// Holds the answer to the next message that has this text until the returned handle is notified.
     pub(crate) fn hold(&self, text: &str) -> Arc<Notify> {
         let release = Arc::<Notify>::default();
         self.script(text, [Act::Hold(release.clone())]);
@@ -139,12 +137,12 @@ impl FakeAgent {
         self.agent.arrived.lock().unwrap().clone()
     }
 
-    /// Their texts.
+    /// The texts of the messages that arrived.
     pub(crate) fn heard(&self) -> Vec<String> {
         self.arrived().into_iter().map(|arrived| arrived.text).collect()
     }
 
-    /// The tasks that it was asked about.
+    /// The ids of the tasks that callers read.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.agent.asked.lock().unwrap().clone()
     }
@@ -166,7 +164,7 @@ async fn serve(State(agent): State<Arc<Agent>>, headers: HeaderMap, body: Bytes)
                     release.notified().await;
                     agent.echo(&arrived)
                 }
-                Some(Act::Task) => json!({ "result": agent.task("theirs", false) }),
+                Some(Act::Task) => json!({ "result": agent.task("own", false) }),
                 Some(Act::Fail) => json!({ "error": { "code": -32050, "message": "not today" } }),
                 Some(Act::Status(status)) => return StatusCode::from_u16(status).unwrap().into_response(),
                 Some(Act::Rubbish(text)) => return text.into_response(),
@@ -193,7 +191,7 @@ enum Call {
 }
 
 impl Agent {
-    /// Reads a request, if every word of it is of this agent's version.
+    /// Reads a request that is entirely in this agent's version.
     fn read(&self, headers: &HeaderMap, request: &Value) -> Result<Call, String> {
         let (version, send, get, role) = match self.dialect {
             Dialect::V03 => ("0.3", "message/send", "tasks/get", "user"),
@@ -223,13 +221,14 @@ impl Agent {
         }))
     }
 
-    /// Says what it heard, and how often it heard something by now.
+    /// Answers with the text, and with the number of messages so far.
     fn echo(&self, arrived: &Arrived) -> Value {
         let text = format!("{} #{}", arrived.text, self.arrived.lock().unwrap().len());
         let id = format!("answer to {}", arrived.message_id);
         let message = match self.dialect {
             Dialect::V03 => json!({
-                "kind": "message", "role": "agent", "messageId": id, "parts": [{ "kind": "text", "text": text }],
+                "kind": "message", "role": "agent", "messageId": id,
+                "parts": [{ "kind": "text", "text": text }],
             }),
             Dialect::V10 => json!({
                 "message": { "role": "ROLE_AGENT", "messageId": id, "parts": [{ "text": text }] },

@@ -1,4 +1,4 @@
-//! Beats: who is alive, who is not, and who must not be believed to be dead.
+//! Heartbeats: which agents stay online, and which go offline.
 
 use std::time::{Duration, Instant};
 
@@ -21,9 +21,9 @@ use crate::{
 
 const URL: &str = "http://127.0.0.1:9/a2a";
 
-/// An agent may be silent for 0.74 s, and an amnesty takes 0.52 s.
+/// The silence timeout is 0.74 s, and a probation takes 0.52 s.
 fn fast(config: &mut Config) {
-    let heartbeat = &mut config.heartbeat;
+    let heartbeat = &mut config.own.heartbeat;
     heartbeat.shortest_interval = Duration::from_millis(200);
     heartbeat.longest_interval = Duration::from_millis(200);
     heartbeat.missed_beats = 2;
@@ -49,7 +49,7 @@ async fn beat(agent: &mut Agents, request: HeartbeatRequest) -> BeatAnswer {
     agent.heartbeat(request).await.unwrap().into_inner().answer.unwrap()
 }
 
-/// Waits until an agent stands at `want`; says how long that took.
+/// Waits until an agent has the status `want`; returns the time that took.
 async fn until(tenant: &mut Agents, agent: &Agent, want: AgentStatus) -> Duration {
     let start = Instant::now();
     loop {
@@ -93,12 +93,12 @@ async fn tenant(change: impl FnOnce(&mut Config)) -> Tenant {
 }
 
 #[tokio::test]
-async fn an_agent_that_falls_silent_goes_offline_and_its_next_beat_brings_it_back() {
+async fn a_silent_agent_goes_offline_until_its_next_beat() {
     let Tenant { plane: _plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
     keep_beating(&mut process, Duration::from_millis(1500)).await;
     assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);
     let silence = until(&mut tenant, &agent, AgentStatus::Offline).await;
-    assert!(silence >= Duration::from_millis(600), "believed to be dead after {silence:?}");
+    assert!(silence >= Duration::from_millis(600), "offline after {silence:?}");
 
     let answer = beat(&mut process, well()).await;
     assert_eq!(answer.status(), AgentStatus::Online);
@@ -114,7 +114,7 @@ async fn an_agent_that_registers_and_never_beats_goes_offline() {
 }
 
 #[tokio::test]
-async fn an_agent_is_unwell_by_its_word_or_by_its_error_rate() {
+async fn an_agent_degrades_by_its_report_or_by_its_error_rate() {
     let Tenant { plane: _plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
     let failing = |error_rate, judges_itself| HeartbeatRequest {
         beat: Some(Beat { error_rate, judges_itself, ..Beat::default() }),
@@ -139,7 +139,7 @@ async fn an_agent_is_unwell_by_its_word_or_by_its_error_rate() {
 }
 
 #[tokio::test]
-async fn what_beats_say_is_written_down_a_moment_later() {
+async fn vitals_of_beats_reach_the_record_after_a_flush() {
     let Tenant { plane: _plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
     beat(&mut process, well()).await;
     let said = Beat { active_tasks: 3, current_task: "sums".to_owned(), error_rate: 0.2, ..Beat::default() };
@@ -153,7 +153,7 @@ async fn what_beats_say_is_written_down_a_moment_later() {
 }
 
 #[tokio::test]
-async fn a_paused_agent_learns_it_from_its_beats_and_comes_back_when_it_may() {
+async fn beats_report_a_pause_and_revive_the_agent_after_it() {
     let Tenant { plane: _plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
     beat(&mut process, well()).await;
     let id = || agent.agent_id.clone();
@@ -173,27 +173,28 @@ async fn a_paused_agent_learns_it_from_its_beats_and_comes_back_when_it_may() {
 }
 
 #[tokio::test]
-async fn a_redis_that_lost_everything_is_told_who_lives_and_nobody_is_believed_dead_for_it() {
+async fn an_emptied_redis_is_seeded_and_takes_no_agent_offline() {
     let Tenant { plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
     let (silent, _) = plane.registered(&mut tenant, URL).await;
     keep_beating(&mut process, Duration::from_millis(300)).await;
     plane.forget_redis().await;
     let lost = Instant::now();
     let forgotten = async {
-        // What would be noticed by the sweep alone: this one does not beat again.
+        // This agent does not beat again, so only the sweep can notice its silence.
         until(&mut tenant.clone(), &silent, AgentStatus::Offline).await;
         lost.elapsed()
     };
     let (noticed, ()) = tokio::join!(forgotten, keep_beating(&mut process, Duration::from_secs(2)));
-    assert!(noticed >= Duration::from_millis(500), "everybody gets an amnesty: {noticed:?}");
+    assert!(noticed >= Duration::from_millis(500), "all agents get a probation: {noticed:?}");
     assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);
 }
 
 #[tokio::test]
-async fn what_another_redis_left_behind_is_not_believed() {
+async fn deadlines_of_another_redis_do_not_count() {
     let Tenant { plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
     keep_beating(&mut process, Duration::from_millis(300)).await;
-    // As a snapshot on disk of a Redis that is gone would look: our keys, deadlines long over, its mark.
+    // The state that a snapshot on disk of another Redis would leave: our keys, old deadlines, its generation
+    // mark.
     plane.redis_command(&["SET", "hbs:generation", "0123:0123456789abcdef0123456789abcdef01234567"]).await;
     plane.redis_command(&["ZADD", "hb:deadlines", "1", &agent.agent_id]).await;
     sleep(Duration::from_millis(300)).await;
@@ -203,13 +204,14 @@ async fn what_another_redis_left_behind_is_not_believed() {
 }
 
 #[tokio::test]
-async fn without_redis_beats_are_answered_changes_are_kept_and_nobody_is_believed_dead() {
+async fn without_redis_beats_work_and_no_agent_goes_offline() {
     let plane = Plane::with(fast).await;
     let proxy = FaultProxy::start(plane.redis.address()).await;
     let redis = plane.redis.config_through(proxy.address());
     drop(plane);
 
-    let Tenant { plane, mut tenant, agent, mut process, .. } = tenant(|config| config.redis = redis).await;
+    let Tenant { plane, mut tenant, agent, mut process, .. } =
+        tenant(|config| config.base.redis = redis).await;
     let (silent, _) = plane.registered(&mut tenant, URL).await;
     beat(&mut process, well()).await;
     proxy.refuse();
@@ -223,7 +225,7 @@ async fn without_redis_beats_are_answered_changes_are_kept_and_nobody_is_believe
         assert_eq!(status_of(&mut tenant, &agent).await, want);
     }
     keep_beating(&mut process, Duration::from_secs(2)).await;
-    assert_eq!(status_of(&mut tenant, &silent).await, AgentStatus::Online, "nobody can tell");
+    assert_eq!(status_of(&mut tenant, &silent).await, AgentStatus::Online, "without Redis no sweep runs");
 
     proxy.pass();
     let back = async {
@@ -231,36 +233,36 @@ async fn without_redis_beats_are_answered_changes_are_kept_and_nobody_is_believe
         until(&mut tenant, &silent, AgentStatus::Offline).await
     };
     let (noticed, ()) = tokio::join!(back, keep_beating(&mut process, Duration::from_secs(4)));
-    assert!(noticed >= Duration::from_millis(400), "after a pause all get an amnesty: {noticed:?}");
+    assert!(noticed >= Duration::from_millis(400), "all agents get a probation after a pause: {noticed:?}");
     assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);
 }
 
 #[tokio::test]
-async fn a_replica_that_is_cut_off_from_redis_still_speaks_for_its_agents() {
+async fn a_replica_without_redis_keeps_its_agents_online() {
     let Tenant { mut plane, mut tenant, agent, token, .. } = tenant(|_| {}).await;
     let proxy = FaultProxy::start(plane.redis.address()).await;
     let redis = plane.redis.config_through(proxy.address());
     let other = plane
         .add_replica(|config| {
             fast(config);
-            config.redis = redis;
+            config.base.redis = redis;
         })
         .await;
     let mut process = AgentServiceClient::new(plane.bearer_at(other, &token).await);
     beat(&mut process, well()).await;
     proxy.refuse();
-    // The first replica sweeps all the while, and never hears this agent.
+    // The first replica sweeps meanwhile, and never gets a beat of this agent.
     keep_beating(&mut process, Duration::from_secs(3)).await;
     assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);
     until(&mut tenant, &agent, AgentStatus::Offline).await;
 }
 
 #[tokio::test]
-async fn agents_that_are_told_to_take_their_time_are_given_it_also_by_the_sweep() {
-    // Two agents are told 2 s, not 0.2 s, and may be silent for 4.7 s.
+async fn the_sweep_grants_the_interval_that_replies_ask_for() {
+    // The replies ask two agents for 2 s instead of 0.2 s, and the silence timeout is 4.7 s.
     let slow = |config: &mut Config| {
-        config.heartbeat.wanted_per_second = 1;
-        config.heartbeat.longest_interval = Duration::from_secs(2);
+        config.own.heartbeat.wanted_per_second = 1;
+        config.own.heartbeat.longest_interval = Duration::from_secs(2);
     };
     let Tenant { mut plane, mut tenant, agent, token, .. } = tenant(slow).await;
     let proxy = FaultProxy::start(plane.redis.address()).await;
@@ -269,7 +271,7 @@ async fn agents_that_are_told_to_take_their_time_are_given_it_also_by_the_sweep(
         .add_replica(|config| {
             fast(config);
             slow(config);
-            config.redis = redis;
+            config.base.redis = redis;
         })
         .await;
     let (_, neighbour) = plane.registered(&mut tenant, URL).await;
@@ -277,7 +279,8 @@ async fn agents_that_are_told_to_take_their_time_are_given_it_also_by_the_sweep(
     let mut process = AgentServiceClient::new(plane.bearer_at(other, &token).await);
     beat(&mut process, well()).await;
     proxy.refuse();
-    // Only its own replica hears of it, and writes that down; the other's Redis believes it to be silent by now.
+    // Only its own replica gets its beats, and flushes them; in the other's Redis the deadline has passed by
+    // now.
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(9) {
         assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online, "after {:?}", start.elapsed());
@@ -289,35 +292,36 @@ async fn agents_that_are_told_to_take_their_time_are_given_it_also_by_the_sweep(
 }
 
 #[tokio::test]
-async fn a_replica_that_remembers_an_earlier_incarnation_does_not_bring_it_back() {
+async fn a_stale_snapshot_does_not_revive_a_paused_agent() {
     let Tenant { mut plane, mut tenant, agent, token, .. } = tenant(|_| {}).await;
     let proxy = FaultProxy::start(plane.redis.address()).await;
     let redis = plane.redis.config_through(proxy.address());
     let other = plane
         .add_replica(|config| {
             fast(config);
-            config.redis = redis;
-            // Nothing is written down meanwhile, so nothing puts its memory right.
-            config.heartbeat.flush_period = Duration::from_secs(3600);
+            config.base.redis = redis;
+            // No flush runs meanwhile, so none corrects its cached snapshot.
+            config.own.heartbeat.flush_period = Duration::from_secs(3600);
         })
         .await;
     let mut process = AgentServiceClient::new(plane.bearer_at(other, &token).await);
     beat(&mut process, well()).await;
     proxy.refuse();
     tenant.pause_agent(PauseAgentRequest { agent_id: agent.agent_id.clone() }).await.unwrap();
-    // It remembers "online" and is told "wedged": the record is of another incarnation, and is not touched.
+    // It has "online" in its cache and gets "wedged": the record is in another incarnation and stays as it
+    // is.
     let answer = beat(&mut process, wedged()).await;
     assert_eq!(answer.status(), AgentStatus::Paused);
     assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Paused);
-    assert_eq!(beat(&mut process, well()).await.status(), AgentStatus::Paused, "and it remembers that");
+    assert_eq!(beat(&mut process, well()).await.status(), AgentStatus::Paused, "the cache was updated");
 }
 
 #[tokio::test]
-async fn too_many_silent_agents_at_once_get_an_amnesty_first() {
+async fn a_mass_silence_gives_all_agents_one_grace_period() {
     let change = |config: &mut Config| {
-        config.heartbeat.believed = 2;
-        // Longer than it takes to register them all.
-        config.heartbeat.grace = Duration::from_secs(2);
+        config.own.heartbeat.max_silent = 2;
+        // Longer than the registrations take.
+        config.own.heartbeat.grace = Duration::from_secs(2);
     };
     let Tenant { plane, mut tenant, agent, process, .. } = tenant(change).await;
     let (mut all, mut processes) = (vec![agent], vec![process]);
@@ -326,13 +330,13 @@ async fn too_many_silent_agents_at_once_get_an_amnesty_first() {
         all.push(agent);
         processes.push(plane.agents(&token).await);
     }
-    // All are heard of at once, and so silent at once.
+    // All beat at once, and so are silent at once.
     futures::future::join_all(processes.iter_mut().map(|process| beat(process, well()))).await;
     let start = Instant::now();
     for agent in &all {
         until(&mut tenant, agent, AgentStatus::Offline).await;
     }
-    // What is left of the time for the first beat, then the grace once more.
+    // The rest of the silence timeout, then the grace once more.
     assert!(start.elapsed() >= Duration::from_millis(2200), "{:?}", start.elapsed());
     let metrics = plane.metrics().render().unwrap();
     let braked = metrics.lines().find(|line| line.starts_with("registry_sweeps_braked")).unwrap();
@@ -353,11 +357,11 @@ async fn several_replicas_mark_a_silent_agent_once() {
 }
 
 #[tokio::test]
-async fn what_redis_was_not_told_is_found_when_beats_are_written_down() {
+async fn a_flush_corrects_a_stale_snapshot() {
     let Tenant { plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
     beat(&mut process, well()).await;
-    // As if a sweep had marked it and died before it told Redis.
-    plane.mark_offline_untold(&agent.agent_id).await;
+    // The state that a sweep leaves if it dies between Postgres and Redis.
+    plane.mark_offline_in_postgres(&agent.agent_id).await;
     keep_beating(&mut process, Duration::from_millis(600)).await;
     assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);
     let (_, incarnation) = plane.generation_of(&agent.agent_id).await;
@@ -369,7 +373,7 @@ fn stream_of(beats: Vec<Beat>) -> impl tokio_stream::Stream<Item = StreamHeartbe
 }
 
 #[tokio::test]
-async fn a_stream_of_beats_is_answered_one_by_one_in_order() {
+async fn a_stream_of_beats_is_answered_in_order() {
     let Tenant { plane: _plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
     let beats: Vec<_> = (0..1000).map(|n| Beat { active_tasks: n, ..Beat::default() }).collect();
     let mut answers = process.stream_heartbeats(stream_of(beats)).await.unwrap().into_inner();
@@ -386,7 +390,7 @@ async fn a_stream_of_beats_is_answered_one_by_one_in_order() {
 }
 
 #[tokio::test]
-async fn a_stream_ends_with_its_credential() {
+async fn a_stream_ends_when_its_credential_is_revoked() {
     let Tenant { plane: _plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
     let (send, beats) = tokio::sync::mpsc::channel(1);
     send.send(StreamHeartbeatsRequest { beat: Some(Beat::default()) }).await.unwrap();
@@ -394,7 +398,8 @@ async fn a_stream_ends_with_its_credential() {
     let mut answers = process.stream_heartbeats(beats).await.unwrap().into_inner();
     answers.next().await.unwrap().unwrap();
     tenant.remove_agent(RemoveAgentRequest { agent_id: agent.agent_id.clone() }).await.unwrap();
-    // No beat is sent: the stream itself finds out, within what a cache may remember and one look more.
+    // No beat is sent: the stream itself checks the credential, within the time of the token cache and one
+    // more check.
     let end = tokio::time::timeout(Duration::from_secs(6), answers.next()).await.unwrap().unwrap();
     assert_eq!(refusal(end).0, Code::Unauthenticated);
     assert!(answers.next().await.is_none());
@@ -413,7 +418,7 @@ async fn a_stream_ends_when_its_replica_stops() {
 }
 
 #[tokio::test]
-async fn an_enrolment_does_not_beat_and_a_tenant_neither() {
+async fn neither_an_enrolment_nor_a_tenant_may_beat() {
     let Tenant { plane, mut tenant, .. } = tenant(|_| {}).await;
     let (_, enrolment) = create(&mut tenant, "other").await;
     let mut newcomer = plane.agents(&enrolment.secret).await;

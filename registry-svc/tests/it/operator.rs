@@ -1,4 +1,4 @@
-//! What an operator does on the database itself.
+//! Operator commands on the database.
 
 use secrecy::ExposeSecret;
 use steward_proto::registry::v1::{ListAccountsRequest, WhoAmIRequest};
@@ -7,7 +7,7 @@ use tonic::Code;
 use crate::plane::Plane;
 
 #[tokio::test]
-async fn an_account_is_made_once_and_its_token_kept_while_it_works() {
+async fn an_account_is_created_once_and_keeps_a_valid_token() {
     let plane = Plane::start().await;
     let operator = plane.operator();
     let first = operator.ensure_account_and_token("dev", None).await.unwrap();
@@ -24,7 +24,7 @@ async fn an_account_is_made_once_and_its_token_kept_while_it_works() {
 }
 
 #[tokio::test]
-async fn an_operators_token_can_be_revoked_and_a_tenants_not_by_the_same_door() {
+async fn revoke_admin_token_revokes_admin_tokens_only() {
     let plane = Plane::start().await;
     let operator = plane.operator();
     let admin = operator.create_admin_token("ops").await.unwrap();

@@ -1,4 +1,4 @@
-//! registry-svc as the tests start it, and the actors that use it.
+//! registry-svc as the tests start it, and its clients.
 
 use std::{
     net::SocketAddr,
@@ -49,7 +49,7 @@ impl Drop for Replica {
     }
 }
 
-/// Keys of the gateway and of two services, and the file by which replicas trust them.
+/// The keys of the gateway and of two services, and the trust file of the replicas.
 struct Keys {
     directory: tempfile::TempDir,
     gateway: Arc<Signer>,
@@ -79,12 +79,12 @@ impl Keys {
 }
 
 impl Plane {
-    /// One replica with the default configuration.
+    /// Starts one replica with the default configuration.
     pub(crate) async fn start() -> Self {
         Self::with(|_| {}).await
     }
 
-    /// One replica with a changed configuration.
+    /// Starts one replica with a changed configuration.
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let db = TestDb::new(&[("registry", &MIGRATOR)]).await;
         let mut plane = Self { db, redis: TestRedis::new(), keys: Keys::make(), replicas: Vec::new() };
@@ -92,11 +92,11 @@ impl Plane {
         plane
     }
 
-    /// Another replica; returns its number.
+    /// Starts another replica; returns its number.
     pub(crate) async fn add_replica(&mut self, change: impl FnOnce(&mut Config)) -> usize {
         let mut config = self.config();
         change(&mut config);
-        let (address, lifecycle) = (config.server.listen, Lifecycle::new());
+        let (address, lifecycle) = (config.base.server.listen, Lifecycle::new());
         registry_svc::start(config, lifecycle.clone(), metrics()).await.unwrap();
         self.replicas.push(Replica { address, lifecycle });
         self.replicas.len() - 1
@@ -106,30 +106,30 @@ impl Plane {
         let file = self.keys.directory.path().join("registry.toml");
         std::fs::write(&file, "pg.url = ''\nredis.url = ''\n").unwrap();
         let mut config = Config::load(Some(Path::new(&file))).unwrap();
-        config.identity.trust_file = self.keys.trust_file();
-        config.pg = self.db.config("registry");
-        config.redis = self.redis.config();
-        config.server.listen = free_address();
-        config.server.operator_listen = free_address();
-        config.server.drain_delay = Duration::from_millis(1);
-        // Agents of tests live on this machine.
-        config.outbound.mode = Mode::Dev;
+        config.base.identity.trust_file = self.keys.trust_file();
+        config.base.pg = self.db.config("registry");
+        config.base.redis = self.redis.config();
+        config.base.server.listen = free_address();
+        config.base.server.operator_listen = free_address();
+        config.base.server.drain_delay = Duration::from_millis(1);
+        // The agents of tests run on this machine.
+        config.own.outbound.mode = Mode::Dev;
         config
     }
 
-    /// A configuration file for a replica that is a process of its own, with `further` settings.
+    /// Writes a configuration file, with `further` settings, for a replica in its own process.
     pub(crate) fn config_file(&self, further: &str) -> PathBuf {
         let config = self.config();
         let file = self.keys.directory.path().join(format!("{}.toml", svc_core::id::new_id()));
         let text = format!(
             "pg.url = '{}'\nredis.url = '{}'\nredis.key_prefix = '{}'\nidentity.trust_file = '{}'\n\
              server.listen = '{}'\nserver.operator_listen = '{}'\n{further}",
-            config.pg.url.expose_secret(),
-            config.redis.url.expose_secret(),
-            config.redis.key_prefix,
-            config.identity.trust_file.display(),
-            config.server.listen,
-            config.server.operator_listen,
+            config.base.pg.url.expose_secret(),
+            config.base.redis.url.expose_secret(),
+            config.base.redis.key_prefix,
+            config.base.identity.trust_file.display(),
+            config.base.server.listen,
+            config.base.server.operator_listen,
         );
         std::fs::write(&file, text).unwrap();
         file
@@ -142,7 +142,7 @@ impl Plane {
         assert_eq!(lifecycle.run_until_stopped(Duration::from_secs(10)).await, Outcome::Clean);
     }
 
-    /// Everything in this plane's Redis is lost.
+    /// Deletes all data of this plane in Redis.
     pub(crate) async fn forget_redis(&self) {
         let redis = self.redis.redis();
         let keys: Vec<String> =
@@ -151,7 +151,7 @@ impl Plane {
         redis.query::<i64>(redis::cmd("DEL").arg(keys)).await.unwrap();
     }
 
-    /// Sends a command; its first argument is a key without the prefix.
+    /// Sends a command to Redis; its first argument is a key without the prefix.
     pub(crate) async fn redis_command(&self, words: &[&str]) {
         let redis = self.redis.redis();
         let mut command = redis::cmd(words[0]);
@@ -162,7 +162,7 @@ impl Plane {
         redis.query::<redis::Value>(&command).await.unwrap();
     }
 
-    /// Generation and incarnation of an agent's record.
+    /// The generation and incarnation of an agent's record.
     pub(crate) async fn generation_of(&self, agent_id: &str) -> (i64, i64) {
         let id: uuid::Uuid = agent_id.parse().unwrap();
         let mut db = self.db.owner("registry").await;
@@ -173,8 +173,8 @@ impl Plane {
             .unwrap()
     }
 
-    /// Marks an agent as offline in Postgres alone.
-    pub(crate) async fn mark_offline_untold(&self, agent_id: &str) {
+    /// Marks an agent as offline in Postgres but not in Redis.
+    pub(crate) async fn mark_offline_in_postgres(&self, agent_id: &str) {
         let id: uuid::Uuid = agent_id.parse().unwrap();
         let mut db = self.db.owner("registry").await;
         sqlx::query(
@@ -192,7 +192,7 @@ impl Plane {
         metrics()
     }
 
-    /// An operator's hand on the database.
+    /// Operator commands on this plane's database.
     pub(crate) fn operator(&self) -> Operator {
         Operator::new(self.db.pool("registry"))
     }
@@ -209,17 +209,17 @@ impl Plane {
         self.bearer_at(0, secret).await
     }
 
-    /// The first replica as another service reaches it.
+    /// The first replica, called by another service.
     pub(crate) fn as_service(&self) -> Peer {
         self.peer(self.keys.service.clone())
     }
 
-    /// The first replica as purge-svc reaches it.
+    /// The first replica, called by purge-svc.
     pub(crate) fn as_purge(&self) -> Peer {
         self.peer(self.keys.purge.clone())
     }
 
-    /// The first replica as the gateway reaches it.
+    /// The first replica, called by the gateway.
     pub(crate) fn as_gateway(&self) -> Peer {
         self.peer(self.keys.gateway.clone())
     }
@@ -234,7 +234,7 @@ impl Plane {
 /// A channel with a bearer token.
 pub(crate) type Bearing = InterceptedService<Channel, Bearer>;
 
-/// Puts a bearer token on every call.
+/// Adds a bearer token to every call.
 #[derive(Clone)]
 pub(crate) struct Bearer(MetadataValue<Ascii>);
 
@@ -252,7 +252,7 @@ pub(crate) fn keyed<T>(key: &str, message: T) -> Request<T> {
     request
 }
 
-/// Telemetry is one a process, however many replicas it plays.
+/// Telemetry is shared by all replicas of this process.
 fn metrics() -> Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     METRICS
@@ -260,7 +260,7 @@ fn metrics() -> Metrics {
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), "pg.url = ''\nredis.url = ''\n").unwrap();
             let config = Config::load(Some(file.path())).unwrap();
-            svc_core::run::telemetry::init("registry-svc", &config.telemetry).unwrap().metrics()
+            svc_core::run::telemetry::init("registry-svc", &config.base.telemetry).unwrap().metrics()
         })
         .clone()
 }

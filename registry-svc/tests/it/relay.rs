@@ -1,4 +1,4 @@
-//! The relay: messages to push agents, stored first and answered while their senders wait.
+//! The relay: messages to push agents.
 
 mod faults;
 mod lanes;
@@ -24,7 +24,7 @@ use crate::{
 
 type Relay = RelayServiceClient<Bearing>;
 
-/// A tenant with an agent that registered where a simulator is.
+/// A tenant with an agent that registered at a simulator.
 struct Scene {
     plane: Plane,
     fake: FakeAgent,
@@ -35,7 +35,7 @@ struct Scene {
     relay: Relay,
 }
 
-/// What a sender read.
+/// The answer that a sender got.
 #[derive(Debug, Clone, PartialEq)]
 struct Sent {
     status: i32,
@@ -45,20 +45,20 @@ struct Sent {
 }
 
 impl Sent {
-    /// The text that the agent answered with, to a caller of 0.3.
+    /// The text of the agent's answer, for a caller of 0.3.
     fn text(&self) -> &str {
         self.body["result"]["parts"][0]["text"].as_str().unwrap_or_else(|| panic!("{self:?}"))
     }
 
-    /// Status, and code of the JSON-RPC error.
+    /// The HTTP status, and the code of the JSON-RPC error.
     fn error(&self) -> (i32, i64) {
         (self.status, self.body["error"]["code"].as_i64().unwrap_or_else(|| panic!("{self:?}")))
     }
 }
 
-/// Short times: what a relay waits for takes a moment.
+/// Short periods and delays.
 fn quick(config: &mut Config) {
-    let relay = &mut config.relay;
+    let relay = &mut config.own.relay;
     relay.lease = Duration::from_secs(1);
     relay.scan_period = Duration::from_millis(50);
     relay.expire_period = Duration::from_millis(50);
@@ -66,10 +66,10 @@ fn quick(config: &mut Config) {
     relay.longest_retry = Duration::from_millis(200);
 }
 
-/// A sender waits for a moment alone.
+/// Short periods, and a sender that waits for 0.2 s.
 fn impatient(config: &mut Config) {
     quick(config);
-    config.relay.wait = Duration::from_millis(200);
+    config.own.relay.wait = Duration::from_millis(200);
 }
 
 impl Scene {
@@ -92,12 +92,12 @@ impl Scene {
         Self::of(FakeAgent::start(Dialect::V03), |_| {}).await
     }
 
-    /// The relay as somebody else sees it.
+    /// The relay, called with another token.
     async fn relay_of(&self, secret: &str) -> Relay {
         RelayServiceClient::new(self.plane.bearer(secret).await)
     }
 
-    /// Sends a text as a message of 0.3, in a conversation if one is named.
+    /// Sends a text as a message of 0.3, in a conversation if `context` names one.
     async fn say(&self, context: Option<&str>, text: &str) -> Sent {
         self.post("0.3", &message_03(&format!("id of {text}"), context, text)).await
     }
@@ -111,7 +111,7 @@ impl Scene {
         self.relay.clone().get_relay_message(request).await.unwrap().into_inner().message.unwrap()
     }
 
-    /// The message once it is in this state.
+    /// Waits until the message has this state, and returns it.
     async fn becomes(&self, id: &str, state: RelayState) -> RelayMessage {
         eventually(&format!("message is {state:?}"), async || {
             let message = self.stored(id).await;
@@ -120,7 +120,7 @@ impl Scene {
         .await
     }
 
-    /// Waits until the agent has heard so much.
+    /// Waits until `count` messages have arrived at the agent.
     async fn hears(&self, count: usize) {
         eventually("the agent hears it", async || (self.fake.arrived().len() >= count).then_some(())).await;
     }
@@ -129,12 +129,12 @@ impl Scene {
         sqlx::query_scalar(sql).fetch_one(&mut self.plane.db.owner("registry").await).await.unwrap()
     }
 
-    /// The agent's process starts anew.
+    /// The agent's process restarts as a push agent.
     async fn register_again(&self) {
         register(&mut self.plane.agents(&self.token).await, &self.fake).await.unwrap();
     }
 
-    /// The agent's process starts anew and asks for its messages from now on.
+    /// The agent's process restarts as a poll agent.
     async fn register_as_asking(&self) {
         let request = RegisterAgentRequest { delivery_mode: DeliveryMode::Poll.into(), ..Default::default() };
         self.plane.agents(&self.token).await.register_agent(request).await.unwrap();
@@ -216,17 +216,17 @@ async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T
             sleep(Duration::from_millis(20)).await;
         }
     };
-    let patience = Duration::from_secs(20);
-    tokio::time::timeout(patience, asking).await.unwrap_or_else(|_| panic!("never: {what}"))
+    let timeout = Duration::from_secs(20);
+    tokio::time::timeout(timeout, asking).await.unwrap_or_else(|_| panic!("never: {what}"))
 }
 
 #[tokio::test]
-async fn a_message_is_stored_before_it_is_sent_and_answered_while_its_sender_waits() {
+async fn a_message_is_stored_before_it_is_sent() {
     let scene = Scene::start().await;
     let release = scene.fake.hold("hi");
     let (sent, ()) = tokio::join!(scene.say(None, "hi"), async {
         scene.hears(1).await;
-        // The agent has it and has not answered: it is stored by now, for everybody to see.
+        // The agent has the message and has not answered: it is stored by now.
         let stored = "SELECT count(*) FROM relay_messages WHERE state = 'dispatched' AND attempts = 1";
         assert_eq!(scene.count(stored).await, 1);
         release.notify_one();
@@ -242,10 +242,10 @@ async fn a_message_is_stored_before_it_is_sent_and_answered_while_its_sender_wai
 }
 
 #[tokio::test]
-async fn callers_of_either_version_reach_agents_of_either_version() {
+async fn callers_and_agents_may_use_different_a2a_versions() {
     for dialect in [Dialect::V03, Dialect::V10] {
         let scene = Scene::of(FakeAgent::start(dialect), |_| {}).await;
-        // No version at all is 0.3.
+        // No version counts as 0.3.
         for version in ["", "0.3", "0.2.5"] {
             let sent = scene.post(version, &message_03(version, Some("c"), "old")).await;
             assert_eq!((sent.status, sent.version.as_str()), (200, "0.3"), "{sent:?}");
@@ -259,20 +259,20 @@ async fn callers_of_either_version_reach_agents_of_either_version() {
         assert_eq!((&message["role"], message.get("kind")), (&json!("ROLE_AGENT"), None), "{sent:?}");
         assert_eq!(message["parts"], json!([{ "text": "new #4" }]));
 
-        // A task of the agent's own, and a question about it.
+        // The agent answers with a task, and the caller reads that task.
         scene.fake.script("work", [Act::Task, Act::Task]);
         let old = scene.post("", &message_03("w1", None, "work")).await;
         assert_eq!(old.body["result"]["status"]["state"], "working", "{old:?}");
         let new = scene.post("1.0", &message_10("w2", "work")).await;
         assert_eq!(new.body["result"]["task"]["status"]["state"], "TASK_STATE_WORKING", "{new:?}");
-        let asked = scene.post("1.0", &about_task("GetTask", "theirs")).await;
+        let asked = scene.post("1.0", &about_task("GetTask", "own")).await;
         assert_eq!(asked.body["result"]["status"]["state"], "TASK_STATE_WORKING", "{asked:?}");
-        assert_eq!(scene.fake.asked(), ["theirs"]);
+        assert_eq!(scene.fake.asked(), ["own"]);
     }
 }
 
 #[tokio::test]
-async fn what_is_no_a2a_is_refused_and_not_stored() {
+async fn requests_that_are_not_a2a_are_refused_and_not_stored() {
     let scene = Scene::start().await;
     let send = message_03("m", None, "x").to_string();
     for (version, body, want) in [
@@ -280,7 +280,7 @@ async fn what_is_no_a2a_is_refused_and_not_stored() {
         ("", "{\"jsonrpc\"", (400, -32700)),
         ("", "[]", (400, -32600)),
         ("", "{\"id\":1,\"method\":\"nope\"}", (400, -32601)),
-        // The words of the other version.
+        // Methods of the other version.
         ("", &message_10("m", "x").to_string(), (400, -32601)),
         ("1.0", &send, (400, -32601)),
         ("2.0", &send, (400, -32009)),
@@ -309,7 +309,7 @@ async fn what_is_no_a2a_is_refused_and_not_stored() {
 }
 
 #[tokio::test]
-async fn the_same_message_sent_again_is_answered_and_not_sent_again() {
+async fn the_same_message_sent_again_is_delivered_once() {
     let scene = Scene::start().await;
     let release = scene.fake.hold("once");
     let together = async { futures::future::join_all((0..5).map(|_| scene.say(Some("c"), "once"))).await };
@@ -322,20 +322,20 @@ async fn the_same_message_sent_again_is_answered_and_not_sent_again() {
     assert!(answers.iter().all(|answer| *answer == later), "{answers:?}");
     assert_eq!(scene.fake.heard(), ["once"]);
 
-    // Its id belongs to it.
+    // The message id is used for one message only.
     let other = scene.post("", &message_03("id of once", Some("c"), "something else")).await;
     assert_eq!(other.error(), (400, -32602));
-    // Of another sender it is another message.
+    // The same id from another sender is another message.
     let (_, token) = scene.plane.registered(&mut scene.tenant.clone(), &scene.fake.url()).await;
     let mut neighbour = scene.relay_of(&token).await;
     let request = message_03("id of once", Some("c"), "once");
-    let theirs = post(&mut neighbour, &scene.agent.agent_id, "", &request).await.unwrap();
-    assert_eq!((theirs.status, theirs.text()), (200, "once #2"));
-    assert_ne!(theirs.message, later.message);
+    let other = post(&mut neighbour, &scene.agent.agent_id, "", &request).await.unwrap();
+    assert_eq!((other.status, other.text()), (200, "once #2"));
+    assert_ne!(other.message, later.message);
 }
 
 #[tokio::test]
-async fn a_sender_that_does_not_wait_gets_a_task_that_stands_for_its_message() {
+async fn a_sender_that_does_not_wait_gets_a_task() {
     let scene = Scene::of(FakeAgent::start(Dialect::V03), impatient).await;
     let release = scene.fake.hold("slow");
     let sent = scene.say(Some("c"), "slow").await;
@@ -353,13 +353,13 @@ async fn a_sender_that_does_not_wait_gets_a_task_that_stands_for_its_message() {
     let done = scene.post("", &about_task("tasks/get", &sent.message)).await.body["result"].clone();
     assert_eq!((&done["status"]["state"], &done["id"]), (&json!("completed"), &json!(sent.message)));
     assert_eq!(done["status"]["message"]["parts"][0]["text"], "slow #1");
-    assert!(scene.fake.asked().is_empty(), "the relay knows it");
+    assert!(scene.fake.asked().is_empty(), "the relay answers by itself");
 }
 
 #[tokio::test]
-async fn an_agents_refusal_is_its_answer_and_nonsense_is_a_failure() {
+async fn an_agents_json_rpc_error_is_an_answer_other_errors_fail() {
     let scene = Scene::of(FakeAgent::start(Dialect::V03), |config| {
-        config.outbound.max_answer_bytes = 10_000;
+        config.own.outbound.max_answer_bytes = 10_000;
     })
     .await;
     scene.fake.script("no", [Act::Fail]);
@@ -386,7 +386,7 @@ async fn an_agents_refusal_is_its_answer_and_nonsense_is_a_failure() {
 }
 
 #[tokio::test]
-async fn what_is_another_tenants_is_not_there() {
+async fn agents_and_messages_of_another_tenant_are_not_found() {
     let scene = Scene::start().await;
     let sent = scene.say(None, "mine").await;
     let (_, secret) = scene.plane.tenant("mallory").await;
@@ -396,12 +396,12 @@ async fn what_is_another_tenants_is_not_there() {
     for request in [message_03("m", None, "x"), about_task("tasks/get", &sent.message)] {
         assert_eq!(refusal(post(&mut foreign, &id, "", &request).await), not_found);
     }
-    // Not even what is wrong with it is said.
+    // The tenant does not even learn that the body is wrong.
     assert_eq!(refusal(raw(&mut foreign, &id, "9", b"{".to_vec()).await), not_found);
     let request = GetRelayMessageRequest { relay_message_id: sent.message.clone() };
     assert_eq!(refusal(foreign.get_relay_message(request.clone()).await), not_found);
 
-    // Within a tenant an agent reads what it sent and what it was sent.
+    // An agent reads the messages that it sent and those that it was sent.
     let neighbour = scene.plane.registered(&mut scene.tenant.clone(), &scene.fake.url()).await;
     let mut other = scene.relay_of(&neighbour.1).await;
     assert_eq!(refusal(other.get_relay_message(request.clone()).await), not_found);
@@ -415,8 +415,8 @@ async fn what_is_another_tenants_is_not_there() {
 }
 
 #[tokio::test]
-async fn an_agent_that_is_away_cannot_be_asked_about_its_tasks() {
+async fn a_task_call_to_an_unreachable_agent_fails() {
     let scene = Scene::of(FakeAgent::away(Dialect::V03), |_| {}).await;
-    let asked = scene.post("", &about_task("tasks/get", "theirs")).await;
+    let asked = scene.post("", &about_task("tasks/get", "own")).await;
     assert_eq!(asked.error(), (503, -32603));
 }

@@ -1,8 +1,8 @@
-//! The schema says what an erasure does to it, and its enums are the program's.
+//! The custody annotations of the schema, and the labels of its enums.
 
 use registry_svc::{
     MIGRATOR,
-    domain::{a2a::Version, agent::DeliveryMode, delivery::State, status::Status, token::TokenKind},
+    testing::{DeliveryMode, State, Status, TABLES, TokenKind, Version},
 };
 use svc_core::{
     custody::data_map,
@@ -17,7 +17,7 @@ async fn assert_same_labels<E: PgEnum>(db: &TestDb) {
 }
 
 #[tokio::test]
-async fn every_table_and_column_says_what_an_erasure_does_to_it() {
+async fn every_table_and_column_has_a_custody_annotation() {
     let db = TestDb::new(&[("registry", &MIGRATOR)]).await;
     let places = data_map::unannotated(&mut db.owner("registry").await).await.unwrap();
     let places: Vec<String> = places.iter().map(ToString::to_string).collect();
@@ -25,7 +25,14 @@ async fn every_table_and_column_says_what_an_erasure_does_to_it() {
 }
 
 #[tokio::test]
-async fn every_enum_has_the_values_that_the_database_has() {
+async fn an_erasure_covers_the_annotated_tables() {
+    let db = TestDb::new(&[("registry", &MIGRATOR)]).await;
+    let differences = TABLES.differences(&mut db.owner("registry").await).await.unwrap();
+    assert!(differences.is_empty(), "{differences:?}");
+}
+
+#[tokio::test]
+async fn every_enum_has_the_labels_of_the_database() {
     let db = TestDb::new(&[("registry", &MIGRATOR)]).await;
     assert_same_labels::<TokenKind>(&db).await;
     assert_same_labels::<Status>(&db).await;

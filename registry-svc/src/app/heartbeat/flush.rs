@@ -1,7 +1,7 @@
-//! What beats said, written down a few seconds later together with what others said.
+//! Writes the vitals of beats to Postgres, many agents a statement.
 //!
-//! Only the latest of each agent counts. What does not fit the agent's record (another incarnation, gone) shows
-//! that memory is wrong about it, and is put right here.
+//! Only the latest beat of each agent is written. A beat of an agent that is removed or in another
+//! incarnation shows that the cached snapshot is stale, and the flush corrects it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,81 +13,83 @@ use svc_core::{
     id::AgentId,
 };
 
-use super::Memory;
+use super::SnapshotCache;
 use crate::{
+    domain::beat::{BeatRecord, DeadlineChange},
     error::Result,
-    store::{self, beats::Deadline, liveness::Heard},
+    store,
 };
 
 /// Agents written in one statement.
 const BATCH: usize = 500;
 
-/// Collects what beats said. Cheap to clone.
+/// Collects beats until the next flush. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Flusher {
+pub(crate) struct Flusher {
     pool: Pool,
-    memory: Memory,
-    heard: Arc<Mutex<HashMap<AgentId, Heard>>>,
+    cache: SnapshotCache,
+    beats: Arc<Mutex<HashMap<AgentId, BeatRecord>>>,
 }
 
 impl Flusher {
-    /// Writes to this database.
-    #[must_use]
-    pub fn new(pool: Pool, memory: Memory) -> Self {
-        Self { pool, memory, heard: Arc::default() }
+    pub(crate) fn new(pool: Pool, cache: SnapshotCache) -> Self {
+        Self { pool, cache, beats: Arc::default() }
     }
 
-    /// Remembers what a beat said, in place of what the agent said before.
-    pub fn add(&self, heard: Heard) {
-        let mut all = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(heard.agent, heard);
+    /// Adds a beat for the next flush, in place of the agent's earlier one.
+    pub(crate) fn add(&self, beat: BeatRecord) {
+        let mut all = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(beat.agent, beat);
     }
 
-    /// Writes down everything that was said so far. What was not written is kept for the next time.
-    pub async fn flush(&self) -> Result<()> {
-        let taken = std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut heard: Vec<_> = taken.into_values().collect();
-        while !heard.is_empty() {
-            let batch = heard.split_off(heard.len().saturating_sub(BATCH));
+    /// Writes all collected beats.
+    ///
+    /// # Errors
+    /// When a batch could not be written; the next flush writes it and the batches after it.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        let taken = std::mem::take(&mut *self.beats.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut beats: Vec<_> = taken.into_values().collect();
+        while !beats.is_empty() {
+            let batch = beats.split_off(beats.len().saturating_sub(BATCH));
             if let Err(error) = self.write(&batch).await {
-                heard.extend(batch);
-                self.put_back(heard);
+                beats.extend(batch);
+                self.requeue(beats);
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    async fn write(&self, batch: &[Heard]) -> Result<()> {
-        // No account's data but what the statement itself guards: it holds the custody rows of all of them.
+    async fn write(&self, batch: &[BeatRecord]) -> Result<()> {
+        // A transaction of no one account: the statement itself locks the custody rows of all accounts it
+        // writes.
         let mut tx = Tx::system(&self.pool).await?;
-        let written: HashSet<_> = store::liveness::write_heard(&mut tx, batch).await?.into_iter().collect();
+        let written: HashSet<_> = store::liveness::write_beats(&mut tx, batch).await?.into_iter().collect();
         tx.commit().await?;
-        let missed: Vec<_> =
-            batch.iter().map(|heard| heard.agent).filter(|id| !written.contains(id)).collect();
-        if missed.is_empty() { Ok(()) } else { self.put_right(&missed).await }
+        let missed: Vec<_> = batch.iter().map(|beat| beat.agent).filter(|id| !written.contains(id)).collect();
+        if missed.is_empty() { Ok(()) } else { self.correct_cache(&missed).await }
     }
 
-    /// Corrects what is remembered of agents that are not as it was thought.
-    async fn put_right(&self, agents: &[AgentId]) -> Result<()> {
-        let standings = {
+    /// Replaces the cached snapshots of these agents by their records.
+    async fn correct_cache(&self, agents: &[AgentId]) -> Result<()> {
+        let found = {
             let mut db = self.pool.acquire().await?;
-            store::liveness::standings(&mut db, agents).await?
+            store::liveness::find(&mut db, agents).await?
         };
-        let there: HashSet<_> = standings.iter().map(|standing| standing.agent).collect();
-        let gone: Vec<_> = agents.iter().copied().filter(|agent| !there.contains(agent)).collect();
-        let notes: Vec<_> =
-            standings.iter().map(|standing| (standing.agent, standing.snapshot, Deadline::Keep)).collect();
-        self.memory.note_all(&notes).await;
-        self.memory.forget(&gone).await;
+        let present: HashSet<_> = found.iter().map(|liveness| liveness.agent).collect();
+        let missing: Vec<_> = agents.iter().copied().filter(|agent| !present.contains(agent)).collect();
+        let snapshots: Vec<_> =
+            found.iter().map(|liveness| (liveness.agent, liveness.snapshot, DeadlineChange::Keep)).collect();
+        self.cache.put_all(&snapshots).await;
+        self.cache.delete(&missing).await;
         Ok(())
     }
 
-    fn put_back(&self, heard: Vec<Heard>) {
-        let mut all = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        for one in heard {
-            // What was said meanwhile is newer.
-            all.entry(one.agent).or_insert(one);
+    fn requeue(&self, beats: Vec<BeatRecord>) {
+        let mut all = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        for beat in beats {
+            // A beat that was added meanwhile is newer.
+            all.entry(beat.agent).or_insert(beat);
         }
     }
 }

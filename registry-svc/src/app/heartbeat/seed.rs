@@ -1,60 +1,50 @@
-//! Putting living agents into a Redis that does not know them.
+//! Puts living agents into a Redis that does not have them.
 //!
-//! Every agent that Postgres calls alive gets the time of an amnesty to be heard of. Only then is Redis marked as
-//! seeded, and only the Redis in which the seeding began.
+//! Every agent that is online or degraded in Postgres gets a probation, in which it must beat. Redis is
+//! marked as seeded afterwards, and only if it is the Redis in which the seeding began.
 
 use std::{sync::Arc, time::Duration};
 
-use svc_core::data::{pg::Pool, redis};
+use svc_core::data::{
+    pg::{self, Pool},
+    redis,
+};
 use tokio::sync::Mutex;
 
-use crate::{
-    error::Error,
-    store::{self, beats::BeatStore},
-};
+use crate::store::{self, beats::BeatStore};
 
 /// Agents read at once.
 const PAGE: i64 = 1000;
 
 /// Why Redis was not seeded.
 #[derive(Debug, thiserror::Error)]
-pub enum SeedError {
-    /// Postgres was not read.
+pub(crate) enum SeedError {
     #[error("read the living agents")]
-    Pg(#[source] Error),
-    /// Redis was not written.
+    Pg(#[from] pg::Error),
     #[error("put living agents into Redis")]
     Redis(#[from] redis::Error),
 }
 
-impl From<svc_core::data::pg::Error> for SeedError {
-    fn from(error: svc_core::data::pg::Error) -> Self {
-        Self::Pg(error.into())
-    }
-}
-
 /// Seeds Redis. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Seeder {
+pub(crate) struct Seeder {
     pool: Pool,
     beats: BeatStore,
-    amnesty: Duration,
-    /// One seeding at a time in a process; several processes do no harm to each other.
-    alone: Arc<Mutex<()>>,
+    probation: Duration,
+    /// Held while this process seeds. Seedings of several processes at once do no harm, only work.
+    seeding: Arc<Mutex<()>>,
 }
 
 impl Seeder {
-    /// Seeds from this database; agents get the time of `amnesty`.
-    #[must_use]
-    pub fn new(pool: Pool, beats: BeatStore, amnesty: Duration) -> Self {
-        Self { pool, beats, amnesty, alone: Arc::default() }
+    pub(crate) fn new(pool: Pool, beats: BeatStore, probation: Duration) -> Self {
+        Self { pool, beats, probation, seeding: Arc::default() }
     }
 
-    /// Puts every living agent in and marks Redis as seeded. Does it again if Redis was replaced meanwhile.
-    pub async fn seed(&self) -> Result<(), SeedError> {
-        let _alone = self.alone.lock().await;
+    /// Puts in every living agent and marks Redis as seeded. Begins again if Redis was replaced meanwhile.
+    pub(crate) async fn seed(&self) -> Result<(), SeedError> {
+        let _seeding = self.seeding.lock().await;
         loop {
-            if let Some(run) = self.put(true).await?
+            if let Some(run) = self.put_all(true).await?
                 && self.beats.mark(&run).await?
             {
                 return Ok(());
@@ -62,29 +52,28 @@ impl Seeder {
         }
     }
 
-    /// Puts in living agents that are missing, as one whose registration did not reach Redis.
-    pub async fn adopt(&self) -> Result<(), SeedError> {
-        self.put(false).await.map(drop)
+    /// Puts in living agents that are missing, such as an agent that registered while Redis was away.
+    pub(crate) async fn add_missing(&self) -> Result<(), SeedError> {
+        self.put_all(false).await.map(drop)
     }
 
-    /// Puts every living agent in; `None` if Redis was replaced meanwhile.
-    async fn put(&self, overrule: bool) -> Result<Option<String>, SeedError> {
-        let (mut run, mut after) = (None, None);
-        let mut put = 0;
+    /// Puts in every living agent; `None` if Redis was replaced meanwhile.
+    async fn put_all(&self, extend: bool) -> Result<Option<String>, SeedError> {
+        let (mut run, mut after, mut put) = (None, None, 0);
         loop {
             let page = {
                 let mut db = self.pool.acquire().await?;
-                store::liveness::alive(&mut db, after, PAGE).await?
+                store::liveness::list_alive(&mut db, after, PAGE).await?
             };
-            let agents: Vec<_> = page.iter().map(|standing| (standing.agent, standing.snapshot)).collect();
-            match self.beats.seed(run.as_deref(), self.amnesty, overrule, &agents).await? {
+            let agents: Vec<_> = page.iter().map(|liveness| (liveness.agent, liveness.snapshot)).collect();
+            match self.beats.seed(run.as_deref(), self.probation, extend, &agents).await? {
                 Some(id) => run = Some(id),
                 None => return Ok(None),
             }
             put += agents.len();
             after = agents.last().map(|(agent, _)| *agent);
             if i64::try_from(agents.len()).is_ok_and(|read| read < PAGE) {
-                if overrule {
+                if extend {
                     tracing::info!(agents = put, "Redis was empty or new: living agents put in");
                 }
                 return Ok(run);

@@ -1,365 +1,245 @@
-//! Delivery: the next message of a lane, sent to its agent, and what came of it written down.
+//! Delivers the next message of a claimed lane, in three steps under the lane's lease:
 //!
-//! Three steps, the lane's lease held throughout: the message is marked as dispatched (and counted as arrived) and
-//! that is committed; it is sent; the outcome, the message's end and the lane are written in one transaction that
-//! checks the lease's epoch. Whoever lost the lane meanwhile writes nothing. A process that dies in between leaves a
-//! message that is dispatched: the next holder of the lane sends it again, under the same A2A message id.
+//! 1. Marks the message as dispatched, counts it as arrived, and commits.
+//! 2. Sends it to the agent.
+//! 3. Writes the outcome, the message's end and the lane in one transaction that checks the lease's epoch.
+//!
+//! A worker that lost the lane writes nothing. If a process dies between the steps, the message stays
+//! dispatched, and the next worker that claims the lane sends it again, under the same A2A message id.
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, header};
-use serde_json::{Value, json};
 use svc_core::{
-    data::pg::{self, Pool, Subject, Tx},
-    run::{clock::SharedClock, failpoint, telemetry},
-    wire::{
-        error::Chain,
-        outbound::{self, Outbound, Target},
+    data::{
+        lease::item,
+        pg::{Pool, Tx},
     },
+    run::{clock::SharedClock, failpoint, telemetry},
+    subject::Subject,
+    wire::error::Chain,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::Waiting;
+use super::{
+    Waiters,
+    client::{AgentClient, Endpoint},
+};
+pub(crate) use crate::store::lanes::{ClaimLimits, Lane};
 use crate::{
     domain::{
-        a2a::{Call, Code, Envelope, Outcome, RpcError, Version, params_for},
-        agent::{Agent, DeliveryMode},
-        delivery::{Attempt, Input, Patience, Problem, State, Verdict, judge, next_state},
+        delivery::{Problem, RetryPolicy, Verdict, decide},
+        message::NextMessage,
+        relay_state::{Input, State, next_state},
         status::Status,
     },
     error::{Error, Result},
     metrics::Deliveries,
-    store::{self, lanes::Lane, messages::Head},
+    store::{self, lanes::LaneLeases, messages::state},
 };
 
-/// Header by which either side says which version it speaks.
-const A2A_VERSION: &str = "a2a-version";
+/// Time between attempts to write an outcome while Postgres is away.
+const SETTLE_RETRY: Duration = Duration::from_millis(500);
 
-/// Time between attempts to write an outcome down while Postgres is away.
-const SETTLE_AGAIN: Duration = Duration::from_millis(500);
+/// Expired messages ended in one statement.
+const EXPIRE_BATCH: i64 = 500;
 
-/// How delivery goes about it.
-#[derive(Debug, Clone, Copy)]
-pub struct DeliveryLimits {
+/// The parts and limits of [`Deliverer`].
+#[derive(Debug, Clone)]
+pub(crate) struct DelivererDeps {
+    pub pool: Pool,
+    pub clock: SharedClock,
+    pub client: AgentClient,
+    pub waiters: Waiters,
+    /// The id of this replica, as leases name it.
+    pub replica: String,
     /// Lease of a lane; renewed every third of it.
     pub lease: Duration,
-    /// Longest time for an agent to answer a message.
-    pub timeout: Duration,
-    /// Longest time for an agent to answer a question about a task.
-    pub ask_timeout: Duration,
-    /// Longest time for writing an outcome down while Postgres is away.
+    /// Maximum time for writing an outcome while Postgres is away.
     pub settle_timeout: Duration,
-    /// How often and how fast is tried.
-    pub patience: Patience,
+    pub retries: RetryPolicy,
 }
 
 /// Delivers messages. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Deliverer {
-    pool: Pool,
-    clock: SharedClock,
-    outbound: Outbound,
-    limits: DeliveryLimits,
-    waiting: Waiting,
+pub(crate) struct Deliverer {
+    deps: DelivererDeps,
     metrics: Deliveries,
 }
 
-/// What an agent says about its task.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Ask {
-    /// This, in that version.
-    Answered(Outcome, Version),
-    /// Nothing that makes sense.
-    Refused(RpcError),
-    /// It cannot be asked.
-    Unreachable,
-}
-
-/// A message on its way.
+/// A dispatched message, and the endpoint it is sent to.
 #[derive(Debug)]
-struct Job {
-    head: Head,
-    url: String,
-    speaks: Version,
+struct Dispatched {
+    message: NextMessage,
+    endpoint: Endpoint,
 }
 
 impl Deliverer {
-    /// Calls agents through `outbound`, and tells `waiting` what ended.
-    #[must_use]
-    pub fn new(
-        pool: Pool,
-        clock: SharedClock,
-        outbound: Outbound,
-        limits: DeliveryLimits,
-        waiting: Waiting,
-    ) -> Self {
-        Self { pool, clock, outbound, limits, waiting, metrics: Deliveries::new() }
+    pub(crate) fn new(deps: DelivererDeps) -> Self {
+        Self { deps, metrics: Deliveries::default() }
     }
 
-    /// Who waits for the end of messages in this process.
-    #[must_use]
-    pub(super) fn waiting(&self) -> Waiting {
-        self.waiting.clone()
+    /// The lease of a lane.
+    pub(crate) fn lease(&self) -> Duration {
+        self.deps.lease
     }
 
-    /// How long a lane is leased.
-    #[must_use]
-    pub fn lease(&self) -> Duration {
-        self.limits.lease
+    /// Claims ready lanes; lanes with an expired lease only if `expired`.
+    pub(crate) async fn claim(&self, expired: bool, limits: ClaimLimits) -> Result<Vec<Lane>> {
+        // A claim writes leases of many accounts and no content. Deliveries check the account's custody.
+        let mut tx = Tx::system(&self.deps.pool).await?;
+        let lanes =
+            store::lanes::claim(&mut tx, &self.deps.replica, self.deps.lease, expired, limits).await?;
+        tx.commit().await?;
+        Ok(lanes)
     }
 
-    /// Delivers the next message of a lane and gives the lane back; says whether it can go on at once. When `stop`
-    /// fires the lane is given back as it is.
-    pub async fn work(&self, lane: &Lane, stop: &CancellationToken) -> Result<bool> {
-        let Some(job) = self.begin(lane).await? else { return Ok(false) };
+    /// Delivers the next message of a lane and releases the lane. When `stop` fires, the lane is released
+    /// with the message still dispatched.
+    pub(crate) async fn deliver(&self, lane: &Lane, stop: &CancellationToken) -> Result<()> {
+        let Some(job) = self.dispatch(lane).await? else { return Ok(()) };
         failpoint::hit("registry.relay.dispatched").await;
+        let message = &job.message;
         let span = tracing::info_span!(
             parent: None,
             "relay.deliver",
             otel.kind = "client",
             agent.id = %lane.target,
-            relay.message.id = %job.head.id,
-            relay.attempt = job.head.attempts,
+            relay.message.id = %message.id,
+            relay.attempt = message.attempts,
             relay.problem = tracing::field::Empty,
         );
-        // Queued work has a trace of its own, and names the one that it comes from.
-        telemetry::link(&span, job.head.traceparent.as_deref());
+        // A delivery has a trace of its own, linked to the trace of the request that sent the message.
+        telemetry::link(&span, message.traceparent.as_deref());
         let start = Instant::now();
         let attempt = tokio::select! {
-            attempt = self.send(&job).instrument(span.clone()) => attempt,
-            () = self.keep(lane) => {
-                tracing::warn!(agent.id = %lane.target, relay.message.id = %job.head.id, "lane lost while delivering");
-                return Ok(false);
+            attempt = self.deps.client.send(message, &job.endpoint).instrument(span.clone()) => attempt,
+            _lost = item::keep::<LaneLeases>(&self.deps.pool, &lane.lease, self.deps.lease) => {
+                let (agent, message) = (lane.target, message.id);
+                tracing::warn!(agent.id = %agent, relay.message.id = %message, "lane lost while delivering");
+                return Ok(());
             }
-            () = stop.cancelled() => {
-                self.release(lane).await?;
-                return Ok(false);
-            }
+            () = stop.cancelled() => return self.release(lane).await,
         };
         failpoint::hit("registry.relay.answered").await;
-        let Head { attempts, arrivals, .. } = job.head;
-        let verdict = judge(attempt, attempts, arrivals, &self.limits.patience, rand::random());
-        if let Verdict::Again { problem, .. } | Verdict::GivenUp(problem) = &verdict {
+        let (attempts, arrivals) = (message.attempts, message.arrivals);
+        let verdict = decide(attempt, attempts, arrivals, &self.deps.retries, rand::random());
+        if let Verdict::Retry { problem, .. } | Verdict::GivenUp(problem) = &verdict {
             span.record("relay.problem", problem.code());
         }
         self.metrics.attempted(&verdict, start.elapsed());
         self.settle(lane, &job, &verdict).await
     }
 
-    /// Marks the next message as dispatched. `None` if there is none to send: the lane is given back.
-    async fn begin(&self, lane: &Lane) -> Result<Option<Job>> {
-        let now = self.clock.now();
+    /// Marks the next message as dispatched. `None` if no message can be sent; the lane is released then.
+    async fn dispatch(&self, lane: &Lane) -> Result<Option<Dispatched>> {
+        let now = self.deps.clock.now();
         let mut ended = Vec::new();
-        let mut tx = Tx::for_subject(&self.pool, Subject::Account { account: lane.account }).await?;
-        let agent = store::agents::hold(&mut tx, lane.account, lane.target).await?;
-        store::lanes::lock(&mut tx, &lane.lease).await?;
+        let mut tx = Tx::for_subject(&self.deps.pool, Subject::Account { account: lane.account }).await?;
+        let agent = store::agents::find_and_share(&mut tx, lane.account, lane.target).await?;
+        let agent = agent.filter(|agent| agent.status != Status::Removed);
+        store::lanes::lock_claimed(&mut tx, &lane.lease).await?;
         let job = loop {
-            let Some(head) = store::messages::head(&mut tx, lane.lease.id).await? else { break None };
-            let problem = match (&agent, head.state) {
-                (None, _) => Problem::AgentRemoved,
-                (Some(agent), _) if agent.status == Status::Removed => Problem::AgentRemoved,
-                (_, State::Queued) if head.expires_at <= now => Problem::Expired,
-                (_, _) if head.arrivals >= self.limits.patience.arrivals => Problem::AttemptsExhausted,
-                (Some(agent), state) => match callable(agent) {
-                    Some((url, speaks)) => break Some(Job { head, url, speaks }),
-                    // Its deliverer died, and now it cannot be sent: it waits, and may expire, like any other.
-                    None if state == State::Dispatched => {
-                        store::messages::put_back(&mut tx, head.id, Problem::ConnectionLost, true).await?;
+            let Some(message) = state::next(&mut tx, lane.lease.id).await? else { break None };
+            let (input, problem) = match (&agent, message.state) {
+                (None, _) => (Input::Remove, Problem::AgentRemoved),
+                (_, State::Queued) if message.expires_at <= now => (Input::Expire, Problem::Expired),
+                (_, _) if message.arrivals >= self.deps.retries.max_arrivals => {
+                    (Input::GiveUp, Problem::AttemptsExhausted)
+                }
+                (Some(agent), stands) => match Endpoint::of(agent) {
+                    Some(endpoint) => break Some(Dispatched { message, endpoint }),
+                    // Its deliverer died, and its agent is not reachable now: it is queued again, and may
+                    // expire.
+                    None if stands == State::Dispatched => {
+                        state::requeue(&mut tx, message.id, Problem::ConnectionLost, true).await?;
                         break None;
                     }
                     None => break None,
                 },
             };
-            let input = match problem {
-                Problem::AgentRemoved => Input::Remove,
-                Problem::Expired => Input::Expire,
-                _ => Input::GiveUp,
-            };
-            let Ok(to) = next_state(head.state, input) else { break None };
-            store::messages::end(&mut tx, head.id, (head.state, to), problem, now).await?;
-            ended.push(head.id);
+            let Ok(to) = next_state(message.state, input) else { break None };
+            state::end(&mut tx, message.id, message.state, to, problem, now).await?;
+            ended.push(message.id);
         };
         let count = i32::try_from(ended.len()).unwrap_or(i32::MAX);
         let job = match job {
             Some(mut job) => {
-                store::messages::dispatch(&mut tx, job.head.id).await?;
-                (job.head.attempts, job.head.arrivals) = (job.head.attempts + 1, job.head.arrivals + 1);
-                store::lanes::ended(&mut tx, &lane.lease, count).await?;
+                state::dispatch(&mut tx, job.message.id).await?;
+                job.message.attempts += 1;
+                job.message.arrivals += 1;
+                store::lanes::count_ended(&mut tx, &lane.lease, count).await?;
                 Some(job)
             }
             None => {
-                store::lanes::park(&mut tx, &lane.lease, count).await?;
+                store::lanes::release(&mut tx, &lane.lease, count, None).await?;
                 None
             }
         };
         tx.commit().await?;
-        ended.into_iter().for_each(|message| self.waiting.tell(message));
+        ended.into_iter().for_each(|message| self.deps.waiters.notify(message));
         Ok(job)
     }
 
-    async fn send(&self, job: &Job) -> Attempt {
-        let call = Call::Send { params: job.head.params.clone(), ids: job.head.ids.clone() };
-        let Ok((method, params)) = params_for(&call, job.head.version, job.speaks) else {
-            return Attempt::NotTranslatable;
-        };
-        let body = json!({ "jsonrpc": "2.0", "id": job.head.id, "method": method, "params": params });
-        match self.call(&job.url, job.speaks, &body, self.limits.timeout).await {
-            Ok(answer) => Attempt::Answered {
-                status: answer.status.as_u16(),
-                outcome: Outcome::parse(&answer.body).ok(),
-                retry_after: retry_after(&answer.headers),
-            },
-            Err(error) => {
-                tracing::debug!(error = %Chain(&error), "agent not reached");
-                match error {
-                    outbound::Error::Refused(outbound::Refused::Unresolved) => Attempt::NotSent,
-                    outbound::Error::Refused(_) => Attempt::Refused,
-                    outbound::Error::NotSent(_) => Attempt::NotSent,
-                    outbound::Error::NoAnswer(_) => Attempt::Broken,
-                    outbound::Error::TimedOut => Attempt::TimedOut,
-                    outbound::Error::TooLarge(_) => Attempt::TooLong,
-                }
-            }
-        }
-    }
-
-    /// Asks an agent about one of its tasks, at once and once.
-    pub async fn ask(&self, agent: &Agent, envelope: &Envelope) -> Ask {
-        let Some((url, speaks)) = callable(agent) else { return Ask::Unreachable };
-        let (method, params) = match params_for(&envelope.call, envelope.version, speaks) {
-            Ok(said) => said,
-            Err(error) => return Ask::Refused(error),
-        };
-        let body = json!({ "jsonrpc": "2.0", "id": envelope.id, "method": method, "params": params });
-        match self.call(&url, speaks, &body, self.limits.ask_timeout).await {
-            Ok(answer) => match Outcome::parse(&answer.body) {
-                Ok(outcome) => Ask::Answered(outcome, speaks),
-                Err(error) => Ask::Refused(error),
-            },
-            Err(outbound::Error::TooLarge(_)) => {
-                Ask::Refused(RpcError::new(Code::InvalidAgentResponse, "the agent's answer is too long"))
-            }
-            Err(error) => {
-                tracing::debug!(error = %Chain(&error), agent.id = %agent.id, "agent not asked");
-                Ask::Unreachable
-            }
-        }
-    }
-
-    async fn call(
-        &self,
-        url: &str,
-        speaks: Version,
-        body: &Value,
-        timeout: Duration,
-    ) -> Result<outbound::Answer, outbound::Error> {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(A2A_VERSION, HeaderValue::from_static(speaks.header()));
-        let call = outbound::Call {
-            method: Method::POST,
-            target: Target::parse(url)?,
-            headers,
-            body: Bytes::from(body.to_string()),
-            timeout,
-        };
-        self.outbound.call(call).await
-    }
-
-    /// Renews the lane's lease until it is lost. Without Postgres nobody can take it either.
-    async fn keep(&self, lane: &Lane) {
-        loop {
-            tokio::time::sleep(self.limits.lease / 3).await;
-            let renewed = async {
-                let mut db = self.pool.acquire().await?;
-                store::lanes::renew(&mut db, &lane.lease, self.limits.lease).await
-            };
-            match renewed.await {
-                Ok(()) => {}
-                Err(pg::Error::Fenced(_)) => return,
-                Err(error) => tracing::debug!(error = %Chain(&error), "lane not renewed"),
-            }
-        }
-    }
-
-    /// Writes down what came of a message, trying again while Postgres is away: an answer that is not written is
-    /// an answer that the agent has to give again.
-    async fn settle(&self, lane: &Lane, job: &Job, verdict: &Verdict) -> Result<bool> {
-        let until = Instant::now() + self.limits.settle_timeout;
+    /// Writes the outcome of an attempt. It is retried while Postgres is away, because an answer that is not
+    /// written makes the agent do the work again.
+    async fn settle(&self, lane: &Lane, job: &Dispatched, verdict: &Verdict) -> Result<()> {
+        let until = Instant::now() + self.deps.settle_timeout;
         loop {
             match self.settle_once(lane, job, verdict).await {
                 Err(Error::Pg(error)) if error.is_outage() && Instant::now() < until => {
                     tracing::warn!(error = %Chain(&error), "outcome of a message not written yet");
-                    tokio::time::sleep(SETTLE_AGAIN).await;
+                    tokio::time::sleep(SETTLE_RETRY).await;
                 }
                 settled => return settled,
             }
         }
     }
 
-    async fn settle_once(&self, lane: &Lane, job: &Job, verdict: &Verdict) -> Result<bool> {
-        let (id, now) = (job.head.id, self.clock.now());
-        let mut tx = Tx::for_subject(&self.pool, Subject::Account { account: lane.account }).await?;
-        store::lanes::lock(&mut tx, &lane.lease).await?;
+    async fn settle_once(&self, lane: &Lane, job: &Dispatched, verdict: &Verdict) -> Result<()> {
+        let (id, now) = (job.message.id, self.deps.clock.now());
+        let mut tx = Tx::for_subject(&self.deps.pool, Subject::Account { account: lane.account }).await?;
+        store::lanes::lock_claimed(&mut tx, &lane.lease).await?;
         let (ended, after) = match verdict {
             Verdict::Delivered(outcome) => {
-                store::messages::deliver(&mut tx, id, outcome, job.speaks, now).await?;
+                state::deliver(&mut tx, id, outcome, job.endpoint.version, now).await?;
                 (1, Duration::ZERO)
             }
-            Verdict::Again { after, problem, arrived } => {
-                store::messages::put_back(&mut tx, id, *problem, *arrived).await?;
+            Verdict::Retry { after, problem, arrived } => {
+                state::requeue(&mut tx, id, *problem, *arrived).await?;
                 (0, *after)
             }
             Verdict::GivenUp(problem) => {
-                let end = (State::Dispatched, State::Failed);
-                store::messages::end(&mut tx, id, end, *problem, now).await?;
+                state::end(&mut tx, id, State::Dispatched, State::Failed, *problem, now).await?;
                 (1, Duration::ZERO)
             }
         };
-        let more = store::lanes::give_back(&mut tx, &lane.lease, ended, after).await?;
+        store::lanes::release(&mut tx, &lane.lease, ended, Some(after)).await?;
         tx.commit().await?;
-        self.waiting.tell(id);
-        Ok(more && after.is_zero())
+        self.deps.waiters.notify(id);
+        Ok(())
     }
 
-    /// Gives a lane back in the middle of a message: its next holder sends it again.
+    /// Releases a lane with its message still dispatched; the next worker sends it again.
     async fn release(&self, lane: &Lane) -> Result<()> {
-        let mut tx = Tx::system(&self.pool).await?;
-        store::lanes::give_back(&mut tx, &lane.lease, 0, Duration::ZERO).await?;
+        let mut tx = Tx::system(&self.deps.pool).await?;
+        store::lanes::release(&mut tx, &lane.lease, 0, Some(Duration::ZERO)).await?;
         Ok(tx.commit().await?)
     }
 
-    /// Ends messages whose time is over, batch after batch.
-    pub async fn expire(&self, batch: i64) -> Result<u64> {
-        let mut ended: u64 = 0;
+    /// Ends every expired message, batch by batch.
+    pub(crate) async fn expire(&self) -> Result<()> {
         loop {
-            let mut tx = Tx::system(&self.pool).await?;
-            let ids: Vec<Uuid> = store::messages::expire(&mut tx, batch, self.clock.now()).await?;
+            let mut tx = Tx::system(&self.deps.pool).await?;
+            let ended: Vec<Uuid> = state::expire(&mut tx, EXPIRE_BATCH, self.deps.clock.now()).await?;
             tx.commit().await?;
-            ended += u64::try_from(ids.len()).unwrap_or(0);
-            let last = i64::try_from(ids.len()).is_ok_and(|count| count < batch);
-            ids.into_iter().for_each(|message| self.waiting.tell(message));
+            let last = i64::try_from(ended.len()).is_ok_and(|count| count < EXPIRE_BATCH);
+            ended.into_iter().for_each(|message| self.deps.waiters.notify(message));
             if last {
-                return Ok(ended);
+                return Ok(());
             }
         }
     }
-}
-
-/// Where an agent is called now, and in which version; `None` if it is not.
-fn callable(agent: &Agent) -> Option<(String, Version)> {
-    let reachable = agent.status.is_reachable() && agent.delivery_mode == DeliveryMode::Push;
-    let url = agent.url.clone().filter(|_| reachable)?;
-    let version = Version::of_card(agent.card.as_ref(), &url);
-    Some((url, version))
-}
-
-/// `Retry-After` in seconds; a date is not worth a clock comparison with a stranger.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }

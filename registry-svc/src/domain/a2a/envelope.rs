@@ -1,66 +1,46 @@
-//! What a caller sent: a JSON-RPC request, checked, repaired, and with its method understood.
+//! Reads a caller's JSON-RPC request: checks it, repairs it and recognises its method.
 
 use serde_json::{Map, Value, json};
 
 use super::{Code, RpcError, Version};
 
-/// Longest id of a message, context or task, bytes.
+/// Maximum bytes of the id of a message, context or task.
 const MAX_ID: usize = 256;
 
-/// Most parts of a message.
+/// Maximum parts of a message.
 const MAX_PARTS: usize = 1000;
 
-/// A request, brought into the form of its version.
+/// A checked and repaired request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {
-    /// Its JSON-RPC id, as the caller wrote it.
+    /// The JSON-RPC id, as the caller wrote it.
     pub id: Value,
-    /// The version it is in.
     pub version: Version,
-    /// What it asks.
     pub call: Call,
 }
 
-/// What a request asks.
+/// The method of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Call {
-    /// Send a message.
-    Send {
-        /// `params`, repaired.
-        params: Value,
-        /// The ids that the relay goes by.
-        ids: MessageIds,
-    },
-    /// Read a task.
-    GetTask {
-        /// Its id.
-        task: String,
-        /// `params`.
-        params: Value,
-    },
-    /// Cancel a task.
-    CancelTask {
-        /// Its id.
-        task: String,
-        /// `params`.
-        params: Value,
-    },
+    Send { params: Value, ids: MessageIds },
+    GetTask { task: String, params: Value },
+    CancelTask { task: String, params: Value },
 }
 
-/// The ids of a message that the relay goes by.
+/// The ids by which the relay deduplicates and orders messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageIds {
-    /// Its own: what makes it the same message when it comes again.
+    /// The A2A message id; the same message sent again has the same id.
     pub message: String,
-    /// The conversation it belongs to.
+    /// The A2A context id, which names the conversation.
     pub context: Option<String>,
 }
 
 /// Reads a request. A message without an id gets `fresh_id`.
 ///
 /// # Errors
-/// [`RpcError`] with the request's id, as far as that could be read.
-pub fn parse(version: Version, body: &[u8], fresh_id: &str) -> Result<Envelope, RpcError> {
+/// [`RpcError`] if it is not a JSON-RPC request of a supported method with valid parameters.
+pub(crate) fn parse(version: Version, body: &[u8], fresh_id: &str) -> Result<Envelope, RpcError> {
     let body: Value =
         serde_json::from_slice(body).map_err(|_| RpcError::new(Code::Parse, "body is not JSON"))?;
     let Value::Object(mut request) = body else {
@@ -72,11 +52,11 @@ pub fn parse(version: Version, body: &[u8], fresh_id: &str) -> Result<Envelope, 
     }
     read(version, request, fresh_id)
         .map(|call| Envelope { id: id.clone(), version, call })
-        .map_err(|error| error.of(&id))
+        .map_err(|error| error.with_id(&id))
 }
 
 fn read(version: Version, mut request: Map<String, Value>, fresh_id: &str) -> Result<Call, RpcError> {
-    // 0.2 clients were seen to leave the envelope's version out; one of another version is a mistake.
+    // Real 0.2 clients leave `jsonrpc` out.
     if request.get("jsonrpc").is_some_and(|jsonrpc| jsonrpc != "2.0") {
         return Err(RpcError::new(Code::InvalidRequest, "jsonrpc must be \"2.0\""));
     }
@@ -130,7 +110,7 @@ fn task_id(params: &Map<String, Value>) -> Result<String, RpcError> {
     id_of(params, "id")?.ok_or_else(|| invalid("params.id is required"))
 }
 
-/// An optional id; an empty one is none.
+/// An optional id; an empty one counts as absent.
 fn id_of(object: &Map<String, Value>, key: &str) -> Result<Option<String>, RpcError> {
     match object.get(key) {
         None | Some(Value::Null) => Ok(None),
@@ -157,7 +137,7 @@ fn send(version: Version, mut params: Map<String, Value>, fresh_id: &str) -> Res
         Some(_) => return Err(invalid("message.parts must be an array")),
         None => {
             return Err(invalid(
-                "message needs parts, as {\"role\":\"user\",\"parts\":[{\"kind\":\"text\",\"text\":\"hello\"}]}",
+                r#"message needs parts, as {"role":"user","parts":[{"kind":"text","text":"hello"}]}"#,
             ));
         }
     };
@@ -178,7 +158,7 @@ fn send(version: Version, mut params: Map<String, Value>, fresh_id: &str) -> Res
     Ok(Call::Send { params: params.into(), ids })
 }
 
-/// Brings what 0.2 clients send into 0.3's form: `content` becomes `parts`, a part's `type` its `kind`.
+/// Repairs what 0.2 clients send: `content` becomes `parts`, a part's `type` becomes `kind`.
 fn repair(message: &mut Map<String, Value>) -> Result<(), RpcError> {
     let content = message.remove("content");
     if !message.contains_key("parts") {
@@ -214,7 +194,7 @@ fn is_part(version: Version, part: &Value) -> bool {
             Some("data") => part.contains_key("data"),
             Some(_) | None => false,
         },
-        // Exactly one of the four.
+        // Exactly one of the four kinds of content.
         Version::V10 => {
             ["text", "raw", "url", "data"].iter().filter(|key| part.contains_key(**key)).count() == 1
         }

@@ -1,4 +1,4 @@
-//! What a caller gets: the agent's answer, or a task that stands for a message on its way.
+//! The caller's answer: the agent's own, or a task that represents a message without an answer.
 
 use serde_json::{Value, json};
 
@@ -6,21 +6,20 @@ use super::{
     Call, Code, Envelope, MessageIds, RpcError, Version, result_for,
     translate::{unwrapped, wrapped},
 };
+use crate::domain::relay_state::State;
 
-/// How an agent answered.
+/// An agent's JSON-RPC answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// With a result, in the agent's version.
+    /// The `result`, in the agent's version.
     Result(Value),
-    /// With a JSON-RPC error, whatever its version.
+    /// The `error`, which is the same in every version.
     Error(Value),
 }
 
 impl Outcome {
-    /// Reads an agent's answer.
-    ///
     /// # Errors
-    /// [`RpcError`] `-32006` if it is no JSON-RPC answer.
+    /// [`RpcError`] `-32006` if the body is not a JSON-RPC answer.
     pub fn parse(body: &[u8]) -> Result<Self, RpcError> {
         let bad = || RpcError::new(Code::InvalidAgentResponse, "the agent's answer is not JSON-RPC");
         let mut answer: Value = serde_json::from_slice(body).map_err(|_| bad())?;
@@ -31,8 +30,6 @@ impl Outcome {
         }
     }
 
-    /// As it is stored.
-    #[must_use]
     pub fn to_stored(&self) -> Value {
         match self {
             Self::Result(result) => json!({ "result": result }),
@@ -40,8 +37,6 @@ impl Outcome {
         }
     }
 
-    /// From how it was stored.
-    #[must_use]
     pub fn from_stored(mut stored: Value) -> Option<Self> {
         match (stored.get_mut("result").map(Value::take), stored.get_mut("error").map(Value::take)) {
             (Some(result), None) => Some(Self::Result(result)),
@@ -50,10 +45,10 @@ impl Outcome {
         }
     }
 
-    /// The answer to `envelope`, of an agent that speaks `from`.
+    /// The answer to `envelope` by an agent of version `from`, in the caller's version.
     ///
     /// # Errors
-    /// [`RpcError`] `-32006` if the result is none of this call.
+    /// [`RpcError`] `-32006` if the result does not fit the method.
     pub fn answer(&self, envelope: &Envelope, from: Version) -> Result<Value, RpcError> {
         match self {
             Self::Error(error) => Ok(json!({ "jsonrpc": "2.0", "id": envelope.id, "error": error })),
@@ -61,22 +56,22 @@ impl Outcome {
                 .map(|result| json!({ "jsonrpc": "2.0", "id": envelope.id, "result": result }))
                 .ok_or_else(|| {
                     RpcError::new(Code::InvalidAgentResponse, "the agent's result is not one of this method")
-                        .of(&envelope.id)
+                        .with_id(&envelope.id)
                 }),
         }
     }
 }
 
-/// A task that stands for a message in the relay: what a caller polls until the agent has answered.
+/// The state of a task that represents a stored message; the caller polls it until the agent has answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum TaskState {
     Submitted,
     Working,
     Failed,
     Canceled,
 }
 
-impl Standing {
+impl TaskState {
     const fn word(self, version: Version) -> &'static str {
         match (self, version) {
             (Self::Submitted, Version::V03) => "submitted",
@@ -91,73 +86,80 @@ impl Standing {
     }
 }
 
-fn task(id: &str, ids: &MessageIds, standing: Standing, metadata: Value, version: Version) -> Value {
-    // A conversation that the caller did not name is the message's own.
-    let context = ids.context.as_ref().unwrap_or(&ids.message);
-    let mut task = json!({
-        "id": id,
-        "contextId": context,
-        "status": { "state": standing.word(version) },
-        "metadata": { "steward": metadata },
-    });
-    if version == Version::V03 {
-        task["kind"] = "task".into();
+/// A stored message, as far as the task that represents it shows it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StoredMessage<'a> {
+    /// The id in the relay, which is the id of the task.
+    pub id: &'a str,
+    pub ids: &'a MessageIds,
+    pub state: State,
+    /// Code of the latest problem; may be empty.
+    pub code: &'a str,
+    pub answer: Option<(&'a Outcome, Version)>,
+}
+
+impl StoredMessage<'_> {
+    /// The answer to a message that the agent has not answered yet: a task with the id of the stored message.
+    pub(crate) fn queued_task(&self, envelope: &Envelope) -> Value {
+        let state = if self.state == State::Dispatched { TaskState::Working } else { TaskState::Submitted };
+        let metadata = json!({ "queued": true, "state": self.state.word() });
+        let task = self.task(state, metadata, envelope.version);
+        json!({ "jsonrpc": "2.0", "id": envelope.id, "result": wrapped(true, task, envelope.version) })
     }
-    task
-}
 
-/// The answer to a message that is stored and not answered yet: a task with the id of the stored message.
-#[must_use]
-pub fn queued_task(envelope: &Envelope, id: &str, ids: &MessageIds, state: &str) -> Value {
-    let standing = if state == "dispatched" { Standing::Working } else { Standing::Submitted };
-    let task = task(id, ids, standing, json!({ "queued": true, "state": state }), envelope.version);
-    json!({ "jsonrpc": "2.0", "id": envelope.id, "result": wrapped(true, task, envelope.version) })
-}
-
-/// The task that stands for a stored message, for a caller that asks for it by the message's id.
-#[must_use]
-pub fn task_of(
-    envelope: &Envelope,
-    id: &str,
-    ids: &MessageIds,
-    (state, code): (&str, &str),
-    outcome: Option<(&Outcome, Version)>,
-) -> Value {
-    let version = envelope.version;
-    let of_standing = |standing| {
-        let mut metadata = json!({ "state": state });
-        if !code.is_empty() {
-            metadata["code"] = code.into();
-        }
-        task(id, ids, standing, metadata, version)
-    };
-    let result = match (state, outcome) {
-        (_, Some((Outcome::Result(result), from))) => answered(id, ids, result, from, version),
-        (_, Some((Outcome::Error(error), _))) => {
-            let mut task = of_standing(Standing::Failed);
-            task["metadata"]["steward"]["error"] = error.clone();
-            Some(task)
-        }
-        ("queued", None) => Some(of_standing(Standing::Submitted)),
-        ("dispatched", None) => Some(of_standing(Standing::Working)),
-        ("dropped", None) => Some(of_standing(Standing::Canceled)),
-        (_, None) => None,
-    };
-    let result = result.unwrap_or_else(|| of_standing(Standing::Failed));
-    json!({ "jsonrpc": "2.0", "id": envelope.id, "result": result })
-}
-
-/// The agent's own task, or one that is completed by the agent's message.
-fn answered(id: &str, ids: &MessageIds, result: &Value, from: Version, to: Version) -> Option<Value> {
-    let (is_task, _) = unwrapped(result, from)?;
-    let sent = Call::Send { params: Value::Null, ids: ids.clone() };
-    let result = result_for(&sent, result, from, to)?;
-    let (_, inner) = unwrapped(&result, to)?;
-    if is_task {
-        return Some(inner.clone());
+    /// The task that represents the message, for a caller that reads it by the message's id.
+    pub(crate) fn task_of(&self, envelope: &Envelope) -> Value {
+        let version = envelope.version;
+        let task_in = |state| {
+            let mut metadata = json!({ "state": self.state.word() });
+            if !self.code.is_empty() {
+                metadata["code"] = self.code.into();
+            }
+            self.task(state, metadata, version)
+        };
+        let result = match (self.answer, self.state) {
+            (Some((Outcome::Result(result), from)), _) => self.answered(result, from, version),
+            (Some((Outcome::Error(error), _)), _) => {
+                let mut task = task_in(TaskState::Failed);
+                task["metadata"]["steward"]["error"] = error.clone();
+                Some(task)
+            }
+            (None, State::Queued) => Some(task_in(TaskState::Submitted)),
+            (None, State::Dispatched) => Some(task_in(TaskState::Working)),
+            (None, State::Dropped) => Some(task_in(TaskState::Canceled)),
+            (None, State::Delivered | State::Failed | State::Expired) => None,
+        };
+        let result = result.unwrap_or_else(|| task_in(TaskState::Failed));
+        json!({ "jsonrpc": "2.0", "id": envelope.id, "result": result })
     }
-    let state = if to == Version::V03 { "completed" } else { "TASK_STATE_COMPLETED" };
-    let mut task = task(id, ids, Standing::Working, json!({ "state": "delivered" }), to);
-    task["status"] = json!({ "state": state, "message": inner });
-    Some(task)
+
+    /// The agent's own task, or a task completed by the agent's message.
+    fn answered(&self, result: &Value, from: Version, to: Version) -> Option<Value> {
+        let (is_task, _) = unwrapped(result, from)?;
+        let sent = Call::Send { params: Value::Null, ids: self.ids.clone() };
+        let result = result_for(&sent, result, from, to)?;
+        let (_, inner) = unwrapped(&result, to)?;
+        if is_task {
+            return Some(inner.clone());
+        }
+        let state = if to == Version::V03 { "completed" } else { "TASK_STATE_COMPLETED" };
+        let mut task = self.task(TaskState::Working, json!({ "state": "delivered" }), to);
+        task["status"] = json!({ "state": state, "message": inner });
+        Some(task)
+    }
+
+    fn task(&self, state: TaskState, metadata: Value, version: Version) -> Value {
+        // A message without a context id gets its own id as the conversation.
+        let context = self.ids.context.as_ref().unwrap_or(&self.ids.message);
+        let mut task = json!({
+            "id": self.id,
+            "contextId": context,
+            "status": { "state": state.word(version) },
+            "metadata": { "steward": metadata },
+        });
+        if version == Version::V03 {
+            task["kind"] = "task".into();
+        }
+        task
+    }
 }

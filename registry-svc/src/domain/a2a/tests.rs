@@ -1,4 +1,5 @@
 use super::*;
+use crate::domain::relay_state::State;
 
 fn text_03(text: &str) -> Value {
     json!({ "kind": "text", "text": text })
@@ -73,7 +74,7 @@ fn an_agents_version_is_in_its_card() {
     }
 }
 
-/// Shapes that real clients send, oldest first.
+/// Shapes that real clients send, oldest version first.
 #[test]
 fn every_valid_shape_becomes_parts_with_an_id() {
     let unicode = "Grüße 👋 \u{202e}";
@@ -114,7 +115,7 @@ fn an_envelope_without_a_version_keeps_its_id() {
 }
 
 #[test]
-fn what_is_wrong_is_a_json_rpc_error_with_the_requests_id() {
+fn a_bad_request_gets_a_json_rpc_error_with_its_id() {
     let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
     for (body, code) in [
         ("", -32700),
@@ -204,10 +205,11 @@ fn both() -> (Value, Value) {
 }
 
 #[test]
-fn a_message_says_the_same_in_both_versions() {
+fn a_message_translates_both_ways() {
     let (old, new) = both();
     let old_params = json!({"message": old, "configuration": {"blocking": true, "historyLength": 3}});
-    let new_params = json!({"message": new, "configuration": {"returnImmediately": false, "historyLength": 3}, "tenant": "t"});
+    let configuration = json!({"returnImmediately": false, "historyLength": 3});
+    let new_params = json!({"message": new, "configuration": configuration, "tenant": "t"});
     let envelope = parse(Version::V03, &request("message/send", old_params.clone()), "f").unwrap();
     let mut there = new_params.clone();
     there.as_object_mut().unwrap().remove("tenant");
@@ -265,7 +267,7 @@ fn a_result_is_read_in_the_callers_version() {
 }
 
 #[test]
-fn an_agents_answer_is_json_rpc_or_nothing() {
+fn an_agents_answer_must_be_json_rpc() {
     assert!(matches!(Outcome::parse(br#"{"jsonrpc":"2.0","id":1,"result":{}}"#), Ok(Outcome::Result(_))));
     assert!(matches!(Outcome::parse(br#"{"error":{"code":-32001,"message":"x"}}"#), Ok(Outcome::Error(_))));
     assert!(matches!(Outcome::parse(br#"{"result":{},"error":null}"#), Ok(Outcome::Result(_))));
@@ -278,36 +280,40 @@ fn an_agents_answer_is_json_rpc_or_nothing() {
 }
 
 #[test]
-fn a_stored_message_stands_as_a_task_in_the_callers_version() {
+fn a_stored_message_is_a_task_in_the_callers_version() {
     let ids = MessageIds { message: "m".to_owned(), context: None };
     let get = |version| Envelope {
         id: json!("r"),
         version,
         call: Call::GetTask { task: "id".to_owned(), params: json!({}) },
     };
-    let state = |version, state, outcome: Option<(&Outcome, Version)>| {
-        task_of(&get(version), "id", &ids, (state, ""), outcome)["result"]["status"]["state"].clone()
+    let task_of = |version, state, answer: Option<(&Outcome, Version)>| {
+        StoredMessage { id: "id", ids: &ids, state, code: "", answer }.task_of(&get(version))
     };
-    assert_eq!(state(Version::V03, "queued", None), json!("submitted"));
-    assert_eq!(state(Version::V10, "dispatched", None), json!("TASK_STATE_WORKING"));
-    assert_eq!(state(Version::V10, "expired", None), json!("TASK_STATE_FAILED"));
-    assert_eq!(state(Version::V03, "dropped", None), json!("canceled"));
+    let state = |version, state, answer: Option<(&Outcome, Version)>| {
+        task_of(version, state, answer)["result"]["status"]["state"].clone()
+    };
+    assert_eq!(state(Version::V03, State::Queued, None), json!("submitted"));
+    assert_eq!(state(Version::V10, State::Dispatched, None), json!("TASK_STATE_WORKING"));
+    assert_eq!(state(Version::V10, State::Expired, None), json!("TASK_STATE_FAILED"));
+    assert_eq!(state(Version::V03, State::Dropped, None), json!("canceled"));
     let message = Outcome::Result(both().0);
     assert_eq!(
-        state(Version::V10, "delivered", Some((&message, Version::V03))),
+        state(Version::V10, State::Delivered, Some((&message, Version::V03))),
         json!("TASK_STATE_COMPLETED")
     );
-    let answer = task_of(&get(Version::V10), "id", &ids, ("delivered", ""), Some((&message, Version::V03)));
+    let answer = task_of(Version::V10, State::Delivered, Some((&message, Version::V03)));
     assert_eq!(answer["result"]["status"]["message"], both().1);
-    let own = json!({"kind": "task", "id": "theirs", "status": {"state": "working"}});
+    let own = json!({"kind": "task", "id": "own-task", "status": {"state": "working"}});
     let own = Outcome::Result(own);
-    assert_eq!(state(Version::V03, "delivered", Some((&own, Version::V03))), json!("working"));
+    assert_eq!(state(Version::V03, State::Delivered, Some((&own, Version::V03))), json!("working"));
     let error = Outcome::Error(json!({"code": -32000}));
-    let answer = task_of(&get(Version::V03), "id", &ids, ("delivered", ""), Some((&error, Version::V03)));
+    let answer = task_of(Version::V03, State::Delivered, Some((&error, Version::V03)));
     assert_eq!(answer["result"]["metadata"]["steward"]["error"]["code"], json!(-32000));
 
     let sent = Envelope { call: Call::Send { params: json!({}), ids: ids.clone() }, ..get(Version::V10) };
-    let answer = queued_task(&sent, "id", &ids, "queued");
+    let queued = StoredMessage { id: "id", ids: &ids, state: State::Queued, code: "", answer: None };
+    let answer = queued.queued_task(&sent);
     assert_eq!(answer["result"]["task"]["id"], json!("id"));
     assert_eq!(answer["result"]["task"]["contextId"], json!("m"));
     assert_eq!(answer["id"], json!("r"));

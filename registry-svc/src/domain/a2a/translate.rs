@@ -1,11 +1,11 @@
-//! From one version of the protocol to the other. What one of them cannot say is left out; what both say is said in
-//! the other's words.
+//! Translates between the A2A versions. A field that the other version lacks is left out; the rest is
+//! renamed.
 
 use serde_json::{Map, Value, json};
 
 use super::{Call, Code, RpcError, Version};
 
-/// States of a task, as 0.3 and as 1.0 call them.
+/// States of a task in 0.3 and in 1.0.
 const STATES: [(&str, &str); 9] = [
     ("submitted", "TASK_STATE_SUBMITTED"),
     ("working", "TASK_STATE_WORKING"),
@@ -18,11 +18,9 @@ const STATES: [(&str, &str); 9] = [
     ("unknown", "TASK_STATE_UNSPECIFIED"),
 ];
 
-/// Roles, as 0.3 and as 1.0 call them.
+/// Roles in 0.3 and in 1.0.
 const ROLES: [(&str, &str); 2] = [("user", "ROLE_USER"), ("agent", "ROLE_AGENT")];
 
-/// The method of `call` in `version`.
-#[must_use]
 const fn method(call: &Call, version: Version) -> &'static str {
     match (call, version) {
         (Call::Send { .. }, Version::V03) => "message/send",
@@ -34,11 +32,11 @@ const fn method(call: &Call, version: Version) -> &'static str {
     }
 }
 
-/// Method and parameters of a call of version `from` as an agent of version `to` reads them.
+/// Translates the method and parameters of a call from version `from` to `to`.
 ///
 /// # Errors
-/// [`RpcError`] for what cannot be said there.
-pub fn params_for(call: &Call, from: Version, to: Version) -> Result<(&'static str, Value), RpcError> {
+/// [`RpcError`] `-32003` if the call carries push notification settings and the versions differ.
+pub(crate) fn params_for(call: &Call, from: Version, to: Version) -> Result<(&'static str, Value), RpcError> {
     let (Call::Send { params, .. } | Call::GetTask { params, .. } | Call::CancelTask { params, .. }) = call;
     let method = method(call, to);
     if from == to {
@@ -46,7 +44,7 @@ pub fn params_for(call: &Call, from: Version, to: Version) -> Result<(&'static s
     }
     let Value::Object(params) = params else { return Ok((method, params.clone())) };
     let mut params = params.clone();
-    // Only 1.0 has tenants, and the relay's agents have none.
+    // Only 1.0 has this field, and the relay's agents have no tenants.
     params.remove("tenant");
     if let Some(message) = params.get_mut("message") {
         *message = message_for(message, to);
@@ -65,7 +63,7 @@ fn configure(configuration: &mut Map<String, Value>, to: Version) -> Result<(), 
         let problem = "push notifications are not passed on to an agent of another A2A version";
         return Err(RpcError::new(Code::PushNotSupported, problem));
     }
-    // The same flag, the other way round.
+    // The same flag, negated.
     let (from, to) = match to {
         Version::V10 => ("blocking", "returnImmediately"),
         Version::V03 => ("returnImmediately", "blocking"),
@@ -76,9 +74,8 @@ fn configure(configuration: &mut Map<String, Value>, to: Version) -> Result<(), 
     Ok(())
 }
 
-/// The result of `call` by an agent of version `from` as a caller of version `to` reads it; `None` if it is none.
-#[must_use]
-pub fn result_for(call: &Call, result: &Value, from: Version, to: Version) -> Option<Value> {
+/// Translates the result of `call` from version `from` to `to`; `None` if it does not fit the method.
+pub(crate) fn result_for(call: &Call, result: &Value, from: Version, to: Version) -> Option<Value> {
     match call {
         Call::Send { .. } => {
             let (is_task, inner) = unwrapped(result, from)?;
@@ -97,13 +94,13 @@ pub fn result_for(call: &Call, result: &Value, from: Version, to: Version) -> Op
     }
 }
 
-/// What is inside a result of sending, and whether it is a task.
+/// The content of a result of sending, and whether it is a task.
 pub(super) fn unwrapped(result: &Value, version: Version) -> Option<(bool, &Value)> {
     match version {
         Version::V03 => match result.get("kind").and_then(Value::as_str) {
             Some("task") => Some((true, result)),
             Some("message") => Some((false, result)),
-            // 0.2 agents were seen to leave the kind out.
+            // Real 0.2 agents leave `kind` out.
             Some(_) | None if result.get("status").is_some_and(Value::is_object) => Some((true, result)),
             Some(_) | None if result.get("parts").is_some_and(Value::is_array) => Some((false, result)),
             Some(_) | None => None,

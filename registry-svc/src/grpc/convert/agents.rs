@@ -1,11 +1,14 @@
-//! Agents.
+//! Agents, their registrations and their beats.
 
 use steward_proto::registry::v1 as proto;
-use svc_core::wire::error::Invalid;
+use svc_core::wire::{
+    error::Invalid,
+    grpc::{duration, timestamp},
+};
 
-use super::{super::json, duration, timestamp};
+use super::super::json;
 use crate::{
-    app::{agents::Enrolment, heartbeat::Answer, register::Registered},
+    app::{agents::Enrolment, heartbeat::BeatReply, register::Registered},
     domain::{
         agent::{Agent, DeliveryMode, Registration, Vitals},
         beat::Beat,
@@ -106,7 +109,7 @@ impl TryFrom<Option<proto::Beat>> for Beat {
             vitals: Vitals {
                 active_tasks: beat.active_tasks,
                 error_rate: beat.error_rate,
-                // A state of a later contract is not a reason to think the worst.
+                // A state that this version does not know counts as healthy.
                 wedged: beat.runtime_state() == proto::RuntimeState::Wedged,
                 judges_itself: false,
                 sample_error: beat.sample_error,
@@ -116,8 +119,8 @@ impl TryFrom<Option<proto::Beat>> for Beat {
     }
 }
 
-impl From<Answer> for proto::BeatAnswer {
-    fn from(answer: Answer) -> Self {
+impl From<BeatReply> for proto::BeatAnswer {
+    fn from(answer: BeatReply) -> Self {
         Self {
             status: proto::AgentStatus::from(answer.status).into(),
             next_beat_in: Some(duration(answer.next_beat_in)),

@@ -1,31 +1,29 @@
-//! Messages in the relay.
+//! Relayed requests, replies and messages.
 
 use bytes::Bytes;
 use steward_proto::registry::v1 as proto;
 use svc_core::{
     id::AgentId,
-    wire::{deadline::Deadline, error::Invalid},
+    wire::{deadline::Deadline, error::Invalid, grpc::timestamp},
 };
 
-use super::timestamp;
 use crate::{
     app::relay::{Incoming, Reply},
-    domain::delivery::{Message, State},
+    domain::{message::Message, relay_state::State},
 };
 
-/// What a relayed answer is.
+/// Content type of a relayed answer.
 const JSON: &str = "application/json";
 
-/// Seconds after which an agent that is away may be back.
+/// `Retry-After` of a 503, in seconds.
 const RETRY_AFTER: &str = "5";
 
-/// Reads a request and how long its caller waits.
 pub(in crate::grpc) fn incoming(
     request: proto::RelayA2aRequest,
     deadline: Option<Deadline>,
 ) -> Result<Incoming, Invalid> {
     let kind = request.content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    // 1.0 prefers a type of its own; what says nothing is taken at its word.
+    // A2A 1.0 has its own content type; an empty one counts as JSON.
     if !matches!(kind.as_str(), "" | JSON | "application/a2a+json") {
         return Err(Invalid::new("content_type", "must be application/json"));
     }
@@ -41,7 +39,6 @@ impl From<Reply> for proto::RelayA2aResponse {
     fn from(reply: Reply) -> Self {
         let version = reply.version.map(|version| ("a2a-version", version.header().to_owned()));
         let message = reply.message.map(|id| ("x-steward-relay-message", id.to_string()));
-        // As every 503 of the plane.
         let advice = (reply.http_status == 503).then(|| ("retry-after", RETRY_AFTER.to_owned()));
         let headers = version.into_iter().chain(message).chain(advice);
         Self {

@@ -1,10 +1,11 @@
--- Beginning of every script about beats.
+-- Included at the top of every script about beats.
 --
 -- KEYS: 1 generation  2 deadlines  3 snapshots  4 replica of the last beat  5 replicas  6 last sweep
---       7 amnesty  8 brake
+--       7 a probation runs  8 a probation for a mass silence began
 --
--- The generation is "<random>:<run id of this Redis>", written when everything below it was put in. Without it, or
--- with another Redis's, what is here is not what was heard: the caller seeds first. Time is this Redis's own.
+-- The generation is "<random>:<run id of this Redis>", written when a seeding ends. If it is missing, or
+-- names the run id of another Redis, the other keys are incomplete and the caller must seed first. Times are
+-- Redis's own.
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -26,7 +27,7 @@ local function incarnation_of(snapshot)
   return tonumber(string.match(snapshot, '^%d+')) or 0
 end
 
--- What Postgres said replaces what is here unless it is older.
+-- Stores a snapshot unless the stored one has a newer incarnation.
 local function keep_newer(agent, snapshot)
   local held = redis.call('HGET', KEYS[3], agent)
   if not held or incarnation_of(held) <= incarnation_of(snapshot) then

@@ -1,5 +1,6 @@
--- Ends a seeding. ARGV: 1 run id at its beginning  2 random
--- Answers whether this Redis counts as seeded; if not, it is another one by now.
+-- Ends a seeding.
+-- ARGV: 1 run id at the beginning of the seeding  2 random
+-- Returns 1 if this Redis is seeded now, 0 if it replaced the one in which the seeding began.
 
 local id = run_id()
 if ARGV[1] ~= id then return 0 end

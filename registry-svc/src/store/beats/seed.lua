@@ -1,7 +1,7 @@
--- Agents that are alive as far as Postgres knows: each gets time to be heard of.
--- ARGV: 1 run id at the beginning of the seeding, '' at first  2 milliseconds  3 '1' to overrule what is here
---       then pairs of agent and snapshot
--- Answers the run id; another than ARGV[1] means that it begins anew.
+-- Puts in agents that are alive in Postgres and gives each of them time to beat.
+-- ARGV: 1 run id at the beginning of the seeding, '' on the first page  2 milliseconds
+--       3 '1' to extend deadlines that are here already  then pairs of agent and snapshot
+-- Returns the run id; if it differs from ARGV[1], the seeding must begin again.
 
 local id = run_id()
 if ARGV[1] ~= '' and ARGV[1] ~= id then return id end

@@ -1,7 +1,8 @@
--- Silent agents, a page of them. ARGV: 1 page size  2 how many to skip  3 a replica is fresh for so long
--- 4 a replica is gone after so long  (times in milliseconds)
--- Answers {how many were looked at, agent, snapshot or '', …}. An agent whose last beat came through a replica that
--- is not fresh may be heard there; it counts as silent only when it had the time to go elsewhere.
+-- Lists a page of agents with a deadline in the past. ARGV: 1 page size 2 agents to skip 3 milliseconds for
+-- which a replica is fresh 4 milliseconds after which a
+--       replica is gone
+-- Returns {agents scanned, agent, snapshot or '', …}. An agent is left out while the replica of its last beat
+-- is neither fresh nor gone: that replica may take beats that Redis does not see.
 
 local now = now_ms()
 local found = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', ARGV[2], ARGV[1])

@@ -1,4 +1,4 @@
-//! Replicas that die, stop, stall, or lose their database while a message is on its way.
+//! Replicas that die, stop, stall, or lose their database during a delivery.
 
 use std::{os::unix::process::ExitStatusExt, process::Stdio};
 
@@ -11,14 +11,15 @@ use super::*;
 /// Accepts messages and delivers none.
 fn accepts_only(config: &mut Config) {
     impatient(config);
-    config.relay.max_dispatches = 0;
+    config.own.relay.max_dispatches = 0;
 }
 
 impl Scene {
-    /// Runs a replica of its own process that delivers, and dies at `point`.
+    /// Runs a replica in its own process that delivers messages and dies at `point`.
     async fn die_at(&self, point: &str) {
         let config = self.plane.config_file(&format!(
-            "[process]\nfailpoints = '{point}=kill@1'\n[outbound]\nmode = 'dev'\n[relay]\nlease = '1s'\nscan_period = '50ms'\n"
+            "[process]\nfailpoints = '{point}=kill@1'\n[outbound]\nmode = 'dev'\n\
+             [relay]\nlease = '1s'\nscan_period = '50ms'\n"
         ));
         let mut command = Command::new(env!("CARGO_BIN_EXE_registry-svc"));
         let mut replica = command.arg(config).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
@@ -28,10 +29,10 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn a_message_whose_deliverer_dies_is_delivered_by_another() {
+async fn after_a_crash_another_replica_delivers_the_message() {
     let mut scene = Scene::of(FakeAgent::start(Dialect::V03), accepts_only).await;
     let mut messages = Vec::new();
-    // Each twice: before it reached the agent, and after the agent answered.
+    // Each point twice: before the message reached the agent, and after the agent answered.
     for (round, point, arrivals) in [
         (1, "registry.relay.dispatched", 0),
         (2, "registry.relay.answered", 1),
@@ -61,10 +62,10 @@ async fn a_message_whose_deliverer_dies_is_delivered_by_another() {
 }
 
 #[tokio::test]
-async fn a_message_whose_deliverer_died_expires_if_its_agent_stays_away() {
+async fn after_a_crash_a_message_to_a_paused_agent_expires() {
     let mut scene = Scene::of(FakeAgent::start(Dialect::V03), |config| {
         accepts_only(config);
-        config.relay.ttl = Duration::from_secs(3);
+        config.own.relay.ttl = Duration::from_secs(3);
     })
     .await;
     let sent = scene.say(Some("c"), "hi").await;
@@ -78,11 +79,11 @@ async fn a_message_whose_deliverer_died_expires_if_its_agent_stays_away() {
 }
 
 #[tokio::test]
-async fn a_deliverer_that_lost_its_lane_writes_nothing() {
+async fn a_worker_that_lost_its_lane_writes_nothing() {
     failpoint::arm("registry.relay.answered=sleep:2500@1").unwrap();
     let mut scene = Scene::of(FakeAgent::start(Dialect::V03), |_| {}).await;
     scene.plane.add_replica(quick).await;
-    // The first deliverer has the answer and stalls beyond its lease; the second one sends the message again.
+    // The first worker has the answer and stalls beyond its lease; the second one sends the message again.
     let start = tokio::time::Instant::now();
     let sent = scene.say(Some("c"), "hi").await;
     assert_eq!((sent.status, sent.text()), (200, "hi #2"));
@@ -98,15 +99,15 @@ async fn a_deliverer_that_lost_its_lane_writes_nothing() {
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_while_postgres_is_away_is_kept_until_it_is_back() {
+async fn an_answer_during_a_postgres_outage_is_written_afterwards() {
     let mut scene = Scene::of(FakeAgent::start(Dialect::V03), accepts_only).await;
     let proxy = FaultProxy::start(scene.plane.db.address()).await;
     let through = scene.plane.db.config_through("registry", proxy.address());
     let change = |config: &mut Config| {
         impatient(config);
-        // Nobody else delivers, and the lease outlasts the outage.
-        config.relay.lease = Duration::from_secs(10);
-        config.pg = through;
+        // No other replica delivers, and the lease outlasts the outage.
+        config.own.relay.lease = Duration::from_secs(10);
+        config.base.pg = through;
     };
     scene.plane.add_replica(change).await;
     let release = scene.fake.hold("hi");
@@ -122,11 +123,11 @@ async fn an_answer_that_comes_while_postgres_is_away_is_kept_until_it_is_back() 
 }
 
 #[tokio::test]
-async fn a_replica_that_stops_gives_its_lanes_and_its_senders_to_others() {
+async fn a_stopping_replica_releases_its_lanes_and_its_senders() {
     let mut scene = Scene::of(FakeAgent::start(Dialect::V03), |config| {
-        config.relay.drain = Duration::from_millis(200);
-        // Nobody waits for it to run out.
-        config.relay.lease = Duration::from_secs(60);
+        config.own.relay.drain = Duration::from_millis(200);
+        // The test is over before the lease expires.
+        config.own.relay.lease = Duration::from_secs(60);
     })
     .await;
     let _never = scene.fake.hold("hi");
@@ -138,7 +139,7 @@ async fn a_replica_that_stops_gives_its_lanes_and_its_senders_to_others() {
         scene.plane.stop_replica(0).await;
         assert!(start.elapsed() < Duration::from_secs(5));
     });
-    // Its sender was not cut off, but told where the answer will be.
+    // The sender was not cut off: it got a task that it can poll.
     assert_eq!((sent.status, &sent.body["result"]["status"]["state"]), (202, &json!("working")));
     let replica = scene.plane.add_replica(quick).await;
     scene.relay = RelayServiceClient::new(scene.plane.bearer_at(replica, &scene.secret).await);
@@ -147,7 +148,7 @@ async fn a_replica_that_stops_gives_its_lanes_and_its_senders_to_others() {
 }
 
 #[tokio::test]
-async fn a_replica_with_nothing_in_hand_stops_at_once() {
+async fn an_idle_replica_stops_at_once() {
     let mut scene = Scene::start().await;
     assert_eq!(scene.say(None, "hi").await.status, 200);
     let start = tokio::time::Instant::now();

@@ -1,4 +1,4 @@
-//! Lanes: what is sent in one conversation keeps its order, and no conversation waits for another.
+//! Lanes: messages of one conversation keep their order, and no conversation waits for another.
 
 use steward_proto::registry::v1::{PauseAgentRequest, ResumeAgentRequest};
 use svc_core::wire::error::retry_after_of;
@@ -6,7 +6,7 @@ use svc_core::wire::error::retry_after_of;
 use super::*;
 
 #[tokio::test]
-async fn a_message_for_an_agent_that_does_not_listen_is_tried_until_it_does() {
+async fn a_message_is_retried_until_its_agent_listens() {
     let mut scene = Scene::of(FakeAgent::away(Dialect::V03), impatient).await;
     let sent = scene.say(Some("c"), "hi").await;
     assert_eq!(sent.status, 202);
@@ -23,13 +23,13 @@ async fn a_message_for_an_agent_that_does_not_listen_is_tried_until_it_does() {
 }
 
 #[tokio::test]
-async fn a_message_for_an_agent_that_is_offline_waits_until_it_is_back() {
+async fn a_message_for_an_offline_agent_waits_until_it_registers() {
     let scene = Scene::start().await;
     let agent_id = || scene.agent.agent_id.clone();
     scene.tenant.clone().pause_agent(PauseAgentRequest { agent_id: agent_id() }).await.unwrap();
     let start = tokio::time::Instant::now();
     let sent = scene.say(None, "later").await;
-    // Nobody waits for an agent that is known to be away.
+    // The sender does not wait for an agent that is not reachable.
     assert!(start.elapsed() < Duration::from_secs(5));
     assert_eq!((sent.status, &sent.body["result"]["status"]["state"]), (202, &json!("submitted")));
     eventually("its lane rests", async || {
@@ -44,7 +44,7 @@ async fn a_message_for_an_agent_that_is_offline_waits_until_it_is_back() {
 }
 
 #[tokio::test]
-async fn messages_of_a_conversation_arrive_in_order_whatever_becomes_of_each() {
+async fn messages_of_a_conversation_arrive_in_order_despite_failures() {
     let scene = Scene::of(FakeAgent::start(Dialect::V03), impatient).await;
     scene.fake.script("m0", [Act::Status(503), Act::Cut]);
     scene.fake.script("m2", [Act::Rubbish("ok".to_owned())]);
@@ -59,7 +59,7 @@ async fn messages_of_a_conversation_arrive_in_order_whatever_becomes_of_each() {
     let last = scene.becomes(&ids[5], RelayState::Delivered).await;
     assert_eq!(last.attempts, 1);
     assert_eq!(scene.fake.heard(), ["m0", "m0", "m0", "m1", "m2", "m3", "m3", "m4", "m5"]);
-    // What is sent again is the same message.
+    // All attempts carry the same message.
     let arrived = scene.fake.arrived();
     assert!(arrived[..3].iter().all(|m| *m == arrived[0]) && arrived[0].message_id == "id of m0");
     assert_eq!(arrived[0].context_id.as_deref(), Some("c"));
@@ -86,8 +86,8 @@ async fn conversations_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn so_many_messages_wait_for_an_agent_and_no_more() {
-    let scene = Scene::of(FakeAgent::start(Dialect::V03), |config| config.relay.max_waiting = 3).await;
+async fn the_number_of_messages_that_wait_for_an_agent_is_limited() {
+    let scene = Scene::of(FakeAgent::start(Dialect::V03), |config| config.own.relay.max_waiting = 3).await;
     scene.register_as_asking().await;
     let mut waiting = Vec::new();
     for n in 0..3 {
@@ -98,7 +98,7 @@ async fn so_many_messages_wait_for_an_agent_and_no_more() {
     let full = post(&mut relay, &id, "", &message_03("more", None, "more")).await.unwrap_err();
     assert!(retry_after_of(&full).is_some());
     assert_eq!(refusal::<()>(Err(full)), (Code::ResourceExhausted, "AGENT_BUSY".to_owned()));
-    // What was accepted before is still what it was.
+    // A message that was accepted before is answered as before.
     assert_eq!(scene.say(Some("c"), "m0").await, waiting[0]);
     let (other, _) = scene.plane.registered(&mut scene.tenant.clone(), &scene.fake.url()).await;
     let free = post(&mut relay, &other.agent_id, "", &message_03("free", None, "free")).await.unwrap();
@@ -109,10 +109,10 @@ async fn so_many_messages_wait_for_an_agent_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_message_whose_time_is_over_expires_for_its_sender_to_see() {
+async fn an_expired_message_is_reported_to_its_sender() {
     let mut scene = Scene::of(FakeAgent::away(Dialect::V03), |config| {
         impatient(config);
-        config.relay.ttl = Duration::from_millis(500);
+        config.own.relay.ttl = Duration::from_millis(500);
     })
     .await;
     let sent = scene.say(Some("c"), "too late").await;
@@ -123,7 +123,7 @@ async fn a_message_whose_time_is_over_expires_for_its_sender_to_see() {
     let task = scene.post("", &about_task("tasks/get", &sent.message)).await;
     assert_eq!(task.body["result"]["status"]["state"], "failed");
     scene.fake.come();
-    // The lane goes on with the next one.
+    // The lane delivers the next message.
     let next = scene.say(Some("c"), "in time").await;
     scene.becomes(&next.message, RelayState::Delivered).await;
     assert_eq!(scene.fake.heard(), ["in time"]);
@@ -148,7 +148,7 @@ async fn a_message_can_be_canceled_until_it_is_sent() {
 }
 
 #[tokio::test]
-async fn what_waits_for_an_agent_that_is_removed_is_dropped() {
+async fn messages_for_a_removed_agent_are_dropped() {
     let scene = Scene::of(FakeAgent::start(Dialect::V03), impatient).await;
     let release = scene.fake.hold("on its way");
     let sent = [scene.say(Some("c"), "on its way").await, scene.say(Some("c"), "waiting").await];
@@ -163,7 +163,7 @@ async fn what_waits_for_an_agent_that_is_removed_is_dropped() {
 }
 
 #[tokio::test]
-async fn an_agent_that_wants_to_ask_is_not_called_and_what_was_on_its_way_waits_again() {
+async fn a_dispatched_message_is_queued_again_when_its_agent_polls() {
     let scene = Scene::of(FakeAgent::start(Dialect::V03), impatient).await;
     let release = scene.fake.hold("hi");
     let sent = scene.say(Some("c"), "hi").await;
@@ -185,8 +185,8 @@ async fn an_agent_that_wants_to_ask_is_not_called_and_what_was_on_its_way_waits_
 }
 
 #[tokio::test]
-async fn a_message_that_may_have_arrived_is_sent_a_limited_number_of_times() {
-    let scene = Scene::of(FakeAgent::start(Dialect::V03), |config| config.relay.max_arrivals = 3).await;
+async fn a_message_that_may_have_arrived_is_sent_a_few_times_only() {
+    let scene = Scene::of(FakeAgent::start(Dialect::V03), |config| config.own.relay.max_arrivals = 3).await;
     scene.fake.script("cursed", (0..9).map(|_| Act::Cut));
     let sent = scene.say(Some("c"), "cursed").await;
     assert_eq!((sent.status, &sent.body["error"]["data"][0]["reason"]), (502, &json!("ATTEMPTS_EXHAUSTED")));
@@ -197,10 +197,10 @@ async fn a_message_that_may_have_arrived_is_sent_a_limited_number_of_times() {
 }
 
 #[tokio::test]
-async fn an_agent_that_answers_nobody_leaves_room_for_others() {
+async fn an_agent_that_never_answers_leaves_slots_for_other_agents() {
     let scene = Scene::of(FakeAgent::start(Dialect::V03), |config| {
         impatient(config);
-        (config.relay.max_dispatches, config.relay.max_dispatches_per_agent) = (3, 2);
+        (config.own.relay.max_dispatches, config.own.relay.max_dispatches_per_agent) = (3, 2);
     })
     .await;
     let mut held = Vec::new();
@@ -224,10 +224,10 @@ async fn an_agent_that_answers_nobody_leaves_room_for_others() {
 }
 
 #[tokio::test]
-async fn an_account_whose_agents_answer_nobody_leaves_room_for_others() {
+async fn one_account_cannot_use_every_delivery_slot() {
     let scene = Scene::of(FakeAgent::start(Dialect::V03), |config| {
         impatient(config);
-        let relay = &mut config.relay;
+        let relay = &mut config.own.relay;
         (relay.max_dispatches, relay.max_dispatches_per_agent, relay.max_dispatches_per_account) = (3, 3, 2);
     })
     .await;

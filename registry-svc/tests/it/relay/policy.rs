@@ -1,11 +1,11 @@
-//! Agents say where they are called; the relay decides whether it goes there.
+//! The outbound policy: which URLs agents may register, and which the relay calls.
 
 use svc_core::wire::outbound::Mode;
 
 use super::*;
 
-/// Addresses that no agent may have on a plane of the public network, in the spellings that have fooled others.
-/// `PORT` is where a simulator listens.
+/// Addresses that no agent may have in `strict` mode, in spellings that have bypassed other checks. A
+/// simulator listens on `PORT`.
 const FORBIDDEN: [&str; 33] = [
     "http://127.0.0.1:PORT/a2a",
     "http://127.1:PORT/a2a",
@@ -44,11 +44,11 @@ const FORBIDDEN: [&str; 33] = [
 
 fn strict(config: &mut Config) {
     quick(config);
-    config.outbound.mode = Mode::Strict;
+    config.own.outbound.mode = Mode::Strict;
 }
 
 #[tokio::test]
-async fn an_agent_cannot_register_at_an_inner_address_however_it_is_spelt() {
+async fn an_agent_cannot_register_a_forbidden_address() {
     let plane = Plane::with(strict).await;
     let (_, secret) = plane.tenant("acme").await;
     let (_, enrolment) = create(&mut plane.agents(&secret).await, "worker").await;
@@ -62,7 +62,7 @@ async fn an_agent_cannot_register_at_an_inner_address_however_it_is_spelt() {
 }
 
 #[tokio::test]
-async fn no_inner_address_is_dialled_however_it_came_to_be_an_agents() {
+async fn a_forbidden_address_in_a_record_is_never_dialled() {
     let fake = FakeAgent::start(Dialect::V03);
     let plane = Plane::with(strict).await;
     let (_, secret) = plane.tenant("acme").await;
@@ -76,8 +76,8 @@ async fn no_inner_address_is_dialled_however_it_came_to_be_an_agents() {
         let sent = post(&mut relay, &agent.agent_id, "", &message_03(&url, None, "x")).await.unwrap();
         assert_eq!(sent.error(), (502, -32603), "{url}");
         assert_eq!(sent.body["error"]["data"][0]["reason"], "URL_REFUSED", "{url}: {sent:?}");
-        // Asking about a task takes the same way.
-        let asked = post(&mut relay, &agent.agent_id, "", &about_task("tasks/get", "theirs")).await.unwrap();
+        // A call about a task obeys the same policy.
+        let asked = post(&mut relay, &agent.agent_id, "", &about_task("tasks/get", "own")).await.unwrap();
         assert_eq!(asked.error(), (503, -32603), "{url}");
     }
     assert!(fake.heard().is_empty() && fake.asked().is_empty());

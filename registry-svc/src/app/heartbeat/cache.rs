@@ -1,0 +1,66 @@
+//! Snapshots of agents between beats: in Redis for every replica, and in this process for when Redis is away.
+//! A snapshot that differs from the record in Postgres is corrected when beats are flushed.
+
+use moka::sync::Cache;
+use svc_core::{id::AgentId, wire::error::Chain};
+
+use crate::{
+    domain::{
+        agent::Agent,
+        beat::{DeadlineChange, Snapshot},
+        status::Status,
+    },
+    store::beats::BeatStore,
+};
+
+/// Snapshots of agents. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct SnapshotCache {
+    beats: BeatStore,
+    local: Cache<AgentId, Snapshot>,
+}
+
+impl SnapshotCache {
+    /// `capacity` bounds the agents cached in this process.
+    pub(crate) fn new(beats: BeatStore, capacity: u64) -> Self {
+        Self { beats, local: Cache::new(capacity) }
+    }
+
+    /// Caches, in this process, a snapshot read from Redis.
+    pub(crate) fn insert_local(&self, agent: AgentId, snapshot: Snapshot) {
+        self.local.insert(agent, snapshot);
+    }
+
+    pub(crate) fn get_local(&self, agent: AgentId) -> Option<Snapshot> {
+        self.local.get(&agent)
+    }
+
+    /// Caches a record that was just read or written.
+    pub(crate) async fn put(&self, agent: &Agent, deadline: DeadlineChange) {
+        self.put_all(&[(agent.id, Snapshot::from(agent), deadline)]).await;
+    }
+
+    /// Caches snapshots read from Postgres, and deletes those of removed agents. While Redis is away only
+    /// this process is updated; Redis is seeded when it is back.
+    pub(crate) async fn put_all(&self, agents: &[(AgentId, Snapshot, DeadlineChange)]) {
+        let (removed, present): (Vec<_>, Vec<_>) =
+            agents.iter().copied().partition(|(_, snapshot, _)| snapshot.status == Status::Removed);
+        for (agent, snapshot, _) in &present {
+            self.local.insert(*agent, *snapshot);
+        }
+        if let Err(error) = self.beats.put(&present).await {
+            tracing::debug!(error = %Chain(&error), agents = present.len(), "snapshots not stored in Redis");
+        }
+        self.delete(&removed.iter().map(|(agent, _, _)| *agent).collect::<Vec<_>>()).await;
+    }
+
+    /// Deletes the snapshots of agents that no longer exist.
+    pub(crate) async fn delete(&self, agents: &[AgentId]) {
+        for agent in agents {
+            self.local.invalidate(agent);
+        }
+        if let Err(error) = self.beats.delete(agents).await {
+            tracing::debug!(error = %Chain(&error), agents = agents.len(), "agents not deleted in Redis");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Renews agents' deadlines in Redis, many beats in one script.
+//!
+//! Batches form by themselves: beats that arrive while [`IN_FLIGHT`] batches are on their way wait and are
+//! sent together. Every waiting beat is answered; without Redis the answer is [`Renewed::RedisAway`].
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use svc_core::{id::AgentId, wire::error::Chain};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::Seeder;
+use crate::{
+    domain::beat::{BeatSchedule, Snapshot},
+    store::beats::{BATCH, BeatStore, Renewal},
+};
+
+/// Batches on their way at once.
+const IN_FLIGHT: usize = 2;
+
+/// Maximum queued beats; the senders of more wait for a place.
+const QUEUE: usize = 64 * BATCH;
+
+/// Whether an agent's deadline was renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewed {
+    Yes {
+        /// The agent's snapshot, if Redis had one.
+        known: Option<Snapshot>,
+    },
+    RedisAway,
+}
+
+/// Queues beats for [`RenewTask`]. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Renewer {
+    queue: mpsc::Sender<Queued>,
+    alive: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+struct Queued {
+    agent: AgentId,
+    answer: oneshot::Sender<Renewed>,
+}
+
+/// The task behind [`Renewer`].
+#[derive(Debug)]
+pub(crate) struct RenewTask {
+    queue: mpsc::Receiver<Queued>,
+    batches: Batches,
+}
+
+impl Renewer {
+    /// A renewer, and the task that must run for it.
+    pub(crate) fn new(beats: BeatStore, seeder: Seeder, schedule: BeatSchedule) -> (Self, RenewTask) {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let alive = Arc::<AtomicU64>::default();
+        let batches = Batches { alive: alive.clone(), beats, seeder, schedule };
+        (Self { queue: sender, alive }, RenewTask { queue, batches })
+    }
+
+    /// Renews the deadline of an agent that beat.
+    pub(crate) async fn renew(&self, agent: AgentId) -> Renewed {
+        let (answer, answered) = oneshot::channel();
+        // The task ends at a stop; beats that come later count as beats without Redis.
+        match self.queue.send(Queued { agent, answer }).await {
+            Ok(()) => answered.await.unwrap_or(Renewed::RedisAway),
+            Err(_) => Renewed::RedisAway,
+        }
+    }
+
+    /// The number of agents with a deadline, as of the latest batch.
+    pub(crate) fn alive(&self) -> u64 {
+        self.alive.load(Ordering::Relaxed)
+    }
+}
+
+impl RenewTask {
+    /// Sends batches until `stop`.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut in_flight = FuturesUnordered::new();
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
+                count = self.queue.recv_many(&mut batch, BATCH), if in_flight.len() < IN_FLIGHT => {
+                    if count == 0 {
+                        return;
+                    }
+                    in_flight.push(self.batches.send(std::mem::take(&mut batch)));
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Batches {
+    alive: Arc<AtomicU64>,
+    beats: BeatStore,
+    seeder: Seeder,
+    schedule: BeatSchedule,
+}
+
+impl Batches {
+    async fn send(&self, batch: Vec<Queued>) {
+        let agents: Vec<_> = batch.iter().map(|queued| queued.agent).collect();
+        let answers = match self.renew(&agents).await {
+            Some(known) => known.into_iter().map(|known| Renewed::Yes { known }).collect(),
+            None => vec![Renewed::RedisAway; batch.len()],
+        };
+        for (queued, answer) in batch.into_iter().zip(answers) {
+            // The sender of the beat may be gone.
+            let _gone = queued.answer.send(answer);
+        }
+    }
+
+    /// Returns the snapshot of each agent; `None` without Redis.
+    async fn renew(&self, agents: &[AgentId]) -> Option<Vec<Option<Snapshot>>> {
+        let expected = self.alive.load(Ordering::Relaxed);
+        let timeout = self.schedule.silence_timeout(self.schedule.interval(expected));
+        // A second attempt after a seeding; a Redis that is unseeded again then counts as away.
+        for _ in 0..2 {
+            match self.beats.renew(agents, timeout).await {
+                Ok(Renewal::Renewed { alive, known }) => {
+                    self.alive.store(alive, Ordering::Relaxed);
+                    let due = self.schedule.silence_timeout(self.schedule.interval(alive));
+                    // The first batch is sent before the number of agents is known; it is sent again with the
+                    // timeout for that number.
+                    if expected == 0
+                        && due > timeout
+                        && let Err(error) = self.beats.renew(agents, due).await
+                    {
+                        tracing::warn!(error = %Chain(&error), "deadlines of the first beats not extended");
+                    }
+                    return Some(known);
+                }
+                Ok(Renewal::Unseeded) => {
+                    if let Err(error) = self.seeder.seed().await {
+                        let error = Chain(&error);
+                        tracing::warn!(%error, "Redis not seeded, beats are answered from memory");
+                        return None;
+                    }
+                }
+                Err(error) if error.is_down() => return None,
+                Err(error) => {
+                    tracing::error!(error = %Chain(&error), "deadlines of agents not renewed");
+                    return None;
+                }
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,160 @@
+//! Sends a message: stores it, then waits until it has ended or the sender's time is over.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use svc_core::{
+    data::pg::Tx,
+    id::{self, AccountId},
+    run::telemetry,
+    subject::Subject,
+    wire::{deadline::Deadline, principal::Principal},
+};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Relay, reply::Reply, waiters::Waiter};
+use crate::{
+    domain::{
+        a2a::{Code, Envelope, MessageIds, RpcError},
+        agent::{Agent, DeliveryMode},
+        message::{Message, NewMessage},
+        status::Status,
+    },
+    error::{Entity, Error, Result},
+    store,
+};
+
+/// Period at which a waiting sender reads its message; another replica's deliverer does not notify it.
+const READ_PERIOD: Duration = Duration::from_secs(1);
+
+/// Part of a caller's deadline that is kept for answering it.
+const ANSWER_TIME: Duration = Duration::from_millis(500);
+
+/// A message to send.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NewSend<'a> {
+    /// Its id in the relay.
+    pub(super) id: Uuid,
+    pub(super) caller: &'a Principal,
+    pub(super) agent: &'a Agent,
+    pub(super) params: &'a Value,
+    pub(super) ids: &'a MessageIds,
+    pub(super) deadline: Option<Deadline>,
+}
+
+/// The outcome of storing a message.
+enum Stored {
+    New,
+    /// Its sender sent the same message before; this is its id.
+    Before(Uuid),
+    /// Its sender used the message id for another message.
+    IdReused,
+}
+
+impl Relay {
+    /// Stores a message, then waits for its end.
+    pub(super) async fn send(&self, envelope: &Envelope, new: NewSend<'_>) -> Result<Reply> {
+        let (agent, limits, now) = (new.agent, &self.deps.limits, self.deps.clock.now());
+        let message = NewMessage {
+            id: new.id,
+            account_id: agent.account_id,
+            target_id: agent.id,
+            sender_id: new.caller.subject_id.clone(),
+            ids: new.ids.clone(),
+            version: envelope.version,
+            request_hash: Sha256::digest(new.params.to_string()).into(),
+            params: new.params.clone(),
+            traceparent: telemetry::traceparent(&tracing::Span::current()),
+            created_at: now,
+            expires_at: now + limits.ttl,
+        };
+        // The waiter subscribes before the message is stored, so that it misses nothing.
+        let waiter = self.deps.waiters.subscribe(message.id);
+        let (id, waiter) = match self.store(&message).await? {
+            Stored::New => (message.id, waiter),
+            Stored::Before(id) => (id, self.deps.waiters.subscribe(id)),
+            Stored::IdReused => {
+                let problem = "this messageId was used for another message";
+                let error = RpcError::new(Code::InvalidParams, problem).with_id(&envelope.id);
+                return Ok(Reply::error(&error, Some(envelope.version)));
+            }
+        };
+        self.deps.hint.notify_one();
+        let wait = if agent.status.is_reachable() && agent.delivery_mode == DeliveryMode::Push {
+            new.deadline
+                .map_or(limits.wait, |deadline| deadline.left().saturating_sub(ANSWER_TIME).min(limits.wait))
+        } else {
+            Duration::ZERO
+        };
+        let message = self.wait_until_settled(agent.account_id, id, &waiter, Instant::now() + wait).await?;
+        Ok(Reply::to_sender(envelope, &message))
+    }
+
+    async fn store(&self, new: &NewMessage) -> Result<Stored> {
+        let account = new.account_id;
+        let mut tx = Tx::for_subject(&self.deps.pool, Subject::Account { account }).await?;
+        // The agent is share-locked: its delivery mode and its removal must not change while the lane is
+        // written.
+        let agent = store::agents::find_and_share(&mut tx, account, new.target_id).await?;
+        let agent = agent.filter(|agent| agent.status != Status::Removed);
+        let agent = agent.ok_or(Error::NotFound(Entity::Agent))?;
+        if let Some(sent) = store::messages::find_sent(&mut tx, new).await? {
+            return Ok(Stored::from(sent));
+        }
+        let most = self.deps.limits.max_waiting;
+        let waiting = store::messages::count_waiting(&mut tx, agent.id, i64::from(most) + 1).await?;
+        if waiting >= i64::from(most) {
+            return Err(Error::AgentBusy(most));
+        }
+        let (lane, seq) = store::lanes::append(&mut tx, id::new_id(), new, agent.delivery_mode).await?;
+        match store::messages::insert(&mut tx, new, lane, seq).await {
+            // The sender sent it twice at the same time, and the other one is stored.
+            Err(error) if error.violates("relay_messages_once") => {
+                tx.rollback().await?;
+                let mut db = self.deps.pool.acquire().await?;
+                let sent = store::messages::find_sent(&mut db, new).await?;
+                sent.map(Stored::from).ok_or(Error::NotFound(Entity::Message))
+            }
+            Err(error) => Err(error.into()),
+            Ok(()) => {
+                tx.commit().await?;
+                Ok(Stored::New)
+            }
+        }
+    }
+
+    /// Reads the message until it has ended, at most until `until`.
+    async fn wait_until_settled(
+        &self,
+        account: AccountId,
+        id: Uuid,
+        waiter: &Waiter,
+        until: Instant,
+    ) -> Result<Message> {
+        let stop = &self.deps.stop;
+        loop {
+            let read = {
+                let mut db = self.deps.pool.acquire().await?;
+                store::messages::find(&mut db, account, id).await?
+            };
+            let message = read.ok_or(Error::NotFound(Entity::Message))?;
+            if message.state.is_final() || Instant::now() >= until || stop.is_cancelled() {
+                return Ok(message);
+            }
+            tokio::select! {
+                () = waiter.notified() => {}
+                () = tokio::time::sleep_until((Instant::now() + READ_PERIOD).min(until)) => {}
+                // The sender gets the task that represents the message, and polls another replica.
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+}
+
+impl From<(Uuid, bool)> for Stored {
+    fn from((id, same): (Uuid, bool)) -> Self {
+        if same { Self::Before(id) } else { Self::IdReused }
+    }
+}
