@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     match args.service {
         Service::Gateway => serve!(gateway::run, args),
         Service::Chat => serve!(chat_svc::start, args),
-        Service::Sandbox => serve!(sandbox_svc::start, args),
+        Service::Sandbox => serve(args, sandbox_svc::start),
         Service::Registry => serve(args, registry_svc::start),
         Service::Purge => serve(args, purge_svc::start),
     }
