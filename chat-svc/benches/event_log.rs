@@ -1,7 +1,7 @@
-//! The event journal against its baseline: bare multi-row inserts of the same rows, in batches of the same
-//! size, over as many connections, with no fence, no order and no readers.
+//! The event journal compared with bare multi-row inserts of the same rows, in batches of the same size, over
+//! as many connections, without fencing, order and readers.
 //!
-//! Fails on a miss beyond the noise.
+//! Fails if the journal is slower than its floor, beyond the noise.
 
 #![expect(clippy::expect_used, reason = "a benchmark may fail")]
 
@@ -13,8 +13,7 @@ use std::{
 
 use chat_svc::{
     MIGRATOR,
-    domain::event::TurnEvent,
-    journal::{Journal, JournalConfig},
+    testing::{Journal, JournalConfig, TurnEvent},
 };
 use svc_core::{
     data::{pg::Pool, wake::Wake},
@@ -56,7 +55,7 @@ fn rate(began: Instant) -> f64 {
     events / began.elapsed().as_secs_f64()
 }
 
-/// An event that merges with no other: each is a row, as in the baseline.
+/// An event that does not merge with its neighbours: each is a row, as in the baseline.
 fn event(number: usize) -> TurnEvent {
     let step = i32::try_from(number).expect("few events");
     TurnEvent::TextDelta { step, text: "a token or two".to_owned() }
@@ -76,8 +75,9 @@ async fn turns(db: &TestDb) -> Vec<TurnId> {
     .await
     .expect("make sessions");
     sqlx::query(
-        "INSERT INTO turns (id, account_id, session_id, ordinal, status, epoch, lease_until,
-                            created_at, deadline_at)
+        "INSERT INTO turns (
+             id, account_id, session_id, ordinal, status, epoch, lease_until, created_at, deadline_at
+         )
          SELECT id, $1, id, 1, 'running', 1, now(), now(), now() FROM unnest($2::uuid[]) AS id",
     )
     .bind(account.0)

@@ -1,8 +1,13 @@
-//! Use cases: they make every id and time, own the transactions, and tell readers and workers what was committed.
+//! Use cases: they make every id and time, own the transactions, and tell readers and workers what was
+//! committed.
 
-pub mod custodian;
-pub mod ending;
-pub mod notice;
-pub mod run;
-pub mod sessions;
-pub mod turns;
+pub(crate) mod claims;
+pub(crate) mod custodian;
+pub(crate) mod ending;
+pub(crate) mod notice;
+pub(crate) mod run;
+pub(crate) mod running;
+pub(crate) mod runs;
+pub(crate) mod sessions;
+pub(crate) mod stops;
+pub(crate) mod turns;

@@ -1,8 +1,8 @@
-//! The inner loops that can run a turn.
+//! Inner loops that can run a turn.
 
-pub mod native;
-pub mod route;
-pub mod tools;
+pub(crate) mod native;
+pub(crate) mod route;
+pub(crate) mod tools;
 
 use std::fmt;
 
@@ -10,16 +10,13 @@ use async_trait::async_trait;
 
 use crate::app::{
     ending::Answer,
-    run::{Run, Stop},
+    run::{Run, RunError},
 };
 
-/// One inner loop. It takes a turn from wherever its last committed step left it to its answer; everything it does
-/// on the way goes through [`Run`], so whoever is fenced out writes nothing more.
+/// One inner loop. It takes a turn from its last committed step to its answer. Everything it writes goes
+/// through [`Run`], so a fenced loop writes nothing more.
 #[async_trait]
-pub trait TurnBackend: fmt::Debug + Send + Sync {
+pub(crate) trait TurnBackend: fmt::Debug + Send + Sync {
     /// Runs the turn to its answer.
-    ///
-    /// # Errors
-    /// [`Stop`] says why there is none.
-    async fn run(&self, run: &Run) -> Result<Answer, Stop>;
+    async fn run(&self, run: &Run) -> Result<Answer, RunError>;
 }

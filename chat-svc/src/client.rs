@@ -1,3 +1,3 @@
-//! Other services, as chat-svc calls them.
+//! Clients of other services.
 
-pub mod sandbox;
+pub(crate) mod sandbox;

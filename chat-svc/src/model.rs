@@ -1,14 +1,14 @@
-//! The edge to models: one trait, one client per kind of API.
+//! Models: one trait, and one client per kind of API.
 //!
-//! [`model_client`] is the seam and says what every client guarantees; [`observed`] adds spans and metrics to
-//! any of them; [`breakers`] and [`capabilities`] are what a route is chosen and walked by.
+//! [`model_client`] is the trait and says what every client guarantees. [`observed`] adds spans and metrics
+//! to any client. [`breakers`] and [`capabilities`] decide which models of a route are asked.
 
-pub mod breakers;
-pub mod capabilities;
-pub mod demo;
-pub mod model_client;
-pub mod observed;
-pub mod openai;
+pub(crate) mod breakers;
+pub(crate) mod capabilities;
+pub(crate) mod demo;
+pub(crate) mod model_client;
+pub(crate) mod observed;
+pub(crate) mod openai;
 #[cfg(any(test, feature = "test-util"))]
 pub mod scripted;
 mod semconv;

@@ -3,181 +3,143 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use svc_core::{
+    base::{ServiceConfig, StartError, Starting},
     custody::server::CustodianHandler,
-    data::{
-        pg::{self, MigrateError, Pool},
-        redis::{self, Redis},
-        wake::Wake,
-    },
-    id,
-    run::{clock::SystemClock, lifecycle::Lifecycle, telemetry::Metrics},
-    wire::{
-        assertion::{LoadError, Signer, Verifier},
-        auth::{Authenticator, CachedTokens, ContractError, Methods, remote::RegistryTokens},
-        client::{self, Peer},
-        server::{self, Bound, Server},
-    },
+    run::{backoff::Backoff, lifecycle::Lifecycle, telemetry::Metrics},
+    wire::{auth::remote::RegistryTokens, client::Peer},
 };
 
 use crate::{
     app::{
+        claims::Claims,
         custodian::Custodian,
         notice::Notices,
+        run::Runs,
+        running::RunningTurns,
         sessions::Sessions,
+        stops::CallStops,
         turns::{TurnLimits, Turns},
     },
     backend::{
-        native::Native,
+        native::{Native, NativeConfig},
         route::{RouteModel, Routes},
         tools::Toolbox,
     },
     client::sandbox::Sandboxes,
-    config::{Config, ConfigError, ModelSection},
+    config::{Config, ModelSection, Settings},
+    domain::{failover::RetryPolicy, step::ClockLimits},
     grpc::{chat::ChatHandler, stream::Streams},
     journal::Journal,
     model::{
-        breakers::LocalBreakers,
-        capabilities::Capabilities,
-        demo::Demo,
-        model_client::ModelClient,
-        observed::Observed,
-        openai::{self, OpenAi},
+        breakers::LocalBreakers, capabilities::Capabilities, demo::Demo, model_client::ModelClient,
+        observed::Observed, openai::OpenAi,
     },
     store::MIGRATOR,
-    worker::{self, claimer::Claimer, driver::Driver, leases::InHand, stops::Stops},
+    worker::{
+        self,
+        claimer::{self, Claimer},
+        driver::Driver,
+        stops::StopWorker,
+    },
 };
 
-/// The service's name, as assertions and telemetry have it.
-pub const NAME: &str = "chat-svc";
-
-/// Why chat-svc could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Keys of the configuration do not fit together.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// A model cannot be asked as it is configured.
-    #[error("models.{name}")]
-    Model {
-        /// Its name.
-        name: String,
-        /// What is wrong.
-        source: openai::ConfigError,
-    },
-    /// A port is taken, or a service is not part of the contract.
-    #[error(transparent)]
-    Server(#[from] server::Error),
-    /// The contract cannot be enforced.
-    #[error("read the contract")]
-    Contract(#[from] ContractError),
-    /// The keys of this process or of the others could not be loaded.
-    #[error("load the identity")]
-    Identity(#[from] LoadError),
-    /// A peer cannot be called.
-    #[error(transparent)]
-    Peer(#[from] client::Error),
-    /// The database is not as it should be.
-    #[error("prepare the database")]
-    Migrate(#[from] MigrateError),
-    /// The database cannot be used.
-    #[error("use the database")]
-    Pg(#[from] pg::Error),
-    /// Redis cannot be used, whether it is there or not.
-    #[error("use Redis")]
-    Redis(#[from] redis::Error),
-}
+/// The service's name in assertions and telemetry.
+pub const NAME: &str = Settings::NAME;
 
 /// Starts chat-svc on `lifecycle`: takes its ports, migrates, spawns its tasks and returns.
 ///
 /// # Errors
-/// [`StartError`] says why there is none.
+/// [`StartError`] names the part that could not start.
 pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Result<(), StartError> {
-    config.check()?;
-    // A taken port shows before anything is changed.
-    let bound = Bound::bind(&config.server).await?;
-    let clock = SystemClock::shared();
-    let signer = Arc::new(Signer::load(NAME, &config.identity, clock.clone())?);
-    let verifier = Verifier::load(NAME, &config.identity, clock.clone())?;
-    let registry = Peer::lazy("registry-svc", &config.peers.registry, signer.clone())?;
-    let sandbox = Peer::lazy("sandbox-svc", &config.peers.sandbox, signer)?;
-    pg::migrate(&MIGRATOR, &config.pg).await?;
-    let pool = Pool::connect(&config.pg).await?;
-    let wake = Wake::start(&Redis::lazy(&config.redis)?, &lifecycle);
+    let (starting, settings) = Starting::new(config, lifecycle, metrics).await?;
+    let signer = starting.signer()?;
+    let registry = Peer::lazy("registry-svc", &settings.peers.registry, signer.clone())?;
+    let sandbox = Peer::lazy("sandbox-svc", &settings.peers.sandbox, signer)?;
+    let routes = routes(&settings)?;
+    let base = starting.open(&MIGRATOR).await?;
+    let (pool, clock, lifecycle, wake) = (&base.pool, &base.clock, &base.lifecycle, base.wake());
 
-    let resolver = Arc::new(RegistryTokens::new(registry));
-    let tokens = Arc::new(CachedTokens::new(resolver, config.tokens.remembered));
-    let authenticator = Authenticator::new(Arc::new(Methods::from_contract()?), verifier, tokens);
-
-    let journal = Journal::start(config.journal.clone(), pool.clone(), wake.clone(), &lifecycle);
-    let notices = Notices::start(wake, &lifecycle);
-    let routes = routes(&config)?;
-    let breakers = Arc::new(LocalBreakers::new(config.breaker, clock.clone()));
-    let sandboxes = Sandboxes::new(sandbox, config.sandbox.clone());
+    let journal = Journal::start(settings.journal.clone(), pool.clone(), wake.clone(), lifecycle);
+    let notices = Notices::start(wake, lifecycle);
+    let breakers = Arc::new(LocalBreakers::new(settings.breaker, clock.clone()));
+    let sandboxes = Sandboxes::new(sandbox, settings.sandbox.clone());
     let toolbox = Toolbox::new(sandboxes.clone());
-    let backend = Arc::new(Native::new(config.native(), routes.clone(), breakers, Some(toolbox)));
+    let backend = Arc::new(Native::new(native(&settings), routes.clone(), breakers, Some(toolbox)));
 
-    let driver = Driver::new(
-        pool.clone(),
-        clock.clone(),
-        journal.clone(),
-        notices.clone(),
-        backend,
-        config.worker.max_barren_claims,
-        &lifecycle,
-    );
-    let in_hand = InHand::default();
-    worker::leases::start(
-        in_hand.clone(),
-        pool.clone(),
-        config.worker.lease_ttl,
-        config.worker.renew_period,
-        &lifecycle,
-    );
-    Claimer::new(
-        Arc::new(config.worker.clone()),
-        &format!("{NAME}/{}", id::new_id()),
-        pool.clone(),
-        notices.clone(),
-        in_hand,
-        driver,
-        lifecycle.clone(),
-    )
-    .start();
-    Stops::new(pool.clone(), sandboxes, lifecycle.clone()).start(config.worker.scan_period);
-    worker::retention::start(pool.clone(), &config.retention, &lifecycle);
+    let runs = Runs {
+        pool: pool.clone(),
+        clock: clock.clone(),
+        journal: journal.clone(),
+        notices: notices.clone(),
+        stopping: lifecycle.soft(),
+    };
+    let driver = Driver { runs, backend, max_no_progress: settings.worker.max_barren_claims };
+    let running = RunningTurns::new(pool.clone());
+    let (ttl, renew_period) = (settings.worker.lease_ttl, settings.worker.renew_period);
+    worker::leases::start(running.clone(), ttl, renew_period, lifecycle);
+    let claims = Claims {
+        pool: pool.clone(),
+        owner: base.lease_holder().into(),
+        lease_ttl: ttl,
+        max_running_per_account: settings.worker.max_running_per_account,
+    };
+    let deps =
+        claimer::Deps { claims, notices: notices.clone(), running, driver, lifecycle: lifecycle.clone() };
+    Claimer::new(settings.worker.clone(), deps).start();
+    let stops = CallStops::new(pool.clone(), sandboxes);
+    StopWorker::new(stops, lifecycle.clone()).start(settings.worker.scan_period);
+    base.delete_expired_keys(&settings.retention);
 
     let names = routes.names().map(str::to_owned).collect();
     let sessions = Sessions::new(pool.clone(), clock.clone(), names);
-    let limits = TurnLimits { deadline: config.turns.deadline, max_open: config.turns.max_open };
+    let limits = TurnLimits { deadline: settings.turns.deadline, max_open: settings.turns.max_open };
     let custodian = Custodian::new(pool.clone(), clock.clone(), journal.clone(), notices.clone());
-    let turns = Turns::new(pool.clone(), clock, journal, notices, limits);
-    let streams = Streams::new(lifecycle.clone(), config.journal.slow_reader);
-    Server::new(NAME, config.server, authenticator)
-        .service(ChatHandler::new(sessions, turns, streams).into_server())
-        .service(CustodianHandler::new(NAME, custodian).into_server())
-        .ready_when(pool)
-        .start(bound, metrics, &lifecycle)?;
-    Ok(())
+    let turns = Turns::new(pool.clone(), clock.clone(), journal, notices, limits);
+    let streams = Streams::new(lifecycle.clone(), settings.journal.slow_reader);
+    base.serve(RegistryTokens::new(registry), settings.tokens.remembered, |server| {
+        server
+            .service(ChatHandler::new(sessions, turns, streams).into_server())
+            .service(CustodianHandler::new(NAME, custodian).into_server())
+    })
 }
 
-/// The configured routes, with a client for every model; [`Config::check`] has seen that the names fit.
-fn routes(config: &Config) -> Result<Routes, StartError> {
+fn native(settings: &Settings) -> NativeConfig {
+    let section = &settings.native;
+    NativeConfig {
+        system: Some(section.system.clone()).filter(|system| !system.is_empty()),
+        max_steps: section.max_steps,
+        retry: RetryPolicy {
+            retries: section.retries,
+            backoff: Backoff::new(section.first_delay, section.longest_delay),
+            longest_wait: section.longest_wait,
+        },
+        clocks: ClockLimits {
+            bytes: section.bytes_timeout,
+            liveness: section.liveness_timeout,
+            progress: section.progress_timeout,
+        },
+        breaker: settings.breaker,
+    }
+}
+
+/// The configured routes, with a client for every model. [`Settings`] has checked the names.
+fn routes(settings: &Settings) -> Result<Routes, StartError> {
     let mut models = BTreeMap::new();
-    for (name, section) in &config.models {
-        models.insert(name.as_str(), model(name, section, config.capture_content)?);
+    for (name, section) in &settings.models {
+        models.insert(name.as_str(), model(name, section, settings.capture_content)?);
     }
     let route = |names: &Vec<String>| {
         names.iter().filter_map(|name| models.get(name.as_str()).cloned()).collect::<Vec<_>>()
     };
-    Ok(Routes::new(config.routes.iter().map(|(name, names)| (name.clone(), route(names))).collect()))
+    Ok(Routes::new(settings.routes.iter().map(|(name, names)| (name.clone(), route(names))).collect()))
 }
 
 fn model(name: &str, section: &ModelSection, capture_content: bool) -> Result<RouteModel, StartError> {
     let (id, prefill, max_output_tokens, client): (&str, _, _, Arc<dyn ModelClient>) = match section {
         ModelSection::Demo { pace, prefill } => ("demo", *prefill, None, Arc::new(Demo::new(*pace))),
         ModelSection::OpenAi { model, endpoint, max_output_tokens, prefill } => {
-            let client = OpenAi::new(endpoint)
-                .map_err(|source| StartError::Model { name: name.to_owned(), source })?;
+            let client =
+                OpenAi::new(endpoint).map_err(|error| StartError::part(format!("models.{name}"), error))?;
             (model, *prefill, *max_output_tokens, Arc::new(client))
         }
     };

@@ -2,14 +2,12 @@
 //!
 //! | Task | Period | What it does |
 //! |---|---|---|
-//! | [`claimer`] | a notice, or every second | takes turns that wait or were left, and starts a driver for each |
-//! | [`driver`] | one a turn | runs the turn and ends, hands over or leaves it |
-//! | [`leases`] | a third of a lease | renews the leases of all turns in hand with one statement |
-//! | [`stops`] | every second | tells sandboxes to stop what still runs of turns that have ended |
-//! | [`retention`] | ten minutes | deletes idempotency keys that no longer count |
+//! | [`claimer`] | a notice, or every second | claims queued and lapsed turns, and starts their drivers |
+//! | [`driver`] | one per turn | runs the turn and ends, hands over or leaves it |
+//! | [`leases`] | a third of a lease | renews the leases of all running turns with one statement |
+//! | [`stops`] | every second | stops calls that still run although their turn has ended |
 
-pub mod claimer;
-pub mod driver;
-pub mod leases;
-pub mod retention;
-pub mod stops;
+pub(crate) mod claimer;
+pub(crate) mod driver;
+pub(crate) mod leases;
+pub(crate) mod stops;

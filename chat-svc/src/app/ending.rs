@@ -1,8 +1,9 @@
-//! How a turn ends: one transaction with its message, its cost, its last event and its status.
+//! How a turn ends: one transaction with its message, its usage, its last event and its status.
 //!
-//! Whoever ends it (its worker, its user, a newer input, an erasure) does it here. What the turn said until then
-//! is kept: it is read back from the journal, so it is what clients saw. A call that was made and has no result
-//! is said to be in doubt; one that was never made is said not to have been. What may still run is told to stop.
+//! Every ending is written here: by the worker, a caller, a newer input or an erasure. The partial answer is
+//! kept; it is read back from the journal, so it is what clients saw. The result of a call that was
+//! dispatched and has no result is "in doubt"; the result of a call that was not dispatched is "not carried
+//! out". Calls that may still run are marked to be stopped.
 
 use chrono::{DateTime, Utc};
 use svc_core::{
@@ -13,53 +14,51 @@ use svc_core::{
 use crate::{
     domain::{
         event::{OpenStep, StoredEvent, TurnEvent},
-        message::{Message, NOT_CARRIED_OUT, Part, Role, storable},
-        step::{FinishReason, Usage},
+        message::{Message, NOT_CARRIED_OUT, Part, Role, StoredMessage, storable},
+        step::FinishReason,
         tool_call::{JournaledCall, ToolCallState},
         tools::Outcome,
-        turn::{self, Ending, Input},
+        turn::{self, Ending, Input, Turn},
+        usage::{Attempt, Usage},
     },
     error::{Error, Result},
-    store::{
-        events,
-        messages::{self, StoredMessage},
-        stops, tool_calls,
-        turns::{self, Turn},
-        usage::{self, Attempt},
-    },
+    store::{events, messages, stops, tool_calls, turns, usage},
 };
 
-/// The step that a turn's answer is.
+/// A successful step: the turn's answer, or the tool calls before it.
 #[derive(Debug, Clone)]
-pub struct Answer {
-    /// Its number.
+pub(crate) struct Answer {
+    /// Number of the step.
     pub step: i32,
-    /// Which try at it succeeded.
+    /// Number of the attempt that succeeded.
     pub attempt: i32,
     /// The model's name in the route.
     pub model: String,
-    /// What it said.
     pub message: Message,
-    /// Why it ended.
     pub finish: FinishReason,
-    /// What it cost; `None` if nobody knows.
+    /// `None` if the upstream did not report it.
     pub usage: Option<Usage>,
 }
 
-/// What was written; to be told once it is committed.
+impl Answer {
+    pub(super) fn attempt_of(&self, turn: &Turn) -> Attempt {
+        Attempt::of(turn, self.step, self.attempt, self.model.clone(), self.usage)
+    }
+}
+
+/// An ending as written; it is published after the commit.
 #[derive(Debug)]
-pub struct Ended {
-    /// The turn as it is now.
+pub(crate) struct Ended {
+    /// The turn after its end.
     pub turn: Turn,
-    /// Its last events.
     pub events: Vec<StoredEvent>,
-    /// The session's next turn, if one waits.
+    /// The session's next queued turn, if any.
     pub next: Option<TurnId>,
 }
 
-/// Ends `turn`, which the transaction has locked. `answer` is there exactly if it ends with one; `spent` is what
-/// the attempt that is still open cost, where somebody knows.
-pub async fn end(
+/// Ends `turn`, which the transaction has locked. `answer` is given exactly if the turn completes; `spent` is
+/// the usage of the open attempt, if the upstream reported it.
+pub(crate) async fn end(
     tx: &mut Tx,
     turn: &Turn,
     input: Input,
@@ -72,7 +71,7 @@ pub async fn end(
         Input::End(ending) => ending,
         Input::Cancel(cause) => Ending::Canceled(cause),
         Input::Claim | Input::Advance | Input::Release => {
-            return Err(Error::Inconsistent("a turn can be ended by an ending only"));
+            return Err(Error::Inconsistent("only an ending ends a turn"));
         }
     };
     let mut last_events = Vec::new();
@@ -84,11 +83,11 @@ pub async fn end(
             store_partial(tx, turn, ending, spent, &mut last_events, now).await?
         }
         (Ending::Completed, None) | (Ending::Failed(_) | Ending::Canceled(_), Some(_)) => {
-            return Err(Error::Inconsistent("an answer is what a completed turn has"));
+            return Err(Error::Inconsistent("only a completed turn has an answer"));
         }
     };
     if ending != Ending::Completed {
-        stops::want(tx, turn.id, now).await?;
+        stops::mark_due(tx, turn.id, now).await?;
     }
     let finish = answer.map_or("", |answer| answer.finish.as_str());
     let elapsed_ms = (now - turn.created_at).num_milliseconds().max(0);
@@ -122,7 +121,7 @@ async fn store_answer(
         ..message_of(turn, id, answer.step, Role::Assistant, now)
     };
     messages::insert(tx, &message).await?;
-    events.push(settle(tx, turn, (answer.step, answer.attempt), &answer.model, answer.usage, now).await?);
+    events.push(record_usage(tx, &answer.attempt_of(turn), now).await?);
     Ok(id)
 }
 
@@ -138,8 +137,8 @@ async fn store_partial(
     let open = OpenStep::read(&events::list_last_step(tx, turn.id).await?);
     if open.step > committed {
         if !(open.voided || open.settled) {
-            let attempt = (open.step, open.attempt);
-            events.push(settle(tx, turn, attempt, &open.model, spent, now).await?);
+            let attempt = Attempt::of(turn, open.step, open.attempt, open.model.clone(), spent);
+            events.push(record_usage(tx, &attempt, now).await?);
         }
         if open.is_visible() {
             let id = MessageId::new();
@@ -161,7 +160,7 @@ async fn store_partial(
     Ok(None)
 }
 
-/// The last committed step may have made calls whose results were not all in.
+/// Stores the results of the last committed step's calls, if their message is missing.
 async fn store_open_calls(
     tx: &mut Tx,
     turn: &Turn,
@@ -195,37 +194,26 @@ fn result_so_far(call: JournaledCall) -> Part {
     Part::ToolResult { call_id: call.call.id, name: call.call.name, content, is_error }
 }
 
-/// Settles what an attempt at a model call cost, and says so.
-pub async fn settle(
-    tx: &mut Tx,
-    turn: &Turn,
-    (step, attempt): (i32, i32),
-    model: &str,
-    usage: Option<Usage>,
-    now: DateTime<Utc>,
-) -> Result<TurnEvent> {
-    let row = Attempt {
-        turn_id: turn.id,
-        step,
-        attempt,
-        account_id: turn.account_id,
-        session_id: turn.session_id,
-        model: model.to_owned(),
-        usage,
-    };
-    usage::settle(tx, &row, now).await?;
+/// Records an attempt's usage in the ledger. Returns the event that shows it.
+pub(crate) async fn record_usage(tx: &mut Tx, attempt: &Attempt, now: DateTime<Utc>) -> Result<TurnEvent> {
+    usage::record(tx, attempt, now).await?;
     Ok(TurnEvent::Usage {
-        step,
-        attempt,
-        model: model.to_owned(),
-        usage: usage.unwrap_or_default(),
-        unknown: usage.is_none(),
+        step: attempt.step,
+        attempt: attempt.attempt,
+        model: attempt.model.clone(),
+        usage: attempt.usage.unwrap_or_default(),
+        unknown: attempt.usage.is_none(),
     })
 }
 
 /// A message of the turn without its content.
-#[must_use]
-pub fn message_of(turn: &Turn, id: MessageId, step: i32, role: Role, now: DateTime<Utc>) -> StoredMessage {
+pub(crate) fn message_of(
+    turn: &Turn,
+    id: MessageId,
+    step: i32,
+    role: Role,
+    now: DateTime<Utc>,
+) -> StoredMessage {
     StoredMessage {
         id,
         account_id: turn.account_id,

@@ -1,5 +1,5 @@
-//! Notices between those who accept and end turns and those who run them: to this process at once, to the others
-//! as hints. A notice may be lost; workers look by themselves every second.
+//! Notices about accepted and ended turns, for the workers of this process and, as Redis hints, of the other
+//! replicas. A notice may be lost; every worker also scans once a second.
 
 use bytes::Bytes;
 use svc_core::{
@@ -9,26 +9,25 @@ use svc_core::{
 };
 use tokio::sync::{broadcast, mpsc};
 
-/// The topic on which replicas tell each other.
+/// The topic of notices between replicas.
 const TOPIC: &str = "chat.turns";
 
-/// Notices that may wait for a listener or for Redis before they are dropped.
+/// Maximum notices that wait for a listener or for Redis; more are dropped.
 const BACKLOG: usize = 1024;
 
-/// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Notice {
+pub(crate) enum Notice {
     /// A turn can be claimed.
     Waits(TurnId),
-    /// A turn was ended by somebody who does not run it.
+    /// A turn was ended, perhaps not by its worker.
     Ended(TurnId),
-    /// Something may have been missed.
-    Look,
+    /// Notices may have been missed.
+    Missed,
 }
 
-/// Sends and hears notices.
+/// Sends notices; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Notices {
+pub(crate) struct Notices {
     here: broadcast::Sender<Notice>,
     outbox: mpsc::Sender<Notice>,
     own: [u8; 16],
@@ -36,13 +35,11 @@ pub struct Notices {
 }
 
 impl Notices {
-    /// Starts the sender.
-    #[must_use]
-    pub fn start(wake: Wake, lifecycle: &Lifecycle) -> Self {
+    pub(crate) fn start(wake: Wake, lifecycle: &Lifecycle) -> Self {
         let (outbox, mut inbox) = mpsc::channel::<Notice>(BACKLOG);
         let own = *id::new_id().as_bytes();
         let (sender, hard) = (wake.clone(), lifecycle.hard());
-        // Ends with the last handle.
+        // The task ends with the last handle.
         drop(lifecycle.spawn("turn notices", async move {
             while let Some(Some(notice)) = hard.run_until_cancelled(inbox.recv()).await {
                 if let Some(payload) = encode(own, notice) {
@@ -53,54 +50,53 @@ impl Notices {
         Self { here: broadcast::channel(BACKLOG).0, outbox, own, wake }
     }
 
-    /// A turn waits to be claimed.
-    pub fn turn_waits(&self, id: TurnId) {
+    /// Says that a turn can be claimed.
+    pub(crate) fn turn_waits(&self, id: TurnId) {
         self.send(Notice::Waits(id));
     }
 
-    /// A turn was ended; `next` is the session's turn that may now be claimed.
-    pub fn turn_ended(&self, id: TurnId, next: Option<TurnId>) {
+    /// Says that a turn was ended, and that `next`, the session's next turn, can be claimed.
+    pub(crate) fn turn_ended(&self, id: TurnId, next: Option<TurnId>) {
         self.send(Notice::Ended(id));
         if let Some(next) = next {
             self.send(Notice::Waits(next));
         }
     }
 
-    /// Listens to this process and to the others.
-    pub async fn listen(&self) -> Listener {
-        Listener { here: self.here.subscribe(), others: self.wake.subscribe(TOPIC).await, own: self.own }
+    /// Listens to the notices of all replicas.
+    pub(crate) async fn listen(&self) -> Listener {
+        Listener { here: self.here.subscribe(), remote: self.wake.subscribe(TOPIC).await, own: self.own }
     }
 
     fn send(&self, notice: Notice) {
-        // Nobody listening, or a full outbox, is no loss: workers look by themselves.
+        // No listener, or a full outbox, loses nothing: every worker scans.
         let _listeners = self.here.send(notice);
         let _full = self.outbox.try_send(notice);
     }
 }
 
-/// Hears notices.
 #[derive(Debug)]
-pub struct Listener {
+pub(crate) struct Listener {
     here: broadcast::Receiver<Notice>,
-    others: Subscription,
+    remote: Subscription,
     own: [u8; 16],
 }
 
 impl Listener {
-    /// The next notice. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Notice {
+    /// Waits for the next notice. Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self) -> Notice {
         loop {
             let hint = tokio::select! {
                 notice = self.here.recv() => match notice {
                     Ok(notice) => return notice,
-                    Err(broadcast::error::RecvError::Lagged(_)) => return Notice::Look,
-                    // The last handle is gone, so nobody will say anything here any more.
-                    Err(broadcast::error::RecvError::Closed) => self.others.recv().await,
+                    Err(broadcast::error::RecvError::Lagged(_)) => return Notice::Missed,
+                    // The last sender is gone, so this process sends no more notices.
+                    Err(broadcast::error::RecvError::Closed) => self.remote.recv().await,
                 },
-                hint = self.others.recv() => hint,
+                hint = self.remote.recv() => hint,
             };
             match hint {
-                Hint::Look => return Notice::Look,
+                Hint::Look => return Notice::Missed,
                 Hint::Message(payload) => {
                     if let Some(notice) = decode(self.own, &payload) {
                         return notice;
@@ -115,12 +111,12 @@ fn encode(own: [u8; 16], notice: Notice) -> Option<Vec<u8>> {
     let (kind, id) = match notice {
         Notice::Waits(id) => (b'w', id),
         Notice::Ended(id) => (b'e', id),
-        Notice::Look => return None,
+        Notice::Missed => return None,
     };
     Some([&own[..], &[kind], id.0.as_bytes()].concat())
 }
 
-/// What another process sent; `None` if it was this one, or is of a version that this one does not know.
+/// Decodes another process's notice; `None` if this process sent it, or its kind is unknown to this version.
 fn decode(own: [u8; 16], payload: &Bytes) -> Option<Notice> {
     let (sender, rest) = payload.split_at_checked(16)?;
     let (kind, id) = rest.split_first()?;
@@ -138,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_notice_is_heard_by_others_and_not_by_its_sender() {
+    fn a_notice_is_decoded_by_every_process_but_its_sender() {
         for notice in [Notice::Waits(TurnId::new()), Notice::Ended(TurnId::new())] {
             let payload = Bytes::from(encode([1; 16], notice).unwrap());
             assert_eq!(decode([2; 16], &payload), Some(notice));

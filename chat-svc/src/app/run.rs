@@ -1,14 +1,14 @@
-//! A turn in the hands of the worker that runs it: every write it makes, each fenced by its epoch.
+//! Reads and writes of a worker that runs a turn; every write is fenced by the turn's epoch.
 //!
-//! A write is one transaction: it takes custody of the session, proves under the turn's row lock that this epoch
-//! still runs the turn, writes what happened together with the events that show it, and commits; only then are
-//! readers told. Events that commit nothing (deltas, the start of a step) go through the [`TurnLog`] and are
-//! flushed before any such transaction, so that sequence numbers stay in order.
+//! A write is one transaction: it takes custody of the session, proves under the turn's row lock that this
+//! epoch still runs the turn, writes the change with the events that show it, and commits; only then are
+//! the events published. Events without a change of their own (deltas, the start of a step) go through the
+//! [`TurnLog`] and are flushed before any such transaction, so that sequence numbers stay in order.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use svc_core::{
-    data::pg::{self, Pool, Subject, Tx},
+    data::pg::{self, Pool, Tx},
     id::{MessageId, SandboxId},
     run::clock::SharedClock,
 };
@@ -21,48 +21,43 @@ use super::{
 use crate::{
     domain::{
         event::{OpenStep, TurnEvent},
-        message::{self, History, Message, Part, Role},
-        step::Usage,
+        message::{self, History, Message, Part, Role, StoredMessage},
         tool_call::{CallKey, JournaledCall, ToolCallState},
         tools::Rendered,
-        turn::{Ending, FailCause, Input, TurnStatus},
+        turn::{FailCause, Turn},
+        usage::{Attempt, Usage},
     },
     error::{Error, Result},
-    journal::{Fenced, TurnLog},
+    journal::{Fenced, Journal, TurnLog},
     store::{events, messages, sessions, tool_calls, turns},
 };
 
-/// Messages of earlier turns that are read at once.
+/// Messages of earlier turns that one statement reads.
 const HISTORY_PAGE: i64 = 50;
 
-/// Why a worker stops running a turn before its answer.
+/// Why a run ends without an answer.
 #[derive(Debug)]
-pub enum Stop {
-    /// The turn is somebody else's, or final: nothing is left to do.
+pub(crate) enum RunError {
+    /// Another epoch runs the turn, or it is final: nothing is left to do.
     Fenced,
-    /// This process stops; the turn goes on elsewhere.
+    /// This process stops; another one continues the turn.
     HandOver,
-    /// The turn fails.
-    Failed {
-        /// Why.
-        cause: FailCause,
-        /// What the open attempt at a model call cost, if the upstream said so.
-        spent: Option<Usage>,
-    },
-    /// The worker cannot go on; the turn may, with another.
+    /// The turn fails. `spent` is the usage of the open attempt at a model call, if the upstream reported it.
+    Failed { cause: FailCause, spent: Option<Usage> },
+    /// This worker cannot continue; another worker may.
     Broken(Error),
 }
 
-impl From<Fenced> for Stop {
+impl From<Fenced> for RunError {
     fn from(_: Fenced) -> Self {
         Self::Fenced
     }
 }
 
-impl From<Error> for Stop {
+impl From<Error> for RunError {
     fn from(error: Error) -> Self {
         match error {
-            // An erasure ended the turn in the transaction that froze it.
+            // An erasure ended the turn in the transaction that froze its session.
             Error::Pg(
                 pg::Error::SubjectFrozen(_) | pg::Error::SubjectNotFound { .. } | pg::Error::Fenced(_),
             ) => Self::Fenced,
@@ -71,105 +66,90 @@ impl From<Error> for Stop {
     }
 }
 
-impl From<pg::Error> for Stop {
+impl From<pg::Error> for RunError {
     fn from(error: pg::Error) -> Self {
         Error::Pg(error).into()
     }
 }
 
-impl From<FailCause> for Stop {
+impl From<FailCause> for RunError {
     fn from(cause: FailCause) -> Self {
         Self::Failed { cause, spent: None }
     }
 }
 
-/// What a worker starts from.
+/// State of a turn when a worker starts to run it.
 #[derive(Debug)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     /// The conversation before the turn.
     pub history: Vec<Message>,
     /// The turn's own messages: its input and its committed steps.
-    pub own: Vec<messages::StoredMessage>,
-    /// The step that was begun last.
+    pub own: Vec<StoredMessage>,
+    /// The step that was started last.
     pub open: OpenStep,
     /// The session's named list of models.
     pub route: String,
 }
 
-/// Who tells a worker to stop.
+/// Dependencies of every run; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Signals {
-    /// The epoch was passed.
-    pub fenced: CancellationToken,
-    /// This process stops.
+pub(crate) struct Runs {
+    pub pool: Pool,
+    pub clock: SharedClock,
+    pub journal: Journal,
+    pub notices: Notices,
+    /// Cancelled when this process stops.
     pub stopping: CancellationToken,
 }
 
-/// A turn in the hands of the worker that runs it.
+/// A turn that a worker of this process runs.
 #[derive(Debug)]
-pub struct Run {
-    turn: turns::Turn,
-    log: TurnLog,
-    pool: Pool,
-    clock: SharedClock,
-    notices: Notices,
-    signals: Signals,
-    deadline: Instant,
+pub(crate) struct Run {
+    pub(super) deps: Runs,
+    pub(super) turn: Turn,
+    pub(super) log: TurnLog,
+    /// Cancelled once another epoch runs the turn or it is final.
+    pub(super) fenced: CancellationToken,
+    pub(super) deadline: Instant,
 }
 
 impl Run {
-    /// Takes `turn`, as claimed, in hand.
-    #[must_use]
-    pub fn new(
-        turn: turns::Turn,
-        log: TurnLog,
-        pool: Pool,
-        clock: SharedClock,
-        notices: Notices,
-        signals: Signals,
-    ) -> Self {
-        let left = (turn.standing.deadline_at - clock.now()).to_std().unwrap_or(Duration::ZERO);
-        Self { turn, log, pool, clock, notices, signals, deadline: Instant::now() + left }
-    }
-
     /// The turn as it was claimed.
-    #[must_use]
-    pub fn turn(&self) -> &turns::Turn {
+    pub(crate) fn turn(&self) -> &Turn {
         &self.turn
     }
 
-    /// When the turn fails.
-    #[must_use]
-    pub fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
 
     /// Waits for a reason to stop.
-    pub async fn interrupted(&self) -> Stop {
+    pub(crate) async fn interrupted(&self) -> RunError {
         tokio::select! {
             biased;
-            () = self.signals.fenced.cancelled() => Stop::Fenced,
-            () = self.signals.stopping.cancelled() => Stop::HandOver,
+            () = self.fenced.cancelled() => RunError::Fenced,
+            () = self.deps.stopping.cancelled() => RunError::HandOver,
             () = tokio::time::sleep_until(self.deadline.into()) => FailCause::DeadlineExceeded.into(),
         }
     }
 
-    /// Reads what a worker starts from.
-    pub async fn load(&self) -> Result<Loaded, Stop> {
+    /// Reads the state from which the worker starts.
+    pub(crate) async fn load(&self) -> Result<Loaded, RunError> {
         let turn = &self.turn;
         let history = self.history().await?;
-        let mut db = self.pool.acquire().await?;
-        // A session that is gone was erased, and its turns with it.
-        let session = sessions::find(&mut db, turn.account_id, turn.session_id).await?.ok_or(Stop::Fenced)?;
+        let mut db = self.deps.pool.acquire().await?;
+        // A missing session was erased together with its turns.
+        let session =
+            sessions::find(&mut db, turn.account_id, turn.session_id).await?.ok_or(RunError::Fenced)?;
         let own = messages::list_of_turn(&mut db, turn.account_id, turn.id).await?;
         let open = OpenStep::read(&events::list_last_step(&mut db, turn.id).await?);
         Ok(Loaded { history, own, open, route: session.route })
     }
 
-    /// What the session said before the turn, as far back as there is room.
+    /// Reads the session's messages before the turn, within the limits of [`History`].
     async fn history(&self) -> Result<Vec<Message>, pg::Error> {
         let turn = &self.turn;
-        let mut db = self.pool.acquire().await?;
+        let mut db = self.deps.pool.acquire().await?;
         let (mut history, mut before) = (History::default(), None);
         loop {
             let (account, session) = (turn.account_id, turn.session_id);
@@ -183,21 +163,21 @@ impl Run {
         }
     }
 
-    /// Shows an event that commits nothing. Waits while the journal's queue is full.
-    pub async fn show(&self, event: TurnEvent) -> Result<(), Stop> {
+    /// Appends an event that needs no transaction. Waits while the journal's queue is full.
+    pub(crate) async fn show(&self, event: TurnEvent) -> Result<(), RunError> {
         Ok(self.log.append(event).await?)
     }
 
     /// The open step as clients have seen it.
-    pub async fn open_step(&self) -> Result<OpenStep, Stop> {
+    pub(crate) async fn open_step(&self) -> Result<OpenStep, RunError> {
         self.log.flush().await?;
-        let mut db = self.pool.acquire().await?;
+        let mut db = self.deps.pool.acquire().await?;
         Ok(OpenStep::read(&events::list_last_step(&mut db, self.turn.id).await?))
     }
 
-    /// Commits a step that calls tools: its message, its cost, and the intent of every call.
-    pub async fn commit_step(&self, step: &Answer) -> Result<Vec<JournaledCall>, Stop> {
-        let now = self.clock.now();
+    /// Commits a step that calls tools: its message, its usage, and the intent of every call.
+    pub(crate) async fn commit_step(&self, step: &Answer) -> Result<Vec<JournaledCall>, RunError> {
+        let now = self.deps.clock.now();
         let message = message::storable(step.message.clone());
         let calls: Vec<JournaledCall> = (1..)
             .zip(message.tool_calls())
@@ -212,7 +192,7 @@ impl Run {
             .collect();
         let last_seq = self.log.flush().await?;
         let mut tx = self.begin(Progress::Yes).await?;
-        let stored = messages::StoredMessage {
+        let stored = StoredMessage {
             message,
             model: step.model.clone(),
             finish_reason: step.finish.as_str().to_owned(),
@@ -221,28 +201,24 @@ impl Run {
         messages::insert(&mut tx, &stored).await?;
         let (account, session) = (self.turn.account_id, self.turn.session_id);
         tool_calls::insert_intents(&mut tx, account, session, &calls, now).await?;
-        let attempt = (step.step, step.attempt);
-        let mut shown =
-            vec![ending::settle(&mut tx, &self.turn, attempt, &step.model, step.usage, now).await?];
-        shown.extend(calls.iter().map(called));
+        let attempt = step.attempt_of(&self.turn);
+        let mut shown = vec![ending::record_usage(&mut tx, &attempt, now).await?];
+        shown.extend(calls.iter().map(call_event));
         let stored = events::insert(&mut tx, self.turn.id, last_seq, &shown).await?;
         tx.commit().await?;
         self.log.committed(stored);
         Ok(calls)
     }
 
-    /// Settles an attempt that came to nothing, and shows what follows from it for the open step.
-    pub async fn give_up_attempt(
+    /// Records the usage of a failed attempt, and shows `follow`, its consequence for the open step.
+    pub(crate) async fn give_up_attempt(
         &self,
-        attempt: (i32, i32),
-        model: &str,
-        spent: Option<Usage>,
+        attempt: &Attempt,
         follow: Option<TurnEvent>,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), RunError> {
         let last_seq = self.log.flush().await?;
         let mut tx = self.begin(Progress::No).await?;
-        let mut shown =
-            vec![ending::settle(&mut tx, &self.turn, attempt, model, spent, self.clock.now()).await?];
+        let mut shown = vec![ending::record_usage(&mut tx, attempt, self.deps.clock.now()).await?];
         shown.extend(follow);
         let stored = events::insert(&mut tx, self.turn.id, last_seq, &shown).await?;
         tx.commit().await?;
@@ -251,16 +227,21 @@ impl Run {
     }
 
     /// The calls of a committed step.
-    pub async fn calls(&self, step: i32) -> Result<Vec<JournaledCall>, Stop> {
-        let mut db = self.pool.acquire().await?;
+    pub(crate) async fn calls(&self, step: i32) -> Result<Vec<JournaledCall>, RunError> {
+        let mut db = self.deps.pool.acquire().await?;
         Ok(tool_calls::list(&mut db, self.turn.account_id, self.turn.id, step).await?)
     }
 
     /// Journals that the call is about to be sent to `sandbox_id`.
-    pub async fn dispatch(&self, call: &mut JournaledCall, sandbox_id: SandboxId) -> Result<(), Stop> {
+    pub(crate) async fn dispatch(
+        &self,
+        call: &mut JournaledCall,
+        sandbox_id: SandboxId,
+    ) -> Result<(), RunError> {
         let dispatches = call.dispatches + 1;
         let mut tx = self.begin(Progress::No).await?;
-        tool_calls::mark_dispatched(&mut tx, &call.key, dispatches, sandbox_id, self.clock.now()).await?;
+        tool_calls::mark_dispatched(&mut tx, &call.key, dispatches, sandbox_id, self.deps.clock.now())
+            .await?;
         tx.commit().await?;
         call.dispatches = dispatches;
         call.sandbox_id = Some(sandbox_id);
@@ -268,12 +249,16 @@ impl Run {
         Ok(())
     }
 
-    /// Journals what became of the call, and shows it.
-    pub async fn finish_call(&self, call: &mut JournaledCall, result: Rendered) -> Result<(), Stop> {
+    /// Journals the result of the call, and shows it.
+    pub(crate) async fn finish_call(
+        &self,
+        call: &mut JournaledCall,
+        result: Rendered,
+    ) -> Result<(), RunError> {
         let result = Rendered { content: result.content.replace('\0', "\u{fffd}"), ..result };
         let last_seq = self.log.flush().await?;
         let mut tx = self.begin(Progress::Yes).await?;
-        tool_calls::finish(&mut tx, &call.key, &result, self.clock.now()).await?;
+        tool_calls::finish(&mut tx, &call.key, &result, self.deps.clock.now()).await?;
         let shown = TurnEvent::ToolResult {
             step: call.key.step,
             call: call.key.call,
@@ -291,8 +276,12 @@ impl Run {
         Ok(())
     }
 
-    /// Commits the message that holds a step's results; the step is done with it.
-    pub async fn commit_results(&self, step: i32, calls: &[JournaledCall]) -> Result<Message, Stop> {
+    /// Commits the message with a step's tool results, which completes the step.
+    pub(crate) async fn commit_results(
+        &self,
+        step: i32,
+        calls: &[JournaledCall],
+    ) -> Result<Message, RunError> {
         let parts = calls
             .iter()
             .filter_map(|journaled| {
@@ -306,7 +295,8 @@ impl Run {
             })
             .collect();
         let message = Message { role: Role::Tool, parts };
-        let mut stored = ending::message_of(&self.turn, MessageId::new(), step, Role::Tool, self.clock.now());
+        let mut stored =
+            ending::message_of(&self.turn, MessageId::new(), step, Role::Tool, self.deps.clock.now());
         stored.message = message.clone();
         let mut tx = self.begin(Progress::Yes).await?;
         messages::insert(&mut tx, &stored).await?;
@@ -314,82 +304,33 @@ impl Run {
         Ok(message)
     }
 
-    /// Ends the turn with its answer.
-    pub async fn complete(&self, answer: &Answer) -> Result<(), Stop> {
-        self.finish(Ending::Completed, Some(answer), None).await
-    }
-
-    /// Ends the turn with an error. What it said until then is kept.
-    pub async fn fail(&self, cause: FailCause, spent: Option<Usage>) -> Result<(), Stop> {
-        self.finish(Ending::Failed(cause), None, spent).await
-    }
-
-    /// Hands the turn over: another worker may take it at once.
-    pub async fn release(&self) -> Result<(), Stop> {
-        // What was shown stays, and the next worker reads it: it must be committed first.
-        self.log.flush().await?;
-        let mut db = self.pool.acquire().await?;
-        if turns::release(&mut db, self.turn.id, self.turn.standing.epoch).await? {
-            self.notices.turn_waits(self.turn.id);
-        }
-        Ok(())
-    }
-
-    async fn finish(
-        &self,
-        ending: Ending,
-        answer: Option<&Answer>,
-        spent: Option<Usage>,
-    ) -> Result<(), Stop> {
-        self.log.flush().await?;
+    /// Begins a transaction that holds the turn's row at this epoch.
+    async fn begin(&self, progress: Progress) -> Result<Tx, RunError> {
         let turn = &self.turn;
-        let subject = Subject::Session { account: turn.account_id, session: turn.session_id };
-        let now = self.clock.now();
-        let mut tx = Tx::for_subject(&self.pool, subject).await?;
-        // The session's row before the turn's: everybody who takes both takes them in this order.
-        sessions::touch(&mut tx, turn.account_id, turn.session_id, now).await?;
-        let locked = turns::lock(&mut tx, turn.account_id, turn.id).await?.ok_or(Stop::Fenced)?;
-        let ours =
-            locked.standing.status == TurnStatus::Running && locked.standing.epoch == turn.standing.epoch;
-        if !ours {
-            return Err(Stop::Fenced);
-        }
-        let ended = ending::end(&mut tx, &locked, Input::End(ending), answer, spent, now).await?;
-        svc_core::run::failpoint::hit("chat.turn.finishing").await;
-        tx.commit().await?;
-        self.log.committed(ended.events);
-        self.notices.turn_ended(turn.id, ended.next);
-        Ok(())
-    }
-
-    /// Begins a transaction that holds the turn at this epoch.
-    async fn begin(&self, progress: Progress) -> Result<Tx, Stop> {
-        let turn = &self.turn;
-        let subject = Subject::Session { account: turn.account_id, session: turn.session_id };
-        let mut tx = Tx::for_subject(&self.pool, subject).await?;
+        let mut tx = Tx::for_subject(&self.deps.pool, turn.subject()).await?;
         let epoch = turn.standing.epoch;
         let held = match progress {
             Progress::Yes => turns::advance(&mut tx, turn.id, epoch).await?,
             Progress::No => turns::hold(&mut tx, turn.id, epoch).await?,
         };
-        if held { Ok(tx) } else { Err(Stop::Fenced) }
+        if held { Ok(tx) } else { Err(RunError::Fenced) }
     }
 }
 
-/// Whether a write gets the turn further: what does not is no reason to forgive barren claims.
+/// Whether a write is progress, which resets the turn's count of claims without progress.
 #[derive(Debug, Clone, Copy)]
 enum Progress {
     Yes,
     No,
 }
 
-fn called(journaled: &JournaledCall) -> TurnEvent {
+fn call_event(journaled: &JournaledCall) -> TurnEvent {
     TurnEvent::ToolCall {
         step: journaled.key.step,
         call: journaled.key.call,
         call_id: journaled.call.id.clone(),
         name: journaled.call.name.clone(),
-        // Clients promise one object; a text that is none was refused by the model's client.
+        // A model client refuses arguments that are not one JSON object.
         arguments: serde_json::from_str(&journaled.call.arguments).unwrap_or(serde_json::Value::Null),
     }
 }

@@ -1,4 +1,4 @@
-//! Sessions and what they remember.
+//! Sessions and their messages.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -6,10 +6,11 @@ use svc_core::{
     custody,
     data::{
         idempotency::{Begin, Once},
-        pg::{Pool, Subject, Tx},
+        pg::{Pool, Tx},
     },
     id::{AccountId, SessionId},
     run::clock::SharedClock,
+    subject::Subject,
     wire::{
         error::Invalid,
         page::{self, Page},
@@ -18,26 +19,23 @@ use svc_core::{
 use uuid::Uuid;
 
 use crate::{
-    domain::session::{DEFAULT_ROUTE, InputPolicy},
-    error::{Entity, Error, Result},
-    store::{
-        Slice,
-        messages::{self, StoredMessage},
-        sessions::{self, Session},
+    domain::{
+        message::StoredMessage,
+        session::{DEFAULT_ROUTE, InputPolicy, Session},
     },
+    error::{Entity, Error, Result},
+    store::{Slice, messages, sessions},
 };
 
 const SESSIONS: &str = "chat.sessions";
 const MESSAGES: &str = "chat.messages";
-/// Bytes of messages that a page has at most, if it has more than one: any client can take so much at once.
+/// Maximum bytes of messages on one page, unless it has a single message: below the limit of every client.
 const PAGE_BYTES: usize = 2 << 20;
 
-/// What a caller asks of a new session.
+/// Fields of a new session.
 #[derive(Debug, Clone)]
-pub struct NewSession {
-    /// Free text.
+pub(crate) struct NewSession {
     pub title: String,
-    /// What happens to a second input.
     pub input_policy: InputPolicy,
     /// Named list of models; empty is the default one.
     pub route: String,
@@ -45,21 +43,24 @@ pub struct NewSession {
 
 /// Use cases of sessions.
 #[derive(Debug, Clone)]
-pub struct Sessions {
+pub(crate) struct Sessions {
     pool: Pool,
     clock: SharedClock,
     routes: Arc<BTreeSet<String>>,
 }
 
 impl Sessions {
-    /// Sessions whose route is one of `routes`.
-    #[must_use]
-    pub fn new(pool: Pool, clock: SharedClock, routes: BTreeSet<String>) -> Self {
+    /// `routes` are the names that a session may have.
+    pub(crate) fn new(pool: Pool, clock: SharedClock, routes: BTreeSet<String>) -> Self {
         Self { pool, clock, routes: Arc::new(routes) }
     }
 
-    /// Creates a session.
-    pub async fn create(&self, account_id: AccountId, new: NewSession, once: &Once) -> Result<Session> {
+    pub(crate) async fn create(
+        &self,
+        account_id: AccountId,
+        new: NewSession,
+        once: &Once,
+    ) -> Result<Session> {
         let route = if new.route.is_empty() { DEFAULT_ROUTE.to_owned() } else { new.route };
         if !self.routes.contains(&route) {
             return Err(Invalid::new("route", "is not configured").into());
@@ -89,22 +90,21 @@ impl Sessions {
         Ok(session)
     }
 
-    /// One session.
-    pub async fn get(&self, account_id: AccountId, id: SessionId) -> Result<Session> {
+    pub(crate) async fn get(&self, account_id: AccountId, id: SessionId) -> Result<Session> {
         let mut db = self.pool.acquire().await?;
         sessions::find(&mut db, account_id, id).await?.ok_or(Error::NotFound(Entity::Session))
     }
 
-    /// A tenant's sessions, newest first.
-    pub async fn list(&self, account_id: AccountId, size: u32, token: &str) -> Result<Page<Session>> {
+    /// Lists a tenant's sessions, newest first.
+    pub(crate) async fn list(&self, account_id: AccountId, size: u32, token: &str) -> Result<Page<Session>> {
         let slice = Slice { after: page::cursor::<Uuid>(SESSIONS, token)?, size };
         let mut db = self.pool.acquire().await?;
         let rows = sessions::list(&mut db, account_id, &slice).await?;
         Ok(Page::cut(SESSIONS, rows, size, |last| last.id))
     }
 
-    /// A session's messages, oldest first: fewer than asked for where they are long.
-    pub async fn messages(
+    /// Lists a session's messages, oldest first; fewer than `size` if they exceed [`PAGE_BYTES`].
+    pub(crate) async fn messages(
         &self,
         account_id: AccountId,
         id: SessionId,

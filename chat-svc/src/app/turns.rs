@@ -1,15 +1,16 @@
-//! Turns: accepting inputs, looking, canceling, reading events. Running them is the workers' part.
+//! Turns: accepts inputs, lists and cancels turns, reads their events. Workers run them.
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use svc_core::{
     data::{
         idempotency::{Begin, Once},
-        pg::{Pool, Subject, Tx},
+        pg::{Pool, Tx},
     },
     id::{AccountId, MessageId, SessionId, TurnId},
     run::{clock::SharedClock, telemetry},
+    subject::Subject,
     wire::{
         error::Invalid,
         page::{self, Page},
@@ -25,34 +26,30 @@ use crate::{
     domain::{
         event::Cursor,
         message::{Message, Role},
-        session::{self, Admission},
-        turn::{CancelCause, Input, Standing, TurnStatus},
+        session::{self, Admission, InputPolicy},
+        turn::{CancelCause, Input, Standing, Turn, TurnStatus},
     },
     error::{Entity, Error, Result},
     journal::{Journal, Reader},
-    store::{
-        Slice, messages, sessions,
-        turns::{self, Turn},
-    },
+    store::{Slice, messages, sessions, turns},
 };
 
 const TURNS: &str = "chat.turns";
 
-/// The request field that takes a cursor.
+/// Name of the request field that holds a cursor.
 const CURSOR_FIELD: &str = "last_event_id";
 
-/// Limits of turns.
 #[derive(Debug, Clone, Copy)]
-pub struct TurnLimits {
+pub(crate) struct TurnLimits {
     /// Time from acceptance to the deadline.
     pub deadline: Duration,
-    /// Turns of a session that are not final, at most.
+    /// Maximum turns of a session that are not final.
     pub max_open: usize,
 }
 
 /// Use cases of turns.
 #[derive(Debug, Clone)]
-pub struct Turns {
+pub(crate) struct Turns {
     pool: Pool,
     clock: SharedClock,
     journal: Journal,
@@ -61,9 +58,7 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Turns whose events are in `journal`.
-    #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         pool: Pool,
         clock: SharedClock,
         journal: Journal,
@@ -73,8 +68,8 @@ impl Turns {
         Self { pool, clock, journal, notices, limits }
     }
 
-    /// Accepts an input as a turn, as the session's policy says.
-    pub async fn create(
+    /// Accepts an input as a turn, according to the session's policy.
+    pub(crate) async fn create(
         &self,
         account_id: AccountId,
         session_id: SessionId,
@@ -91,11 +86,34 @@ impl Turns {
             }
         };
         let now = self.clock.now();
-        // The session's row before any turn's: everybody who takes both takes them in this order.
+        // Lock order: the session's row before any turn's.
         let (policy, ordinal) = sessions::next_ordinal(&mut tx, account_id, session_id, now)
             .await?
             .ok_or(Error::NotFound(Entity::Session))?;
-        let open = turns::list_open(&mut tx, session_id).await?;
+        let interrupted = self.admit(&mut tx, account_id, session_id, policy).await?;
+        let turn = self.queued(account_id, session_id, ordinal, now)?;
+        turns::insert(&mut tx, &turn).await?;
+        let mut message = ending::message_of(&turn, MessageId::new(), 0, Role::User, now);
+        message.message = Message::user(input);
+        messages::insert(&mut tx, &message).await?;
+        slot.of_session(session_id).finish(&mut tx, &turn.id).await?;
+        tx.commit().await?;
+        for ended in interrupted {
+            self.publish(ended);
+        }
+        self.notices.turn_waits(turn.id);
+        Ok(turn)
+    }
+
+    /// Applies the session's policy to a new input. Returns the turns that the input ended.
+    async fn admit(
+        &self,
+        tx: &mut Tx,
+        account_id: AccountId,
+        session_id: SessionId,
+        policy: InputPolicy,
+    ) -> Result<Vec<Ended>> {
+        let open = turns::list_open(tx, session_id).await?;
         let mut interrupted = Vec::new();
         match session::admit(policy, &open, self.limits.max_open) {
             Admission::Accept => {}
@@ -104,13 +122,23 @@ impl Turns {
             Admission::Interrupt(ids) => {
                 for id in ids {
                     let cause = Input::Cancel(CancelCause::Interrupted);
-                    interrupted.extend(self.end_open(&mut tx, account_id, id, cause).await?);
+                    interrupted.extend(self.end_open(tx, account_id, id, cause).await?);
                 }
             }
         }
+        Ok(interrupted)
+    }
+
+    fn queued(
+        &self,
+        account_id: AccountId,
+        session_id: SessionId,
+        ordinal: i64,
+        now: DateTime<Utc>,
+    ) -> Result<Turn> {
         let deadline = TimeDelta::from_std(self.limits.deadline)
-            .map_err(|_| Error::Inconsistent("the deadline is beyond all time"))?;
-        let turn = Turn {
+            .map_err(|_| Error::Inconsistent("the deadline is out of range"))?;
+        Ok(Turn {
             id: TurnId::new(),
             account_id,
             session_id,
@@ -120,7 +148,7 @@ impl Turns {
                 epoch: 0,
                 generation: 0,
                 attempts: 0,
-                barren_claims: 0,
+                no_progress_claims: 0,
                 started_at: None,
                 ended_at: None,
                 deadline_at: now + deadline,
@@ -129,28 +157,16 @@ impl Turns {
             traceparent: telemetry::traceparent(&tracing::Span::current()),
             created_at: now,
             last_seq: 0,
-        };
-        turns::insert(&mut tx, &turn).await?;
-        let mut said = ending::message_of(&turn, MessageId::new(), 0, Role::User, now);
-        said.message = Message::user(input);
-        messages::insert(&mut tx, &said).await?;
-        slot.of_session(session_id).finish(&mut tx, &turn.id).await?;
-        tx.commit().await?;
-        for ended in interrupted {
-            self.tell(ended);
-        }
-        self.notices.turn_waits(turn.id);
-        Ok(turn)
+        })
     }
 
-    /// One turn.
-    pub async fn get(&self, account_id: AccountId, id: TurnId) -> Result<Turn> {
+    pub(crate) async fn get(&self, account_id: AccountId, id: TurnId) -> Result<Turn> {
         let mut db = self.pool.acquire().await?;
         turns::find(&mut db, account_id, id).await?.ok_or(Error::NotFound(Entity::Turn))
     }
 
     /// A session's turns, newest first.
-    pub async fn list(
+    pub(crate) async fn list(
         &self,
         account_id: AccountId,
         session_id: SessionId,
@@ -164,26 +180,25 @@ impl Turns {
         Ok(Page::cut(TURNS, rows, size, |last| last.id))
     }
 
-    /// Cancels a turn, whoever runs it. Canceling it again changes nothing.
-    pub async fn cancel(&self, account_id: AccountId, id: TurnId) -> Result<Turn> {
+    /// Cancels a turn, queued or running. Canceling it again changes nothing.
+    pub(crate) async fn cancel(&self, account_id: AccountId, id: TurnId) -> Result<Turn> {
         let turn = self.get(account_id, id).await?;
         match turn.standing.status {
             TurnStatus::Canceled => return Ok(turn),
             status @ (TurnStatus::Completed | TurnStatus::Failed) => return Err(Error::TurnFinal(status)),
             TurnStatus::Queued | TurnStatus::Running => {}
         }
-        let subject = Subject::Session { account: account_id, session: turn.session_id };
-        let mut tx = Tx::for_subject(&self.pool, subject).await?;
+        let mut tx = Tx::for_subject(&self.pool, turn.subject()).await?;
         sessions::touch(&mut tx, account_id, turn.session_id, self.clock.now()).await?;
         let ended = self.end_open(&mut tx, account_id, id, Input::Cancel(CancelCause::User)).await?;
         tx.commit().await?;
         match ended {
             Some(ended) => {
                 let turn = ended.turn.clone();
-                self.tell(ended);
+                self.publish(ended);
                 Ok(turn)
             }
-            // It became final while we came.
+            // It became final after it was read above.
             None => match self.get(account_id, id).await? {
                 turn if turn.standing.status == TurnStatus::Canceled => Ok(turn),
                 turn => Err(Error::TurnFinal(turn.standing.status)),
@@ -191,8 +206,13 @@ impl Turns {
         }
     }
 
-    /// A reader of the turn's events after the one that `last_event_id` names (empty: from the beginning).
-    pub async fn read(&self, account_id: AccountId, id: TurnId, last_event_id: &str) -> Result<Reader> {
+    /// Opens a reader of the turn's events after the event `last_event_id`; empty is the beginning.
+    pub(crate) async fn read(
+        &self,
+        account_id: AccountId,
+        id: TurnId,
+        last_event_id: &str,
+    ) -> Result<Reader> {
         let turn = self.get(account_id, id).await?;
         let cursor = Cursor::parse(CURSOR_FIELD, last_event_id, id)?;
         if cursor.seq > turn.last_seq {
@@ -201,7 +221,12 @@ impl Turns {
         Ok(self.journal.reader(id, cursor.seq))
     }
 
-    /// Ends a turn that may have become final meanwhile; `None` then.
+    /// A reader of all events of a turn that the caller has just read or created.
+    pub(crate) fn read_all(&self, turn: &Turn) -> Reader {
+        self.journal.reader(turn.id, 0)
+    }
+
+    /// Ends a turn; `None` if it is final already.
     async fn end_open(
         &self,
         tx: &mut Tx,
@@ -216,7 +241,7 @@ impl Turns {
         Ok(Some(ending::end(tx, &turn, input, None, None, self.clock.now()).await?))
     }
 
-    fn tell(&self, ended: Ended) {
+    fn publish(&self, ended: Ended) {
         self.notices.turn_ended(ended.turn.id, ended.next);
         self.journal.announce(ended.turn.id, ended.events);
     }

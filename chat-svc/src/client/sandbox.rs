@@ -1,11 +1,10 @@
 //! sandbox-svc: a session's sandbox, and keyed calls into it.
 //!
-//! An answer is a fact; a lost one is not. Every method tells a refusal ([`CallFailed::Refused`]: it did not happen
-//! and the text may be shown) from silence ([`CallFailed::Unknown`]: it may or may not have happened).
+//! Every method distinguishes a refusal ([`CallFailed::Refused`]: the call had no effect, and the text may be
+//! shown) from a lost answer ([`CallFailed::Unknown`]: the call may or may not have had an effect).
 
 use std::time::Duration;
 
-use serde::Deserialize;
 use steward_proto::sandbox::v1::{
     self as proto, ExecState, FileKind, SandboxState, sandbox_service_client::SandboxServiceClient,
 };
@@ -19,83 +18,58 @@ use svc_core::{
 };
 use tonic::Status;
 
-use crate::domain::tools::{Entry, EntryKind, ExecResult};
+use crate::domain::{
+    settings::SandboxConfig,
+    tools::{Entry, EntryKind, ExecResult},
+};
 
-/// How long a command that was killed is waited for.
+/// How long a stop waits for a killed command to end.
 const STOP_WAIT: Duration = Duration::from_secs(2);
 
-/// How patiently sandbox-svc is called.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SandboxConfig {
-    /// Longest wait for a session's sandbox to run.
-    #[serde(with = "humantime_serde")]
-    pub ready_timeout: Duration,
-    /// Time that a call may take beyond what the command itself may.
-    #[serde(with = "humantime_serde")]
-    pub call_margin: Duration,
-    /// How long one question about a lost call waits for the call's end.
-    #[serde(with = "humantime_serde")]
-    pub resolve_wait: Duration,
-    /// How long a lost call is asked about before it counts as in doubt.
-    #[serde(with = "humantime_serde")]
-    pub resolve_patience: Duration,
-    /// Pause between such questions where nobody answers.
-    #[serde(with = "humantime_serde")]
-    pub resolve_pause: Duration,
-}
-
-/// Why a call did not give what was asked.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
-pub enum CallFailed {
-    /// sandbox-svc decided so; the text is fit for the model and the user.
+pub(crate) enum CallFailed {
+    /// sandbox-svc refused the call; the model and the user may read the text.
     #[error("refused: {message}")]
-    Refused {
-        /// What kind of refusal it is.
-        kind: ErrorKind,
-        /// Why.
-        message: String,
-    },
-    /// Nobody answered: it may or may not have happened.
+    Refused { kind: ErrorKind, message: String },
+    /// No answer: the call may or may not have had an effect.
     #[error("no answer")]
     Unknown(#[from] CallError),
 }
 
-/// What is known of a keyed call.
+/// sandbox-svc's record of a keyed call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Record {
-    /// It runs.
+pub(crate) enum Record {
     Running,
-    /// It ran.
     Finished(ExecResult),
-    /// It never ran and never will under this key.
+    /// The call did not run and never will under this key.
     Abandoned,
-    /// It may or may not have run, and nobody can tell any more.
+    /// The call may or may not have run, and sandbox-svc cannot tell.
     InDoubt,
 }
 
-/// sandbox-svc.
+/// A client of sandbox-svc; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Sandboxes {
+pub(crate) struct Sandboxes {
     peer: Peer,
     config: SandboxConfig,
 }
 
 impl Sandboxes {
-    /// Called through `peer`.
-    #[must_use]
-    pub fn new(peer: Peer, config: SandboxConfig) -> Self {
+    pub(crate) fn new(peer: Peer, config: SandboxConfig) -> Self {
         Self { peer, config }
     }
 
-    /// How patiently it is called.
-    #[must_use]
-    pub fn config(&self) -> &SandboxConfig {
+    pub(crate) fn config(&self) -> &SandboxConfig {
         &self.config
     }
 
-    /// The session's sandbox once it runs; made if there is none.
-    pub async fn ready(&self, account: AccountId, session: SessionId) -> Result<SandboxId, CallFailed> {
+    /// Returns the session's sandbox once it runs; sandbox-svc creates it if there is none.
+    pub(crate) async fn ready(
+        &self,
+        account: AccountId,
+        session: SessionId,
+    ) -> Result<SandboxId, CallFailed> {
         let deadline = Deadline::after(self.config.ready_timeout);
         let mut client = self.client(account, deadline);
         let request = proto::CreateSandboxRequest { session_id: session.to_string() };
@@ -126,7 +100,7 @@ impl Sandboxes {
     }
 
     /// Runs a command line under a key.
-    pub async fn shell(
+    pub(crate) async fn shell(
         &self,
         account: AccountId,
         sandbox: SandboxId,
@@ -147,7 +121,7 @@ impl Sandboxes {
     }
 
     /// Writes a file under a key.
-    pub async fn write_file(
+    pub(crate) async fn write_file(
         &self,
         account: AccountId,
         sandbox: SandboxId,
@@ -167,8 +141,7 @@ impl Sandboxes {
         self.record(answer.into_inner().exec, None)
     }
 
-    /// Reads a file.
-    pub async fn read_file(
+    pub(crate) async fn read_file(
         &self,
         account: AccountId,
         sandbox: SandboxId,
@@ -180,8 +153,8 @@ impl Sandboxes {
         Ok(answer.into_inner().content.to_vec())
     }
 
-    /// Lists a directory; the truth is whether there was more.
-    pub async fn list_files(
+    /// Lists a directory. The flag is set if it has more entries.
+    pub(crate) async fn list_files(
         &self,
         account: AccountId,
         sandbox: SandboxId,
@@ -193,8 +166,8 @@ impl Sandboxes {
         Ok((answer.entries.into_iter().map(entry).collect(), answer.truncated))
     }
 
-    /// Asks what became of a keyed call; one that never ran is written off by this.
-    pub async fn resolve(
+    /// Returns the record of a keyed call. sandbox-svc abandons the key of a call that did not run.
+    pub(crate) async fn resolve(
         &self,
         account: AccountId,
         sandbox: SandboxId,
@@ -203,8 +176,9 @@ impl Sandboxes {
         self.ask(account, sandbox, key, self.config.resolve_wait, false).await
     }
 
-    /// Stops a keyed call: a command that runs is killed, one that never ran is written off.
-    pub async fn stop(
+    /// Stops a keyed call: sandbox-svc kills a running command, and abandons the key of a call that did not
+    /// run.
+    pub(crate) async fn stop(
         &self,
         account: AccountId,
         sandbox: SandboxId,
@@ -213,9 +187,8 @@ impl Sandboxes {
         self.ask(account, sandbox, key, STOP_WAIT, true).await
     }
 
-    /// Longest time that [`Self::stop`] takes.
-    #[must_use]
-    pub fn longest_stop(&self) -> Duration {
+    /// Maximum duration of [`Self::stop`].
+    pub(crate) fn longest_stop(&self) -> Duration {
         STOP_WAIT + self.config.call_margin
     }
 
@@ -239,7 +212,7 @@ impl Sandboxes {
     }
 
     fn client(&self, account: AccountId, deadline: Deadline) -> SandboxServiceClient<Caller> {
-        // A file of 1 MiB, and what surrounds it.
+        // A file of 1 MiB, and its message.
         const LARGEST: usize = 8 * 1024 * 1024;
         SandboxServiceClient::new(self.peer.acting_for(Some(account)).by(deadline))
             .max_decoding_message_size(LARGEST)
@@ -283,10 +256,10 @@ impl Sandboxes {
         }
     }
 
-    /// An answer that cannot be read is no answer.
+    /// An answer that cannot be decoded counts as no answer.
     fn malformed(&self, error: &Invalid) -> CallFailed {
-        tracing::error!(peer = self.peer.name(), %error, "answer cannot be read");
-        CallFailed::Unknown(CallError::new(self.peer.name(), Status::internal("answer cannot be read")))
+        tracing::error!(peer = self.peer.name(), %error, "answer cannot be decoded");
+        CallFailed::Unknown(CallError::new(self.peer.name(), Status::internal("answer cannot be decoded")))
     }
 }
 

@@ -1,7 +1,7 @@
-//! The events of a turn: what every door shows of it, in the one form in which it is stored and sent.
+//! The events of a turn, in the one form in which they are stored and sent.
 //!
-//! A payload is one JSON object, `type` first; it is made once, when the event is stored, and from then on the
-//! same bytes go to everybody. Sequence numbers count from 1 without a gap within a turn.
+//! A payload is one JSON object, `type` first. It is made once, when the event is stored; every client gets
+//! the same bytes. Sequence numbers count from 1 without a gap within a turn.
 
 use std::{fmt, str::FromStr};
 
@@ -12,158 +12,98 @@ use svc_core::{
     wire::error::Invalid,
 };
 
-use super::{failover::FailureClass, message::Part, step::Usage, turn::Ending};
+use super::{failure::ResetCause, message::Part, turn::Ending, usage::Usage};
 
-/// Longest text of one stored delta; what adjacent deltas are merged up to, bytes.
-pub const MAX_DELTA_BYTES: usize = 16 * 1024;
+/// Maximum bytes of adjacent deltas that are merged into one; a single larger delta is stored whole.
+pub(crate) const MAX_DELTA_BYTES: usize = 16 * 1024;
 
-/// One event, before it has a place in the sequence.
+/// One event, before it has a sequence number.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub enum TurnEvent {
-    /// A worker began.
+    /// A worker started; `attempt` counts the workers that have run the turn.
     #[serde(rename = "turn.started")]
-    TurnStarted {
-        /// How many workers have run the turn, this one included.
-        attempt: i32,
-    },
-    /// A model is asked. Everything up to the step's commit can still be voided by a reset.
+    TurnStarted { attempt: i32 },
+    /// A model of the route is asked. Everything up to the step's commit can still be voided by a reset.
     #[serde(rename = "step.started")]
-    StepStarted {
-        /// Counts from 1.
-        step: i32,
-        /// Which try at this step it is, from 1.
-        attempt: i32,
-        /// The model's name in the route.
-        model: String,
-    },
-    /// More of the answer.
+    StepStarted { step: i32, attempt: i32, model: String },
     #[serde(rename = "text.delta")]
-    TextDelta {
-        /// The step.
-        step: i32,
-        /// The text.
-        text: String,
-    },
-    /// More of the reasoning.
+    TextDelta { step: i32, text: String },
     #[serde(rename = "reasoning.delta")]
-    ReasoningDelta {
-        /// The step.
-        step: i32,
-        /// The text.
-        text: String,
-    },
+    ReasoningDelta { step: i32, text: String },
     /// The model calls a tool; the intent is committed.
     #[serde(rename = "tool.call")]
     ToolCall {
-        /// The step.
         step: i32,
         /// Place among the step's calls, from 1.
         call: i32,
         /// The model's id of the call.
         call_id: String,
-        /// The tool.
+        /// Name of the tool.
         name: String,
-        /// Its arguments, one object.
         arguments: Value,
     },
-    /// What became of a tool call.
+    /// Result of a tool call.
     #[serde(rename = "tool.result")]
     ToolResult {
-        /// The step.
         step: i32,
         /// Place among the step's calls, from 1.
         call: i32,
         /// The model's id of the call.
         call_id: String,
-        /// The tool.
+        /// Name of the tool.
         name: String,
-        /// What the model reads.
+        /// Text for the model.
         content: String,
-        /// Whether the tool failed, or may have.
+        /// Whether the tool failed, or may have failed.
         is_error: bool,
         /// True if the call may or may not have run.
         in_doubt: bool,
     },
-    /// What one model call cost.
+    /// Tokens of one model call.
     #[serde(rename = "usage")]
     Usage {
-        /// The step.
         step: i32,
-        /// Which try at this step it was.
         attempt: i32,
         /// The model's name in the route.
         model: String,
-        /// Tokens; those missing are unknown, not zero.
+        /// Missing counts are unknown, not zero.
         #[serde(flatten)]
         usage: Usage,
-        /// True if what the call cost is not known.
+        /// True if the upstream reported no usage.
         unknown: bool,
     },
-    /// The open step is begun anew: its events from `from_seq` on are void.
+    /// The open step starts again as `attempt`: its events from `from_seq` on are void.
     #[serde(rename = "reset")]
-    Reset {
-        /// First event that is void.
-        from_seq: i64,
-        /// The try at this step that follows.
-        attempt: i32,
-        /// Why, UPPER_SNAKE.
-        cause: String,
-    },
-    /// Another model goes on from the open step's text: nothing is void.
+    Reset { from_seq: i64, attempt: i32, cause: String },
+    /// Another model continues the open step's text as `attempt`: nothing is void.
     #[serde(rename = "splice")]
     Splice {
-        /// The step.
         step: i32,
-        /// The try at this step that follows.
         attempt: i32,
-        /// Who wrote what is kept.
+        /// The model that wrote the kept text.
         from_model: String,
-        /// Who goes on.
+        /// The model that continues it.
         to_model: String,
         /// Bytes of text that stay.
         kept_bytes: i64,
-        /// Why, UPPER_SNAKE.
         cause: String,
     },
-    /// Final: the answer is stored.
+    /// Final: the answer is stored as `message_id`. `elapsed_ms` counts from the turn's acceptance.
     #[serde(rename = "turn.completed")]
-    TurnCompleted {
-        /// The message that holds it.
-        message_id: MessageId,
-        /// Why the model ended it.
-        finish_reason: String,
-        /// Time since the turn was accepted.
-        elapsed_ms: i64,
-    },
-    /// Final: it ended with an error.
+    TurnCompleted { message_id: MessageId, finish_reason: String, elapsed_ms: i64 },
+    /// Final: the turn failed. `message` is the cause for people; `message_id` keeps the partial answer, if
+    /// any.
     #[serde(rename = "turn.failed")]
-    TurnFailed {
-        /// Why, UPPER_SNAKE.
-        cause: String,
-        /// The same for people.
-        message: String,
-        /// The message that keeps what was said so far, if anything was.
-        message_id: Option<MessageId>,
-        /// Time since the turn was accepted.
-        elapsed_ms: i64,
-    },
-    /// Final: it was canceled.
+    TurnFailed { cause: String, message: String, message_id: Option<MessageId>, elapsed_ms: i64 },
+    /// Final: the turn was canceled. `message_id` keeps the partial answer, if any.
     #[serde(rename = "turn.canceled")]
-    TurnCanceled {
-        /// Why, UPPER_SNAKE.
-        cause: String,
-        /// The message that keeps what was said so far, if anything was.
-        message_id: Option<MessageId>,
-        /// Time since the turn was accepted.
-        elapsed_ms: i64,
-    },
+    TurnCanceled { cause: String, message_id: Option<MessageId>, elapsed_ms: i64 },
 }
 
 impl TurnEvent {
-    /// Its kind, as doors name it.
-    #[must_use]
-    pub const fn kind(&self) -> &'static str {
+    /// Its kind in the contract.
+    pub(crate) const fn kind(&self) -> &'static str {
         match self {
             Self::TurnStarted { .. } => "turn.started",
             Self::StepStarted { .. } => "step.started",
@@ -181,17 +121,16 @@ impl TurnEvent {
     }
 
     /// Whether an event of this kind is the turn's last.
-    #[must_use]
-    pub fn is_final(kind: &str) -> bool {
+    pub(crate) fn is_final(kind: &str) -> bool {
         matches!(kind, "turn.completed" | "turn.failed" | "turn.canceled")
     }
 
-    /// Takes in `later`, which follows directly, if both are deltas of one kind and step and stay small
-    /// together.
+    /// Appends `later`, the next event, if both are deltas of one kind and step and together stay within
+    /// [`MAX_DELTA_BYTES`].
     ///
     /// # Errors
-    /// `later` itself, where it stays an event of its own.
-    pub fn merge(&mut self, later: Self) -> Result<(), Self> {
+    /// Returns `later` if it stays an event of its own.
+    pub(crate) fn merge(&mut self, later: Self) -> Result<(), Self> {
         match (&mut *self, later) {
             (Self::TextDelta { step, text }, Self::TextDelta { step: same, text: more })
             | (Self::ReasoningDelta { step, text }, Self::ReasoningDelta { step: same, text: more })
@@ -204,9 +143,8 @@ impl TurnEvent {
         }
     }
 
-    /// About how many bytes it takes in memory and in the journal.
-    #[must_use]
-    pub fn weight(&self) -> usize {
+    /// Approximate bytes in memory and in the journal.
+    pub(crate) fn weight(&self) -> usize {
         const FRAME: usize = 96;
         FRAME
             + match self {
@@ -224,23 +162,20 @@ impl TurnEvent {
             }
     }
 
-    /// The stored form.
     #[must_use]
     pub fn payload(&self) -> Vec<u8> {
-        // Serialising these types cannot fail: every key is a string.
+        // Serializing these types cannot fail: every key is a string.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// The event in its place.
-    #[must_use]
-    pub fn stored(&self, seq: i64) -> StoredEvent {
+    /// The event with its sequence number.
+    pub(crate) fn stored(&self, seq: i64) -> StoredEvent {
         StoredEvent { seq, kind: self.kind().to_owned(), payload: self.payload().into() }
     }
 
-    /// The last event of a turn that ends so. `message_id` is the message that holds its answer, or what it
-    /// said until then; an answer always has one.
-    #[must_use]
-    pub fn ending(
+    /// The last event of a turn with this ending. `message_id` is the message that holds its answer or
+    /// partial answer; `None` is returned if a completed turn has none.
+    pub(crate) fn ending(
         ending: Ending,
         message_id: Option<MessageId>,
         finish_reason: &str,
@@ -264,77 +199,51 @@ impl TurnEvent {
         })
     }
 
-    /// A reset because of a failed model call.
-    #[must_use]
-    pub fn reset(from_seq: i64, attempt: i32, cause: ResetCause) -> Self {
+    pub(crate) fn reset(from_seq: i64, attempt: i32, cause: ResetCause) -> Self {
         Self::Reset { from_seq, attempt, cause: cause.reason().to_owned() }
     }
 }
 
-/// Why an open step is begun anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ResetCause {
-    /// Its model call failed.
-    Model(FailureClass),
-    /// Another worker took the turn over.
-    Takeover,
-}
-
-impl ResetCause {
-    /// Stable reason, UPPER_SNAKE.
-    #[must_use]
-    pub const fn reason(self) -> &'static str {
-        match self {
-            Self::Model(class) => class.reason(),
-            Self::Takeover => "TAKEOVER",
-        }
-    }
-}
-
-/// One event with its place in the sequence, as stored.
+/// One event as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredEvent {
-    /// Place in the turn's sequence, from 1.
+    /// Sequence number within the turn, from 1.
     pub seq: i64,
-    /// Kind, as "text.delta".
     pub kind: String,
-    /// The JSON object that every door sends.
+    /// The JSON object that clients get.
     pub payload: bytes::Bytes,
 }
 
-/// What the open step of a turn has shown so far, read back from its events.
+/// The open step of a turn, read back from its events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct OpenStep {
+pub(crate) struct OpenStep {
     /// Its number; 0 if no step is open.
     pub step: i32,
-    /// Tries at it so far.
     pub attempt: i32,
-    /// Its first event; what a reset voids from.
+    /// Its first event; a reset voids from here.
     pub from_seq: i64,
     /// The model that was asked last.
     pub model: String,
-    /// Visible text.
     pub text: String,
-    /// Visible reasoning.
     pub reasoning: String,
-    /// Whether its first event is void already.
+    /// Whether a reset has voided it.
     pub voided: bool,
-    /// Whether what the last try cost is known already, or known to be unknown.
+    /// Whether the last attempt's usage is recorded, as known or unknown.
     pub settled: bool,
 }
 
 impl OpenStep {
     /// Reads the events after the last committed step.
-    #[must_use]
-    pub fn read(events: &[StoredEvent]) -> Self {
+    pub(crate) fn read(events: &[StoredEvent]) -> Self {
         let mut open = Self::default();
         for stored in events {
             match serde_json::from_slice(&stored.payload) {
                 Ok(TurnEvent::StepStarted { step, attempt, model }) => {
-                    // A silent restart adds a start to a step that has shown nothing: what is void is the same.
+                    // A silent retry adds a start to a step that has shown nothing, so nothing more becomes
+                    // void.
                     open = Self { step, attempt, model, from_seq: stored.seq, ..Self::default() };
                 }
-                // Another model goes on from the text: nothing is void.
+                // Another model continues the text: nothing is void.
                 Ok(TurnEvent::Splice { attempt, to_model, .. }) => {
                     open.attempt = attempt;
                     open.model = to_model;
@@ -347,13 +256,13 @@ impl OpenStep {
                     open.reasoning.clear();
                     open.voided = true;
                 }
-                // A try that failed is settled before the next one starts, and the turn may end between the two.
+                // A failed attempt is settled before the next one starts, and the turn may end in between.
                 Ok(TurnEvent::Usage { step, attempt, .. })
                     if (step, attempt) == (open.step, open.attempt) =>
                 {
                     open.settled = true;
                 }
-                // Events of committed steps, and none of these can be inside an open one.
+                // These belong to committed steps, never to the open one.
                 Ok(
                     TurnEvent::TurnStarted { .. }
                     | TurnEvent::ToolCall { .. }
@@ -369,27 +278,24 @@ impl OpenStep {
         open
     }
 
-    /// What it has shown, as parts of a message. Where reasoning and text took turns, their order is lost: the
-    /// step never ended, and no model is given its reasoning back.
-    #[must_use]
-    pub fn parts(&self) -> Vec<Part> {
+    /// The visible content as parts of a message. The order of interleaved reasoning and text is lost; no
+    /// model reads the reasoning of a step that did not end.
+    pub(crate) fn parts(&self) -> Vec<Part> {
         let reasoning = (!self.reasoning.is_empty())
             .then(|| Part::Reasoning { text: self.reasoning.clone(), signature: None });
         let text = (!self.text.is_empty()).then(|| Part::Text { text: self.text.clone() });
         reasoning.into_iter().chain(text).collect()
     }
 
-    /// Whether a client has seen anything of it that is not void.
-    #[must_use]
-    pub fn is_visible(&self) -> bool {
+    /// Whether clients have seen content that is not void.
+    pub(crate) fn is_visible(&self) -> bool {
         !self.text.is_empty() || !self.reasoning.is_empty()
     }
 }
 
-/// Place in a turn's journal, as clients pass it: `<turn id>:<seq>`.
+/// Position in a turn's events, as clients pass it: `<turn id>:<seq>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cursor {
-    /// The turn.
+pub(crate) struct Cursor {
     pub turn_id: TurnId,
     /// The last event seen; 0 is before the first.
     pub seq: i64,
@@ -402,17 +308,17 @@ impl fmt::Display for Cursor {
 }
 
 impl Cursor {
-    /// Parses what a caller gave for `field` and checks that it belongs to `turn_id`; empty is the beginning.
+    /// Parses the caller's `field` and checks that it belongs to `turn_id`; empty is the beginning.
     ///
     /// # Errors
-    /// [`Invalid`] if it is no cursor, or one of another turn.
-    pub fn parse(field: &str, text: &str, turn_id: TurnId) -> Result<Self, Invalid> {
+    /// [`Invalid`] if the text is not a cursor, or a cursor of another turn.
+    pub(crate) fn parse(field: &str, text: &str, turn_id: TurnId) -> Result<Self, Invalid> {
         if text.is_empty() {
             return Ok(Self { turn_id, seq: 0 });
         }
         let bad = || Invalid::new(field, "must be the id of an event of this turn");
         let (turn, seq) = text.split_once(':').ok_or_else(bad)?;
-        // One spelling a cursor: no sign, no leading zero.
+        // A cursor has one spelling: no sign, no leading zero.
         let plain = seq.bytes().all(|b| b.is_ascii_digit()) && !(seq.len() > 1 && seq.starts_with('0'));
         let seq = i64::from_str(seq).ok().filter(|_| plain).ok_or_else(bad)?;
         match id::parse_id(field, turn) {

@@ -1,51 +1,71 @@
-//! Messages: what a session remembers of its turns, part by part.
+//! Messages of a session, in parts.
 //!
 //! The serde form of [`Part`] is the stored form and what clients read: changing it means migrating rows.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use svc_core::id::{AccountId, MessageId, SessionId, TurnId};
 
-use super::step::ToolCall;
-
-/// Who says a message.
+/// Author of a message. The order is that in which one step writes its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// The user.
     User,
-    /// The model.
     Assistant,
-    /// Tools, with the results of the calls in the assistant message before.
+    /// Results of the tool calls in the assistant message before.
     Tool,
 }
 
-impl Role {
-    /// Every role, in the order in which one step writes them.
-    pub const ALL: [Self; 3] = [Self::User, Self::Assistant, Self::Tool];
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub role: Role,
+    pub parts: Vec<Part>,
 }
 
-/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredMessage {
+    pub id: MessageId,
+    pub account_id: AccountId,
+    pub session_id: SessionId,
+    /// The turn that wrote it.
+    pub turn_id: TurnId,
+    /// The turn's place in the session.
+    pub ordinal: i64,
+    /// The step that wrote it; 0 is the input.
+    pub step: i32,
+    pub message: Message,
+    /// The model's name in the route; empty unless a model wrote the message.
+    pub model: String,
+    /// Why the model ended the message; empty unless a model wrote it.
+    pub finish_reason: String,
+    pub created_at: DateTime<Utc>,
+}
+
+/// A tool call as a model made it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Who says it.
-    pub role: Role,
-    /// What it says.
-    pub parts: Vec<Part>,
+pub(crate) struct ToolCall {
+    /// The model's own id of the call: never empty, unique within its message.
+    pub id: String,
+    /// Name of the tool, not checked against any list.
+    pub name: String,
+    /// Arguments: one complete JSON object, as text.
+    pub arguments: String,
 }
 
 impl Message {
     /// A message of the user with one text.
-    pub fn user(text: impl Into<String>) -> Self {
+    pub(crate) fn user(text: impl Into<String>) -> Self {
         Self { role: Role::User, parts: vec![Part::Text { text: text.into() }] }
     }
 
     /// A message of the model with one text.
-    pub fn assistant(text: impl Into<String>) -> Self {
+    pub(crate) fn assistant(text: impl Into<String>) -> Self {
         Self { role: Role::Assistant, parts: vec![Part::Text { text: text.into() }] }
     }
 
-    /// Bytes of everything it says.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
+    /// Bytes of all parts.
+    pub(crate) fn bytes(&self) -> usize {
         let part = |part: &Part| match part {
             Part::Text { text } => text.len(),
             Part::Reasoning { text, signature } => text.len() + signature.as_ref().map_or(0, String::len),
@@ -57,13 +77,12 @@ impl Message {
     }
 
     /// All text parts, joined.
-    #[must_use]
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.parts.iter().filter_map(Part::as_text).collect()
     }
 
-    /// The tool calls in it, in order.
-    pub fn tool_calls(&self) -> impl Iterator<Item = &ToolCall> {
+    /// Tool calls, in order.
+    pub(crate) fn tool_calls(&self) -> impl Iterator<Item = &ToolCall> {
         self.parts.iter().filter_map(|part| match part {
             Part::ToolCall(call) => Some(call),
             Part::Text { .. } | Part::Reasoning { .. } | Part::Image { .. } | Part::ToolResult { .. } => None,
@@ -71,49 +90,41 @@ impl Message {
     }
 }
 
-/// One part of a message. Its JSON form is what the message store keeps and clients read.
+/// One part of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum Part {
-    /// Plain text.
+pub(crate) enum Part {
     Text {
-        /// The text.
         text: String,
     },
-    /// What the model thought. Sent back only to a provider that signed it.
+    /// The model's reasoning. Sent back only to the provider that signed it.
     Reasoning {
-        /// The text.
         text: String,
-        /// The provider's own signature, never made up.
+        /// The provider's own signature.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         signature: Option<String>,
     },
-    /// An image.
     Image {
-        /// As `image/png`.
         media_type: String,
-        /// Its bytes in standard base64.
+        /// Content in standard base64.
         base64: String,
     },
-    /// A tool call of the model.
     ToolCall(ToolCall),
-    /// What became of a tool call.
+    /// Result of a tool call.
     ToolResult {
-        /// Id of the call.
         call_id: String,
         /// Name of the tool.
         name: String,
-        /// What the model reads.
+        /// Text for the model.
         content: String,
-        /// Whether the tool failed, or may have.
+        /// Whether the tool failed, or may have failed.
         is_error: bool,
     },
 }
 
 impl Part {
     /// The text of a text part.
-    #[must_use]
-    pub fn as_text(&self) -> Option<&str> {
+    pub(crate) fn as_text(&self) -> Option<&str> {
         match self {
             Self::Text { text } => Some(text),
             Self::Reasoning { .. } | Self::Image { .. } | Self::ToolCall(_) | Self::ToolResult { .. } => None,
@@ -121,9 +132,8 @@ impl Part {
     }
 }
 
-/// The message as Postgres can keep it: its text has no NUL, so each becomes the replacement character.
-#[must_use]
-pub fn storable(mut message: Message) -> Message {
+/// Replaces each NUL by the replacement character; Postgres cannot store NUL in text.
+pub(crate) fn storable(mut message: Message) -> Message {
     let clean = |text: &mut String| {
         if text.contains('\0') {
             *text = text.replace('\0', "\u{fffd}");
@@ -155,24 +165,24 @@ pub fn storable(mut message: Message) -> Message {
     message
 }
 
-/// What a model is given of earlier turns: the newest messages, as many as there is room for, from a user's on.
+/// The messages of earlier turns that a model reads: the newest ones within the limits, starting at a user
+/// message.
 #[derive(Debug, Default)]
-pub struct History {
+pub(crate) struct History {
     newest_first: Vec<Message>,
     bytes: usize,
-    /// There is no more room, and not even the last turn's question is there: it is looked for, to stand alone with
-    /// that turn's final answer.
+    /// The limits are reached before the last turn's question was found. Of that turn only its final answer
+    /// is kept, and older messages are skipped up to its question.
     wants_question: bool,
 }
 
 impl History {
-    /// Most messages.
-    pub const MESSAGES: usize = 1000;
-    /// Most bytes: about a million tokens, and what one turn may hold in memory of its past.
-    pub const BYTES: usize = 4 << 20;
+    pub(crate) const MESSAGES: usize = 1000;
+    /// Maximum bytes: about a million tokens, held in memory while the turn runs.
+    pub(crate) const BYTES: usize = 4 << 20;
 
-    /// Takes the message before those it has; false if it wants no older one.
-    pub fn push(&mut self, message: Message) -> bool {
+    /// Adds the message before those added so far. Returns false once no older message is wanted.
+    pub(crate) fn push(&mut self, message: Message) -> bool {
         let is_user = message.role == Role::User;
         if self.wants_question {
             if is_user {
@@ -199,22 +209,20 @@ impl History {
         !is_user
     }
 
-    /// Oldest first. It begins with what a user said: an answer without its question, or a result without its call,
-    /// is refused by providers.
-    #[must_use]
-    pub fn finish(self) -> Vec<Message> {
+    /// Returns the messages, oldest first. The first is a user message, because providers refuse an answer
+    /// without its question and a result without its call.
+    pub(crate) fn finish(self) -> Vec<Message> {
         let answers = self.newest_first.iter().rev().take_while(|message| message.role != Role::User).count();
         self.newest_first.into_iter().rev().skip(answers).collect()
     }
 }
 
-/// What a model reads as the result of a call that its turn never carried out.
-pub const NOT_CARRIED_OUT: &str = "not carried out: the turn ended first";
+/// Result that a model reads for a call that its turn did not make.
+pub(crate) const NOT_CARRIED_OUT: &str = "not carried out: the turn ended first";
 
-/// Gives every tool call its result, in place: providers refuse a history in which one is missing. A call that
-/// its turn never carried out (the turn was canceled, or failed) is answered [`NOT_CARRIED_OUT`].
-#[must_use]
-pub fn answered(history: Vec<Message>) -> Vec<Message> {
+/// Adds the missing tool results in place, because providers refuse a history without them. A call that its
+/// turn did not make (the turn was canceled or failed) gets [`NOT_CARRIED_OUT`].
+pub(crate) fn with_all_results(history: Vec<Message>) -> Vec<Message> {
     let mut whole: Vec<Message> = Vec::with_capacity(history.len());
     let mut open: Vec<ToolCall> = Vec::new();
     let settle = |open: &mut Vec<ToolCall>, whole: &mut Vec<Message>| {
@@ -278,28 +286,28 @@ mod tests {
     }
 
     #[test]
-    fn a_call_without_a_result_is_answered_before_the_next_input() {
+    fn a_call_without_a_result_gets_one_before_the_next_input() {
         let history = vec![
             Message::user("go"),
             assistant(vec![call("a"), call("b")]),
             tool(vec![result("a")]),
             Message::user("and now?"),
         ];
-        let whole = answered(history);
+        let whole = with_all_results(history);
         assert_eq!(open_calls(&whole), 0);
-        assert_eq!(whole[2].parts.len(), 2, "the missing result joins the others");
+        assert_eq!(whole[2].parts.len(), 2, "the missing result joins the existing one");
         assert_eq!(whole[3].role, Role::User);
     }
 
     #[test]
-    fn a_call_at_the_very_end_is_answered_too() {
-        let whole = answered(vec![Message::user("go"), assistant(vec![call("a")])]);
+    fn a_call_in_the_last_message_gets_a_result() {
+        let whole = with_all_results(vec![Message::user("go"), assistant(vec![call("a")])]);
         assert_eq!(open_calls(&whole), 0);
         assert_eq!(whole.last().unwrap().role, Role::Tool);
     }
 
     #[test]
-    fn a_history_has_room_for_so_much_and_begins_with_a_user() {
+    fn a_history_has_limits_and_begins_with_a_user_message() {
         let mut history = History::default();
         let turn =
             [Message::user("do it"), assistant(vec![call("a")]), tool(vec![result("a")]), assistant(vec![])];
@@ -308,7 +316,7 @@ mod tests {
         let room = newest_first.into_iter().take_while(|message| history.push(message.clone())).count();
         assert_eq!(room, History::MESSAGES);
         let whole = history.finish();
-        // The oldest one there was room for is an answer: its turn goes with it.
+        // The oldest message within the limit is an answer, so its turn is dropped.
         assert_eq!((whole.len(), whole[0].role), (999, Role::User));
 
         let mut history = History::default();
@@ -323,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_that_is_too_long_leaves_its_question_and_its_answer() {
+    fn a_turn_over_the_limit_keeps_its_question_and_answer() {
         let mut history = History::default();
         let huge = assistant(vec![call("a"), Part::Text { text: "x".repeat(History::BYTES) }]);
         let turns = [
@@ -339,18 +347,18 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_history_stays_as_it_is() {
+    fn a_complete_history_is_unchanged() {
         let history = vec![
             Message::user("go"),
             assistant(vec![call("a")]),
             tool(vec![result("a")]),
             Message::assistant("done"),
         ];
-        assert_eq!(answered(history.clone()), history);
+        assert_eq!(with_all_results(history.clone()), history);
     }
 
     #[test]
-    fn what_is_stored_holds_no_nul() {
+    fn a_stored_message_has_no_nul() {
         let message = storable(assistant(vec![Part::Text { text: "a\0b".into() }, call("a")]));
         assert_eq!(message.text(), "a\u{fffd}b");
     }

@@ -1,51 +1,63 @@
-//! Sessions: what a tenant may say about one, and what its input policy does with a second input.
+//! Sessions: their fields, and what the input policy does with an input while an earlier turn is open.
 
-use svc_core::{id::TurnId, wire::error::Invalid};
+use chrono::{DateTime, Utc};
+use svc_core::{
+    id::{AccountId, SessionId, TurnId},
+    wire::error::Invalid,
+};
 
-/// Longest title, characters.
-pub const MAX_TITLE_CHARS: usize = 200;
+/// Maximum characters of a title.
+pub(crate) const MAX_TITLE_CHARS: usize = 200;
 
-/// Longest input, bytes.
-pub const MAX_INPUT_BYTES: usize = 256 * 1024;
+/// Maximum bytes of an input.
+pub(crate) const MAX_INPUT_BYTES: usize = 256 * 1024;
 
-/// Longest name of a route, bytes.
-pub const MAX_ROUTE_BYTES: usize = 64;
+/// Maximum bytes of a route's name.
+pub(crate) const MAX_ROUTE_BYTES: usize = 64;
 
 /// The route of a session that names none.
-pub const DEFAULT_ROUTE: &str = "default";
+pub(crate) const DEFAULT_ROUTE: &str = "default";
 
-/// What happens to an input while an earlier turn of the session is not final.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Session {
+    pub id: SessionId,
+    pub account_id: AccountId,
+    /// Free text of the tenant.
+    pub title: String,
+    pub input_policy: InputPolicy,
+    /// Named list of models.
+    pub route: String,
+    pub created_at: DateTime<Utc>,
+    /// When its last turn was accepted or ended.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// Treatment of an input while an earlier turn of the session is not final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum InputPolicy {
-    /// It waits its turn.
+    /// The input waits until the earlier turns are final.
     Queue,
-    /// It is refused.
+    /// The input is refused.
     Reject,
-    /// What runs or waits is canceled, and the new turn follows.
+    /// The open turns are canceled, and the new turn follows.
     Interrupt,
 }
 
-impl InputPolicy {
-    /// Every policy.
-    pub const ALL: [Self; 3] = [Self::Queue, Self::Reject, Self::Interrupt];
-}
-
-/// What becomes of a new input.
+/// Decision on a new input.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Admission {
-    /// It becomes a turn.
+pub(crate) enum Admission {
+    /// The input becomes a turn.
     Accept,
-    /// It becomes a turn once these are canceled, in the same transaction.
+    /// The input becomes a turn after these turns are canceled, in the same transaction.
     Interrupt(Vec<TurnId>),
-    /// It is refused: an earlier turn is not final.
+    /// Refused: an earlier turn is not final.
     InFlight,
-    /// It is refused: too many turns wait already.
+    /// Refused: the session has its maximum of open turns.
     QueueFull,
 }
 
-/// Decides on a new input, given the session's turns that are not final.
-#[must_use]
-pub fn admit(policy: InputPolicy, open: &[TurnId], max_open: usize) -> Admission {
+/// Decides on a new input. `open` are the session's turns that are not final, at most `max_open`.
+pub(crate) fn admit(policy: InputPolicy, open: &[TurnId], max_open: usize) -> Admission {
     if open.is_empty() {
         return Admission::Accept;
     }
@@ -57,11 +69,11 @@ pub fn admit(policy: InputPolicy, open: &[TurnId], max_open: usize) -> Admission
     }
 }
 
-/// A title as a caller gave it.
+/// Checks a title.
 ///
 /// # Errors
-/// [`Invalid`] if it is too long or holds control characters.
-pub fn parse_title(text: &str) -> Result<String, Invalid> {
+/// [`Invalid`] if the title is too long or has control characters.
+pub(crate) fn parse_title(text: &str) -> Result<String, Invalid> {
     if text.chars().count() > MAX_TITLE_CHARS {
         return Err(Invalid::new("title", "must have at most 200 characters"));
     }
@@ -71,11 +83,11 @@ pub fn parse_title(text: &str) -> Result<String, Invalid> {
     Ok(text.to_owned())
 }
 
-/// An input as a caller gave it.
+/// Checks an input.
 ///
 /// # Errors
-/// [`Invalid`] if it is empty, too long, or holds a NUL (which Postgres cannot keep in text).
-pub fn parse_input(text: &str) -> Result<String, Invalid> {
+/// [`Invalid`] if the input is empty, too long, or has a NUL, which Postgres cannot store in text.
+pub(crate) fn parse_input(text: &str) -> Result<String, Invalid> {
     if text.trim().is_empty() {
         return Err(Invalid::new("input", "is required"));
     }
@@ -95,7 +107,7 @@ mod tests {
     #[test]
     fn every_policy_decides_on_an_idle_and_on_a_busy_session() {
         let open = vec![TurnId::new(), TurnId::new()];
-        for policy in InputPolicy::ALL {
+        for policy in [InputPolicy::Queue, InputPolicy::Reject, InputPolicy::Interrupt] {
             assert_eq!(admit(policy, &[], 2), Admission::Accept, "{policy:?}");
         }
         assert_eq!(admit(InputPolicy::Queue, &open, 3), Admission::Accept);

@@ -1,36 +1,39 @@
-//! One model step, without I/O: the events of one model call in; what is shown, and in the end the step's record,
-//! out.
+//! One model step, without I/O: the events of one model call come in; events for clients and the step's
+//! record go out.
 //!
-//! A [`Step`] decides what is visible (text and reasoning, as it comes; a tool call only once its intent is
-//! committed, so never from here), what the record holds (every part in the order in which it came, adjacent
-//! deltas as one), whether the call ended well (an empty message or one that breaks off is a failure, whatever
-//! the transport thought), and when it has been silent for too long ([`Clocks`]). It writes nothing, asks no
-//! model and runs no tool.
+//! A [`Step`] decides
+//!
+//! * what clients see: text and reasoning as they arrive; a tool call is shown only once its intent is
+//!   committed, which does not happen here;
+//! * what the record holds: every part in order of arrival, adjacent deltas as one;
+//! * whether the call succeeded: an empty or unfinished message is a failure;
+//! * when the call has been silent for too long ([`Clocks`]).
 
 mod clocks;
 mod event;
 
 use std::time::Instant;
 
-pub use clocks::{Clock, ClockLimits, Clocks, Firing};
-pub use event::{FinishReason, ModelEvent, Pulse, ToolCall, Usage};
+pub(crate) use clocks::{Clock, ClockLimits, Clocks, Firing};
+pub(crate) use event::{FinishReason, ModelEvent, Pulse};
 
 use super::{
     event::TurnEvent,
-    failover::FailureClass,
-    message::{Message, Part, Role},
+    failure::FailureClass,
+    message::{Message, Part, Role, ToolCall},
+    usage::Usage,
 };
 
-/// Most bytes of text, reasoning and arguments that one step may hold. Far above any model's longest answer:
-/// it keeps an upstream that never ends from filling memory.
-pub const MAX_STEP_BYTES: usize = 8 * 1024 * 1024;
+/// Maximum bytes of text, reasoning and arguments in one step, so that an endless stream cannot fill the
+/// memory; far above any model's longest answer.
+pub(crate) const MAX_STEP_BYTES: usize = 8 * 1024 * 1024;
 
-/// Most tool calls of one step.
-pub const MAX_TOOL_CALLS: usize = 128;
+/// Maximum tool calls of one step.
+pub(crate) const MAX_TOOL_CALLS: usize = 128;
 
-/// One model call as it goes on.
+/// One model call in progress.
 #[derive(Debug)]
-pub struct Step {
+pub(crate) struct Step {
     number: i32,
     parts: Vec<Part>,
     bytes: usize,
@@ -41,38 +44,34 @@ pub struct Step {
     clocks: Clocks,
 }
 
-/// What a step that ended well leaves behind.
+/// Result of a step that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StepRecord {
-    /// What the model said.
+pub(crate) struct StepRecord {
     pub message: Message,
-    /// What it cost; `None` if the upstream did not say, which is not zero.
+    /// `None` if the upstream did not report it, which is not zero.
     pub usage: Option<Usage>,
-    /// Why it ended. [`FinishReason::ToolUse`] exactly if there are tool calls to run.
+    /// [`FinishReason::ToolUse`] exactly if there are tool calls to run.
     pub finish: FinishReason,
 }
 
-/// Why a step cannot go on.
+/// Why a step failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum StepError {
-    /// The model said something that no model may say.
+pub(crate) enum StepError {
     #[error("model stream is malformed: {0}")]
     Malformed(&'static str),
-    /// The stream ended and the model had not.
+    /// The stream ended before the model finished.
     #[error("model stream was cut")]
     Cut,
-    /// The model finished without having said anything.
+    /// The model finished without text, reasoning or tool call.
     #[error("model said nothing")]
     Empty,
-    /// A clock ran out.
     #[error(transparent)]
     TimedOut(#[from] Firing),
 }
 
 impl StepError {
-    /// What may be done about it; `None` if the turn's own deadline is over, which ends the turn.
-    #[must_use]
-    pub const fn class(self) -> Option<FailureClass> {
+    /// Its failure class; `None` if the turn's own deadline has passed, which ends the turn.
+    pub(crate) const fn class(self) -> Option<FailureClass> {
         match self {
             Self::Malformed(_) => Some(FailureClass::Malformed),
             Self::Cut => Some(FailureClass::Cut),
@@ -86,22 +85,21 @@ impl StepError {
 }
 
 impl Step {
-    /// Step `number` begins. `kept` is text that an earlier attempt showed and this one goes on from; empty
-    /// unless the step was spliced.
-    #[must_use]
-    pub fn new(number: i32, kept: String, clocks: Clocks) -> Self {
+    /// Starts step `number`. `kept` is the text of an earlier attempt that this one continues; empty unless
+    /// the step was spliced.
+    pub(crate) fn new(number: i32, kept: String, clocks: Clocks) -> Self {
         let bytes = kept.len();
         let parts = if kept.is_empty() { Vec::new() } else { vec![Part::Text { text: kept }] };
         Self { number, parts, bytes, calls: 0, spoke: false, usage: None, finish: None, clocks }
     }
 
-    /// Takes in one event; what comes back is to be shown.
+    /// Processes one event. Returns the event to show, if any.
     ///
     /// # Errors
-    /// [`StepError`] if the step has to end; what was shown stays shown, and [`Self::partial`] still holds it.
-    pub fn handle(&mut self, event: ModelEvent, now: Instant) -> Result<Option<TurnEvent>, StepError> {
+    /// [`StepError`] if the event is malformed or a clock has run out.
+    pub(crate) fn handle(&mut self, event: ModelEvent, now: Instant) -> Result<Option<TurnEvent>, StepError> {
         self.clocks.note(&event, now);
-        // A stream that never falls silent must not outrun the clocks it does not reset.
+        // A stream that is never silent must still obey the clocks that its events do not reset.
         if let Some(firing) = self.clocks.fired(now) {
             return Err(firing.into());
         }
@@ -125,29 +123,27 @@ impl Step {
         }
     }
 
-    /// When to ask [`Self::fired`] again, if nothing comes until then.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Instant {
+    /// When to call [`Self::fired`] if no event arrives before.
+    pub(crate) fn poll_timeout(&self) -> Instant {
         self.clocks.poll_timeout()
     }
 
-    /// The clock that has run out by `now`, if one has.
-    #[must_use]
-    pub fn fired(&self, now: Instant) -> Option<Firing> {
+    /// The clock that has run out by `now`, if any.
+    pub(crate) fn fired(&self, now: Instant) -> Option<Firing> {
         self.clocks.fired(now)
     }
 
-    /// The stream ended.
+    /// Ends the step when its stream has ended.
     ///
     /// # Errors
-    /// [`StepError::Cut`] if the model had not finished, [`StepError::Empty`] if it had and said nothing.
-    pub fn end(self) -> Result<StepRecord, StepError> {
+    /// [`StepError::Cut`] if the model had not finished, [`StepError::Empty`] if it finished without content.
+    pub(crate) fn end(self) -> Result<StepRecord, StepError> {
         let reason = self.finish.ok_or(StepError::Cut)?;
         if !self.spoke {
             return Err(StepError::Empty);
         }
-        // Upstreams disagree with themselves about it ("stop" with tool calls, "tool_calls" with none); what
-        // is to be run decides.
+        // Upstreams contradict themselves ("stop" with tool calls, "tool_calls" without any): the calls
+        // decide.
         let finish = match (self.calls > 0, reason) {
             (true, _) => FinishReason::ToolUse,
             (false, FinishReason::ToolUse) => FinishReason::EndTurn,
@@ -160,15 +156,8 @@ impl Step {
         })
     }
 
-    /// What was shown until now: text and reasoning. Calls that were never committed are not part of it.
-    #[must_use]
-    pub fn partial(&self) -> Vec<Part> {
-        self.parts.iter().filter(|part| !matches!(part, Part::ToolCall(_))).cloned().collect()
-    }
-
-    /// What the call cost so far, as far as the upstream said.
-    #[must_use]
-    pub const fn usage(&self) -> Option<Usage> {
+    /// Usage that the upstream has reported so far.
+    pub(crate) const fn usage(&self) -> Option<Usage> {
         self.usage
     }
 

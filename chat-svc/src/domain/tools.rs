@@ -1,7 +1,7 @@
-//! The built-in tools: what a model is told about them, how its calls are read, what it reads back.
+//! The built-in tools: their specifications for models, the parser of calls, and the text of results.
 //!
-//! Calls are parsed strictly (an argument nobody knows is an error, not noise), and every error is a sentence
-//! that the model can act on. Results are bounded, and say what was left out. This module runs nothing.
+//! Calls are parsed strictly: an unknown argument is an error, and every error is a sentence that the model
+//! can act on. Results are bounded, and say what was left out. This module runs nothing.
 
 mod result;
 
@@ -10,79 +10,67 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-pub use result::{Entry, EntryKind, ExecResult, MAX_RESULT_BYTES, Outcome, Rendered};
+pub(crate) use result::{Entry, EntryKind, ExecResult, Outcome, Rendered};
 
-use super::step::ToolCall;
+use super::message::ToolCall;
 
-/// Longest command, bytes.
-pub const MAX_COMMAND_BYTES: usize = 64 * 1024;
-/// Longest path, bytes.
-pub const MAX_PATH_BYTES: usize = 4096;
-/// Most bytes that one call writes.
-pub const MAX_WRITE_BYTES: usize = 1024 * 1024;
-/// How long a command may run if the model does not say.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a command may run at most.
-pub const MAX_TIMEOUT: Duration = Duration::from_secs(600);
+pub(crate) const MAX_COMMAND_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_PATH_BYTES: usize = 4096;
+/// Maximum bytes that one call writes.
+pub(crate) const MAX_WRITE_BYTES: usize = 1024 * 1024;
+/// Timeout of a command without one in its call.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Maximum timeout of a command.
+pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// What a model is told about a tool.
+/// Specification of a tool for models.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ToolSpec {
-    /// Its name: letters, digits, `_` and `-`, at most 64.
+pub(crate) struct ToolSpec {
+    /// Letters, digits, `_` and `-`, at most 64.
     pub name: String,
-    /// What it does, and when to use it, for the model to read.
+    /// Tells the model what the tool does and when to use it.
     pub description: String,
     /// JSON Schema of its arguments: an object.
     pub parameters: Value,
 }
 
-/// A call of a built-in tool, checked.
+/// A checked call of a built-in tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BuiltIn {
-    /// Runs a command.
-    Shell {
-        /// For `sh -c`.
-        command: String,
-        /// Killed after this long.
-        timeout: Duration,
-    },
-    /// Reads a file.
+pub(crate) enum BuiltIn {
+    Read(ReadTool),
+    Act(ActTool),
+}
+
+/// A call without effect: it may be repeated. Paths are absolute, or relative to the workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ReadTool {
     ReadFile {
-        /// Absolute, or relative to the workspace.
         path: String,
     },
-    /// Writes a file whole.
-    WriteFile {
-        /// Absolute, or relative to the workspace.
-        path: String,
-        /// What it will hold.
-        content: String,
-    },
-    /// Lists a directory.
+    /// An empty path is the workspace.
     ListFiles {
-        /// Absolute, or relative to the workspace; empty is the workspace.
         path: String,
     },
 }
 
-/// The names of the built-in tools.
-pub const NAMES: [&str; 4] = ["shell", "read_file", "write_file", "list_files"];
-
-/// Why a call was not made. `Display` is what the model reads.
+/// A call with an effect: it is journaled, sent with a key, and never repeated under another one while it may
+/// have run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BadCall {
-    /// There is no such tool.
-    UnknownTool {
-        /// The name it used.
-        name: String,
-    },
-    /// The arguments are not what the tool takes.
-    BadArguments {
-        /// The tool.
-        tool: &'static str,
-        /// What is wrong.
-        problem: String,
-    },
+pub(crate) enum ActTool {
+    /// Runs `command` with `sh -c`; the guest kills it after `timeout`.
+    Shell { command: String, timeout: Duration },
+    /// Replaces the file at `path`.
+    WriteFile { path: String, content: String },
+}
+
+/// The names of the built-in tools.
+pub(crate) const NAMES: [&str; 4] = ["shell", "read_file", "write_file", "list_files"];
+
+/// Why a call is refused. `Display` is the text for the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BadCall {
+    UnknownTool { name: String },
+    BadArguments { tool: &'static str, problem: String },
 }
 
 impl std::error::Error for BadCall {}
@@ -105,49 +93,44 @@ impl fmt::Display for BadCall {
 }
 
 impl BuiltIn {
-    /// Reads a model's call.
+    /// Parses a model's call.
     ///
     /// # Errors
-    /// [`BadCall`], whose text is meant for the model.
-    pub fn parse(call: &ToolCall) -> Result<Self, BadCall> {
+    /// [`BadCall`] if the tool is unknown or an argument is wrong.
+    pub(crate) fn parse(call: &ToolCall) -> Result<Self, BadCall> {
         match call.name.as_str() {
             "shell" => Shell::read("shell", call)?.check("shell"),
             "read_file" => {
                 let Path { path } = Path::read("read_file", call)?;
-                Ok(Self::ReadFile { path: required_path("read_file", path)? })
+                Ok(Self::Read(ReadTool::ReadFile { path: required_path("read_file", path)? }))
             }
             "write_file" => WriteFile::read("write_file", call)?.check("write_file"),
             "list_files" => {
                 let OptionalPath { path } = OptionalPath::read("list_files", call)?;
-                Ok(Self::ListFiles { path: checked_path("list_files", path.unwrap_or_default())? })
+                let path = checked_path("list_files", path.unwrap_or_default())?;
+                Ok(Self::Read(ReadTool::ListFiles { path }))
             }
             other => Err(BadCall::UnknownTool { name: other.to_owned() }),
         }
     }
+}
 
-    /// Whether running it twice is the same as running it once: it only reads.
-    #[must_use]
-    pub const fn is_read_only(&self) -> bool {
-        match self {
-            Self::ReadFile { .. } | Self::ListFiles { .. } => true,
-            Self::Shell { .. } | Self::WriteFile { .. } => false,
-        }
-    }
-
-    /// The longest it can take once it was begun: beyond a command's timeout, nothing that matters.
-    #[must_use]
-    pub const fn longest(&self) -> Duration {
+impl ActTool {
+    /// The longest time it may run; writing a file takes no time that matters.
+    pub(crate) const fn longest(&self) -> Duration {
         match self {
             Self::Shell { timeout, .. } => *timeout,
-            Self::ReadFile { .. } | Self::WriteFile { .. } | Self::ListFiles { .. } => Duration::ZERO,
+            Self::WriteFile { .. } => Duration::ZERO,
         }
     }
 }
 
-/// What models are told about the built-in tools.
-#[must_use]
-pub fn specs() -> Vec<ToolSpec> {
-    let path = |what: &str| json!({ "type": "string", "description": format!("{what}, absolute or relative to /workspace.") });
+/// Specifications of the built-in tools for models.
+pub(crate) fn specs() -> Vec<ToolSpec> {
+    let path = |what: &str| {
+        let description = format!("{what}, absolute or relative to /workspace.");
+        json!({ "type": "string", "description": description })
+    };
     let spec = |name: &str, description: &str, required: &[&str], properties: Value| ToolSpec {
         name: name.to_owned(),
         description: description.to_owned(),
@@ -161,9 +144,9 @@ pub fn specs() -> Vec<ToolSpec> {
     vec![
         spec(
             "shell",
-            "Runs a command with sh -c in the session's sandbox, in /workspace, and returns its exit code and \
-             output. Every call is a new shell: a cd or a variable does not carry over. There is no terminal, so \
-             interactive programs do not work.",
+            "Runs a command with sh -c in the session's sandbox, in /workspace, and returns its exit code \
+             and output. Every call is a new shell: a cd or a variable does not carry over. There is no \
+             terminal, so interactive programs do not work.",
             &["command"],
             json!({
                 "command": { "type": "string", "description": "The command line." },
@@ -181,8 +164,8 @@ pub fn specs() -> Vec<ToolSpec> {
         ),
         spec(
             "write_file",
-            "Writes a text file in the session's sandbox. It replaces the file if there is one and makes missing \
-             directories.",
+            "Writes a text file in the session's sandbox. It replaces the file if there is one and makes \
+             missing directories.",
             &["path", "content"],
             json!({
                 "path": path("The file"),
@@ -198,15 +181,15 @@ pub fn specs() -> Vec<ToolSpec> {
     ]
 }
 
-/// Reads arguments into the shape a tool takes; serde's own words name the argument that is wrong.
+/// Parses arguments into a tool's struct; serde's message names the wrong argument.
 trait Arguments: DeserializeOwned {
     fn read(tool: &'static str, call: &ToolCall) -> Result<Self, BadCall> {
-        // By way of a map: serde would also take an array as a struct, in the order of its fields.
+        // Through a map, because serde also accepts an array for a struct.
         serde_json::from_str::<Map<String, Value>>(&call.arguments)
             .and_then(|arguments| serde_json::from_value(Value::Object(arguments)))
             .map_err(|error| {
                 let text = error.to_string();
-                // "… at line 1 column 12" helps nobody who wrote an object, not a text.
+                // "… at line 1 column 12" does not help a model that wrote an object.
                 let problem = text.rsplit_once(" at line ").map_or(text.as_str(), |(problem, _)| problem);
                 bad(tool, format!("its arguments are wrong ({problem})"))
             })
@@ -232,7 +215,7 @@ impl Shell {
         if timeout.is_zero() || timeout > MAX_TIMEOUT {
             return Err(bad(tool, format!("timeout_seconds must be 1 to {}", MAX_TIMEOUT.as_secs())));
         }
-        Ok(BuiltIn::Shell { command, timeout })
+        Ok(BuiltIn::Act(ActTool::Shell { command, timeout }))
     }
 }
 
@@ -266,7 +249,8 @@ impl WriteFile {
         if self.content.len() > MAX_WRITE_BYTES {
             return Err(bad(tool, format!("content must have at most {MAX_WRITE_BYTES} bytes")));
         }
-        Ok(BuiltIn::WriteFile { path: required_path(tool, self.path)?, content: self.content })
+        let path = required_path(tool, self.path)?;
+        Ok(BuiltIn::Act(ActTool::WriteFile { path, content: self.content }))
     }
 }
 

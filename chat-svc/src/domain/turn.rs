@@ -1,20 +1,49 @@
-//! A turn's machine: one user input on its way to one final answer.
+//! A turn: one user input until its final answer, and its state machine.
 //!
-//! [`next`] is the only place that says which status follows which. It is pure: what a turn's row holds, an
-//! input and the time come in, what the row becomes goes out. The lease columns are not part of it (time only
-//! permits a taking; the epoch decides), and the set-wise claim of many turns at once (`store::claims`) writes
-//! what [`next`] says for [`Input::Claim`], which a test holds it to.
+//! [`next`] is the only place that says which status follows which. It is pure: a turn's row, an input and
+//! the time come in; the changed row goes out. The lease columns are not part of it: an expired lease only
+//! permits a takeover, the epoch decides. The set-wise claim of many turns (`store::claims`) writes what
+//! [`next`] says for [`Input::Claim`].
 
 use chrono::{DateTime, Utc};
+use svc_core::{
+    id::{AccountId, SessionId, TurnId},
+    subject::Subject,
+};
 
-use super::failover::FailureClass;
+use super::failure::FailureClass;
 
-/// Where a turn stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    pub id: TurnId,
+    pub account_id: AccountId,
+    pub session_id: SessionId,
+    /// Its place in the session, from 1.
+    pub ordinal: i64,
+    pub standing: Standing,
+    /// Why it failed or was canceled; empty otherwise.
+    pub cause: String,
+    /// Trace context of the request that created it.
+    pub traceparent: Option<String>,
+    /// When it was accepted.
+    pub created_at: DateTime<Utc>,
+    /// Sequence number of its newest event; 0 before the first.
+    pub last_seq: i64,
+}
+
+impl Turn {
+    /// The session, as the subject of custody.
+    pub(crate) const fn subject(&self) -> Subject {
+        Subject::Session { account: self.account_id, session: self.session_id }
+    }
+}
+
+/// Status of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TurnStatus {
     /// Accepted, waiting for a worker.
     Queued,
-    /// A worker holds its lease, or held it and is to be followed by another.
+    /// A worker holds its lease, or held it and another worker takes the turn over next.
     Running,
     /// Final: the answer is stored.
     Completed,
@@ -25,37 +54,31 @@ pub enum TurnStatus {
 }
 
 impl TurnStatus {
-    /// Every status.
-    pub const ALL: [Self; 5] = [Self::Queued, Self::Running, Self::Completed, Self::Failed, Self::Canceled];
-
-    /// Whether nothing follows.
-    #[must_use]
-    pub const fn is_final(self) -> bool {
+    /// Whether no other status follows.
+    pub(crate) const fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Canceled)
     }
 }
 
 /// Why a turn failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FailCause {
-    /// The last model of its route failed, for this reason.
+pub(crate) enum FailCause {
+    /// The last model that was asked failed.
     Model(FailureClass),
     /// It was not final at its deadline.
     DeadlineExceeded,
-    /// Workers took it again and again and none got it any further.
+    /// The maximum of claims without progress was reached.
     Poisoned,
-    /// It asked for more steps than a turn has.
+    /// It needed more steps than a turn may have.
     StepLimit,
-    /// Its route is not configured (any more).
+    /// Its route is not in the configuration.
     RouteUnknown,
-    /// A defect of ours.
+    /// A defect of Steward.
     Internal,
 }
 
 impl FailCause {
-    /// Stable reason, UPPER_SNAKE.
-    #[must_use]
-    pub const fn reason(self) -> &'static str {
+    pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::Model(class) => class.reason(),
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
@@ -66,9 +89,8 @@ impl FailCause {
         }
     }
 
-    /// What a user may read about it.
-    #[must_use]
-    pub const fn public_message(self) -> &'static str {
+    /// Text that a user may read.
+    pub(crate) const fn public_message(self) -> &'static str {
         match self {
             Self::Model(class) => class.public_message(),
             Self::DeadlineExceeded => "the turn did not end before its deadline",
@@ -82,19 +104,17 @@ impl FailCause {
 
 /// Why a turn was canceled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum CancelCause {
-    /// Its user asked for it.
+pub(crate) enum CancelCause {
+    /// A caller canceled it.
     User,
-    /// A newer input of its session took its place.
+    /// A newer input of its session replaced it.
     Interrupted,
     /// Its session is being erased.
     Erased,
 }
 
 impl CancelCause {
-    /// Stable reason, UPPER_SNAKE.
-    #[must_use]
-    pub const fn reason(self) -> &'static str {
+    pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::User => "USER",
             Self::Interrupted => "INTERRUPTED",
@@ -105,19 +125,15 @@ impl CancelCause {
 
 /// How a turn ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Ending {
-    /// With an answer.
+pub(crate) enum Ending {
     Completed,
-    /// With an error.
     Failed(FailCause),
-    /// Because somebody wished so.
     Canceled(CancelCause),
 }
 
 impl Ending {
     /// The status it leads to.
-    #[must_use]
-    pub const fn status(self) -> TurnStatus {
+    pub(crate) const fn status(self) -> TurnStatus {
         match self {
             Self::Completed => TurnStatus::Completed,
             Self::Failed(_) => TurnStatus::Failed,
@@ -126,8 +142,7 @@ impl Ending {
     }
 
     /// Stable reason; empty for an answer.
-    #[must_use]
-    pub const fn reason(self) -> &'static str {
+    pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::Completed => "",
             Self::Failed(cause) => cause.reason(),
@@ -136,57 +151,58 @@ impl Ending {
     }
 }
 
-/// What a turn's row holds, as far as the machine is concerned.
+/// The part of a turn's row that the state machine reads and changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Where it stands.
     pub status: TurnStatus,
-    /// Rises with every taking and every ending: who writes with a lower one is fenced out.
+    /// Fencing token: rises with every claim and every ending; writes with a lower epoch are refused.
     pub epoch: i64,
     /// Version of the row.
     pub generation: i64,
-    /// Workers that have run it.
+    /// Workers that have run the turn.
     pub attempts: i32,
-    /// Claims since it last got further.
-    pub barren_claims: i32,
-    /// When it first ran.
+    /// Claims since the turn last made progress.
+    pub no_progress_claims: i32,
     pub started_at: Option<DateTime<Utc>>,
-    /// When it became final.
+    /// When the turn became final.
     pub ended_at: Option<DateTime<Utc>>,
-    /// Instant at which it fails.
+    /// When the turn fails if it is not final.
     pub deadline_at: DateTime<Utc>,
 }
 
-/// What may happen to a turn.
+/// An input of the state machine.
+#[cfg_attr(not(test), expect(dead_code, reason = "set-wise SQL makes the other transitions"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Input {
-    /// A worker takes it: for the first time, or after another's lease ran out.
+pub(crate) enum Input {
+    /// A worker claims it: for the first time, or after the last worker's lease expired.
     Claim,
     /// Its worker committed a step or a tool's result.
     Advance,
-    /// Its worker hands it over: it stops, the turn does not.
+    /// Its worker hands it over: the worker stops, the turn continues elsewhere.
     Release,
     /// Its worker ends it.
     End(Ending),
-    /// Somebody else ends it, whoever runs it.
+    /// A caller, a newer input or an erasure ends it, whether it runs or not.
     Cancel(CancelCause),
 }
 
-/// An input that the status does not allow.
+/// The status does not allow the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a turn that is {from:?} does not take {input:?}")]
-pub struct InvalidTransition {
-    /// Where the turn stands.
+pub(crate) struct InvalidTransition {
     pub from: TurnStatus,
-    /// What was to happen.
     pub input: Input,
 }
 
-/// What the row becomes.
+/// Returns the row after `input`.
 ///
 /// # Errors
 /// [`InvalidTransition`] if the status does not allow the input; a final turn allows none.
-pub fn next(standing: &Standing, input: Input, now: DateTime<Utc>) -> Result<Standing, InvalidTransition> {
+pub(crate) fn next(
+    standing: &Standing,
+    input: Input,
+    now: DateTime<Utc>,
+) -> Result<Standing, InvalidTransition> {
     use TurnStatus::{Canceled, Completed, Failed, Queued, Running};
     let refused = Err(InvalidTransition { from: standing.status, input });
     let changed = Standing { generation: standing.generation + 1, ..*standing };
@@ -202,14 +218,14 @@ pub fn next(standing: &Standing, input: Input, now: DateTime<Utc>) -> Result<Sta
             status: Running,
             epoch: standing.epoch + 1,
             attempts: standing.attempts + 1,
-            barren_claims: standing.barren_claims + 1,
+            no_progress_claims: standing.no_progress_claims + 1,
             started_at: standing.started_at.or(Some(now)),
             ..changed
         }),
-        (Running, Input::Advance) => Ok(Standing { barren_claims: 0, ..changed }),
-        // Handing over is no failure to get further: deploys must not poison a long turn.
+        (Running, Input::Advance) => Ok(Standing { no_progress_claims: 0, ..changed }),
+        // A handed-over turn does not lack progress: deployments must not poison a long turn.
         (Running, Input::Release) => {
-            Ok(Standing { barren_claims: (standing.barren_claims - 1).max(0), ..changed })
+            Ok(Standing { no_progress_claims: (standing.no_progress_claims - 1).max(0), ..changed })
         }
         (Running, Input::End(ending)) => Ok(ended(ending)),
         (Queued | Running, Input::Cancel(cause)) => Ok(ended(Ending::Canceled(cause))),
@@ -217,12 +233,15 @@ pub fn next(standing: &Standing, input: Input, now: DateTime<Utc>) -> Result<Sta
     }
 }
 
-/// Whether a turn that was just claimed should end instead of running, and why.
-#[must_use]
-pub fn refuse_claim(standing: &Standing, max_barren_claims: i32, now: DateTime<Utc>) -> Option<FailCause> {
+/// Why a turn that was just claimed must fail instead of running; `None` if it may run.
+pub(crate) fn refuse_claim(
+    standing: &Standing,
+    max_no_progress: i32,
+    now: DateTime<Utc>,
+) -> Option<FailCause> {
     if standing.deadline_at <= now {
         Some(FailCause::DeadlineExceeded)
-    } else if standing.barren_claims > max_barren_claims {
+    } else if standing.no_progress_claims > max_no_progress {
         Some(FailCause::Poisoned)
     } else {
         None

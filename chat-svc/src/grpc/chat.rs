@@ -6,14 +6,11 @@ use steward_proto::chat::v1::{
 };
 use svc_core::{
     id::{SessionId, TurnId},
-    wire::auth::Credential,
+    wire::grpc::{Call, page_size, parts},
 };
 use tonic::{Request, Response, Status};
 
-use super::{
-    account, convert, once, status,
-    stream::{Events, Streams},
-};
+use super::stream::{Events, Streams};
 use crate::{
     app::{
         sessions::{NewSession, Sessions},
@@ -22,30 +19,22 @@ use crate::{
     domain::session::parse_input,
 };
 
-/// Serves `ChatService`.
 #[derive(Debug, Clone)]
-pub struct ChatHandler {
+pub(crate) struct ChatHandler {
     sessions: Sessions,
     turns: Turns,
     streams: Streams,
 }
 
 impl ChatHandler {
-    /// Serves these sessions and turns.
-    #[must_use]
-    pub fn new(sessions: Sessions, turns: Turns, streams: Streams) -> Self {
+    pub(crate) fn new(sessions: Sessions, turns: Turns, streams: Streams) -> Self {
         Self { sessions, turns, streams }
     }
 
-    /// As a tower service.
-    #[must_use]
-    pub fn into_server(self) -> ChatServiceServer<Self> {
+    /// Wraps the handler as a tower service.
+    pub(crate) fn into_server(self) -> ChatServiceServer<Self> {
         ChatServiceServer::new(self)
     }
-}
-
-fn credential<T>(request: &Request<T>) -> Option<Credential> {
-    request.extensions().get().cloned()
 }
 
 #[tonic::async_trait]
@@ -54,10 +43,9 @@ impl ChatService for ChatHandler {
         &self,
         request: Request<proto::CreateSessionRequest>,
     ) -> Result<Response<proto::CreateSessionResponse>, Status> {
-        let account = account(&request)?;
-        let once = once("steward.chat.v1.ChatService/CreateSession", &request)?;
-        let new = NewSession::try_from(request.into_inner()).map_err(status)?;
-        let session = self.sessions.create(account, new, &once).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let new = NewSession::try_from(request)?;
+        let session = self.sessions.create(call.account()?, new, &call.once()?).await?;
         Ok(Response::new(proto::CreateSessionResponse { session: Some(session.into()) }))
     }
 
@@ -65,9 +53,9 @@ impl ChatService for ChatHandler {
         &self,
         request: Request<proto::GetSessionRequest>,
     ) -> Result<Response<proto::GetSessionResponse>, Status> {
-        let account = account(&request)?;
-        let id = SessionId::parse("session_id", &request.get_ref().session_id).map_err(status)?;
-        let session = self.sessions.get(account, id).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let id = SessionId::parse("session_id", &request.session_id)?;
+        let session = self.sessions.get(call.account()?, id).await?;
         Ok(Response::new(proto::GetSessionResponse { session: Some(session.into()) }))
     }
 
@@ -75,11 +63,10 @@ impl ChatService for ChatHandler {
         &self,
         request: Request<proto::ListSessionsRequest>,
     ) -> Result<Response<proto::ListSessionsResponse>, Status> {
-        let account = account(&request)?;
-        let request = request.into_inner();
-        let size = convert::page_size(request.page_size).map_err(status)?;
-        let page = self.sessions.list(account, size, &request.page_token).await.map_err(status)?;
-        let (sessions, next_page_token) = convert::parts(page);
+        let (call, request) = Call::take(request)?;
+        let size = page_size(request.page_size)?;
+        let page = self.sessions.list(call.account()?, size, &request.page_token).await?;
+        let (sessions, next_page_token) = parts(page);
         Ok(Response::new(proto::ListSessionsResponse { sessions, next_page_token }))
     }
 
@@ -87,12 +74,11 @@ impl ChatService for ChatHandler {
         &self,
         request: Request<proto::ListMessagesRequest>,
     ) -> Result<Response<proto::ListMessagesResponse>, Status> {
-        let account = account(&request)?;
-        let request = request.into_inner();
-        let id = SessionId::parse("session_id", &request.session_id).map_err(status)?;
-        let size = convert::page_size(request.page_size).map_err(status)?;
-        let page = self.sessions.messages(account, id, size, &request.page_token).await.map_err(status)?;
-        let (messages, next_page_token) = convert::parts(page);
+        let (call, request) = Call::take(request)?;
+        let id = SessionId::parse("session_id", &request.session_id)?;
+        let size = page_size(request.page_size)?;
+        let page = self.sessions.messages(call.account()?, id, size, &request.page_token).await?;
+        let (messages, next_page_token) = parts(page);
         Ok(Response::new(proto::ListMessagesResponse { messages, next_page_token }))
     }
 
@@ -100,12 +86,10 @@ impl ChatService for ChatHandler {
         &self,
         request: Request<proto::CreateTurnRequest>,
     ) -> Result<Response<proto::CreateTurnResponse>, Status> {
-        let account = account(&request)?;
-        let once = once("steward.chat.v1.ChatService/CreateTurn", &request)?;
-        let request = request.into_inner();
-        let session = SessionId::parse("session_id", &request.session_id).map_err(status)?;
-        let input = parse_input(&request.input).map_err(status)?;
-        let turn = self.turns.create(account, session, input, &once).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let session = SessionId::parse("session_id", &request.session_id)?;
+        let input = parse_input(&request.input)?;
+        let turn = self.turns.create(call.account()?, session, input, &call.once()?).await?;
         Ok(Response::new(proto::CreateTurnResponse { turn: Some(turn.into()) }))
     }
 
@@ -115,16 +99,14 @@ impl ChatService for ChatHandler {
         &self,
         request: Request<proto::RunTurnRequest>,
     ) -> Result<Response<Self::RunTurnStream>, Status> {
-        let (account, credential) = (account(&request)?, credential(&request));
-        let once = once("steward.chat.v1.ChatService/RunTurn", &request)?;
-        let request = request.into_inner();
-        let session = SessionId::parse("session_id", &request.session_id).map_err(status)?;
-        let input = parse_input(&request.input).map_err(status)?;
-        let turn = self.turns.create(account, session, input, &once).await.map_err(status)?;
-        let reader = self.turns.read(account, turn.id, "").await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let session = SessionId::parse("session_id", &request.session_id)?;
+        let input = parse_input(&request.input)?;
+        let turn = self.turns.create(call.account()?, session, input, &call.once()?).await?;
+        let reader = self.turns.read_all(&turn);
         let events = self
             .streams
-            .open(turn.id, reader, credential, |event| proto::RunTurnResponse { event: Some(event) });
+            .open(turn.id, reader, call.credential()?, |event| proto::RunTurnResponse { event: Some(event) });
         Ok(Response::new(events))
     }
 
@@ -132,9 +114,9 @@ impl ChatService for ChatHandler {
         &self,
         request: Request<proto::GetTurnRequest>,
     ) -> Result<Response<proto::GetTurnResponse>, Status> {
-        let account = account(&request)?;
-        let id = TurnId::parse("turn_id", &request.get_ref().turn_id).map_err(status)?;
-        let turn = self.turns.get(account, id).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let id = TurnId::parse("turn_id", &request.turn_id)?;
+        let turn = self.turns.get(call.account()?, id).await?;
         Ok(Response::new(proto::GetTurnResponse { turn: Some(turn.into()) }))
     }
 
@@ -142,12 +124,11 @@ impl ChatService for ChatHandler {
         &self,
         request: Request<proto::ListTurnsRequest>,
     ) -> Result<Response<proto::ListTurnsResponse>, Status> {
-        let account = account(&request)?;
-        let request = request.into_inner();
-        let session = SessionId::parse("session_id", &request.session_id).map_err(status)?;
-        let size = convert::page_size(request.page_size).map_err(status)?;
-        let page = self.turns.list(account, session, size, &request.page_token).await.map_err(status)?;
-        let (turns, next_page_token) = convert::parts(page);
+        let (call, request) = Call::take(request)?;
+        let session = SessionId::parse("session_id", &request.session_id)?;
+        let size = page_size(request.page_size)?;
+        let page = self.turns.list(call.account()?, session, size, &request.page_token).await?;
+        let (turns, next_page_token) = parts(page);
         Ok(Response::new(proto::ListTurnsResponse { turns, next_page_token }))
     }
 
@@ -157,13 +138,12 @@ impl ChatService for ChatHandler {
         &self,
         request: Request<proto::StreamTurnEventsRequest>,
     ) -> Result<Response<Self::StreamTurnEventsStream>, Status> {
-        let (account, credential) = (account(&request)?, credential(&request));
-        let request = request.into_inner();
-        let id = TurnId::parse("turn_id", &request.turn_id).map_err(status)?;
-        let reader = self.turns.read(account, id, &request.last_event_id).await.map_err(status)?;
-        let events = self
-            .streams
-            .open(id, reader, credential, |event| proto::StreamTurnEventsResponse { event: Some(event) });
+        let (call, request) = Call::take(request)?;
+        let id = TurnId::parse("turn_id", &request.turn_id)?;
+        let reader = self.turns.read(call.account()?, id, &request.last_event_id).await?;
+        let events = self.streams.open(id, reader, call.credential()?, |event| {
+            proto::StreamTurnEventsResponse { event: Some(event) }
+        });
         Ok(Response::new(events))
     }
 
@@ -171,9 +151,9 @@ impl ChatService for ChatHandler {
         &self,
         request: Request<proto::CancelTurnRequest>,
     ) -> Result<Response<proto::CancelTurnResponse>, Status> {
-        let account = account(&request)?;
-        let id = TurnId::parse("turn_id", &request.get_ref().turn_id).map_err(status)?;
-        let turn = self.turns.cancel(account, id).await.map_err(status)?;
+        let (call, request) = Call::take(request)?;
+        let id = TurnId::parse("turn_id", &request.turn_id)?;
+        let turn = self.turns.cancel(call.account()?, id).await?;
         Ok(Response::new(proto::CancelTurnResponse { turn: Some(turn.into()) }))
     }
 }

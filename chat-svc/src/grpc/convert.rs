@@ -1,45 +1,23 @@
-//! Between the contract's types and the domain's. Inbound: `parse_*`, whose error names the field. Outbound:
-//! `From`, which cannot fail.
+//! Conversions between the contract's types and the domain's. Inbound conversions name the wrong field;
+//! outbound ones cannot fail.
 
-use chrono::{DateTime, Utc};
 use prost_types::{ListValue, Struct, Value, value::Kind};
 use steward_proto::chat::v1 as proto;
 use svc_core::{
     id::TurnId,
     run::telemetry,
-    wire::{
-        error::Invalid,
-        page::{self, Page},
-    },
+    wire::{error::Invalid, grpc::timestamp},
 };
 
 use crate::{
     app::sessions::NewSession,
     domain::{
         event::{Cursor, StoredEvent},
-        message::Role,
-        session::{self, InputPolicy, MAX_ROUTE_BYTES},
-        turn::TurnStatus,
+        message::{Role, StoredMessage},
+        session::{self, InputPolicy, MAX_ROUTE_BYTES, Session},
+        turn::{Turn, TurnStatus},
     },
-    store::{messages::StoredMessage, sessions::Session, turns::Turn},
 };
-
-/// Page sizes of this service: the default and the most.
-const PAGE_SIZE: (u32, u32) = (50, 200);
-
-pub(super) fn page_size(asked: i32) -> Result<u32, Invalid> {
-    page::size(asked, PAGE_SIZE.0, PAGE_SIZE.1)
-}
-
-/// The items of a page as the wire has them, and the token of the next one.
-pub(super) fn parts<T, U: From<T>>(page: Page<T>) -> (Vec<U>, String) {
-    (page.items.into_iter().map(U::from).collect(), page.next_page_token)
-}
-
-pub(super) fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
-    let nanos = i32::try_from(at.timestamp_subsec_nanos()).unwrap_or(999_999_999);
-    prost_types::Timestamp { seconds: at.timestamp(), nanos }
-}
 
 impl TryFrom<proto::CreateSessionRequest> for NewSession {
     type Error = Invalid;
@@ -149,7 +127,7 @@ impl From<StoredMessage> for proto::Message {
     }
 }
 
-/// An event as doors send it: its payload is the stored bytes.
+/// An event of the contract; its payload is the stored bytes.
 pub(super) fn event(turn_id: TurnId, event: StoredEvent) -> proto::TurnEvent {
     proto::TurnEvent {
         id: Cursor { turn_id, seq: event.seq }.to_string(),
@@ -166,7 +144,7 @@ fn value(json: serde_json::Value) -> Value {
     let kind = match json {
         serde_json::Value::Null => Kind::NullValue(0),
         serde_json::Value::Bool(truth) => Kind::BoolValue(truth),
-        // The contract's numbers are doubles; parts hold none that would not fit.
+        // The contract's numbers are doubles; every number in a part fits.
         serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(f64::NAN)),
         serde_json::Value::String(text) => Kind::StringValue(text),
         serde_json::Value::Array(items) => {

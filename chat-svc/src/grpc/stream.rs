@@ -1,8 +1,8 @@
-//! Event streams towards clients.
+//! Event streams to clients.
 //!
-//! A task reads the journal and fills a short queue; the transport empties it. A client that takes nothing for too
-//! long is cut loose, one whose credential was revoked is told so, and when this process stops its streams end:
-//! in each case the last word says why, and the client goes on by cursor, here or elsewhere.
+//! A task reads the journal and fills a short queue; the transport empties it. A stream ends early when its
+//! client takes no event for too long, when the client's credential is revoked, and when this process stops.
+//! The last item then says why, and the client resumes by cursor on any replica.
 
 use std::{pin::Pin, time::Duration};
 
@@ -16,46 +16,44 @@ use tokio::{
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::Status;
 
-use super::{convert, status};
+use super::convert;
 use crate::{
     error::{Error, Result},
     journal::Reader,
 };
 
-/// Events that wait for the transport.
+/// Maximum events that wait for the transport.
 const QUEUE: usize = 64;
 
-/// How often the credential behind a stream is asked for again.
+/// How often a stream checks its credential.
 const RECHECK: Duration = Duration::from_secs(5);
 
-/// What a handler answers with.
+/// The stream that a handler returns.
 pub(super) type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Opens streams on one process.
 #[derive(Debug, Clone)]
-pub struct Streams {
+pub(crate) struct Streams {
     lifecycle: Lifecycle,
     slow_reader: Duration,
 }
 
 impl Streams {
-    /// Streams that end with `lifecycle`; a client may be silent for `slow_reader`.
-    #[must_use]
-    pub fn new(lifecycle: Lifecycle, slow_reader: Duration) -> Self {
+    /// The streams end with `lifecycle`. A client may take no event for `slow_reader`.
+    pub(crate) fn new(lifecycle: Lifecycle, slow_reader: Duration) -> Self {
         Self { lifecycle, slow_reader }
     }
 
-    /// The events of `reader`, each wrapped as the method's response.
+    /// Streams the events of `reader`, each wrapped as the method's response.
     pub(super) fn open<T: Send + 'static>(
         &self,
         turn_id: TurnId,
         reader: Reader,
-        credential: Option<Credential>,
+        credential: Credential,
         wrap: fn(proto::TurnEvent) -> T,
     ) -> Events<T> {
         let (queue, events) = mpsc::channel(QUEUE);
-        // Kept free for the last word, which must find room however slow the client is.
-        let last_word = queue.clone().try_reserve_owned().ok();
+        // Reserved for the last item, which must fit however slow the client is.
+        let last_item = queue.clone().try_reserve_owned().ok();
         let (soft, slow_reader) = (self.lifecycle.soft(), self.slow_reader);
         drop(self.lifecycle.spawn("event stream", async move {
             let ended = tokio::select! {
@@ -63,8 +61,8 @@ impl Streams {
                 refused = watch(credential) => Err(refused),
                 () = soft.cancelled() => Err(Error::Stopping),
             };
-            if let (Err(error), Some(room)) = (ended, last_word) {
-                room.send(Err(status(error)));
+            if let (Err(error), Some(room)) = (ended, last_item) {
+                room.send(Err(error.into()));
             }
         }));
         Box::pin(
@@ -73,7 +71,7 @@ impl Streams {
     }
 }
 
-/// Sends everything until the turn's last event, or until the client is gone.
+/// Sends all events until the turn's last one, or until the client has left.
 async fn send(
     mut reader: Reader,
     turn_id: TurnId,
@@ -96,9 +94,8 @@ async fn send(
     }
 }
 
-/// Comes back once the credential is no longer good.
-async fn watch(credential: Option<Credential>) -> Error {
-    let Some(credential) = credential else { return std::future::pending().await };
+/// Returns once the credential is no longer valid.
+async fn watch(credential: Credential) -> Error {
     let mut next = Instant::now() + RECHECK;
     loop {
         tokio::time::sleep_until(next).await;

@@ -1,8 +1,9 @@
-//! Hands committed events to the readers of this process, and hints to those of others.
+//! Passes committed events to the readers of this process, and hints to the readers of other processes.
 //!
-//! Nobody waits for a reader: one that falls behind loses its place in the hub and reads the database instead.
-//! Nobody waits for Redis either: hints are sent by a task of their own, and dropped when it cannot keep up.
-//! Of a turn that runs in this process readers hear everything here first, so they ask for hints only about others.
+//! The hub does not wait for readers: a slow reader loses its place in the hub and reads Postgres instead. It
+//! does not wait for Redis: a separate task sends the hints, and drops them when it cannot keep up. Readers
+//! get all events of a turn that runs in this process from the hub, so they subscribe to hints only for other
+//! turns.
 
 use std::{
     collections::{BTreeSet, HashMap, hash_map::Entry},
@@ -20,38 +21,38 @@ use tokio::sync::{broadcast, mpsc};
 
 use crate::domain::event::StoredEvent;
 
-/// Hints that may wait to be sent.
+/// Maximum hints that wait to be sent.
 const OUTBOX: usize = 4096;
 
-/// Hints of one round trip.
+/// Maximum hints of one round trip.
 const HINTS_AT_ONCE: usize = 256;
 
-/// Pause before the next hints where nobody heard the last: most turns are read where they run, and a process that
-/// begins to listen reads the database first.
-const UNHEARD_PAUSE: Duration = Duration::from_millis(5);
+/// Pause after hints that had no subscriber: most turns are read in the process that runs them, and a new
+/// subscriber reads Postgres first.
+const NO_SUBSCRIBER_PAUSE: Duration = Duration::from_millis(5);
 
-/// What readers hear of one turn.
+/// A message of the hub to the readers of one turn.
 #[derive(Debug, Clone)]
 pub(super) enum News {
-    /// Events were committed: these, in order, without a gap.
+    /// Committed events, in order, without a gap.
     Committed(Arc<[StoredEvent]>),
-    /// The turn does not run here any more.
-    Left,
+    /// The turn no longer runs in this process.
+    Closed,
 }
 
 #[derive(Debug, Default)]
 struct Turns {
     read: HashMap<TurnId, broadcast::Sender<News>>,
-    /// Logs that are open here; two for a moment where a turn was handed over and claimed back.
+    /// Open logs of this process; briefly two for a turn that was handed over and claimed again.
     run: HashMap<TurnId, usize>,
 }
 
-/// One process's hub.
+/// One process's hub; cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Hub {
     capacity: usize,
     turns: Arc<Mutex<Turns>>,
-    /// What this process signs its hints with: it needs none of its own.
+    /// Signs this process's hints, so that it can ignore them.
     own: Bytes,
     wake: Wake,
     outbox: mpsc::Sender<TurnId>,
@@ -61,7 +62,7 @@ impl Hub {
     pub(super) fn start(capacity: usize, wake: Wake, lifecycle: &Lifecycle) -> Self {
         let (outbox, inbox) = mpsc::channel(OUTBOX);
         let own = Bytes::from(id::new_id().as_bytes().to_vec());
-        // Ends with the last handle.
+        // The task ends with the last handle.
         let send = send_hints(wake.clone(), own.clone(), inbox);
         let hard = lifecycle.hard();
         drop(lifecycle.spawn("journal hints", async move { hard.run_until_cancelled(send).await }));
@@ -72,17 +73,17 @@ impl Hub {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers for what is committed from now on.
+    /// Subscribes to the events that are committed from now on.
     pub(super) fn subscribe(&self, turn_id: TurnId) -> broadcast::Receiver<News> {
         self.turns().read.entry(turn_id).or_insert_with(|| broadcast::channel(self.capacity).0).subscribe()
     }
 
-    /// A log of the turn was opened here.
+    /// Counts a log of the turn that was opened.
     pub(super) fn enter(&self, turn_id: TurnId) {
         *self.turns().run.entry(turn_id).or_default() += 1;
     }
 
-    /// It was closed.
+    /// Counts a log of the turn that was closed.
     pub(super) fn leave(&self, turn_id: TurnId) {
         let mut turns = self.turns();
         if let Entry::Occupied(mut logs) = turns.run.entry(turn_id) {
@@ -91,16 +92,16 @@ impl Hub {
                 logs.remove();
             }
         }
-        tell(&turns, turn_id, News::Left);
+        send(&turns, turn_id, News::Closed);
     }
 
-    /// Whether whatever the turn shows next is published here.
+    /// Whether this process runs the turn, so that the hub gets all its events.
     pub(super) fn runs_here(&self, turn_id: TurnId) -> bool {
         self.turns().run.contains_key(&turn_id)
     }
 
-    /// Registers for hints about what other processes commit.
-    pub(super) async fn hints_of_others(&self, turn_id: TurnId) -> Subscription {
+    /// Subscribes to hints about events that other processes commit.
+    pub(super) async fn remote_hints(&self, turn_id: TurnId) -> Subscription {
         self.wake.subscribe(&topic(turn_id)).await
     }
 
@@ -109,7 +110,7 @@ impl Hub {
         *sender == self.own
     }
 
-    /// Forgets a turn that nobody of this process reads any more.
+    /// Forgets a turn without readers in this process.
     pub(super) fn tidy(&self, turn_id: TurnId) {
         let mut turns = self.turns();
         if turns.read.get(&turn_id).is_some_and(|sender| sender.receiver_count() == 0) {
@@ -117,20 +118,20 @@ impl Hub {
         }
     }
 
-    /// Hands out what was committed.
+    /// Passes on committed events.
     pub(super) fn publish(&self, turn_id: TurnId, events: Vec<StoredEvent>) {
         if events.is_empty() {
             return;
         }
-        tell(&self.turns(), turn_id, News::Committed(events.into()));
-        // A full outbox means that Redis is slow: readers elsewhere look by themselves.
+        send(&self.turns(), turn_id, News::Committed(events.into()));
+        // A full outbox means that Redis is slow; remote readers poll.
         let _full = self.outbox.try_send(turn_id);
     }
 }
 
-fn tell(turns: &Turns, turn_id: TurnId, news: News) {
+fn send(turns: &Turns, turn_id: TurnId, news: News) {
     if let Some(sender) = turns.read.get(&turn_id) {
-        // Nobody listening is no error.
+        // All readers may have left.
         let _readers = sender.send(news);
     }
 }
@@ -146,7 +147,7 @@ async fn send_hints(wake: Wake, own: Bytes, mut inbox: mpsc::Receiver<TurnId>) {
         let topics: BTreeSet<String> = waiting.drain(..).map(topic).collect();
         let heard = wake.publish_all(topics.iter().map(|topic| (topic.as_str(), own.as_ref()))).await;
         if heard == 0 {
-            tokio::time::sleep(UNHEARD_PAUSE).await;
+            tokio::time::sleep(NO_SUBSCRIBER_PAUSE).await;
         }
     }
 }

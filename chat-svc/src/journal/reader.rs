@@ -1,9 +1,9 @@
 //! Serves one client a turn's events, from any cursor, on any replica: each once, in order, to the end.
 //!
-//! It registers with the hub first, and for hints if the turn does not run in this process; then it reads the
-//! database from its cursor to the head; then it takes what the hub hands out and drops what it has sent. A gap sends
-//! it back to the database; so does a hint, and so does a second without news while the turn is not final. The bytes
-//! are the stored ones either way.
+//! A reader first subscribes to the hub, and to hints if the turn does not run in this process. Then it reads
+//! Postgres from its cursor to the newest event, and takes the hub's events that it has not sent. It reads
+//! Postgres again after a gap, after a hint, and after a second without news while the turn is not final. The
+//! bytes are always the stored ones.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,27 +16,26 @@ use svc_core::{
 };
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use super::{
-    JournalConfig,
-    hub::{Hub, News},
-};
+use super::hub::{Hub, News};
 use crate::{
-    domain::event::{StoredEvent, TurnEvent},
+    domain::{
+        event::{StoredEvent, TurnEvent},
+        settings::JournalConfig,
+    },
     store::events,
 };
 
-/// Why a reader cannot go on.
+/// Why a reader stops early.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The turn was erased.
     #[error("the turn is gone")]
     Gone,
-    /// The database did not answer.
     #[error("read the journal")]
     Store(#[from] pg::Error),
 }
 
-/// One client's place in one turn.
+/// One client's position in one turn.
 #[derive(Debug)]
 pub struct Reader {
     config: Arc<JournalConfig>,
@@ -44,10 +43,10 @@ pub struct Reader {
     hub: Hub,
     turn_id: TurnId,
     news: Option<Receiver<News>>,
-    /// While the turn runs elsewhere, or nowhere.
+    /// Set while the turn does not run in this process.
     hints: Option<Subscription>,
     last_seq: i64,
-    /// The database may hold more than was sent.
+    /// Postgres may have events that were not sent.
     behind: bool,
     done: bool,
 }
@@ -74,17 +73,17 @@ impl Reader {
         }
     }
 
-    /// The events that follow, at least one, in order; `None` after the turn's last event. Dropping the future
-    /// loses nothing.
+    /// Waits for the next events: at least one, in order; `None` after the turn's last event. Dropping the
+    /// future loses nothing.
     ///
     /// # Errors
-    /// [`ReadError`]; the client goes on from its cursor.
+    /// [`ReadError::Gone`] if the turn was erased; [`ReadError::Store`] if Postgres fails.
     pub async fn next(&mut self) -> Result<Option<Vec<StoredEvent>>, ReadError> {
         loop {
             if self.done {
                 return Ok(None);
             }
-            self.attend().await;
+            self.update_hints().await;
             let found = if self.behind { self.read().await? } else { self.listen().await };
             if let Some(last) = found.last() {
                 self.last_seq = last.seq;
@@ -96,24 +95,24 @@ impl Reader {
 
     async fn read(&mut self) -> Result<Vec<StoredEvent>, ReadError> {
         let mut db = self.pool.acquire().await?;
-        // In this order: what a final turn has is all there will be.
+        // In this order: once the turn is final, the page after it is complete.
         let open = events::is_open(&mut db, self.turn_id).await?.ok_or(ReadError::Gone)?;
         let limit = self.config.page_events;
         let page = events::list_after(&mut db, self.turn_id, self.last_seq, limit).await?;
         self.behind = i64::try_from(page.len()).is_ok_and(|read| read == limit);
-        // Only for a cursor at the very end: otherwise the last event says so itself.
+        // Only for a cursor at the end; otherwise the last event is read and ends the stream.
         self.done = !open && page.is_empty();
         Ok(page)
     }
 
-    /// Asks for hints exactly while the hub does not hear everything itself.
-    async fn attend(&mut self) {
+    /// Subscribes to hints exactly while the turn does not run in this process.
+    async fn update_hints(&mut self) {
         let here = self.hub.runs_here(self.turn_id);
         if here {
             self.hints = None;
         } else if self.hints.is_none() {
-            self.hints = Some(self.hub.hints_of_others(self.turn_id).await);
-            // What was committed elsewhere before that was announced to nobody here.
+            self.hints = Some(self.hub.remote_hints(self.turn_id).await);
+            // Events that other processes committed before the subscription were not announced here.
             self.behind = true;
         }
     }
@@ -130,7 +129,7 @@ impl Reader {
                     self.behind = gap;
                     if gap { Vec::new() } else { new }
                 }
-                Ok(News::Left) => Vec::new(),
+                Ok(News::Closed) => Vec::new(),
                 Err(RecvError::Lagged(_) | RecvError::Closed) => {
                     self.behind = true;
                     Vec::new()

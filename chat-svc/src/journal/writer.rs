@@ -1,12 +1,12 @@
 //! The writers: each commits the next batch as soon as the last one ended.
 //!
-//! One statement writes the events of every turn of a batch and proves each turn's epoch under a lock. A turn that
-//! the statement did not return was written nothing of: it is asked about alone, and either its worker was
-//! fenced out (its events are dropped, its worker told) or the row was locked at that moment (its events go with
-//! the next batch). A batch that failed is tried again turn by turn, so that one turn cannot hold up others.
+//! One statement writes the events of every turn of a batch and proves each turn's epoch under a lock.
+//! Nothing is written of a turn that the statement does not return; a second statement asks why. If its
+//! worker is fenced, its events are dropped and the worker is signalled; if its row was locked, its events go
+//! with the next batch. A failed batch is written again turn by turn, one after the other.
 //!
-//! A writer owns the sequence numbers of the turns whose events it holds: they are given after adjacent deltas
-//! were merged, so what a client sees as one event is one row.
+//! A writer numbers the events of its turns after adjacent deltas were merged, so that one event of a client
+//! is one row.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry::{global, metrics::Histogram};
+use opentelemetry::metrics::Histogram;
 use svc_core::{
     data::pg::{self, Pool},
     id::TurnId,
@@ -31,30 +31,34 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{JournalConfig, hub::Hub};
+use super::hub::Hub;
 use crate::{
-    domain::event::{StoredEvent, TurnEvent},
+    domain::{
+        event::{StoredEvent, TurnEvent},
+        settings::JournalConfig,
+    },
+    metrics,
     store::events::{self, Batch},
 };
 
-/// Pause before a turn that was locked is tried again, where nothing else is to be written.
+/// Pause before a locked turn is written again, if nothing else is to be written.
 const LOCKED_PAUSE: Duration = Duration::from_millis(2);
 
-/// How long a writer without work keeps its connection. While it writes it gives none back: handing one over costs
-/// a round trip, and the next would have other plans and pages at hand.
+/// How long an idle writer keeps its connection. A busy writer does not return it to the pool: that costs a
+/// round trip, and the next connection has other plans and pages cached.
 const KEEP_CONNECTION: Duration = Duration::from_millis(100);
 
-/// The turn is run by somebody else, or by nobody any more.
+/// Another epoch runs the turn, or it is final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the turn's epoch was passed")]
 pub struct Fenced;
 
-/// What a log and its writer know of a turn together.
+/// State of a turn that its log and the writer share.
 #[derive(Debug)]
 struct Shared {
     turn_id: TurnId,
     epoch: i64,
-    /// Newest committed event.
+    /// Sequence number of the newest committed event.
     last_seq: AtomicI64,
     fenced: CancellationToken,
 }
@@ -63,10 +67,10 @@ enum Entry {
     Event {
         turn: Arc<Shared>,
         event: TurnEvent,
-        /// Held until the event is committed or dropped: it is what bounds the queue.
+        /// Bounds the queue; held until the event is committed or dropped.
         room: OwnedSemaphorePermit,
     },
-    /// Answered once everything before it is committed or dropped.
+    /// Answered once all entries before it are committed or dropped.
     Flush { turn: Arc<Shared>, done: oneshot::Sender<()> },
 }
 
@@ -88,27 +92,26 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn start(config: Arc<JournalConfig>, pool: Pool, hub: Hub, lifecycle: &Lifecycle) -> Self {
-        // Bounded in bytes by `room`, which every event holds a piece of.
+        // `room` bounds the queue in bytes: every event holds permits for its size.
         let (queue, entries) = mpsc::unbounded_channel();
         let max_queued_bytes = config.max_queued_bytes.min(Semaphore::MAX_PERMITS);
-        let commits = commits();
         let task = Task {
             config,
             pool,
             connection: None,
             hub,
             entries,
-            commits,
+            commits: metrics::journal_commits(),
             locked: BTreeMap::new(),
             held: None,
         };
-        // It ends with the last handle: workers flush on their way out.
+        // The task ends with the last handle, after the workers' flushes.
         drop(lifecycle.spawn("journal writer", task.run(lifecycle.hard())));
         Self { queue, room: Arc::new(Semaphore::new(max_queued_bytes)), max_queued_bytes }
     }
 }
 
-/// The log of one turn, in the hands of the worker that runs it.
+/// The log of one turn, for the worker that runs it.
 #[derive(Debug)]
 pub struct TurnLog {
     turn: Arc<Shared>,
@@ -136,11 +139,11 @@ impl TurnLog {
         Self { turn: Arc::new(turn), writer, hub }
     }
 
-    /// Queues an event. Waits while the writer's queue is full, so whoever reads a model in this task reads it no
-    /// further.
+    /// Queues an event. Waits while the writer's queue is full, so that the calling worker stops reading its
+    /// model.
     ///
     /// # Errors
-    /// [`Fenced`] once the epoch was passed.
+    /// [`Fenced`] once another epoch runs the turn or it is final.
     pub async fn append(&self, event: TurnEvent) -> Result<(), Fenced> {
         let weight = event.weight().min(self.writer.max_queued_bytes);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
@@ -152,10 +155,10 @@ impl TurnLog {
         self.writer.queue.send(Entry::Event { turn: self.turn.clone(), event, room }).map_err(|_| Fenced)
     }
 
-    /// Waits until everything appended so far is committed. Returns the newest event's place.
+    /// Waits until all appended events are committed. Returns the newest event's sequence number.
     ///
     /// # Errors
-    /// [`Fenced`] if the epoch was passed: what was not committed never will be.
+    /// [`Fenced`] once another epoch runs the turn or it is final; uncommitted events are dropped.
     pub async fn flush(&self) -> Result<i64, Fenced> {
         let (done, flushed) = oneshot::channel();
         self.writer.queue.send(Entry::Flush { turn: self.turn.clone(), done }).map_err(|_| Fenced)?;
@@ -164,43 +167,41 @@ impl TurnLog {
             () = self.turn.fenced.cancelled() => Err(Fenced),
             flushed = flushed => {
                 flushed.map_err(|_| Fenced)?;
-                // The writer may have answered a turn whose events it dropped.
+                // The writer also answers after it dropped the events.
                 if self.turn.fenced.is_cancelled() { Err(Fenced) } else { Ok(self.last_seq()) }
             }
         }
     }
 
-    /// Tells the log, and readers, what a transaction of the turn's worker added after a [`Self::flush`].
-    pub fn committed(&self, events: Vec<StoredEvent>) {
+    /// Publishes the events that a transaction of the turn's worker added after a [`Self::flush`].
+    pub(crate) fn committed(&self, events: Vec<StoredEvent>) {
         if let Some(last) = events.last() {
             self.turn.last_seq.store(last.seq, Ordering::Release);
         }
         self.hub.publish(self.turn.turn_id, events);
     }
 
-    /// The newest committed event's place.
-    #[must_use]
-    pub fn last_seq(&self) -> i64 {
+    /// Sequence number of the newest committed event.
+    pub(crate) fn last_seq(&self) -> i64 {
         self.turn.last_seq.load(Ordering::Acquire)
     }
 }
 
-/// One writer task.
 struct Task {
     config: Arc<JournalConfig>,
     pool: Pool,
-    /// The connection of the last batch, while another may follow soon.
+    /// The connection of the last batch, kept for the next one.
     connection: Option<pg::Connection>,
     hub: Hub,
     entries: mpsc::UnboundedReceiver<Entry>,
     commits: Histogram<f64>,
-    /// Turns whose row was locked when the last batch was written: they come first in the next.
+    /// Turns with a locked row in the last batch; the next batch starts with them.
     locked: BTreeMap<TurnId, Portion>,
     /// An entry that did not fit into the last batch.
     held: Option<Entry>,
 }
 
-/// What one turn adds in one batch.
+/// One turn's part of a batch.
 struct Portion {
     turn: Arc<Shared>,
     events: Vec<TurnEvent>,
@@ -208,15 +209,15 @@ struct Portion {
     flushes: Vec<oneshot::Sender<()>>,
 }
 
-/// What became of a turn's portion.
+/// Result of writing a portion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Written,
+enum Written {
+    Done,
     Fenced,
     Locked,
 }
 
-/// Whether an earlier try may have been committed unheard.
+/// Whether an earlier attempt may have been committed although its answer was lost.
 #[derive(Debug, Clone, Copy)]
 enum Try {
     First,
@@ -231,11 +232,11 @@ impl Task {
                 self.commit(portions).await;
             }
         };
-        // Hard ends it in the middle: what was not committed was not seen by anybody either.
+        // A forced stop may end it in the middle of a batch; clients have not seen uncommitted events.
         let _ended = hard.run_until_cancelled(work).await;
     }
 
-    /// Waits until there is something to write; `false` once there never will be.
+    /// Waits until there is something to write. Returns false once all handles are gone.
     async fn wait(&mut self) -> bool {
         if self.held.is_some() {
             return true;
@@ -252,21 +253,21 @@ impl Task {
             }
             return self.held.is_some();
         }
-        // A lock is held for a moment: an ending, a renewal.
+        // Endings and renewals hold the lock only briefly.
         if let Ok(entry) = tokio::time::timeout(LOCKED_PAUSE, self.entries.recv()).await {
             self.held = entry;
         }
         true
     }
 
-    /// Takes what waits, up to the cap, and merges it by turn.
+    /// Takes waiting entries, up to the maximum of a batch, and merges them by turn.
     fn gather(&mut self) -> BTreeMap<TurnId, Portion> {
         let mut portions = mem::take(&mut self.locked);
         let mut taken = 0;
         while taken < self.config.max_batch_events {
             let Some(entry) = self.held.take().or_else(|| self.entries.try_recv().ok()) else { break };
             let turn = entry.turn();
-            // A turn that was handed over and claimed back by this process has a log of its own again.
+            // A turn that this process handed over and claimed again has a new log.
             if portions.get(&turn.turn_id).is_some_and(|portion| portion.turn.epoch != turn.epoch) {
                 self.held = Some(entry);
                 break;
@@ -283,67 +284,71 @@ impl Task {
         portions
     }
 
-    /// Commits a batch; comes back when every turn of it was written, fenced out, or found locked.
+    /// Commits a batch. Returns when each of its turns was written, is fenced, or is locked.
     async fn commit(&mut self, portions: BTreeMap<TurnId, Portion>) {
         let (idle, pending): (Vec<_>, Vec<_>) = portions
             .into_values()
             .partition(|portion| portion.turn.fenced.is_cancelled() || portion.events.is_empty());
         for portion in idle {
-            portion.settle();
+            portion.finish();
         }
         if pending.is_empty() {
             return;
         }
         let began = Instant::now();
         match self.write(&pending, Try::First).await {
-            Ok(verdicts) => {
+            Ok(results) => {
                 self.commits.record(began.elapsed().as_secs_f64(), &[]);
                 failpoint::hit("chat.journal.committed").await;
-                for (portion, verdict) in pending.into_iter().zip(verdicts) {
-                    self.close(portion, verdict);
+                for (portion, result) in pending.into_iter().zip(results) {
+                    self.close(portion, result);
                 }
             }
             Err(error) => {
                 tracing::warn!(
-                    error = %Chain(&error), turns = pending.len(), "journal batch failed, trying turn by turn"
+                    error = %Chain(&error), turns = pending.len(), "journal batch failed, writing by turn"
                 );
                 for portion in pending {
-                    let verdict = self.write_until_answered(&portion).await;
-                    self.close(portion, verdict);
+                    let result = self.write_until_answered(&portion).await;
+                    self.close(portion, result);
                 }
             }
         }
     }
 
-    /// Tries one turn's portion until the database answers. Queues fill meanwhile, and models are read no
-    /// further; if it takes longer than a lease, another worker takes the turn and the answer is "fenced".
+    /// Writes one portion until Postgres answers. Meanwhile the queues fill, and workers stop reading their
+    /// models. If it takes longer than a lease, another worker takes the turn over, and the portion is
+    /// fenced.
     ///
-    /// An earlier try may have been committed without our hearing of it, so the portion must stay exactly as it
-    /// is until there is a verdict: a locked turn is tried again here, not merged into the next batch.
-    async fn write_until_answered(&mut self, portion: &Portion) -> Verdict {
+    /// An earlier attempt may have been committed although its answer was lost. The portion must therefore
+    /// not change until there is an answer: a locked turn is written again here, not merged into the next
+    /// batch.
+    async fn write_until_answered(&mut self, portion: &Portion) -> Written {
         loop {
             match self.write(std::slice::from_ref(portion), Try::Again).await {
-                Ok(verdicts) => match verdicts.first() {
-                    Some(Verdict::Locked) | None => tokio::time::sleep(LOCKED_PAUSE).await,
-                    Some(verdict) => return *verdict,
+                Ok(results) => match results.first() {
+                    Some(Written::Locked) | None => tokio::time::sleep(LOCKED_PAUSE).await,
+                    Some(result) => return *result,
                 },
-                Err(error) if is_passing(&error) => {
-                    tracing::debug!(error = %Chain(&error), turn.id = %portion.turn.turn_id, "journal waits");
+                Err(error) if is_transient(&error) => {
+                    tracing::debug!(
+                        error = %Chain(&error), turn.id = %portion.turn.turn_id, "journal waits for Postgres"
+                    );
                     tokio::time::sleep(self.config.retry_pause).await;
                 }
                 Err(error) => {
-                    // No outage: this turn cannot be journaled, and its worker must not go on unseen.
+                    // Not an outage: the turn cannot be journaled, so its worker must stop.
                     tracing::error!(
                         error = %Chain(&error), turn.id = %portion.turn.turn_id, "events cannot be stored"
                     );
-                    return Verdict::Fenced;
+                    return Written::Fenced;
                 }
             }
         }
     }
 
-    /// One statement for all `portions`, and a question about each that it did not write.
-    async fn write(&mut self, portions: &[Portion], which: Try) -> Result<Vec<Verdict>, pg::Error> {
+    /// Writes all `portions` with one statement, and asks about each that was not written.
+    async fn write(&mut self, portions: &[Portion], which: Try) -> Result<Vec<Written>, pg::Error> {
         let mut batch = Batch::default();
         for portion in portions {
             batch.turns.push(portion.turn.turn_id.0);
@@ -352,7 +357,7 @@ impl Task {
                 batch.push(portion.turn.turn_id, seq, event.kind(), event.payload());
             }
         }
-        // Taken out, so that one that failed, or was dropped in the middle, is not used again.
+        // Taken out, so that a connection with a failed or unfinished statement is not used again.
         let mut db = match self.connection.take() {
             Some(db) => db,
             None => self.pool.acquire().await?,
@@ -362,37 +367,37 @@ impl Task {
             Try::Again => events::append_again(&mut db, &batch).await?,
         };
         let written: HashSet<TurnId> = written.into_iter().collect();
-        let mut verdicts = Vec::with_capacity(portions.len());
+        let mut results = Vec::with_capacity(portions.len());
         for Portion { turn, .. } in portions {
-            verdicts.push(if written.contains(&turn.turn_id) {
-                Verdict::Written
+            results.push(if written.contains(&turn.turn_id) {
+                Written::Done
             } else if events::is_held(&mut db, turn.turn_id, turn.epoch).await? {
-                Verdict::Locked
+                Written::Locked
             } else {
-                Verdict::Fenced
+                Written::Fenced
             });
         }
         self.connection = Some(db);
-        Ok(verdicts)
+        Ok(results)
     }
 
-    /// Shows what was written; drops what was fenced out; keeps what was locked.
-    fn close(&mut self, portion: Portion, verdict: Verdict) {
-        match verdict {
-            Verdict::Written => {
+    /// Publishes a written portion, drops a fenced one, keeps a locked one for the next batch.
+    fn close(&mut self, portion: Portion, result: Written) {
+        match result {
+            Written::Done => {
                 let stored: Vec<StoredEvent> =
                     portion.numbered().map(|(seq, event)| event.stored(seq)).collect();
                 if let Some(last) = stored.last() {
                     portion.turn.last_seq.store(last.seq, Ordering::Release);
                 }
                 self.hub.publish(portion.turn.turn_id, stored);
-                portion.settle();
+                portion.finish();
             }
-            Verdict::Fenced => {
+            Written::Fenced => {
                 portion.turn.fenced.cancel();
-                portion.settle();
+                portion.finish();
             }
-            Verdict::Locked => {
+            Written::Locked => {
                 self.locked.insert(portion.turn.turn_id, portion);
             }
         }
@@ -420,31 +425,18 @@ impl Portion {
         (self.turn.last_seq.load(Ordering::Acquire) + 1..).zip(&self.events)
     }
 
-    /// Gives the room back and answers those who wait.
-    fn settle(self) {
+    /// Frees the portion's room and answers its flushes.
+    fn finish(self) {
         drop(self.rooms);
         for done in self.flushes {
-            // A worker that went away waits for no answer.
+            // The worker may have stopped waiting.
             let _gone = done.send(());
         }
     }
 }
 
-/// How long commits take: what an event waits for, once or twice, before anybody is shown it.
-fn commits() -> Histogram<f64> {
-    let halves = [1.0, 1.5].into_iter();
-    let boundaries =
-        (0..13).flat_map(|power| halves.clone().map(move |half| 0.000_25 * half * f64::from(1 << power)));
-    global::meter("steward.chat")
-        .f64_histogram("steward.journal.commit.duration")
-        .with_unit("s")
-        .with_description("Time to commit one batch of the event journal.")
-        .with_boundaries(boundaries.collect())
-        .build()
-}
-
-/// Whether trying again later may help. Only what the database says about these very rows is for ever: any other
-/// error, even one that nobody has seen before, may be a server that comes back.
-fn is_passing(error: &pg::Error) -> bool {
+/// Whether a later attempt may succeed. Only errors about the written rows are permanent; any other error,
+/// known or unknown, may be a server that comes back.
+fn is_transient(error: &pg::Error) -> bool {
     !matches!(error, pg::Error::Conflict { .. } | pg::Error::Inconsistency { .. })
 }

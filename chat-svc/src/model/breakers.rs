@@ -1,7 +1,7 @@
-//! One breaker an upstream endpoint, whatever model or client is behind it.
+//! One breaker per upstream endpoint, shared by its models and clients.
 //!
-//! [`Breakers`] is the seam: [`LocalBreakers`] keeps them in this process, which is also what replicas fall back
-//! to when nothing shared can be reached. What an outcome means for an endpoint is said once, in [`verdict`].
+//! [`LocalBreakers`] keeps the breakers in this process. [`verdict`] says what an outcome means for an
+//! endpoint.
 
 use std::{
     collections::BTreeMap,
@@ -11,40 +11,36 @@ use std::{
 
 use async_trait::async_trait;
 use svc_core::run::{
-    breaker::{Breaker, BreakerPolicy, Permit, Position, Refused, Verdict},
+    breaker::{Breaker, BreakerPolicy, Permit, Refused, Verdict},
     clock::SharedClock,
 };
 
 use super::model_client::ModelError;
-use crate::domain::failover::HealthEffect;
+use crate::domain::failure::HealthEffect;
 
-/// How much longer than after failures an endpoint is left alone that limits us and does not say for how long.
+/// Multiple of the cooldown for an endpoint that limits the rate without a Retry-After.
 const RATE_LIMIT_FACTOR: u32 = 5;
 
-/// Leave to call an endpoint; its outcome belongs to [`Breakers::record`].
+/// Permission to call an endpoint; the outcome must be passed to [`Breakers::record`].
 #[derive(Debug)]
-#[must_use = "a call whose outcome is not recorded keeps a half-open breaker from closing"]
-pub struct Ticket {
+#[must_use = "without its outcome, a half-open breaker does not close"]
+pub(crate) struct Ticket {
     endpoint: String,
     permit: Permit,
 }
 
 /// The breakers of all upstream endpoints.
 #[async_trait]
-pub trait Breakers: fmt::Debug + Send + Sync {
-    /// Asks for leave to call `endpoint`.
+pub(crate) trait Breakers: fmt::Debug + Send + Sync {
+    /// Asks whether `endpoint` may be called.
     async fn admit(&self, endpoint: &str) -> Result<Ticket, Refused>;
 
-    /// Takes in the outcome of a call.
+    /// Records the outcome of a call.
     async fn record(&self, ticket: Ticket, verdict: Verdict);
-
-    /// How every breaker stands that was ever asked, by endpoint.
-    async fn positions(&self) -> Vec<(String, Position)>;
 }
 
-/// What the outcome of a call says about its endpoint.
-#[must_use]
-pub fn verdict(outcome: Result<(), &ModelError>, policy: &BreakerPolicy) -> Verdict {
+/// Returns the breaker's verdict on the outcome of a call.
+pub(crate) fn verdict(outcome: Result<(), &ModelError>, policy: &BreakerPolicy) -> Verdict {
     let Err(error) = outcome else { return Verdict::Success };
     match error.class().health_effect() {
         HealthEffect::None => Verdict::Nothing,
@@ -55,19 +51,18 @@ pub fn verdict(outcome: Result<(), &ModelError>, policy: &BreakerPolicy) -> Verd
     }
 }
 
-/// Breakers of this process alone.
+/// Breakers of this process.
 #[derive(Debug)]
-pub struct LocalBreakers {
+pub(crate) struct LocalBreakers {
     policy: BreakerPolicy,
     clock: SharedClock,
-    // Keys come from the configuration's endpoints, so it does not grow.
+    // Bounded: the keys are the configured endpoints.
     breakers: Mutex<BTreeMap<String, Breaker>>,
 }
 
 impl LocalBreakers {
-    /// Breakers that are all closed.
-    #[must_use]
-    pub fn new(policy: BreakerPolicy, clock: SharedClock) -> Self {
+    /// All breakers start closed.
+    pub(crate) fn new(policy: BreakerPolicy, clock: SharedClock) -> Self {
         Self { policy, clock, breakers: Mutex::default() }
     }
 
@@ -95,19 +90,13 @@ impl Breakers for LocalBreakers {
             tracing::warn!(upstream.endpoint = ticket.endpoint, ?before, ?after, "breaker changed position");
         }
     }
-
-    async fn positions(&self) -> Vec<(String, Position)> {
-        let now = self.clock.now();
-        let breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
-        breakers.iter().map(|(endpoint, breaker)| (endpoint.clone(), breaker.position(now))).collect()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use svc_core::run::clock::SystemClock;
+    use svc_core::run::{breaker::Position, clock::SystemClock};
 
     use super::*;
     use crate::model::model_client::Detail;
@@ -122,7 +111,6 @@ mod tests {
         let rejected = ModelError::Rejected { status: 401, detail: Detail::default() };
         let table = [
             (Ok(()), Verdict::Success),
-            (Err(ModelError::Canceled), Verdict::Nothing),
             (Err(rejected), Verdict::Nothing),
             (Err(ModelError::Cut { source: None }), Verdict::Failure),
             (Err(limited(Some(Duration::from_secs(7)))), Verdict::OpenFor(Duration::from_secs(7))),
@@ -134,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn endpoints_do_not_share_a_breaker_and_one_probe_is_let_through() {
+    async fn each_endpoint_has_a_breaker_that_admits_one_probe() {
         let policy = BreakerPolicy { cooldown: Duration::ZERO, ..BreakerPolicy::default() };
         let breakers = LocalBreakers::new(policy, SystemClock::shared());
         let ticket = breakers.admit("https://a").await.unwrap();
@@ -144,10 +132,7 @@ mod tests {
         breakers.record(ticket, Verdict::OpenFor(Duration::ZERO)).await;
         let _probe = breakers.admit("https://b").await.unwrap();
         assert!(breakers.admit("https://b").await.is_err(), "the probe is under way");
-        let positions = breakers.positions().await;
-        assert_eq!(
-            positions,
-            [("https://a".into(), Position::Open), ("https://b".into(), Position::HalfOpen)]
-        );
+        let position = |endpoint| breakers.with(endpoint, |breaker| breaker.position(breakers.clock.now()));
+        assert_eq!([position("https://a"), position("https://b")], [Position::Open, Position::HalfOpen]);
     }
 }

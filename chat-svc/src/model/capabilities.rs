@@ -1,37 +1,36 @@
-//! What models can do, by their normalised id; of an unknown one, the safest is assumed.
+//! Capabilities of models by their normalized id; an unknown model gets the safest ones.
 //!
-//! One model goes by many names: `gpt-4o`, `openai/gpt-4o-2024-11-20`, `us.anthropic.claude-…-v1:0`. [`normalise`]
-//! reduces them to one; the longest matching prefix in the table decides. A row states what was checked with that
-//! family, so a missing row costs a feature, never a turn.
+//! One model has many names: `gpt-4o`, `openai/gpt-4o-2024-11-20`, `us.anthropic.claude-…-v1:0`.
+//! [`normalise`] reduces them to one; the longest matching prefix in the table decides. A row states what was
+//! checked with that family, so a missing row loses a feature but never fails a turn.
 
-/// What one model can do.
+/// Capabilities of one model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capabilities {
-    /// It goes on from an assistant message at the end of the conversation.
+pub(crate) struct Capabilities {
+    /// Continues an assistant message at the end of the conversation.
     pub prefill: bool,
-    /// It calls tools.
     pub tools: bool,
-    /// It may make several calls in one message.
+    /// Several tool calls in one message.
     pub parallel_tools: bool,
-    /// It sees images.
+    /// Images in the input.
     pub images: bool,
-    /// Which field bounds its answer.
+    /// The request field that bounds its answer.
     pub limit: LimitField,
 }
 
-/// How Chat Completions names the bound on output tokens.
+/// Names of the bound on output tokens in Chat Completions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LimitField {
-    /// `max_tokens`: every server knows it, reasoning models at OpenAI refuse it.
+pub(crate) enum LimitField {
+    /// `max_tokens`: every server knows it, but OpenAI's reasoning models refuse it.
     MaxTokens,
     /// `max_completion_tokens`: counts reasoning too.
     MaxCompletionTokens,
 }
 
 impl Capabilities {
-    /// The safest assumption: text in, text out. Tools are offered nonetheless: a server that cannot call them
-    /// says so with a 4xx, while a turn that silently has none is useless.
-    pub const UNKNOWN: Self = Self {
+    /// The safest assumption: text in, text out. Tools are offered nevertheless: a server without tools
+    /// answers 4xx, while a turn that silently has none is useless.
+    pub(crate) const UNKNOWN: Self = Self {
         prefill: false,
         tools: true,
         parallel_tools: false,
@@ -39,9 +38,8 @@ impl Capabilities {
         limit: LimitField::MaxTokens,
     };
 
-    /// What the model with this id can do.
-    #[must_use]
-    pub fn of(model: &str) -> Self {
+    /// Capabilities of the model with this id.
+    pub(crate) fn of(model: &str) -> Self {
         let id = normalise(model);
         TABLE
             .iter()
@@ -80,7 +78,7 @@ const TABLE: &[(&str, Capabilities)] = &[
     ("o3",                      row(false,  true,  true,    true,  Completion)),
     ("o3-mini",                 row(false,  true,  true,    false, Completion)),
     ("o4-mini",                 row(false,  true,  true,    true,  Completion)),
-    // Thinking, which newer ones always may, forbids a prefill: only those before it are sure to take one.
+    // Thinking forbids a prefill, and newer models may always think: only older ones surely accept a prefill.
     ("claude",                  row(false,  true,  true,    true,  Tokens)),
     ("claude-3",                row(true,   true,  true,    true,  Tokens)),
     ("claude-3-7",              row(false,  true,  true,    true,  Tokens)),
@@ -92,9 +90,9 @@ const TABLE: &[(&str, Capabilities)] = &[
     ("qwen",                    row(false,  true,  false,   false, Tokens)),
 ];
 
-/// A model's id without what varies: case, the path or region in front, a date, revision or tag behind.
-#[must_use]
-pub fn normalise(model: &str) -> String {
+/// Normalizes a model's id: lower case, without a path or region in front, and a date, revision or tag
+/// behind.
+pub(crate) fn normalise(model: &str) -> String {
     let id = model.trim().to_ascii_lowercase();
     // "openrouter/openai/gpt-4o", "models/gemini-…"
     let id = id.rsplit('/').next().unwrap_or_default();
@@ -125,7 +123,7 @@ fn strip_suffix(id: &str) -> Option<&str> {
     (digits(last, 2) && digits(month, 2) && digits(year, 4)).then_some(before_year)
 }
 
-/// Whether `id` is `prefix`, or goes on after it with something that is not more of the same word or number.
+/// Whether `id` starts with `prefix`, and `prefix` does not end inside a number of `id`.
 fn is_family(id: &str, prefix: &str) -> bool {
     id.strip_prefix(prefix).is_some_and(|rest| {
         !rest.starts_with(|c: char| c.is_ascii_digit() && prefix.ends_with(|p: char| p.is_ascii_digit()))
@@ -139,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_many_names_of_a_model_are_one() {
+    fn all_names_of_a_model_normalize_to_one() {
         let table = [
             ("gpt-4o", "gpt-4o"),
             ("GPT-4o", "gpt-4o"),
@@ -172,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_begins_alike_is_unknown() {
+    fn a_model_with_a_similar_prefix_is_unknown() {
         for model in ["o11", "gpt-55-turbo", "claude-30", "", "my-own-model", "gp", "x/y/z"] {
             let known = model.starts_with("claude");
             assert_eq!(Capabilities::of(model) == Capabilities::UNKNOWN, !known, "{model}");
@@ -181,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn no_family_stands_twice_and_none_can_do_in_parallel_what_it_cannot_do() {
+    fn the_table_is_consistent() {
         for (index, (prefix, row)) in TABLE.iter().enumerate() {
             assert!(TABLE[..index].iter().all(|(other, _)| other != prefix), "{prefix}");
             assert!(row.tools || !row.parallel_tools, "{prefix}");
@@ -192,7 +190,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn normalising_twice_is_normalising_once(name in "[a-zA-Z0-9/:@._-]{0,40}") {
+        fn normalizing_is_idempotent(name in "[a-zA-Z0-9/:@._-]{0,40}") {
             let once = normalise(&name);
             prop_assert_eq!(normalise(&once), once);
         }

@@ -1,6 +1,6 @@
-//! The contract of a [`ModelClient`], run on every one of them.
+//! The contract of [`ModelClient`], run on every implementation.
 //!
-//! A [`Subject`] knows how to make its client meet each [`Case`]; what must then come out is said here, once.
+//! A [`Subject`] makes its client meet each [`Case`]; the expected events are the same for all.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,6 @@ use super::model_client::{
     FailureClass, FinishReason, ModelClient, ModelError, ModelEvent, ModelRequest, ToolCall,
 };
 
-/// What a client is made to meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Case {
     /// The model says `hello there`.
@@ -36,27 +35,23 @@ pub(super) enum Case {
     InBand,
     /// The model finishes and has said nothing.
     Empty,
-    /// 503.
     Busy,
-    /// 429.
     RateLimited,
-    /// 403.
     Rejected,
-    /// 400.
     Invalid,
 }
 
 /// A client under test, with its upstream.
 #[async_trait]
 pub(super) trait Subject: Send {
-    /// A client whose next call meets `case`, and the request to make it with.
+    /// A client that meets `case` with its next call, and the request for that call.
     async fn prepare(&mut self, case: Case) -> (Arc<dyn ModelClient>, ModelRequest);
 
-    /// Calls that the upstream still works on.
+    /// Number of calls that the upstream still answers.
     async fn calls_under_way(&self) -> usize;
 }
 
-/// Everything one call came to.
+/// All items of one call.
 #[derive(Debug, Default)]
 struct Heard {
     events: Vec<ModelEvent>,
@@ -112,13 +107,13 @@ async fn hear(subject: &mut impl Subject, case: Case) -> Heard {
     heard
 }
 
-/// Holds a client to the whole contract.
+/// Runs the whole contract on a client.
 pub(super) async fn holds(mut subject: impl Subject) {
     ends_well(&mut subject).await;
     calls_tools(&mut subject).await;
     ends_badly(&mut subject).await;
     stops_when_dropped(&mut subject).await;
-    assert_eq!(subject.calls_under_way().await, 0, "nothing runs on in the background");
+    assert_eq!(subject.calls_under_way().await, 0, "no call runs in the background");
 }
 
 async fn ends_well(subject: &mut impl Subject) {
@@ -208,9 +203,9 @@ async fn stops_when_dropped(subject: &mut impl Subject) {
         texts += usize::from(matches!(item.unwrap(), ModelEvent::TextDelta(_)));
     }
     drop(stream);
-    let patience = tokio::time::Instant::now() + Duration::from_secs(5);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
     while subject.calls_under_way().await > 0 {
-        assert!(tokio::time::Instant::now() < patience, "the upstream goes on after the stream was dropped");
+        assert!(tokio::time::Instant::now() < deadline, "the upstream still answers a dropped stream");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -270,10 +265,13 @@ mod openai {
 
     use super::*;
     use crate::{
-        domain::tools,
+        domain::{
+            settings::{OpenAiConfig, Timeouts},
+            tools,
+        },
         model::{
             model_client::Message,
-            openai::{OpenAi, OpenAiConfig, Timeouts},
+            openai::OpenAi,
             scripted::{Reply, Upstream},
         },
     };

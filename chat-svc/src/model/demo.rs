@@ -1,6 +1,6 @@
-//! A model that needs no key and no network: for the first five minutes, for tests, for measuring the plane.
+//! A model that needs no key and no network, for first steps, tests and benchmarks.
 //!
-//! It is deterministic: one conversation has one answer, sent word by word. It reads the newest user message:
+//! It is deterministic: one conversation has one answer, sent word by word. The newest user message decides:
 //!
 //! | Input | What it does |
 //! |---|---|
@@ -10,16 +10,18 @@
 //! | `list [<path>]` | calls `list_files` |
 //! | several of these, one a line | makes all calls in one message |
 //! | `… then …` between them | makes them one after the other, in steps of their own |
-//! | `remember <text>` | acknowledges; what it was is in the history, like everything else |
+//! | `remember <text>` | acknowledges |
 //! | `what did I say?`, `what did I ask before?` | repeats the earlier inputs |
 //! | `count to <n>` | counts; with `slowly` one number a second, with `every <k>ms` at that pace |
 //! | `think about <text>` | reasons before it answers |
 //! | `say <text>` | says exactly that |
-//! | `fail [<way>] [after <n> words]` | fails; ways: `cut`, `stall`, `malformed`, `error`, `busy`, `limit`, `reject`, `invalid`, `empty` |
+//! | `fail [<way>] [after <n> words]` | fails in one of the ways below |
 //! | anything else | repeats it and says what it can do |
 //!
-//! A tool that is not offered is not called; the answer says so. Tokens in its usage are words. Given a prefill
-//! it goes on from it where its own answer begins the same, and answers anew below it where not.
+//! Ways to fail: `cut`, `stall`, `malformed`, `error`, `busy`, `limit`, `reject`, `invalid`, `empty`.
+//!
+//! A tool that is not offered is not called; the answer says so. Tokens in its usage are words. It continues
+//! a prefill with which its own answer starts; below any other prefill it sends its whole answer.
 
 mod script;
 
@@ -31,16 +33,14 @@ use futures::{StreamExt, stream};
 use super::model_client::{ModelClient, ModelError, ModelEvent, ModelRequest, ModelStream};
 use script::{Item, Script};
 
-/// The demo model.
 #[derive(Debug, Clone)]
-pub struct Demo {
+pub(crate) struct Demo {
     pace: Duration,
 }
 
 impl Demo {
-    /// A demo model that lets `pace` pass before every word; zero is as fast as it is read.
-    #[must_use]
-    pub const fn new(pace: Duration) -> Self {
+    /// `pace` is the pause before every word; zero sends as fast as the client reads.
+    pub(crate) const fn new(pace: Duration) -> Self {
         Self { pace }
     }
 }
@@ -81,7 +81,7 @@ impl ModelClient for Demo {
     }
 }
 
-/// A timer that has nothing to wait for would still cost a millisecond.
+/// Skips the timer for a zero delay, because it would cost a millisecond.
 async fn wait(delay: Duration) {
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;

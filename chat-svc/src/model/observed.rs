@@ -1,19 +1,16 @@
 //! Spans and metrics around any [`ModelClient`], named by OpenTelemetry's conventions for generative AI.
 //!
-//! One call is one CLIENT span, open until its stream ended or was dropped, a child of the span it was made in.
-//! Its error type is the failure's stable reason, never an upstream's words; a stream that was dropped before
-//! its end is `CANCELED`. What was said is recorded only where capturing content was switched on.
+//! One call is one CLIENT span, open until its stream has ended or was dropped. Its error type is the
+//! failure's stable reason, never an upstream's text; a stream that was dropped before its end is `CANCELED`.
+//! Content is recorded only with `capture_content`.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use opentelemetry::{
-    Array, KeyValue, StringValue, Value, global,
-    metrics::{Histogram, Meter},
-    trace::Status,
-};
+use opentelemetry::{Array, KeyValue, StringValue, Value, trace::Status};
 use serde_json::json;
+use svc_core::wire::error::Chain;
 use tokio::time::Instant;
 use tracing::{Instrument, Span, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -26,74 +23,37 @@ use super::{
     },
     semconv,
 };
+use crate::metrics::ModelMetrics;
 
-/// Most bytes of content that one attribute takes.
+/// Maximum bytes of content in one attribute.
 const MAX_CONTENT_BYTES: usize = 64 * 1024;
 
-/// A client whose calls are seen.
+/// Error type of a stream that was dropped before its end.
+const CANCELED: &str = "CANCELED";
+
+/// A client with spans and metrics.
 #[derive(Debug, Clone)]
-pub struct Observed {
+pub(crate) struct Observed {
     inner: Arc<dyn ModelClient>,
-    instruments: Instruments,
-    /// Attributes every call has.
+    metrics: ModelMetrics,
+    /// Attributes of every call.
     common: Vec<KeyValue>,
     capture_content: bool,
 }
 
-#[derive(Debug, Clone)]
-struct Instruments {
-    tokens: Histogram<u64>,
-    duration: Histogram<f64>,
-    first_chunk: Histogram<f64>,
-}
-
-impl Instruments {
-    fn new(meter: &Meter) -> Self {
-        let seconds =
-            || vec![0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
-        let powers_of_four = (0..14).map(|n| f64::from(4_u32.pow(n))).collect();
-        Self {
-            tokens: meter
-                .u64_histogram(semconv::METRIC_TOKEN_USAGE)
-                .with_unit("{token}")
-                .with_description("Tokens of model calls, by direction.")
-                .with_boundaries(powers_of_four)
-                .build(),
-            duration: meter
-                .f64_histogram(semconv::METRIC_OPERATION_DURATION)
-                .with_unit("s")
-                .with_description("Time from a model call's start to its stream's end.")
-                .with_boundaries(seconds())
-                .build(),
-            first_chunk: meter
-                .f64_histogram(semconv::METRIC_TIME_TO_FIRST_CHUNK)
-                .with_unit("s")
-                .with_description("Time from a model call's start to its first content.")
-                .with_boundaries(seconds())
-                .build(),
-        }
-    }
-}
-
 impl Observed {
-    /// Observes `inner`, with the process's meter.
-    #[must_use]
-    pub fn new(inner: Arc<dyn ModelClient>, capture_content: bool) -> Self {
-        Self::with_meter(inner, capture_content, &global::meter("steward.chat"))
-    }
-
-    fn with_meter(inner: Arc<dyn ModelClient>, capture_content: bool, meter: &Meter) -> Self {
+    pub(crate) fn new(inner: Arc<dyn ModelClient>, capture_content: bool) -> Self {
         let mut common = vec![
             KeyValue::new(semconv::OPERATION_NAME, semconv::CHAT),
             KeyValue::new(semconv::PROVIDER_NAME, inner.provider().to_owned()),
         ];
-        // What is no URL (the demo model) has no server.
+        // The demo model's endpoint is not a URL.
         if let Ok(url) = Url::parse(inner.endpoint()) {
             common.extend(url.host_str().map(|host| KeyValue::new(semconv::SERVER_ADDRESS, host.to_owned())));
             let port = url.port_or_known_default();
             common.extend(port.map(|port| KeyValue::new(semconv::SERVER_PORT, i64::from(port))));
         }
-        Self { inner, instruments: Instruments::new(meter), common, capture_content }
+        Self { inner, metrics: ModelMetrics::new(), common, capture_content }
     }
 
     fn begin(&self, request: &ModelRequest) -> Observation {
@@ -123,7 +83,7 @@ impl Observed {
         }
         Observation {
             span,
-            instruments: self.instruments.clone(),
+            metrics: self.metrics.clone(),
             common,
             started: Instant::now(),
             first_content: None,
@@ -158,17 +118,17 @@ impl ModelClient for Observed {
     }
 }
 
-/// One call as it goes on; told when dropped, because that is when it is over, however it ended.
+/// One call in progress. Dropping it records the call, because every call ends with the drop of its stream.
 struct Observation {
     span: Span,
-    instruments: Instruments,
+    metrics: ModelMetrics,
     common: Vec<KeyValue>,
     started: Instant,
     first_content: Option<Duration>,
     usage: Option<Usage>,
     finish: Option<FinishReason>,
     failure: Option<FailureClass>,
-    /// What the model said, if content is captured.
+    /// The model's output, if content is captured.
     said: Option<Vec<Part>>,
 }
 
@@ -178,9 +138,8 @@ impl Observation {
             Ok(event) => event,
             Err(error) => {
                 self.failure = Some(error.class());
-                // The one place where an upstream's own words are written down, for operators.
                 tracing::warn!(
-                    parent: &self.span, error = %svc_core::wire::error::Chain(error), reason = error.class().reason(),
+                    parent: &self.span, error = %Chain(error), reason = error.class().reason(),
                     "model call failed"
                 );
                 return;
@@ -219,12 +178,12 @@ impl Observation {
         }
     }
 
-    /// The reason it did not end well, if it did not.
+    /// The error type of a call that did not succeed.
     fn error_type(&self) -> Option<&'static str> {
         match (self.failure, self.finish) {
             (Some(class), _) => Some(class.reason()),
             (None, Some(_)) => None,
-            (None, None) => Some(FailureClass::Canceled.reason()),
+            (None, None) => Some(CANCELED),
         }
     }
 }
@@ -235,7 +194,7 @@ impl Drop for Observation {
         if let Some(error) = self.error_type() {
             attributes.push(KeyValue::new(semconv::ERROR_TYPE, error));
             self.span.set_attribute(semconv::ERROR_TYPE, error);
-            // Being stopped is no fault of the call.
+            // A canceled call is not an error.
             if self.failure.is_some() {
                 self.span.set_status(Status::error(error));
             }
@@ -246,9 +205,9 @@ impl Drop for Observation {
         }
         if let Some(first) = self.first_content {
             self.span.set_attribute(semconv::RESPONSE_TIME_TO_FIRST_CHUNK, first.as_secs_f64());
-            self.instruments.first_chunk.record(first.as_secs_f64(), &attributes);
+            self.metrics.first_chunk.record(first.as_secs_f64(), &attributes);
         }
-        self.instruments.duration.record(self.started.elapsed().as_secs_f64(), &attributes);
+        self.metrics.duration.record(self.started.elapsed().as_secs_f64(), &attributes);
         let usage = self.usage.unwrap_or_default();
         for (name, tokens) in [
             (semconv::USAGE_INPUT_TOKENS, usage.input_tokens),
@@ -264,7 +223,7 @@ impl Drop for Observation {
         for (direction, tokens) in [("input", usage.input_tokens), ("output", usage.output_tokens)] {
             if let Some(tokens) = tokens {
                 attributes.push(KeyValue::new(semconv::TOKEN_TYPE, direction));
-                self.instruments.tokens.record(tokens, &attributes);
+                self.metrics.tokens.record(tokens, &attributes);
                 attributes.pop();
             }
         }
@@ -275,7 +234,7 @@ impl Drop for Observation {
     }
 }
 
-/// Messages in the form of the conventions.
+/// Renders messages as the conventions say.
 fn content(messages: &[Message]) -> String {
     let messages: Vec<_> = messages
         .iter()

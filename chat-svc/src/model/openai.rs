@@ -1,9 +1,10 @@
-//! Any endpoint that speaks OpenAI's Chat Completions: OpenAI itself, gateways, vLLM, llama.cpp and the like.
+//! Any endpoint that speaks OpenAI's Chat Completions: OpenAI itself, gateways, vLLM, llama.cpp and similar
+//! servers.
 //!
-//! One call is one streaming POST. Nothing is retried, no redirect is followed, and what the upstream sends is
-//! bounded (an event, an error body, the time between bytes). What it says about an error stays with operators
-//! ([`super::model_client::Detail`]); the key never shows up anywhere. The stream is decoded without I/O in
-//! [`decode`], requests are built in [`request`], refusals classified in [`refusal`].
+//! One call is one streaming POST. Nothing is retried, no redirect is followed, and the answer is bounded (an
+//! event, an error body, the time between bytes). Error texts are for operators only
+//! ([`super::model_client::Detail`]); the key is never logged. [`decode`] reads the stream without I/O,
+//! [`request`] builds requests, [`refusal`] classifies refusals.
 
 mod decode;
 mod refusal;
@@ -18,88 +19,38 @@ use reqwest::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
     redirect,
 };
-use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use secrecy::ExposeSecret;
 use svc_core::run::telemetry;
 use tracing::Span;
-use url::Url;
 
 use super::{
     model_client::{MAX_DETAIL_BYTES, ModelClient, ModelError, ModelRequest, ModelStream},
     sse::SseDecoder,
 };
+use crate::domain::settings::{OpenAiConfig, Timeouts};
 use decode::Decoder;
 
-/// How long a finished message's usage and the stream's end are waited for.
+/// Maximum wait for the usage and the stream's end after the message has finished.
 const TAIL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the body of an error is waited for.
+/// Maximum wait for the body of an error.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How to reach an endpoint.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OpenAiConfig {
-    /// Where it is, version included, as `https://api.openai.com/v1`.
-    pub base_url: Url,
-    /// Its key; some local servers want none.
-    #[serde(default)]
-    pub api_key: Option<SecretString>,
-    /// Who it is in telemetry.
-    #[serde(default = "default_provider")]
-    pub provider: String,
-    /// Proxy to go through. The environment's is not used: where prompts go is said here or nowhere.
-    #[serde(default)]
-    pub proxy: Option<Url>,
-    /// Time limits.
-    #[serde(default)]
-    pub timeouts: Timeouts,
-}
-
-fn default_provider() -> String {
-    "openai".to_owned()
-}
-
-/// How long each part of a call may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Timeouts {
-    /// To connect.
-    #[serde(with = "humantime_serde")]
-    pub connect: Duration,
-    /// From the request to the head of the answer.
-    #[serde(with = "humantime_serde")]
-    pub first_byte: Duration,
-    /// Between bytes of the answer.
-    #[serde(with = "humantime_serde")]
-    pub idle: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        let seconds = Duration::from_secs;
-        Self { connect: seconds(10), first_byte: seconds(60), idle: seconds(120) }
-    }
-}
-
-/// Why a client cannot be made.
+/// Why an endpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The URL is not one to call.
+pub(crate) enum ConfigError {
     #[error("base_url must be http or https, with a host and without credentials, query or fragment")]
     BaseUrl,
-    /// The key cannot be sent.
     #[error("api_key must be printable ASCII")]
     ApiKey,
-    /// The HTTP client cannot be made.
-    #[error("HTTP client cannot be made")]
+    #[error("HTTP client cannot be created")]
     Http(#[source] reqwest::Error),
 }
 
 /// A client of one endpoint.
-pub struct OpenAi {
+pub(crate) struct OpenAi {
     http: Client,
-    /// Without a slash at its end.
+    /// Without a trailing slash.
     endpoint: String,
     provider: String,
     headers: HeaderMap,
@@ -113,11 +64,11 @@ impl fmt::Debug for OpenAi {
 }
 
 impl OpenAi {
-    /// A client of the endpoint; nothing is called yet.
+    /// Checks the configuration; makes no call.
     ///
     /// # Errors
-    /// [`ConfigError`] if the configuration cannot work.
-    pub fn new(config: &OpenAiConfig) -> Result<Self, ConfigError> {
+    /// [`ConfigError`] names the wrong key.
+    pub(crate) fn new(config: &OpenAiConfig) -> Result<Self, ConfigError> {
         let url = &config.base_url;
         let plain = matches!(url.scheme(), "http" | "https")
             && url.has_host()
@@ -190,15 +141,15 @@ impl ModelClient for OpenAi {
     }
 }
 
-/// The events of an answer whose head was good.
+/// Events of a successful answer.
 fn events(response: Response, idle: Duration) -> ModelStream {
     let mut bytes = response.bytes_stream();
     async_stream::try_stream! {
         let mut sse = SseDecoder::default();
         let mut decoder = Decoder::default();
         loop {
-            let patience = if decoder.is_finished() { TAIL_TIMEOUT.min(idle) } else { idle };
-            let chunk = match tokio::time::timeout(patience, bytes.next()).await {
+            let limit = if decoder.is_finished() { TAIL_TIMEOUT.min(idle) } else { idle };
+            let chunk = match tokio::time::timeout(limit, bytes.next()).await {
                 Err(_) => Err(ModelError::Stalled { idle }),
                 Ok(Some(Err(error))) => Err(ModelError::Cut { source: Some(without_url(error)) }),
                 Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
@@ -206,12 +157,12 @@ fn events(response: Response, idle: Duration) -> ModelStream {
             };
             let chunk = match chunk {
                 Ok(Some(chunk)) => chunk,
-                // A message that is finished needs nothing more from its connection.
+                // A finished message needs nothing more from its connection.
                 Ok(None) => break,
                 Err(_) if decoder.is_finished() => break,
                 Err(error) => Err(error)?,
             };
-            // Frames before the fault count, so it is told last.
+            // The frames before the fault are valid, so the fault is reported last.
             let fault = sse.push(&chunk).err();
             while let Some(frame) = sse.next_frame() {
                 decoder.frame(frame)?;
@@ -240,7 +191,7 @@ async fn refused(response: Response) -> ModelError {
     refusal::classify(status, retry_after, &body)
 }
 
-/// A 200 that is no stream: an error in disguise, or a server that does not stream.
+/// Classifies a 200 without a stream: an error body, or a server that does not stream.
 async fn not_a_stream(response: Response) -> ModelError {
     let body = beginning(response).await;
     refusal::in_band(&body)
@@ -249,11 +200,11 @@ async fn not_a_stream(response: Response) -> ModelError {
 
 fn is_event_stream(response: &Response) -> bool {
     let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    // Some servers leave the header out; what comes then decides.
+    // Some servers omit the header; then the content decides.
     content_type.is_none_or(|value| value.trim_start().to_ascii_lowercase().starts_with("text/event-stream"))
 }
 
-/// The first bytes of an error's body, whatever of it comes in time.
+/// Reads the first bytes of an error's body that arrive in time.
 async fn beginning(response: Response) -> String {
     let mut body = Vec::new();
     let mut bytes = response.bytes_stream();
@@ -265,8 +216,8 @@ async fn beginning(response: Response) -> String {
             }
         }
     };
-    // Out of time, what came until then is the body.
-    let _in_time = tokio::time::timeout(ERROR_BODY_TIMEOUT, read).await;
+    // After a timeout, the bytes so far are the body.
+    let _complete = tokio::time::timeout(ERROR_BODY_TIMEOUT, read).await;
     String::from_utf8_lossy(&body).into_owned()
 }
 

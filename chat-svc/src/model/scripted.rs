@@ -1,9 +1,8 @@
-//! A model upstream that does what a test tells it: a simulator of a whole Chat Completions server.
+//! A scripted model upstream for tests: a simulator of a whole Chat Completions server.
 //!
-//! It speaks the real wire format over a real socket, so a client cannot tell it from a provider. Each request
-//! takes the next [`Reply`] that was queued, or the one set with [`Upstream::always`]; what was asked is kept
-//! ([`Upstream::requests`]), and how many answers are still being sent ([`Upstream::under_way`]). It does not
-//! check keys and knows no other path.
+//! It speaks the real wire format over a real socket. Each request takes the next queued [`Reply`], or the
+//! one set with [`Upstream::always`]. It keeps the requests ([`Upstream::requests`]) and counts the answers
+//! that are still being sent ([`Upstream::under_way`]). It does not check keys and knows no other path.
 
 use std::{
     collections::VecDeque,
@@ -39,16 +38,14 @@ struct Shared {
     under_way: AtomicUsize,
 }
 
-/// A request that came.
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// Its headers, the key included.
     pub headers: HeaderMap,
-    /// Its body; null if it was no JSON.
+    /// Null if it is not JSON.
     pub body: Value,
 }
 
-/// What a request is answered.
+/// The answer to a request.
 #[derive(Debug, Clone)]
 pub struct Reply {
     status: u16,
@@ -59,21 +56,18 @@ pub struct Reply {
 #[derive(Debug, Clone)]
 enum Move {
     Send(Bytes),
-    /// Sends the same for ever.
+    /// Sends the same bytes again and again.
     Repeat(Bytes, Duration),
     Wait(Duration),
-    /// Holds the connection and says nothing more.
+    /// Holds the connection and sends nothing more.
     Hang,
-    /// Breaks the connection off, without the end that HTTP gives a body.
+    /// Breaks the connection without the end of the HTTP body.
     Abort,
 }
 
 impl Upstream {
-    /// Starts one on a free port of the loopback interface.
-    ///
-    /// # Errors
-    /// If no port can be had.
-    #[expect(clippy::disallowed_methods, reason = "a double has no lifecycle; it ends with its handle")]
+    /// Starts an upstream on a free loopback port.
+    #[expect(clippy::disallowed_methods, reason = "a test double has no lifecycle; it ends with its handle")]
     pub async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
@@ -87,38 +81,35 @@ impl Upstream {
         Ok(Self { address, shared, server: server.abort_handle() })
     }
 
-    /// A URL at which nobody listens.
-    ///
-    /// # Errors
-    /// If no port can be had.
+    /// A URL without a listener.
     pub async fn refusing() -> io::Result<String> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         Ok(base_url(listener.local_addr()?))
     }
 
-    /// Where it is, as a client's `base_url`.
+    /// Its URL, as a client's `base_url`.
     #[must_use]
     pub fn base_url(&self) -> String {
         base_url(self.address)
     }
 
-    /// The next request that has no reply yet gets this one.
+    /// Queues the reply for the next request without one.
     pub fn enqueue(&self, reply: Reply) {
         lock(&self.shared.queue).push_back(reply);
     }
 
-    /// Every request for which none is queued gets this one.
+    /// Sets the reply to every request for which none is queued.
     pub fn always(&self, reply: Reply) {
         *lock(&self.shared.always) = Some(reply);
     }
 
-    /// Every request that came, oldest first.
+    /// All received requests, oldest first.
     #[must_use]
     pub fn requests(&self) -> Vec<Received> {
         lock(&self.shared.requests).clone()
     }
 
-    /// Answers that are still being sent.
+    /// Number of answers that are still being sent.
     #[must_use]
     pub fn under_way(&self) -> usize {
         self.shared.under_way.load(Ordering::SeqCst)
@@ -132,20 +123,20 @@ impl Drop for Upstream {
 }
 
 impl Reply {
-    /// A stream that begins; say more with the methods below.
+    /// Starts a stream, for the methods below to continue.
     #[must_use]
     pub fn stream() -> Self {
         let headers = vec![(CONTENT_TYPE.as_str(), "text/event-stream; charset=utf-8".to_owned())];
         Self { status: 200, headers, moves: Vec::new() }.delta(&json!({ "role": "assistant", "content": "" }))
     }
 
-    /// A whole answer of this text.
+    /// A complete answer with this text.
     #[must_use]
     pub fn text(text: &str) -> Self {
         Self::stream().say(text).finish("stop")
     }
 
-    /// A refusal with this status and a body in the form of the API's errors.
+    /// A refusal with this status and an error body of the API.
     #[must_use]
     pub fn refusal(status: u16, code: &str, message: &str) -> Self {
         let body = json!({ "error": { "message": message, "type": code, "code": code } });
@@ -156,27 +147,25 @@ impl Reply {
         }
     }
 
-    /// A body of no particular kind.
     #[must_use]
     pub fn body(status: u16, content_type: &str, body: &str) -> Self {
         let headers = vec![(CONTENT_TYPE.as_str(), content_type.to_owned())];
         Self { status, headers, moves: vec![Move::Send(body.to_owned().into())] }
     }
 
-    /// Adds a header.
     #[must_use]
     pub fn header(mut self, name: &'static str, value: &str) -> Self {
         self.headers.push((name, value.to_owned()));
         self
     }
 
-    /// Says text, a chunk a word.
+    /// Sends text, one chunk per word.
     #[must_use]
     pub fn say(self, text: &str) -> Self {
         text.split_inclusive(' ').fold(self, |reply, word| reply.delta(&json!({ "content": word })))
     }
 
-    /// Reasons, a chunk a word.
+    /// Sends reasoning, one chunk per word.
     #[must_use]
     pub fn reason(self, text: &str) -> Self {
         text.split_inclusive(' ').fold(self, |reply, word| reply.delta(&json!({ "reasoning_content": word })))
@@ -195,7 +184,7 @@ impl Reply {
         })
     }
 
-    /// Ends the message for this reason, with usage and the end of the stream.
+    /// Ends the message with this reason, usage and the end mark.
     #[must_use]
     pub fn finish(self, reason: &str) -> Self {
         let words = self.moves.len();
@@ -220,14 +209,14 @@ impl Reply {
         self
     }
 
-    /// Lets time pass.
+    /// Waits before the next chunk.
     #[must_use]
     pub fn wait(mut self, delay: Duration) -> Self {
         self.moves.push(Move::Wait(delay));
         self
     }
 
-    /// Says nothing more and holds the connection.
+    /// Sends nothing more and holds the connection.
     #[must_use]
     pub fn hang(mut self) -> Self {
         self.moves.push(Move::Hang);
@@ -241,14 +230,14 @@ impl Reply {
         self
     }
 
-    /// Sends a keep-alive comment for ever.
+    /// Sends keep-alive comments without end.
     #[must_use]
     pub fn keep_alive(mut self, pace: Duration) -> Self {
         self.moves.push(Move::Repeat(Bytes::from_static(b": keep-alive\n\n"), pace));
         self
     }
 
-    /// Says one word for ever.
+    /// Sends one word without end.
     #[must_use]
     pub fn endless(mut self, word: &str, pace: Duration) -> Self {
         let chunk = chunk(&json!([{ "index": 0, "delta": { "content": word } }]), &Value::Null);
@@ -256,14 +245,14 @@ impl Reply {
         self
     }
 
-    /// Only the first `n` chunks, then the connection closes in good order.
+    /// Keeps only the first `n` chunks; then the body ends regularly.
     #[must_use]
     pub fn cut_after(mut self, n: usize) -> Self {
         self.moves.truncate(n);
         self
     }
 
-    /// Lets time pass before every chunk.
+    /// Waits before every chunk.
     #[must_use]
     pub fn paced(mut self, pace: Duration) -> Self {
         self.moves = self.moves.into_iter().flat_map(|step| [Move::Wait(pace), step]).collect();
@@ -282,8 +271,8 @@ impl Reply {
 
 fn chunk(choices: &Value, usage: &Value) -> Bytes {
     let chunk = json!({
-        "id": "chatcmpl-scripted", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": "scripted",
-        "choices": choices, "usage": usage,
+        "id": "chatcmpl-scripted", "object": "chat.completion.chunk", "created": 1_700_000_000,
+        "model": "scripted", "choices": choices, "usage": usage,
     });
     format!("data: {chunk}\n\n").into()
 }
@@ -313,7 +302,7 @@ async fn answer(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byt
                 Move::Wait(delay) => tokio::time::sleep(delay).await,
                 Move::Hang => std::future::pending().await,
                 Move::Abort => {
-                    // What was sent before leaves the process only while the body is pending.
+                    // The chunks before leave the process only while the body is pending.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     break Err(io::Error::other("broken off by script"));
                 }
@@ -324,7 +313,7 @@ async fn answer(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byt
     response
 }
 
-/// Counts an answer for as long as it is being sent.
+/// Counts an answer while it is being sent.
 struct UnderWay(Arc<Shared>);
 
 impl UnderWay {

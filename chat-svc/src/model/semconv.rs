@@ -1,11 +1,11 @@
-//! Names of OpenTelemetry's semantic conventions for generative AI (as of 1.41), as far as they are used here.
-//! The conventions left their crate's stable part, so the names are kept here.
+//! Attribute names of OpenTelemetry's semantic conventions for generative AI (version 1.41). The crate of the
+//! conventions no longer has them among its stable names.
 
-/// What is done: [`CHAT`].
+/// Name of the operation: [`CHAT`].
 pub(super) const OPERATION_NAME: &str = "gen_ai.operation.name";
 /// The one operation a model client does.
 pub(super) const CHAT: &str = "chat";
-/// Who serves the model.
+/// Provider of the model.
 pub(super) const PROVIDER_NAME: &str = "gen_ai.provider.name";
 /// The model asked for.
 pub(super) const REQUEST_MODEL: &str = "gen_ai.request.model";
@@ -13,7 +13,6 @@ pub(super) const REQUEST_MODEL: &str = "gen_ai.request.model";
 pub(super) const REQUEST_STREAM: &str = "gen_ai.request.stream";
 /// Bound on output tokens.
 pub(super) const REQUEST_MAX_TOKENS: &str = "gen_ai.request.max_tokens";
-/// The session.
 pub(super) const CONVERSATION_ID: &str = "gen_ai.conversation.id";
 /// Why the model ended, one entry a choice.
 pub(super) const RESPONSE_FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
@@ -43,10 +42,3 @@ pub(super) const ERROR_TYPE: &str = "error.type";
 pub(super) const SERVER_ADDRESS: &str = "server.address";
 /// Port that was called.
 pub(super) const SERVER_PORT: &str = "server.port";
-
-/// Histogram of tokens by direction.
-pub(super) const METRIC_TOKEN_USAGE: &str = "gen_ai.client.token.usage";
-/// Histogram of whole calls.
-pub(super) const METRIC_OPERATION_DURATION: &str = "gen_ai.client.operation.duration";
-/// Histogram of the time to the first content.
-pub(super) const METRIC_TIME_TO_FIRST_CHUNK: &str = "gen_ai.client.operation.time_to_first_chunk";

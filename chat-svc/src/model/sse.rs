@@ -1,35 +1,28 @@
 //! Server-sent events, without I/O: bytes in, frames out, within bounds.
 //!
-//! Follows the HTML standard's event stream format: lines end with CR, LF or both, in any mixture and wherever
-//! the chunks are cut; `data` lines of one event are joined. Only what a model's stream uses is kept: the data,
-//! the event's name, and that a comment came.
+//! Follows the HTML standard's event stream format: lines end with CR, LF or both, in any mixture and across
+//! chunks; `data` lines of one event are joined. Only the data, the event's name and comments are kept,
+//! because a model's stream uses nothing else.
 
 use std::collections::VecDeque;
 
-/// Longest line and longest event, bytes.
+/// Maximum bytes of a line and of an event.
 pub(super) const MAX_EVENT_BYTES: usize = 1024 * 1024;
 
-/// One thing in the stream.
+/// One item of the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Frame {
-    /// An event.
-    Event {
-        /// Its name, `message` if it has none.
-        name: String,
-        /// Its data lines, joined.
-        data: String,
-    },
-    /// A comment: how servers keep a connection alive.
+    /// `name` is `message` if the event has none; `data` are its joined data lines.
+    Event { name: String, data: String },
+    /// Servers keep a connection alive with comments.
     Comment,
 }
 
-/// The stream cannot be read any further.
+/// Why the stream cannot be read any further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SseError {
-    /// A line or an event is longer than [`MAX_EVENT_BYTES`].
     #[error("an event is longer than {MAX_EVENT_BYTES} bytes")]
     TooLong,
-    /// It is not UTF-8.
     #[error("the stream is not UTF-8")]
     NotUtf8,
 }
@@ -38,7 +31,7 @@ pub(super) enum SseError {
 #[derive(Debug, Default)]
 pub(super) struct SseDecoder {
     line: Vec<u8>,
-    /// The last byte was a CR: an LF right after it belongs to it.
+    /// The last byte was a CR, so an LF directly after it is part of the same line end.
     after_cr: bool,
     begun: bool,
     name: String,
@@ -47,10 +40,7 @@ pub(super) struct SseDecoder {
 }
 
 impl SseDecoder {
-    /// Takes in bytes.
-    ///
-    /// # Errors
-    /// [`SseError`]; the decoder is of no use after it.
+    /// Decodes the next bytes. The decoder must not be used after an error.
     pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), SseError> {
         if self.after_cr && !bytes.is_empty() {
             self.after_cr = false;
@@ -72,7 +62,7 @@ impl SseDecoder {
         self.grow(bytes)
     }
 
-    /// The next frame that is whole.
+    /// Takes the next complete frame.
     pub(super) fn next_frame(&mut self) -> Option<Frame> {
         self.frames.pop_front()
     }
@@ -111,7 +101,7 @@ impl SseDecoder {
                 }
                 None => self.data = Some(value.to_owned()),
             },
-            // "id" and "retry" are for clients that reconnect, which nobody does to a model.
+            // "id" and "retry" are for clients that reconnect; a model's client does not.
             _ => {}
         }
         Ok(())
@@ -137,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_read_as_the_standard_says() {
+    fn events_are_decoded_as_the_standard_says() {
         let message = |data| vec![event("message", data)];
         let table: [(&[u8], Vec<Frame>); 11] = [
             (b"data: a\n\n", message("a")),
@@ -158,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_too_long_or_no_text_is_refused() {
+    fn an_event_that_is_too_long_or_not_text_is_refused() {
         let mut decoder = SseDecoder::default();
         let chunk = vec![b'x'; MAX_EVENT_BYTES / 2];
         decoder.push(&chunk).unwrap();
@@ -175,8 +165,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn where_chunks_are_cut_does_not_matter(
-            text in "(data: [a-zé]{0,4}|event: x|:|id: 1)?(\r\n|\n|\r)((data: [a-zé]{0,4}|:c)?(\r\n|\n|\r)){0,8}",
+        fn chunk_boundaries_do_not_matter(
+            text in concat!(
+                "(data: [a-zé]{0,4}|event: x|:|id: 1)?(\r\n|\n|\r)",
+                "((data: [a-zé]{0,4}|:c)?(\r\n|\n|\r)){0,8}",
+            ),
             cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..6),
         ) {
             let bytes = text.as_bytes();

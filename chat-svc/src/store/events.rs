@@ -12,26 +12,22 @@ use crate::domain::{
     turn::TurnStatus,
 };
 
-/// Events of many turns on their way into the table, column by column.
+/// Events of many turns to be inserted, column by column.
 #[derive(Debug, Default)]
-pub struct Batch {
-    /// Turns written, each once, and the epoch their worker has.
+pub(crate) struct Batch {
+    /// Turns of the batch, each once.
     pub turns: Vec<Uuid>,
-    /// Epoch of each turn.
     pub epochs: Vec<i64>,
-    /// Turn of each event.
+    /// The turn of each event.
     pub event_turns: Vec<Uuid>,
-    /// Place of each event.
     pub seqs: Vec<i64>,
-    /// Kind of each event.
     pub kinds: Vec<&'static str>,
-    /// Payload of each event.
     pub payloads: Vec<Vec<u8>>,
 }
 
 impl Batch {
     /// Adds an event of a turn that is in [`Self::turns`].
-    pub fn push(&mut self, turn_id: TurnId, seq: i64, kind: &'static str, payload: Vec<u8>) {
+    pub(crate) fn push(&mut self, turn_id: TurnId, seq: i64, kind: &'static str, payload: Vec<u8>) {
         self.event_turns.push(turn_id.0);
         self.seqs.push(seq);
         self.kinds.push(kind);
@@ -39,67 +35,55 @@ impl Batch {
     }
 }
 
-/// Writes the events of those turns that `epochs` still run and that nobody is changing right now; returns these
-/// turns. The lock that proves the epoch is held to the end of the statement, so nothing can be taken over in
-/// between. A turn that is missing from the answer was written nothing of.
-pub async fn append(db: &mut PgConnection, batch: &Batch) -> Result<Vec<TurnId>, pg::Error> {
-    let turns = sqlx::query_scalar!(
-        r#"WITH held AS (
-               SELECT t.id FROM turns t
-                 JOIN unnest($1::uuid[], $2::bigint[]) AS w (id, epoch) ON t.id = w.id AND t.epoch = w.epoch
-                WHERE t.status = 'running'
-                ORDER BY t.id
-                  FOR SHARE OF t SKIP LOCKED),
-           written AS (
-               INSERT INTO turn_events (turn_id, seq, kind, payload)
-               SELECT e.turn_id, e.seq, e.kind, e.payload
-                 FROM unnest($3::uuid[], $4::bigint[], $5::text[], $6::bytea[]) AS e (turn_id, seq, kind, payload)
-                 JOIN held ON held.id = e.turn_id)
-           SELECT id AS "id: TurnId" FROM held"#,
-        &batch.turns,
-        &batch.epochs,
-        &batch.event_turns,
-        &batch.seqs,
-        &batch.kinds as &[&str],
-        &batch.payloads,
-    )
-    .fetch_all(db)
-    .await?;
-    Ok(turns)
+/// `$conflict` follows the insert.
+macro_rules! append {
+    ($db:expr, $batch:expr, $conflict:literal) => {
+        sqlx::query_scalar!(
+            r#"WITH held AS (
+                   SELECT t.id
+                   FROM turns t
+                   JOIN unnest($1::uuid[], $2::bigint[]) AS w (id, epoch) ON t.id = w.id AND t.epoch = w.epoch
+                   WHERE t.status = 'running'
+                   ORDER BY t.id
+                   FOR SHARE OF t SKIP LOCKED
+               ),
+               written AS (
+                   INSERT INTO turn_events (turn_id, seq, kind, payload)
+                   SELECT e.turn_id, e.seq, e.kind, e.payload
+                   FROM unnest($3::uuid[], $4::bigint[], $5::text[], $6::bytea[])
+                       AS e (turn_id, seq, kind, payload)
+                   JOIN held ON held.id = e.turn_id
+                   "# + $conflict + r#"
+               )
+               SELECT id AS "id: TurnId" FROM held"#,
+            &$batch.turns,
+            &$batch.epochs,
+            &$batch.event_turns,
+            &$batch.seqs,
+            &$batch.kinds as &[&str],
+            &$batch.payloads,
+        )
+        .fetch_all($db)
+        .await
+    };
 }
 
-/// As [`append`], where an earlier try may have been committed without our hearing of it: what is there under
-/// the same epoch is ours.
-pub async fn append_again(db: &mut PgConnection, batch: &Batch) -> Result<Vec<TurnId>, pg::Error> {
-    let turns = sqlx::query_scalar!(
-        r#"WITH held AS (
-               SELECT t.id FROM turns t
-                 JOIN unnest($1::uuid[], $2::bigint[]) AS w (id, epoch) ON t.id = w.id AND t.epoch = w.epoch
-                WHERE t.status = 'running'
-                ORDER BY t.id
-                  FOR SHARE OF t SKIP LOCKED),
-           written AS (
-               INSERT INTO turn_events (turn_id, seq, kind, payload)
-               SELECT e.turn_id, e.seq, e.kind, e.payload
-                 FROM unnest($3::uuid[], $4::bigint[], $5::text[], $6::bytea[]) AS e (turn_id, seq, kind, payload)
-                 JOIN held ON held.id = e.turn_id
-                   ON CONFLICT (turn_id, seq) DO NOTHING)
-           SELECT id AS "id: TurnId" FROM held"#,
-        &batch.turns,
-        &batch.epochs,
-        &batch.event_turns,
-        &batch.seqs,
-        &batch.kinds as &[&str],
-        &batch.payloads,
-    )
-    .fetch_all(db)
-    .await?;
-    Ok(turns)
+/// Writes the events of those turns that their epoch still runs and that are not locked; returns these turns.
+/// Nothing is written of the other turns. The lock that proves the epoch is held until the statement ends, so
+/// no worker can take a turn over in between.
+pub(crate) async fn append(db: &mut PgConnection, batch: &Batch) -> Result<Vec<TurnId>, pg::Error> {
+    Ok(append!(db, batch, "")?)
 }
 
-/// Whether `epoch` runs the turn, as committed: asked for a turn that [`append`] did not return, to tell "fenced
-/// out" from "locked at that moment".
-pub async fn is_held(db: &mut PgConnection, turn_id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
+/// As [`append`], after an attempt that may have been committed although its answer was lost: existing events
+/// under the same epoch are the writer's own.
+pub(crate) async fn append_again(db: &mut PgConnection, batch: &Batch) -> Result<Vec<TurnId>, pg::Error> {
+    Ok(append!(db, batch, "ON CONFLICT (turn_id, seq) DO NOTHING")?)
+}
+
+/// Whether `epoch` runs the turn, as committed. It tells a fenced turn from a locked one after [`append`] did
+/// not return the turn.
+pub(crate) async fn is_held(db: &mut PgConnection, turn_id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
     let held = sqlx::query_scalar!(
         r#"SELECT epoch = $2 AND status = $3 AS "held!" FROM turns WHERE id = $1"#,
         turn_id as TurnId,
@@ -111,16 +95,16 @@ pub async fn is_held(db: &mut PgConnection, turn_id: TurnId, epoch: i64) -> Resu
     Ok(held.unwrap_or(false))
 }
 
-/// Whether the turn is not final yet; `None` if there is none (any more).
-pub async fn is_open(db: &mut PgConnection, turn_id: TurnId) -> Result<Option<bool>, pg::Error> {
+/// Whether the turn is not final; `None` if it does not exist.
+pub(crate) async fn is_open(db: &mut PgConnection, turn_id: TurnId) -> Result<Option<bool>, pg::Error> {
     let status = sqlx::query_scalar!("SELECT status FROM turns WHERE id = $1", turn_id as TurnId)
         .fetch_optional(db)
         .await?;
     Ok(status.map(|status| !status.is_final()))
 }
 
-/// Writes events after `last_seq` in a transaction that holds the turn's row. Returns them as stored.
-pub async fn insert(
+/// Inserts events after `last_seq`, in a transaction that holds the turn's row. Returns them as stored.
+pub(crate) async fn insert(
     db: &mut PgConnection,
     turn_id: TurnId,
     last_seq: i64,
@@ -134,7 +118,7 @@ pub async fn insert(
     let result = sqlx::query!(
         "INSERT INTO turn_events (turn_id, seq, kind, payload)
          SELECT $1, e.seq, e.kind, e.payload
-           FROM unnest($2::bigint[], $3::text[], $4::bytea[]) AS e (seq, kind, payload)",
+         FROM unnest($2::bigint[], $3::text[], $4::bytea[]) AS e (seq, kind, payload)",
         turn_id as TurnId,
         &seqs,
         &kinds as &[&str],
@@ -146,7 +130,7 @@ pub async fn insert(
     Ok(stored)
 }
 
-/// The newest event's place; 0 before the first.
+/// Sequence number of the newest event; 0 before the first.
 pub async fn last_seq(db: &mut PgConnection, turn_id: TurnId) -> Result<i64, pg::Error> {
     let last = sqlx::query_scalar!(
         r#"SELECT coalesce(max(seq), 0) AS "last!" FROM turn_events WHERE turn_id = $1"#,
@@ -157,7 +141,7 @@ pub async fn last_seq(db: &mut PgConnection, turn_id: TurnId) -> Result<i64, pg:
     Ok(last)
 }
 
-/// A turn's events after `after`, in order, at most `limit`.
+/// Lists at most `limit` of a turn's events after `after`, in order.
 pub async fn list_after(
     db: &mut PgConnection,
     turn_id: TurnId,
@@ -178,14 +162,23 @@ pub async fn list_after(
         .collect())
 }
 
-/// A turn's events since it last began a step: what [`crate::domain::event::OpenStep`] reads.
-pub async fn list_last_step(db: &mut PgConnection, turn_id: TurnId) -> Result<Vec<StoredEvent>, pg::Error> {
+/// Lists a turn's events since its last `step.started`, for [`crate::domain::event::OpenStep`].
+pub(crate) async fn list_last_step(
+    db: &mut PgConnection,
+    turn_id: TurnId,
+) -> Result<Vec<StoredEvent>, pg::Error> {
     let rows = sqlx::query!(
-        "SELECT seq, kind, payload FROM turn_events
-          WHERE turn_id = $1
-            AND seq >= (SELECT seq FROM turn_events
-                         WHERE turn_id = $1 AND kind = 'step.started' ORDER BY seq DESC LIMIT 1)
-          ORDER BY seq",
+        "SELECT seq, kind, payload
+         FROM turn_events
+         WHERE turn_id = $1
+           AND seq >= (
+               SELECT seq
+               FROM turn_events
+               WHERE turn_id = $1 AND kind = 'step.started'
+               ORDER BY seq DESC
+               LIMIT 1
+           )
+         ORDER BY seq",
         turn_id as TurnId,
     )
     .fetch_all(db)

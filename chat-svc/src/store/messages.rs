@@ -1,4 +1,4 @@
-//! Messages. A turn's rows are its committed steps, so what a worker finds here it need not do again.
+//! Messages. A turn's rows are its input and its committed steps; a worker does not repeat them.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, types::Json};
@@ -8,32 +8,7 @@ use svc_core::{
 };
 
 use super::Slice;
-use crate::domain::message::{Message, Part, Role};
-
-/// One stored message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredMessage {
-    /// Its id.
-    pub id: MessageId,
-    /// Its tenant.
-    pub account_id: AccountId,
-    /// Its session.
-    pub session_id: SessionId,
-    /// The turn that wrote it.
-    pub turn_id: TurnId,
-    /// The turn's place in the session.
-    pub ordinal: i64,
-    /// The step that wrote it; 0 is the input.
-    pub step: i32,
-    /// Who says it, and what.
-    pub message: Message,
-    /// The model's name in the route; empty for others.
-    pub model: String,
-    /// Why the model ended it; empty for others.
-    pub finish_reason: String,
-    /// When it was stored.
-    pub created_at: DateTime<Utc>,
-}
+use crate::domain::message::{Message, Part, Role, StoredMessage};
 
 struct MessageRow {
     id: MessageId,
@@ -47,6 +22,18 @@ struct MessageRow {
     model: String,
     finish_reason: String,
     created_at: DateTime<Utc>,
+}
+
+macro_rules! select {
+    ($tail:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            MessageRow,
+            r#"SELECT id, account_id, session_id, turn_id, ordinal, step, role,
+                      parts AS "parts: Json<Vec<Part>>", model, finish_reason, created_at
+               FROM messages "# + $tail
+            $(, $argument)*
+        )
+    };
 }
 
 impl From<MessageRow> for StoredMessage {
@@ -66,11 +53,11 @@ impl From<MessageRow> for StoredMessage {
     }
 }
 
-/// Stores a message.
-pub async fn insert(db: &mut PgConnection, message: &StoredMessage) -> Result<(), pg::Error> {
+pub(crate) async fn insert(db: &mut PgConnection, message: &StoredMessage) -> Result<(), pg::Error> {
     sqlx::query!(
-        "INSERT INTO messages (id, account_id, session_id, turn_id, ordinal, step, role, parts, model,
-                               finish_reason, created_at)
+        "INSERT INTO messages (
+             id, account_id, session_id, turn_id, ordinal, step, role, parts, model, finish_reason, created_at
+         )
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         message.id as MessageId,
         message.account_id as AccountId,
@@ -89,24 +76,20 @@ pub async fn insert(db: &mut PgConnection, message: &StoredMessage) -> Result<()
     Ok(())
 }
 
-/// A session's messages, oldest first.
-pub async fn list(
+/// Lists a session's messages, oldest first.
+pub(crate) async fn list(
     db: &mut PgConnection,
     account_id: AccountId,
     session_id: SessionId,
     page: &Slice,
 ) -> Result<Vec<StoredMessage>, pg::Error> {
-    let rows = sqlx::query_as!(
-        MessageRow,
-        r#"SELECT id, account_id, session_id, turn_id, ordinal, step, role, parts AS "parts: Json<Vec<Part>>",
-                  model, finish_reason, created_at
-             FROM messages
-            WHERE session_id = $1 AND account_id = $2
-              AND ($3::uuid IS NULL
-                   OR (ordinal, step, role) > (SELECT ordinal, step, role FROM messages
-                                                WHERE id = $3 AND session_id = $1))
-            ORDER BY ordinal, step, role
-            LIMIT $4"#,
+    let rows = select!(
+        "WHERE session_id = $1 AND account_id = $2
+           AND ($3::uuid IS NULL
+                OR (ordinal, step, role)
+                   > (SELECT ordinal, step, role FROM messages WHERE id = $3 AND session_id = $1))
+         ORDER BY ordinal, step, role
+         LIMIT $4",
         session_id as SessionId,
         account_id as AccountId,
         page.after,
@@ -117,8 +100,9 @@ pub async fn list(
     Ok(rows.into_iter().map(Into::into).collect())
 }
 
-/// What the session said before the turn at `ordinal`, newest first, from before the message `before`.
-pub async fn list_before(
+/// Lists the session's messages before the turn at `ordinal`, newest first, starting before the message
+/// `before`.
+pub(crate) async fn list_before(
     db: &mut PgConnection,
     account_id: AccountId,
     session_id: SessionId,
@@ -126,17 +110,13 @@ pub async fn list_before(
     before: Option<MessageId>,
     limit: i64,
 ) -> Result<Vec<StoredMessage>, pg::Error> {
-    let rows = sqlx::query_as!(
-        MessageRow,
-        r#"SELECT id, account_id, session_id, turn_id, ordinal, step, role, parts AS "parts: Json<Vec<Part>>",
-                  model, finish_reason, created_at
-             FROM messages
-            WHERE session_id = $1 AND account_id = $2 AND ordinal < $3
-              AND ($4::uuid IS NULL
-                   OR (ordinal, step, role) < (SELECT ordinal, step, role FROM messages
-                                                WHERE id = $4 AND session_id = $1))
-            ORDER BY ordinal DESC, step DESC, role DESC
-            LIMIT $5"#,
+    let rows = select!(
+        "WHERE session_id = $1 AND account_id = $2 AND ordinal < $3
+           AND ($4::uuid IS NULL
+                OR (ordinal, step, role)
+                   < (SELECT ordinal, step, role FROM messages WHERE id = $4 AND session_id = $1))
+         ORDER BY ordinal DESC, step DESC, role DESC
+         LIMIT $5",
         session_id as SessionId,
         account_id as AccountId,
         ordinal,
@@ -148,19 +128,15 @@ pub async fn list_before(
     Ok(rows.into_iter().map(Into::into).collect())
 }
 
-/// A turn's own messages: its input and its committed steps, in order.
-pub async fn list_of_turn(
+/// Lists a turn's own messages in order: its input and its committed steps.
+pub(crate) async fn list_of_turn(
     db: &mut PgConnection,
     account_id: AccountId,
     turn_id: TurnId,
 ) -> Result<Vec<StoredMessage>, pg::Error> {
-    let rows = sqlx::query_as!(
-        MessageRow,
-        r#"SELECT id, account_id, session_id, turn_id, ordinal, step, role, parts AS "parts: Json<Vec<Part>>",
-                  model, finish_reason, created_at
-             FROM messages
-            WHERE turn_id = $1 AND account_id = $2
-            ORDER BY step, role"#,
+    let rows = select!(
+        "WHERE turn_id = $1 AND account_id = $2
+         ORDER BY step, role",
         turn_id as TurnId,
         account_id as AccountId,
     )
@@ -170,7 +146,7 @@ pub async fn list_of_turn(
 }
 
 /// The last step that the turn committed; 0 if none.
-pub async fn last_step(db: &mut PgConnection, turn_id: TurnId) -> Result<i32, pg::Error> {
+pub(crate) async fn last_step(db: &mut PgConnection, turn_id: TurnId) -> Result<i32, pg::Error> {
     let step = sqlx::query_scalar!(
         r#"SELECT coalesce(max(step), 0) AS "step!" FROM messages WHERE turn_id = $1 AND role = 'assistant'"#,
         turn_id as TurnId,

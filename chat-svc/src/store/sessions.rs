@@ -1,4 +1,4 @@
-//! Sessions.
+//! Reads and writes of sessions.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -8,29 +8,19 @@ use svc_core::{
 };
 
 use super::Slice;
-use crate::domain::session::InputPolicy;
+use crate::domain::session::{InputPolicy, Session};
 
-/// One session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Session {
-    /// Its id.
-    pub id: SessionId,
-    /// Its tenant.
-    pub account_id: AccountId,
-    /// Free text.
-    pub title: String,
-    /// What happens to a second input.
-    pub input_policy: InputPolicy,
-    /// Named list of models.
-    pub route: String,
-    /// When it was created.
-    pub created_at: DateTime<Utc>,
-    /// When its last turn was accepted or ended.
-    pub updated_at: DateTime<Utc>,
+macro_rules! select {
+    ($tail:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            Session,
+            "SELECT id, account_id, title, input_policy, route, created_at, updated_at FROM sessions " + $tail
+            $(, $argument)*
+        )
+    };
 }
 
-/// Stores a new session.
-pub async fn insert(db: &mut PgConnection, session: &Session) -> Result<(), pg::Error> {
+pub(crate) async fn insert(db: &mut PgConnection, session: &Session) -> Result<(), pg::Error> {
     sqlx::query!(
         "INSERT INTO sessions (id, account_id, title, input_policy, route, created_at, updated_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
@@ -47,37 +37,28 @@ pub async fn insert(db: &mut PgConnection, session: &Session) -> Result<(), pg::
     Ok(())
 }
 
-/// A tenant's session, if it has such a one.
-pub async fn find(
+/// Finds a tenant's session.
+pub(crate) async fn find(
     db: &mut PgConnection,
     account_id: AccountId,
     id: SessionId,
 ) -> Result<Option<Session>, pg::Error> {
-    let session = sqlx::query_as!(
-        Session,
-        "SELECT id, account_id, title, input_policy, route, created_at, updated_at
-           FROM sessions WHERE id = $1 AND account_id = $2",
-        id as SessionId,
-        account_id as AccountId,
-    )
-    .fetch_optional(db)
-    .await?;
+    let session = select!("WHERE id = $1 AND account_id = $2", id as SessionId, account_id as AccountId)
+        .fetch_optional(db)
+        .await?;
     Ok(session)
 }
 
-/// A tenant's sessions, newest first.
-pub async fn list(
+/// Lists a tenant's sessions, newest first.
+pub(crate) async fn list(
     db: &mut PgConnection,
     account_id: AccountId,
     page: &Slice,
 ) -> Result<Vec<Session>, pg::Error> {
-    let sessions = sqlx::query_as!(
-        Session,
-        "SELECT id, account_id, title, input_policy, route, created_at, updated_at
-           FROM sessions
-          WHERE account_id = $1 AND ($2::uuid IS NULL OR id < $2)
-          ORDER BY id DESC
-          LIMIT $3",
+    let sessions = select!(
+        "WHERE account_id = $1 AND ($2::uuid IS NULL OR id < $2)
+         ORDER BY id DESC
+         LIMIT $3",
         account_id as AccountId,
         page.after,
         page.limit(),
@@ -87,18 +68,19 @@ pub async fn list(
     Ok(sessions)
 }
 
-/// Takes the session's row, so that inputs to it are admitted one after the other, and the place in its order
-/// that the next turn gets.
-pub async fn next_ordinal(
+/// Locks the session's row, so that its inputs are admitted one after the other, and takes the ordinal of its
+/// next turn. Returns `None` if the tenant has no such session.
+pub(crate) async fn next_ordinal(
     db: &mut PgConnection,
     account_id: AccountId,
     id: SessionId,
     now: DateTime<Utc>,
 ) -> Result<Option<(InputPolicy, i64)>, pg::Error> {
     let row = sqlx::query!(
-        r#"UPDATE sessions SET next_ordinal = next_ordinal + 1, updated_at = greatest(updated_at, $3)
-            WHERE id = $1 AND account_id = $2
-        RETURNING input_policy, next_ordinal - 1 AS "ordinal!""#,
+        r#"UPDATE sessions
+           SET next_ordinal = next_ordinal + 1, updated_at = greatest(updated_at, $3)
+           WHERE id = $1 AND account_id = $2
+           RETURNING input_policy, next_ordinal - 1 AS "ordinal!""#,
         id as SessionId,
         account_id as AccountId,
         now,
@@ -108,15 +90,17 @@ pub async fn next_ordinal(
     Ok(row.map(|row| (row.input_policy, row.ordinal)))
 }
 
-/// Notes that something of the session changed.
-pub async fn touch(
+/// Locks the session's row and sets its time of change.
+pub(crate) async fn touch(
     db: &mut PgConnection,
     account_id: AccountId,
     id: SessionId,
     now: DateTime<Utc>,
 ) -> Result<(), pg::Error> {
     sqlx::query!(
-        "UPDATE sessions SET updated_at = greatest(updated_at, $3) WHERE id = $1 AND account_id = $2",
+        "UPDATE sessions
+         SET updated_at = greatest(updated_at, $3)
+         WHERE id = $1 AND account_id = $2",
         id as SessionId,
         account_id as AccountId,
         now,

@@ -1,46 +1,26 @@
-//! Stops: calls that may still run though their turn has ended, and what came of telling their sandboxes.
+//! Stops of calls that may still run although their turn has ended.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{
-    data::pg::{self, Subject, ensure_affected},
+    data::pg::{self, ensure_affected},
     id::{AccountId, SandboxId, SessionId, TurnId},
 };
 
-use crate::domain::tool_call::{CallKey, CallStop, ToolCallState};
+use crate::domain::tool_call::{CallKey, DueStop, StopOutcome, ToolCallState};
 
-/// A call to be stopped.
-#[derive(Debug, Clone)]
-pub struct DueStop {
-    /// The call.
-    pub key: CallKey,
-    /// Whose it is.
-    pub account_id: AccountId,
-    /// The session of its turn.
-    pub session_id: SessionId,
-    /// Where it was sent last.
-    pub sandbox_id: SandboxId,
-    /// Times it was sent.
-    pub dispatches: i32,
-    /// The turn's trace.
-    pub traceparent: Option<String>,
-}
-
-impl DueStop {
-    /// Whose data a note about it is.
-    #[must_use]
-    pub const fn subject(&self) -> Subject {
-        Subject::Session { account: self.account_id, session: self.session_id }
-    }
-}
-
-/// Wants every call of a turn stopped that may be running: what was sent and has no answer, nobody's or the model's.
-pub async fn want(db: &mut PgConnection, turn_id: TurnId, now: DateTime<Utc>) -> Result<(), pg::Error> {
+/// Marks every call of a turn that may be running as due: it was sent, and has no result or is in doubt.
+pub(crate) async fn mark_due(
+    db: &mut PgConnection,
+    turn_id: TurnId,
+    now: DateTime<Utc>,
+) -> Result<(), pg::Error> {
     sqlx::query!(
-        "UPDATE tool_calls SET stop_due_at = $2
-          WHERE turn_id = $1 AND state IN ($3, $4) AND sandbox_id IS NOT NULL",
+        "UPDATE tool_calls
+         SET stop_due_at = $2
+         WHERE turn_id = $1 AND state IN ($3, $4) AND sandbox_id IS NOT NULL",
         turn_id as TurnId,
         now,
         ToolCallState::Dispatched as ToolCallState,
@@ -51,21 +31,25 @@ pub async fn want(db: &mut PgConnection, turn_id: TurnId, now: DateTime<Utc>) ->
     Ok(())
 }
 
-/// Up to `limit` calls that are due, those first that were tried least. What an erasure has frozen waits until it is
-/// thawed, or goes.
-pub async fn list_due(db: &mut PgConnection, limit: i64) -> Result<Vec<DueStop>, pg::Error> {
+/// Lists at most `limit` due calls, those with the fewest attempts first. Calls of a frozen subject stay due
+/// until the subject is thawed or erased.
+pub(crate) async fn list_due(db: &mut PgConnection, limit: i64) -> Result<Vec<DueStop>, pg::Error> {
     let rows = sqlx::query!(
         r#"SELECT c.turn_id AS "turn_id: TurnId", c.step, c.call, c.account_id AS "account_id: AccountId",
-                  c.session_id AS "session_id: SessionId", c.sandbox_id AS "sandbox_id!: SandboxId", c.dispatches,
-                  t.traceparent
-             FROM tool_calls c JOIN turns t ON t.id = c.turn_id
-            WHERE c.stop_due_at <= now()
-              AND NOT EXISTS (SELECT FROM custody
-                               WHERE state <> 'live'
-                                 AND ((kind = 'session' AND subject_id = c.session_id)
-                                   OR (kind = 'account' AND subject_id = c.account_id)))
-            ORDER BY c.stop_tries, c.stop_due_at
-            LIMIT $1"#,
+                  c.session_id AS "session_id: SessionId", c.sandbox_id AS "sandbox_id!: SandboxId",
+                  c.dispatches, t.traceparent
+           FROM tool_calls c
+           JOIN turns t ON t.id = c.turn_id
+           WHERE c.stop_due_at <= now()
+             AND NOT EXISTS (
+                 SELECT
+                 FROM custody
+                 WHERE state <> 'live'
+                   AND ((kind = 'session' AND subject_id = c.session_id)
+                        OR (kind = 'account' AND subject_id = c.account_id))
+             )
+           ORDER BY c.stop_tries, c.stop_due_at
+           LIMIT $1"#,
         limit,
     )
     .fetch_all(db)
@@ -83,15 +67,23 @@ pub async fn list_due(db: &mut PgConnection, limit: i64) -> Result<Vec<DueStop>,
         .collect())
 }
 
-/// Takes a call that is due, for `held`: whoever took it tells what came of it within that, or another takes it. Answers
-/// how often it was taken; `None`: somebody else was first, or is about to be.
-pub async fn take(db: &mut PgConnection, key: &CallKey, held: Duration) -> Result<Option<i32>, pg::Error> {
+/// Claims a due stop for `held`. Unless the claimer records an outcome in that time, another process may
+/// claim the stop. Returns the attempt number, or `None` if another process claimed the row or has it locked.
+pub(crate) async fn claim(
+    db: &mut PgConnection,
+    key: &CallKey,
+    held: Duration,
+) -> Result<Option<i32>, pg::Error> {
     let tries = sqlx::query_scalar!(
-        "UPDATE tool_calls SET stop_tries = stop_tries + 1, stop_due_at = now() + make_interval(secs => $4)
-          WHERE (turn_id, step, call) = (SELECT turn_id, step, call FROM tool_calls
-                                          WHERE turn_id = $1 AND step = $2 AND call = $3 AND stop_due_at <= now()
-                                            FOR NO KEY UPDATE SKIP LOCKED)
-        RETURNING stop_tries",
+        "UPDATE tool_calls
+         SET stop_tries = stop_tries + 1, stop_due_at = now() + make_interval(secs => $4)
+         WHERE (turn_id, step, call) = (
+             SELECT turn_id, step, call
+             FROM tool_calls
+             WHERE turn_id = $1 AND step = $2 AND call = $3 AND stop_due_at <= now()
+             FOR NO KEY UPDATE SKIP LOCKED
+         )
+         RETURNING stop_tries",
         key.turn_id as TurnId,
         key.step,
         key.call,
@@ -102,21 +94,23 @@ pub async fn take(db: &mut PgConnection, key: &CallKey, held: Duration) -> Resul
     Ok(tries)
 }
 
-/// Notes what came of the `tries`-th time: an end, or a pause before the next. Only whoever took it last does.
-pub async fn settle(
+/// Records the result of attempt `tries`: an outcome, or the pause before the next attempt. Fails if the stop
+/// was claimed again since.
+pub(crate) async fn record(
     db: &mut PgConnection,
     key: &CallKey,
     tries: i32,
-    outcome: Result<CallStop, Duration>,
+    outcome: Result<StopOutcome, Duration>,
 ) -> Result<(), pg::Error> {
     let result = sqlx::query!(
-        "UPDATE tool_calls SET stop = $5, stop_due_at = now() + make_interval(secs => $6)
-          WHERE turn_id = $1 AND step = $2 AND call = $3 AND stop_tries = $4 AND stop IS NULL",
+        "UPDATE tool_calls
+         SET stop = $5, stop_due_at = now() + make_interval(secs => $6)
+         WHERE turn_id = $1 AND step = $2 AND call = $3 AND stop_tries = $4 AND stop IS NULL",
         key.turn_id as TurnId,
         key.step,
         key.call,
         tries,
-        outcome.ok() as Option<CallStop>,
+        outcome.ok() as Option<StopOutcome>,
         outcome.err().map(|pause| pause.as_secs_f64()),
     )
     .execute(db)

@@ -1,4 +1,4 @@
-//! The journal of tool calls. Every write is made in a transaction that holds the turn at its worker's epoch.
+//! The journal of tool calls. Every write is part of a transaction that holds the turn at its worker's epoch.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -8,13 +8,13 @@ use svc_core::{
 };
 
 use crate::domain::{
-    step::ToolCall,
+    message::ToolCall,
     tool_call::{CallKey, JournaledCall, ToolCallState},
     tools::Rendered,
 };
 
-/// Stores the intent of a step's calls, in order.
-pub async fn insert_intents(
+/// Inserts a step's calls as intended.
+pub(crate) async fn insert_intents(
     db: &mut PgConnection,
     account_id: AccountId,
     session_id: SessionId,
@@ -23,8 +23,9 @@ pub async fn insert_intents(
 ) -> Result<(), pg::Error> {
     for JournaledCall { key, call, state, .. } in calls {
         sqlx::query!(
-            "INSERT INTO tool_calls (turn_id, step, call, account_id, session_id, call_id, name, arguments, state,
-                                     intended_at)
+            "INSERT INTO tool_calls (
+                 turn_id, step, call, account_id, session_id, call_id, name, arguments, state, intended_at
+             )
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
             key.turn_id as TurnId,
             key.step,
@@ -43,18 +44,19 @@ pub async fn insert_intents(
     Ok(())
 }
 
-/// A step's calls, in order.
-pub async fn list(
+/// Lists a step's calls in order.
+pub(crate) async fn list(
     db: &mut PgConnection,
     account_id: AccountId,
     turn_id: TurnId,
     step: i32,
 ) -> Result<Vec<JournaledCall>, pg::Error> {
     let rows = sqlx::query!(
-        "SELECT turn_id, step, call, call_id, name, arguments, state, dispatches, sandbox_id, content, is_error
-           FROM tool_calls
-          WHERE turn_id = $1 AND step = $2 AND account_id = $3
-          ORDER BY call",
+        "SELECT turn_id, step, call, call_id, name, arguments, state, dispatches, sandbox_id, content,
+                is_error
+         FROM tool_calls
+         WHERE turn_id = $1 AND step = $2 AND account_id = $3
+         ORDER BY call",
         turn_id as TurnId,
         step,
         account_id as AccountId,
@@ -78,8 +80,8 @@ pub async fn list(
         .collect())
 }
 
-/// Notes that the call is about to be sent to a sandbox, for the `dispatches`-th time.
-pub async fn mark_dispatched(
+/// Marks the call as about to be sent to a sandbox, for the `dispatches`-th time.
+pub(crate) async fn mark_dispatched(
     db: &mut PgConnection,
     key: &CallKey,
     dispatches: i32,
@@ -87,9 +89,10 @@ pub async fn mark_dispatched(
     now: DateTime<Utc>,
 ) -> Result<(), pg::Error> {
     let result = sqlx::query!(
-        "UPDATE tool_calls SET state = $4, dispatches = $5, sandbox_id = $6, dispatched_at = $7
-          WHERE turn_id = $1 AND step = $2 AND call = $3 AND state IN ('intended', 'dispatched')
-            AND dispatches = $5 - 1",
+        "UPDATE tool_calls
+         SET state = $4, dispatches = $5, sandbox_id = $6, dispatched_at = $7
+         WHERE turn_id = $1 AND step = $2 AND call = $3 AND state IN ('intended', 'dispatched')
+           AND dispatches = $5 - 1",
         key.turn_id as TurnId,
         key.step,
         key.call,
@@ -103,16 +106,17 @@ pub async fn mark_dispatched(
     ensure_affected(&result, 1)
 }
 
-/// Stores what became of a call.
-pub async fn finish(
+/// Stores the result of a call.
+pub(crate) async fn finish(
     db: &mut PgConnection,
     key: &CallKey,
     result: &Rendered,
     now: DateTime<Utc>,
 ) -> Result<(), pg::Error> {
     let written = sqlx::query!(
-        "UPDATE tool_calls SET state = $4, content = $5, is_error = $6, ended_at = $7
-          WHERE turn_id = $1 AND step = $2 AND call = $3 AND state IN ('intended', 'dispatched')",
+        "UPDATE tool_calls
+         SET state = $4, content = $5, is_error = $6, ended_at = $7
+         WHERE turn_id = $1 AND step = $2 AND call = $3 AND state IN ('intended', 'dispatched')",
         key.turn_id as TurnId,
         key.step,
         key.call,

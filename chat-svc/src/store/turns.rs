@@ -1,4 +1,4 @@
-//! Turns, one at a time: guarded writes of what [`crate::domain::turn::next`] decided.
+//! Reads and guarded writes of single turns; [`crate::domain::turn::next`] decides on the writes.
 
 use std::time::Duration;
 
@@ -8,34 +8,12 @@ use svc_core::{
     data::pg::{self, ensure_affected},
     id::{AccountId, SessionId, TurnId},
 };
+use uuid::Uuid;
 
 use super::Slice;
-use crate::domain::turn::{Standing, TurnStatus};
+use crate::domain::turn::{Standing, Turn, TurnStatus};
 
-/// One turn.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Turn {
-    /// Its id.
-    pub id: TurnId,
-    /// Its tenant.
-    pub account_id: AccountId,
-    /// Its session.
-    pub session_id: SessionId,
-    /// Its place in the session, from 1.
-    pub ordinal: i64,
-    /// What the machine knows of it.
-    pub standing: Standing,
-    /// Why it failed or was canceled; empty otherwise.
-    pub cause: String,
-    /// Trace it belongs to.
-    pub traceparent: Option<String>,
-    /// When it was accepted.
-    pub created_at: DateTime<Utc>,
-    /// Its newest event; 0 before the first.
-    pub last_seq: i64,
-}
-
-/// One row of `turns`, with its newest event.
+/// One row of `turns`, with the sequence number of its newest event.
 #[derive(Debug)]
 pub(super) struct TurnRow {
     pub(super) id: TurnId,
@@ -56,6 +34,33 @@ pub(super) struct TurnRow {
     pub(super) last_seq: i64,
 }
 
+/// Reads whole rows of turns. `$before` precedes the columns, `$last_seq` is the column of the newest event's
+/// number, `$after` follows.
+macro_rules! turn_rows {
+    ($before:literal, $last_seq:literal, $after:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            TurnRow,
+            $before + r#" turns.id AS "id: _", turns.account_id AS "account_id: _",
+                turns.session_id AS "session_id: _", ordinal, status, cause, epoch, generation, attempts,
+                barren_claims, traceparent, created_at, started_at, ended_at, deadline_at, "#
+                + $last_seq + $after
+            $(, $argument)*
+        )
+    };
+}
+pub(super) use turn_rows;
+
+macro_rules! select {
+    ($tail:literal $(, $argument:expr)* $(,)?) => {
+        turn_rows!(
+            "SELECT",
+            r#"coalesce((SELECT max(seq) FROM turn_events WHERE turn_id = turns.id), 0) AS "last_seq!" "#,
+            $tail
+            $(, $argument)*
+        )
+    };
+}
+
 impl From<TurnRow> for Turn {
     fn from(row: TurnRow) -> Self {
         Self {
@@ -68,7 +73,7 @@ impl From<TurnRow> for Turn {
                 epoch: row.epoch,
                 generation: row.generation,
                 attempts: row.attempts,
-                barren_claims: row.barren_claims,
+                no_progress_claims: row.barren_claims,
                 started_at: row.started_at,
                 ended_at: row.ended_at,
                 deadline_at: row.deadline_at,
@@ -81,8 +86,8 @@ impl From<TurnRow> for Turn {
     }
 }
 
-/// Stores a new turn, queued.
-pub async fn insert(db: &mut PgConnection, turn: &Turn) -> Result<(), pg::Error> {
+/// Inserts a queued turn.
+pub(crate) async fn insert(db: &mut PgConnection, turn: &Turn) -> Result<(), pg::Error> {
     sqlx::query!(
         "INSERT INTO turns (id, account_id, session_id, ordinal, status, traceparent, created_at, deadline_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -100,34 +105,25 @@ pub async fn insert(db: &mut PgConnection, turn: &Turn) -> Result<(), pg::Error>
     Ok(())
 }
 
-/// A tenant's turn, if it has such a one.
-pub async fn find(
+/// Finds a tenant's turn.
+pub(crate) async fn find(
     db: &mut PgConnection,
     account_id: AccountId,
     id: TurnId,
 ) -> Result<Option<Turn>, pg::Error> {
-    let row = sqlx::query_as!(
-        TurnRow,
-        r#"SELECT id, account_id, session_id, ordinal, status, cause, epoch, generation, attempts,
-                  barren_claims, traceparent, created_at, started_at, ended_at, deadline_at,
-                  coalesce((SELECT max(seq) FROM turn_events WHERE turn_id = turns.id), 0) AS "last_seq!"
-             FROM turns
-            WHERE id = $1 AND account_id = $2"#,
-        id as TurnId,
-        account_id as AccountId,
-    )
-    .fetch_optional(db)
-    .await?;
+    let row = select!("FROM turns WHERE id = $1 AND account_id = $2", id as TurnId, account_id as AccountId)
+        .fetch_optional(db)
+        .await?;
     Ok(row.map(Into::into))
 }
 
-/// A tenant's turn, locked against everybody who would change it, the journal's writers included.
-pub async fn lock(
+/// Finds a tenant's turn and locks it against every change, and against the journal's writers.
+pub(crate) async fn lock(
     db: &mut PgConnection,
     account_id: AccountId,
     id: TurnId,
 ) -> Result<Option<Turn>, pg::Error> {
-    // Two statements: what was committed while this one waited for the lock is seen by the next.
+    // Two statements, so that the second one sees what was committed while the first one waited for the lock.
     let locked = sqlx::query_scalar!(
         r#"SELECT 1 AS "one!" FROM turns WHERE id = $1 AND account_id = $2 FOR NO KEY UPDATE"#,
         id as TurnId,
@@ -141,24 +137,19 @@ pub async fn lock(
     }
 }
 
-/// A session's turns, newest first.
-pub async fn list(
+/// Lists a session's turns, newest first.
+pub(crate) async fn list(
     db: &mut PgConnection,
     account_id: AccountId,
     session_id: SessionId,
     page: &Slice,
 ) -> Result<Vec<Turn>, pg::Error> {
-    let rows = sqlx::query_as!(
-        TurnRow,
-        r#"SELECT id, account_id, session_id, ordinal, status, cause, epoch, generation, attempts,
-                  barren_claims, traceparent, created_at, started_at, ended_at, deadline_at,
-                  coalesce((SELECT max(seq) FROM turn_events WHERE turn_id = turns.id), 0) AS "last_seq!"
-             FROM turns
-            WHERE session_id = $1 AND account_id = $2
-              AND ($3::uuid IS NULL
-                   OR ordinal < (SELECT ordinal FROM turns WHERE id = $3 AND session_id = $1))
-            ORDER BY ordinal DESC
-            LIMIT $4"#,
+    let rows = select!(
+        "FROM turns
+         WHERE session_id = $1 AND account_id = $2
+           AND ($3::uuid IS NULL OR ordinal < (SELECT ordinal FROM turns WHERE id = $3 AND session_id = $1))
+         ORDER BY ordinal DESC
+         LIMIT $4",
         session_id as SessionId,
         account_id as AccountId,
         page.after,
@@ -169,12 +160,16 @@ pub async fn list(
     Ok(rows.into_iter().map(Into::into).collect())
 }
 
-/// The session's turns that are not final, in order.
-pub async fn list_open(db: &mut PgConnection, session_id: SessionId) -> Result<Vec<TurnId>, pg::Error> {
+/// Lists the session's turns that are not final, in order.
+pub(crate) async fn list_open(
+    db: &mut PgConnection,
+    session_id: SessionId,
+) -> Result<Vec<TurnId>, pg::Error> {
     let ids = sqlx::query_scalar!(
-        r#"SELECT id AS "id: TurnId" FROM turns
-            WHERE session_id = $1 AND status IN ('queued', 'running')
-            ORDER BY ordinal"#,
+        r#"SELECT id AS "id: TurnId"
+           FROM turns
+           WHERE session_id = $1 AND status IN ('queued', 'running')
+           ORDER BY ordinal"#,
         session_id as SessionId,
     )
     .fetch_all(db)
@@ -182,17 +177,17 @@ pub async fn list_open(db: &mut PgConnection, session_id: SessionId) -> Result<V
     Ok(ids)
 }
 
-/// The turns that an erasure must end: a session's, or all of an account's.
-pub async fn list_open_of(
+/// Lists the turns that an erasure must end: those of a session, or of all sessions of an account.
+pub(crate) async fn list_open_of(
     db: &mut PgConnection,
     account_id: AccountId,
     session_id: Option<SessionId>,
 ) -> Result<Vec<TurnId>, pg::Error> {
     let ids = sqlx::query_scalar!(
-        r#"SELECT id AS "id: TurnId" FROM turns
-            WHERE account_id = $1 AND ($2::uuid IS NULL OR session_id = $2)
-              AND status IN ('queued', 'running')
-            ORDER BY session_id, ordinal"#,
+        r#"SELECT id AS "id: TurnId"
+           FROM turns
+           WHERE account_id = $1 AND ($2::uuid IS NULL OR session_id = $2) AND status IN ('queued', 'running')
+           ORDER BY session_id, ordinal"#,
         account_id as AccountId,
         session_id as Option<SessionId>,
     )
@@ -201,14 +196,17 @@ pub async fn list_open_of(
     Ok(ids)
 }
 
-/// The turn that the session runs next, if it waits.
-pub async fn find_next_queued(
+/// Finds the session's first queued turn.
+pub(crate) async fn find_next_queued(
     db: &mut PgConnection,
     session_id: SessionId,
 ) -> Result<Option<TurnId>, pg::Error> {
     let id = sqlx::query_scalar!(
-        r#"SELECT id AS "id: TurnId" FROM turns
-            WHERE session_id = $1 AND status = 'queued' ORDER BY ordinal LIMIT 1"#,
+        r#"SELECT id AS "id: TurnId"
+           FROM turns
+           WHERE session_id = $1 AND status = 'queued'
+           ORDER BY ordinal
+           LIMIT 1"#,
         session_id as SessionId,
     )
     .fetch_optional(db)
@@ -216,8 +214,8 @@ pub async fn find_next_queued(
     Ok(id)
 }
 
-/// Writes an ending: `after` must be what the machine made of the row at `read`.
-pub async fn end(
+/// Writes an ending: `after` is what the state machine made of the row as `read`.
+pub(crate) async fn end(
     db: &mut PgConnection,
     id: TurnId,
     read: &Standing,
@@ -226,9 +224,9 @@ pub async fn end(
 ) -> Result<(), pg::Error> {
     let result = sqlx::query!(
         "UPDATE turns
-            SET status = $4, cause = $5, epoch = $6, generation = $7, ended_at = $8,
-                lease_owner = NULL, lease_until = NULL
-          WHERE id = $1 AND generation = $2 AND epoch = $3",
+         SET status = $4, cause = $5, epoch = $6, generation = $7, ended_at = $8,
+             lease_owner = NULL, lease_until = NULL
+         WHERE id = $1 AND generation = $2 AND epoch = $3",
         id as TurnId,
         read.generation,
         read.epoch,
@@ -243,12 +241,13 @@ pub async fn end(
     ensure_affected(&result, 1)
 }
 
-/// Proves in the writer's own transaction that `epoch` still runs the turn, holds the row so that nobody takes
-/// it before the commit, and notes that the turn got further. `false`: fenced out.
-pub async fn advance(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
+/// Proves in the writer's own transaction that `epoch` still runs the turn, locks the row until the commit,
+/// and records progress. Returns false if the writer is fenced.
+pub(crate) async fn advance(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
     let result = sqlx::query!(
-        "UPDATE turns SET barren_claims = 0, generation = generation + 1
-          WHERE id = $1 AND epoch = $2 AND status = 'running'",
+        "UPDATE turns
+         SET barren_claims = 0, generation = generation + 1
+         WHERE id = $1 AND epoch = $2 AND status = 'running'",
         id as TurnId,
         epoch,
     )
@@ -258,10 +257,12 @@ pub async fn advance(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bo
 }
 
 /// As [`advance`], for writes that are no progress.
-pub async fn hold(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
+pub(crate) async fn hold(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
     let held = sqlx::query_scalar!(
-        r#"SELECT 1 AS "one!" FROM turns
-            WHERE id = $1 AND epoch = $2 AND status = 'running' FOR NO KEY UPDATE"#,
+        r#"SELECT 1 AS "one!"
+           FROM turns
+           WHERE id = $1 AND epoch = $2 AND status = 'running'
+           FOR NO KEY UPDATE"#,
         id as TurnId,
         epoch,
     )
@@ -270,34 +271,38 @@ pub async fn hold(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool,
     Ok(held.is_some())
 }
 
-/// What became of leases that were to be renewed. Turns that are in neither list were locked at that moment.
+/// Result of a renewal. Turns that are in neither list were locked at that moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renewal {
-    /// Renewed.
+    /// Leases that were renewed.
     pub kept: Vec<TurnId>,
-    /// Not held any more.
+    /// Leases that the caller no longer holds.
     pub lost: Vec<TurnId>,
 }
 
-/// Renews leases, those that ran out and were not taken included.
+/// Renews leases, including expired ones that were not taken over.
 ///
-/// A turn that somebody locks at this moment is passed over, or all others would wait with it. One that was handed over is held by nobody, though its epoch is still the last holder's: renewed, it
-/// would lie until that lease ran out.
+/// Locked turns are skipped, so that the renewal of all leases does not wait for one of them. Released turns
+/// keep the last holder's epoch and must not be renewed: they would idle until the lease expired.
 pub async fn renew(
     db: &mut PgConnection,
     held: &[(TurnId, i64)],
     ttl: Duration,
 ) -> Result<Renewal, pg::Error> {
-    let (ids, epochs): (Vec<uuid::Uuid>, Vec<i64>) = held.iter().map(|(id, epoch)| (id.0, *epoch)).unzip();
+    let (ids, epochs): (Vec<Uuid>, Vec<i64>) = held.iter().map(|(id, epoch)| (id.0, *epoch)).unzip();
     let kept = sqlx::query_scalar!(
         r#"WITH mine AS (
-               SELECT t.id FROM turns t
-                 JOIN unnest($1::uuid[], $2::bigint[]) AS h (id, epoch) ON t.id = h.id AND t.epoch = h.epoch
-                WHERE t.status = 'running' AND t.lease_owner IS NOT NULL
-                  FOR NO KEY UPDATE OF t SKIP LOCKED)
-           UPDATE turns SET lease_until = now() + make_interval(secs => $3)
-             FROM mine WHERE turns.id = mine.id
-        RETURNING turns.id AS "id: TurnId""#,
+               SELECT t.id
+               FROM turns t
+               JOIN unnest($1::uuid[], $2::bigint[]) AS h (id, epoch) ON t.id = h.id AND t.epoch = h.epoch
+               WHERE t.status = 'running' AND t.lease_owner IS NOT NULL
+               FOR NO KEY UPDATE OF t SKIP LOCKED
+           )
+           UPDATE turns
+           SET lease_until = now() + make_interval(secs => $3)
+           FROM mine
+           WHERE turns.id = mine.id
+           RETURNING turns.id AS "id: TurnId""#,
         &ids,
         &epochs,
         ttl.as_secs_f64(),
@@ -307,14 +312,16 @@ pub async fn renew(
     if kept.len() == held.len() {
         return Ok(Renewal { kept, lost: Vec::new() });
     }
-    let (ids, epochs): (Vec<uuid::Uuid>, Vec<i64>) =
+    let (ids, epochs): (Vec<Uuid>, Vec<i64>) =
         held.iter().filter(|(id, _)| !kept.contains(id)).map(|(id, epoch)| (id.0, *epoch)).unzip();
     let lost = sqlx::query_scalar!(
         r#"SELECT h.id AS "id!: TurnId"
-             FROM unnest($1::uuid[], $2::bigint[]) AS h (id, epoch)
-            WHERE NOT EXISTS (SELECT FROM turns t
-                               WHERE t.id = h.id AND t.epoch = h.epoch AND t.status = 'running'
-                                 AND t.lease_owner IS NOT NULL)"#,
+           FROM unnest($1::uuid[], $2::bigint[]) AS h (id, epoch)
+           WHERE NOT EXISTS (
+               SELECT
+               FROM turns t
+               WHERE t.id = h.id AND t.epoch = h.epoch AND t.status = 'running' AND t.lease_owner IS NOT NULL
+           )"#,
         &ids,
         &epochs,
     )
@@ -323,12 +330,13 @@ pub async fn renew(
     Ok(Renewal { kept, lost })
 }
 
-/// Hands a turn over: anybody may take it at once, and the claim that follows does not count as barren.
+/// Hands a turn over: any worker may claim it at once, and that claim does not count as one without progress.
 pub async fn release(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
     let result = sqlx::query!(
         "UPDATE turns
-            SET lease_owner = NULL, lease_until = '-infinity', barren_claims = greatest(barren_claims - 1, 0), generation = generation + 1
-          WHERE id = $1 AND epoch = $2 AND status = 'running'",
+         SET lease_owner = NULL, lease_until = '-infinity', barren_claims = greatest(barren_claims - 1, 0),
+             generation = generation + 1
+         WHERE id = $1 AND epoch = $2 AND status = 'running'",
         id as TurnId,
         epoch,
     )

@@ -1,4 +1,4 @@
-//! The usage ledger: one row an attempt at a model call, never changed.
+//! The usage ledger: one row per attempt at a model call, never changed.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -7,34 +7,21 @@ use svc_core::{
     id::{AccountId, SessionId, TurnId},
 };
 
-use crate::domain::step::Usage;
+use crate::domain::usage::Attempt;
 
-/// One attempt at a model call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempt {
-    /// The turn.
-    pub turn_id: TurnId,
-    /// The step.
-    pub step: i32,
-    /// Which try at it, from 1.
-    pub attempt: i32,
-    /// The tenant.
-    pub account_id: AccountId,
-    /// The session.
-    pub session_id: SessionId,
-    /// The model's name in the route.
-    pub model: String,
-    /// What it cost; `None` if nobody knows.
-    pub usage: Option<Usage>,
-}
-
-/// Settles an attempt, once: a second settling changes nothing.
-pub async fn settle(db: &mut PgConnection, attempt: &Attempt, now: DateTime<Utc>) -> Result<(), pg::Error> {
+/// Records an attempt; recording it again changes nothing.
+pub(crate) async fn record(
+    db: &mut PgConnection,
+    attempt: &Attempt,
+    now: DateTime<Utc>,
+) -> Result<(), pg::Error> {
     let usage = attempt.usage.unwrap_or_default();
     let tokens = |count: Option<u64>| count.and_then(|count| i64::try_from(count).ok());
     sqlx::query!(
-        "INSERT INTO usage_ledger (turn_id, step, attempt, account_id, session_id, model, input_tokens,
-                                   output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, unknown, at)
+        "INSERT INTO usage_ledger (
+             turn_id, step, attempt, account_id, session_id, model, input_tokens, output_tokens,
+             cache_read_tokens, cache_write_tokens, reasoning_tokens, unknown, at
+         )
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
          ON CONFLICT (turn_id, step, attempt) DO NOTHING",
         attempt.turn_id as TurnId,

@@ -1,4 +1,4 @@
-//! An erasure at chat-svc: writers stop, turns end, rows are deleted, and none of them returns.
+//! An erasure at chat-svc: writers are stopped, turns end, rows are deleted, and nothing comes back.
 
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use steward_proto::{
 use svc_core::{
     data::pg::{self, Tx},
     id::{PurgeId, SessionId},
+    subject,
     wire::{error::reason_of, principal::Principal},
 };
 use tokio::time::timeout;
@@ -34,11 +35,11 @@ async fn rows_of(plane: &Plane, session: &str) -> i64 {
     let session: uuid::Uuid = session.parse().unwrap();
     sqlx::query_scalar(
         "SELECT (SELECT count(*) FROM sessions WHERE id = $1)
-               + (SELECT count(*) FROM turns WHERE session_id = $1)
+              + (SELECT count(*) FROM turns WHERE session_id = $1)
               + (SELECT count(*) FROM messages WHERE session_id = $1)
               + (SELECT count(*) FROM tool_calls WHERE session_id = $1)
               + (SELECT count(*) FROM turn_events e
-                   WHERE NOT EXISTS (SELECT FROM turns t WHERE t.id = e.turn_id))",
+                 WHERE NOT EXISTS (SELECT FROM turns t WHERE t.id = e.turn_id))",
     )
     .bind(session)
     .fetch_one(&mut plane.db.owner("chat").await)
@@ -70,7 +71,7 @@ async fn a_session_is_frozen_erased_verified_and_committed() {
     }
     let refused = tenant.clone().try_say(&session, "say more").await.unwrap_err();
     assert_eq!(reason_of(&refused).as_deref(), Some("SUBJECT_FROZEN"));
-    assert!(tenant.clone().try_say(&kept, "say more").await.is_ok(), "the bystander is unchanged");
+    assert!(tenant.clone().try_say(&kept, "say more").await.is_ok(), "other sessions are untouched");
 
     let stale = purge.erase(EraseRequest { step: at(0) }).await.unwrap_err();
     assert_eq!(stale.code(), Code::FailedPrecondition);
@@ -106,14 +107,14 @@ async fn a_session_is_frozen_erased_verified_and_committed() {
 }
 
 #[tokio::test]
-async fn a_writer_that_is_inside_is_waited_for_and_leaves_nothing() {
+async fn a_freeze_waits_for_an_open_writer() {
     let plane = Plane::start().await;
     let (mut tenant, mut purge) = (plane.tenant(), plane.purge());
     let session = tenant.session().await;
     tenant.run(&session, "say hello").await;
     let id = SessionId(session.parse().unwrap());
     let pool = plane.db.pool("chat");
-    let inside = pg::Subject::Session { account: tenant.account, session: id };
+    let inside = subject::Subject::Session { account: tenant.account, session: id };
     let mut writer = Tx::for_subject(&pool, inside).await.unwrap();
 
     let purge_id = PurgeId::new();
@@ -122,7 +123,7 @@ async fn a_writer_that_is_inside_is_waited_for_and_leaves_nothing() {
     let freeze = freezer.freeze(FreezeRequest { step: at() });
     tokio::pin!(freeze);
     assert!(timeout(Duration::from_millis(300), &mut freeze).await.is_err(), "froze over a writer");
-    // It writes while the freeze waits; a writer that comes later is refused.
+    // The open writer may still write while the freeze waits; a later writer is refused.
     let written = sqlx::query(
         "INSERT INTO messages SELECT $2, account_id, session_id, turn_id, ordinal, 99, role,
                 parts, model, finish_reason, created_at
@@ -142,7 +143,7 @@ async fn a_writer_that_is_inside_is_waited_for_and_leaves_nothing() {
 
     let erased = purge.erase(EraseRequest { step: at() }).await.unwrap().into_inner();
     let messages = erased.deleted.iter().find(|kind| kind.kind == "chat.messages").unwrap();
-    assert_eq!(messages.count, 3, "the late one is among them");
+    assert_eq!(messages.count, 3, "the late message is among them");
     let verified = purge.verify(VerifyRequest { step: at() }).await.unwrap().into_inner();
     assert!(verified.residue.iter().all(|kind| kind.count == 0), "{:?}", verified.residue);
     purge.commit(CommitRequest { step: at() }).await.unwrap();
@@ -150,7 +151,7 @@ async fn a_writer_that_is_inside_is_waited_for_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_session_takes_the_keys_of_its_requests_with_it() {
+async fn the_keys_of_a_sessions_requests_are_erased_with_it() {
     let plane = Plane::start().await;
     let (mut tenant, mut purge) = (plane.tenant(), plane.purge());
     let request = keyed("made-by-me", CreateSessionRequest::default());
@@ -177,7 +178,7 @@ async fn a_session_takes_the_keys_of_its_requests_with_it() {
 }
 
 #[tokio::test]
-async fn a_thawed_session_works_again() {
+async fn a_thawed_session_takes_turns_again() {
     let plane = Plane::start().await;
     let (mut tenant, mut purge) = (plane.tenant(), plane.purge());
     let session = tenant.session().await;
@@ -189,7 +190,7 @@ async fn a_thawed_session_works_again() {
 }
 
 #[tokio::test]
-async fn an_erasure_that_is_given_up_before_it_began_ends_no_turn() {
+async fn an_erasure_withdrawn_before_its_freeze_ends_no_turn() {
     let plane = Plane::start().await;
     let (mut tenant, mut purge) = (plane.tenant(), plane.purge());
     let session = tenant.session().await;
@@ -206,7 +207,7 @@ async fn an_erasure_that_is_given_up_before_it_began_ends_no_turn() {
 }
 
 #[tokio::test]
-async fn an_account_takes_all_its_sessions_and_keys_with_it() {
+async fn an_account_is_erased_with_its_sessions_and_keys() {
     let plane = Plane::start().await;
     let (mut tenant, mut bystander, mut purge) = (plane.tenant(), plane.tenant(), plane.purge());
     let mut sessions = Vec::new();
@@ -229,11 +230,11 @@ async fn an_account_takes_all_its_sessions_and_keys_with_it() {
     for session in &sessions {
         assert_eq!(rows_of(&plane, session).await, 0);
     }
-    assert_eq!(bystander.messages(&other).await.len(), 2, "the bystander is unchanged");
+    assert_eq!(bystander.messages(&other).await.len(), 2, "other accounts are untouched");
 }
 
 #[tokio::test]
-async fn only_purge_svc_is_answered() {
+async fn only_purge_svc_may_call_the_custodian() {
     let plane = Plane::start().await;
     let caller = plane.stating(Principal::service("registry-svc", None));
     let mut client = proto::custodian_service_client::CustodianServiceClient::new(caller);

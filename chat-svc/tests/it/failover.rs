@@ -1,15 +1,14 @@
-//! A scripted upstream fails in every possible way, before and after its first text; the next model answers.
+//! A scripted upstream fails in every possible way, before and after its first text: the next model answers.
 //!
-//! Both speak Chat Completions over real sockets. In every case the turn completes, and the visible text
-//! after every `reset` equals the stored text.
+//! Both speak Chat Completions over real sockets. The turn always completes, and the text that a client sees
+//! after applying every `reset` is the stored text.
 
 use std::time::Duration;
 
 use chat_svc::{
     Config,
-    config::ModelSection,
-    model::{
-        openai::{OpenAiConfig, Timeouts},
+    testing::{
+        ModelSection, OpenAiConfig, Timeouts,
         scripted::{Reply, Upstream},
     },
 };
@@ -22,13 +21,13 @@ use crate::plane::{Plane, assert_whole, count, visible_text};
 const ANSWER: &str = "all is well again";
 /// Text of the failing model before it fails.
 const BEGUN: &str = "one two three ";
-/// The base time of a test: long for a loopback connection, short to wait for.
+/// Idle timeout of both models: long for a loopback connection, short for a test.
 const IDLE: Duration = Duration::from_millis(400);
 
-/// A failure of the first model, and the number of resets that clients receive.
+/// How the first model fails, and how many resets clients see.
 struct Way {
     name: &'static str,
-    /// Its answers, one a request; the last one repeats. Empty: the port is closed.
+    /// Replies to its requests in order; the last one repeats. Without replies, it has no listener.
     replies: Vec<Reply>,
     resets: usize,
     cause: &'static str,
@@ -38,7 +37,7 @@ fn way(name: &'static str, replies: Vec<Reply>, resets: usize, cause: &'static s
     Way { name, replies, resets, cause }
 }
 
-/// Every failure: before the first visible token, after it, and in a step after a committed one.
+/// Every way, before the first visible token, after it, and in a step after one that is committed.
 fn ways() -> Vec<Way> {
     let (silent, spoken) = (Reply::stream, || Reply::stream().say(BEGUN));
     let step = || {
@@ -95,17 +94,17 @@ fn model(base_url: &str) -> ModelSection {
 }
 
 fn routes(config: &mut Config, good: &Upstream, bad: &[String]) {
-    config.native.retries = 1;
-    config.native.first_delay = Duration::from_millis(1);
-    config.models.insert("good".to_owned(), model(&good.base_url()));
+    config.own.native.retries = 1;
+    config.own.native.first_delay = Duration::from_millis(1);
+    config.own.models.insert("good".to_owned(), model(&good.base_url()));
     for (number, url) in bad.iter().enumerate() {
-        config.models.insert(format!("bad-{number}"), model(url));
-        config.routes.insert(format!("route-{number}"), vec![format!("bad-{number}"), "good".to_owned()]);
+        config.own.models.insert(format!("bad-{number}"), model(url));
+        config.own.routes.insert(format!("route-{number}"), vec![format!("bad-{number}"), "good".to_owned()]);
     }
 }
 
 #[tokio::test]
-async fn every_failure_of_the_first_model_ends_in_a_completed_turn() {
+async fn a_turn_completes_whichever_way_its_first_model_fails() {
     let good = Upstream::start().await.unwrap();
     good.always(Reply::text(ANSWER));
     let (mut upstreams, mut urls) = (Vec::new(), Vec::new());

@@ -1,13 +1,10 @@
-//! The event journal alone: fenced, in order, without duplicates, and bounded, in every state of the
-//! database.
+//! The event journal alone: fenced, in order, without repetition, and bounded, even if Postgres fails.
 
 use std::{sync::Arc, time::Duration};
 
 use chat_svc::{
     MIGRATOR,
-    domain::event::{StoredEvent, TurnEvent},
-    journal::{Journal, JournalConfig, Reader, TurnLog},
-    store::{claims, events},
+    testing::{Journal, JournalConfig, StoredEvent, TurnEvent, TurnLog, last_seq, list_after, take_over},
 };
 use sqlx::Connection;
 use svc_core::{
@@ -21,14 +18,14 @@ use tokio_util::sync::CancellationToken;
 use crate::plane::{TIMEOUT, eventually};
 
 pub(crate) struct Fixture {
-    db: TestDb,
+    pub(crate) db: TestDb,
     pub(crate) pool: Pool,
-    journal: Journal,
+    pub(crate) journal: Journal,
     lifecycle: Lifecycle,
     redis: TestRedis,
 }
 
-fn config() -> JournalConfig {
+pub(crate) fn config() -> JournalConfig {
     JournalConfig {
         max_batch_events: 2000,
         max_queued_bytes: 1 << 20,
@@ -40,7 +37,12 @@ fn config() -> JournalConfig {
     }
 }
 
-fn journal(config: JournalConfig, pool: &Pool, redis: &TestRedis, lifecycle: &Lifecycle) -> Journal {
+pub(crate) fn journal(
+    config: JournalConfig,
+    pool: &Pool,
+    redis: &TestRedis,
+    lifecycle: &Lifecycle,
+) -> Journal {
     Journal::start(config, pool.clone(), Wake::start(&redis.redis(), lifecycle), lifecycle)
 }
 
@@ -51,15 +53,14 @@ impl Fixture {
         Self::over(db, pool, config())
     }
 
-    fn over(db: TestDb, pool: Pool, config: JournalConfig) -> Self {
+    pub(crate) fn over(db: TestDb, pool: Pool, config: JournalConfig) -> Self {
         crate::plane::metrics();
         let (redis, lifecycle) = (TestRedis::new(), Lifecycle::new());
         let journal = journal(config, &pool, &redis, &lifecycle);
         Self { db, pool, journal, lifecycle, redis }
     }
 
-    /// A journal as another process has it.
-    fn replica(&self, config: JournalConfig) -> Journal {
+    pub(crate) fn replica(&self, config: JournalConfig) -> Journal {
         journal(config, &self.pool, &self.redis, &self.lifecycle)
     }
 
@@ -77,8 +78,9 @@ impl Fixture {
         .await
         .unwrap();
         sqlx::query(
-            "INSERT INTO turns (id, account_id, session_id, ordinal, status, epoch, lease_until,
-                                created_at, deadline_at)
+            "INSERT INTO turns (
+                 id, account_id, session_id, ordinal, status, epoch, lease_until, created_at, deadline_at
+             )
              VALUES ($1, $2, $3, 1, 'running', 1, now(), now(), now() + interval '1 hour')",
         )
         .bind(turn.0)
@@ -90,19 +92,19 @@ impl Fixture {
         turn
     }
 
-    fn log(&self, turn: TurnId, epoch: i64, last_seq: i64) -> (TurnLog, CancellationToken) {
+    pub(crate) fn log(&self, turn: TurnId, epoch: i64, last_seq: i64) -> (TurnLog, CancellationToken) {
         let fenced = CancellationToken::new();
         (self.journal.open(turn, epoch, last_seq, fenced.clone()), fenced)
     }
 
-    /// Processes that ask for hints about the turn.
-    async fn listeners(&self, turn: TurnId) -> u64 {
+    /// Number of processes that subscribe to hints about the turn.
+    pub(crate) async fn listeners(&self, turn: TurnId) -> u64 {
         self.redis.listeners(&format!("chat.turn:{turn}")).await
     }
 
-    async fn stored(&self, turn: TurnId) -> Vec<StoredEvent> {
+    pub(crate) async fn stored(&self, turn: TurnId) -> Vec<StoredEvent> {
         let mut db = self.db.owner("chat").await;
-        events::list_after(&mut db, turn, 0, 1_000_000).await.unwrap()
+        list_after(&mut db, turn, 0, 1_000_000).await.unwrap()
     }
 }
 
@@ -112,11 +114,11 @@ impl Drop for Fixture {
     }
 }
 
-fn text(text: impl Into<String>) -> TurnEvent {
+pub(crate) fn text(text: impl Into<String>) -> TurnEvent {
     TurnEvent::TextDelta { step: 1, text: text.into() }
 }
 
-fn texts(events: &[StoredEvent]) -> String {
+pub(crate) fn texts(events: &[StoredEvent]) -> String {
     events
         .iter()
         .map(|event| match serde_json::from_slice(&event.payload).unwrap() {
@@ -126,13 +128,13 @@ fn texts(events: &[StoredEvent]) -> String {
         .collect()
 }
 
-fn assert_gapless(events: &[StoredEvent]) {
+pub(crate) fn assert_gapless(events: &[StoredEvent]) {
     let seqs: Vec<i64> = events.iter().map(|event| event.seq).collect();
     assert_eq!(seqs, (1..=i64::try_from(events.len()).unwrap()).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn concurrent_turns_are_stored_in_order_without_a_gap() {
+async fn events_of_many_turns_are_stored_in_order_without_a_gap() {
     let fixture = Fixture::new().await;
     let mut logs = Vec::new();
     for _ in 0..20 {
@@ -163,7 +165,7 @@ async fn concurrent_turns_are_stored_in_order_without_a_gap() {
 }
 
 #[tokio::test]
-async fn a_fenced_worker_commits_nothing_and_is_canceled() {
+async fn a_fenced_worker_commits_nothing_and_is_signalled() {
     let fixture = Fixture::new().await;
     let (turn, other) = (fixture.turn().await, fixture.turn().await);
     let (stale, fenced) = fixture.log(turn, 1, 0);
@@ -176,15 +178,15 @@ async fn a_fenced_worker_commits_nothing_and_is_canceled() {
         .execute(&mut *db)
         .await
         .unwrap();
-    let taken = claims::take_over(&mut db, "other", Duration::from_secs(9), true, 10).await.unwrap();
+    let taken = take_over(&mut db, "other", Duration::from_secs(9), true, 10).await.unwrap();
     assert_eq!(taken.len(), 2);
-    // The second turn returns to its worker, as if that had claimed it.
+    // The second turn returns to its worker's epoch, as if that worker had claimed it.
     sqlx::query("UPDATE turns SET epoch = 1 WHERE id = $1").bind(other.0).execute(&mut *db).await.unwrap();
 
     stale.append(text("after")).await.unwrap();
     healthy.append(text("untouched")).await.unwrap();
     assert!(stale.flush().await.is_err());
-    tokio::time::timeout(TIMEOUT, fenced.cancelled()).await.expect("the worker is canceled");
+    tokio::time::timeout(TIMEOUT, fenced.cancelled()).await.expect("the worker is signalled");
     assert!(stale.append(text("more")).await.is_err());
     healthy.flush().await.unwrap();
     assert_eq!(texts(&fixture.stored(turn).await), "before");
@@ -198,7 +200,7 @@ async fn a_fenced_worker_commits_nothing_and_is_canceled() {
 }
 
 #[tokio::test]
-async fn a_takeover_while_writing_leaves_one_gapless_sequence() {
+async fn a_takeover_during_writes_leaves_one_gapless_sequence() {
     let fixture = Fixture::new().await;
     let turn = fixture.turn().await;
     let (old, _) = fixture.log(turn, 1, 0);
@@ -223,11 +225,11 @@ async fn a_takeover_while_writing_leaves_one_gapless_sequence() {
         .await
         .unwrap();
     let taken = eventually("the turn is taken", async || {
-        let taken = claims::take_over(&mut db, "other", Duration::from_secs(9), true, 1).await.unwrap();
+        let taken = take_over(&mut db, "other", Duration::from_secs(9), true, 1).await.unwrap();
         taken.into_iter().next()
     })
     .await;
-    let last = events::last_seq(&mut db, turn).await.unwrap();
+    let last = last_seq(&mut db, turn).await.unwrap();
     let (new, _) = fixture.log(turn, taken.standing.epoch, last);
     for number in 0..500 {
         new.append(TurnEvent::TextDelta { step: number, text: "new".to_owned() }).await.unwrap();
@@ -244,7 +246,7 @@ async fn a_takeover_while_writing_leaves_one_gapless_sequence() {
 }
 
 #[tokio::test]
-async fn a_locked_turn_delays_no_other_turn() {
+async fn a_locked_turn_waits_and_does_not_delay_another() {
     let fixture = Fixture::new().await;
     let (locked, free) = (fixture.turn().await, fixture.turn().await);
     let mut holder = fixture.db.owner("chat").await;
@@ -258,7 +260,7 @@ async fn a_locked_turn_delays_no_other_turn() {
     let (goes, _) = fixture.log(free, 1, 0);
     waits.append(text("late")).await.unwrap();
     goes.append(text("now")).await.unwrap();
-    tokio::time::timeout(TIMEOUT, goes.flush()).await.expect("the other turn continues").unwrap();
+    tokio::time::timeout(TIMEOUT, goes.flush()).await.expect("the free turn is written").unwrap();
     assert!(fixture.stored(locked).await.is_empty());
     tx.commit().await.unwrap();
     tokio::time::timeout(TIMEOUT, waits.flush()).await.expect("it follows").unwrap();
@@ -267,7 +269,7 @@ async fn a_locked_turn_delays_no_other_turn() {
 }
 
 #[tokio::test]
-async fn an_outage_of_the_database_loses_and_doubles_nothing() {
+async fn a_postgres_outage_loses_and_repeats_no_event() {
     let db = TestDb::new(&[("chat", &MIGRATOR)]).await;
     let proxy = FaultProxy::start(db.address()).await;
     let mut through = db.config_through("chat", proxy.address());
@@ -283,7 +285,7 @@ async fn an_outage_of_the_database_loses_and_doubles_nothing() {
             log.append(text(piece.clone())).await.unwrap();
             want.push_str(&piece);
             if number == 25 {
-                // In the middle of a batch: some commits are answered by a dead connection.
+                // In the middle of a batch, so that answers of some commits are lost.
                 proxy.cut();
                 proxy.refuse();
             }
@@ -319,92 +321,6 @@ async fn a_full_queue_makes_the_worker_wait() {
     assert!(tokio::time::timeout(Duration::from_millis(300), full).await.is_err());
     assert!((1..40).contains(&accepted), "{accepted} events of 300 bytes fit into 4 KiB");
     proxy.pass();
-    tokio::time::timeout(TIMEOUT, log.flush()).await.expect("the log recovers").unwrap();
+    tokio::time::timeout(TIMEOUT, log.flush()).await.expect("the queue drains").unwrap();
     assert_eq!(texts(&fixture.stored(turn).await).len(), 5 + accepted * 200);
-}
-
-#[tokio::test]
-async fn a_reader_sees_nothing_that_is_not_committed() {
-    let db = TestDb::new(&[("chat", &MIGRATOR)]).await;
-    let proxy = FaultProxy::start(db.address()).await;
-    let pool = Pool::lazy(&db.config_through("chat", proxy.address())).unwrap();
-    let fixture = Fixture::over(db, pool, config());
-    let turn = fixture.turn().await;
-    let mut reader = fixture.journal.reader(turn, 0);
-    let (log, _) = fixture.log(turn, 1, 0);
-    log.append(text("seen")).await.unwrap();
-    let first = tokio::time::timeout(TIMEOUT, reader.next()).await.unwrap().unwrap().unwrap();
-    assert_eq!(texts(&first), "seen");
-    proxy.stall();
-    log.append(text("in flight")).await.unwrap();
-    assert!(tokio::time::timeout(Duration::from_millis(150), reader.next()).await.is_err());
-    proxy.pass();
-    let second = tokio::time::timeout(TIMEOUT, reader.next()).await.unwrap().unwrap().unwrap();
-    assert_eq!(texts(&second), "in flight");
-}
-
-#[tokio::test]
-async fn a_reader_that_lags_reads_the_database_and_misses_nothing() {
-    let db = TestDb::new(&[("chat", &MIGRATOR)]).await;
-    let pool = db.pool("chat");
-    let fixture = Fixture::over(db, pool, JournalConfig { hub_batches: 2, page_events: 3, ..config() });
-    let turn = fixture.turn().await;
-    let mut reader = fixture.journal.reader(turn, 0);
-    let (log, _) = fixture.log(turn, 1, 0);
-    for number in 0..50 {
-        log.append(TurnEvent::TextDelta { step: number, text: "x".to_owned() }).await.unwrap();
-        log.flush().await.unwrap();
-    }
-    let mut seen = Vec::new();
-    while seen.len() < 50 {
-        let more = tokio::time::timeout(TIMEOUT, reader.next()).await.unwrap().unwrap().unwrap();
-        seen.extend(more);
-    }
-    assert_gapless(&seen);
-    assert_eq!(seen, fixture.stored(turn).await, "byte for byte");
-}
-
-/// Neither side polls here: events that do not come from the hub come by a hint.
-#[tokio::test]
-async fn a_reader_asks_for_hints_only_while_the_turn_runs_elsewhere() {
-    let config = JournalConfig { poll: Duration::from_mins(10), ..config() };
-    let db = TestDb::new(&[("chat", &MIGRATOR)]).await;
-    let pool = db.pool("chat");
-    let fixture = Fixture::over(db, pool, config.clone());
-    let other = fixture.replica(config);
-    let turn = fixture.turn().await;
-    let open = |journal: &Journal, last_seq| journal.open(turn, 1, last_seq, CancellationToken::new());
-    let mut reader = fixture.journal.reader(turn, 0);
-    let heard = async |reader: &mut Reader, log: &TurnLog, said: &str| {
-        log.append(text(said)).await.unwrap();
-        let next = tokio::time::timeout(TIMEOUT, reader.next()).await.expect(said).unwrap().unwrap();
-        assert_eq!(texts(&next), said);
-    };
-    let asks_for_hints = async |reader: &mut Reader| {
-        tokio::select! {
-            next = reader.next() => panic!("nothing was said: {next:?}"),
-            () = eventually("it asks for hints", async || {
-                (fixture.listeners(turn).await == 1).then_some(())
-            }) => {}
-        }
-    };
-    // No worker runs it yet, as when a client asks for a new turn's events.
-    asks_for_hints(&mut reader).await;
-
-    let log = open(&fixture.journal, 0);
-    heard(&mut reader, &log, "here").await;
-    heard(&mut reader, &log, "here again").await;
-    eventually("it asks for hints no more", async || (fixture.listeners(turn).await == 0).then_some(()))
-        .await;
-
-    drop(log);
-    asks_for_hints(&mut reader).await;
-    let log = open(&other, 2);
-    heard(&mut reader, &log, "there").await;
-    heard(&mut reader, &log, "there again").await;
-    drop(log);
-
-    let log = open(&fixture.journal, 4);
-    heard(&mut reader, &log, "back").await;
-    assert_gapless(&fixture.stored(turn).await);
 }

@@ -11,6 +11,8 @@ mod leases;
 #[cfg(test)]
 mod plane;
 #[cfg(test)]
+mod readers;
+#[cfg(test)]
 mod resume;
 #[cfg(test)]
 mod sandbox;

@@ -1,4 +1,4 @@
-//! chat-svc as the tests start it, and the actors that use it.
+//! Starts chat-svc for tests, and the actors that use it.
 
 use std::{
     net::SocketAddr,
@@ -8,7 +8,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use chat_svc::{Config, MIGRATOR, config::ModelSection};
+use chat_svc::{Config, MIGRATOR, testing::ModelSection};
 use futures::{Stream, StreamExt};
 use serde_json::Value;
 use steward_proto::{
@@ -37,10 +37,10 @@ use tonic::{Request, Status};
 
 use crate::sandbox::FakeSandbox;
 
-/// Longest wait of a test for an effect.
+/// Maximum wait of a test for an expected event.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A database, a Redis and a simulated sandbox-svc for one test, with the replicas that share them.
+/// A database, a Redis, a fake sandbox-svc, and the replicas that share them.
 pub(crate) struct Plane {
     pub(crate) db: TestDb,
     pub(crate) redis: TestRedis,
@@ -60,7 +60,7 @@ impl Drop for Replica {
     }
 }
 
-/// Keys of the processes, and the trust file of the replicas.
+/// Keys of the processes, and the replicas' trust file.
 struct Keys {
     directory: tempfile::TempDir,
     gateway: Arc<Signer>,
@@ -91,7 +91,6 @@ impl Keys {
 }
 
 impl Plane {
-    /// One replica with the default configuration.
     pub(crate) async fn start() -> Self {
         Self::with(|_| {}).await
     }
@@ -103,7 +102,6 @@ impl Plane {
         plane
     }
 
-    /// Starts no replica yet.
     pub(crate) async fn empty() -> Self {
         let db = TestDb::new(&[("chat", &MIGRATOR)]).await;
         let keys = Keys::make();
@@ -111,22 +109,22 @@ impl Plane {
         Self { db, redis: TestRedis::new(), sandbox, keys, replicas: Vec::new() }
     }
 
-    /// Starts another replica; returns its number.
+    /// Adds a replica and returns its number.
     pub(crate) async fn add_replica(&mut self, change: impl FnOnce(&mut Config)) -> usize {
         let mut config = self.config();
         change(&mut config);
-        let (address, lifecycle) = (config.server.listen, Lifecycle::new());
+        let (address, lifecycle) = (config.base.server.listen, Lifecycle::new());
         chat_svc::start(config, lifecycle.clone(), metrics()).await.unwrap();
         self.replicas.push(Replica { address, lifecycle });
         self.replicas.len() - 1
     }
 
-    /// Ends a replica like SIGKILL: it flushes and releases nothing.
+    /// Ends a replica as SIGKILL does: it flushes and releases nothing.
     pub(crate) fn kill(&self, number: usize) {
         self.replicas[number].lifecycle.hard().cancel();
     }
 
-    /// Stops a replica like SIGTERM, and waits for its end.
+    /// Stops a replica as SIGTERM does, and waits for it.
     pub(crate) async fn stop(&self, number: usize) -> Outcome {
         let lifecycle = &self.replicas[number].lifecycle;
         lifecycle.stop();
@@ -137,44 +135,44 @@ impl Plane {
         let file = self.keys.path("chat.toml");
         std::fs::write(&file, "pg.url = ''\nredis.url = ''\n").unwrap();
         let mut config = Config::load(Some(Path::new(&file))).unwrap();
-        config.identity.trust_file = self.keys.path("trust.toml");
-        config.identity.key_file = self.keys.path("chat-svc.key");
-        config.pg = self.db.config("chat");
-        config.pg.max_connections = 8;
-        config.redis = self.redis.config();
-        config.server.listen = free_address();
-        config.server.operator_listen = free_address();
-        config.server.drain_delay = Duration::from_millis(1);
-        config.peers.sandbox.urls = vec![self.sandbox.url()];
-        config.worker.lease_ttl = Duration::from_secs(1);
-        config.worker.renew_period = Duration::from_millis(300);
-        config.worker.scan_period = Duration::from_millis(100);
+        config.base.identity.trust_file = self.keys.path("trust.toml");
+        config.base.identity.key_file = self.keys.path("chat-svc.key");
+        config.base.pg = self.db.config("chat");
+        config.base.pg.max_connections = 8;
+        config.base.redis = self.redis.config();
+        config.base.server.listen = free_address();
+        config.base.server.operator_listen = free_address();
+        config.base.server.drain_delay = Duration::from_millis(1);
+        config.own.peers.sandbox.urls = vec![self.sandbox.url()];
+        config.own.worker.lease_ttl = Duration::from_secs(1);
+        config.own.worker.renew_period = Duration::from_millis(300);
+        config.own.worker.scan_period = Duration::from_millis(100);
         let demo = ModelSection::Demo { pace: Duration::from_millis(1), prefill: Some(false) };
-        config.models.insert("demo".to_owned(), demo);
-        config.journal.poll = Duration::from_millis(500);
-        config.sandbox.resolve_wait = Duration::from_millis(500);
-        config.sandbox.resolve_patience = Duration::from_secs(2);
-        config.sandbox.resolve_pause = Duration::from_millis(50);
+        config.own.models.insert("demo".to_owned(), demo);
+        config.own.journal.poll = Duration::from_millis(500);
+        config.own.sandbox.resolve_wait = Duration::from_millis(500);
+        config.own.sandbox.resolve_timeout = Duration::from_secs(2);
+        config.own.sandbox.resolve_pause = Duration::from_millis(50);
         config
     }
 
-    /// A tenant that calls replica `number`.
+    /// A tenant at replica `number`.
     pub(crate) fn tenant_at(&self, number: usize, account: AccountId) -> Tenant {
         let caller = self.peer(number, &self.keys.gateway).stating(Principal::account(account));
         Tenant { account, client: ChatServiceClient::new(caller) }
     }
 
-    /// A new tenant that calls the first replica.
+    /// A new tenant at the first replica.
     pub(crate) fn tenant(&self) -> Tenant {
         self.tenant_at(0, AccountId::new())
     }
 
-    /// purge-svc, as a caller of the first replica.
+    /// purge-svc at the first replica.
     pub(crate) fn purge(&self) -> CustodianServiceClient<Caller> {
         CustodianServiceClient::new(self.peer(0, &self.keys.purge).acting_for(None))
     }
 
-    /// The gateway, as a caller of the first replica, with an asserted principal.
+    /// The gateway at the first replica, with a stated principal.
     pub(crate) fn stating(&self, principal: Principal) -> Caller {
         self.peer(0, &self.keys.gateway).stating(principal)
     }
@@ -186,7 +184,6 @@ impl Plane {
     }
 }
 
-/// A tenant with its client.
 #[derive(Clone)]
 pub(crate) struct Tenant {
     pub(crate) account: AccountId,
@@ -228,12 +225,12 @@ impl Tenant {
         all(stream).await
     }
 
-    /// Reads the events of a turn after a cursor, to its end.
+    /// The events of a turn after a cursor, to its end.
     pub(crate) async fn events(&mut self, turn: &str, after: &str) -> Vec<Event> {
         all(self.follow(turn, after).await).await
     }
 
-    /// Streams the events of a turn after a cursor.
+    /// The events of a turn after a cursor, as they arrive.
     pub(crate) async fn follow(
         &mut self,
         turn: &str,
@@ -300,13 +297,13 @@ impl Carries for StreamTurnEventsResponse {
     }
 }
 
-/// Reads a stream to its end.
+/// A stream to its end.
 pub(crate) async fn all<T: Carries>(stream: impl Stream<Item = Result<T, Status>>) -> Vec<Event> {
     let collect = stream.map(|item| item.unwrap().event()).collect();
     tokio::time::timeout(TIMEOUT, collect).await.expect("the stream ends")
 }
 
-/// Reads a stream up to an event of this kind.
+/// A stream until an event of this kind.
 pub(crate) async fn until<T: Carries>(
     stream: &mut (impl Stream<Item = Result<T, Status>> + Unpin),
     kind: &str,
@@ -324,7 +321,7 @@ pub(crate) async fn until<T: Carries>(
     seen
 }
 
-/// The visible text after all events: text deltas except those that a reset voids.
+/// The visible text after all events: the answer without the text that a reset voided.
 pub(crate) fn visible_text(events: &[Event]) -> String {
     let mut texts: Vec<(i64, String)> = Vec::new();
     for event in events {
@@ -341,7 +338,8 @@ pub(crate) fn visible_text(events: &[Event]) -> String {
     texts.into_iter().map(|(_, text)| text).collect()
 }
 
-/// Panics unless the numbers run from 1 without gap or repeat and the last event is final.
+/// Checks that sequence numbers count from 1 without a gap or a repetition, and that only the last event is
+/// final.
 pub(crate) fn assert_whole(events: &[Event]) {
     let seqs: Vec<i64> = events.iter().map(Event::seq).collect();
     let want: Vec<i64> = (1..=i64::try_from(events.len()).unwrap()).collect();
@@ -363,7 +361,7 @@ pub(crate) fn count(events: &[Event], kind: &str) -> usize {
     events.iter().filter(|event| event.kind == kind).count()
 }
 
-/// Polls until there is a value.
+/// Repeats a question until it has an answer.
 pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asking = async {
         loop {
@@ -383,7 +381,7 @@ pub(crate) fn keyed<T>(key: &str, message: T) -> Request<T> {
     request
 }
 
-/// Telemetry starts once a process, even if the process runs several replicas.
+/// Telemetry is initialized once per process, for all its replicas.
 pub(crate) fn metrics() -> Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     METRICS
@@ -391,8 +389,9 @@ pub(crate) fn metrics() -> Metrics {
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), "pg.url = ''\nredis.url = ''\n").unwrap();
             let mut config = Config::load(Some(file.path())).unwrap();
-            config.telemetry.log_filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
-            svc_core::run::telemetry::init("chat-svc", &config.telemetry).unwrap().metrics()
+            config.base.telemetry.log_filter =
+                std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
+            svc_core::run::telemetry::init("chat-svc", &config.base.telemetry).unwrap().metrics()
         })
         .clone()
 }

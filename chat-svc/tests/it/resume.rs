@@ -13,8 +13,8 @@ use crate::plane::{Carries, Event, Plane, TIMEOUT, assert_whole, eventually};
 async fn two_replicas_show_the_same_bytes_while_a_turn_is_written() {
     let mut plane = Plane::empty().await;
     plane.add_replica(|_| {}).await;
-    // The second replica runs no turn: all its events come from the first.
-    plane.add_replica(|config| config.worker.max_running = 0).await;
+    // The second replica runs no turn, so all its events come from the first one.
+    plane.add_replica(|config| config.own.worker.max_running = 0).await;
     let mut near = plane.tenant();
     let far = plane.tenant_at(1, near.account);
     let session = near.session().await;
@@ -63,7 +63,7 @@ async fn a_client_that_keeps_reconnecting_gets_every_event_once() {
 }
 
 #[tokio::test]
-async fn a_cursor_that_is_bad_foreign_or_ahead_is_refused() {
+async fn a_bad_foreign_or_future_cursor_is_refused() {
     let plane = Plane::start().await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
@@ -86,17 +86,18 @@ async fn a_cursor_that_is_bad_foreign_or_ahead_is_refused() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_nothing_is_cut_off_and_resumes() {
-    let plane = Plane::with(|config| config.journal.slow_reader = Duration::from_millis(200)).await;
+async fn a_client_that_takes_no_events_is_cut_and_resumes() {
+    let plane = Plane::with(|config| config.own.journal.slow_reader = Duration::from_millis(200)).await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
     let turn = tenant.say(&session, &format!("say {}", "word ".repeat(1000))).await.turn_id;
     tenant.wait(&turn).await;
-    // Far more than the windows of a connection hold.
+    // Much more than a connection's windows hold.
     sqlx::query(
         "UPDATE turn_events
             SET payload = convert_to(
-                 '{\"type\":\"text.delta\",\"step\":1,\"text\":\"' || repeat('x', 20000) || '\"}', 'UTF8')
+                '{\"type\":\"text.delta\",\"step\":1,\"text\":\"' || repeat('x', 20000) || '\"}', 'UTF8'
+            )
           WHERE kind = 'text.delta'",
     )
     .execute(&mut plane.db.owner("chat").await)
@@ -119,9 +120,9 @@ async fn a_client_that_reads_nothing_is_cut_off_and_resumes() {
 }
 
 #[tokio::test]
-async fn a_stopped_replica_ends_its_streams_and_another_resumes() {
+async fn a_stopping_replica_ends_its_streams_and_clients_resume() {
     let mut plane = Plane::empty().await;
-    plane.add_replica(|config| config.worker.max_running = 0).await;
+    plane.add_replica(|config| config.own.worker.max_running = 0).await;
     plane.add_replica(|_| {}).await;
     let mut here = plane.tenant();
     let session = here.session().await;

@@ -1,5 +1,5 @@
-//! A simulated sandbox-svc for one test: it obeys the contract of keyed calls, counts the calls that ran, and
-//! can lose its answers.
+//! A sandbox-svc of the test's own: it obeys the contract of keyed calls, counts what really ran, and can
+//! lose its answers.
 
 use std::{
     collections::HashMap,
@@ -17,27 +17,27 @@ use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
-/// The state of the simulator.
+/// State of the fake.
 #[derive(Default)]
 struct State {
     records: HashMap<String, ExecRecord>,
-    /// Keys of the calls that ran, in order.
+    /// Keys in the order in which they ran.
     ran: Vec<String>,
-    /// While set, calls arrive but never run.
+    /// While set, calls arrive but do not run.
     swallow: bool,
-    /// While set, answers of calls that ran are lost.
+    /// While set, the answers of calls that ran are lost.
     lose_answers: bool,
-    /// While set, calls begin, their answers are lost, and their records stay "running".
-    stay_running: bool,
-    /// While set, calls arrive without a record, and their answers are lost.
+    /// Calls start, their answers are lost at once, and they run without end.
+    run_endlessly: bool,
+    /// Calls arrive, are not recorded, and their answers are lost.
     forget: bool,
-    /// Number of questions about the outcome of a key.
+    /// Number of ResolveExec calls.
     asked: usize,
-    /// Keys that it was asked to stop.
+    /// Keys that were canceled.
     stopped: Vec<String>,
     /// Duration of a command.
     takes: Duration,
-    /// While set, questions about a key get no answer.
+    /// ResolveExec is not answered.
     mute: bool,
 }
 
@@ -84,15 +84,15 @@ impl FakeSandbox {
         self.state.lock().unwrap().swallow = swallow;
     }
 
-    pub(crate) fn stay_running(&self) {
-        self.state.lock().unwrap().stay_running = true;
+    pub(crate) fn run_endlessly(&self) {
+        self.state.lock().unwrap().run_endlessly = true;
     }
 
     pub(crate) fn forget(&self) {
         self.state.lock().unwrap().forget = true;
     }
 
-    /// Number of questions about the outcome of a key.
+    /// Number of ResolveExec calls.
     pub(crate) fn asked(&self) -> usize {
         self.state.lock().unwrap().asked
     }
@@ -101,7 +101,7 @@ impl FakeSandbox {
         self.state.lock().unwrap().mute = mute;
     }
 
-    /// Keys that it was asked to stop, while it answered.
+    /// Keys that were canceled while it answered.
     pub(crate) fn stopped(&self) -> Vec<String> {
         self.state.lock().unwrap().stopped.clone()
     }
@@ -140,7 +140,7 @@ impl Served {
         }
     }
 
-    /// Runs a keyed call once, however often it is asked for.
+    /// Executes a keyed call once, however often it is sent.
     async fn once(&self, key: &str, stdout: String) -> Result<ExecRecord, Status> {
         let (takes, swallow) = {
             let mut state = self.state.lock().unwrap();
@@ -165,7 +165,7 @@ impl Served {
                 state.records.insert(key.to_owned(), running);
                 state.ran.push(key.to_owned());
             }
-            if state.stay_running {
+            if state.run_endlessly {
                 return Err(lost());
             }
             (state.takes, state.swallow)
@@ -174,7 +174,7 @@ impl Served {
             return std::future::pending().await;
         }
         let (state, key) = (self.state.clone(), key.to_owned());
-        // It keeps running when its caller disconnects, like a command in a container.
+        // It keeps running without its caller, as a command in a container does.
         #[expect(clippy::disallowed_methods, reason = "a peer of the test, not a task of the service")]
         let work = tokio::spawn(async move {
             tokio::time::sleep(takes).await;

@@ -1,4 +1,4 @@
-//! Sessions: their settings, their messages, and the separation of tenants.
+//! Sessions, their messages, and their tenants.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ fn refusal<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Code, String) {
 }
 
 #[tokio::test]
-async fn a_session_is_made_with_its_defaults_and_read_back() {
+async fn a_session_has_defaults_and_is_read_back() {
     let plane = Plane::start().await;
     let mut tenant = plane.tenant();
     let made = tenant.client.create_session(CreateSessionRequest::default()).await.unwrap().into_inner();
@@ -28,7 +28,7 @@ async fn a_session_is_made_with_its_defaults_and_read_back() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_wrong_names_its_field() {
+async fn a_wrong_request_names_its_field() {
     let plane = Plane::start().await;
     let mut tenant = plane.tenant();
     let long = CreateSessionRequest { title: "x".repeat(201), ..Default::default() };
@@ -44,7 +44,7 @@ async fn a_request_that_is_wrong_names_its_field() {
 }
 
 #[tokio::test]
-async fn what_is_anothers_is_not_there() {
+async fn a_foreign_session_or_turn_is_not_found() {
     let plane = Plane::start().await;
     let (mut owner, mut other) = (plane.tenant(), plane.tenant());
     let session = owner.session().await;
@@ -68,7 +68,7 @@ async fn what_is_anothers_is_not_there() {
 }
 
 #[tokio::test]
-async fn sessions_are_listed_page_by_page_newest_first() {
+async fn sessions_are_listed_in_pages_newest_first() {
     let plane = Plane::start().await;
     let mut tenant = plane.tenant();
     let mut made = Vec::new();
@@ -93,7 +93,7 @@ async fn sessions_are_listed_page_by_page_newest_first() {
 }
 
 #[tokio::test]
-async fn a_repeated_request_makes_one_session() {
+async fn a_repeated_request_creates_one_session() {
     let plane = Plane::start().await;
     let mut tenant = plane.tenant();
     let request = CreateSessionRequest { title: "once".to_owned(), ..Default::default() };

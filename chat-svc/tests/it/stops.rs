@@ -1,8 +1,8 @@
-//! Commands that still run of an ended turn are stopped by any live replica.
+//! Calls of an ended turn are stopped, by any replica that is left.
 
 use std::time::Duration;
 
-use chat_svc::{config::Config, domain::tool_call::CallStop};
+use chat_svc::{Config, testing::StopOutcome};
 use steward_proto::{
     chat::v1::{CancelTurnRequest, InputPolicy, TurnStatus},
     custody::v1::{FreezeRequest, ThawRequest},
@@ -15,7 +15,7 @@ use crate::{
     plane::{Plane, Tenant, eventually, until},
 };
 
-/// Starts a turn with a command that runs for a minute, and waits until it runs.
+/// Starts a turn with a command that takes a minute, and waits until the command runs.
 async fn busy(plane: &Plane, tenant: &mut Tenant, session: &str) -> String {
     let turn = tenant.say(session, "run make").await.turn_id;
     until(&mut tenant.follow(&turn, "").await, "tool.call").await;
@@ -27,8 +27,8 @@ async fn cancel(tenant: &mut Tenant, turn: &str) {
     tenant.client.cancel_turn(CancelTurnRequest { turn_id: turn.to_owned() }).await.unwrap();
 }
 
-/// The outcome of stopping the turn's first call, the number of tries, and whether another is due.
-async fn stop_of(plane: &Plane, turn: &str) -> (Option<CallStop>, i32, bool) {
+/// The stop of the turn's first call: outcome, attempts, and whether another attempt is due.
+async fn stop_of(plane: &Plane, turn: &str) -> (Option<StopOutcome>, i32, bool) {
     let first = "SELECT stop, stop_tries, stop_due_at IS NOT NULL FROM tool_calls
                   WHERE turn_id = $1 AND step = 1";
     sqlx::query_as(first)
@@ -38,11 +38,11 @@ async fn stop_of(plane: &Plane, turn: &str) -> (Option<CallStop>, i32, bool) {
         .unwrap()
 }
 
-async fn recorded(plane: &Plane, turn: &str) -> (CallStop, i32) {
-    eventually("the stop is on record", async || {
+async fn recorded(plane: &Plane, turn: &str) -> (StopOutcome, i32) {
+    eventually("the stop is recorded", async || {
         let (stop, tries, due) = stop_of(plane, turn).await;
         stop.map(|stop| {
-            assert!(!due, "a stop on record is not tried again");
+            assert!(!due, "a recorded stop is not repeated");
             (stop, tries)
         })
     })
@@ -50,7 +50,7 @@ async fn recorded(plane: &Plane, turn: &str) -> (CallStop, i32) {
 }
 
 #[tokio::test]
-async fn canceling_a_turn_stops_its_command_once_on_all_replicas() {
+async fn canceling_a_turn_stops_its_command_once() {
     let mut plane = Plane::start().await;
     plane.add_replica(|_| {}).await;
     plane.sandbox.commands_take(Duration::from_secs(60));
@@ -58,14 +58,14 @@ async fn canceling_a_turn_stops_its_command_once_on_all_replicas() {
     let session = tenant.session().await;
     let turn = busy(&plane, &mut tenant, &session).await;
     cancel(&mut tenant, &turn).await;
-    assert_eq!(recorded(&plane, &turn).await, (CallStop::Ended, 1));
+    assert_eq!(recorded(&plane, &turn).await, (StopOutcome::Ended, 1));
     assert_eq!(plane.sandbox.stopped(), [format!("{turn}/1/1")]);
 }
 
 #[tokio::test]
 async fn a_command_in_doubt_is_stopped_with_its_turn() {
     let plane = Plane::start().await;
-    plane.sandbox.stay_running();
+    plane.sandbox.run_endlessly();
     plane.sandbox.mute(true);
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
@@ -76,12 +76,12 @@ async fn a_command_in_doubt_is_stopped_with_its_turn() {
     until(&mut stream, "tool.call").await;
     plane.sandbox.mute(false);
     cancel(&mut tenant, &turn).await;
-    assert_eq!(recorded(&plane, &turn).await, (CallStop::Ended, 1));
+    assert_eq!(recorded(&plane, &turn).await, (StopOutcome::Ended, 1));
     assert!(plane.sandbox.stopped().contains(&format!("{turn}/1/1")));
 }
 
 #[tokio::test]
-async fn what_an_erasure_ended_is_stopped_when_it_is_called_back() {
+async fn calls_of_a_withdrawn_erasure_are_stopped() {
     let plane = Plane::start().await;
     plane.sandbox.commands_take(Duration::from_secs(60));
     let (mut tenant, mut purge) = (plane.tenant(), plane.purge());
@@ -90,15 +90,15 @@ async fn what_an_erasure_ended_is_stopped_when_it_is_called_back() {
     let id = PurgeId::new();
     let at = |epoch| step(id, epoch, &tenant, Some(&session));
     purge.freeze(FreezeRequest { step: at(1) }).await.unwrap();
-    // Ten rounds of the stopper: a frozen session is left alone.
+    // Ten periods of the stop worker: it skips a frozen session.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(stop_of(&plane, &turn).await, (None, 0, true));
     purge.thaw(ThawRequest { step: at(2) }).await.unwrap();
-    assert_eq!(recorded(&plane, &turn).await, (CallStop::Ended, 1));
+    assert_eq!(recorded(&plane, &turn).await, (StopOutcome::Ended, 1));
 }
 
 #[tokio::test]
-async fn a_sandbox_that_never_answers_is_not_asked_endlessly() {
+async fn an_unanswered_stop_ends_after_its_last_attempt() {
     let plane = Plane::start().await;
     plane.sandbox.commands_take(Duration::from_secs(60));
     plane.sandbox.mute(true);
@@ -106,18 +106,18 @@ async fn a_sandbox_that_never_answers_is_not_asked_endlessly() {
     let session = tenant.session().await;
     let turn = busy(&plane, &mut tenant, &session).await;
     cancel(&mut tenant, &turn).await;
-    eventually("one try failed", async || (stop_of(&plane, &turn).await.1 >= 1).then_some(())).await;
-    // As if it had been so for ten minutes.
+    eventually("an attempt failed", async || (stop_of(&plane, &turn).await.1 >= 1).then_some(())).await;
+    // As after ten minutes.
     sqlx::query("UPDATE tool_calls SET stop_tries = 15, stop_due_at = now() WHERE turn_id = $1")
         .bind(turn.parse::<Uuid>().unwrap())
         .execute(&mut plane.db.owner("chat").await)
         .await
         .unwrap();
-    assert_eq!(recorded(&plane, &turn).await, (CallStop::Unanswered, 16));
+    assert_eq!(recorded(&plane, &turn).await, (StopOutcome::Unanswered, 16));
 }
 
 #[tokio::test]
-async fn a_newer_input_that_interrupts_a_turn_stops_its_command() {
+async fn an_interrupting_input_stops_the_command() {
     let plane = Plane::start().await;
     plane.sandbox.commands_take(Duration::from_secs(60));
     let mut tenant = plane.tenant();
@@ -125,36 +125,36 @@ async fn a_newer_input_that_interrupts_a_turn_stops_its_command() {
     let turn = busy(&plane, &mut tenant, &session).await;
     let next = tenant.say(&session, "say fine").await.turn_id;
     assert_eq!(tenant.wait(&next).await.status(), TurnStatus::Completed);
-    assert_eq!(recorded(&plane, &turn).await, (CallStop::Ended, 1));
+    assert_eq!(recorded(&plane, &turn).await, (StopOutcome::Ended, 1));
 }
 
 #[tokio::test]
-async fn a_turn_that_runs_out_of_time_stops_its_command() {
-    let plane = Plane::with(|config| config.turns.deadline = Duration::from_secs(2)).await;
+async fn a_turn_at_its_deadline_stops_its_command() {
+    let plane = Plane::with(|config| config.own.turns.deadline = Duration::from_secs(2)).await;
     plane.sandbox.commands_take(Duration::from_secs(60));
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
     let turn = busy(&plane, &mut tenant, &session).await;
     assert_eq!(tenant.wait(&turn).await.cause, "DEADLINE_EXCEEDED");
-    assert_eq!(recorded(&plane, &turn).await, (CallStop::Ended, 1));
+    assert_eq!(recorded(&plane, &turn).await, (StopOutcome::Ended, 1));
 }
 
 #[tokio::test]
-async fn a_call_that_never_arrived_never_will() {
+async fn a_stopped_call_that_did_not_arrive_never_runs() {
     let plane = Plane::start().await;
     plane.sandbox.swallow(true);
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
     let turn = busy(&plane, &mut tenant, &session).await;
     cancel(&mut tenant, &turn).await;
-    assert_eq!(recorded(&plane, &turn).await, (CallStop::NeverRan, 1));
+    assert_eq!(recorded(&plane, &turn).await, (StopOutcome::NeverRan, 1));
     assert_eq!(plane.sandbox.ran().len(), 0);
 }
 
 #[tokio::test]
-async fn a_live_replica_keeps_stopping_until_the_sandbox_answers() {
-    // The worker may be killed while it stops a call: another one does so 13 s later.
-    let briefly = |config: &mut Config| config.sandbox.call_margin = Duration::from_secs(1);
+async fn another_replica_repeats_an_unanswered_stop() {
+    // The replica may be killed during a stop; another one repeats it 13 s later.
+    let briefly = |config: &mut Config| config.own.sandbox.call_margin = Duration::from_secs(1);
     let mut plane = Plane::with(briefly).await;
     plane.sandbox.commands_take(Duration::from_secs(60));
     plane.sandbox.mute(true);
@@ -162,24 +162,24 @@ async fn a_live_replica_keeps_stopping_until_the_sandbox_answers() {
     let session = tenant.session().await;
     let turn = busy(&plane, &mut tenant, &session).await;
     cancel(&mut tenant, &turn).await;
-    eventually("one try failed", async || (stop_of(&plane, &turn).await.1 >= 1).then_some(())).await;
+    eventually("an attempt failed", async || (stop_of(&plane, &turn).await.1 >= 1).then_some(())).await;
     plane.kill(0);
     plane.add_replica(briefly).await;
     plane.sandbox.mute(false);
     let (stop, tries) = recorded(&plane, &turn).await;
-    assert_eq!(stop, CallStop::Ended);
-    assert!((2..=6).contains(&tries), "tried {tries} times");
+    assert_eq!(stop, StopOutcome::Ended);
+    assert!((2..=6).contains(&tries), "{tries} attempts");
 }
 
 #[tokio::test]
-async fn a_completed_turn_stops_no_command() {
+async fn a_completed_turn_has_nothing_to_stop() {
     let plane = Plane::start().await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
     let events = tenant.run(&session, "run make").await;
     assert_eq!(events.last().unwrap().kind, "turn.completed");
     let turn = tenant.messages(&session).await[0].turn_id.clone();
-    // Ten rounds of the stopper.
+    // Ten periods of the stop worker.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(stop_of(&plane, &turn).await, (None, 0, false));
     assert!(plane.sandbox.stopped().is_empty());

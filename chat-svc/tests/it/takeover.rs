@@ -1,4 +1,4 @@
-//! A turn outlives the process that runs it: at every fail point, from the last committed step.
+//! A turn outlives the process that runs it, at every fail point, and continues from the last committed step.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use crate::plane::{
     Carries, Event, Plane, Tenant, assert_whole, count, eventually, kinds, until, visible_text,
 };
 
-/// A plane with a worker that stops at `point` and is then killed, and the events of a client that read at
-/// the dying replica first and at the next one afterwards.
+/// A plane after its first worker stopped at a fail point and was killed, and the events of a client that
+/// read from the killed replica first and from its heir afterwards.
 struct Taken {
     plane: Plane,
     heir: Tenant,
@@ -41,7 +41,7 @@ async fn take_over_at(point: &str, input: &str, there: &'static str) -> Taken {
         (plane.number(there).await > 0).then_some(())
     })
     .await;
-    // All that was committed by then has been shown; the rest is lost with the process.
+    // Committed events have been shown by then; the rest is lost with the process.
     tokio::time::sleep(Duration::from_millis(200)).await;
     plane.kill(0);
     let killed = Instant::now();
@@ -54,7 +54,7 @@ async fn take_over_at(point: &str, input: &str, there: &'static str) -> Taken {
     seen.extend(heir.events(&turn, &after).await);
     assert!(killed.elapsed() < Duration::from_secs(15));
     assert_whole(&seen);
-    assert_eq!(seen, heir.events(&turn, "").await, "what was seen is replayed byte for byte");
+    assert_eq!(seen, heir.events(&turn, "").await, "seen events are replayed byte for byte");
     let record = heir.turn(&turn).await;
     assert_eq!((record.status(), record.attempts), (TurnStatus::Completed, 2), "{:?}", kinds(&seen));
     assert_eq!(count(&seen, "turn.started"), 1);
@@ -68,19 +68,19 @@ const DISPATCHED: &str = "SELECT count(*) FROM tool_calls WHERE state = 'dispatc
 const ASKED: &str = "SELECT count(*) FROM turn_events WHERE kind = 'text.delta'";
 
 #[tokio::test]
-async fn a_worker_that_dies_after_its_claim_is_followed() {
+async fn a_worker_killed_after_its_claim_is_replaced() {
     let taken = take_over_at("chat.turn.claimed", "say still here", CLAIMED).await;
     assert_eq!(visible_text(&taken.events).trim(), "still here");
 }
 
 #[tokio::test]
-async fn a_worker_that_dies_after_a_commit_of_the_journal_is_followed() {
+async fn a_worker_killed_after_a_journal_commit_is_replaced() {
     let taken = take_over_at("chat.journal.committed", "say still here", SPOKEN).await;
     assert_eq!(visible_text(&taken.events).trim(), "still here");
 }
 
 #[tokio::test]
-async fn a_call_that_was_intended_and_not_sent_is_made_once() {
+async fn an_intended_call_that_was_not_sent_is_made_once() {
     let taken = take_over_at("chat.tool.intended", "run make", INTENDED).await;
     assert_eq!(taken.plane.sandbox.ran().len(), 1);
     assert_eq!((count(&taken.events, "tool.call"), count(&taken.events, "tool.result")), (1, 1));
@@ -88,9 +88,9 @@ async fn a_call_that_was_intended_and_not_sent_is_made_once() {
 }
 
 #[tokio::test]
-async fn a_call_that_may_have_been_sent_is_resolved_before_it_is_made() {
+async fn a_call_that_may_have_been_sent_is_resolved_first() {
     let taken = take_over_at("chat.tool.dispatched", "run make", DISPATCHED).await;
-    // The call never arrived: its key is abandoned, and the call was made under the next key.
+    // It did not arrive: its key is abandoned, and the call was made under the next one.
     assert_eq!(taken.plane.sandbox.ran(), [format!("{}/1/1/2", taken.turn)]);
     assert_eq!((count(&taken.events, "tool.call"), count(&taken.events, "tool.result")), (1, 1));
 }
@@ -104,22 +104,22 @@ async fn a_call_that_ran_before_its_worker_died_is_adopted() {
 }
 
 #[tokio::test]
-async fn a_worker_that_dies_while_it_ends_the_turn_is_followed() {
+async fn a_worker_killed_while_ending_the_turn_is_replaced() {
     let mut taken = take_over_at("chat.turn.finishing", "say the end", ASKED).await;
-    // Its answer was visible and not stored, so it is void, and the step begins again.
+    // Its answer was visible but not stored, so it is void and the step starts again.
     assert_eq!(count(&taken.events, "reset"), 1);
     assert_eq!(visible_text(&taken.events).trim(), "the end");
     let messages = taken.heir.messages(&taken.session).await;
     assert_eq!(messages.len(), 2, "one answer is stored");
     assert_eq!(messages[1].text, visible_text(&taken.events));
-    // The lost attempt is settled as unknown, the other one with its usage.
+    // The lost attempt has unknown usage, the second one known usage.
     let unknown = taken.plane.number("SELECT count(*) FROM usage_ledger WHERE unknown").await;
     let settled = taken.plane.number("SELECT count(*) FROM usage_ledger").await;
     assert_eq!((unknown, settled), (1, 2));
 }
 
 #[tokio::test]
-async fn what_a_lost_worker_said_is_void_and_what_it_committed_stays() {
+async fn a_lost_workers_open_step_is_void_its_commits_stay() {
     failpoint::arm("").unwrap();
     let mut plane = Plane::start().await;
     let mut tenant = plane.tenant();
@@ -145,8 +145,8 @@ async fn what_a_lost_worker_said_is_void_and_what_it_committed_stays() {
 async fn a_replica_that_stops_hands_its_turns_over_at_once() {
     let mut plane = Plane::empty().await;
     for _ in 0..2 {
-        // Too long to claim the turn after an expired lease.
-        plane.add_replica(|config| config.worker.lease_ttl = Duration::from_secs(60)).await;
+        // So long that no worker can take the turn over by waiting for its lease.
+        plane.add_replica(|config| config.own.worker.lease_ttl = Duration::from_secs(60)).await;
     }
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
@@ -158,7 +158,7 @@ async fn a_replica_that_stops_hands_its_turns_over_at_once() {
         .await
         .unwrap();
     let stopped = Instant::now();
-    // Either replica runs it, and stopping an idle one has no effect: stop all but the last.
+    // Either replica may run the turn; if the second one does, this stop has no effect on it.
     let outcome = plane.stop(0).await;
     assert_eq!(outcome, Outcome::Clean);
     let mut other = plane.tenant_at(1, tenant.account);
@@ -167,33 +167,33 @@ async fn a_replica_that_stops_hands_its_turns_over_at_once() {
     assert!(stopped.elapsed() < Duration::from_secs(15));
     assert_whole(&other.events(&turn, "").await);
     let barren = plane.number("SELECT max(barren_claims)::bigint FROM turns").await;
-    assert!(barren <= 1, "handing over is no failure: {barren} ({owner})");
+    assert!(barren <= 1, "a handover is not a failure: {barren} ({owner})");
 }
 
 #[tokio::test]
-async fn a_turn_that_kills_its_workers_is_given_up() {
+async fn a_turn_that_kills_its_workers_fails() {
     failpoint::arm("chat.turn.claimed=sleep:600000@1").unwrap();
-    let mut plane = Plane::with(|config| config.worker.max_barren_claims = 1).await;
+    let mut plane = Plane::with(|config| config.own.worker.max_barren_claims = 1).await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
     let turn = tenant.say(&session, "say hi").await.turn_id;
     eventually("it is claimed", async || (plane.number(CLAIMED).await > 0).then_some(())).await;
     plane.kill(0);
-    let replica = plane.add_replica(|config| config.worker.max_barren_claims = 1).await;
+    let replica = plane.add_replica(|config| config.own.worker.max_barren_claims = 1).await;
     let mut heir = plane.tenant_at(replica, tenant.account);
     let record = heir.wait(&turn).await;
     assert_eq!((record.status(), record.cause.as_str()), (TurnStatus::Failed, "POISONED"));
     let next = heir.say(&session, "say next").await.turn_id;
-    assert_eq!(heir.wait(&next).await.status(), TurnStatus::Completed, "the session continues");
+    assert_eq!(heir.wait(&next).await.status(), TurnStatus::Completed, "the session takes turns again");
 }
 
 #[tokio::test]
-async fn a_slow_worker_continues_an_unclaimed_turn() {
-    // The only replica cannot renew in time: its lease expires again and again.
+async fn a_slow_worker_keeps_a_turn_that_was_not_taken_over() {
+    // It cannot renew in time: its lease expires again and again, and there is no other worker.
     let plane = Plane::with(|config| {
-        config.worker.lease_ttl = Duration::from_millis(200);
-        config.worker.renew_period = Duration::from_millis(100);
-        config.worker.max_running = 1;
+        config.own.worker.lease_ttl = Duration::from_millis(200);
+        config.own.worker.renew_period = Duration::from_millis(100);
+        config.own.worker.max_running = 1;
     })
     .await;
     let mut tenant = plane.tenant();
@@ -204,10 +204,10 @@ async fn a_slow_worker_continues_an_unclaimed_turn() {
 }
 
 #[tokio::test]
-async fn an_account_with_many_turns_leaves_room_for_another() {
+async fn one_accounts_turns_leave_slots_for_another() {
     let plane = Plane::with(|config| {
-        (config.worker.max_running, config.worker.max_running_per_account) = (3, 2);
-        config.worker.scan_period = Duration::from_millis(100);
+        (config.own.worker.max_running, config.own.worker.max_running_per_account) = (3, 2);
+        config.own.worker.scan_period = Duration::from_millis(100);
     })
     .await;
     let (mut busy, mut neighbour) = (plane.tenant(), plane.tenant());

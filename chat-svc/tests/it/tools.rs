@@ -1,4 +1,4 @@
-//! Tools: journaled before they are sent, effects at most once, in doubt when the outcome cannot be found.
+//! Tools: journaled before they are sent, executed at most once, in doubt if no service can tell.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use steward_proto::chat::v1::{CancelTurnRequest, MessageRole, TurnStatus};
 use crate::plane::{Plane, assert_whole, count, kinds, until, visible_text};
 
 #[tokio::test]
-async fn a_model_runs_a_command_and_answers_with_what_came_back() {
+async fn a_model_runs_a_command_and_answers_with_its_output() {
     let plane = Plane::start().await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
@@ -45,7 +45,7 @@ async fn every_built_in_tool_reaches_the_sandbox() {
         assert!(result["content"].as_str().unwrap().contains(part), "{result}");
         assert_eq!(events.last().unwrap().kind, "turn.completed");
     }
-    assert_eq!(plane.sandbox.ran().len(), 1, "only what changes something is keyed");
+    assert_eq!(plane.sandbox.ran().len(), 1, "only a call with an effect has a key");
 }
 
 #[tokio::test]
@@ -60,8 +60,8 @@ async fn steps_follow_each_other_until_the_model_answers() {
 }
 
 #[tokio::test]
-async fn a_turn_has_a_maximum_of_steps() {
-    let plane = Plane::with(|config| config.native.max_steps = 2).await;
+async fn a_turn_fails_at_its_step_limit() {
+    let plane = Plane::with(|config| config.own.native.max_steps = 2).await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
     let events = tenant.run(&session, "run one then run two then run three").await;
@@ -70,7 +70,7 @@ async fn a_turn_has_a_maximum_of_steps() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_asked_for_and_the_call_not_repeated() {
+async fn a_lost_answer_is_resolved_and_the_call_not_repeated() {
     let plane = Plane::start().await;
     plane.sandbox.lose_answers(true);
     let mut tenant = plane.tenant();
@@ -85,7 +85,7 @@ async fn a_lost_answer_is_asked_for_and_the_call_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_call_without_a_known_outcome_is_in_doubt_and_not_repeated() {
+async fn an_unresolved_call_is_in_doubt_and_not_repeated() {
     let plane = Plane::start().await;
     plane.sandbox.lose_answers(true);
     plane.sandbox.mute(true);
@@ -100,7 +100,7 @@ async fn a_call_without_a_known_outcome_is_in_doubt_and_not_repeated() {
 
 #[tokio::test]
 async fn a_call_that_still_runs_is_waited_for() {
-    let plane = Plane::with(|config| config.sandbox.resolve_patience = Duration::from_millis(100)).await;
+    let plane = Plane::with(|config| config.own.sandbox.resolve_timeout = Duration::from_millis(100)).await;
     plane.sandbox.commands_take(Duration::from_millis(800));
     plane.sandbox.lose_answers(true);
     let mut tenant = plane.tenant();
@@ -111,9 +111,9 @@ async fn a_call_that_still_runs_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_said_to_run_longer_than_it_may_is_in_doubt() {
+async fn a_call_still_running_after_its_timeout_is_in_doubt() {
     let plane = Plane::start().await;
-    plane.sandbox.stay_running();
+    plane.sandbox.run_endlessly();
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
     let events = tenant.run(&session, "write notes.txt abc").await;
@@ -121,13 +121,13 @@ async fn a_call_that_is_said_to_run_longer_than_it_may_is_in_doubt() {
     assert_eq!(result["in_doubt"], true, "{result}");
     assert_eq!(events.last().unwrap().kind, "turn.completed");
     assert_eq!(plane.sandbox.ran().len(), 1);
-    // Two seconds of retries, with a pause of 50 ms after every answer.
+    // For two seconds, with a pause of 50 ms after every answer.
     let asked = plane.sandbox.asked();
     assert!((2..=45).contains(&asked), "asked {asked} times");
 }
 
 #[tokio::test]
-async fn a_call_that_never_begins_is_retried_within_a_limit() {
+async fn a_call_that_never_starts_is_sent_again_a_few_times() {
     let plane = Plane::start().await;
     plane.sandbox.forget();
     let mut tenant = plane.tenant();
@@ -138,13 +138,13 @@ async fn a_call_that_never_begins_is_retried_within_a_limit() {
     assert!(result["content"].as_str().unwrap().contains("was not carried out"), "{result}");
     assert_eq!(events.last().unwrap().kind, "turn.completed");
     assert_eq!(plane.sandbox.ran().len(), 0);
-    // Two seconds of retries, with a pause of 50 ms after each.
+    // For two seconds, with a pause of 50 ms after each attempt.
     let asked = plane.sandbox.asked();
-    assert!((6..=45).contains(&asked), "retried {asked} times");
+    assert!((6..=45).contains(&asked), "resolved {asked} times");
 }
 
 #[tokio::test]
-async fn canceling_during_a_call_says_that_it_may_have_run() {
+async fn canceling_during_a_call_leaves_it_in_doubt() {
     let plane = Plane::start().await;
     plane.sandbox.swallow(true);
     let mut tenant = plane.tenant();
@@ -159,7 +159,7 @@ async fn canceling_during_a_call_says_that_it_may_have_run() {
     let tool = messages.iter().find(|message| message.role() == MessageRole::Tool).unwrap();
     let part = &tool.parts[0].fields["content"];
     assert!(format!("{part:?}").contains("may or may not have run"), "{part:?}");
-    // The next turn gets a history in which every call has a result.
+    // In the next turn's history, every call has its result.
     plane.sandbox.swallow(false);
     let next = tenant.say(&session, "say fine").await.turn_id;
     assert_eq!(tenant.wait(&next).await.status(), TurnStatus::Completed);

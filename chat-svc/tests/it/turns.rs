@@ -1,8 +1,8 @@
-//! Turns: their events, the session's input policy, cancel, deadlines, and the stored history.
+//! Turns: their events, the session's input policy, cancel, deadlines and messages.
 
 use std::time::Duration;
 
-use chat_svc::{Config, config::ModelSection};
+use chat_svc::{Config, testing::ModelSection};
 use futures::StreamExt;
 use steward_proto::chat::v1::{
     CancelTurnRequest, CreateTurnRequest, InputPolicy, ListTurnsRequest, MessageRole, RunTurnRequest,
@@ -14,7 +14,7 @@ use tonic::Code;
 use crate::plane::{Plane, all, assert_whole, count, eventually, keyed, kinds, until, visible_text};
 
 #[tokio::test]
-async fn a_turn_streams_its_events_and_is_remembered() {
+async fn a_turn_streams_its_events_and_stores_its_messages() {
     let plane = Plane::start().await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
@@ -37,7 +37,7 @@ async fn a_turn_streams_its_events_and_is_remembered() {
 }
 
 #[tokio::test]
-async fn a_model_is_given_what_was_said_before() {
+async fn a_model_reads_earlier_turns() {
     let plane = Plane::start().await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
@@ -47,7 +47,7 @@ async fn a_model_is_given_what_was_said_before() {
 }
 
 #[tokio::test]
-async fn a_repeated_request_makes_one_turn_and_replays_its_events() {
+async fn a_repeated_request_creates_one_turn() {
     let plane = Plane::start().await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
@@ -57,7 +57,7 @@ async fn a_repeated_request_makes_one_turn_and_replays_its_events() {
     assert_eq!(first, second, "byte for byte");
     assert_eq!(tenant.messages(&session).await.len(), 2);
     let other = CreateTurnRequest { session_id: session, input: "say once".to_owned() };
-    // Another method is another request, with any key.
+    // The same key of another method is another request.
     assert!(tenant.client.create_turn(keyed("k", other)).await.is_ok());
 }
 
@@ -76,7 +76,7 @@ async fn queued_inputs_run_one_after_the_other() {
     let texts: Vec<_> =
         tenant.messages(&session).await.iter().map(|message| message.text.trim().to_owned()).collect();
     let want: Vec<_> = (0..4).flat_map(|n| [format!("say number {n}"), format!("number {n}")]).collect();
-    assert_eq!(texts, want, "no answer overtook another");
+    assert_eq!(texts, want, "answers are in order");
     let listed = ListTurnsRequest { session_id: session, ..Default::default() };
     let listed = tenant.client.list_turns(listed).await.unwrap().into_inner().turns;
     turns.reverse();
@@ -84,7 +84,7 @@ async fn queued_inputs_run_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn a_session_that_rejects_takes_one_input_at_a_time() {
+async fn a_rejecting_session_takes_one_input_at_a_time() {
     let plane = Plane::start().await;
     let mut tenant = plane.tenant();
     let session = tenant.session_with(InputPolicy::Reject, "").await;
@@ -98,7 +98,7 @@ async fn a_session_that_rejects_takes_one_input_at_a_time() {
 }
 
 #[tokio::test]
-async fn an_interrupting_session_ends_its_turn_and_keeps_its_text() {
+async fn an_interrupted_turn_ends_and_keeps_its_text() {
     let plane = Plane::start().await;
     let mut tenant = plane.tenant();
     let session = tenant.session_with(InputPolicy::Interrupt, "").await;
@@ -113,15 +113,15 @@ async fn an_interrupting_session_ends_its_turn_and_keeps_its_text() {
     let messages = tenant.messages(&session).await;
     assert_eq!(messages.len(), 4);
     let whole = tenant.events(&first, "").await;
-    assert_eq!(messages[1].text, visible_text(&whole), "what clients saw is what is kept");
+    assert_eq!(messages[1].text, visible_text(&whole), "the visible text is stored");
     assert!(!messages[1].text.is_empty());
 }
 
 #[tokio::test]
-async fn a_full_queue_is_said_so() {
+async fn an_input_to_a_full_queue_is_refused() {
     let plane = Plane::with(|config| {
-        config.turns.max_open = 2;
-        config.worker.max_running = 0;
+        config.own.turns.max_open = 2;
+        config.own.worker.max_running = 0;
     })
     .await;
     let mut tenant = plane.tenant();
@@ -157,7 +157,7 @@ async fn canceling_keeps_the_text_and_stops_the_worker() {
     // No event follows the last one.
     tokio::time::sleep(Duration::from_millis(400)).await;
     assert_eq!(tenant.events(&turn, "").await, events);
-    // Repeating is no error; a turn that has its answer cannot be canceled.
+    // A second cancel is no error; a completed turn cannot be canceled.
     tenant.client.cancel_turn(CancelTurnRequest { turn_id: turn }).await.unwrap();
     let done = tenant.say(&session, "say done").await.turn_id;
     tenant.wait(&done).await;
@@ -167,7 +167,7 @@ async fn canceling_keeps_the_text_and_stops_the_worker() {
 
 #[tokio::test]
 async fn a_queued_turn_is_canceled_without_ever_running() {
-    let plane = Plane::with(|config| config.worker.max_running = 0).await;
+    let plane = Plane::with(|config| config.own.worker.max_running = 0).await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
     let turn = tenant.say(&session, "say hi").await.turn_id;
@@ -179,7 +179,7 @@ async fn a_queued_turn_is_canceled_without_ever_running() {
 
 #[tokio::test]
 async fn a_turn_fails_at_its_deadline() {
-    let plane = Plane::with(|config| config.turns.deadline = Duration::from_millis(500)).await;
+    let plane = Plane::with(|config| config.own.turns.deadline = Duration::from_millis(500)).await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
     let events = tenant.run(&session, "count to 1000 every 20ms").await;
@@ -190,11 +190,11 @@ async fn a_turn_fails_at_its_deadline() {
         (Some("turn.failed"), Some("DEADLINE_EXCEEDED"))
     );
     let messages = tenant.messages(&session).await;
-    assert_eq!(messages[1].text, visible_text(&events), "what it said is kept");
+    assert_eq!(messages[1].text, visible_text(&events), "the partial answer is stored");
 }
 
 #[tokio::test]
-async fn a_model_that_fails_before_it_speaks_is_asked_again_silently() {
+async fn a_model_that_fails_before_any_text_is_retried_silently() {
     let plane = Plane::start().await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
@@ -205,23 +205,23 @@ async fn a_model_that_fails_before_it_speaks_is_asked_again_silently() {
         (last["type"].as_str(), last["cause"].as_str()),
         (Some("turn.failed"), Some("MODEL_UNAVAILABLE"))
     );
-    assert_eq!(count(&events, "step.started"), 3, "once and two repeats");
+    assert_eq!(count(&events, "step.started"), 3, "one call and two retries");
     assert_eq!(count(&events, "usage"), 3, "each attempt is settled once");
     assert_eq!(count(&events, "reset"), 0);
     assert!(events.iter().filter(|e| e.kind == "usage").all(|e| e.json()["unknown"] == true));
 }
 
-/// Two models that fail alike; the second may or may not continue the first one's text.
+/// Two models that fail alike; `prefill` is whether the second one can continue the first one's text.
 fn two_models(prefill: bool) -> impl FnOnce(&mut Config) {
     move |config| {
         let demo = ModelSection::Demo { pace: Duration::from_millis(1), prefill: Some(prefill) };
-        config.models.insert("other".to_owned(), demo);
-        config.routes.insert("default".to_owned(), vec!["demo".to_owned(), "other".to_owned()]);
+        config.own.models.insert("other".to_owned(), demo);
+        config.own.routes.insert("default".to_owned(), vec!["demo".to_owned(), "other".to_owned()]);
     }
 }
 
 #[tokio::test]
-async fn a_model_that_breaks_off_after_it_spoke_voids_what_it_said() {
+async fn the_text_of_a_model_that_breaks_off_is_void() {
     let plane = Plane::with(two_models(false)).await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
@@ -235,11 +235,11 @@ async fn a_model_that_breaks_off_after_it_spoke_voids_what_it_said() {
     assert_eq!(events.last().unwrap().json()["cause"], "MODEL_STREAM_CUT");
     assert_eq!(count(&events, "usage"), 2, "each attempt is settled once");
     let messages = tenant.messages(&session).await;
-    assert_eq!(messages[1].text, visible_text(&events), "only what is not void is kept");
+    assert_eq!(messages[1].text, visible_text(&events), "only valid text is stored");
 }
 
 #[tokio::test]
-async fn a_model_with_prefill_continues_the_text_of_another() {
+async fn a_model_with_prefill_continues_anothers_text() {
     let plane = Plane::with(two_models(true)).await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
@@ -258,7 +258,7 @@ async fn a_model_with_prefill_continues_the_text_of_another() {
 }
 
 #[tokio::test]
-async fn a_model_that_says_nothing_has_failed() {
+async fn an_empty_answer_is_a_failure() {
     let plane = Plane::start().await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
@@ -268,8 +268,8 @@ async fn a_model_that_says_nothing_has_failed() {
 }
 
 #[tokio::test]
-async fn a_model_that_falls_silent_is_given_up() {
-    let plane = Plane::with(|config| config.native.progress_timeout = Duration::from_millis(300)).await;
+async fn a_silent_model_is_a_failure() {
+    let plane = Plane::with(|config| config.own.native.progress_timeout = Duration::from_millis(300)).await;
     let mut tenant = plane.tenant();
     let session = tenant.session().await;
     let events = tenant.run(&session, "fail stall after 2 words").await;
@@ -277,12 +277,12 @@ async fn a_model_that_falls_silent_is_given_up() {
 }
 
 #[tokio::test]
-async fn without_redis_turns_complete() {
+async fn turns_run_without_redis() {
     let mut plane = Plane::empty().await;
-    // A closed port.
+    // There is no Redis at this address.
     let nowhere = "redis://127.0.0.1:9/";
     for _ in 0..2 {
-        plane.add_replica(|config| config.redis.url = nowhere.to_owned().into()).await;
+        plane.add_replica(|config| config.base.redis.url = nowhere.to_owned().into()).await;
     }
     let mut here = plane.tenant();
     let session = here.session().await;
@@ -294,7 +294,7 @@ async fn without_redis_turns_complete() {
 }
 
 #[tokio::test]
-async fn an_operator_or_a_bare_service_has_no_sessions() {
+async fn a_service_without_an_account_has_no_sessions() {
     let plane = Plane::start().await;
     let caller = plane.stating(Principal::service("registry-svc", None));
     let mut client = steward_proto::chat::v1::chat_service_client::ChatServiceClient::new(caller);

@@ -47,7 +47,7 @@ macro_rules! serve {
 pub(crate) fn run(args: &Args) -> ExitCode {
     match args.service {
         Service::Gateway => serve!(gateway::run, args),
-        Service::Chat => serve!(chat_svc::start, args),
+        Service::Chat => serve(args, chat_svc::start),
         Service::Sandbox => serve(args, sandbox_svc::start),
         Service::Registry => serve(args, registry_svc::start),
         Service::Purge => serve(args, purge_svc::start),

@@ -43,7 +43,7 @@ fn every_event() -> Vec<TurnEvent> {
 }
 
 #[test]
-fn every_event_says_its_kind_first_and_reads_back() {
+fn every_payload_starts_with_its_kind_and_parses_back() {
     for event in every_event() {
         let payload = String::from_utf8(event.payload()).unwrap();
         assert!(payload.starts_with(&format!("{{\"type\":\"{}\"", event.kind())), "{payload}");
@@ -59,12 +59,12 @@ fn only_the_three_endings_are_final() {
 }
 
 #[test]
-fn an_answer_without_a_message_is_no_ending() {
+fn a_completed_turn_needs_a_message() {
     assert_eq!(TurnEvent::ending(Ending::Completed, None, "end_turn", 1), None);
 }
 
 #[test]
-fn adjacent_deltas_of_one_step_merge_and_others_do_not() {
+fn only_adjacent_deltas_of_one_step_merge() {
     let mut event = text(1, "a");
     assert_eq!(event.merge(text(1, "b")), Ok(()));
     assert_eq!(event, text(1, "ab"));
@@ -82,7 +82,7 @@ fn stored(events: &[TurnEvent]) -> Vec<StoredEvent> {
 }
 
 #[test]
-fn an_open_step_is_what_was_said_since_its_start_or_its_reset() {
+fn an_open_step_holds_the_text_since_its_start_or_reset() {
     let start = |step, attempt| TurnEvent::StepStarted { step, attempt, model: "demo".into() };
     let mut events =
         vec![TurnEvent::TurnStarted { attempt: 1 }, start(1, 1), text(1, "one"), text(1, " two")];
@@ -102,7 +102,7 @@ fn an_open_step_is_what_was_said_since_its_start_or_its_reset() {
 }
 
 #[test]
-fn a_try_is_settled_by_its_own_usage_alone() {
+fn an_attempt_is_settled_by_its_own_usage_only() {
     let start = |attempt| TurnEvent::StepStarted { step: 1, attempt, model: "demo".into() };
     let usage = |attempt| TurnEvent::Usage {
         step: 1,

@@ -1,9 +1,8 @@
-//! The clocks of a model call: pure deadlines, the time comes in.
+//! The clocks of a model call, without I/O: the time comes in.
 //!
-//! Three of them start anew with what the upstream sends, each with less of it: *bytes* with anything at all
-//! (keep-alives included: somebody holds the connection), *liveness* with any event (the upstream works),
-//! *progress* with content, reasoning and tool calls alone (the model gets on). The *deadline* is the turn's and
-//! moves for nobody. A turn that waits for a person has no model call, so no clock runs then.
+//! What the upstream sends restarts three of them: any byte restarts *bytes* (a keep-alive shows that the
+//! connection is open), any event restarts *liveness* (the upstream works), and only content, reasoning and
+//! tool calls restart *progress* (the model advances). The *deadline* is the turn's and does not move.
 
 use std::{
     fmt,
@@ -12,23 +11,20 @@ use std::{
 
 use super::event::{ModelEvent, Pulse};
 
-/// Which clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Clock {
+pub(crate) enum Clock {
     /// Since the last byte.
     Bytes,
     /// Since the last event.
     Liveness,
     /// Since the last content, reasoning or tool call.
     Progress,
-    /// The turn's own end.
+    /// Until the turn's deadline.
     Deadline,
 }
 
 impl Clock {
-    /// Its name in errors and logs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Bytes => "bytes",
             Self::Liveness => "liveness",
@@ -44,9 +40,8 @@ impl fmt::Display for Clock {
     }
 }
 
-/// How long each clock lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClockLimits {
+pub(crate) struct ClockLimits {
     /// Longest time without a byte.
     pub bytes: Duration,
     /// Longest time without an event.
@@ -62,9 +57,8 @@ impl Default for ClockLimits {
     }
 }
 
-/// The clocks of one call.
 #[derive(Debug, Clone, Copy)]
-pub struct Clocks {
+pub(crate) struct Clocks {
     limits: ClockLimits,
     bytes_at: Instant,
     event_at: Instant,
@@ -75,24 +69,21 @@ pub struct Clocks {
 /// A clock ran out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{clock} clock ran out after {idle:?}, last progress {since_progress:?} ago")]
-pub struct Firing {
-    /// Which one.
+pub(crate) struct Firing {
     pub clock: Clock,
-    /// How long it ran without being started anew; past the turn's end, by how much.
+    /// Time since the clock was last restarted; for the deadline, time since it passed.
     pub idle: Duration,
-    /// Time since the last progress.
     pub since_progress: Duration,
 }
 
 impl Clocks {
-    /// Clocks that start `now`, for a turn that ends at `deadline`.
-    #[must_use]
-    pub const fn start(limits: ClockLimits, deadline: Instant, now: Instant) -> Self {
+    /// Starts the clocks `now`, for a turn with this `deadline`.
+    pub(crate) const fn start(limits: ClockLimits, deadline: Instant, now: Instant) -> Self {
         Self { limits, bytes_at: now, event_at: now, progress_at: now, deadline }
     }
 
-    /// An event came `now`.
-    pub const fn note(&mut self, event: &ModelEvent, now: Instant) {
+    /// Restarts the clocks that `event` restarts.
+    pub(crate) const fn note(&mut self, event: &ModelEvent, now: Instant) {
         self.bytes_at = now;
         match event {
             ModelEvent::Pulse(Pulse::Bytes) => {}
@@ -110,15 +101,13 @@ impl Clocks {
     }
 
     /// The first instant at which a clock runs out.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Instant {
+    pub(crate) fn poll_timeout(&self) -> Instant {
         let [bytes, liveness, progress] = self.ends().map(|(_, end, _)| end);
         bytes.min(liveness).min(progress).min(self.deadline)
     }
 
-    /// The clock that has run out by `now`; of several, the one that ran out first.
-    #[must_use]
-    pub fn fired(&self, now: Instant) -> Option<Firing> {
+    /// The clock that has run out by `now`; of several, the first.
+    pub(crate) fn fired(&self, now: Instant) -> Option<Firing> {
         self.ends()
             .into_iter()
             .chain([(Clock::Deadline, self.deadline, self.deadline)])

@@ -29,7 +29,7 @@ fn call(id: &str) -> ModelEvent {
 
 const DONE: ModelEvent = ModelEvent::Finish(FinishReason::EndTurn);
 
-/// Feeds events at one instant: what was shown, and how it ended.
+/// Feeds events at one instant; returns the shown events and the step's result.
 fn run(events: impl IntoIterator<Item = ModelEvent>) -> (Vec<TurnEvent>, Result<StepRecord, StepError>) {
     let now = Instant::now();
     let mut step = step_at(now);
@@ -44,7 +44,7 @@ fn run(events: impl IntoIterator<Item = ModelEvent>) -> (Vec<TurnEvent>, Result<
 }
 
 #[test]
-fn text_and_reasoning_are_shown_as_they_come_and_kept_as_whole_parts() {
+fn text_and_reasoning_are_shown_as_deltas_and_kept_as_parts() {
     let usage = Usage { input_tokens: Some(3), ..Usage::default() };
     let (shown, end) =
         run([reasoning("hm"), reasoning("m"), text("Hel"), text("lo"), DONE, ModelEvent::Usage(usage)]);
@@ -59,23 +59,23 @@ fn text_and_reasoning_are_shown_as_they_come_and_kept_as_whole_parts() {
 }
 
 #[test]
-fn a_tool_call_is_recorded_and_not_shown() {
+fn a_tool_call_is_recorded_but_not_shown() {
     let (shown, end) =
         run([text("Let me see."), ModelEvent::ToolCallDelta { bytes: 4 }, call("a"), call("b"), DONE]);
     assert_eq!(shown.len(), 1);
     let record = end.unwrap();
     assert_eq!(record.message.tool_calls().count(), 2);
-    assert_eq!(record.finish, FinishReason::ToolUse, "calls are to be run, whatever the upstream called it");
+    assert_eq!(record.finish, FinishReason::ToolUse, "the calls decide, not the upstream's reason");
 }
 
 #[test]
-fn a_finish_that_promises_tool_calls_and_has_none_is_an_ordinary_end() {
+fn a_tool_use_finish_without_calls_is_an_end_of_turn() {
     let (_, end) = run([text("done"), ModelEvent::Finish(FinishReason::ToolUse)]);
     assert_eq!(end.unwrap().finish, FinishReason::EndTurn);
 }
 
 #[test]
-fn what_ends_badly_says_how() {
+fn every_bad_end_has_its_error() {
     let malformed = StepError::Malformed("something follows the end of the message");
     let twice = StepError::Malformed("a tool call's id is missing or used twice");
     let table: [(&str, Vec<ModelEvent>, StepError); 7] = [
@@ -96,7 +96,7 @@ fn what_ends_badly_says_how() {
 }
 
 #[test]
-fn an_answer_without_end_is_stopped() {
+fn an_endless_answer_is_stopped() {
     let chunk = "x".repeat(1024 * 1024);
     let (_, end) = run((0..9).map(|_| text(&chunk)));
     assert_eq!(end.unwrap_err().class(), Some(FailureClass::Malformed));
@@ -105,7 +105,7 @@ fn an_answer_without_end_is_stopped() {
 }
 
 #[test]
-fn a_spliced_step_goes_on_from_the_text_it_keeps() {
+fn a_spliced_step_continues_the_kept_text() {
     let now = Instant::now();
     let mut step = Step::new(1, "The answer ".into(), Clocks::start(LIMITS, now + SECOND, now));
     step.handle(text("is 42"), now).unwrap();
@@ -118,19 +118,9 @@ fn a_spliced_step_goes_on_from_the_text_it_keeps() {
 }
 
 #[test]
-fn what_was_shown_outlives_a_failure_and_uncommitted_calls_do_not() {
-    let now = Instant::now();
-    let mut step = step_at(now);
-    step.handle(text("half"), now).unwrap();
-    step.handle(call("a"), now).unwrap();
-    step.handle(call("a"), now).unwrap_err();
-    assert_eq!(step.partial(), [Part::Text { text: "half".into() }]);
-}
-
-#[test]
-fn each_clock_starts_anew_with_its_own_kind_of_sign() {
+fn each_clock_restarts_with_its_own_kind_of_event() {
     let start = Instant::now();
-    // An event at second 9, then silence: which clock fires, and when.
+    // One event at second 9, then silence: which clock fires, and when.
     let table = [
         (ModelEvent::Pulse(Pulse::Bytes), Clock::Bytes, 19),
         (ModelEvent::Pulse(Pulse::Event), Clock::Bytes, 19),
@@ -143,7 +133,7 @@ fn each_clock_starts_anew_with_its_own_kind_of_sign() {
         assert_eq!(step.fired(start + at * SECOND - Duration::from_millis(1)), None);
         assert_eq!(step.fired(start + at * SECOND).unwrap().clock, clock);
     }
-    // The same sign every 9 seconds for ever: bytes never fires, another one does.
+    // The same event every 9 seconds without end: the bytes clock never fires, another one does.
     let endless = [
         (ModelEvent::Pulse(Pulse::Bytes), Clock::Liveness, 27),
         (ModelEvent::Pulse(Pulse::Event), Clock::Progress, 36),
@@ -163,13 +153,13 @@ fn each_clock_starts_anew_with_its_own_kind_of_sign() {
         assert_eq!(
             error.class().is_none(),
             clock == Clock::Deadline,
-            "the turn's own end is no model's failure"
+            "the turn's deadline is not a failure of the model"
         );
     }
 }
 
 #[test]
-fn a_firing_names_the_clock_and_the_last_progress() {
+fn a_firing_names_its_clock_and_the_last_progress() {
     let start = Instant::now();
     let mut step = step_at(start);
     step.handle(text("a"), start + 2 * SECOND).unwrap();
@@ -184,7 +174,8 @@ fn any_event() -> impl Strategy<Value = ModelEvent> {
         2 => "[a-z ]{1,8}".prop_map(ModelEvent::ReasoningDelta),
         1 => (1..100_usize).prop_map(|bytes| ModelEvent::ToolCallDelta { bytes }),
         1 => any::<u16>().prop_map(|id| call(&id.to_string())),
-        1 => any::<Option<u64>>().prop_map(|n| ModelEvent::Usage(Usage { output_tokens: n, ..Usage::default() })),
+        1 => any::<Option<u64>>()
+            .prop_map(|n| ModelEvent::Usage(Usage { output_tokens: n, ..Usage::default() })),
         1 => Just(ModelEvent::Pulse(Pulse::Bytes)),
     ]
 }
@@ -194,7 +185,11 @@ proptest! {
     fn the_record_is_what_was_shown(events in proptest::collection::vec(any_event(), 0..40)) {
         let (shown, end) = run(events.into_iter().chain([DONE]));
         if let Ok(record) = end {
-            let text: String = shown.iter().filter_map(|e| match e { TurnEvent::TextDelta { text, .. } => Some(text.as_str()), _ => None }).collect();
+            let text = |event: &TurnEvent| match event {
+                TurnEvent::TextDelta { text, .. } => Some(text.clone()),
+                _ => None,
+            };
+            let text: String = shown.iter().filter_map(text).collect();
             prop_assert_eq!(record.message.text(), text);
             let neighbours = record.message.parts.windows(2).any(|pair| matches!(
                 pair,
@@ -206,7 +201,9 @@ proptest! {
     }
 
     #[test]
-    fn no_clock_fires_before_the_timeout_it_announced(gaps in proptest::collection::vec((0_u64..12_000, any_event()), 1..40)) {
+    fn no_clock_fires_before_the_timeout_it_announced(
+        gaps in proptest::collection::vec((0_u64..12_000, any_event()), 1..40),
+    ) {
         let start = Instant::now();
         let mut step = step_at(start);
         let mut now = start;

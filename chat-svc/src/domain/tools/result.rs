@@ -1,118 +1,102 @@
-//! What a model reads as the result of a call: bounded text that says what is missing from it.
+//! Results of calls as text for the model: bounded, and explicit about what was left out.
 
 use std::{fmt::Write as _, time::Duration};
 
 use super::BadCall;
 
-/// Longest result, bytes. About 12,000 tokens: enough to work with, not enough to fill a context.
-pub const MAX_RESULT_BYTES: usize = 48 * 1024;
+/// Maximum bytes of a result: about 12,000 tokens, a fraction of a model's context.
+pub(crate) const MAX_RESULT_BYTES: usize = 48 * 1024;
 
-/// Room for what stands around the bounded output: exit codes, markers, headings.
+/// Bytes kept free for exit codes, markers and headings around the output.
 const FRAME_BYTES: usize = 512;
 
-/// What became of a call.
+/// Result of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// A command ran.
+pub(crate) enum Outcome {
     Exec(ExecResult),
     /// A file was read.
     Read {
-        /// Its bytes.
         content: Vec<u8>,
     },
     /// A file was written.
     Wrote {
-        /// Where.
         path: String,
-        /// How much.
         bytes: usize,
     },
-    /// A directory was listed.
+    /// A directory was listed; `truncated` if it has more entries.
     Listed {
-        /// Its entries, by name.
         entries: Vec<Entry>,
-        /// Whether there were more.
         truncated: bool,
     },
-    /// The call was refused before it was made.
+    /// The call was refused before it was sent.
     Refused(BadCall),
-    /// It failed; the text is fit for the model and the user.
+    /// The call failed; the model and the user may read the text.
     Failed {
-        /// Why.
         message: String,
     },
-    /// It may or may not have run: whoever ran it was lost, and nobody can say.
+    /// The call may or may not have run, and no service can tell.
     InDoubt,
 }
 
-/// What a command left behind.
+/// Result of a command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ExecResult {
-    /// Exit code; 128 + signal if killed.
+pub(crate) struct ExecResult {
+    /// 128 + signal if the command was killed.
     pub exit_code: i32,
-    /// Standard output.
     pub stdout: String,
-    /// Standard error.
     pub stderr: String,
-    /// Whether there was more of either than was kept.
+    /// Whether the guest kept only a part of either stream.
     pub truncated: bool,
-    /// The limit at which it was killed, if it was.
+    /// The timeout at which the guest killed the command, if it did.
     pub timed_out: Option<Duration>,
 }
 
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Its name.
+pub(crate) struct Entry {
     pub name: String,
-    /// Its kind.
     pub kind: EntryKind,
-    /// Its size.
     pub bytes: u64,
 }
 
-/// Kind of a directory entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EntryKind {
-    /// Regular file.
+pub(crate) enum EntryKind {
     File,
-    /// Directory.
     Directory,
-    /// Symbolic link.
     Symlink,
-    /// Anything else.
     Other,
 }
 
 /// A result as the model reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rendered {
-    /// The text, at most [`MAX_RESULT_BYTES`].
+pub(crate) struct Rendered {
     pub content: String,
-    /// Whether the call failed, or may have.
+    /// Whether the call failed, or may have failed.
     pub is_error: bool,
-    /// Whether it may or may not have run.
+    /// Whether the call may or may not have run.
     pub in_doubt: bool,
 }
 
 impl Outcome {
-    /// The text for the model.
-    #[must_use]
-    pub fn render(&self) -> Rendered {
+    /// Renders the text for the model.
+    pub(crate) fn render(&self) -> Rendered {
         let (content, is_error) = match self {
             Self::Exec(result) => (exec(result), result.exit_code != 0 || result.timed_out.is_some()),
             Self::Read { content } => match std::str::from_utf8(content) {
                 Ok("") => ("(the file is empty)".to_owned(), false),
                 Ok(text) => (bounded(text, MAX_RESULT_BYTES - FRAME_BYTES), false),
-                Err(_) => (format!("The file is not text: {} bytes that are not UTF-8.", content.len()), true),
+                Err(_) => {
+                    (format!("The file is not text: {} bytes that are not UTF-8.", content.len()), true)
+                }
             },
             Self::Wrote { path, bytes } => (format!("Wrote {bytes} bytes to {path}."), false),
             Self::Listed { entries, truncated } => (listing(entries, *truncated), false),
             Self::Refused(bad) => (bad.to_string(), true),
             Self::Failed { message } => (bounded(message, MAX_RESULT_BYTES - FRAME_BYTES), true),
             Self::InDoubt => (
-                "This call may or may not have run: the connection to the sandbox was lost while it was being \
-                 made, and it was not made again. Look at the state it would have changed before you repeat it."
+                "This call may or may not have run: the connection to the sandbox was lost while it was \
+                 being made, and it was not made again. Look at the state it would have changed before you \
+                 repeat it."
                     .to_owned(),
                 true,
             ),
@@ -122,7 +106,7 @@ impl Outcome {
 }
 
 fn exec(result: &ExecResult) -> String {
-    // What one stream does not need, the other may have.
+    // Each stream gets half, and the room that the other does not need.
     let room = MAX_RESULT_BYTES - FRAME_BYTES;
     let half = room / 2;
     let stderr_room = half.max(room.saturating_sub(result.stdout.len()));
@@ -174,8 +158,8 @@ fn listing(entries: &[Entry], truncated: bool) -> String {
     text
 }
 
-/// Keeps the beginning and the end of a text that is too long: errors stand at the end of an output, what they
-/// are about at the beginning.
+/// Keeps the beginning and the end of a text that is too long: errors are at the end of an output, their
+/// context at the beginning.
 fn bounded(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();

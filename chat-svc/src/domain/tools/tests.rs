@@ -1,25 +1,29 @@
 use proptest::prelude::*;
 
-use super::*;
+use super::{result::MAX_RESULT_BYTES, *};
 
 fn call(name: &str, arguments: &Value) -> ToolCall {
     ToolCall { id: "c1".into(), name: name.into(), arguments: arguments.to_string() }
 }
 
 #[test]
-fn every_tool_reads_its_own_call() {
-    let shell = |timeout| BuiltIn::Shell { command: "ls".into(), timeout };
+fn every_tool_parses_its_own_call() {
+    let shell = |timeout| BuiltIn::Act(ActTool::Shell { command: "ls".into(), timeout });
+    let list = |path: &str| BuiltIn::Read(ReadTool::ListFiles { path: path.into() });
     let table = [
         (call("shell", &json!({"command": "ls"})), shell(DEFAULT_TIMEOUT)),
         (call("shell", &json!({"command": "ls", "timeout_seconds": 5})), shell(Duration::from_secs(5))),
         (call("shell", &json!({"command": "ls", "timeout_seconds": null})), shell(DEFAULT_TIMEOUT)),
-        (call("read_file", &json!({"path": "a.txt"})), BuiltIn::ReadFile { path: "a.txt".into() }),
+        (
+            call("read_file", &json!({"path": "a.txt"})),
+            BuiltIn::Read(ReadTool::ReadFile { path: "a.txt".into() }),
+        ),
         (
             call("write_file", &json!({"path": "a", "content": ""})),
-            BuiltIn::WriteFile { path: "a".into(), content: String::new() },
+            BuiltIn::Act(ActTool::WriteFile { path: "a".into(), content: String::new() }),
         ),
-        (call("list_files", &json!({})), BuiltIn::ListFiles { path: String::new() }),
-        (call("list_files", &json!({"path": "/tmp"})), BuiltIn::ListFiles { path: "/tmp".into() }),
+        (call("list_files", &json!({})), list("")),
+        (call("list_files", &json!({"path": "/tmp"})), list("/tmp")),
     ];
     for (call, read) in table {
         assert_eq!(BuiltIn::parse(&call).unwrap(), read);
@@ -27,7 +31,7 @@ fn every_tool_reads_its_own_call() {
 }
 
 #[test]
-fn a_wrong_call_is_answered_with_a_sentence_the_model_can_act_on() {
+fn a_wrong_call_gets_a_sentence_the_model_can_act_on() {
     let again = "Correct the arguments and call it again.";
     let long = "x".repeat(MAX_COMMAND_BYTES + 1);
     let table = [
@@ -58,7 +62,7 @@ fn a_wrong_call_is_answered_with_a_sentence_the_model_can_act_on() {
 }
 
 #[test]
-fn specs_and_parser_agree_on_names_arguments_and_what_is_required() {
+fn specs_and_parser_agree_on_names_and_required_arguments() {
     let specs = specs();
     assert_eq!(specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>(), NAMES);
     for spec in specs {
@@ -83,8 +87,9 @@ fn specs_and_parser_agree_on_names_arguments_and_what_is_required() {
 }
 
 #[test]
-fn only_what_reads_may_be_repeated() {
-    let read_only = |name, arguments| BuiltIn::parse(&call(name, &arguments)).unwrap().is_read_only();
+fn only_reading_tools_may_be_repeated() {
+    let read_only =
+        |name, arguments| matches!(BuiltIn::parse(&call(name, &arguments)).unwrap(), BuiltIn::Read(_));
     assert!(read_only("read_file", json!({"path": "a"})) && read_only("list_files", json!({})));
     assert!(!read_only("shell", json!({"command": "a"})));
     assert!(!read_only("write_file", json!({"path": "a", "content": "b"})));
@@ -107,7 +112,7 @@ fn a_command_reads_back_with_its_exit_code_and_both_streams() {
 }
 
 #[test]
-fn a_long_output_keeps_its_beginning_and_its_end_and_says_what_is_gone() {
+fn a_long_output_keeps_both_ends_and_says_what_is_left_out() {
     let stdout = format!("begin{}end", "é".repeat(MAX_RESULT_BYTES));
     let text =
         Outcome::Exec(ExecResult { stdout, truncated: true, ..ExecResult::default() }).render().content;
@@ -117,7 +122,7 @@ fn a_long_output_keeps_its_beginning_and_its_end_and_says_what_is_gone() {
 }
 
 #[test]
-fn a_loud_stream_does_not_silence_the_other() {
+fn a_long_stream_leaves_room_for_the_other() {
     let loud = "x".repeat(MAX_RESULT_BYTES * 2);
     let result = ExecResult { stdout: loud.clone(), stderr: "the reason".into(), ..ExecResult::default() };
     let text = Outcome::Exec(result).render().content;
@@ -164,15 +169,18 @@ fn a_call_in_doubt_says_so() {
 
 proptest! {
     #[test]
-    fn no_result_is_longer_than_it_may_be(stdout in "\\PC{0,3}", stderr in "\\PC{0,3}", times in 0..60_000_usize) {
-        let result = ExecResult { stdout: stdout.repeat(times), stderr: stderr.repeat(times), ..ExecResult::default() };
+    fn no_result_exceeds_its_maximum(stdout in "\\PC{0,3}", stderr in "\\PC{0,3}", times in 0..60_000_usize) {
+        let (long, stderr) = (stdout.repeat(times), stderr.repeat(times));
+        let result = ExecResult { stdout: long, stderr, ..ExecResult::default() };
         prop_assert!(Outcome::Exec(result).render().content.len() <= MAX_RESULT_BYTES);
         let read = Outcome::Read { content: stdout.repeat(times).into_bytes() };
         prop_assert!(read.render().content.len() <= MAX_RESULT_BYTES);
     }
 
     #[test]
-    fn no_arguments_make_the_parser_fail_otherwise_than_with_an_error(name in "shell|read_file|write_file|list_files|x", arguments in "\\PC*") {
+    fn no_arguments_make_the_parser_panic(
+        name in "shell|read_file|write_file|list_files|x", arguments in "\\PC*",
+    ) {
         let _parsed = BuiltIn::parse(&ToolCall { id: "c".into(), name, arguments });
     }
 }

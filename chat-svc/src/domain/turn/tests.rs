@@ -10,12 +10,20 @@ fn standing(status: TurnStatus) -> Standing {
         epoch: 3,
         generation: 7,
         attempts: 2,
-        barren_claims: 2,
+        no_progress_claims: 2,
         started_at: None,
         ended_at: None,
         deadline_at: NOW + TimeDelta::seconds(60),
     }
 }
+
+const STATUSES: [TurnStatus; 5] = [
+    TurnStatus::Queued,
+    TurnStatus::Running,
+    TurnStatus::Completed,
+    TurnStatus::Failed,
+    TurnStatus::Canceled,
+];
 
 const INPUTS: [Input; 9] = [
     Input::Claim,
@@ -29,7 +37,7 @@ const INPUTS: [Input; 9] = [
     Input::Cancel(CancelCause::Erased),
 ];
 
-/// Status, and change of epoch, attempts and barren claims, after each input; `None` = refused.
+/// Status, and change of epoch, attempts and claims without progress, after each input; `None` = refused.
 fn expected(from: TurnStatus, input: Input) -> Option<(TurnStatus, i64, i32, i32)> {
     use TurnStatus::{Canceled, Completed, Failed, Queued, Running};
     match (from, input) {
@@ -48,19 +56,19 @@ fn expected(from: TurnStatus, input: Input) -> Option<(TurnStatus, i64, i32, i32
 }
 
 #[test]
-fn every_status_takes_or_refuses_every_input_as_the_table_says() {
-    for from in TurnStatus::ALL {
+fn every_status_takes_or_refuses_every_input() {
+    for from in STATUSES {
         for input in INPUTS {
             let before = standing(from);
             match (next(&before, input, NOW), expected(from, input)) {
-                (Ok(after), Some((status, epoch, attempts, barren))) => {
+                (Ok(after), Some((status, epoch, attempts, no_progress))) => {
                     let change = (
                         after.status,
                         after.epoch - before.epoch,
                         after.attempts - before.attempts,
-                        after.barren_claims - before.barren_claims,
+                        after.no_progress_claims - before.no_progress_claims,
                     );
-                    assert_eq!(change, (status, epoch, attempts, barren), "{from:?} {input:?}");
+                    assert_eq!(change, (status, epoch, attempts, no_progress), "{from:?} {input:?}");
                     assert_eq!(after.generation, before.generation + 1, "{from:?} {input:?}");
                     assert_eq!(after.ended_at.is_some(), status.is_final(), "{from:?} {input:?}");
                     assert_eq!(after.deadline_at, before.deadline_at, "a deadline never moves");
@@ -73,15 +81,15 @@ fn every_status_takes_or_refuses_every_input_as_the_table_says() {
 }
 
 #[test]
-fn the_first_claim_is_when_a_turn_started() {
+fn the_first_claim_sets_started_at() {
     let first = next(&standing(TurnStatus::Queued), Input::Claim, NOW).unwrap();
     let later = next(&first, Input::Claim, NOW + TimeDelta::seconds(9)).unwrap();
     assert_eq!((first.started_at, later.started_at), (Some(NOW), Some(NOW)));
 }
 
 #[test]
-fn the_claim_after_five_barren_ones_is_refused_and_handing_over_is_not_barren() {
-    let mut turn = Standing { barren_claims: 0, ..standing(TurnStatus::Queued) };
+fn the_sixth_claim_without_progress_is_refused() {
+    let mut turn = Standing { no_progress_claims: 0, ..standing(TurnStatus::Queued) };
     for _ in 0..5 {
         turn = next(&turn, Input::Claim, NOW).unwrap();
         assert_eq!(refuse_claim(&turn, 5, NOW), None);

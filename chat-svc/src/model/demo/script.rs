@@ -1,4 +1,4 @@
-//! What the demo model says to a conversation, decided as a whole before the first word.
+//! The demo model's answer to a conversation, computed before its first word is sent.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::model::model_client::{
     Detail, FinishReason, Message, ModelError, ModelEvent, ModelRequest, Part, Pulse, Role, ToolCall, Usage,
 };
 
-/// Most numbers it counts to.
+/// Largest number it counts to.
 const COUNT_MAX: u64 = 100_000;
 /// Longest pause between two numbers.
 const PACE_MAX: Duration = Duration::from_secs(60);
@@ -101,13 +101,12 @@ impl Script {
 
 /// A conversation as the demo model reads it.
 struct Conversation<'a> {
-    /// What the user said before, oldest first.
+    /// Earlier inputs, oldest first.
     earlier: Vec<String>,
-    /// What the user says now.
     input: String,
-    /// Results that came since.
+    /// Tool results since the newest input.
     results: Vec<&'a Part>,
-    /// Rounds of tool calls since the input.
+    /// Rounds of tool calls since the newest input.
     rounds: usize,
     request: &'a ModelRequest,
 }
@@ -197,18 +196,18 @@ impl<'a> Conversation<'a> {
     fn fallback(&self) -> Answer {
         let said = if self.input.is_empty() { "nothing".to_owned() } else { format!("\"{}\"", self.input) };
         Answer::Text(format!(
-            "You said {said}. I am Steward's demo model: no key, no network, always the same answer. Try \"run \
-             uname -a\", \"write note.txt hello\", \"read note.txt\", \"list\", \"count to 10 slowly\", \"think \
-             about rain\" or \"what did I say?\"."
+            "You said {said}. I am Steward's demo model: no key, no network, always the same answer. Try \
+             \"run uname -a\", \"write note.txt hello\", \"read note.txt\", \"list\", \
+             \"count to 10 slowly\", \"think about rain\" or \"what did I say?\"."
         ))
     }
 }
 
-/// The tool calls an input asks for: steps that follow each other, each of calls that are made together. None
-/// if any part of the input is something else.
+/// The tool calls that an input asks for: steps in order, each with the calls of one message. Empty if any
+/// part of the input is something else.
 fn tool_steps(input: &str) -> Vec<Vec<Call>> {
     let calls = |step: &str| step.lines().map(tool_call).collect::<Option<Vec<_>>>();
-    // A "then" before anything that is no call belongs to the command: "run if true; then echo yes; fi".
+    // A "then" that no call follows belongs to the command: "run if true; then echo yes; fi".
     let mut steps: Vec<String> = Vec::new();
     for part in input.split(" then ") {
         match steps.last_mut() {
@@ -300,12 +299,12 @@ fn is_one_word(text: &str) -> bool {
     !text.is_empty() && !text.contains(char::is_whitespace)
 }
 
-/// Collects what is said, and what it cost.
+/// Collects the items and counts the tokens.
 struct Writer {
     items: Vec<Item>,
-    /// Text that was said already and is gone on from.
+    /// Text that the answer continues.
     prefill: String,
-    /// Words still allowed; `None` is all.
+    /// Maximum words; `None` is unlimited.
     room: Option<usize>,
     input_tokens: u64,
     output_tokens: u64,
@@ -352,7 +351,7 @@ impl Writer {
     }
 
     fn count(&mut self, to: u64, pace: Duration) {
-        // A prefill holds the numbers that were said already.
+        // A prefill holds the first numbers.
         let from = words(&self.prefill).filter_map(|word| word.trim().parse::<u64>().ok()).max().unwrap_or(0);
         for number in from + 1..=to {
             if !self.spend() {
@@ -376,7 +375,7 @@ impl Writer {
             let arguments = arguments.to_string();
             self.output_tokens += words(&arguments).count() as u64 + 1;
             self.items.push(Item::Say(ModelEvent::ToolCallDelta { bytes: arguments.len() }));
-            // Unique within the conversation's newest turn, and the same whenever it is asked again.
+            // Unique within the conversation's newest turn, and the same in a repeated call.
             let id = format!("demo_{}_{}", round + 1, index + 1);
             self.items.push(Item::Say(ModelEvent::ToolCall(ToolCall {
                 id,
@@ -414,7 +413,7 @@ impl Writer {
         Script { refusal: None, items: self.items }
     }
 
-    /// Counts one word; false once there is no room for it.
+    /// Counts one word. Returns false if the limit forbids it.
     fn spend(&mut self) -> bool {
         if self.room.is_some_and(|room| self.output_tokens >= room as u64) {
             self.finish = FinishReason::MaxTokens;
@@ -425,7 +424,7 @@ impl Writer {
     }
 }
 
-/// Words with the space behind them.
+/// Words, each with the whitespace after it.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split_inclusive(char::is_whitespace)
 }

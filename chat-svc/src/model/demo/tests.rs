@@ -65,7 +65,7 @@ fn calls(said: &Said) -> Vec<(&str, Value)> {
 }
 
 #[tokio::test]
-async fn a_command_is_run_and_its_output_told() {
+async fn a_command_is_run_and_its_output_repeated() {
     let said = hear(asked("run uname -a")).await;
     assert_eq!(calls(&said), [("shell", json!({"command": "uname -a"}))]);
     assert_eq!(said.finish, Some(FinishReason::ToolUse));
@@ -80,7 +80,7 @@ async fn a_command_is_run_and_its_output_told() {
 }
 
 #[tokio::test]
-async fn every_tool_can_be_asked_for() {
+async fn every_tool_can_be_called() {
     let table = [
         ("read a.txt", "read_file", json!({"path": "a.txt"})),
         ("Write a.txt hello you", "write_file", json!({"path": "a.txt", "content": "hello you"})),
@@ -96,7 +96,7 @@ async fn every_tool_can_be_asked_for() {
 }
 
 #[tokio::test]
-async fn lines_are_calls_of_one_message_and_then_makes_steps() {
+async fn lines_are_calls_of_one_message_and_then_separates_steps() {
     let said = hear(asked("run a\nread b")).await;
     assert_eq!(said.calls.len(), 2);
     assert_ne!(said.calls[0].id, said.calls[1].id);
@@ -121,7 +121,7 @@ async fn a_tool_that_is_not_offered_is_not_called() {
 }
 
 #[tokio::test]
-async fn it_knows_what_was_said_before() {
+async fn it_repeats_earlier_inputs() {
     let first = hear(asked("What did I say?")).await;
     assert_eq!(first.text, "This is the first thing you say to me.");
     let history = vec![
@@ -135,7 +135,7 @@ async fn it_knows_what_was_said_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_counts_at_the_pace_it_is_told() {
+async fn it_counts_at_the_requested_pace() {
     let table = [
         ("count to 3", 0),
         ("count to 3 slowly", 2_000),
@@ -152,7 +152,7 @@ async fn it_counts_at_the_pace_it_is_told() {
 }
 
 #[tokio::test]
-async fn it_thinks_before_it_answers_and_says_what_it_is_told() {
+async fn it_reasons_before_it_answers() {
     let said = hear(asked("think about rain")).await;
     assert!(said.reasoning.contains("rain") && said.text == "I have thought about rain.");
     assert_eq!(said.usage.unwrap().reasoning_tokens, Some(said.reasoning.split_whitespace().count() as u64));
@@ -182,11 +182,11 @@ async fn it_fails_on_demand_in_every_way() {
     }
     let stalled =
         tokio::time::timeout(Duration::from_millis(20), hear(asked("fail stall after 2 words"))).await;
-    assert!(stalled.is_err(), "it stalls for ever");
+    assert!(stalled.is_err(), "it stalls without end");
 }
 
 #[tokio::test]
-async fn it_goes_on_from_a_prefill() {
+async fn it_continues_a_prefill() {
     let mut spliced = asked("count to 5");
     spliced.messages.push(Message::assistant("1 2"));
     assert_eq!(hear(spliced).await.text, " 3 4 5");
@@ -196,12 +196,12 @@ async fn it_goes_on_from_a_prefill() {
     assert_eq!(hear(spliced).await.text, "o three");
 
     let mut foreign = asked("say hello");
-    foreign.messages.push(Message::assistant("Once upon a ti"));
+    foreign.messages.push(Message::assistant("Once there wa"));
     assert_eq!(hear(foreign).await.text, "\n\nhello");
 }
 
 #[tokio::test]
-async fn it_keeps_to_the_limit_on_its_output() {
+async fn it_obeys_the_limit_on_output_tokens() {
     let said = hear(ModelRequest { max_output_tokens: Some(2), ..asked("say one two three") }).await;
     assert_eq!((said.text.as_str(), said.finish), ("one two ", Some(FinishReason::MaxTokens)));
     assert_eq!(said.usage.unwrap().output_tokens, Some(2));

@@ -10,10 +10,13 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use super::*;
 use crate::{
-    domain::tools,
+    domain::{
+        settings::{OpenAiConfig, Timeouts},
+        tools,
+    },
     model::{
         demo::Demo,
-        openai::{OpenAi, OpenAiConfig, Timeouts},
+        openai::OpenAi,
         scripted::{Reply, Upstream},
     },
 };
@@ -73,7 +76,7 @@ async fn span_of(input: &str, capture_content: bool, events: usize) -> SpanData 
 }
 
 #[tokio::test]
-async fn a_call_is_one_client_span_with_the_names_of_the_conventions() {
+async fn a_call_is_one_client_span_named_by_the_conventions() {
     let span = span_of("think about rain", false, usize::MAX).await;
     assert_eq!((span.name.as_ref(), span.span_kind.clone()), ("chat demo", SpanKind::Client));
     let expected = [
@@ -98,7 +101,7 @@ async fn a_call_is_one_client_span_with_the_names_of_the_conventions() {
 }
 
 #[tokio::test]
-async fn content_is_recorded_only_where_it_is_asked_for() {
+async fn content_is_recorded_only_with_capture_content() {
     let quiet = span_of("say a secret", false, usize::MAX).await;
     assert!(!format!("{quiet:?}").contains("secret"));
     let loud = span_of("say a secret", true, usize::MAX).await;
@@ -113,7 +116,7 @@ async fn content_is_recorded_only_where_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn failures_and_dropped_streams_are_told_apart() {
+async fn failures_and_dropped_streams_have_different_error_types() {
     let table = [("fail cut after 2 words", "MODEL_STREAM_CUT"), ("fail busy", "MODEL_UNAVAILABLE")];
     for (input, reason) in table {
         let span = span_of(input, false, usize::MAX).await;
@@ -122,7 +125,7 @@ async fn failures_and_dropped_streams_are_told_apart() {
     }
     let dropped = span_of("count to 100", false, 5).await;
     assert_eq!(attribute(&dropped, "error.type").as_deref(), Some("CANCELED"));
-    assert_eq!(dropped.status, Status::Unset, "to be stopped is no fault");
+    assert_eq!(dropped.status, Status::Unset, "a canceled call is not an error");
 }
 
 #[tokio::test]

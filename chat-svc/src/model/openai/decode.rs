@@ -1,8 +1,8 @@
 //! The chunks of a streaming chat completion, without I/O: frames in, model events out.
 //!
-//! Servers that call themselves compatible differ in what they leave out and repeat; what is read here is the
-//! most that is unambiguous. Usage and the end are told last, when the stream is over: some servers send usage
-//! after the finish reason, some before, some twice.
+//! Compatible servers differ in what they omit and repeat; everything unambiguous is accepted. Usage and the
+//! end are reported last, when the stream is over: some servers send usage after the finish reason, some
+//! before, some twice.
 
 use std::collections::VecDeque;
 
@@ -10,19 +10,17 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::refusal;
-use crate::model::{
-    model_client::{FinishReason, ModelError, ModelEvent, Pulse, ToolCall, Usage},
-    sse::Frame,
+use crate::{
+    domain::step::{MAX_STEP_BYTES, MAX_TOOL_CALLS},
+    model::{
+        model_client::{FinishReason, ModelError, ModelEvent, Pulse, ToolCall, Usage},
+        sse::Frame,
+    },
 };
 
-/// What ends the stream.
+/// Data of the last event.
 const DONE: &str = "[DONE]";
 
-/// Most calls in one message, and most bytes of arguments in all of them.
-const MAX_CALLS: usize = 128;
-const MAX_ARGUMENTS_BYTES: usize = 8 * 1024 * 1024;
-
-/// Reads one answer.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
     events: VecDeque<ModelEvent>,
@@ -35,7 +33,7 @@ pub(super) struct Decoder {
     done: bool,
 }
 
-/// A tool call as it arrives.
+/// A tool call that is still arriving.
 #[derive(Debug)]
 struct PartialCall {
     index: Option<u32>,
@@ -64,7 +62,7 @@ struct Choice {
 struct Delta {
     content: Option<String>,
     reasoning_content: Option<String>,
-    /// The same under another server's name.
+    /// Another server's name for the same.
     reasoning: Option<String>,
     refusal: Option<String>,
     tool_calls: Option<Vec<CallDelta>>,
@@ -103,7 +101,6 @@ struct CompletionDetails {
 }
 
 impl Decoder {
-    /// Takes in one frame.
     pub(super) fn frame(&mut self, frame: Frame) -> Result<(), ModelError> {
         let (name, data) = match frame {
             Frame::Comment => {
@@ -120,7 +117,7 @@ impl Decoder {
             return Err(refusal::in_band(&data).unwrap_or_else(|| refusal::of_error(&Value::String(data))));
         }
         let chunk: Chunk = serde_json::from_str(&data).map_err(|error| {
-            // Serde's words may quote the payload, never more than a token of it.
+            // Serde's message quotes at most one token of the payload.
             malformed(format!("a chunk is no chat completion chunk ({error})"))
         })?;
         if let Some(error) = chunk.error.filter(|error| !error.is_null()) {
@@ -134,7 +131,7 @@ impl Decoder {
             if let Some(delta) = choice.delta {
                 self.delta(delta)?;
             }
-            // Some servers say nothing with "" instead of null.
+            // Some servers send "" instead of null.
             if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
                 self.finish = Some(finish_reason(&reason));
             }
@@ -145,7 +142,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// The next event that is ready.
+    /// Takes the next event.
     pub(super) fn next_event(&mut self) -> Option<ModelEvent> {
         self.events.pop_front()
     }
@@ -155,12 +152,12 @@ impl Decoder {
         self.finish.is_some()
     }
 
-    /// Whether the stream said that it is over.
+    /// Whether the end mark has arrived.
     pub(super) const fn is_done(&self) -> bool {
         self.done
     }
 
-    /// The stream is over: tool calls, usage and the end, or why it is no good end.
+    /// Ends the stream. Returns the tool calls, the usage and the finish, or why the answer is incomplete.
     pub(super) fn end(mut self) -> Result<Vec<ModelEvent>, ModelError> {
         let Some(mut finish) = self.finish else { return Err(ModelError::Cut { source: None }) };
         if self.refused && finish == FinishReason::EndTurn {
@@ -174,7 +171,7 @@ impl Decoder {
                     calls += 1;
                     events.push(ModelEvent::ToolCall(call));
                 }
-                // The limit struck in the middle of its arguments: the call was never made.
+                // The token limit cut its arguments, so the call does not exist.
                 Err(_) if finish == FinishReason::MaxTokens => {}
                 Err(error) => return Err(error),
             }
@@ -213,7 +210,7 @@ impl Decoder {
     fn call(&mut self, delta: CallDelta) -> Result<(), ModelError> {
         let function = delta.function.unwrap_or(FunctionDelta { name: None, arguments: None });
         let id = delta.id.unwrap_or_default();
-        // By index; servers that leave it out, or give every call the same, start a call with a new id.
+        // By index; servers that omit it, or use one for all calls, start each call with a new id.
         let known = self.calls.iter().rposition(|call| match delta.index {
             Some(index) => call.index == Some(index),
             None => true,
@@ -222,7 +219,9 @@ impl Decoder {
             known.filter(|&at| id.is_empty() || self.calls[at].id.is_empty() || self.calls[at].id == id);
         let at = match known {
             Some(at) => at,
-            None if self.calls.len() == MAX_CALLS => return Err(malformed("too many tool calls".to_owned())),
+            None if self.calls.len() == MAX_TOOL_CALLS => {
+                return Err(malformed("too many tool calls".to_owned()));
+            }
             None => {
                 let (name, arguments) = (String::new(), String::new());
                 self.calls.push(PartialCall { index: delta.index, id: String::new(), name, arguments });
@@ -233,13 +232,13 @@ impl Decoder {
         if !id.is_empty() {
             call.id = id;
         }
-        // The name comes whole, by some servers with every delta.
+        // The name is never split; some servers repeat it in every delta.
         if let Some(name) = function.name.filter(|name| !name.is_empty()) {
             call.name = name;
         }
         let arguments = function.arguments.unwrap_or_default();
         self.arguments_bytes += arguments.len();
-        if self.arguments_bytes > MAX_ARGUMENTS_BYTES {
+        if self.arguments_bytes > MAX_STEP_BYTES {
             return Err(malformed("arguments are too long".to_owned()));
         }
         call.arguments.push_str(&arguments);

@@ -1,4 +1,4 @@
-//! What an upstream's refusal means, before its stream and inside it.
+//! Classifies an upstream's refusals, before its stream and inside it.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use serde_json::Value;
 
 use crate::model::model_client::{Detail, ModelError};
 
-/// Longest pause that is believed.
+/// Maximum pause that is accepted from an upstream.
 const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 3600);
 
-/// The error behind a status that is no success.
+/// The error of a status that is not a success.
 pub(super) fn classify(status: u16, retry_after: Option<Duration>, body: &str) -> ModelError {
     let said = Said::in_body(body);
     let detail = said.detail.clone();
     match status {
         429 => ModelError::RateLimited { retry_after, detail },
-        // The conversation is too long for this model; another's window may be larger.
+        // The conversation is too long for this model; another model may have a larger window.
         400 | 413 if said.is("context_length_exceeded") => ModelError::Rejected { status, detail },
         400 | 413 | 422 => ModelError::InvalidRequest { status, detail },
         408 | 425 | 500.. => ModelError::Server { status, retry_after, detail },
@@ -25,25 +25,25 @@ pub(super) fn classify(status: u16, retry_after: Option<Duration>, body: &str) -
     }
 }
 
-/// The error in a payload that should have been an answer; `None` if there is none in it.
+/// The error in a payload instead of an answer; `None` if it has none.
 pub(super) fn in_band(payload: &str) -> Option<ModelError> {
     let value: Value = serde_json::from_str(payload).ok()?;
     value.get("error").filter(|error| !error.is_null()).map(of_error)
 }
 
-/// The error that an `error` member stands for.
+/// The error of an `error` member.
 pub(super) fn of_error(error: &Value) -> ModelError {
     let said = Said::in_error(error);
     if said.is("rate_limit") || said.is("quota") || said.codes.iter().any(|code| code == "429") {
         return ModelError::RateLimited { retry_after: None, detail: said.detail };
     }
     let code = said.codes.into_iter().next().unwrap_or_else(|| "unknown".to_owned());
-    // A code is a word; whatever else stands there is the upstream's business.
+    // A code is one word; other characters are dropped.
     let code = code.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
     ModelError::InBand { code, detail: said.detail }
 }
 
-/// When to come back: seconds, or a date, which is judged by the upstream's own clock.
+/// The pause in Retry-After: seconds, or a date, which is compared with the upstream's own clock.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let after = text(RETRY_AFTER)?;
@@ -58,9 +58,9 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds.max(0.0)).ok().map(|pause| pause.min(LONGEST_PAUSE))
 }
 
-/// What an upstream says about an error.
+/// An upstream's description of an error.
 struct Said {
-    /// Its codes and types, the most specific first.
+    /// Codes and types, the most specific first.
     codes: Vec<String>,
     detail: Detail,
 }
@@ -69,7 +69,7 @@ impl Said {
     fn in_body(body: &str) -> Self {
         match serde_json::from_str::<Value>(body) {
             Ok(value) if value.get("error").is_some() => Self::in_error(&value["error"]),
-            // No JSON, or cut off in the middle of it: the words are all there is.
+            // Not JSON, or cut in the middle: only the text is left.
             Ok(_) | Err(_) => Self { codes: Vec::new(), detail: Detail::new(body) },
         }
     }
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_in_the_stream_is_read_in_every_shape_it_comes_in() {
+    fn every_shape_of_an_error_in_the_stream_is_read() {
         let table = [
             (r#"{"error":{"message":"m","type":"server_error","code":null}}"#, "server_error"),
             (r#"{"error":{"message":"m","code":502}}"#, "502"),
@@ -150,19 +150,20 @@ mod tests {
     }
 
     #[test]
-    fn what_an_upstream_says_is_kept_for_operators_bounded_and_on_one_line() {
+    fn an_error_text_is_bounded_and_on_one_line() {
         let body = format!("line one\nline two {}", "é".repeat(MAX_DETAIL_BYTES));
         let ModelError::Server { detail, .. } = classify(500, None, &body) else { panic!() };
         assert!(
-            detail.as_str().starts_with("line one line two") && detail.as_str().len() <= MAX_DETAIL_BYTES
+            detail.to_string().starts_with("line one line two")
+                && detail.to_string().len() <= MAX_DETAIL_BYTES
         );
         let error = classify(401, None, r#"{"error":{"message":"key sk-123 of org-7 is bad"}}"#);
         assert!(error.to_string().contains("sk-123"));
-        assert_eq!(error.public_message(), "the model's provider refused the call");
+        assert_eq!(error.class().public_message(), "the model's provider refused the call");
     }
 
     #[test]
-    fn a_pause_is_read_as_seconds_or_as_a_date() {
+    fn a_retry_after_is_read_as_seconds_or_as_a_date() {
         let header = |after: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(DATE, HeaderValue::from_static("Wed, 21 Oct 2015 07:28:00 GMT"));

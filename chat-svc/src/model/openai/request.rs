@@ -7,10 +7,10 @@ use crate::model::{
     model_client::{Message, ModelRequest, Part, Role},
 };
 
-/// What a model reads in place of an image it cannot see.
+/// Placeholder for an image that the model cannot read.
 const UNSEEN_IMAGE: &str = "[an image was here, which this model cannot see]";
 
-/// The body, as this model takes it.
+/// Builds the body that this model accepts.
 pub(super) fn body(request: &ModelRequest) -> Value {
     let capabilities = Capabilities::of(&request.model);
     let mut messages = Vec::with_capacity(request.messages.len() + 1);
@@ -49,7 +49,7 @@ pub(super) fn body(request: &ModelRequest) -> Value {
     Value::Object(body)
 }
 
-/// A plain text where it can be one: not every server takes parts.
+/// A plain text if possible, because not every server accepts parts.
 fn user(message: &Message, images: bool) -> Value {
     let has_image = message.parts.iter().any(|part| matches!(part, Part::Image { .. }));
     if !has_image {
@@ -70,7 +70,7 @@ fn user(message: &Message, images: bool) -> Value {
         .collect()
 }
 
-/// Reasoning stays behind: this API has no signature for it. A message of nothing else is left out.
+/// Leaves out reasoning, for which this API has no signature, and messages with nothing else.
 fn assistant(message: &Message) -> Option<Value> {
     let text = message.text();
     let calls: Vec<_> = message
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_conversation_takes_the_form_of_the_api() {
+    fn a_conversation_is_converted_to_the_api() {
         let call =
             ToolCall { id: "c1".into(), name: "shell".into(), arguments: r#"{"command":"ls"}"#.into() };
         let reasoning = Part::Reasoning { text: "hm".into(), signature: None };
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_model_cannot_take_is_not_sent() {
+    fn unsupported_content_is_not_sent() {
         let request = |model: &str| ModelRequest {
             model: model.into(),
             messages: vec![Message {

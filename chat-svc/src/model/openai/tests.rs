@@ -1,5 +1,8 @@
 use std::error::Error as _;
 
+use secrecy::SecretString;
+use url::Url;
+
 use crate::model::{
     model_client::{FailureClass, FinishReason, Message, ModelEvent, Pulse},
     scripted::{Reply, Upstream},
@@ -38,7 +41,7 @@ async fn hear(client: &OpenAi) -> (Vec<ModelEvent>, Option<ModelError>) {
     (events, None)
 }
 
-/// What a client hears if the upstream answers so.
+/// Items that a client gets for this reply.
 async fn answered(reply: Reply) -> (Vec<ModelEvent>, Option<ModelError>) {
     let upstream = Upstream::start().await.unwrap();
     upstream.enqueue(reply);
@@ -56,7 +59,7 @@ fn text(events: &[ModelEvent]) -> String {
 }
 
 #[tokio::test]
-async fn the_key_is_sent_and_shown_to_nobody() {
+async fn the_key_is_sent_and_never_shown() {
     let upstream = Upstream::start().await.unwrap();
     upstream.enqueue(Reply::text("hello"));
     let client = client(&upstream.base_url(), QUICK);
@@ -70,7 +73,7 @@ async fn the_key_is_sent_and_shown_to_nobody() {
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_off_is_cut_whether_in_good_order_or_not() {
+async fn a_stream_that_ends_early_is_cut() {
     for reply in [Reply::text("one two three").cut_after(3), Reply::stream().say("one two").abort()] {
         let (events, error) = answered(reply).await;
         assert_eq!(error.unwrap().class(), FailureClass::Cut);
@@ -96,8 +99,8 @@ async fn silence_is_a_stall_and_keep_alives_are_not_silence() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_does_not_begin_or_is_not_there_is_told_apart() {
-    // It accepts connections and never answers.
+async fn no_answer_and_no_connection_have_different_errors() {
+    // The listener accepts connections and never answers.
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let mute = format!("http://{}/v1", listener.local_addr().unwrap());
     let (_, error) = hear(&client(&mute, QUICK)).await;
@@ -113,11 +116,11 @@ async fn an_upstream_that_does_not_begin_or_is_not_there_is_told_apart() {
         chain.push_str(&cause.to_string());
         source = cause.source();
     }
-    assert!(!chain.contains("/v1"), "the URL is no part of an error: {chain}");
+    assert!(!chain.contains("/v1"), "the URL is not part of an error: {chain}");
 }
 
 #[tokio::test]
-async fn an_unreadable_chunk_is_told_after_what_came_before_it() {
+async fn a_malformed_chunk_is_reported_after_the_chunks_before_it() {
     for garbage in ["data: {\"choices\": [\n\n", "data: hello\n\n", "data: [1,2]\n\n"] {
         let (events, error) =
             answered(Reply::stream().say("one two ").raw(garbage).say("three").finish("stop")).await;
@@ -130,7 +133,7 @@ async fn an_unreadable_chunk_is_told_after_what_came_before_it() {
 }
 
 #[tokio::test]
-async fn refusals_keep_their_class_their_pause_and_their_words_for_operators() {
+async fn refusals_keep_their_class_retry_after_and_text() {
     let limited =
         Reply::refusal(429, "rate_limit_exceeded", "org-7 is over its limit").header("retry-after", "17");
     let (_, error) = answered(limited).await;
@@ -139,7 +142,7 @@ async fn refusals_keep_their_class_their_pause_and_their_words_for_operators() {
         (error.class(), error.retry_after()),
         (FailureClass::RateLimited, Some(Duration::from_secs(17)))
     );
-    assert!(error.to_string().contains("org-7") && !error.public_message().contains("org-7"));
+    assert!(error.to_string().contains("org-7") && !error.class().public_message().contains("org-7"));
 
     let (_, error) = answered(Reply::body(500, "text/html", &"<html>oh no</html>".repeat(1_000))).await;
     let error = error.unwrap();
@@ -155,7 +158,7 @@ async fn refusals_keep_their_class_their_pause_and_their_words_for_operators() {
 }
 
 #[tokio::test]
-async fn a_success_that_is_no_stream_is_an_error() {
+async fn a_success_without_a_stream_is_an_error() {
     let (_, error) =
         answered(Reply::body(200, "application/json", r#"{"error":{"message":"m","code":"x"}}"#)).await;
     assert_eq!(error.unwrap().class(), FailureClass::InBand);
@@ -164,7 +167,7 @@ async fn a_success_that_is_no_stream_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_finished_message_needs_nothing_more_from_its_connection() {
+async fn a_finished_message_needs_nothing_more() {
     let ends = |reply: Reply| async move {
         let (events, error) = answered(reply).await;
         assert!(error.is_none(), "{error:?}");
@@ -175,11 +178,11 @@ async fn a_finished_message_needs_nothing_more_from_its_connection() {
     assert!(!ends(finished()).await, "neither usage nor the end mark came");
     assert!(!ends(finished().abort()).await);
     assert!(!ends(finished().hang()).await);
-    assert!(ends(Reply::text("done").hang()).await, "after the end mark nothing is waited for");
+    assert!(ends(Reply::text("done").hang()).await, "nothing is awaited after the end mark");
 }
 
 #[tokio::test]
-async fn the_trace_goes_on_at_the_upstream_only_where_there_is_one() {
+async fn no_trace_header_is_sent_outside_a_trace() {
     let upstream = Upstream::start().await.unwrap();
     upstream.enqueue(Reply::text("hello"));
     hear(&client(&upstream.base_url(), QUICK)).await;
@@ -187,7 +190,7 @@ async fn the_trace_goes_on_at_the_upstream_only_where_there_is_one() {
 }
 
 #[test]
-fn what_cannot_work_is_refused_before_the_first_call() {
+fn a_bad_endpoint_is_refused_before_the_first_call() {
     let config = |url: &str| OpenAiConfig {
         base_url: Url::parse(url).unwrap(),
         api_key: None,
@@ -204,7 +207,7 @@ fn what_cannot_work_is_refused_before_the_first_call() {
 }
 
 #[test]
-fn the_configuration_is_read_with_its_defaults_and_nothing_unknown() {
+fn the_configuration_has_defaults_and_no_unknown_keys() {
     let read = |text: &str| serde_json::from_str::<OpenAiConfig>(text);
     let config = read(r#"{"base_url": "https://api.openai.com/v1", "timeouts": {"idle": "30s"}}"#).unwrap();
     assert_eq!(config.provider, "openai");

@@ -4,7 +4,7 @@ use serde_json::json;
 use super::*;
 use crate::model::model_client::FailureClass;
 
-/// The events of a stream of these payloads that ends after them.
+/// Events of a stream with these payloads.
 fn decode(payloads: impl IntoIterator<Item = Value>) -> Result<Vec<ModelEvent>, ModelError> {
     let mut decoder = Decoder::default();
     for payload in payloads {
@@ -22,9 +22,8 @@ fn finish(reason: &str) -> Value {
 }
 
 fn call_delta(index: Option<u32>, id: Option<&str>, name: Option<&str>, arguments: &str) -> Value {
-    delta(
-        json!({ "tool_calls": [{ "index": index, "id": id, "function": { "name": name, "arguments": arguments } }] }),
-    )
+    let function = json!({ "name": name, "arguments": arguments });
+    delta(json!({ "tool_calls": [{ "index": index, "id": id, "function": function }] }))
 }
 
 fn calls(events: &[ModelEvent]) -> Vec<(&str, &str, &str)> {
@@ -38,10 +37,11 @@ fn calls(events: &[ModelEvent]) -> Vec<(&str, &str, &str)> {
 }
 
 #[test]
-fn an_ordinary_answer_is_read() {
+fn an_ordinary_answer_is_decoded() {
     let usage = json!({ "choices": [], "usage": {
         "prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14,
-        "prompt_tokens_details": { "cached_tokens": 8 }, "completion_tokens_details": { "reasoning_tokens": 2 },
+        "prompt_tokens_details": { "cached_tokens": 8 },
+        "completion_tokens_details": { "reasoning_tokens": 2 },
     } });
     let chunks = [
         delta(json!({ "role": "assistant", "content": "", "refusal": null })),
@@ -71,7 +71,7 @@ fn an_ordinary_answer_is_read() {
 }
 
 #[test]
-fn arguments_are_gathered_by_index_however_they_are_interleaved() {
+fn interleaved_arguments_are_collected_by_index() {
     let chunks = [
         call_delta(Some(0), Some("a"), Some("shell"), ""),
         call_delta(Some(1), Some("b"), Some("read_file"), "{\"pa"),
@@ -89,7 +89,7 @@ fn arguments_are_gathered_by_index_however_they_are_interleaved() {
 }
 
 #[test]
-fn servers_that_leave_out_or_repeat_what_names_a_call_are_understood() {
+fn missing_and_repeated_ids_and_indexes_are_accepted() {
     let no_index = [
         call_delta(None, Some("a"), Some("shell"), "{\"x\":"),
         call_delta(None, None, None, "1}"),
@@ -98,7 +98,11 @@ fn servers_that_leave_out_or_repeat_what_names_a_call_are_understood() {
     ];
     let events = decode(no_index).unwrap();
     assert_eq!(calls(&events), [("a", "shell", r#"{"x":1}"#), ("b", "shell", "{}")]);
-    assert_eq!(events.last(), Some(&ModelEvent::Finish(FinishReason::ToolUse)), "whatever it called its end");
+    assert_eq!(
+        events.last(),
+        Some(&ModelEvent::Finish(FinishReason::ToolUse)),
+        "calls decide, not the reason"
+    );
 
     let same_index = [
         call_delta(Some(0), Some("a"), Some("shell"), "{}"),
@@ -123,7 +127,7 @@ fn servers_that_leave_out_or_repeat_what_names_a_call_are_understood() {
 }
 
 #[test]
-fn a_call_that_the_limit_cut_off_was_never_made() {
+fn a_call_cut_by_the_token_limit_is_dropped() {
     let cut =
         |text: Value| [text, call_delta(Some(0), Some("a"), Some("shell"), "{\"comm"), finish("length")];
     let events = decode(cut(delta(json!({ "content": "I will" })))).unwrap();
@@ -134,7 +138,7 @@ fn a_call_that_the_limit_cut_off_was_never_made() {
 }
 
 #[test]
-fn what_is_no_good_answer_says_so() {
+fn every_bad_answer_has_its_failure_class() {
     use FailureClass::*;
     let text = || delta(json!({ "content": "a" }));
     let broken = |arguments| vec![call_delta(Some(0), Some("a"), Some("f"), arguments), finish("tool_calls")];
@@ -159,8 +163,11 @@ fn what_is_no_good_answer_says_so() {
 }
 
 #[test]
-fn a_server_that_says_nothing_with_an_empty_finish_reason_is_understood() {
-    let chunk = |text: &str| json!({ "choices": [{ "index": 0, "delta": { "content": text }, "finish_reason": "" }] });
+fn an_empty_finish_reason_is_ignored() {
+    let chunk = |text: &str| {
+        let delta = json!({ "content": text });
+        json!({ "choices": [{ "index": 0, "delta": delta, "finish_reason": "" }] })
+    };
     let events = decode([chunk("Hel"), chunk("lo"), finish("stop")]).unwrap();
     let text: String = events
         .iter()
@@ -171,7 +178,7 @@ fn a_server_that_says_nothing_with_an_empty_finish_reason_is_understood() {
 }
 
 #[test]
-fn finish_reasons_of_all_servers_are_known_or_unknown() {
+fn finish_reasons_are_mapped() {
     use FinishReason::*;
     let table = [
         ("stop", EndTurn),
@@ -191,7 +198,7 @@ fn finish_reasons_of_all_servers_are_known_or_unknown() {
 }
 
 #[test]
-fn other_choices_comments_and_named_errors_are_told_apart() {
+fn other_choices_comments_and_named_errors_are_recognized() {
     let mut decoder = Decoder::default();
     decoder.frame(Frame::Comment).unwrap();
     assert_eq!(decoder.next_event(), Some(ModelEvent::Pulse(Pulse::Bytes)));
@@ -206,7 +213,10 @@ fn other_choices_comments_and_named_errors_are_told_apart() {
 
 proptest! {
     #[test]
-    fn arguments_come_out_as_they_went_in(command in "\\PC{0,30}", cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..5)) {
+    fn arguments_are_decoded_unchanged(
+        command in "\\PC{0,30}",
+        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..5),
+    ) {
         let arguments = json!({ "command": command }).to_string();
         let chars: Vec<char> = arguments.chars().collect();
         let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(chars.len())).collect();
@@ -222,7 +232,7 @@ proptest! {
     }
 
     #[test]
-    fn no_payload_makes_it_panic(data in "\\PC*") {
+    fn no_payload_makes_the_decoder_panic(data in "\\PC*") {
         let mut decoder = Decoder::default();
         let _outcome = decoder.frame(Frame::Event { name: "message".into(), data });
         let _end = decoder.end();
