@@ -20,7 +20,7 @@ use bytes::Bytes;
 use sandbox_svc::{
     Config, MIGRATOR,
     testing::{
-        Creator, Deps, EngineSlot, Execs, HostLevel, Installation, Notices, PassLease, Remover,
+        Creator, Deps, EngineSlot, Execs, HostLevel, Installation, Metrics, Notices, PassLease, Remover,
         RunDirectories, Sandboxes, Served, docker, docker_host,
         domain::{
             exec::{Call, Command, ExecState, Key},
@@ -83,6 +83,7 @@ impl Ground {
             lifecycle,
             settings: Arc::new(config.own.settings()),
             engine: EngineSlot::default(),
+            metrics: Metrics::default(),
             clock: clock.clone(),
         };
         let limited = Arc::new(Limited::new(engine.clone(), config.own.engine.limits, clock));

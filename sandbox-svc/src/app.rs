@@ -35,6 +35,7 @@ use crate::{
         transition::{Input, next},
     },
     error::Result,
+    metrics::Metrics,
     store::sandboxes as rows,
 };
 
@@ -47,6 +48,7 @@ pub struct Deps {
     pub lifecycle: Lifecycle,
     pub settings: Arc<Settings>,
     pub engine: EngineSlot,
+    pub metrics: Metrics,
 }
 
 /// Principal id in the audit log for what a worker does without a caller.

@@ -128,8 +128,11 @@ mod tests {
     #[test]
     fn values_out_of_range_are_refused_by_name() {
         let config = load("[host]\novercommit = 0.0\n").unwrap();
-        assert_eq!(config.own.check().unwrap_err().to_string(), "host.overcommit must be positive");
+        assert_eq!(
+            config.own.check().unwrap_err().to_string(),
+            "configuration: host.overcommit must be positive"
+        );
         let config = load("shape.memory_bytes = 5\n").unwrap();
-        assert!(config.own.check().unwrap_err().to_string().starts_with("shape.memory_bytes"));
+        assert!(config.own.check().unwrap_err().to_string().contains("shape.memory_bytes"));
     }
 }

@@ -17,6 +17,7 @@ mod domain;
 mod engine;
 mod error;
 mod grpc;
+mod metrics;
 mod run_dirs;
 mod service;
 mod store;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use svc_core::{
     base::{StartError, Starting},
     custody::server::CustodianHandler,
-    run::{lifecycle::Lifecycle, telemetry::Metrics},
+    run::{lifecycle::Lifecycle, telemetry},
     wire::{
         auth::remote::RegistryTokens,
         client::{Peer, Sessions},
@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     engine::{docker::DockerEngine, limiter::Limited},
     grpc::sandbox::SandboxHandler,
+    metrics::Metrics,
     run_dirs::RunDirectories,
     store::MIGRATOR,
     worker::engine::{self, EngineDeps},
@@ -34,7 +35,11 @@ const MAX_TOKENS: u64 = 100_000;
 ///
 /// # Errors
 /// [`StartError`] names the part that failed.
-pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Result<(), StartError> {
+pub async fn start(
+    config: Config,
+    lifecycle: Lifecycle,
+    metrics: telemetry::Metrics,
+) -> Result<(), StartError> {
     let (starting, config) = Starting::new(config, lifecycle, metrics).await?;
     let signer = starting.signer()?;
     let registry = Peer::lazy("registry-svc", &config.registry, signer.clone())?;
@@ -50,6 +55,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
         lifecycle: base.lifecycle.clone(),
         settings: Arc::new(config.settings()),
         engine: EngineSlot::default(),
+        metrics: Metrics::default(),
     };
     let docker = Arc::new(DockerEngine::at(&config.engine.host));
     let engine = EngineDeps {

@@ -39,6 +39,7 @@ pub use crate::{
     },
     client::guest,
     error::{Error, Result},
+    metrics::Metrics,
     run_dirs::RunDirectories,
     worker::{PassLease, host::HostLevel, pool, reconcile::Reconciler},
 };

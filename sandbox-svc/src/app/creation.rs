@@ -164,7 +164,9 @@ impl Creator {
             }
         }
         rows::update(&mut tx, sandbox, &after, None).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        self.deps.metrics.created(&after, self.deps.now() - after.created_at);
+        Ok(())
     }
 
     /// Commits a sandbox that cannot be created to its removal, unless it changed meanwhile.

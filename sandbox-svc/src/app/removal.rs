@@ -170,6 +170,7 @@ impl Remover {
         };
         volumes::release(&mut tx, sandbox.volume, retain_until).await?;
         tx.commit().await?;
+        self.deps.metrics.ended(gone.cause);
         tracing::info!(
             sandbox.id = %sandbox.id,
             state = ?gone.state,

@@ -89,6 +89,25 @@ impl Cause {
         Self::Orphaned,
     ];
 
+    /// Its name in the contract.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deleted => "DELETED",
+            Self::Expired => "EXPIRED",
+            Self::Erased => "ERASED",
+            Self::Retired => "RETIRED",
+            Self::CreateTimeout => "CREATE_TIMEOUT",
+            Self::ImageMissing => "IMAGE_MISSING",
+            Self::EngineRefused => "ENGINE_REFUSED",
+            Self::GuestSilent => "GUEST_SILENT",
+            Self::ContainerLost => "CONTAINER_LOST",
+            Self::ContainerExited => "CONTAINER_EXITED",
+            Self::GuestRestarted => "GUEST_RESTARTED",
+            Self::Orphaned => "ORPHANED",
+        }
+    }
+
     /// Whether a sandbox that never ran ends as failed for this cause, not as gone.
     #[must_use]
     pub const fn is_failure(self) -> bool {

@@ -64,7 +64,7 @@ impl From<Sandbox> for proto::Sandbox {
             session_id: sandbox.owner.map(|owner| owner.session.to_string()).unwrap_or_default(),
             state: proto::SandboxState::from(sandbox.state).into(),
             queue_position: 0,
-            cause: sandbox.cause.map(cause).unwrap_or_default().to_owned(),
+            cause: sandbox.cause.map(Cause::name).unwrap_or_default().to_owned(),
             image_digest: sandbox.container.map(|container| container.image).unwrap_or_default(),
             created_at: Some(timestamp(sandbox.created_at)),
             deadline_at: Some(timestamp(sandbox.deadline_at)).filter(|_| !sandbox.state.is_final()),
@@ -84,23 +84,6 @@ impl From<State> for proto::SandboxState {
             State::Gone => Self::Gone,
             State::Failed => Self::Failed,
         }
-    }
-}
-
-fn cause(cause: Cause) -> &'static str {
-    match cause {
-        Cause::Deleted => "DELETED",
-        Cause::Expired => "EXPIRED",
-        Cause::Erased => "ERASED",
-        Cause::Retired => "RETIRED",
-        Cause::CreateTimeout => "CREATE_TIMEOUT",
-        Cause::ImageMissing => "IMAGE_MISSING",
-        Cause::EngineRefused => "ENGINE_REFUSED",
-        Cause::GuestSilent => "GUEST_SILENT",
-        Cause::ContainerLost => "CONTAINER_LOST",
-        Cause::ContainerExited => "CONTAINER_EXITED",
-        Cause::GuestRestarted => "GUEST_RESTARTED",
-        Cause::Orphaned => "ORPHANED",
     }
 }
 

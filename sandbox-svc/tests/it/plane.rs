@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use sandbox_svc::{
     MIGRATOR,
     testing::{
-        CreateSettings, Creator, Deps, EngineSlot, Execs, Files, Lifetimes, Notices, PassLease, PoolSettings,
-        ReconcileSettings, Reconciler, Remover, RunDirectories, Sandboxes, Served, Settings,
+        CreateSettings, Creator, Deps, EngineSlot, Execs, Files, Lifetimes, Metrics, Notices, PassLease,
+        PoolSettings, ReconcileSettings, Reconciler, Remover, RunDirectories, Sandboxes, Served, Settings,
         domain::{
             limits::LimiterSettings,
             sandbox::{Owner, Sandbox, State},
@@ -230,6 +230,7 @@ async fn replica(
         lifecycle,
         settings: Arc::new(settings(base)),
         engine: EngineSlot::default(),
+        metrics: Metrics::default(),
         clock: clock.clone(),
     };
     let info = EngineInfo { id: ENGINE.into(), memory_bytes: 16 << 30, root: "/".into() };
