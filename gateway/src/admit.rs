@@ -1,5 +1,12 @@
-//! Whether a request is let in: who sends it, whether the method serves them, how often they asked, how much is in
-//! hand, how large it is. All of it is decided before the body is read, so that nobody unknown is read from.
+//! Admits requests: authenticates the caller, checks that it may call the method, and applies the rate limit,
+//! the concurrency limits and the body limits.
+//!
+//! The body is read after all other checks, so that an unauthenticated caller cannot make the gateway read
+//! one.
+
+mod bucket;
+pub(crate) mod concurrency;
+pub(crate) mod rate;
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,23 +21,19 @@ use svc_core::wire::{
     principal::Principal,
 };
 
-use crate::{
-    config::Config,
-    limit::{
-        concurrency::{Concurrency, RequestPermit, Stay, StreamPermit},
-        rate::RateLimiter,
-    },
-    problem::Problem,
+use self::{
+    concurrency::{Concurrency, RequestClass, RequestPermit, StreamPermit},
+    rate::RateLimiter,
 };
+use crate::{config::Config, problem::Problem};
 
 /// The media type of JSON.
-pub const JSON: &str = "application/json";
+pub(crate) const JSON: &str = "application/json";
 
-/// Lets requests in.
 #[derive(Debug, Clone)]
-pub struct Admission {
+pub(crate) struct Admission {
     tokens: Arc<dyn TokenResolver>,
-    /// For streams, which ask again: what it remembers and their period are together within the promise.
+    /// For streams. The time in this cache plus the period of a stream's checks is at most `TOKEN_TTL`.
     fresh_tokens: Arc<dyn TokenResolver>,
     rate: RateLimiter,
     concurrency: Concurrency,
@@ -38,23 +41,21 @@ pub struct Admission {
     body_timeout: Duration,
 }
 
-/// Who sent a request, and the room it takes until it is answered.
 #[derive(Debug)]
-pub struct Admitted {
-    /// The sender and its credential; none at a public door.
-    pub caller: Option<(Principal, Credential)>,
-    /// One request in hand.
-    pub permit: RequestPermit,
+pub(crate) struct Admitted {
+    /// `None` if the method is public.
+    pub(crate) caller: Option<(Principal, Credential)>,
+    /// Counts the request until it is dropped.
+    pub(crate) permit: RequestPermit,
 }
 
 impl Admission {
-    /// Admission as configured; `tokens` is asked about every token that is not remembered.
-    #[must_use]
-    pub fn new(config: &Config, tokens: Arc<dyn TokenResolver>, rate: RateLimiter) -> Self {
-        let remembered = config.tokens.remembered;
+    /// Resolves a token with `tokens` unless its principal is cached.
+    pub(crate) fn new(config: &Config, tokens: Arc<dyn TokenResolver>, rate: RateLimiter) -> Self {
+        let cached = config.tokens.remembered;
         Self {
-            tokens: Arc::new(CachedTokens::new(tokens.clone(), remembered)),
-            fresh_tokens: Arc::new(CachedTokens::with_ttl(tokens, remembered, config.streams.recheck)),
+            tokens: Arc::new(CachedTokens::new(tokens.clone(), cached)),
+            fresh_tokens: Arc::new(CachedTokens::with_ttl(tokens, cached, config.streams.recheck)),
             rate,
             concurrency: Concurrency::new(config),
             max_body_bytes: config.requests.max_body_bytes,
@@ -62,14 +63,15 @@ impl Admission {
         }
     }
 
-    /// Lets in the sender of `headers`, whose request may `stay` so long. What it should know of its limits goes into `answer`, refused or not.
+    /// Admits the caller that sent `headers`. Writes its rate limit into `answer`, also when it is refused.
     ///
     /// # Errors
-    /// 401, 403, 429 or 503.
-    pub async fn admit(
+    /// 401 without a valid token, 403 if the method does not serve the caller, 429 if the caller exceeds a
+    /// limit, 503 if the gateway is full or the token cannot be resolved now.
+    pub(crate) async fn admit(
         &self,
         auth: &MethodAuth,
-        stay: Stay,
+        class: RequestClass,
         headers: &HeaderMap,
         answer: &mut HeaderMap,
     ) -> Result<Admitted, Problem> {
@@ -82,24 +84,25 @@ impl Admission {
         let principal = self.tokens.resolve(token).await.map_err(refuse)?;
         self.rate.take(&principal, answer).await?;
         auth.admit(&principal).map_err(refuse)?;
-        self.concurrency.attribute(&mut permit, &principal, stay)?;
+        self.concurrency.attribute(&mut permit, &principal, class)?;
         let credential = Credential::Token { token: token.into(), tokens: self.fresh_tokens.clone() };
         Ok(Admitted { caller: Some((principal, credential)), permit })
     }
 
-    /// Room for a stream.
+    /// Counts a stream until the permit is dropped.
     ///
     /// # Errors
-    /// 429 or 503.
-    pub fn stream(&self, principal: Option<&Principal>) -> Result<StreamPermit, Problem> {
+    /// 429 if the caller has too many streams, 503 if the gateway has.
+    pub(crate) fn stream(&self, principal: Option<&Principal>) -> Result<StreamPermit, Problem> {
         self.concurrency.stream(principal)
     }
 
-    /// Reads the whole body, never more of it than is allowed. It must be of one of these media types.
+    /// Reads the whole body, which must have one of these media types.
     ///
     /// # Errors
-    /// 415 for anything else, 413, 408 if it comes too slowly, 400 if it breaks off.
-    pub async fn read_body(
+    /// 415 for another media type or a compressed body, 413 over the size limit, 408 over the time limit, 400
+    /// if the connection breaks.
+    pub(crate) async fn read_body(
         &self,
         headers: &HeaderMap,
         body: Body,
@@ -135,7 +138,7 @@ impl Admission {
     }
 }
 
-/// A body that is there must be of a known type, and not compressed.
+/// Checks that the body has one of the media types and is not compressed.
 fn expect_type(headers: &HeaderMap, media_types: &[&'static str]) -> Result<(), Problem> {
     let unsupported = |detail: String| {
         Err(Problem::http(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", detail))

@@ -11,139 +11,101 @@ use http::HeaderValue;
 use serde::Deserialize;
 use svc_core::{
     data::redis::RedisConfig,
-    run::{process::ProcessConfig, telemetry::TelemetryConfig},
+    run::{config, process::ProcessConfig, telemetry::TelemetryConfig},
     wire::{assertion::IdentityConfig, auth::TOKEN_TTL, client::PeerConfig},
 };
 
-/// Every key and its default.
-pub const DEFAULTS: &str = include_str!("../config.default.toml");
+pub const NAME: &str = svc_core::wire::assertion::GATEWAY;
 
-/// Configuration of the gateway.
+/// Every key with its default value.
+const DEFAULTS: &str = include_str!("../config.default.toml");
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Public HTTP address.
     pub listen: SocketAddr,
-    /// Operators' HTTP address.
     pub operator_listen: SocketAddr,
-    /// How the process runs.
     pub process: ProcessConfig,
-    /// What it shows of itself.
     pub telemetry: TelemetryConfig,
-    /// Who it is to the services.
     pub identity: IdentityConfig,
-    /// The services, by name ("chat").
+    /// By short name, such as "chat".
     pub peers: BTreeMap<String, PeerConfig>,
-    /// Limits of connections.
     pub connections: ConnectionsConfig,
-    /// Limits of requests.
     pub requests: RequestsConfig,
-    /// Limits of streams.
     pub streams: StreamsConfig,
-    /// What is remembered of API tokens.
     pub tokens: TokensConfig,
-    /// How often a principal may ask.
     pub rate_limit: RateLimitConfig,
-    /// Where that is counted for every replica together.
     pub redis: RedisConfig,
-    /// Which browser applications may call.
     pub cors: CorsConfig,
 }
 
-/// Limits of connections.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectionsConfig {
-    /// Open at once.
     pub max: usize,
-    /// Longest time to send a request's head.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
-    /// Longest head.
     pub max_header_bytes: usize,
-    /// Most headers.
     pub max_headers: usize,
-    /// Longest time without an acknowledgement.
     #[serde(with = "humantime_serde")]
     pub dead_after: Duration,
-    /// Time between "not ready" and closing the door.
     #[serde(with = "humantime_serde")]
     pub drain_delay: Duration,
 }
 
-/// Limits of requests.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RequestsConfig {
-    /// Longest body.
     pub max_body_bytes: usize,
-    /// Longest time to send a body.
     #[serde(with = "humantime_serde")]
     pub body_timeout: Duration,
-    /// Longest answer of a service.
     pub max_answer_bytes: usize,
-    /// In hand at once.
     pub max_in_flight: usize,
-    /// In hand at once for one account.
     pub max_per_account: usize,
-    /// Longest time for an answer.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
-    /// Methods with a longest time of their own, by full name.
+    /// By full name of the method.
     pub timeouts: HashMap<String, Timeout>,
 }
 
-/// A duration within a map.
+/// A duration as a value of a map.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(transparent)]
 pub struct Timeout(#[serde(with = "humantime_serde")] pub Duration);
 
-/// Limits of streams.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StreamsConfig {
-    /// Open at once.
     pub max: usize,
-    /// Open at once for one principal.
     pub max_per_principal: usize,
-    /// Longest silence.
     #[serde(with = "humantime_serde")]
     pub keep_alive: Duration,
-    /// Longest wait for the first event before the answer begins.
     #[serde(with = "humantime_serde")]
     pub first_event: Duration,
-    /// How often the token is asked about again.
     #[serde(with = "humantime_serde")]
     pub recheck: Duration,
 }
 
-/// What is remembered of API tokens.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokensConfig {
-    /// Tokens at most.
     pub remembered: u64,
 }
 
-/// How often a principal may ask.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RateLimitConfig {
-    /// Requests a second over time.
     pub per_second: u32,
-    /// Requests at once.
     pub burst: u32,
 }
 
-/// Which browser applications may call.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CorsConfig {
-    /// Where they come from.
     pub origins: Vec<Origin>,
 }
 
-/// An origin, as a browser writes it.
+/// An origin in the form in which browsers send it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Origin(pub HeaderValue);
@@ -159,39 +121,31 @@ impl TryFrom<String> for Origin {
             HeaderValue::try_from(&text),
         ) {
             (true, Ok(value)) => Ok(Self(value)),
-            _ => Err(format!("{text:?} is no origin, as \"https://console.example\"")),
+            _ => Err(format!("{text:?} is not an origin such as \"https://console.example\"")),
         }
     }
 }
 
-/// A value that cannot work.
-#[derive(Debug, thiserror::Error)]
-#[error("configuration of gateway: {key} {problem}")]
-pub struct Unusable {
-    /// The key.
-    pub key: &'static str,
-    /// What is wrong, to be read after the key.
-    pub problem: &'static str,
+/// Refuses the value of a key; `problem` completes the sentence "`key` …".
+pub(crate) fn refuse(key: &str, problem: &str) -> config::Error {
+    config::Error::Refused { service: NAME, problem: format!("{key} {problem}") }
 }
 
 impl Config {
-    /// Defaults ← `file` ← environment, checked.
+    /// Loads the defaults, then `file`, then the environment, and checks the result.
     ///
     /// # Errors
-    /// [`crate::Error`] names the key.
-    pub fn load(file: Option<&Path>) -> Result<Self, crate::Error> {
-        let config: Self = svc_core::run::config::load("gateway", DEFAULTS, file)?;
+    /// If the file is missing or a key is refused; the error names the key.
+    pub fn load(file: Option<&Path>) -> Result<Self, config::Error> {
+        let config: Self = config::load(NAME, DEFAULTS, file)?;
         config.check()?;
         Ok(config)
     }
 
-    /// What types do not say.
-    ///
-    /// # Errors
-    /// [`Unusable`] names the key.
-    pub fn check(&self) -> Result<(), Unusable> {
+    /// Checks what the types of the fields cannot express.
+    pub(crate) fn check(&self) -> Result<(), config::Error> {
         let positive = |key, number: usize| match number {
-            0 => Err(Unusable { key, problem: "must be at least 1" }),
+            0 => Err(refuse(key, "must be at least 1")),
             _ => Ok(()),
         };
         positive("connections.max", self.connections.max)?;
@@ -202,11 +156,11 @@ impl Config {
         positive("rate_limit.per_second", self.rate_limit.per_second as usize)?;
         positive("rate_limit.burst", self.rate_limit.burst as usize)?;
         if self.connections.max_header_bytes < 8192 {
-            // The HTTP library's own floor.
-            return Err(Unusable { key: "connections.max_header_bytes", problem: "must be at least 8192" });
+            // The HTTP library accepts no smaller value.
+            return Err(refuse("connections.max_header_bytes", "must be at least 8192"));
         }
         if self.streams.recheck.is_zero() || self.streams.recheck * 2 > TOKEN_TTL {
-            return Err(Unusable { key: "streams.recheck", problem: "must be above 0 and at most 2.5s" });
+            return Err(refuse("streams.recheck", "must be above 0 and at most 2.5s"));
         }
         Ok(())
     }
@@ -217,14 +171,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_file_is_a_whole_and_usable_configuration() {
+    fn the_default_file_is_a_complete_configuration() {
         let config = Config::load(None).unwrap();
         assert_eq!(config.peers.len(), 4);
         assert_eq!(config.requests.max_body_bytes, 2 * 1024 * 1024);
     }
 
     #[test]
-    fn an_origin_is_one_and_nothing_more() {
+    fn an_origin_has_no_path_and_no_wildcard() {
         let origin = |text: &str| Origin::try_from(text.to_owned());
         for good in ["https://console.example", "http://localhost:3000", "http://[::1]:3000"] {
             assert_eq!(origin(good).unwrap().0, good);
@@ -237,9 +191,10 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_must_not_outlive_its_token_by_more_than_is_promised() {
+    fn a_check_period_over_half_the_token_ttl_is_refused() {
         let mut config = Config::load(None).unwrap();
         config.streams.recheck = Duration::from_secs(3);
-        assert_eq!(config.check().unwrap_err().key, "streams.recheck");
+        let refused = config.check().unwrap_err().to_string();
+        assert!(refused.contains("streams.recheck "), "{refused}");
     }
 }

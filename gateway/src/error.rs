@@ -1,44 +1,27 @@
-//! Why the gateway could not start or run.
+//! Why the gateway could not start.
 
 use std::net::SocketAddr;
 
 use svc_core::wire::{assertion, client};
 
-use crate::{config::Unusable, table};
+use crate::table;
 
-/// Why the gateway could not start or run.
+/// The text of each names the step that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The configuration was refused.
     #[error(transparent)]
     Config(#[from] svc_core::run::config::Error),
-    /// The configuration cannot work.
-    #[error(transparent)]
-    Unusable(#[from] Unusable),
-    /// An address is taken or not ours.
+    /// Another process listens on the address, or this machine does not have it.
     #[error("listen on {address}")]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// This process's identity could not be loaded.
+    Bind { address: SocketAddr, source: std::io::Error },
     #[error("load the gateway's identity")]
     Identity(#[from] assertion::LoadError),
-    /// A service behind the door cannot be called.
+    /// A peer's configuration cannot be used.
     #[error("reach a service")]
     Peer(#[from] client::Error),
-    /// A peer is configured that the plane does not have.
-    #[error("configuration of gateway: peers.{0} is no service of the plane")]
-    UnknownPeer(String),
-    /// The contract cannot be served.
     #[error("serve the contract over HTTP")]
     Contract(#[from] table::Error),
-    /// Redis cannot be reached as configured.
+    /// The URL of Redis cannot be used.
     #[error("configuration of gateway: redis.url is not usable")]
     Redis(#[source] svc_core::data::redis::Error),
-    /// A door failed.
-    #[error("serve HTTP")]
-    Serve(#[source] std::io::Error),
 }

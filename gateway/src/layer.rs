@@ -1,7 +1,7 @@
-//! The layers around every request, one file each; `stack.rs` puts them in order.
+//! The layers around every request, one file each; `stack.rs` has their order.
 
-pub mod access_log;
-pub mod cors;
-pub mod problems;
-pub mod request_id;
-pub mod trace;
+pub(crate) mod access_log;
+pub(crate) mod cors;
+pub(crate) mod problems;
+pub(crate) mod request_id;
+pub(crate) mod trace;

@@ -1,42 +1,46 @@
-//! The HTTP edge: one generic door to every RPC of the contract.
+//! The HTTP edge: one generic HTTP API for every RPC of the contract.
 //!
-//! It authenticates, limits, turns HTTP/JSON into gRPC and back, and streams events; it owns nothing durable and
-//! decides nothing that a service decides. What it serves is the contract's `google.api.http` options, read at
-//! start ([`table`]); a request goes through match, admit ([`admit`]), decode, call and encode ([`transcode`]), and
-//! whatever fails is a [`problem`]. What is not the contract's own protocol has a route of its own ([`door`]).
-//! Any number of gateways run side by side; all they share is the rate limit's Redis, and they do without.
+//! The gateway authenticates callers, limits them, turns HTTP/JSON into gRPC and back, and streams events. It
+//! stores nothing durable, and every business decision is a service's. Any number of gateways run side by
+//! side; they share only the rate limits in Redis, and run without it.
+//!
+//! | Module | Contents |
+//! |---|---|
+//! | `table` | the routes, read at start from the contract's `google.api.http` options |
+//! | `transcode` | the steps of a request: match, admit, decode, call, encode |
+//! | `admit` | authentication, rate limits, concurrency limits, body limits |
+//! | `problem` | error responses |
+//! | `routes` | the routes that are not in the contract: A2A, health, `/openapi.json` |
+//! | `stack`, `layer` | the layers around every request |
+//! | `server` | the public listener and its connections |
+//! | `openapi` | the API's description, made from the table |
+//! | `service` | start-up: the only place that wires and spawns |
 
-pub mod admit;
-pub mod config;
-pub mod door;
+mod admit;
+mod config;
 mod error;
-pub mod layer;
-pub mod limit;
-pub mod metrics;
-pub mod openapi;
-pub mod problem;
-pub mod server;
-pub mod service;
-pub mod stack;
-pub mod table;
-pub mod transcode;
-
-use svc_core::run::{lifecycle::Lifecycle, telemetry::Metrics};
+mod headers;
+mod layer;
+mod metrics;
+mod openapi;
+mod problem;
+mod routes;
+mod server;
+mod service;
+mod stack;
+mod table;
+mod transcode;
 
 pub use self::{
-    config::Config,
-    error::Error,
-    service::{Deps, Gateway},
+    config::{Config, NAME},
+    service::start,
 };
 
-/// Starts a gateway on `lifecycle`: takes its ports, checks everything, spawns its tasks and returns.
-///
-/// # Errors
-/// [`Error`] says why there is no gateway.
-pub async fn run(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Result<(), Error> {
-    Gateway::build(config, Deps::real(metrics)).await?.start(&lifecycle);
-    Ok(())
+/// Items that the integration tests use.
+#[cfg(feature = "test-util")]
+pub mod testing {
+    pub use crate::{
+        config::{Origin, Timeout},
+        service::{Deps, Gateway},
+    };
 }
-
-#[cfg(test)]
-mod testing;

@@ -1,4 +1,4 @@
-//! The gateway's metrics: every name, unit and meaning.
+//! The gateway's metrics: every name, unit and description.
 
 use opentelemetry::{
     global,
@@ -9,9 +9,8 @@ fn meter() -> Meter {
     global::meter("steward")
 }
 
-/// Time from a request's head to its answer's head. Labels: method, route, status.
-#[must_use]
-pub fn request_duration() -> Histogram<f64> {
+/// Labels: method, route, status.
+pub(crate) fn request_duration() -> Histogram<f64> {
     meter()
         .f64_histogram("http.server.request.duration")
         .with_unit("s")
@@ -19,9 +18,7 @@ pub fn request_duration() -> Histogram<f64> {
         .build()
 }
 
-/// Streams open now.
-#[must_use]
-pub fn streams_open() -> UpDownCounter<i64> {
+pub(crate) fn streams_open() -> UpDownCounter<i64> {
     meter()
         .i64_up_down_counter("gateway.streams.open")
         .with_unit("{stream}")
@@ -29,9 +26,8 @@ pub fn streams_open() -> UpDownCounter<i64> {
         .build()
 }
 
-/// Streams that ended. Label `end`: `complete`, `problem`, `revoked`, `drain`, `gone`.
-#[must_use]
-pub fn streams_ended() -> Counter<u64> {
+/// Label `end`: `complete`, `problem`, `revoked`, `drain`, `gone`.
+pub(crate) fn streams_ended() -> Counter<u64> {
     meter()
         .u64_counter("gateway.streams.ended")
         .with_unit("{stream}")
@@ -39,14 +35,12 @@ pub fn streams_ended() -> Counter<u64> {
         .build()
 }
 
-/// Requests whose rate limit this process counted alone.
-#[must_use]
-pub fn rate_limit_local() -> Counter<u64> {
+pub(crate) fn rate_limit_local() -> Counter<u64> {
     meter()
         .u64_counter("gateway.rate_limit.local")
         .with_unit("{request}")
         .with_description(
-            "requests whose rate limit was counted by this process alone, because Redis did not answer",
+            "requests counted for the rate limit by this process alone, because Redis did not answer",
         )
         .build()
 }

@@ -15,12 +15,10 @@ use svc_core::wire::auth::MethodAuth;
 
 use self::{comments::Comments, schema::Schemas};
 use crate::{
+    headers::{IDEMPOTENCY_KEY, REQUEST_TIMEOUT},
     problem,
     table::{self, Answer, BodyRule, FieldPath, Route, Table},
-    transcode::{
-        call::{IDEMPOTENCY_KEY, REQUEST_TIMEOUT},
-        sse, text,
-    },
+    transcode::{sse, text},
 };
 
 /// Name of the security scheme.
@@ -37,8 +35,7 @@ server-sent events. A stream that fails ends with an event `problem`; a stream t
 Last-Event-ID.";
 
 /// Returns the OpenAPI document of everything that the table serves.
-#[must_use]
-pub fn document(table: &Table) -> Value {
+pub(crate) fn document(table: &Table) -> Value {
     let comments = Comments::of(table.pool());
     let mut schemas = Schemas::new(table, &comments);
     let mut paths = Map::new();
@@ -155,11 +152,11 @@ fn parameters(route: &Route, schemas: &mut Schemas<'_>) -> Vec<Value> {
     if route.method != Method::GET {
         let description = "Makes the request safe to repeat for a day.";
         let schema = json!({ "type": "string", "pattern": "^[!-~]{1,255}$" });
-        add(IDEMPOTENCY_KEY.as_str(), "header", false, description.to_owned(), schema);
+        add(IDEMPOTENCY_KEY, "header", false, description.to_owned(), schema);
     }
     let description = "Maximum time to wait for the answer, in seconds.";
     let schema = json!({ "type": "number", "exclusiveMinimum": 0 });
-    add(REQUEST_TIMEOUT.as_str(), "header", false, description.to_owned(), schema);
+    add(REQUEST_TIMEOUT, "header", false, description.to_owned(), schema);
     parameters
 }
 

@@ -1,8 +1,8 @@
-//! What a caller over HTTP reads when something failed: RFC 9457 `application/problem+json`, one type for all.
+//! Error responses: RFC 9457 `application/problem+json`, one form for every error.
 //!
-//! A problem says what to do next: `code` names the cause for machines, `retryable` whether the same request may
-//! succeed later, `Retry-After` when (429 and 503 always have it), `errors` which fields are wrong. Texts that come
-//! from a transport, a driver or a defect never get here: only what a Steward service said on purpose is passed on.
+//! `code` identifies the cause for programs, `retryable` says whether the same request may succeed later,
+//! `Retry-After` when (429 and 503 always have it), and `errors` lists the invalid fields. The text is one
+//! that a Steward service wrote for callers. The texts of transports, drivers and defects are only logged.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -13,44 +13,41 @@ use svc_core::wire::error::{self, ErrorKind, ServiceError};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// Media type of a problem.
-pub const MEDIA_TYPE: &str = "application/problem+json";
+pub(crate) const MEDIA_TYPE: &str = "application/problem+json";
 
-/// Prefix of every problem's `type`; the code follows.
-pub const TYPE_PREFIX: &str = "urn:steward:problem:";
+/// The `type` of a problem is this prefix and the code.
+pub(crate) const TYPE_PREFIX: &str = "urn:steward:problem:";
 
-/// Advice of 429 and 503 that come without one.
+/// Retry-After of a 429 or 503 if the service gave none.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// A failed request, before it is written out.
+/// The error response of a request, without the request id.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// HTTP status.
-    pub status: StatusCode,
-    /// Stable reason, UPPER_SNAKE.
-    pub code: Cow<'static, str>,
-    /// What happened, for a person.
-    pub detail: Cow<'static, str>,
+pub(crate) struct Problem {
+    pub(crate) status: StatusCode,
+    /// Stable reason, in UPPER_SNAKE.
+    pub(crate) code: Cow<'static, str>,
+    /// Explanation for a person.
+    pub(crate) detail: Cow<'static, str>,
     /// Whether the same request may succeed later.
-    pub retryable: bool,
-    /// When to come back.
-    pub retry_after: Option<Duration>,
-    /// The fields that are wrong.
-    pub errors: Vec<FieldProblem>,
-    /// Further headers of the answer.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) retryable: bool,
+    /// Minimum time to wait before a retry.
+    pub(crate) retry_after: Option<Duration>,
+    /// The invalid fields, if any.
+    pub(crate) errors: Vec<FieldProblem>,
+    /// Additional headers of the response.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// One wrong field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct FieldProblem {
-    /// Its path, as `turn.input`.
-    pub field: String,
-    /// What is wrong with it, to be read after its name.
-    pub detail: Cow<'static, str>,
+pub(crate) struct FieldProblem {
+    /// Path of the field, such as `turn.input`.
+    pub(crate) field: String,
+    /// Completes the sentence "`field` …".
+    pub(crate) detail: Cow<'static, str>,
 }
 
-/// A problem as it is written.
+/// The body of the response.
 #[derive(Serialize)]
 struct Document<'a> {
     r#type: String,
@@ -67,9 +64,8 @@ struct Document<'a> {
 }
 
 impl Problem {
-    /// A problem of this kind, with its own code.
-    #[must_use]
-    pub fn new(kind: ErrorKind, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+    /// A problem with the status and retry advice of `kind`.
+    pub(crate) fn new(kind: ErrorKind, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         let row = kind.row();
         Self {
             status: status_of(kind),
@@ -82,9 +78,8 @@ impl Problem {
         }
     }
 
-    /// A problem with a status that no error kind has.
-    #[must_use]
-    pub fn http(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+    /// A problem with a status that no error kind has. It is not retryable.
+    pub(crate) fn http(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
             code: code.into(),
@@ -96,9 +91,8 @@ impl Problem {
         }
     }
 
-    /// One field of the request is wrong; `detail` completes the sentence "`field` …".
-    #[must_use]
-    pub fn field(field: impl Into<String>, detail: impl Into<Cow<'static, str>>) -> Self {
+    /// One invalid field; `detail` completes the sentence "`field` …".
+    pub(crate) fn field(field: impl Into<String>, detail: impl Into<Cow<'static, str>>) -> Self {
         let (field, detail) = (field.into(), detail.into());
         let sentence = format!("{field} {detail}");
         let mut problem = Self::new(ErrorKind::InvalidArgument, "INVALID_ARGUMENT", sentence);
@@ -106,15 +100,12 @@ impl Problem {
         problem
     }
 
-    /// Nothing is served at this path.
-    #[must_use]
-    pub fn no_route() -> Self {
+    pub(crate) fn no_route() -> Self {
         Self::new(ErrorKind::NotFound, "ROUTE_NOT_FOUND", "there is nothing at this path")
     }
 
-    /// The path is served, by other methods.
-    #[must_use]
-    pub fn method_not_allowed(allowed: &[Method]) -> Self {
+    /// `allowed` are the methods that the path serves.
+    pub(crate) fn method_not_allowed(allowed: &[Method]) -> Self {
         let allow = allowed.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
         let detail = format!("this path serves {allow}");
         let problem = Self::http(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail);
@@ -124,29 +115,23 @@ impl Problem {
         }
     }
 
-    /// A defect of ours, of which the caller learns nothing but the request id to report.
-    #[must_use]
-    pub fn internal() -> Self {
+    /// A defect of Steward. The caller gets only the request id to report; the log has the cause.
+    pub(crate) fn internal() -> Self {
         Self::new(ErrorKind::Internal, "INTERNAL", "something failed on our side; report the request id")
     }
 
-    /// With one more header.
-    #[must_use]
-    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
     }
 
-    /// With this advice on when to come back.
-    #[must_use]
-    pub fn retry_after(mut self, after: Duration) -> Self {
+    pub(crate) fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
     }
 
-    /// The JSON document, on one line.
-    #[must_use]
-    pub fn document(&self, request_id: &str) -> String {
+    /// The body as one line of JSON.
+    pub(crate) fn document(&self, request_id: &str) -> String {
         let document = Document {
             r#type: format!("{TYPE_PREFIX}{}", self.code),
             title: title(self.status),
@@ -162,16 +147,15 @@ impl Problem {
         serde_json::to_string(&document).unwrap_or_default()
     }
 
-    /// Whole seconds, rounded up: coming back early would only fail again.
+    /// Whole seconds, rounded up: a retry before the time would only fail again.
     fn retry_after_seconds(&self) -> Option<u64> {
         let must = matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
         let after = self.retry_after.or(must.then_some(DEFAULT_RETRY_AFTER))?;
         Some((after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1))
     }
 
-    /// The whole answer.
-    #[must_use]
-    pub fn into_answer(self, request_id: &str) -> Response {
+    /// The complete HTTP response.
+    pub(crate) fn into_answer(self, request_id: &str) -> Response {
         let body = self.document(request_id);
         let retry_after = self.retry_after_seconds().map(HeaderValue::from);
         let mut response = (self.status, [(header::CONTENT_TYPE, MEDIA_TYPE)], body).into_response();
@@ -185,7 +169,7 @@ impl Problem {
     }
 }
 
-/// A problem on its way through the layers: the outermost of ours writes it, since it knows the request id.
+/// The problem is an extension of the response until `layer/problems.rs` writes it with the request id.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();
@@ -200,17 +184,18 @@ impl From<Status> for Problem {
         let info = status.get_details_error_info().filter(|info| info.domain == error::DOMAIN);
         let kind = kind_of(&status, info.is_some());
         let row = kind.row();
-        // Without Steward's own details the text is a transport's or a library's: it may name hosts and paths.
-        let said = info.is_some() && kind != ErrorKind::Internal;
+        // Without Steward's details the text is from a transport or a library: it may contain hosts and
+        // paths.
+        let public = info.is_some() && kind != ErrorKind::Internal;
         let code = match info {
-            Some(info) if said && !info.reason.is_empty() => Cow::Owned(info.reason),
+            Some(info) if public && !info.reason.is_empty() => Cow::Owned(info.reason),
             _ => Cow::Borrowed(row.reason),
         };
-        let detail = match said && !status.message().is_empty() {
+        let detail = match public && !status.message().is_empty() {
             true => Cow::Owned(status.message().to_owned()),
             false => generic(kind),
         };
-        let violations = status.get_details_bad_request().filter(|_| said).map(|bad| bad.field_violations);
+        let violations = status.get_details_bad_request().filter(|_| public).map(|bad| bad.field_violations);
         let errors = violations.unwrap_or_default().into_iter();
         let mut problem = Self {
             status: status_of(kind),
@@ -231,14 +216,12 @@ impl From<Status> for Problem {
 }
 
 impl Problem {
-    /// The problem of an error of our own.
-    #[must_use]
-    pub fn from_error(error: &dyn ServiceError) -> Self {
+    pub(crate) fn from_error(error: &dyn ServiceError) -> Self {
         error::to_status(error).into()
     }
 }
 
-/// What an upstream's status means for the caller.
+/// The kind of error for the caller. `steward` says whether a Steward service made the status.
 fn kind_of(status: &Status, steward: bool) -> ErrorKind {
     if steward {
         return ErrorKind::from_code(status.code());
@@ -247,17 +230,18 @@ fn kind_of(status: &Status, steward: bool) -> ErrorKind {
         return ErrorKind::DeadlineExceeded;
     }
     match status.code() {
-        // Made here, from a transport's error: the upstream went away, before or while it answered.
+        // Made in this process from a transport error: the service's connection broke before or during the
+        // answer.
         Code::Unknown | Code::Internal | Code::Cancelled | Code::Unavailable
             if std::error::Error::source(status).is_some() =>
         {
             ErrorKind::Unavailable
         }
-        // Given up by the other side without a word; our caller is still there.
+        // The service ended the call without details, and the caller is still waiting.
         Code::Unavailable | Code::Cancelled => ErrorKind::Unavailable,
         Code::ResourceExhausted => ErrorKind::ResourceExhausted,
         Code::DeadlineExceeded => ErrorKind::DeadlineExceeded,
-        // Every other verdict of a Steward service carries details; this one is a library's.
+        // Every error of a Steward service has details, so a library made this one.
         Code::Ok
         | Code::Unknown
         | Code::InvalidArgument
@@ -274,7 +258,7 @@ fn kind_of(status: &Status, steward: bool) -> ErrorKind {
     }
 }
 
-/// Whether the channel itself ran out of time; it calls that a cancellation.
+/// Whether the channel's own timeout ended the call; its status code is `Cancelled` then.
 fn is_timeout(status: &Status) -> bool {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
@@ -317,7 +301,7 @@ fn title(status: StatusCode) -> &'static str {
     }
 }
 
-/// Services name fields as the contract does; callers over HTTP know them by their JSON names.
+/// Converts a field path with the contract's names to one with JSON names.
 fn json_names(path: &str) -> String {
     let mut name = String::with_capacity(path.len());
     let mut upper = false;

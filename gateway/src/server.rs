@@ -1,11 +1,12 @@
-//! The public listener: HTTP/1.1 connections, each with its limits, and the way they all end.
+//! The public listener: HTTP/1.1 connections, their limits, and the drain.
 //!
-//! HTTP/1.1 alone: TLS and HTTP/2 towards browsers belong to what stands in front. A head has a size and a time,
-//! idle connections end after the same time, a dead peer is noticed by the kernel. At a stop the door stays open
-//! for a moment (balancers must notice), then no connection is accepted, streams are told to end, requests in hand
-//! finish, and idle connections close; the process's grace period bounds all of it.
+//! TLS and HTTP/2 are the job of a load balancer in front of the gateway. A request's head is limited in size
+//! and time; a connection that is idle for the same time is closed; the kernel detects dead peers. At a stop
+//! the listener stays open for `drain_delay`, so that load balancers see that the gateway is not ready. Then
+//! it accepts no connection, ends streams, lets running requests finish and closes idle connections. The
+//! process's grace period limits all of this.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -22,35 +23,32 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::ConnectionsConfig;
 
-/// Delay after a failed accept, as when the process has no file descriptor left.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// Pause after a failed accept, for example when the process has no file descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How the server is told to stop, and tells that it did.
+/// The signals of a stop, in both directions.
 #[derive(Debug)]
-pub struct Stop {
-    /// Asks to finish.
-    pub soft: CancellationToken,
-    /// Ends everything.
-    pub hard: CancellationToken,
-    /// Fired by the server when the door closes.
-    pub drain: CancellationToken,
-    /// Fired by the server when its last connection is gone.
-    pub closed: CancellationToken,
+pub(crate) struct Stop {
+    /// Fired by the process: begins the drain.
+    pub(crate) soft: CancellationToken,
+    /// Fired by the process: ends every connection.
+    pub(crate) hard: CancellationToken,
+    /// Fired by the server when the listener closes.
+    pub(crate) drain: CancellationToken,
+    /// Fired by the server when its last connection has ended.
+    pub(crate) closed: CancellationToken,
 }
 
-/// Serves connections until told to stop.
-///
-/// # Errors
-/// None at present: a listener's errors pass.
-pub async fn serve(
+/// Serves connections until a stop. The result is always `Ok`: errors of the listener are logged and retried.
+pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     config: ConnectionsConfig,
     stop: Stop,
 ) -> io::Result<()> {
     let _closed = stop.closed.drop_guard();
-    let room = std::sync::Arc::new(Semaphore::new(config.max));
-    // Owned here, and ended with this task.
+    let slots = Arc::new(Semaphore::new(config.max));
+    // The set ends its connections when this task ends.
     let mut connections = JoinSet::new();
     let closing = async {
         stop.soft.cancelled().await;
@@ -62,8 +60,8 @@ pub async fn serve(
             biased;
             () = &mut closing => break,
             () = stop.hard.cancelled() => break,
-            Some(ended) = connections.join_next() => { note(ended); continue }
-            accepted = accept(&listener, &room) => accepted,
+            Some(ended) = connections.join_next() => { log_panic(ended); continue }
+            accepted = accept(&listener, &slots) => accepted,
         };
         match accepted {
             Ok((stream, permit)) => {
@@ -75,17 +73,17 @@ pub async fn serve(
             }
             Err(error) => {
                 tracing::warn!(%error, "connection was not accepted");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
     drop(listener);
     stop.drain.cancel();
-    tracing::info!(connections = connections.len(), "door closed");
+    tracing::info!(connections = connections.len(), "listener closed");
     loop {
         tokio::select! {
             ended = connections.join_next() => match ended {
-                Some(ended) => note(ended),
+                Some(ended) => log_panic(ended),
                 None => return Ok(()),
             },
             () = stop.hard.cancelled() => {
@@ -97,19 +95,19 @@ pub async fn serve(
     }
 }
 
-/// The next connection, once there is room for it.
+/// Waits for a free slot, then for a connection.
 async fn accept(
     listener: &TcpListener,
-    room: &std::sync::Arc<Semaphore>,
+    slots: &Arc<Semaphore>,
 ) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let permit = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
     Ok((stream, permit))
 }
 
 async fn connection(stream: TcpStream, router: Router, config: ConnectionsConfig, drain: CancellationToken) {
     if let Err(error) = prepare(&stream, config.dead_after) {
-        tracing::debug!(%error, "connection was gone at once");
+        tracing::debug!(%error, "connection closed before its first request");
         return;
     }
     let mut http = http1::Builder::new();
@@ -128,7 +126,7 @@ async fn connection(stream: TcpStream, router: Router, config: ConnectionsConfig
         }
     };
     if let Err(error) = served {
-        // Clients that leave, and those that do not speak HTTP.
+        // The client disconnected, or sent something other than HTTP.
         tracing::debug!(%error, "connection ended early");
     }
 }
@@ -140,7 +138,7 @@ fn prepare(stream: &TcpStream, dead_after: Duration) -> io::Result<()> {
     Ok(())
 }
 
-fn note(ended: Result<(), tokio::task::JoinError>) {
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {

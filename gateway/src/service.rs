@@ -1,4 +1,4 @@
-//! The gateway put together: the only place that wires and spawns.
+//! Starts the gateway: the only place that wires and spawns.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
@@ -20,42 +20,52 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error,
-    admit::Admission,
-    config::{Config, Unusable},
-    door::{self, a2a::A2aDoor, health::Readiness},
-    limit::rate::RateLimiter,
-    openapi, server, stack,
+    admit::{Admission, rate::RateLimiter},
+    config::{Config, refuse},
+    error::Error,
+    openapi,
+    routes::{self, a2a::A2aRoute, health::Readiness},
+    server, stack,
     table::Table,
     transcode::{Transcoder, call::Upstreams},
 };
 
-/// The services of the plane: how the contract and the configuration call them, and how they call themselves.
+/// Each service's short name, in the contract and the configuration, and its full name, the audience of
+/// assertions.
 const SERVICES: [(&str, &str); 4] =
     [("chat", "chat-svc"), ("sandbox", "sandbox-svc"), ("registry", "registry-svc"), ("purge", "purge-svc")];
 
-/// What the gateway is built from, besides its configuration.
+/// Starts a gateway on `lifecycle`: listens, checks the configuration and the contract, spawns its tasks and
+/// returns.
+///
+/// # Errors
+/// If an address is taken, or the configuration or the contract cannot be used.
+pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Result<(), Error> {
+    Gateway::build(config, Deps::real(metrics)).await?.start(&lifecycle);
+    Ok(())
+}
+
+/// The collaborators that tests replace.
 #[derive(Debug, Clone)]
 pub struct Deps {
     /// The contract: an encoded `FileDescriptorSet` with its options.
     pub descriptors: &'static [u8],
-    /// Tells the time that assertions bear.
+    /// Clock for the times in assertions.
     pub clock: SharedClock,
-    /// The process's metrics.
     pub metrics: Metrics,
-    /// Who knows API tokens; registry-svc if none is given.
+    /// Resolves API tokens; `None` is registry-svc.
     pub tokens: Option<Arc<dyn TokenResolver>>,
 }
 
 impl Deps {
-    /// What a process runs with.
+    /// The collaborators of a real process.
     #[must_use]
     pub fn real(metrics: Metrics) -> Self {
         Self { descriptors: steward_proto::DESCRIPTORS, clock: SystemClock::shared(), metrics, tokens: None }
     }
 }
 
-/// A gateway whose ports are taken and whose contract is checked; nothing of it runs yet.
+/// A gateway that listens and has checked its configuration and contract, and serves nothing yet.
 #[derive(Debug)]
 pub struct Gateway {
     config: Config,
@@ -65,17 +75,17 @@ pub struct Gateway {
     table: Table,
     admission: Admission,
     upstreams: Upstreams,
-    a2a: Option<A2aDoor>,
+    a2a: Option<A2aRoute>,
 }
 
 impl Gateway {
-    /// Takes the ports, then builds everything that can be wrong.
+    /// Binds the ports, then makes every part that can fail.
     ///
     /// # Errors
-    /// [`Error`] says what is.
+    /// See [`start`].
     pub async fn build(config: Config, deps: Deps) -> Result<Self, Error> {
         config.check()?;
-        // First, so that a clash shows at once.
+        // The ports first, so that a taken one is reported at once.
         let public = bind(config.listen).await?;
         let operators = bind(config.operator_listen).await?;
         let table = Table::decode(deps.descriptors)?;
@@ -83,44 +93,47 @@ impl Gateway {
         let mut peers = HashMap::new();
         for (name, peer) in &config.peers {
             let known = SERVICES.iter().find(|(short, _)| short == name);
-            let (_, full_name) = known.ok_or_else(|| Error::UnknownPeer(name.clone()))?;
+            let (_, full_name) =
+                known.ok_or_else(|| refuse(&format!("peers.{name}"), "is no service of the plane"))?;
             peers.insert(name.clone(), Peer::lazy(full_name, peer, signer.clone())?);
         }
         let tokens = match (deps.tokens, peers.get("registry")) {
             (Some(tokens), _) => tokens,
             (None, Some(registry)) => Arc::new(RegistryTokens::new(registry.clone())),
-            (None, None) => return Err(Unusable { key: "peers", problem: "lacks the registry" }.into()),
+            (None, None) => return Err(refuse("peers", "lacks the registry").into()),
         };
         let upstreams = Upstreams::new(&table, peers, &config.requests)?;
         let rate = RateLimiter::new(&config.rate_limit, Redis::lazy(&config.redis).map_err(Error::Redis)?);
         let admission = Admission::new(&config, tokens, rate);
-        let a2a = A2aDoor::new(&table, &admission, &upstreams)?;
+        let a2a = A2aRoute::new(&table, &admission, &upstreams)?;
         Ok(Self { config, public, operators, metrics: deps.metrics, table, admission, upstreams, a2a })
     }
 
-    /// The public address in force (where the configuration said port 0).
+    /// The bound public address, with the real port where the configuration has port 0.
     ///
     /// # Errors
-    /// If the system does not tell.
+    /// If the kernel does not return the address.
+    #[cfg(feature = "test-util")]
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.public.local_addr()
     }
 
-    /// The operators' address in force.
+    /// The bound operator address.
     ///
     /// # Errors
-    /// If the system does not tell.
+    /// If the kernel does not return the address.
+    #[cfg(feature = "test-util")]
     pub fn operator_address(&self) -> std::io::Result<SocketAddr> {
         self.operators.local_addr()
     }
 
-    /// Serves until the lifecycle's soft token fires, then drains. Spawns its tasks and returns.
+    /// Spawns tasks that serve until the lifecycle's soft token fires and then drain; returns at once.
     pub fn start(self, lifecycle: &Lifecycle) {
         let Self { config, public, operators, metrics, table, admission, upstreams, a2a } = self;
         let peers = upstreams.peers().map(|(name, peer)| (name.to_owned(), peer.clone())).collect();
         let readiness = Readiness::watch(peers, lifecycle);
-        let document = door::openapi::Document(Bytes::from(openapi::document(&table).to_string()));
-        // Fires once the door closes: streams end then, not already when readiness does.
+        let document = routes::openapi::Document(Bytes::from(openapi::document(&table).to_string()));
+        // Fires when the listener closes. Streams end then, not when the gateway stops being ready.
         let drain = CancellationToken::new();
         let transcoder = Transcoder::new(table, admission, upstreams, config.streams, drain.clone());
         let router = stack::public(transcoder, readiness.clone(), document, a2a, &config.cors.origins);
@@ -129,8 +142,8 @@ impl Gateway {
         let stop =
             server::Stop { soft: lifecycle.soft(), hard: lifecycle.hard(), drain, closed: closed.clone() };
         lifecycle.spawn_essential("http server", server::serve(public, router, config.connections, stop));
-        // Answers until the public door is closed, so that an operator can watch the drain.
-        let operators = axum::serve(operators, door::health::operators(readiness, metrics));
+        // Serves until the last public connection has ended, so that an operator can watch the drain.
+        let operators = axum::serve(operators, routes::health::operators(readiness, metrics));
         lifecycle.spawn_essential("operators' port", async move {
             tokio::select! {
                 served = operators.into_future() => served,

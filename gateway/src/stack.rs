@@ -1,4 +1,4 @@
-//! Everything a request passes, outermost first.
+//! The layers and routes of the public listener.
 
 use axum::{
     Router,
@@ -8,46 +8,45 @@ use axum::{
 
 use crate::{
     config::Origin,
-    door::{self, a2a::A2aDoor, health::Readiness},
     layer::{access_log, cors, problems, request_id, trace},
     metrics,
+    routes::{self, a2a::A2aRoute, health::Readiness},
     transcode::Transcoder,
 };
 
-/// The public door: the routes that are not the contract's, and behind them the transcoder.
-pub fn public(
+pub(crate) fn public(
     transcoder: Transcoder,
     readiness: Readiness,
-    openapi: door::openapi::Document,
-    a2a: Option<A2aDoor>,
+    openapi: routes::openapi::Document,
+    a2a: Option<A2aRoute>,
     origins: &[Origin],
 ) -> Router {
     let router = Router::new()
-        // Health asks nothing of anybody.
-        .route("/healthz", get(door::health::healthz))
-        .route("/readyz", get(door::health::readyz).with_state(readiness))
-        // The contract, for people and tools.
-        .route("/openapi.json", get(door::openapi::serve).with_state(openapi))
-        // Agents' own protocol, which the registry reads.
-        .merge(a2a.map_or_else(Router::new, A2aDoor::into_router))
-        // A known path with another method is a problem like any other.
-        .method_not_allowed_fallback(door::method_not_allowed)
-        // Every other path is the contract's, or nobody's.
+        // Health takes no credential.
+        .route("/healthz", get(routes::health::healthz))
+        .route("/readyz", get(routes::health::readyz).with_state(readiness))
+        // The description of the API takes no credential either.
+        .route("/openapi.json", get(routes::openapi::serve).with_state(openapi))
+        // A2A, which registry-svc parses.
+        .merge(a2a.map_or_else(Router::new, A2aRoute::into_router))
+        // A wrong method on one of the paths above.
+        .method_not_allowed_fallback(routes::method_not_allowed)
+        // Every other path: the contract's routes, or 404.
         .fallback(move |request| transcoder.clone().serve(request));
     layers(router, origins)
 }
 
-/// `layer` wraps what is there: the last one here is the first that a request meets.
+/// Each `layer` call wraps the ones above it, so a request passes the last one first.
 fn layers(router: Router, origins: &[Origin]) -> Router {
     router
-        // Answers browsers that ask whether a page of another origin may call.
+        // Answers preflight requests of browsers.
         .layer(cors::layer(origins))
-        // Writes problems, panics included, as application/problem+json.
+        // Writes problems and panics as application/problem+json.
         .layer(from_fn(problems::layer))
-        // One log line and one measurement a request.
+        // Writes one log line and one measurement for each request.
         .layer(from_fn_with_state(metrics::request_duration(), access_log::layer))
-        // One span a request, under the caller's trace.
+        // Opens one span for each request, in the caller's trace.
         .layer(from_fn(trace::layer))
-        // Every request has an id, and every answer carries it.
+        // Gives each request and its response an id.
         .layer(from_fn(request_id::layer))
 }

@@ -1,15 +1,16 @@
-//! The table of everything the HTTP door serves, made once at start from the contract's descriptors.
+//! The table of HTTP routes, made once at start from the contract's descriptors.
 //!
-//! A row says how one HTTP binding reaches one RPC: method and template, where body, path variables and
-//! `Last-Event-ID` go, who may call, which service answers, and how its answer is framed. The table is immutable,
-//! holds nothing that depends on a request, and has no row that could fail to be served: whatever the gateway
-//! cannot do is an [`Error`] here, at start and in the tests, never a surprise at three in the morning.
-//! RPCs without `google.api.http` have no row; they are reached over gRPC alone.
+//! A route is one HTTP binding of one RPC: method and path template, the fields that the body, the path
+//! variables and `Last-Event-ID` fill, the permitted callers, the service, and the form of the answer. The
+//! table is immutable. A binding that the gateway cannot serve is an [`Error`] at start, so that a request
+//! never finds one. RPCs without `google.api.http` have no route; they are available over gRPC alone.
 
 mod options;
 mod router;
 mod sse;
 mod template;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
@@ -20,118 +21,88 @@ use prost_reflect::{
 use svc_core::wire::auth::MethodAuth;
 
 use self::options::{Binding, Options};
-pub use self::{
+pub(crate) use self::{
     options::{is_required, rules},
     router::{Matched, NoMatch},
     sse::SseFields,
-    template::{Segment, Template},
+    template::Template,
 };
 
-/// Why a contract cannot be served.
+/// Why a contract cannot be served. `rpc`, `first` and `second` are full names of methods.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The descriptor set does not decode.
     #[error("descriptor set does not decode")]
     Descriptors(#[source] DescriptorError),
-    /// The descriptor set lacks an option's definition.
+    /// The descriptor set does not have the definition of an option.
     #[error("contract does not define the option {0}")]
     OptionMissing(&'static str),
-    /// A method does not say who may call it.
     #[error("{rpc} has no option (steward.common.v1.auth)")]
-    AuthMissing {
-        /// The method.
-        rpc: String,
-    },
-    /// An option of a method, or its shape, asks for something that is not served.
+    AuthMissing { rpc: String },
+    /// The options or the types of a method need something that the gateway does not implement.
     #[error("{rpc}: {problem}")]
-    Unservable {
-        /// The method.
-        rpc: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// Two bindings answer to the same requests.
+    Unservable { rpc: String, problem: String },
+    /// Two bindings match the same requests.
     #[error("{second} clashes with {first}: both serve {method} {template}")]
-    Clash {
-        /// The HTTP method.
-        method: Method,
-        /// The later template.
-        template: String,
-        /// The method that came first.
-        first: String,
-        /// The method that came second.
-        second: String,
-    },
+    Clash { method: Method, template: String, first: String, second: String },
 }
 
-/// The fields from a message down to one of its (nested) fields.
+/// Path from a message to one of its fields, through nested messages.
 #[derive(Clone, PartialEq, Eq)]
-pub struct FieldPath(Vec<FieldDescriptor>);
+pub(crate) struct FieldPath(Vec<FieldDescriptor>);
 
-/// Which part of the request message the HTTP body fills.
+/// The part of the request message that the HTTP body fills.
 #[derive(Clone, PartialEq, Eq)]
-pub enum BodyRule {
-    /// None: the request has no body.
+pub(crate) enum BodyRule {
+    /// The request has no body.
     None,
     /// Every field that the path does not fill.
     Whole,
-    /// One field.
     Field(FieldDescriptor),
 }
 
-/// How an answer goes out.
+/// The form of the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// One JSON text.
+pub(crate) enum Answer {
     Json,
-    /// Server-sent events.
     Events(SseFields),
 }
 
 /// One HTTP binding of one RPC.
-pub struct Route {
-    /// HTTP method.
-    pub method: Method,
-    /// Path template.
-    pub template: Template,
-    /// The RPC.
-    pub rpc: MethodDescriptor,
-    /// The RPC's path on the wire.
-    pub grpc_path: PathAndQuery,
-    /// Name of the service that answers, as "chat": the second word of the RPC's package.
-    pub upstream: String,
-    /// Who may call.
-    pub auth: MethodAuth,
-    /// What the body fills.
-    pub body: BodyRule,
-    /// The fields that the template's variables fill, in its order.
-    pub variables: Vec<FieldPath>,
-    /// How the answer goes out.
-    pub answer: Answer,
-    /// The field that takes `Last-Event-ID`.
-    pub resume: Option<FieldPath>,
+pub(crate) struct Route {
+    pub(crate) method: Method,
+    pub(crate) template: Template,
+    pub(crate) rpc: MethodDescriptor,
+    /// Path of the RPC over gRPC.
+    pub(crate) grpc_path: PathAndQuery,
+    /// Short name of the service, such as "chat": the second word of the RPC's package.
+    pub(crate) upstream: String,
+    pub(crate) auth: MethodAuth,
+    pub(crate) body: BodyRule,
+    /// The fields that the template's variables fill, in the order of the variables.
+    pub(crate) variables: Vec<FieldPath>,
+    pub(crate) answer: Answer,
+    /// The field that `Last-Event-ID` fills.
+    pub(crate) resume: Option<FieldPath>,
 }
 
-/// Every route, and the way from a request to its route.
-pub struct Table {
+/// Every route of the contract, with a router that finds a request's route.
+pub(crate) struct Table {
     pool: DescriptorPool,
     routes: Vec<Arc<Route>>,
     router: router::Router,
 }
 
 impl Table {
-    /// The table of an encoded `FileDescriptorSet` (with its custom options).
-    ///
-    /// # Errors
-    /// [`Error`] names the first thing that cannot be served.
-    pub fn decode(descriptors: &[u8]) -> Result<Self, Error> {
+    /// Makes the table of an encoded `FileDescriptorSet` that contains the custom options.
+    pub(crate) fn decode(descriptors: &[u8]) -> Result<Self, Error> {
         let pool = DescriptorPool::decode(descriptors).map_err(Error::Descriptors)?;
         let options = Options::find(&pool).map_err(Error::OptionMissing)?;
         let mut routes = Vec::new();
         for rpc in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
             let unservable = |problem| Error::Unservable { rpc: rpc.full_name().to_owned(), problem };
             let auth = options.auth(&rpc).map_err(unservable)?;
-            // Asked of every method, door or not: a method that anyone might call is a mistake in the contract.
+            // Required of every method, also without an HTTP binding: without the option nothing says who may
+            // call.
             let auth = auth.ok_or_else(|| Error::AuthMissing { rpc: rpc.full_name().to_owned() })?;
             for binding in options.bindings(&rpc).map_err(unservable)? {
                 routes.push(Arc::new(route(&options, &rpc, auth.clone(), binding).map_err(unservable)?));
@@ -142,23 +113,22 @@ impl Table {
     }
 
     /// Every route, in the contract's order.
-    #[must_use]
-    pub fn routes(&self) -> &[Arc<Route>] {
+    pub(crate) fn routes(&self) -> &[Arc<Route>] {
         &self.routes
     }
 
-    /// The descriptors behind the routes.
-    #[must_use]
-    pub fn pool(&self) -> &DescriptorPool {
+    pub(crate) fn pool(&self) -> &DescriptorPool {
         &self.pool
     }
 
-    /// The route of a method that the contract gives no door, for one that is written by hand; `None` if the contract
-    /// has no such method. It is none of [`Self::routes`].
-    ///
-    /// # Errors
-    /// [`Error`] says why it cannot be served.
-    pub fn by_hand(&self, rpc: &str, method: Method, template: &str) -> Result<Option<Arc<Route>>, Error> {
+    /// Makes the route of a method without an HTTP binding, for a hand-written handler; `None` if the
+    /// contract does not have the method. The route is not one of [`Self::routes`].
+    pub(crate) fn hand_written(
+        &self,
+        rpc: &str,
+        method: Method,
+        template: &str,
+    ) -> Result<Option<Arc<Route>>, Error> {
         let (service, name) = rpc.rsplit_once('.').unwrap_or_default();
         let service = self.pool.get_service_by_name(service);
         let Some(rpc) = service.and_then(|service| service.methods().find(|found| found.name() == name))
@@ -174,17 +144,16 @@ impl Table {
         Ok(Some(Arc::new(route)))
     }
 
-    /// Names of the services that the routes need.
-    #[must_use]
-    pub fn upstreams(&self) -> HashSet<&str> {
+    /// Short names of the services that the routes need.
+    pub(crate) fn upstreams(&self) -> HashSet<&str> {
         self.routes.iter().map(|route| route.upstream.as_str()).collect()
     }
 
-    /// The route of a request, by its method and its path as sent (still percent-encoded).
+    /// Finds the route of a request. `path` is still percent-encoded.
     ///
     /// # Errors
-    /// [`NoMatch`] says whether nothing has this path, or only other methods.
-    pub fn find<'t, 'p>(&'t self, method: &Method, path: &'p str) -> Result<Matched<'t, 'p>, NoMatch> {
+    /// [`NoMatch`] tells an unknown path from a known path with other methods.
+    pub(crate) fn find<'t, 'p>(&'t self, method: &Method, path: &'p str) -> Result<Matched<'t, 'p>, NoMatch> {
         self.router.find(&self.routes, method, path)
     }
 }
@@ -231,7 +200,7 @@ fn route(
     })
 }
 
-/// The field that a template's variable fills: one scalar, however deep.
+/// The field that a template's variable fills. It must be a scalar; it may be in a nested message.
 fn variable(input: &MessageDescriptor, name: &str) -> Result<FieldPath, String> {
     let path =
         FieldPath::find(input, name).ok_or_else(|| format!("has no field {name} for its path variable"))?;
@@ -241,9 +210,9 @@ fn variable(input: &MessageDescriptor, name: &str) -> Result<FieldPath, String> 
 }
 
 impl FieldPath {
-    /// The field that a dotted name means, each word a contract or a JSON name. Lists and maps are not entered.
-    #[must_use]
-    pub fn find(message: &MessageDescriptor, name: &str) -> Option<Self> {
+    /// The field with a dotted name; each word is a contract name or a JSON name. A list or a map can only be
+    /// the last word.
+    pub(crate) fn find(message: &MessageDescriptor, name: &str) -> Option<Self> {
         let mut fields: Vec<FieldDescriptor> = Vec::new();
         for word in name.split('.') {
             let within = match fields.last() {
@@ -256,38 +225,32 @@ impl FieldPath {
         Some(Self(fields))
     }
 
-    /// A path of these fields.
     fn of(fields: &[FieldDescriptor]) -> Self {
         Self(fields.to_vec())
     }
 
-    /// The fields, outermost first; never empty.
-    #[must_use]
-    pub fn fields(&self) -> &[FieldDescriptor] {
+    /// The fields, outermost first; at least one.
+    pub(crate) fn fields(&self) -> &[FieldDescriptor] {
         &self.0
     }
 
-    /// The innermost field.
-    #[must_use]
     #[expect(clippy::indexing_slicing, reason = "a path is made with at least one field and never shortened")]
-    pub fn leaf(&self) -> &FieldDescriptor {
+    pub(crate) fn leaf(&self) -> &FieldDescriptor {
         &self.0[self.0.len() - 1]
     }
 
-    /// Dotted JSON name, which is how a caller over HTTP knows the field.
-    #[must_use]
-    pub fn json_name(&self) -> String {
+    /// The dotted JSON name, which callers over HTTP use.
+    pub(crate) fn json_name(&self) -> String {
         self.0.iter().map(FieldDescriptor::json_name).collect::<Vec<_>>().join(".")
     }
 
-    /// Whether one path lies within the other (or is the other).
-    #[must_use]
-    pub fn overlaps(&self, other: &[FieldDescriptor]) -> bool {
-        self.0.iter().zip(other).all(|(mine, theirs)| mine.number() == theirs.number())
+    /// Whether the paths are equal or one is the beginning of the other.
+    pub(crate) fn overlaps(&self, other: &[FieldDescriptor]) -> bool {
+        self.0.iter().zip(other).all(|(left, right)| left.number() == right.number())
     }
 }
 
-// Descriptors print everything they can reach, which for a message within itself has no end.
+// The derived output would print every reachable descriptor, without end for a recursive message.
 impl fmt::Debug for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "FieldPath({})", self.json_name())
@@ -306,9 +269,8 @@ impl fmt::Debug for Table {
     }
 }
 
-/// A field by its contract or JSON name.
-#[must_use]
-pub fn field_named(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
+/// Finds a field by its contract name or its JSON name.
+pub(crate) fn field_named(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
     message.get_field_by_json_name(name).or_else(|| message.get_field_by_name(name))
 }
 

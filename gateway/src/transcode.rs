@@ -1,14 +1,15 @@
-//! The transcoder: one HTTP request to one RPC and back, for every route of the table and nothing per RPC.
+//! The transcoder: turns one HTTP request into one RPC and back, for every route of the table, without code
+//! for single RPCs.
 //!
-//! match ([`Table::find`]) → admit ([`crate::admit`]) → decode ([`decode`]) → call ([`call`]) → encode ([`json`],
-//! [`sse`]). Every step fails with the same [`Problem`]; nothing of the body is read before admission, nothing is
-//! sent to a service before the whole request is understood.
+//! match ([`Table::find`]) → admit ([`crate::admit`]) → decode ([`decode`]) → call ([`call`]) → encode
+//! ([`json`], [`sse`]). Every step fails with a [`Problem`]. The body is read after admission, and the
+//! service is called after the whole request is decoded.
 
-pub mod call;
-pub mod decode;
-pub mod json;
-pub mod sse;
-pub mod text;
+pub(crate) mod call;
+mod decode;
+mod json;
+pub(crate) mod sse;
+pub(crate) mod text;
 
 use std::sync::Arc;
 
@@ -21,18 +22,18 @@ use http::{HeaderMap, header, request::Parts};
 use prost_reflect::{DynamicMessage, ReflectMessage};
 use tokio_util::sync::CancellationToken;
 
-use self::call::{Upstreams, last_event_id, verdict};
+use self::call::{Upstreams, last_event_id, problem_of};
 use crate::{
     admit::{Admission, Admitted, JSON},
     config::StreamsConfig,
-    layer::{access_log::Took, request_id::RequestId, trace},
+    layer::{access_log::MatchedRoute, request_id::RequestId, trace},
     problem::Problem,
     table::{Answer, Matched, NoMatch, SseFields, Table},
 };
 
-/// Serves the table's routes.
+/// Serves the routes of a table.
 #[derive(Debug, Clone)]
-pub struct Transcoder(Arc<Inner>);
+pub(crate) struct Transcoder(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -44,9 +45,8 @@ struct Inner {
 }
 
 impl Transcoder {
-    /// A transcoder of these parts; `drain` ends its streams.
-    #[must_use]
-    pub fn new(
+    /// `drain` ends the streams.
+    pub(crate) fn new(
         table: Table,
         admission: Admission,
         upstreams: Upstreams,
@@ -56,22 +56,21 @@ impl Transcoder {
         Self(Arc::new(Inner { table, admission, upstreams, streams, drain }))
     }
 
-    /// Answers one request.
-    pub async fn serve(self, request: Request) -> Response {
+    pub(crate) async fn serve(self, request: Request) -> Response {
         let (parts, body) = request.into_parts();
         let matched = match self.0.table.find(&parts.method, parts.uri.path()) {
             Ok(matched) => matched,
             Err(NoMatch::Path) => return Problem::no_route().into_response(),
             Err(NoMatch::Method(allowed)) => return Problem::method_not_allowed(&allowed).into_response(),
         };
-        trace::name_after(matched.route);
-        let took = Took(matched.route.clone());
-        // What the caller should know of its limits, whatever becomes of the request.
+        trace::set_route(matched.route);
+        let route = MatchedRoute(matched.route.clone());
+        // The rate limit's headers: sent with every answer, also with a refusal.
         let mut headers = HeaderMap::new();
         let answer = self.0.answer(matched, &parts, body, &mut headers).await;
         let mut response = answer.into_response();
         response.headers_mut().extend(headers);
-        response.extensions_mut().insert(took);
+        response.extensions_mut().insert(route);
         response
     }
 }
@@ -86,9 +85,9 @@ impl Inner {
     ) -> Result<Response, Problem> {
         let route = matched.route;
         let request_id = parts.extensions.get::<RequestId>().ok_or_else(Problem::internal)?;
-        let stay = self.upstreams.stay(route);
+        let class = self.upstreams.class(route);
         let Admitted { caller, permit } =
-            self.admission.admit(&route.auth, stay, &parts.headers, headers).await?;
+            self.admission.admit(&route.auth, class, &parts.headers, headers).await?;
         let (principal, credential) = caller.unzip();
         if let Some(account) = principal.as_ref().and_then(|principal| principal.account_id) {
             tracing::Span::current().record("account.id", account.to_string());
@@ -102,7 +101,7 @@ impl Inner {
             body: &body,
         };
         let message = decode::decode(route, input)?;
-        // Held no longer: the message has what the body said.
+        // Frees the memory: the message has its own copy.
         drop(body);
         match &route.answer {
             Answer::Json => {
@@ -110,17 +109,17 @@ impl Inner {
                 json_answer(&answer)
             }
             Answer::Events(fields) => {
-                let room = self.admission.stream(principal.as_ref())?;
+                let stream_permit = self.admission.stream(principal.as_ref())?;
                 let mut upstream = self.upstreams.stream(route, message, context).await?;
                 let first = sse::first(&mut upstream, self.streams.first_event).await;
-                let first = first.map_err(|status| verdict(route, status))?;
-                // A stream counts as a stream from here on, not as a request in hand.
+                let first = first.map_err(|status| problem_of(route, status))?;
+                // From here on the stream does not count as a request.
                 drop(permit);
                 let live = sse::Live {
                     config: self.streams.clone(),
                     credential,
                     drain: self.drain.clone(),
-                    permit: room,
+                    permit: stream_permit,
                     request_id: request_id.clone(),
                 };
                 Ok(sse::answer(route.clone(), SseFields::clone(fields), first, upstream, live))
@@ -131,7 +130,8 @@ impl Inner {
 
 fn json_answer(message: &DynamicMessage) -> Result<Response, Problem> {
     let text = json::write(message).map_err(|error| {
-        tracing::error!(message = message.descriptor().full_name(), %error, "answer cannot be written as JSON");
+        let message = message.descriptor();
+        tracing::error!(message = message.full_name(), %error, "answer cannot be written as JSON");
         Problem::internal()
     })?;
     Ok(([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], text)

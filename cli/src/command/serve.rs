@@ -46,7 +46,7 @@ macro_rules! serve {
 /// Runs the service until SIGTERM or SIGINT.
 pub(crate) fn run(args: &Args) -> ExitCode {
     match args.service {
-        Service::Gateway => serve!(gateway::run, args),
+        Service::Gateway => serve!(gateway::start, args),
         Service::Chat => serve(args, chat_svc::start),
         Service::Sandbox => serve(args, sandbox_svc::start),
         Service::Registry => serve(args, registry_svc::start),

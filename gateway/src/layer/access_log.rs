@@ -1,4 +1,5 @@
-//! One line and one measurement a request. Query and headers are not logged: they may hold what is private.
+//! Writes one log line and one measurement for each request. Query and headers are not logged, because they
+//! may contain private data.
 
 use std::sync::Arc;
 
@@ -13,21 +14,21 @@ use tokio::time::Instant;
 use super::problems::ProblemCode;
 use crate::table::Route;
 
-/// The route that a request took; in the extensions of its answer.
+/// Extension of a response: the route of its request.
 #[derive(Debug, Clone)]
-pub struct Took(pub Arc<Route>);
+pub(crate) struct MatchedRoute(pub(crate) Arc<Route>);
 
-/// Logs and measures the answer's head; a stream's end is logged by the stream.
-pub async fn layer(State(duration): State<Histogram<f64>>, request: Request, next: Next) -> Response {
+/// Logs and measures when the response begins. The end of a stream is logged by the stream.
+pub(crate) async fn layer(State(duration): State<Histogram<f64>>, request: Request, next: Next) -> Response {
     let start = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = next.run(request).await;
     let seconds = start.elapsed().as_secs_f64();
     let status = response.status().as_u16();
     let code = response.extensions().get::<ProblemCode>().map(|code| code.0.as_str());
-    // Paths that nobody serves must not become labels.
-    let route =
-        response.extensions().get::<Took>().map_or_else(String::new, |took| took.0.template.to_string());
+    // The label is the route's template, not the path: callers could make any number of labels with paths.
+    let route = response.extensions().get::<MatchedRoute>();
+    let route = route.map_or_else(String::new, |route| route.0.template.to_string());
     let labels = [
         KeyValue::new("http.request.method", label(&method)),
         KeyValue::new("http.route", route),
@@ -38,7 +39,7 @@ pub async fn layer(State(duration): State<Histogram<f64>>, request: Request, nex
     response
 }
 
-/// Likewise for methods of somebody's own making.
+/// Methods that HTTP does not define share one label.
 fn label(method: &http::Method) -> &'static str {
     match *method {
         http::Method::GET => "GET",

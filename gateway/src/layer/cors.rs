@@ -1,47 +1,37 @@
-//! Which browser applications of other origins may call: those that the configuration names, and no others.
+//! Lets browser applications call, if the configuration lists their origin.
 //!
-//! Tokens travel in a header that a page must set itself, never in a cookie, so no answer depends on what a
-//! browser adds by itself.
+//! An application must set the token header itself; the gateway reads no cookie, so a browser never adds a
+//! credential on its own.
 
 use std::time::Duration;
 
 use http::{HeaderName, Method, header};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::request_id::REQUEST_ID;
 use crate::{
     config::Origin,
-    door::a2a::{A2A_VERSION, RELAY_MESSAGE},
-    transcode::call::{IDEMPOTENCY_KEY, REQUEST_TIMEOUT},
+    headers::{
+        A2A_VERSION, IDEMPOTENCY_KEY, LAST_EVENT_ID, RATE_LIMIT, RATE_LIMIT_POLICY, RELAY_MESSAGE,
+        REQUEST_ID, REQUEST_TIMEOUT, TRACE_CONTEXT,
+    },
 };
 
-/// How long a browser may remember what it was told.
-const REMEMBERED: Duration = Duration::from_secs(3600);
+/// Maximum time that a browser may cache the answer to a preflight request.
+const MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// The layer for these origins.
-pub fn layer(origins: &[Origin]) -> CorsLayer {
-    let request_id = HeaderName::from_static(REQUEST_ID);
+pub(crate) fn layer(origins: &[Origin]) -> CorsLayer {
+    let allowed = [REQUEST_ID, REQUEST_TIMEOUT, IDEMPOTENCY_KEY, LAST_EVENT_ID, A2A_VERSION];
+    let exposed = [REQUEST_ID, A2A_VERSION, RELAY_MESSAGE, RATE_LIMIT, RATE_LIMIT_POLICY];
+    let names = |own: &[&'static str], further: &[HeaderName]| -> Vec<HeaderName> {
+        own.iter().map(|name| HeaderName::from_static(name)).chain(further.iter().cloned()).collect()
+    };
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins.iter().map(|origin| origin.0.clone())))
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            IDEMPOTENCY_KEY,
-            REQUEST_TIMEOUT,
-            HeaderName::from_static("last-event-id"),
-            A2A_VERSION,
-            HeaderName::from_static("traceparent"),
-            HeaderName::from_static("tracestate"),
-            request_id.clone(),
-        ])
-        .expose_headers([
-            request_id,
-            header::RETRY_AFTER,
-            A2A_VERSION,
-            RELAY_MESSAGE,
-            HeaderName::from_static("ratelimit"),
-            HeaderName::from_static("ratelimit-policy"),
-        ])
-        .max_age(REMEMBERED)
+        .allow_headers(names(
+            &[&allowed[..], &TRACE_CONTEXT].concat(),
+            &[header::AUTHORIZATION, header::CONTENT_TYPE],
+        ))
+        .expose_headers(names(&exposed, &[header::RETRY_AFTER]))
+        .max_age(MAX_AGE)
 }

@@ -1,5 +1,5 @@
-//! Writes problems out. Whatever fails below says so as a [`Problem`]; here it becomes an answer, because here the
-//! request id is known. A panic below is a problem too, and its text stays in the log.
+//! Turns the [`Problem`] of a failed request into its response, with the request id. A panic in a handler
+//! becomes a problem too; the panic's text is only logged.
 
 use std::any::Any;
 
@@ -14,12 +14,11 @@ use tracing::Span;
 use super::request_id::RequestId;
 use crate::problem::Problem;
 
-/// The code of the problem that an answer is, for the log.
+/// Extension of a response: the code of its problem, for the log.
 #[derive(Debug, Clone)]
-pub struct ProblemCode(pub String);
+pub(crate) struct ProblemCode(pub(crate) String);
 
-/// Turns problems and panics into answers.
-pub async fn layer(request: Request, next: Next) -> Response {
+pub(crate) async fn layer(request: Request, next: Next) -> Response {
     let id = request.extensions().get::<RequestId>().cloned();
     let id = id.as_ref().map(RequestId::as_str).unwrap_or_default();
     let mut response = match std::panic::AssertUnwindSafe(next.run(request)).catch_unwind().await {

@@ -1,43 +1,37 @@
-//! Every request has an id: the caller's own if it is sane, else a new one. Every answer carries it, problems in
-//! their body too, and so does the call behind it.
+//! Gives every request an id: the caller's own if it is valid, otherwise a new one. The id is in the
+//! response's header, in the body of a problem, and in the metadata of the call to the service.
 
 use std::sync::Arc;
 
 use axum::{extract::Request, middleware::Next, response::Response};
 use http::{HeaderMap, HeaderValue};
 
-/// Header and metadata key of the id.
-pub const REQUEST_ID: &str = "x-request-id";
+use crate::headers::REQUEST_ID;
 
 const MAX_LENGTH: usize = 128;
 
-/// The id of the request in hand.
+/// Extension of a request: its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestId(Arc<str>);
+pub(crate) struct RequestId(Arc<str>);
 
 impl RequestId {
-    /// The id that these headers bring, or a new one.
-    #[must_use]
-    pub fn of(headers: &HeaderMap) -> Self {
-        let brought = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| is_sane(id));
-        Self(brought.map_or_else(|| svc_core::id::new_id().to_string().into(), Into::into))
+    fn of(headers: &HeaderMap) -> Self {
+        let sent = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| is_valid(id));
+        Self(sent.map_or_else(|| svc_core::id::new_id().to_string().into(), Into::into))
     }
 
-    /// Its text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Short, and nothing that a log line or a shell could take for more than an id.
-fn is_sane(id: &str) -> bool {
+/// Allows only characters without a meaning in log lines, shells and markup.
+fn is_valid(id: &str) -> bool {
     (1..=MAX_LENGTH).contains(&id.len())
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'))
 }
 
-/// Gives the request its id, and the answer too.
-pub async fn layer(mut request: Request, next: Next) -> Response {
+pub(crate) async fn layer(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     request.extensions_mut().insert(id.clone());
     let mut response = next.run(request).await;
@@ -52,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sane_id_is_kept_and_any_other_replaced() {
+    fn a_valid_id_is_kept_and_any_other_replaced() {
         let of = |id: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(REQUEST_ID, HeaderValue::from_bytes(id.as_bytes()).unwrap());

@@ -1,4 +1,4 @@
-//! One server span a request, under the caller's own trace if it brought one (W3C `traceparent`).
+//! Opens one server span for each request, in the caller's own trace if it sent a W3C `traceparent`.
 
 use axum::{extract::Request, middleware::Next, response::Response};
 use svc_core::run::telemetry;
@@ -7,12 +7,11 @@ use tracing::{Instrument, Span, field::Empty};
 use super::request_id::RequestId;
 use crate::table::Route;
 
-/// Opens the span.
-pub async fn layer(request: Request, next: Next) -> Response {
+pub(crate) async fn layer(request: Request, next: Next) -> Response {
     let id = request.extensions().get::<RequestId>().map(RequestId::as_str).unwrap_or_default();
     let span = tracing::info_span!(
         "http.server",
-        // Until the route is known.
+        // Renamed once the route is known.
         otel.name = %request.method(),
         otel.kind = "server",
         otel.status_code = Empty,
@@ -34,8 +33,8 @@ pub async fn layer(request: Request, next: Next) -> Response {
     response
 }
 
-/// Names the present span after the route that was found.
-pub fn name_after(route: &Route) {
+/// Renames the current span after the route of the request.
+pub(crate) fn set_route(route: &Route) {
     let span = Span::current();
     let template = route.template.to_string();
     telemetry::rename(&span, &format!("{} {template}", route.method));

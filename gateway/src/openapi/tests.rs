@@ -6,7 +6,7 @@ fn table() -> Table {
     Table::decode(steward_proto::DESCRIPTORS).unwrap()
 }
 
-/// Objects in the order of their names, however the JSON library keeps them.
+/// Sorts the members of every object by name, whatever order the JSON library keeps.
 fn sorted(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
@@ -20,7 +20,7 @@ fn sorted(value: &Value) -> Value {
 }
 
 #[test]
-fn the_committed_document_is_that_of_the_contract() {
+fn the_committed_document_matches_the_contract() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json");
     let document = sorted(&document(&table()));
     if std::env::var_os("UPDATE_OPENAPI").is_some() {
@@ -33,7 +33,7 @@ fn the_committed_document_is_that_of_the_contract() {
     assert!(changes.is_empty(), "the HTTP API changed (UPDATE_OPENAPI=1 renews the document):\n{changes}");
 }
 
-/// Pointers to what is not the same.
+/// Collects JSON pointers to the differences.
 fn differences(at: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
     match (old, new) {
         (Value::Object(old), Value::Object(new)) => {
@@ -52,7 +52,7 @@ fn differences(at: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
 }
 
 #[test]
-fn every_operation_says_what_it_does_and_who_may() {
+fn every_operation_has_a_description_and_security() {
     let document = document(&table());
     let mut ids = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -70,7 +70,7 @@ fn every_operation_says_what_it_does_and_who_may() {
 }
 
 #[test]
-fn every_reference_leads_somewhere() {
+fn every_reference_resolves() {
     fn references<'v>(value: &'v Value, found: &mut Vec<&'v str>) {
         match value {
             Value::Object(map) => {
@@ -92,7 +92,7 @@ fn every_reference_leads_somewhere() {
 }
 
 #[test]
-fn what_the_path_fills_is_not_asked_for_twice() {
+fn fields_in_the_path_are_not_in_the_body() {
     let document = document(&table());
     let run = &document["paths"]["/v1/sessions/{sessionId}/turns:run"]["post"];
     let body = &run["requestBody"]["content"]["application/json"]["schema"];

@@ -5,7 +5,7 @@ use svc_core::wire::error::{Invalid, status};
 use super::*;
 
 #[test]
-fn what_a_service_said_is_passed_on() {
+fn a_services_error_is_passed_to_the_caller() {
     let invalid = [Invalid::new("turn.last_event_id", "must be a cursor")];
     let after = Some(Duration::from_millis(1200));
     let problem =
@@ -27,7 +27,7 @@ fn what_a_service_said_is_passed_on() {
 }
 
 #[test]
-fn every_kind_has_its_status_and_verdict() {
+fn every_kind_has_its_status_and_retry_advice() {
     for kind in ErrorKind::ALL {
         let problem = Problem::from(status(kind, "REASON", "text", None, &[]));
         assert_eq!(problem.status.as_u16(), kind.row().http_status, "{kind:?}");
@@ -38,7 +38,7 @@ fn every_kind_has_its_status_and_verdict() {
 }
 
 #[test]
-fn texts_of_transports_and_defects_stay_inside() {
+fn texts_of_transports_and_defects_are_not_public() {
     for code in (0..=16).map(Code::from_i32) {
         let problem = Problem::from(Status::new(code, "tcp connect error: 10.0.0.7:7101"));
         assert!(!problem.document("r").contains("10.0.0.7"), "{code:?}");
@@ -49,7 +49,7 @@ fn texts_of_transports_and_defects_stay_inside() {
 }
 
 #[test]
-fn a_foreign_verdict_counts_as_a_defect_and_a_broken_transport_as_an_outage() {
+fn a_librarys_error_is_a_defect_a_broken_transport_an_outage() {
     assert_eq!(Problem::from(Status::not_found("x")).status, 500);
     assert_eq!(Problem::from(Status::internal("x")).status, 500);
     for code in [Code::Unknown, Code::Internal, Code::Cancelled, Code::Unavailable] {
@@ -60,7 +60,7 @@ fn a_foreign_verdict_counts_as_a_defect_and_a_broken_transport_as_an_outage() {
 }
 
 #[test]
-fn whoever_is_told_to_back_off_is_told_for_how_long() {
+fn every_429_and_503_has_retry_after() {
     for status in [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE] {
         let answer = Problem::http(status, "X", "x").into_answer("r");
         assert_eq!(answer.headers()[header::RETRY_AFTER], "1");
@@ -71,7 +71,7 @@ fn whoever_is_told_to_back_off_is_told_for_how_long() {
 }
 
 #[test]
-fn a_refused_credential_is_told_which_scheme_to_use() {
+fn a_401_names_the_authentication_scheme() {
     let answer =
         Problem::from(status(ErrorKind::Unauthenticated, "UNAUTHENTICATED", "x", None, &[])).into_answer("r");
     assert_eq!(answer.headers()[header::WWW_AUTHENTICATE], "Bearer");

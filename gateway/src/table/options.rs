@@ -99,13 +99,13 @@ impl Options {
 }
 
 /// The rules of a field; none if the contract gives it none.
-pub fn rules(field: &FieldDescriptor) -> FieldRules {
+pub(crate) fn rules(field: &FieldDescriptor) -> FieldRules {
     let extension = field.parent_pool().get_extension_by_name("buf.validate.field");
     extension.and_then(|extension| set(&field.options(), &extension)).unwrap_or_default()
 }
 
 /// Whether one of the fields of a oneof must be set.
-pub fn is_required(oneof: &OneofDescriptor) -> bool {
+pub(crate) fn is_required(oneof: &OneofDescriptor) -> bool {
     let extension = oneof.parent_pool().get_extension_by_name("buf.validate.oneof");
     let rules: Option<OneofRules> = extension.and_then(|extension| set(&oneof.options(), &extension));
     rules.is_some_and(|rules| rules.required())

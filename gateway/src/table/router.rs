@@ -1,8 +1,9 @@
-//! From a method and a path to a route.
+//! Finds the route for a method and a path.
 //!
-//! The router library knows one parameter a segment and nothing of `:verb`, so the verb is cut off first and each
-//! (method, verb) has a tree of its own. A last segment whose "verb" nobody declares is tried again as a whole:
-//! an identifier may contain a colon. Values stay percent-encoded: `a%2Fb` is one segment.
+//! The router library supports one parameter in each segment and no `:verb`. So the verb is cut off first,
+//! and each pair of method and verb has a tree of its own. If no route has the verb, the path is tried again
+//! with the verb as part of its last segment, because an identifier may contain a colon. Values stay
+//! percent-encoded: `a%2Fb` is one segment.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,21 +11,18 @@ use http::Method;
 
 use super::{Error, Route};
 
-/// The route that matched, and the raw values of its variables in the template's order.
 #[derive(Debug)]
-pub struct Matched<'t, 'p> {
-    /// The route.
-    pub route: &'t Arc<Route>,
-    /// Percent-encoded values.
-    pub values: Vec<&'p str>,
+pub(crate) struct Matched<'t, 'p> {
+    pub(crate) route: &'t Arc<Route>,
+    /// Values of the template's variables in order, still percent-encoded.
+    pub(crate) values: Vec<&'p str>,
 }
 
-/// Why no route matched.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NoMatch {
-    /// Nothing has this path.
+pub(crate) enum NoMatch {
+    /// No route has this path.
     Path,
-    /// The path is served, by these methods.
+    /// The path has routes with these methods.
     Method(Vec<Method>),
 }
 
@@ -39,7 +37,7 @@ impl Router {
         let mut router = Self::default();
         let mut seen: HashMap<(Method, String), &Route> = HashMap::new();
         for (index, route) in routes.iter().enumerate() {
-            // Names of variables are not part of what a template matches.
+            // Templates that differ only in the names of variables match the same paths.
             let shape = route.template.render(|n, _| format!("v{n}"));
             if let Some(first) = seen.insert((route.method.clone(), shape.clone()), route) {
                 return Err(Error::Clash {
@@ -78,9 +76,9 @@ impl Router {
         let candidates = [verb.zip(without_verb).map(|(verb, path)| (Some(verb), path)), Some((None, path))];
         for (verb, path) in candidates.into_iter().flatten() {
             let Some(trees) = self.by_verb.get(&verb.map(str::to_owned)) else { continue };
-            // HEAD is GET; the server leaves the body out.
-            let asked = if method == Method::HEAD { &Method::GET } else { method };
-            if let Some((route, values)) = trees.get(asked).and_then(|tree| at(tree, routes, path)) {
+            // HEAD uses the route of GET; the server omits the body.
+            let wanted = if method == Method::HEAD { &Method::GET } else { method };
+            if let Some((route, values)) = trees.get(wanted).and_then(|tree| at(tree, routes, path)) {
                 return Ok(Matched { route, values });
             }
             let serves = |tree: &matchit::Router<usize>| tree.at(path).is_ok();
@@ -101,7 +99,7 @@ fn at<'t, 'p>(
     path: &'p str,
 ) -> Option<(&'t Arc<Route>, Vec<&'p str>)> {
     let found = tree.at(path).ok()?;
-    // Variables were numbered, and come in the path's order.
+    // The router returns the variables in the order of the path.
     let values = found.params.iter().map(|(_, value)| value).collect();
     Some((routes.get(*found.value)?, values))
 }

@@ -1,4 +1,4 @@
-//! Where a stream's messages keep the parts of a server-sent event.
+//! The fields of a stream's messages that become the parts of a server-sent event.
 
 use std::collections::HashSet;
 
@@ -7,17 +7,14 @@ use steward_proto::common::v1::SseRole;
 
 use super::{FieldPath, options::Options};
 
-/// The fields of a streamed message that become `id`, `event` and `data`.
-///
-/// A message without any of them is sent whole, as canonical JSON.
+/// The fields of a streamed message that become `id`, `event` and `data`. A message without such fields is
+/// sent as canonical JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct SseFields {
-    /// A string: the frame's `id`.
-    pub id: Option<FieldPath>,
-    /// A string: the frame's `event`.
-    pub event: Option<FieldPath>,
-    /// Bytes or a string: the frame's `data`, sent byte for byte.
-    pub data: Option<FieldPath>,
+pub(crate) struct SseFields {
+    pub(crate) id: Option<FieldPath>,
+    pub(crate) event: Option<FieldPath>,
+    /// The field's bytes are sent unchanged.
+    pub(crate) data: Option<FieldPath>,
 }
 
 impl SseFields {
@@ -45,10 +42,10 @@ impl SseFields {
     }
 }
 
-/// The request field that takes `Last-Event-ID`.
+/// The request field that `Last-Event-ID` fills.
 pub(super) fn resume_field(options: &Options, rpc: &MethodDescriptor) -> Result<Option<FieldPath>, String> {
     let mut resume = None;
-    // Roles of an answer's frame may appear in a request too (a stored event, sent back); only this one has a meaning.
+    // A request may contain a stored event, with the roles of an answer's frame. They have no meaning here.
     for (role, path) in
         marked(options, &rpc.input()).into_iter().filter(|(role, _)| *role == SseRole::LastEventId)
     {
@@ -76,7 +73,7 @@ fn fill(
     }
 }
 
-/// Every marked field of a message and of the single messages within it.
+/// Every field with a role, in the message and in nested messages outside lists and maps.
 fn marked(options: &Options, message: &MessageDescriptor) -> Vec<(SseRole, FieldPath)> {
     fn walk(
         options: &Options,
@@ -85,7 +82,7 @@ fn marked(options: &Options, message: &MessageDescriptor) -> Vec<(SseRole, Field
         open: &mut HashSet<String>,
         found: &mut Vec<(SseRole, FieldPath)>,
     ) {
-        // A type within itself would never end.
+        // A recursive type is entered once.
         if !open.insert(message.full_name().to_owned()) {
             return;
         }

@@ -1,36 +1,32 @@
 //! Path templates of `google.api.http`: literals, `{variable}` segments and a trailing `:verb`.
 //!
-//! The grammar also has `*`, `**` and `{variable=sub/*}`; the contract uses none of them, and a template that
-//! does is refused, so that nothing is ever served by half an implementation.
+//! The grammar also has `*`, `**` and `{variable=sub/*}`. The contract uses none of them, and a template that
+//! does is refused, because the gateway does not implement them.
 
 use std::fmt;
 
-/// A parsed path template.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template {
+pub(crate) struct Template {
     /// The segments between slashes, at least one.
-    pub segments: Vec<Segment>,
-    /// What follows the last segment's colon.
-    pub verb: Option<String>,
+    segments: Vec<Segment>,
+    /// The text after the last segment's colon.
+    pub(crate) verb: Option<String>,
 }
 
-/// One segment of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Segment {
-    /// Matches itself.
+enum Segment {
+    /// Matches only this text.
     Literal(String),
-    /// Matches any one non-empty segment, and fills the request field of this (dotted) name.
+    /// Matches any non-empty segment and fills the request field with this dotted name.
     Variable(String),
 }
 
 impl Template {
-    /// Parses a template such as `/v1/turns/{turn_id}:cancel`.
-    ///
-    /// # Errors
-    /// Says what is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// Parses a template such as `/v1/turns/{turn_id}:cancel`. The error completes the sentence "the template
+    /// …".
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let path = text.strip_prefix('/').ok_or("does not start with a slash")?;
-        // A colon inside braces cannot be: field names have none.
+        // A colon cannot be inside braces, because field names have none.
         let (path, verb) = match path.rsplit_once(':') {
             Some((_, verb)) if verb.contains('/') => return Err("has a verb before its end".to_owned()),
             Some((path, verb)) => (path, Some(literal(verb)?)),
@@ -46,12 +42,12 @@ impl Template {
     }
 
     /// Names of the variables, in order.
-    pub fn variables(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn variables(&self) -> impl Iterator<Item = &str> {
         self.segments.iter().filter_map(Segment::variable)
     }
 
-    /// The template with `name` applied to each variable.
-    pub fn render(&self, mut name: impl FnMut(usize, &str) -> String) -> String {
+    /// Writes the template with the name that `name` returns for each variable's number and field.
+    pub(crate) fn render(&self, mut name: impl FnMut(usize, &str) -> String) -> String {
         let mut text = String::new();
         let mut variable = 0;
         for segment in &self.segments {
@@ -90,7 +86,7 @@ impl Segment {
 fn segment(text: &str) -> Result<Segment, String> {
     let Some(inner) = text.strip_prefix('{') else { return literal(text).map(Segment::Literal) };
     let inner = inner.strip_suffix('}').ok_or_else(|| format!("has a malformed segment {text:?}"))?;
-    // "{id=*}" says in full what "{id}" means.
+    // "{id=*}" is the long form of "{id}".
     let path = inner.strip_suffix("=*").unwrap_or(inner);
     let is_name = |name: &str| {
         name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
@@ -117,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn templates_read_back_as_written() {
+    fn a_parsed_template_prints_as_written() {
         for text in
             ["/v1/turns", "/v1/turns/{turn_id}", "/v1/turns/{turn_id}:cancel", "/v1/x/{a.b}/turns:run"]
         {
@@ -127,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_served_is_refused() {
+    fn unsupported_templates_are_refused() {
         for text in [
             "",
             "v1",

@@ -1,5 +1,5 @@
+use super::testing::{probe, table};
 use super::*;
-use crate::testing::{probe, table};
 
 #[test]
 fn the_contract_can_be_served() {
@@ -20,14 +20,16 @@ fn the_contract_can_be_served() {
     assert_eq!(events.route.auth.scope, "sessions:read");
 }
 
-/// A contract of one service with these methods.
+/// A contract with one service and these methods.
 fn with(methods: &str) -> Result<Table, Error> {
     table(&format!(
         r#"syntax = "proto3";
         package steward.chat.probe;
         import "google/api/annotations.proto";
         import "steward/common/v1/options.proto";
-        message Word {{ string id = 1; Word word = 2; repeated string many = 3; map<string, string> map = 4; }}
+        message Word {{
+          string id = 1; Word word = 2; repeated string many = 3; map<string, string> map = 4;
+        }}
         message Marked {{
           string id = 1 [(steward.common.v1.sse) = SSE_ROLE_ID];
           string data = 2;
@@ -44,20 +46,21 @@ fn with(methods: &str) -> Result<Table, Error> {
 
 fn rpc(shape: &str, http: &str, auth: &str) -> String {
     format!(
-        "rpc {shape} {{ option (google.api.http) = {{{http}}}; option (steward.common.v1.auth) = {{{auth}}}; }}"
+        "rpc {shape} {{ option (google.api.http) = {{{http}}}; \
+         option (steward.common.v1.auth) = {{{auth}}}; }}"
     )
 }
 
 const ACCOUNT: &str = "kinds: PRINCIPAL_KIND_ACCOUNT";
 
 #[test]
-fn what_cannot_be_served_is_refused_at_the_start() {
+fn an_unsupported_contract_is_refused_at_start() {
     let plain = "A(Word) returns (Word)";
     let cases = [
         ("no auth", r#"rpc A(Word) returns (Word) { option (google.api.http) = {get: "/a"}; }"#.to_owned()),
-        ("no auth on a method without a door", "rpc A(Word) returns (Word);".to_owned()),
-        ("auth for nobody", rpc(plain, r#"get: "/a""#, "")),
-        ("a scope for nobody", rpc(plain, r#"get: "/a""#, r#"scope: "a:read""#)),
+        ("no auth on a method without a binding", "rpc A(Word) returns (Word);".to_owned()),
+        ("auth for no kind", rpc(plain, r#"get: "/a""#, "")),
+        ("a scope for no kind", rpc(plain, r#"get: "/a""#, r#"scope: "a:read""#)),
         ("public and not", rpc(plain, r#"get: "/a""#, "public: true kinds: PRINCIPAL_KIND_ADMIN")),
         ("an unset kind", rpc(plain, r#"get: "/a""#, "kinds: PRINCIPAL_KIND_UNSPECIFIED")),
         ("no pattern", rpc(plain, r#"body: "*""#, ACCOUNT)),
@@ -106,8 +109,8 @@ fn what_cannot_be_served_is_refused_at_the_start() {
 }
 
 #[test]
-fn a_part_of_the_http_rule_that_is_not_served_is_refused() {
-    // As Google's own declaration has it: response_body = 12, in a message of the same name.
+fn an_unsupported_part_of_the_http_rule_is_refused() {
+    // Google's own declaration: response_body = 12, in a message of the same name.
     let source = r#"syntax = "proto3";
         package steward.chat.probe;
         import "google/api/annotations.proto";
@@ -130,7 +133,7 @@ fn a_part_of_the_http_rule_that_is_not_served_is_refused() {
     assert!(error.to_string().contains("response_body"), "{error}");
 }
 
-/// RPC and values that a request leads to, or the methods allowed instead.
+/// The RPC and the variables' values for a request, or the methods that its path allows.
 fn find(table: &Table, method: &str, path: &str) -> Result<(String, Vec<String>), Vec<String>> {
     match table.find(&method.parse().unwrap(), path) {
         Ok(found) => {
@@ -153,11 +156,11 @@ fn requests_find_their_route() {
         ("POST", "/v1/probes:list", "EchoNested", vec![]),
         ("GET", "/v1/probes", "EchoQuery", vec![]),
         ("GET", "/v1/probes/a:watch", "Watch", vec!["a"]),
-        // An id may hold a colon, or end like a verb that this method does not have.
+        // An id may contain a colon, or end like a verb that this method does not have.
         ("GET", "/v1/probes/a:b", "Echo", vec!["a:b"]),
         ("GET", "/v1/probes/a:b:watch", "Watch", vec!["a:b"]),
         ("POST", "/v1/probes/a:watch", "Echo", vec!["a:watch"]),
-        // Undecoded: one segment stays one.
+        // Not decoded: the encoded slash does not split the segment.
         ("GET", "/v1/probes/a%2Fb", "Echo", vec!["a%2Fb"]),
         ("GET", "/v1/probes/a%3Awatch", "Echo", vec!["a%3Awatch"]),
         ("GET", "/v1/numbers/7/true/COLOR_RED", "EchoNumbers", vec!["7", "true", "COLOR_RED"]),
@@ -168,7 +171,7 @@ fn requests_find_their_route() {
 }
 
 #[test]
-fn unknown_paths_and_methods_are_told_apart() {
+fn unknown_paths_and_unknown_methods_differ() {
     let table = probe();
     for path in [
         "/",

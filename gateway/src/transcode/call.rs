@@ -1,9 +1,9 @@
-//! The call to the service behind a route: a dynamic message out, dynamic messages back, over that service's one
-//! channel. Nothing of the HTTP request travels but what is put here on purpose.
+//! Calls the service of a route with dynamic messages. Of the HTTP request's headers, only those that this
+//! file copies reach the service.
 
 use std::{collections::HashMap, time::Duration};
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 use prost::Message;
 use prost_reflect::{DynamicMessage, MessageDescriptor};
 use svc_core::wire::{
@@ -13,73 +13,60 @@ use svc_core::wire::{
     principal::Principal,
 };
 use tonic::{
-    Code, Request, Status, Streaming,
+    Code, Request, Response, Status, Streaming,
     client::Grpc,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap},
 };
 
 use crate::{
-    config::{RequestsConfig, Unusable},
-    layer::request_id::{REQUEST_ID, RequestId},
-    limit::concurrency::Stay,
+    admit::concurrency::RequestClass,
+    config::{RequestsConfig, refuse},
+    headers::{IDEMPOTENCY_KEY, LAST_EVENT_ID, REQUEST_ID, REQUEST_TIMEOUT, TRACE_CONTEXT},
+    layer::request_id::RequestId,
     problem::Problem,
     table::{Route, Table},
 };
 
-/// Header with which a caller limits the time for its answer, in seconds.
-pub const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
-
-/// Header that makes a mutation safe to repeat.
-pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-/// The registry's reason for a token that has ended meanwhile.
+/// registry-svc's reason for a token that was revoked or has expired.
 const TOKEN_NOT_LIVE: &str = "TOKEN_NOT_LIVE";
 
 const MAX_IDEMPOTENCY_KEY: usize = 255;
 
-/// Headers of the caller that go on as they are, once they were looked at.
-const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
-
-/// The services behind the door.
+/// The services that the gateway calls.
 #[derive(Debug, Clone)]
-pub struct Upstreams {
+pub(crate) struct Upstreams {
+    /// By the service's short name.
     peers: HashMap<String, Peer>,
     timeout: Duration,
+    /// By full name of the method.
     timeouts: HashMap<String, Duration>,
     max_answer_bytes: usize,
 }
 
-/// What one call carries besides its message.
+/// Everything that a call carries besides its message.
 #[derive(Debug)]
-pub struct Context {
-    /// In whose name; none at a public door.
-    pub principal: Option<Principal>,
-    /// When the caller stops waiting.
-    pub deadline: Deadline,
-    /// The caller's own words, as metadata.
-    pub metadata: MetadataMap,
+pub(crate) struct Context {
+    /// `None` if the method is public.
+    principal: Option<Principal>,
+    deadline: Deadline,
+    metadata: MetadataMap,
 }
 
 impl Upstreams {
-    /// The services of a table.
-    ///
     /// # Errors
-    /// [`Unusable`] if a route's service has no peer, or a timeout names no method.
-    pub fn new(
+    /// If the service of a route has no peer, or a timeout names a method without a route.
+    pub(crate) fn new(
         table: &Table,
         peers: HashMap<String, Peer>,
         config: &RequestsConfig,
-    ) -> Result<Self, Unusable> {
+    ) -> Result<Self, svc_core::run::config::Error> {
         if table.upstreams().iter().any(|name| !peers.contains_key(*name)) {
-            return Err(Unusable {
-                key: "peers",
-                problem: "lacks a service that the contract has routes to",
-            });
+            return Err(refuse("peers", "lacks a service that the contract has routes to"));
         }
         let known = |name: &str| table.routes().iter().any(|route| route.rpc.full_name() == name);
         if config.timeouts.keys().any(|name| !known(name)) {
-            return Err(Unusable { key: "requests.timeouts", problem: "names a method that has no route" });
+            return Err(refuse("requests.timeouts", "names a method that has no route"));
         }
         Ok(Self {
             peers,
@@ -89,21 +76,25 @@ impl Upstreams {
         })
     }
 
-    /// The services by name.
-    pub fn peers(&self) -> impl Iterator<Item = (&str, &Peer)> {
+    /// The services with their short names.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = (&str, &Peer)> {
         self.peers.iter().map(|(name, peer)| (name.as_str(), peer))
     }
 
-    /// How long requests of a route may stay in hand: longer if they have a time of their own.
-    pub fn stay(&self, route: &Route) -> Stay {
-        if self.timeouts.contains_key(route.rpc.full_name()) { Stay::Long } else { Stay::Short }
+    /// Requests are long if their method has a timeout of its own.
+    pub(crate) fn class(&self, route: &Route) -> RequestClass {
+        if self.timeouts.contains_key(route.rpc.full_name()) {
+            RequestClass::Long
+        } else {
+            RequestClass::Short
+        }
     }
 
-    /// What a call on behalf of these headers carries.
+    /// Makes the context of a call from the request's headers.
     ///
     /// # Errors
-    /// 400 for a header that cannot be understood.
-    pub fn context(
+    /// 400 for an invalid header.
+    pub(crate) fn context(
         &self,
         route: &Route,
         principal: Option<Principal>,
@@ -111,16 +102,13 @@ impl Upstreams {
         request_id: &RequestId,
     ) -> Result<Context, Problem> {
         let ceiling = self.timeouts.get(route.rpc.full_name()).copied().unwrap_or(self.timeout);
-        let wish = wished_timeout(headers)?.unwrap_or(ceiling);
+        let timeout = requested_timeout(headers)?.unwrap_or(ceiling);
         let metadata = metadata(headers, request_id)?;
-        Ok(Context { principal, deadline: Deadline::after(wish.min(ceiling)), metadata })
+        Ok(Context { principal, deadline: Deadline::after(timeout.min(ceiling)), metadata })
     }
 
-    /// Calls a method that answers once.
-    ///
-    /// # Errors
-    /// What the service said, or that there was no answer.
-    pub async fn unary(
+    /// Calls a unary method.
+    pub(crate) async fn unary(
         &self,
         route: &Route,
         message: DynamicMessage,
@@ -132,18 +120,11 @@ impl Upstreams {
             grpc.ready().await.map_err(Status::from_error)?;
             grpc.unary(request, route.grpc_path.clone(), DynamicCodec(route.rpc.output())).await
         };
-        match tokio::time::timeout(deadline.left(), call).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(verdict(route, status)),
-            Err(_) => Err(Status::deadline_exceeded("no answer within the deadline").into()),
-        }
+        within(deadline, route, call).await
     }
 
-    /// Calls a method that answers with a stream. The deadline is for the stream to begin; it ends when it ends.
-    ///
-    /// # Errors
-    /// What the service said, or that there was no answer.
-    pub async fn stream(
+    /// Calls a streaming method. The deadline limits the time until the stream begins, not its duration.
+    pub(crate) async fn stream(
         &self,
         route: &Route,
         message: DynamicMessage,
@@ -155,11 +136,7 @@ impl Upstreams {
             grpc.ready().await.map_err(Status::from_error)?;
             grpc.server_streaming(request, route.grpc_path.clone(), DynamicCodec(route.rpc.output())).await
         };
-        match tokio::time::timeout(deadline.left(), call).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(verdict(route, status)),
-            Err(_) => Err(Status::deadline_exceeded("no answer within the deadline").into()),
-        }
+        within(deadline, route, call).await
     }
 
     fn prepare(
@@ -180,13 +157,25 @@ impl Upstreams {
     }
 }
 
-/// The problem that an upstream's status is to our caller.
-#[must_use]
-pub fn verdict(route: &Route, status: Status) -> Problem {
+async fn within<T>(
+    deadline: Deadline,
+    route: &Route,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Problem> {
+    match tokio::time::timeout(deadline.left(), call).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(problem_of(route, status)),
+        Err(_) => Err(Status::deadline_exceeded("no answer within the deadline").into()),
+    }
+}
+
+/// Logs a service's error status and turns it into the caller's problem.
+pub(crate) fn problem_of(route: &Route, status: Status) -> Problem {
     let rpc = route.rpc.full_name();
     match status.code() {
-        // The caller was proven here: what was refused is our own word for it; unless the registry knows better than
-        // what was remembered, as of an enrolment that was used a moment ago.
+        // The gateway has authenticated the caller, so the service refused the gateway's own assertion. The
+        // exception: registry-svc knows that the token ended after the gateway cached it, such as an
+        // enrolment just used.
         Code::Unauthenticated if reason_of(&status).as_deref() != Some(TOKEN_NOT_LIVE) => {
             tracing::error!(rpc.method = rpc, error = %status, "service refused the gateway's assertion");
             Problem::internal()
@@ -204,14 +193,14 @@ pub fn verdict(route: &Route, status: Status) -> Problem {
     }
 }
 
-/// How long the caller would wait: the shorter of gRPC's header and ours.
-fn wished_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
+/// The caller's timeout: the shorter of `grpc-timeout` and `x-request-timeout`.
+fn requested_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let seconds = |text: &str| {
         let seconds = text.parse::<f64>().ok().filter(|seconds| seconds.is_sign_positive());
-        seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).filter(|wish| !wish.is_zero())
+        seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).filter(|time| !time.is_zero())
     };
-    let ours = match text(REQUEST_TIMEOUT.as_str()) {
+    let own = match text(REQUEST_TIMEOUT) {
         None => None,
         Some(text) => Some(
             seconds(text).ok_or_else(|| Problem::field("X-Request-Timeout", "must be seconds above 0"))?,
@@ -221,12 +210,12 @@ fn wished_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
         None => None,
         Some(text) => Some(
             parse_grpc_timeout(text)
-                .ok_or_else(|| Problem::field("grpc-timeout", "must be as gRPC has it"))?,
+                .ok_or_else(|| Problem::field("grpc-timeout", "must have the form that gRPC defines"))?,
         ),
     };
-    Ok(match (ours, grpc) {
-        (Some(ours), Some(grpc)) => Some(ours.min(grpc)),
-        (ours, grpc) => ours.or(grpc),
+    Ok(match (own, grpc) {
+        (Some(own), Some(grpc)) => Some(own.min(grpc)),
+        (own, grpc) => own.or(grpc),
     })
 }
 
@@ -238,7 +227,7 @@ fn metadata(headers: &HeaderMap, request_id: &RequestId) -> Result<MetadataMap, 
         }
     };
     put(REQUEST_ID, request_id.as_str());
-    for name in TRACE_HEADERS {
+    for name in TRACE_CONTEXT {
         if let Some(text) = headers.get(name).and_then(|value| value.to_str().ok()) {
             put(name, text);
         }
@@ -254,33 +243,31 @@ fn metadata(headers: &HeaderMap, request_id: &RequestId) -> Result<MetadataMap, 
                 "must be one key of 1 to 255 visible ASCII characters",
             ));
         }
-        put("idempotency-key", key);
+        put(IDEMPOTENCY_KEY, key);
     }
     Ok(metadata)
 }
 
-/// The `Last-Event-ID` header, if there is one.
+/// The `Last-Event-ID` header; `None` if it is missing or empty.
 ///
 /// # Errors
-/// 400 if it is not text.
-pub fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
-    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
+/// 400 if it is not UTF-8.
+pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
     let text =
         std::str::from_utf8(value.as_bytes()).map_err(|_| Problem::field("Last-Event-ID", "is not UTF-8"))?;
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
-/// Encodes and decodes messages by their descriptors.
+/// Encodes dynamic messages, and decodes messages of one type.
 #[derive(Clone)]
-pub struct DynamicCodec(pub MessageDescriptor);
+struct DynamicCodec(MessageDescriptor);
 
-/// Writes a message.
 #[derive(Debug, Clone)]
-pub struct DynamicEncoder;
+struct DynamicEncoder;
 
-/// Reads a message of this type.
 #[derive(Clone)]
-pub struct DynamicDecoder(MessageDescriptor);
+struct DynamicDecoder(MessageDescriptor);
 
 impl Codec for DynamicCodec {
     type Encode = DynamicMessage;

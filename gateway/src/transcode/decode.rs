@@ -1,7 +1,7 @@
-//! From the parts of an HTTP request to one request message: body, then path, then query, then `Last-Event-ID`.
+//! Makes the request message from the body, the path, the query and `Last-Event-ID`, in this order.
 //!
-//! Every field has one source. A query parameter (or a field of the body) that names what the path gives is an
-//! error, not a silent override; so is a parameter nobody knows.
+//! Every field has one source: if the path fills a field, the same field in the query or the body is an
+//! error. An unknown query parameter is an error too.
 
 use std::collections::HashSet;
 
@@ -13,24 +13,22 @@ use crate::{
     table::{BodyRule, FieldPath, Route},
 };
 
-/// What a request carries, still as sent.
+/// The parts of an HTTP request, as sent.
 #[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
+pub(super) struct Input<'a> {
     /// Percent-encoded values of the path's variables, in order.
-    pub values: &'a [&'a str],
-    /// The URI's query.
-    pub query: Option<&'a str>,
-    /// The `Last-Event-ID` header.
-    pub last_event_id: Option<&'a str>,
-    /// The whole body.
-    pub body: &'a [u8],
+    pub(super) values: &'a [&'a str],
+    /// The query of the URI, still percent-encoded.
+    pub(super) query: Option<&'a str>,
+    pub(super) last_event_id: Option<&'a str>,
+    pub(super) body: &'a [u8],
 }
 
 /// Makes the request message of `route`.
 ///
 /// # Errors
-/// 400, naming the field.
-pub fn decode(route: &Route, input: Input<'_>) -> Result<DynamicMessage, Problem> {
+/// 400 with the name of the invalid field.
+pub(super) fn decode(route: &Route, input: Input<'_>) -> Result<DynamicMessage, Problem> {
     let mut message = body(route, input.body)?;
     for (path, raw) in route.variables.iter().zip(input.values) {
         if get(&message, path).is_some() {
@@ -52,7 +50,7 @@ fn body(route: &Route, body: &[u8]) -> Result<DynamicMessage, Problem> {
     match &route.body {
         BodyRule::None if body.is_empty() => Ok(DynamicMessage::new(message)),
         BodyRule::None => Err(Problem::field("body", "must be empty: this method takes none")),
-        // A method whose fields are all optional can be called without a body.
+        // An empty body is a message without fields, for methods with only optional ones.
         BodyRule::Whole | BodyRule::Field(_) if body.is_empty() => Ok(DynamicMessage::new(message)),
         BodyRule::Whole => json::read(&message, body),
         BodyRule::Field(field) => json::read_field(field, body),
@@ -63,7 +61,7 @@ fn query(route: &Route, message: &mut DynamicMessage, query: &str) -> Result<(),
     let mut given = HashSet::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        // Forms write a space as "+".
+        // HTML forms encode a space as "+".
         let (name, value) = (name.replace('+', " "), value.replace('+', " "));
         let name = text::percent_decode(&name).map_err(|complaint| Problem::field("query", complaint))?;
         let value =
@@ -77,7 +75,7 @@ fn query(route: &Route, message: &mut DynamicMessage, query: &str) -> Result<(),
     Ok(())
 }
 
-/// The field that a query parameter may fill.
+/// The field that a query parameter fills.
 fn parameter(route: &Route, name: &str) -> Result<FieldPath, Problem> {
     let path = FieldPath::find(&route.rpc.input(), name)
         .filter(|path| text::is_text(path.leaf()))
@@ -85,12 +83,12 @@ fn parameter(route: &Route, name: &str) -> Result<FieldPath, Problem> {
     if route.variables.iter().any(|variable| variable.overlaps(path.fields())) {
         return Err(Problem::field(path.json_name(), "is given by the path and must not be in the query"));
     }
-    let in_body = match &route.body {
+    let belongs_in_body = match &route.body {
         BodyRule::None => false,
         BodyRule::Whole => true,
         BodyRule::Field(field) => path.overlaps(std::slice::from_ref(field)),
     };
-    match in_body {
+    match belongs_in_body {
         true => Err(Problem::field(path.json_name(), "belongs in the body, not in the query")),
         false => Ok(path),
     }
@@ -105,8 +103,7 @@ fn resume(message: &mut DynamicMessage, path: &FieldPath, id: &str) -> Result<()
 }
 
 /// The value at `path`, if it is set.
-#[must_use]
-pub fn get(message: &DynamicMessage, path: &FieldPath) -> Option<Value> {
+pub(super) fn get(message: &DynamicMessage, path: &FieldPath) -> Option<Value> {
     let (first, rest) = path.fields().split_first()?;
     let mut value = message.has_field(first).then(|| message.get_field(first).into_owned())?;
     for field in rest {

@@ -1,9 +1,9 @@
-//! The JSON mapping: canonical proto3 JSON, read strictly.
+//! Reads and writes canonical proto3 JSON.
 //!
-//! Out: lowerCamelCase names, 64-bit integers as strings, enums by name, bytes as base64, RFC 3339 times; every
-//! scalar, list and map is written, set or not, and a message only if it is set. In: both spellings of a name,
-//! and nothing the contract does not know: an unknown or repeated name, a wrong type or anything after the text
-//! is refused with the path of the field.
+//! Written: lowerCamelCase names, 64-bit integers as strings, enums by name, bytes as base64, times as RFC
+//! 3339. Every scalar, list and map is written, also with its default value; a message is written if it is
+//! set. Read: names in both spellings. An unknown or repeated name, a wrong type, or text after the value is
+//! refused with the path of the field.
 
 mod strict;
 
@@ -20,14 +20,14 @@ use crate::problem::Problem;
 const READ: DeserializeOptions = DeserializeOptions::new();
 const WRITE: SerializeOptions = SerializeOptions::new().skip_default_fields(false);
 
-/// Longest complaint that is passed on; serde quotes the offending value, however long.
+/// Maximum characters of serde's text in a problem: serde quotes the whole invalid value.
 const MAX_COMPLAINT: usize = 200;
 
-/// Reads one JSON text as a message.
+/// Reads a JSON text as a message.
 ///
 /// # Errors
-/// 400, naming the field.
-pub fn read(message: &MessageDescriptor, text: &[u8]) -> Result<DynamicMessage, Problem> {
+/// 400 with the path of the invalid field.
+pub(super) fn read(message: &MessageDescriptor, text: &[u8]) -> Result<DynamicMessage, Problem> {
     strict::check(message, text)?;
     let mut json = serde_json::Deserializer::from_slice(text);
     let mut track = Track::new();
@@ -36,12 +36,12 @@ pub fn read(message: &MessageDescriptor, text: &[u8]) -> Result<DynamicMessage, 
         .map_err(|error| refuse(&track.path().to_string(), &error))
 }
 
-/// Reads one JSON text as one field of a message.
+/// Reads a JSON text as one field of a message.
 ///
 /// # Errors
-/// 400, naming the field.
-pub fn read_field(field: &FieldDescriptor, text: &[u8]) -> Result<DynamicMessage, Problem> {
-    // On its own first: a text such as `1,"other":2` must not become two fields.
+/// 400 with the path of the invalid field.
+pub(super) fn read_field(field: &FieldDescriptor, text: &[u8]) -> Result<DynamicMessage, Problem> {
+    // Checks first that the text is one value: `1,"other":2` would become two fields below.
     serde_json::from_slice::<IgnoredAny>(text).map_err(|error| refuse("", &error))?;
     let name = field.json_name();
     let mut whole = Vec::with_capacity(text.len() + name.len() + 5);
@@ -54,14 +54,14 @@ pub fn read_field(field: &FieldDescriptor, text: &[u8]) -> Result<DynamicMessage
 /// Writes a message as one line of JSON.
 ///
 /// # Errors
-/// If the message holds what JSON cannot say, such as a time after the year 9999.
-pub fn write(message: &DynamicMessage) -> Result<Vec<u8>, serde_json::Error> {
+/// If JSON cannot represent a value, such as a time after the year 9999.
+pub(super) fn write(message: &DynamicMessage) -> Result<Vec<u8>, serde_json::Error> {
     let mut text = Vec::with_capacity(256);
     message.serialize_with_options(&mut serde_json::Serializer::new(&mut text), &WRITE)?;
     Ok(text)
 }
 
-/// The problem at `path` (as serde names it).
+/// The problem of a serde error at `path`.
 fn refuse(path: &str, error: &serde_json::Error) -> Problem {
     let mut complaint = complaint(error);
     if let Some((at, _)) = complaint.char_indices().nth(MAX_COMPLAINT) {
@@ -75,10 +75,10 @@ fn refuse(path: &str, error: &serde_json::Error) -> Problem {
     }
 }
 
-/// serde's text, as the end of a sentence that began with the field's name.
+/// serde's text, changed to complete the sentence "`field` …".
 fn complaint(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    // The place in the text helps with broken JSON; with a named field it is noise.
+    // Line and column help to find a syntax error. For a wrong value the field's path is enough.
     let text = match (error.classify(), text.rfind(" at line ")) {
         (serde_json::error::Category::Data, Some(at)) => text.get(..at).unwrap_or(&text),
         _ => &text,

@@ -1,9 +1,11 @@
-//! Server-sent events: how a stream of messages lives and ends.
+//! Answers with a stream of server-sent events.
 //!
-//! A frame's `id` is the journal's cursor and its `data` the journal's bytes, unchanged; the gateway adds nothing
-//! that a reconnecting client could mistake for an event. A stream ends in one of four ways: the service finished
-//! it; it failed, which is a last `event: problem` without an id; its credential was revoked, likewise; or this
-//! process is stopping, which is a comment and a plain close, so that the client comes back with its last id.
+//! A frame's `id` is the journal's cursor and its `data` the journal's bytes, unchanged. A stream ends in one
+//! of four ways:
+//! - The service has finished it.
+//! - It failed, or the service's message cannot be framed: the last frame is `event: problem`, without an id.
+//! - The caller's credential was revoked: the last frame is `event: problem`, without an id.
+//! - This process stops: the last frame is a comment, so that the client reconnects with its last id.
 
 mod frame;
 
@@ -23,46 +25,39 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::call::verdict;
+use super::call::problem_of;
 use crate::{
+    admit::concurrency::StreamPermit,
     config::StreamsConfig,
     layer::request_id::RequestId,
-    limit::concurrency::StreamPermit,
     metrics,
     problem::Problem,
     table::{Route, SseFields},
 };
 
-/// Media type of a stream.
-pub const MEDIA_TYPE: &str = "text/event-stream";
+pub(crate) const MEDIA_TYPE: &str = "text/event-stream";
 
-/// How a stream stands once its first message was waited for.
+/// State of a stream before the answer begins.
 #[derive(Debug)]
-pub enum First {
-    /// There it is.
+pub(super) enum First {
     Message(DynamicMessage),
-    /// The stream ended without one.
+    /// The stream has ended without a message.
     End,
-    /// Nothing yet.
     NotYet,
 }
 
-/// What a stream needs while it lives.
+/// Everything that a stream holds until it ends.
 #[derive(Debug)]
-pub struct Live {
-    /// Its times.
-    pub config: StreamsConfig,
-    /// Who reads it; asked about again and again.
-    pub credential: Option<Credential>,
+pub(super) struct Live {
+    pub(super) config: StreamsConfig,
+    /// The caller's credential, checked periodically; `None` if the method is public.
+    pub(super) credential: Option<Credential>,
     /// Fires when this process stops.
-    pub drain: CancellationToken,
-    /// Its room among the open streams.
-    pub permit: StreamPermit,
-    /// The request that opened it.
-    pub request_id: RequestId,
+    pub(super) drain: CancellationToken,
+    pub(super) permit: StreamPermit,
+    pub(super) request_id: RequestId,
 }
 
-/// What happens next to a stream.
 enum Step {
     Drain,
     Revoked(auth::Error),
@@ -72,13 +67,13 @@ enum Step {
     Silence,
 }
 
-/// Waits for the first message, so that an error known by then has a status of its own; not for ever, so that a
-/// stream with nothing to say yet still begins.
+/// Waits for the first message for at most `wait`: an error in this time gets an HTTP status of its own, and
+/// a stream without a message begins afterwards.
 ///
 /// # Errors
-/// What the service said instead.
-pub async fn first(upstream: &mut Streaming<DynamicMessage>, patience: Duration) -> Result<First, Status> {
-    match tokio::time::timeout(patience, upstream.message()).await {
+/// The status with which the service ended the stream.
+pub(super) async fn first(upstream: &mut Streaming<DynamicMessage>, wait: Duration) -> Result<First, Status> {
+    match tokio::time::timeout(wait, upstream.message()).await {
         Ok(Ok(Some(message))) => Ok(First::Message(message)),
         Ok(Ok(None)) => Ok(First::End),
         Ok(Err(status)) => Err(status),
@@ -86,9 +81,8 @@ pub async fn first(upstream: &mut Streaming<DynamicMessage>, patience: Duration)
     }
 }
 
-/// The answer that carries `first` and everything after it.
-#[must_use]
-pub fn answer(
+/// The response with `first` and every later message.
+pub(super) fn answer(
     route: Arc<Route>,
     fields: SseFields,
     first: First,
@@ -112,7 +106,7 @@ fn frames(
     mut upstream: Streaming<DynamicMessage>,
     live: Live,
 ) -> impl Stream<Item = Bytes> + Send + 'static {
-    // The request's span lasts as long as its answer.
+    // Keeps the request's span open until the stream ends.
     let span = tracing::Span::current();
     async_stream::stream! {
         let Live { config, credential, drain, permit, request_id } = live;
@@ -123,7 +117,7 @@ fn frames(
             First::End => Some(Step::End),
             First::NotYet => None,
         };
-        let mut spoke = Instant::now();
+        let mut last_frame = Instant::now();
         loop {
             let step = match next.take() {
                 Some(step) => step,
@@ -136,43 +130,44 @@ fn frames(
                         Ok(None) => Step::End,
                         Err(status) => Step::Failed(status),
                     },
-                    () = sleep_until(spoke + config.keep_alive) => Step::Silence,
+                    () = sleep_until(last_frame + config.keep_alive) => Step::Silence,
                 },
             };
             let (frame, end) = match step {
                 Step::Message(message) => match frame::event(&fields, &message) {
                     Ok(frame) => (frame, None),
                     Err(problem) => {
-                        tracing::error!(rpc.method = route.rpc.full_name(), error = %problem, "stream cannot be framed");
+                        let rpc = route.rpc.full_name();
+                        tracing::error!(rpc.method = rpc, error = %problem, "stream cannot be framed");
                         (frame::problem(&Problem::internal(), request_id.as_str()), Some("problem"))
                     }
                 },
                 Step::Silence => (frame::comment("keep-alive"), None),
-                Step::Drain => (frame::comment("draining, come back with your last id"), Some("drain")),
+                Step::Drain => (frame::comment("draining, reconnect with your last id"), Some("drain")),
                 Step::Revoked(refused) => {
                     (frame::problem(&Problem::from_error(&refused), request_id.as_str()), Some("revoked"))
                 }
                 Step::Failed(status) => {
-                    (frame::problem(&verdict(&route, status), request_id.as_str()), Some("problem"))
+                    (frame::problem(&problem_of(&route, status), request_id.as_str()), Some("problem"))
                 }
                 Step::End => (Bytes::new(), Some("complete")),
             };
             if !frame.is_empty() {
                 yield frame;
-                spoke = Instant::now();
+                last_frame = Instant::now();
             }
             if let Some(end) = end {
                 open.end = end;
                 break;
             }
         }
-        // Gives up the upstream's stream and the room, in this order.
+        // Ends the service's stream before the permit allows another one.
         drop(upstream);
         drop(permit);
     }
 }
 
-/// Ends once the credential is no longer good.
+/// Returns once the credential is no longer valid.
 async fn revoked(credential: Option<Credential>, period: Duration) -> auth::Error {
     let Some(credential) = credential else { return std::future::pending().await };
     loop {
@@ -183,7 +178,7 @@ async fn revoked(credential: Option<Credential>, period: Duration) -> auth::Erro
     }
 }
 
-/// An open stream, in the metrics; dropped early, its client went away.
+/// Records an open stream in the metrics. If it is dropped before `end` is set, the client has disconnected.
 struct Open {
     end: &'static str,
     since: Instant,

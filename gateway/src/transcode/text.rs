@@ -1,4 +1,4 @@
-//! Values that come as text: path variables, query parameters, `Last-Event-ID`.
+//! Reads values that are sent as text: path variables, query parameters, `Last-Event-ID`.
 
 use std::borrow::Cow;
 
@@ -12,26 +12,26 @@ use serde::de::value::StrDeserializer;
 
 use crate::{problem::Problem, table::FieldPath};
 
-/// Both alphabets, padded or not: in a URI the second is the natural one.
+/// Both alphabets of base64, with or without padding: the second one needs no escaping in a URI.
 const BASE64: [GeneralPurpose; 2] = {
     const LENIENT: GeneralPurposeConfig =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     [GeneralPurpose::new(&alphabet::STANDARD, LENIENT), GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT)]
 };
 
-/// What a value must be, or is not, in the words of the problem.
+/// Completes the sentence "`field` …" of a problem.
 type Complaint = Cow<'static, str>;
 
-/// Percent-decodes one piece of a URI.
-pub fn percent_decode(raw: &str) -> Result<Cow<'_, str>, Complaint> {
+/// Decodes one part of a URI.
+pub(super) fn percent_decode(raw: &str) -> Result<Cow<'_, str>, Complaint> {
     percent_decode_str(raw).decode_utf8().map_err(|_| "is not UTF-8 once percent-decoded".into())
 }
 
-/// Sets the field at `path` from its text: a single value is set, a list grows by one.
+/// Sets the field at `path` from its text; appends to a list.
 ///
 /// # Errors
-/// 400, naming the field.
-pub fn set(message: &mut DynamicMessage, path: &FieldPath, text: &str) -> Result<(), Problem> {
+/// 400 with the name of the field.
+pub(super) fn set(message: &mut DynamicMessage, path: &FieldPath, text: &str) -> Result<(), Problem> {
     let value = value(path.leaf(), text).map_err(|complaint| Problem::field(path.json_name(), complaint))?;
     let mut within = message;
     let (leaf, above) = match path.fields() {
@@ -52,9 +52,8 @@ pub fn set(message: &mut DynamicMessage, path: &FieldPath, text: &str) -> Result
     Ok(())
 }
 
-/// Whether a field can be given as text: scalars, and the well-known types whose JSON form is a string.
-#[must_use]
-pub fn is_text(field: &FieldDescriptor) -> bool {
+/// Whether a field can be sent as text: scalars, and well-known types with a string as their JSON form.
+pub(crate) fn is_text(field: &FieldDescriptor) -> bool {
     match field.kind() {
         Kind::Message(message) => is_text_message(message.full_name()),
         _ => true,
@@ -112,7 +111,7 @@ fn value(field: &FieldDescriptor, text: &str) -> Result<Value, Complaint> {
             .find_map(|base64| base64.decode(text).ok())
             .map_or_else(|| Err("must be base64".into()), |bytes| Ok(Value::Bytes(bytes.into()))),
         Kind::Message(message) if is_text_message(message.full_name()) => {
-            // The reader of JSON knows these forms.
+            // The JSON reader also reads these forms.
             DynamicMessage::deserialize(message, StrDeserializer::<serde::de::value::Error>::new(text))
                 .map(Value::Message)
                 .map_err(|error| format!("is refused: {error}").into())

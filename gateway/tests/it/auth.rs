@@ -144,8 +144,8 @@ async fn tokens_are_resolved_at_the_registry() {
     // A gateway as a process builds it: only the registry knows tokens.
     let mut config = config(gateway.files(), gateway.upstream.address);
     config.peers.get_mut("registry").unwrap().urls = vec![format!("http://{}", registry.address)];
-    let deps = gateway::Deps::real(crate::test_gateway::metrics());
-    let built = gateway::Gateway::build(config, deps).await.unwrap();
+    let deps = gateway::testing::Deps::real(crate::test_gateway::metrics());
+    let built = gateway::testing::Gateway::build(config, deps).await.unwrap();
     let address = built.address().unwrap();
     built.start(&gateway.lifecycle);
     let get = |token: &str| gateway.http.get(format!("http://{address}/v1/sessions")).bearer_auth(token);

@@ -252,7 +252,7 @@ async fn a_caller_can_shorten_the_wait_and_not_lengthen_it() {
 async fn a_method_may_have_a_longer_time_of_its_own() {
     let change = |config: &mut gateway::Config| {
         config.requests.timeout = Duration::from_millis(200);
-        let longer = gateway::config::Timeout(Duration::from_secs(10));
+        let longer = gateway::testing::Timeout(Duration::from_secs(10));
         config.requests.timeouts = [("steward.chat.v1.ChatService.GetTurn".to_owned(), longer)].into();
     };
     let slow = |_| async {

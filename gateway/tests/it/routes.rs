@@ -72,7 +72,7 @@ async fn metrics_are_for_operators() {
 async fn only_pages_of_configured_origins_may_call() {
     let ours = "https://console.example";
     let change = |config: &mut gateway::Config| {
-        config.cors.origins = vec![gateway::config::Origin::try_from(ours.to_owned()).unwrap()];
+        config.cors.origins = vec![gateway::testing::Origin::try_from(ours.to_owned()).unwrap()];
     };
     let gateway = TestGateway::with(steward_proto::DESCRIPTORS, change, echo).await;
     let ask = |origin: &str| {

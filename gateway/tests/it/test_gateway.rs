@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use gateway::{Config, Deps, Gateway};
+use gateway::{
+    Config,
+    testing::{Deps, Gateway},
+};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
 use svc_core::{

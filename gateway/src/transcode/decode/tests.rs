@@ -5,11 +5,11 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::{table::Table, testing::probe};
+use crate::table::{Table, testing::probe};
 
 static TABLE: LazyLock<Table> = LazyLock::new(probe);
 
-/// What a request's parts become, or the field that is wrong.
+/// The message that a request decodes to, or the invalid fields.
 fn request(
     method: &str,
     uri: &str,
@@ -92,9 +92,9 @@ fn body_path_and_query_each_fill_their_fields() {
 }
 
 #[test]
-fn what_has_no_place_or_two_is_refused_with_its_name() {
+fn a_value_with_no_field_or_two_sources_is_refused() {
     for (method, uri, body, field) in [
-        // The query names what nobody knows, or what cannot be given as text.
+        // Query parameters that are unknown, or cannot be sent as text.
         ("GET", "/v1/probes?unknown=1", "", "unknown"),
         ("GET", "/v1/probes?nested.unknown=1", "", "nested.unknown"),
         ("GET", "/v1/probes?text.inner=1", "", "text.inner"),
@@ -104,7 +104,7 @@ fn what_has_no_place_or_two_is_refused_with_its_name() {
         ("GET", "/v1/probes?labels=1", "", "labels"),
         ("GET", "/v1/probes?free=1", "", "free"),
         ("GET", "/v1/probes?=1", "", ""),
-        // One field, two sources.
+        // One field with two sources.
         ("GET", "/v1/probes/a?text=b", "", "text"),
         ("GET", "/v1/probes/a?text=a", "", "text"),
         ("POST", "/v1/probes/a?text=b", "{}", "text"),
@@ -119,7 +119,7 @@ fn what_has_no_place_or_two_is_refused_with_its_name() {
         ("GET", "/v1/probes?boolValue=true&boolValue=true", "", "boolValue"),
         ("GET", "/v1/probes?bool_value=true&boolValue=true", "", "boolValue"),
         ("GET", "/v1/probes?left=a&right=b", "", "right"),
-        // A value of another type.
+        // Values of another type.
         ("GET", "/v1/probes?int32Value=", "", "int32Value"),
         ("GET", "/v1/probes?int32Value=1.0", "", "int32Value"),
         ("GET", "/v1/probes?int32Value=2147483648", "", "int32Value"),
@@ -133,11 +133,11 @@ fn what_has_no_place_or_two_is_refused_with_its_name() {
         ("GET", "/v1/probes?numbers=1&numbers=x", "", "numbers"),
         ("GET", "/v1/numbers/x/true/COLOR_RED", "", "int64Value"),
         ("GET", "/v1/numbers/5/maybe/COLOR_RED", "", "boolValue"),
-        // Bytes that are no text.
+        // Bytes that are not UTF-8.
         ("GET", "/v1/probes/%ff", "", "text"),
         ("GET", "/v1/probes?text=%ff", "", "text"),
         ("GET", "/v1/probes?%ff=a", "", "query"),
-        // A body where there is none, or of another shape.
+        // A body for a method without one, or of another type.
         ("GET", "/v1/probes", "{}", "body"),
         ("GET", "/v1/probes/a", " ", "body"),
         ("POST", "/v1/probes/a", "[]", "body"),
@@ -150,7 +150,7 @@ fn what_has_no_place_or_two_is_refused_with_its_name() {
 }
 
 #[test]
-fn the_last_event_id_lands_in_its_field() {
+fn the_last_event_id_fills_its_field() {
     let watch = |uri: &str, id| request("GET", uri, id, "");
     let both = json!({"text": "a", "after": "7"});
     assert_eq!(watch("/v1/probes/a:watch", Some("7")), Ok(both.clone()));
@@ -158,16 +158,16 @@ fn the_last_event_id_lands_in_its_field() {
     assert_eq!(watch("/v1/probes/a:watch?after=7", Some("7")), Ok(both));
     assert_eq!(watch("/v1/probes/a:watch?after=8", Some("7")), Err("after".to_owned()));
     assert_eq!(watch("/v1/probes/a:watch", None), Ok(json!({"text": "a"})));
-    // Whether it is a cursor is for the service to say.
+    // The service decides whether it is a valid cursor.
     assert_eq!(
         watch("/v1/probes/a:watch", Some("no cursor")),
         Ok(json!({"text": "a", "after": "no cursor"}))
     );
-    // Where nothing can be resumed it means nothing.
+    // On a route that does not resume, the header is ignored.
     assert_eq!(request("GET", "/v1/probes/a", Some("7"), ""), Ok(json!({"text": "a"})));
 }
 
-/// Pieces that make paths and queries likely to lead somewhere.
+/// Pieces that make valid paths and queries likely.
 fn piece() -> impl Strategy<Value = String> {
     prop_oneof![
         "[ -~]{0,12}",
@@ -211,7 +211,7 @@ fn piece() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Texts that are JSON, or nearly.
+/// Texts that are valid JSON, or nearly.
 fn json_like() -> impl Strategy<Value = Vec<u8>> {
     let token = prop::sample::select(vec![
         "{",
@@ -261,7 +261,8 @@ proptest! {
         body in json_like(),
     ) {
         let uri = pieces.concat();
-        let (path, query) = uri.split_once('?').map_or((uri.as_str(), None), |(path, query)| (path, Some(query)));
+        let split = uri.split_once('?');
+        let (path, query) = split.map_or((uri.as_str(), None), |(path, query)| (path, Some(query)));
         if let Ok(matched) = TABLE.find(&method.parse::<Method>().unwrap(), path) {
             let input = Input { values: &matched.values, query, last_event_id: id.as_deref(), body: &body };
             if let Ok(message) = decode(matched.route, input) {
@@ -271,12 +272,12 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_read_is_written_and_read_again_the_same(body in json_like()) {
+    fn a_message_survives_writing_and_reading(body in json_like()) {
         let route = TABLE.find(&Method::POST, "/v1/probes/a").unwrap().route.clone();
         if let Ok(message) = json::read(&route.rpc.input(), &body) {
             let text = json::write(&message).unwrap();
             let again = json::read(&route.rpc.input(), &text).unwrap();
-            // As values: maps have no order.
+            // Compared as values, because maps have no order.
             let value = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).unwrap();
             prop_assert_eq!(value(&json::write(&again).unwrap()), value(&text));
         }
@@ -284,7 +285,8 @@ proptest! {
 
     #[test]
     fn any_text_survives_the_path_and_the_query(text in "\\PC{1,20}") {
-        let encoded = percent_encoding::utf8_percent_encode(&text, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let encoded = percent_encoding::utf8_percent_encode(&text, percent_encoding::NON_ALPHANUMERIC);
+        let encoded = encoded.to_string();
         let read = |uri: String| request("GET", &uri, None, "");
         prop_assert_eq!(read(format!("/v1/probes/{encoded}")), Ok(json!({ "text": text })));
         prop_assert_eq!(read(format!("/v1/probes?text={encoded}")), Ok(json!({ "text": text })));

@@ -1,6 +1,6 @@
-//! Refuses what the JSON mapping's reader would let pass or could not name: names that come twice (also once in
-//! each spelling), unknown names, integers that a floating point number has cut, and anything after the text.
-//! Types are the reader's business.
+//! Refuses errors that the JSON reader accepts or cannot name: repeated names (also in different spellings),
+//! unknown names, integers that lost digits as floating point numbers, and text after the value. The reader
+//! itself checks types.
 
 use std::{borrow::Cow, collections::HashSet, fmt};
 
@@ -11,7 +11,7 @@ use serde_path_to_error::Track;
 use super::refuse;
 use crate::{problem::Problem, table::field_named};
 
-/// Up to here every whole number is a floating point number; what is larger was cut when it was read.
+/// 2^53: up to here a floating point number represents every integer exactly.
 const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// Checks a whole JSON text against the shape of `message`.
@@ -25,28 +25,27 @@ pub(super) fn check(message: &MessageDescriptor, text: &[u8]) -> Result<(), Prob
     json.end().map_err(|error| refuse("", &error))
 }
 
-/// What is known of a value before it is read.
+/// The expected form of a value.
 #[derive(Clone)]
 enum Shape {
     /// An object with the fields of a message.
     Message(MessageDescriptor),
-    /// An object of free names, all with values of one shape.
+    /// An object with any names and with values of one form.
     Map(Box<Shape>),
-    /// A whole number.
     Integer,
-    /// Anything; its objects still have no name twice.
-    Free,
-    /// Nothing: the name before it is wrong, for this reason.
+    /// Any value. Its objects must not repeat a name.
+    Any,
+    /// No value is right, because the name before it is wrong for this reason.
     Refused(&'static str),
 }
 
 impl Shape {
     fn message(message: &MessageDescriptor) -> Self {
-        // Well-known types have JSON forms of their own.
+        // Well-known types have their own JSON forms.
         match message.full_name().strip_prefix("google.protobuf.") {
             None => Self::Message(message.clone()),
             Some("Int32Value" | "UInt32Value" | "Int64Value" | "UInt64Value") => Self::Integer,
-            Some(_) => Self::Free,
+            Some(_) => Self::Any,
         }
     }
 
@@ -56,9 +55,7 @@ impl Shape {
                 Self::Map(Box::new(Self::field(&entry.map_entry_value_field())))
             }
             Kind::Message(message) => Self::message(&message),
-            Kind::Double | Kind::Float | Kind::Bool | Kind::String | Kind::Bytes | Kind::Enum(_) => {
-                Self::Free
-            }
+            Kind::Double | Kind::Float | Kind::Bool | Kind::String | Kind::Bytes | Kind::Enum(_) => Self::Any,
             _ => Self::Integer,
         }
     }
@@ -69,7 +66,7 @@ impl<'de> DeserializeSeed<'de> for Shape {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         match self {
-            // Refused within the value, so that the path names it.
+            // Refused while the value is read, so that the path includes the name.
             Self::Refused(reason) => Err(D::Error::custom(reason)),
             shape => deserializer.deserialize_any(shape),
         }
@@ -95,7 +92,7 @@ impl<'de> Visitor<'de> for Shape {
                 },
                 _ if !names.insert(name.clone().into_owned()) => Self::Refused("is there twice"),
                 Self::Map(values) => Self::clone(values),
-                Self::Integer | Self::Free | Self::Refused(_) => Self::Free,
+                Self::Integer | Self::Any | Self::Refused(_) => Self::Any,
             };
             map.next_value_seed(shape)?;
         }

@@ -1,13 +1,13 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::testing::probe;
+use crate::table::testing::probe;
 
 fn everything() -> MessageDescriptor {
     probe().pool().get_message_by_name("steward.sandbox.probe.Everything").unwrap()
 }
 
-/// What a text reads as, written again without what has its default value.
+/// Reads a text and writes it again without default values.
 fn round(text: &str) -> Result<Value, Vec<String>> {
     let message = read(&everything(), text.as_bytes())
         .map_err(|problem| problem.errors.iter().map(|error| error.field.clone()).collect::<Vec<_>>())?;
@@ -53,11 +53,11 @@ fn values_keep_their_meaning() {
 }
 
 #[test]
-fn what_the_contract_does_not_know_is_refused_with_its_path() {
+fn json_outside_the_contract_is_refused_with_its_path() {
     let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
     let deep = format!(r#"{{"free": {{"a": {deep}}}}}"#);
     for (text, field) in [
-        // No JSON, or more than one.
+        // Not JSON, or more than one value.
         ("", "body"),
         ("{", "body"),
         ("{} {}", "body"),
@@ -67,7 +67,7 @@ fn what_the_contract_does_not_know_is_refused_with_its_path() {
         (r#"{"text": "\ud800"}"#, "body"),
         (r#"{"text": NaN}"#, "body"),
         ("\u{feff}{}", "body"),
-        // Another kind of value.
+        // A value of another kind.
         ("[]", "body"),
         ("7", "body"),
         ("null", "body"),
@@ -116,7 +116,7 @@ fn what_the_contract_does_not_know_is_refused_with_its_path() {
 }
 
 #[test]
-fn a_complaint_never_repeats_a_long_value() {
+fn a_problem_quotes_at_most_a_part_of_a_long_value() {
     let text = format!(r#"{{"int32Value": "{}"}}"#, "x".repeat(10_000));
     let problem = read(&everything(), text.as_bytes()).unwrap_err();
     assert!(problem.detail.len() < 300, "{}", problem.detail.len());

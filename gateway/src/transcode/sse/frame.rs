@@ -1,4 +1,4 @@
-//! The bytes of one frame.
+//! Writes the bytes of one frame.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ use crate::{
 /// Name of the event that ends a failed stream.
 const PROBLEM_EVENT: &str = "problem";
 
-/// The frame of one message, or why it has none (a defect of the service).
+/// The frame of one message. An error is a defect of the service.
 pub(super) fn event(fields: &SseFields, message: &DynamicMessage) -> Result<Bytes, Cow<'static, str>> {
     let word = |path: &Option<FieldPath>| -> Result<String, Cow<'static, str>> {
         let value = path.as_ref().and_then(|path| get(message, path));
@@ -37,12 +37,12 @@ pub(super) fn event(fields: &SseFields, message: &DynamicMessage) -> Result<Byte
     Ok(frame(&id, &event, data))
 }
 
-/// The last frame of a stream that failed. It has no id: a client that comes back does so from its last event.
+/// The last frame of a failed stream. It has no id, so that a client resumes after its last event.
 pub(super) fn problem(problem: &Problem, request_id: &str) -> Bytes {
     frame("", PROBLEM_EVENT, &problem.document(request_id))
 }
 
-/// A line that clients ignore and proxies count as traffic.
+/// A comment: clients ignore it, and proxies see traffic.
 pub(super) fn comment(text: &str) -> Bytes {
     Bytes::from(format!(": {text}\n\n"))
 }
@@ -60,7 +60,7 @@ fn frame(id: &str, event: &str, data: &str) -> Bytes {
     if !event.is_empty() {
         line("event", event);
     }
-    // Any of the three line ends would end the field; a reader joins the lines with "\n".
+    // Each of the three line ends would end the field. A client joins the lines with "\n".
     let mut rest = data;
     while let Some(end) = rest.find(['\n', '\r']) {
         let (this, after) = rest.split_at(end);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn data_of_several_lines_is_split_at_every_kind_of_line_end() {
+    fn data_is_split_at_every_kind_of_line_end() {
         assert_eq!(frame("", "", "a\nb\r\nc\rd\n"), "data: a\ndata: b\ndata: c\ndata: d\ndata: \n\n");
     }
 

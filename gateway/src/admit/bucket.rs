@@ -1,45 +1,39 @@
-//! The token bucket as arithmetic; `bucket.lua` is the same on Redis.
+//! A token bucket as pure arithmetic; `bucket.lua` computes the same in Redis.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How a bucket fills.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Policy {
-    /// Tokens a second.
-    pub per_second: u32,
-    /// Most tokens.
-    pub burst: u32,
+pub(super) struct Policy {
+    /// Tokens added each second.
+    pub(super) per_second: u32,
+    /// Maximum tokens in a bucket.
+    pub(super) burst: u32,
 }
 
-/// What taking one token came to.
+/// Result of an attempt to take one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict {
-    /// Whether there was one.
-    pub taken: bool,
-    /// Whole tokens left.
-    pub left: u64,
-    /// Time until there is one again; zero if one was taken.
-    pub wait: Duration,
+pub(super) struct Take {
+    pub(super) taken: bool,
+    /// Whole tokens left in the bucket.
+    pub(super) left: u64,
+    /// Time until the bucket has a token again; zero if one was taken.
+    pub(super) wait: Duration,
 }
 
-/// One bucket.
 #[derive(Debug, Clone, Copy)]
-pub struct Bucket {
+pub(super) struct Bucket {
     tokens: f64,
     at: Instant,
 }
 
 impl Bucket {
-    /// A full bucket.
-    #[must_use]
-    pub fn full(policy: Policy, now: Instant) -> Self {
+    pub(super) fn full(policy: Policy, now: Instant) -> Self {
         Self { tokens: f64::from(policy.burst), at: now }
     }
 
-    /// Takes one token.
-    pub fn take(&mut self, policy: Policy, now: Instant) -> Verdict {
+    pub(super) fn take(&mut self, policy: Policy, now: Instant) -> Take {
         let since = now.saturating_duration_since(self.at).as_secs_f64();
         let rate = f64::from(policy.per_second);
         self.tokens = f64::from(policy.burst).min(self.tokens + since * rate);
@@ -51,7 +45,7 @@ impl Bucket {
         let wait = if taken { 0.0 } else { (1.0 - self.tokens) / rate };
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to burst, a u32")]
         let left = self.tokens as u64;
-        Verdict { taken, left, wait: Duration::from_secs_f64(wait) }
+        Take { taken, left, wait: Duration::from_secs_f64(wait) }
     }
 }
 
@@ -67,7 +61,7 @@ mod tests {
         let left: Vec<_> = (0..3).map(|_| bucket.take(policy, start)).map(|v| (v.taken, v.left)).collect();
         assert_eq!(left, [(true, 2), (true, 1), (true, 0)]);
         let refused = bucket.take(policy, start);
-        assert_eq!(refused, Verdict { taken: false, left: 0, wait: Duration::from_millis(500) });
+        assert_eq!(refused, Take { taken: false, left: 0, wait: Duration::from_millis(500) });
         assert!(!bucket.take(policy, start + Duration::from_millis(499)).taken);
         assert!(bucket.take(policy, start + Duration::from_millis(500)).taken);
         assert_eq!(bucket.take(policy, start + Duration::from_secs(3600)).left, 2);

@@ -1,4 +1,4 @@
-//! `/openapi.json`.
+//! `/openapi.json`, the description of the API.
 
 use axum::{
     extract::State,
@@ -7,12 +7,11 @@ use axum::{
 use bytes::Bytes;
 use http::header;
 
-/// The document, written once at start.
+/// The document as JSON, made once at start.
 #[derive(Debug, Clone)]
-pub struct Document(pub Bytes);
+pub(crate) struct Document(pub(crate) Bytes);
 
-/// Serves the document.
-pub async fn serve(State(document): State<Document>) -> Response {
+pub(crate) async fn serve(State(document): State<Document>) -> Response {
     let headers =
         [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "public, max-age=300")];
     (headers, document.0).into_response()

@@ -1,12 +1,12 @@
-//! Contracts for tests.
+//! Tables of contracts for tests.
 
 use std::path::Path;
 
-use crate::table::{Error, Table};
+use super::{Error, Table};
 
-/// The contract of `tests/probe.proto`.
+/// The table of the contract in `tests/probe.proto`.
 pub(crate) fn probe() -> Table {
-    table(include_str!("../tests/probe.proto")).unwrap()
+    table(include_str!("../../tests/probe.proto")).unwrap()
 }
 
 /// The table of a contract given as the text of one file.

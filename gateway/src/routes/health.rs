@@ -1,9 +1,9 @@
 //! `/healthz`, `/readyz` and `/metrics`.
 //!
-//! Liveness depends on nothing but this process. Readiness means that requests are worth sending here: every
-//! service answered its health check once since the start, at least one still does, and the process is not
-//! stopping. One service being away later makes its own routes fail and leaves the others served: taking every
-//! gateway out of the balancer would make one outage a whole one.
+//! A running process is live. It is ready if every service has answered its health check once since the
+//! start, at least one answered the last check, and the process is not stopping. When one service is away
+//! later, only its routes fail. The gateway stays ready then: if every gateway left the load balancer, the
+//! outage of one service would become an outage of all.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,24 +30,23 @@ use tonic_health::pb::{
 };
 use tracing::instrument::WithSubscriber;
 
-/// How often the services are asked.
+/// Period of the health checks.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// Longest time for one of them to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Maximum time for one service to answer a check.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Whether this process wants requests.
 #[derive(Debug, Clone)]
-pub struct Readiness {
-    seen: Arc<Mutex<Seen>>,
+pub(crate) struct Readiness {
+    services: Arc<Mutex<Services>>,
     stopping: CancellationToken,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
-    /// Services as last seen, by name; none before the first look.
+struct Services {
+    /// By name, whether the service passed its last check; empty before the first check.
     serving: BTreeMap<String, bool>,
-    /// Services that answered at least once.
+    /// Services that passed at least one check.
     answered: BTreeSet<String>,
 }
 
@@ -59,48 +58,47 @@ struct Report {
 }
 
 impl Readiness {
-    /// Watches `peers` until the lifecycle stops.
-    #[must_use]
-    pub fn watch(peers: Vec<(String, Peer)>, lifecycle: &Lifecycle) -> Self {
-        let readiness = Self { seen: Arc::default(), stopping: lifecycle.soft() };
+    /// Checks `peers` periodically until the lifecycle stops.
+    pub(crate) fn watch(peers: Vec<(String, Peer)>, lifecycle: &Lifecycle) -> Self {
+        let readiness = Self { services: Arc::default(), stopping: lifecycle.soft() };
         let watched = readiness.clone();
         lifecycle.every("readiness", PERIOD, move || {
             let (peers, watched) = (peers.clone(), watched.clone());
             async move {
-                watched.note(join_all(peers.into_iter().map(look)).await);
+                watched.record(join_all(peers.into_iter().map(check)).await);
                 Ok(())
             }
         });
         readiness
     }
 
-    fn note(&self, looked: Vec<(String, bool)>) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.answered.extend(looked.iter().filter(|(_, serving)| *serving).map(|(name, _)| name.clone()));
-        seen.serving = looked.into_iter().collect();
+    fn record(&self, checked: Vec<(String, bool)>) {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = checked.iter().filter(|(_, serving)| *serving).map(|(name, _)| name.clone());
+        services.answered.extend(passed);
+        services.serving = checked.into_iter().collect();
     }
 
     fn report(&self) -> Report {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let Services { serving, answered } = &*self.services.lock().unwrap_or_else(PoisonError::into_inner);
         let draining = self.stopping.is_cancelled();
-        let started =
-            !seen.serving.is_empty() && seen.serving.keys().all(|name| seen.answered.contains(name));
-        let any = seen.serving.values().any(|serving| *serving);
+        let started = !serving.is_empty() && serving.keys().all(|name| answered.contains(name));
+        let any = serving.values().any(|serving| *serving);
         let word = |serving: &bool| if *serving { "serving" } else { "away" };
         Report {
             ready: started && any && !draining,
             draining,
-            services: seen.serving.iter().map(|(name, serving)| (name.clone(), word(serving))).collect(),
+            services: serving.iter().map(|(name, serving)| (name.clone(), word(serving))).collect(),
         }
     }
 }
 
-async fn look((name, peer): (String, Peer)) -> (String, bool) {
-    let mut client = HealthClient::new(peer.acting_for(None).by(Deadline::after(PATIENCE)));
-    // Unobserved: traces of these would outnumber all others.
-    let unobserved = tracing::subscriber::NoSubscriber::new();
+async fn check((name, peer): (String, Peer)) -> (String, bool) {
+    let mut client = HealthClient::new(peer.acting_for(None).by(Deadline::after(TIMEOUT)));
+    // Without spans: the checks would outnumber all other traces.
+    let untraced = tracing::subscriber::NoSubscriber::new();
     let serving =
-        match client.check(HealthCheckRequest { service: String::new() }).with_subscriber(unobserved).await {
+        match client.check(HealthCheckRequest { service: String::new() }).with_subscriber(untraced).await {
             Ok(answer) => answer.into_inner().status() == ServingStatus::Serving,
             Err(status) => {
                 tracing::debug!(service = name, error = %status, "service does not answer its health check");
@@ -110,13 +108,11 @@ async fn look((name, peer): (String, Peer)) -> (String, bool) {
     (name, serving)
 }
 
-/// Liveness.
-pub async fn healthz() -> Response {
+pub(crate) async fn healthz() -> Response {
     ([(header::CACHE_CONTROL, "no-store")], Json(serde_json::json!({ "status": "ok" }))).into_response()
 }
 
-/// Readiness, and what it lacks.
-pub async fn readyz(State(readiness): State<Readiness>) -> Response {
+pub(crate) async fn readyz(State(readiness): State<Readiness>) -> Response {
     let report = readiness.report();
     let no_store = (header::CACHE_CONTROL, "no-store");
     match report.ready {
@@ -126,8 +122,8 @@ pub async fn readyz(State(readiness): State<Readiness>) -> Response {
     }
 }
 
-/// The operators' door: the same, and the process's metrics.
-pub fn operators(readiness: Readiness, metrics: Metrics) -> Router {
+/// The routes of the operator port.
+pub(crate) fn operators(readiness: Readiness, metrics: Metrics) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz).with_state(readiness))
@@ -152,26 +148,26 @@ mod tests {
 
     fn readiness() -> (Readiness, Lifecycle) {
         let lifecycle = Lifecycle::new();
-        (Readiness { seen: Arc::default(), stopping: lifecycle.soft() }, lifecycle)
+        (Readiness { services: Arc::default(), stopping: lifecycle.soft() }, lifecycle)
     }
 
-    fn looked(chat: bool, purge: bool) -> Vec<(String, bool)> {
+    fn checked(chat: bool, purge: bool) -> Vec<(String, bool)> {
         vec![("chat".to_owned(), chat), ("purge".to_owned(), purge)]
     }
 
     #[test]
-    fn it_takes_every_service_to_become_ready_and_one_to_stay_so() {
+    fn every_service_must_answer_first_and_one_later() {
         let (readiness, _lifecycle) = readiness();
         assert!(!readiness.report().ready);
-        for (looked, ready) in [
-            (looked(true, false), false),
-            (looked(false, true), true),
-            (looked(true, true), true),
-            (looked(true, false), true),
-            (looked(false, false), false),
-            (looked(false, true), true),
+        for (checked, ready) in [
+            (checked(true, false), false),
+            (checked(false, true), true),
+            (checked(true, true), true),
+            (checked(true, false), true),
+            (checked(false, false), false),
+            (checked(false, true), true),
         ] {
-            readiness.note(looked);
+            readiness.record(checked);
             assert_eq!(readiness.report().ready, ready);
         }
     }
@@ -179,7 +175,7 @@ mod tests {
     #[test]
     fn a_stopping_process_is_not_ready() {
         let (readiness, lifecycle) = readiness();
-        readiness.note(looked(true, true));
+        readiness.record(checked(true, true));
         lifecycle.stop();
         let report = readiness.report();
         assert!(!report.ready && report.draining);

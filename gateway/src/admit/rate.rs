@@ -1,14 +1,14 @@
-//! The rate limit: one token bucket a principal, counted in Redis for every replica together.
+//! The rate limit: one token bucket in Redis for each principal, shared by every replica.
 //!
-//! Redis is a convenience here, never a condition: when it is away or slow, each process counts alone (a caller
-//! then gets at most the limit times the number of replicas) and `gateway.rate_limit.local` says so.
+//! While Redis does not answer, each process counts in buckets of its own: a caller then gets at most the
+//! limit times the number of replicas. The metric `gateway.rate_limit.local` counts such requests.
 
 use std::{
     sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use moka::future::Cache;
 use opentelemetry::metrics::Counter;
 use sha2::{Digest, Sha256};
@@ -22,14 +22,19 @@ use svc_core::{
 };
 use tokio::time::Instant;
 
-use super::bucket::{Bucket, Policy, Verdict};
-use crate::{config::RateLimitConfig, metrics, problem::Problem};
+use super::bucket::{Bucket, Policy, Take};
+use crate::{
+    config::RateLimitConfig,
+    headers::{RATE_LIMIT, RATE_LIMIT_POLICY},
+    metrics,
+    problem::Problem,
+};
 
-/// Most buckets that one process keeps.
+/// Maximum buckets in this process's memory; the least recently used is dropped, and then counts as full.
 const MAX_LOCAL: u64 = 100_000;
 
-/// The buckets in Redis.
-pub const BUCKETS: KeyFamily = KeyFamily {
+/// Keys of the buckets in Redis.
+const BUCKETS: KeyFamily = KeyFamily {
     name: "gateway-bucket",
     class: Class::System,
     text: "requests left to a caller, by a hash of its kind and id; gone once the bucket had time to fill up",
@@ -37,24 +42,21 @@ pub const BUCKETS: KeyFamily = KeyFamily {
 
 static TAKE: LazyLock<redis::Script> = LazyLock::new(|| redis::Script::new(include_str!("bucket.lua")));
 
-/// Counts requests by principal.
 #[derive(Debug, Clone)]
-pub struct RateLimiter {
+pub(crate) struct RateLimiter {
     policy: Policy,
     redis: Redis,
     local: Cache<Key, Arc<Mutex<Bucket>>>,
     counted_locally: Counter<u64>,
 }
 
-/// A principal, as a hash: nothing outside Postgres names a tenant.
+/// Hash of a principal: Redis must not contain a tenant's id.
 type Key = [u8; 32];
 
 impl RateLimiter {
-    /// A limiter that counts in `redis` while it is there.
-    #[must_use]
-    pub fn new(config: &RateLimitConfig, redis: Redis) -> Self {
+    pub(crate) fn new(config: &RateLimitConfig, redis: Redis) -> Self {
         let policy = Policy { per_second: config.per_second, burst: config.burst };
-        // An untouched bucket is full again after this, and then says nothing.
+        // After this time an unused bucket is full, and can be dropped.
         let fills_in = Duration::from_secs_f64(f64::from(policy.burst) / f64::from(policy.per_second));
         let idle = fills_in + Duration::from_secs(1);
         Self {
@@ -65,39 +67,39 @@ impl RateLimiter {
         }
     }
 
-    /// Takes one request from the principal's bucket, and writes into `headers` what is left.
+    /// Takes one token from the principal's bucket, and writes the rate limit's headers into `headers`.
     ///
     /// # Errors
-    /// 429 once the bucket is empty.
-    pub async fn take(&self, principal: &Principal, headers: &mut HeaderMap) -> Result<(), Problem> {
+    /// 429 if the bucket is empty.
+    pub(crate) async fn take(&self, principal: &Principal, headers: &mut HeaderMap) -> Result<(), Problem> {
         let key: Key = Sha256::digest(format!("{:?}/{}", principal.kind, principal.subject_id)).into();
-        let verdict = match self.take_together(&key).await {
-            Ok(verdict) => verdict,
+        let take = match self.take_shared(&key).await {
+            Ok(take) => take,
             Err(error) => {
                 if !error.is_down() {
                     tracing::error!(error = %Chain(&error), "rate limits are counted by this process alone");
                 }
-                self.take_alone(key).await
+                self.take_local(key).await
             }
         };
-        self.describe(verdict, headers);
-        if verdict.taken {
+        self.describe(take, headers);
+        if take.taken {
             return Ok(());
         }
         let problem =
             Problem::new(ErrorKind::ResourceExhausted, "RATE_LIMITED", "too many requests; retry later");
-        Err(problem.retry_after(verdict.wait))
+        Err(problem.retry_after(take.wait))
     }
 
-    async fn take_together(&self, key: &Key) -> Result<Verdict, svc_core::data::redis::Error> {
+    async fn take_shared(&self, key: &Key) -> Result<Take, svc_core::data::redis::Error> {
         let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut call = TAKE.key(self.redis.key(&BUCKETS, hex));
         call.arg(self.policy.per_second).arg(self.policy.burst);
         let (taken, left, wait): (u8, u64, u64) = self.redis.script(&call).await?;
-        Ok(Verdict { taken: taken == 1, left, wait: Duration::from_millis(wait) })
+        Ok(Take { taken: taken == 1, left, wait: Duration::from_millis(wait) })
     }
 
-    async fn take_alone(&self, key: Key) -> Verdict {
+    async fn take_local(&self, key: Key) -> Take {
         self.counted_locally.add(1, &[]);
         let now = Instant::now();
         let bucket =
@@ -106,18 +108,17 @@ impl RateLimiter {
         bucket.take(self.policy, now)
     }
 
-    /// The `RateLimit` header fields of the IETF draft.
-    fn describe(&self, verdict: Verdict, headers: &mut HeaderMap) {
+    fn describe(&self, take: Take, headers: &mut HeaderMap) {
         let Policy { per_second, burst } = self.policy;
         let window = burst.div_ceil(per_second).max(1);
-        let full_in = (u64::from(burst).saturating_sub(verdict.left)).div_ceil(u64::from(per_second));
+        let full_in = (u64::from(burst).saturating_sub(take.left)).div_ceil(u64::from(per_second));
         let fields = [
-            ("ratelimit-policy", format!("\"principal\";q={burst};w={window}")),
-            ("ratelimit", format!("\"principal\";r={};t={full_in}", verdict.left)),
+            (RATE_LIMIT_POLICY, format!("\"principal\";q={burst};w={window}")),
+            (RATE_LIMIT, format!("\"principal\";r={};t={full_in}", take.left)),
         ];
         for (name, value) in fields {
             if let Ok(value) = HeaderValue::try_from(value) {
-                headers.insert(HeaderName::from_static(name), value);
+                headers.insert(name, value);
             }
         }
     }
