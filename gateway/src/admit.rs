@@ -15,10 +15,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use svc_core::wire::{
-    auth::{CachedTokens, Credential, MethodAuth, TokenResolver, bearer},
+use svc_core::{
     error::ErrorKind,
-    principal::Principal,
+    wire::{
+        auth::{CachedTokens, Credential, MethodAuth, TokenResolver, bearer},
+        principal::Principal,
+    },
 };
 
 use self::{

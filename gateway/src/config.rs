@@ -11,7 +11,11 @@ use http::HeaderValue;
 use serde::Deserialize;
 use svc_core::{
     data::redis::RedisConfig,
-    run::{config, process::ProcessConfig, telemetry::TelemetryConfig},
+    run::{
+        config::{self, Unusable},
+        process::{Configured, ProcessConfig},
+        telemetry::TelemetryConfig,
+    },
     wire::{assertion::IdentityConfig, auth::TOKEN_TTL, client::PeerConfig},
 };
 
@@ -126,43 +130,48 @@ impl TryFrom<String> for Origin {
     }
 }
 
-/// Refuses the value of a key; `problem` completes the sentence "`key` …".
-pub(crate) fn refuse(key: &str, problem: &str) -> config::Error {
-    config::Error::Refused { service: NAME, problem: format!("{key} {problem}") }
+impl Config {
+    /// Checks what the types of the fields cannot express.
+    pub(crate) fn check(&self) -> Result<(), Unusable> {
+        let (recheck, positive) = (self.streams.recheck, "must be at least 1");
+        Unusable::check([
+            (self.connections.max > 0, "connections.max", positive),
+            // The HTTP library accepts no smaller value.
+            (
+                self.connections.max_header_bytes >= 8192,
+                "connections.max_header_bytes",
+                "must be at least 8192",
+            ),
+            (self.requests.max_in_flight > 0, "requests.max_in_flight", positive),
+            (self.requests.max_per_account > 0, "requests.max_per_account", positive),
+            (self.streams.max > 0, "streams.max", positive),
+            (self.streams.max_per_principal > 0, "streams.max_per_principal", positive),
+            (self.rate_limit.per_second > 0, "rate_limit.per_second", positive),
+            (self.rate_limit.burst > 0, "rate_limit.burst", positive),
+            (
+                !recheck.is_zero() && recheck * 2 <= TOKEN_TTL,
+                "streams.recheck",
+                "must be above 0 and at most 2.5s",
+            ),
+        ])
+    }
 }
 
-impl Config {
-    /// Loads the defaults, then `file`, then the environment, and checks the result.
-    ///
-    /// # Errors
-    /// If the file is missing or a key is refused; the error names the key.
-    pub fn load(file: Option<&Path>) -> Result<Self, config::Error> {
+impl Configured for Config {
+    const NAME: &'static str = NAME;
+    type Error = config::Error;
+
+    fn load(file: Option<&Path>) -> Result<Self, config::Error> {
         let config: Self = config::load(NAME, DEFAULTS, file)?;
-        config.check()?;
+        config.check().map_err(|Unusable { key, problem }| config::Error::Refused {
+            service: NAME,
+            problem: format!("{key} {problem}"),
+        })?;
         Ok(config)
     }
 
-    /// Checks what the types of the fields cannot express.
-    pub(crate) fn check(&self) -> Result<(), config::Error> {
-        let positive = |key, number: usize| match number {
-            0 => Err(refuse(key, "must be at least 1")),
-            _ => Ok(()),
-        };
-        positive("connections.max", self.connections.max)?;
-        positive("requests.max_in_flight", self.requests.max_in_flight)?;
-        positive("requests.max_per_account", self.requests.max_per_account)?;
-        positive("streams.max", self.streams.max)?;
-        positive("streams.max_per_principal", self.streams.max_per_principal)?;
-        positive("rate_limit.per_second", self.rate_limit.per_second as usize)?;
-        positive("rate_limit.burst", self.rate_limit.burst as usize)?;
-        if self.connections.max_header_bytes < 8192 {
-            // The HTTP library accepts no smaller value.
-            return Err(refuse("connections.max_header_bytes", "must be at least 8192"));
-        }
-        if self.streams.recheck.is_zero() || self.streams.recheck * 2 > TOKEN_TTL {
-            return Err(refuse("streams.recheck", "must be above 0 and at most 2.5s"));
-        }
-        Ok(())
+    fn process(&self) -> (ProcessConfig, TelemetryConfig) {
+        (self.process.clone(), self.telemetry.clone())
     }
 }
 
@@ -194,7 +203,6 @@ mod tests {
     fn a_check_period_over_half_the_token_ttl_is_refused() {
         let mut config = Config::load(None).unwrap();
         config.streams.recheck = Duration::from_secs(3);
-        let refused = config.check().unwrap_err().to_string();
-        assert!(refused.contains("streams.recheck "), "{refused}");
+        assert_eq!(config.check().unwrap_err().key, "streams.recheck");
     }
 }

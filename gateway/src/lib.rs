@@ -18,7 +18,6 @@
 
 mod admit;
 mod config;
-mod error;
 mod headers;
 mod layer;
 mod metrics;

@@ -9,7 +9,7 @@ use std::{borrow::Cow, time::Duration};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde::Serialize;
-use svc_core::wire::error::{self, ErrorKind, ServiceError};
+use svc_core::error::{self, ErrorKind, ServiceError};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 

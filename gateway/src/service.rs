@@ -4,9 +4,11 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use svc_core::{
+    base::StartError,
     data::redis::Redis,
     run::{
         clock::{SharedClock, SystemClock},
+        config::Unusable,
         lifecycle::Lifecycle,
         telemetry::Metrics,
     },
@@ -21,12 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admit::{Admission, rate::RateLimiter},
-    config::{Config, refuse},
-    error::Error,
+    config::Config,
     openapi,
     routes::{self, a2a::A2aRoute, health::Readiness},
     server, stack,
-    table::Table,
+    table::{self, Table},
     transcode::{Transcoder, call::Upstreams},
 };
 
@@ -40,7 +41,7 @@ const SERVICES: [(&str, &str); 4] =
 ///
 /// # Errors
 /// If an address is taken, or the configuration or the contract cannot be used.
-pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Result<(), Error> {
+pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Result<(), StartError> {
     Gateway::build(config, Deps::real(metrics)).await?.start(&lifecycle);
     Ok(())
 }
@@ -83,29 +84,29 @@ impl Gateway {
     ///
     /// # Errors
     /// See [`start`].
-    pub async fn build(config: Config, deps: Deps) -> Result<Self, Error> {
+    pub async fn build(config: Config, deps: Deps) -> Result<Self, StartError> {
         config.check()?;
         // The ports first, so that a taken one is reported at once.
         let public = bind(config.listen).await?;
         let operators = bind(config.operator_listen).await?;
-        let table = Table::decode(deps.descriptors)?;
+        let table = Table::decode(deps.descriptors).map_err(unservable)?;
         let signer = Arc::new(Signer::load(GATEWAY, &config.identity, deps.clock)?);
         let mut peers = HashMap::new();
         for (name, peer) in &config.peers {
             let known = SERVICES.iter().find(|(short, _)| short == name);
             let (_, full_name) =
-                known.ok_or_else(|| refuse(&format!("peers.{name}"), "is no service of the plane"))?;
+                known.ok_or_else(|| Unusable::new(format!("peers.{name}"), "is no service of the plane"))?;
             peers.insert(name.clone(), Peer::lazy(full_name, peer, signer.clone())?);
         }
         let tokens = match (deps.tokens, peers.get("registry")) {
             (Some(tokens), _) => tokens,
             (None, Some(registry)) => Arc::new(RegistryTokens::new(registry.clone())),
-            (None, None) => return Err(refuse("peers", "lacks the registry").into()),
+            (None, None) => return Err(Unusable::new("peers", "lacks the registry").into()),
         };
         let upstreams = Upstreams::new(&table, peers, &config.requests)?;
-        let rate = RateLimiter::new(&config.rate_limit, Redis::lazy(&config.redis).map_err(Error::Redis)?);
+        let rate = RateLimiter::new(&config.rate_limit, Redis::lazy(&config.redis)?);
         let admission = Admission::new(&config, tokens, rate);
-        let a2a = A2aRoute::new(&table, &admission, &upstreams)?;
+        let a2a = A2aRoute::new(&table, &admission, &upstreams).map_err(unservable)?;
         Ok(Self { config, public, operators, metrics: deps.metrics, table, admission, upstreams, a2a })
     }
 
@@ -153,6 +154,10 @@ impl Gateway {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::part(format!("listen on {address}"), error))
+}
+
+fn unservable(error: table::Error) -> StartError {
+    StartError::part("serve the contract over HTTP", error)
 }

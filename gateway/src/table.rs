@@ -30,7 +30,7 @@ pub(crate) use self::{
 
 /// Why a contract cannot be served. `rpc`, `first` and `second` are full names of methods.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     #[error("descriptor set does not decode")]
     Descriptors(#[source] DescriptorError),
     /// The descriptor set does not have the definition of an option.

@@ -24,29 +24,10 @@ pub(crate) struct Args {
     until_stdin_closes: bool,
 }
 
-/// Loads a service's configuration and runs the service.
-macro_rules! serve {
-    ($service:ident::$start:ident, $args:expr) => {{
-        let name = $args.service.full_name();
-        match $service::Config::load($args.config.as_deref()) {
-            Err(error) => process::complain(name, &error, ExitCode::from(process::EXIT_CONFIG)),
-            Ok(config) => {
-                let (how, telemetry) = (config.process.clone(), config.telemetry.clone());
-                process::run(name, &how, &telemetry, |lifecycle, metrics| {
-                    if $args.until_stdin_closes {
-                        stop_with_stdin(&lifecycle);
-                    }
-                    $service::$start(config, lifecycle, metrics)
-                })
-            }
-        }
-    }};
-}
-
 /// Runs the service until SIGTERM or SIGINT.
 pub(crate) fn run(args: &Args) -> ExitCode {
     match args.service {
-        Service::Gateway => serve!(gateway::start, args),
+        Service::Gateway => serve(args, gateway::start),
         Service::Chat => serve(args, chat_svc::start),
         Service::Sandbox => serve(args, sandbox_svc::start),
         Service::Registry => serve(args, registry_svc::start),

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use svc_core::wire::{error::ErrorKind, principal::Principal};
+use svc_core::{error::ErrorKind, wire::principal::Principal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{config::Config, problem::Problem};
@@ -159,7 +159,7 @@ fn overloaded() -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use svc_core::{id::AccountId, wire::principal::PrincipalKind};
+    use svc_core::{id::AccountId, run::process::Configured, wire::principal::PrincipalKind};
 
     use super::*;
 

@@ -13,12 +13,12 @@ use moka::future::Cache;
 use opentelemetry::metrics::Counter;
 use sha2::{Digest, Sha256};
 use svc_core::{
-    custody::data_map::Class,
-    data::redis::{KeyFamily, Redis},
-    wire::{
-        error::{Chain, ErrorKind},
-        principal::Principal,
+    data::{
+        data_map::Class,
+        redis::{KeyFamily, Redis},
     },
+    error::{Chain, ErrorKind},
+    wire::principal::Principal,
 };
 use tokio::time::Instant;
 

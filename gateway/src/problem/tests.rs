@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use svc_core::wire::error::{Invalid, status};
+use svc_core::error::{Invalid, status};
 
 use super::*;
 

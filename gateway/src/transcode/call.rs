@@ -6,11 +6,14 @@ use std::{collections::HashMap, time::Duration};
 use http::HeaderMap;
 use prost::Message;
 use prost_reflect::{DynamicMessage, MessageDescriptor};
-use svc_core::wire::{
-    client::{Caller, Peer},
-    deadline::{Deadline, GRPC_TIMEOUT, parse_grpc_timeout},
+use svc_core::{
     error::reason_of,
-    principal::Principal,
+    run::config::Unusable,
+    wire::{
+        client::{Caller, Peer},
+        deadline::{Deadline, GRPC_TIMEOUT, parse_grpc_timeout},
+        principal::Principal,
+    },
 };
 use tonic::{
     Code, Request, Response, Status, Streaming,
@@ -21,7 +24,7 @@ use tonic::{
 
 use crate::{
     admit::concurrency::RequestClass,
-    config::{RequestsConfig, refuse},
+    config::RequestsConfig,
     headers::{IDEMPOTENCY_KEY, LAST_EVENT_ID, REQUEST_ID, REQUEST_TIMEOUT, TRACE_CONTEXT},
     layer::request_id::RequestId,
     problem::Problem,
@@ -60,13 +63,13 @@ impl Upstreams {
         table: &Table,
         peers: HashMap<String, Peer>,
         config: &RequestsConfig,
-    ) -> Result<Self, svc_core::run::config::Error> {
+    ) -> Result<Self, Unusable> {
         if table.upstreams().iter().any(|name| !peers.contains_key(*name)) {
-            return Err(refuse("peers", "lacks a service that the contract has routes to"));
+            return Err(Unusable::new("peers", "lacks a service that the contract has routes to"));
         }
         let known = |name: &str| table.routes().iter().any(|route| route.rpc.full_name() == name);
         if config.timeouts.keys().any(|name| !known(name)) {
-            return Err(refuse("requests.timeouts", "names a method that has no route"));
+            return Err(Unusable::new("requests.timeouts", "names a method that has no route"));
         }
         Ok(Self {
             peers,

@@ -143,7 +143,7 @@ fn frames(
                     }
                 },
                 Step::Silence => (frame::comment("keep-alive"), None),
-                Step::Drain => (frame::comment("draining, reconnect with your last id"), Some("drain")),
+                Step::Drain => (frame::comment("draining, come back with your last id"), Some("drain")),
                 Step::Revoked(refused) => {
                     (frame::problem(&Problem::from_error(&refused), request_id.as_str()), Some("revoked"))
                 }

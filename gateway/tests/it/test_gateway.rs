@@ -24,6 +24,7 @@ use svc_core::{
     run::{
         clock::SystemClock,
         lifecycle::{Lifecycle, Outcome},
+        process::Configured,
         telemetry::{LogFormat, Metrics, TelemetryConfig},
     },
     wire::{
