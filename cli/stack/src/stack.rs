@@ -40,43 +40,29 @@ impl Stack {
     pub async fn up(home: &Home, stages: Stages) -> Result<Self> {
         Self::end_leftovers(home, stages).await?;
         let (postgres, redis, docker) = tokio::join!(postgres(home), redis(home), docker::start(home));
-        let mut owned = Vec::new();
-        let mut failures = Vec::new();
-        let mut keep = |daemon: Option<Daemon>, signals| owned.extend(daemon.map(|daemon| (daemon, signals)));
-
-        let mut database_url = String::new();
-        match postgres {
-            Ok((url, daemon)) => {
-                stages.report("postgres", origin(daemon.as_ref(), DATABASE_URL))?;
-                database_url = url;
-                keep(daemon, postgres::STOP);
+        let (mut addresses, mut owned, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+        let docker = docker.map(|(engine, daemon)| (engine.host().to_owned(), daemon));
+        for (name, server, variable, signals) in [
+            ("postgres", postgres, Some(DATABASE_URL), postgres::STOP),
+            ("redis", redis, Some(REDIS_URL), redis::STOP),
+            ("docker", docker, None, docker::STOP),
+        ] {
+            match server {
+                Ok((address, daemon)) => {
+                    stages.report(name, origin(daemon.as_ref(), variable.unwrap_or(&address)))?;
+                    addresses.push(address);
+                    owned.extend(daemon.map(|daemon| (daemon, signals)));
+                }
+                Err(error) => failures.push(error.context(name)),
             }
-            Err(error) => failures.push(error.context("Postgres")),
         }
-        let mut redis_url = String::new();
-        match redis {
-            Ok((url, daemon)) => {
-                stages.report("redis", origin(daemon.as_ref(), REDIS_URL))?;
-                redis_url = url;
-                keep(daemon, redis::STOP);
+        match <[String; 3]>::try_from(addresses) {
+            Ok([database_url, redis_url, host]) => {
+                Ok(Self { database_url, redis_url, engine: Engine::at(host), owned })
             }
-            Err(error) => failures.push(error.context("Redis")),
-        }
-        let mut engine = None;
-        match docker {
-            Ok((answering, daemon)) => {
-                stages.report("docker", origin(daemon.as_ref(), answering.host()))?;
-                engine = Some(answering);
-                keep(daemon, docker::STOP);
-            }
-            Err(error) => failures.push(error.context("Docker")),
-        }
-
-        match engine {
-            Some(engine) if failures.is_empty() => Ok(Self { database_url, redis_url, engine, owned }),
-            _ => {
+            Err(_) => {
                 failures.extend(stop_all(owned).await);
-                bail!(failures.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("\n"))
+                report(&failures)
             }
         }
     }
@@ -108,11 +94,13 @@ impl Stack {
     /// Stops the servers that [`Self::up`] started.
     pub async fn down(self) -> Result<()> {
         let failures = stop_all(self.owned).await;
-        if failures.is_empty() {
-            return Ok(());
-        }
-        bail!(failures.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("\n"))
+        if failures.is_empty() { Ok(()) } else { report(&failures) }
     }
+}
+
+/// One error of several, each on a line.
+fn report<T>(errors: &[anyhow::Error]) -> Result<T> {
+    bail!(errors.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("\n"))
 }
 
 /// Stops leftover servers of a home and removes its database cluster. Keys, ports and the private engine's
