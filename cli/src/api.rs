@@ -30,10 +30,10 @@ const READ_TIMEOUT: Duration = Duration::from_secs(45);
 pub(crate) struct Target {
     /// Base URL of the plane; by default the one `steward dev` runs.
     #[arg(long, env = "STEWARD_URL")]
-    url: Option<String>,
+    pub(crate) url: Option<String>,
     /// API token; by default the one `steward dev` made.
     #[arg(long, env = "STEWARD_TOKEN", hide_env_values = true)]
-    token: Option<String>,
+    pub(crate) token: Option<String>,
 }
 
 /// A plane's URL with a token for it.

@@ -12,6 +12,7 @@ mod chat;
 mod clean;
 mod db;
 mod dev;
+mod list;
 mod purge;
 pub(crate) mod serve;
 mod stack;
@@ -39,6 +40,7 @@ macro_rules! commands {
 commands! {
     Dev => dev,
     Chat => chat,
+    List => list,
     Purge => purge,
     Status => status,
     Trace => trace,
