@@ -86,7 +86,8 @@ pub struct RetryConfig {
     #[serde(with = "humantime_serde")]
     pub most: Duration,
     /// Failures in a row after which a job is parked.
-    pub patience: u32,
+    #[serde(rename = "patience")]
+    pub max_failures: u32,
     /// Delay between attempts of a parked job.
     #[serde(with = "humantime_serde")]
     pub parked: Duration,
@@ -96,7 +97,7 @@ impl RetryConfig {
     pub const fn policy(&self) -> Policy {
         Policy {
             backoff: Backoff::new(self.first, self.most),
-            max_failures: self.patience,
+            max_failures: self.max_failures,
             parked: self.parked,
         }
     }

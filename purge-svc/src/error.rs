@@ -2,11 +2,8 @@
 
 use svc_core::{
     data::{idempotency, pg},
-    wire::{
-        client::CallError,
-        error::{ErrorKind, Invalid, PublicError, ServiceError},
-        principal,
-    },
+    error::{ErrorKind, Invalid, PublicError, ServiceError},
+    wire::{client::CallError, principal},
 };
 
 use crate::domain::job;

@@ -54,7 +54,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
     let holds = Holds::new(pool.clone(), wake.clone(), clock.clone());
     let dead_letters = DeadLetters::new(pool.clone(), wake.clone(), clock.clone());
     let ledger = Ledger::new(pool.clone());
-    let jobs = Jobs::new(JobsDeps { pool, chat: Sessions::new(peers.chat), wake, clock, enabled });
+    let jobs = Jobs::new(JobsDeps { pool, sessions: Sessions::new(peers.chat), wake, clock, enabled });
     base.serve(RegistryTokens::new(peers.registry), settings.tokens.remembered, |server| {
         server
             .service(PurgeHandler::new(jobs).into_server())

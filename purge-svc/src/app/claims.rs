@@ -7,8 +7,8 @@ use svc_core::{
         lease::item,
         pg::{self, Pool, Tx},
     },
+    error::Chain,
     run::{clock::SharedClock, telemetry},
-    wire::error::Chain,
 };
 use tracing::Span;
 

@@ -2,6 +2,7 @@
 
 use svc_core::{
     data::{
+        idempotency::{Once, Opened},
         pg::{Pool, Tx},
         wake::Wake,
     },
@@ -52,26 +53,41 @@ impl DeadLetters {
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such letter.
-    pub async fn resolve(&self, id: Uuid, principal_id: &str) -> Result<DeadLetter, Error> {
-        let now = self.clock.now();
-        let mut tx = Tx::system(&self.pool).await?;
-        let letter = dead_letters::find(&mut tx, id).await?.ok_or(Error::NotFound(Entity::DeadLetter))?;
-        // The job before its letters, as its worker locks them when it stops the job.
-        let purge_id = PurgeId(letter.purge_id);
-        let job = jobs::lock(&mut tx, None, purge_id).await?.ok_or(Error::NotFound(Entity::Purge))?;
-        let mut letter = dead_letters::find(&mut tx, id).await?.ok_or(Error::NotFound(Entity::DeadLetter))?;
-        if letter.resolved_at.is_some() {
-            return Ok(letter);
+    pub async fn resolve(&self, id: Uuid, principal_id: &str, once: &Once) -> Result<DeadLetter, Error> {
+        let letter = self.get(id).await?;
+        let (mut tx, slot) = match once.open(&self.pool, None).await? {
+            Opened::Replay(made) => return self.get(made).await,
+            Opened::First(tx, slot) => (tx, slot),
+        };
+        if let Err(error) = self.resolve_in(&mut tx, &letter, principal_id).await {
+            tx.rollback().await?;
+            return Err(error);
         }
-        dead_letters::resolve(&mut tx, id, principal_id, now).await?;
-        letter.resolved_at = Some(now);
-        let left = dead_letters::count_unresolved(&mut tx, purge_id).await?;
-        if left == 0 && job.record.state == State::DeadLettered {
-            let moved = job::next(&job.record, Input::LettersResolved, now)?.record;
-            jobs::save(&mut tx, purge_id, &job.record, &moved, None, None).await?;
-        }
+        slot.finish(&mut tx, &id).await?;
         tx.commit().await?;
         self.wake.publish(TOPIC, b"").await;
-        Ok(letter)
+        self.get(id).await
+    }
+
+    async fn resolve_in(&self, tx: &mut Tx, letter: &DeadLetter, principal_id: &str) -> Result<(), Error> {
+        let (id, purge_id, now) = (letter.dead_letter_id, PurgeId(letter.purge_id), self.clock.now());
+        // The job before its letters, as its worker locks them when it stops the job.
+        let job = jobs::lock(tx, None, purge_id).await?.ok_or(Error::NotFound(Entity::Purge))?;
+        let letter = dead_letters::find(tx, id).await?.ok_or(Error::NotFound(Entity::DeadLetter))?;
+        if letter.resolved_at.is_some() {
+            return Ok(());
+        }
+        dead_letters::resolve(tx, id, principal_id, now).await?;
+        let left = dead_letters::count_unresolved(tx, purge_id).await?;
+        if left == 0 && job.record.state == State::DeadLettered {
+            let moved = job::next(&job.record, Input::LettersResolved, now)?.record;
+            jobs::save(tx, purge_id, &job.record, &moved, None, None).await?;
+        }
+        Ok(())
+    }
+
+    async fn get(&self, id: Uuid) -> Result<DeadLetter, Error> {
+        let mut db = self.pool.acquire().await?;
+        dead_letters::find(&mut db, id).await?.ok_or(Error::NotFound(Entity::DeadLetter))
     }
 }

@@ -17,8 +17,8 @@ use svc_core::{
         lease::item,
         pg::{self, Pool, Tx},
     },
+    error::Chain,
     run::{clock::SharedClock, failpoint},
-    wire::error::Chain,
 };
 use tracing::Instrument;
 

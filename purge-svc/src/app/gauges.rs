@@ -6,11 +6,9 @@ use svc_core::data::{
 };
 
 use crate::{
+    domain::job::StateLabel,
     metrics::Metrics,
-    store::{
-        dead_letters,
-        jobs::{self, StateLabel},
-    },
+    store::{dead_letters, jobs},
 };
 
 /// Counts open jobs by state, zeros included, and unresolved dead letters.

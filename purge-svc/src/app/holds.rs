@@ -4,16 +4,14 @@ use chrono::{DateTime, Utc};
 use svc_core::{
     data::{
         idempotency::{Once, Opened},
-        pg::{Pool, Tx},
+        pg::Pool,
         wake::Wake,
     },
+    error::Invalid,
     id::new_id,
     run::clock::SharedClock,
     subject::{SubjectHash, SubjectKind},
-    wire::{
-        error::Invalid,
-        page::{self, Page},
-    },
+    wire::page::{self, Page},
 };
 use uuid::Uuid;
 
@@ -89,20 +87,23 @@ impl Holds {
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such hold.
-    pub async fn release(&self, hold_id: Uuid, principal_id: &str) -> Result<Hold, Error> {
+    pub async fn release(&self, hold_id: Uuid, principal_id: &str, once: &Once) -> Result<Hold, Error> {
         let now = self.clock.now();
-        let mut tx = Tx::system(&self.pool).await?;
-        let hold = holds::find(&mut tx, hold_id).await?.ok_or(Error::NotFound(Entity::Hold))?;
+        let hold = self.get(hold_id).await?;
+        let (mut tx, slot) = match once.open(&self.pool, None).await? {
+            Opened::Replay(made) => return self.get(made).await,
+            Opened::First(tx, slot) => (tx, slot),
+        };
         // A worker that has just read the hold first stores until when its job waits; then the job is woken
         // here.
         holds::lock_subjects(&mut tx, &[hold.subject_hash]).await?;
         if holds::release(&mut tx, hold_id, principal_id, now).await? {
             jobs::wake_held(&mut tx, now).await?;
         }
-        let hold = holds::find(&mut tx, hold_id).await?.ok_or(Error::NotFound(Entity::Hold))?;
+        slot.finish(&mut tx, &hold_id).await?;
         tx.commit().await?;
         self.wake.publish(TOPIC, b"").await;
-        Ok(hold)
+        self.get(hold_id).await
     }
 
     async fn get(&self, hold_id: Uuid) -> Result<Hold, Error> {

@@ -19,7 +19,7 @@ use svc_core::{
 
 use crate::{
     domain::{
-        job::{self, Input, Job, Record, State},
+        job::{self, Input, Job, JobFilter, Record, State},
         receipt::Receipt,
         trigger::Trigger,
     },
@@ -45,7 +45,7 @@ pub struct Jobs {
 #[derive(Debug, Clone)]
 pub struct JobsDeps {
     pub pool: Pool,
-    pub chat: Sessions,
+    pub sessions: Sessions,
     pub wake: Wake,
     pub clock: SharedClock,
     /// Triggers of the jobs that are worked on.
@@ -89,7 +89,7 @@ impl Jobs {
             return Ok(known);
         }
         // With no transaction open, because chat-svc may be slow.
-        if !self.deps.chat.exists(request.account, request.session).await? {
+        if !self.deps.sessions.exists(request.account, request.session).await? {
             return Err(Error::NotFound(Entity::Session));
         }
         let now = self.deps.clock.now();
@@ -152,10 +152,16 @@ impl Jobs {
     ///
     /// # Errors
     /// [`Error::Invalid`] if the token is not one of this list.
-    pub async fn list(&self, account: AccountId, size: u32, token: &str) -> Result<Page<PurgeView>, Error> {
+    pub async fn list(
+        &self,
+        account: AccountId,
+        filter: &JobFilter,
+        size: u32,
+        token: &str,
+    ) -> Result<Page<PurgeView>, Error> {
         let after: Option<PurgeId> = page::cursor(LISTING, token)?;
         let mut db = self.deps.pool.acquire().await?;
-        let found = jobs::list(&mut db, account, after, i64::from(size) + 1).await?;
+        let found = jobs::list(&mut db, account, filter, after, i64::from(size) + 1).await?;
         let page = Page::cut(LISTING, found, size, |job| job.purge_id);
         let ids: Vec<PurgeId> = page.items.iter().map(|job| job.purge_id).collect();
         let receipts = receipts::of_purges(&mut db, &ids).await?;
@@ -169,25 +175,50 @@ impl Jobs {
     ///
     /// # Errors
     /// [`Error::ErasureStarted`] past the point of no return.
-    pub async fn cancel(&self, account: AccountId, purge_id: PurgeId) -> Result<PurgeView, Error> {
-        let mut tx = Tx::system(&self.deps.pool).await?;
-        let job = jobs::lock(&mut tx, Some(account), purge_id).await?;
+    pub async fn cancel(
+        &self,
+        account: AccountId,
+        purge_id: PurgeId,
+        once: &Once,
+    ) -> Result<PurgeView, Error> {
+        let (mut tx, slot) = match once.open(&self.deps.pool, Some(account)).await? {
+            Opened::Replay(made) => return self.get(Some(account), made).await,
+            Opened::First(tx, slot) => (tx, slot),
+        };
+        let canceled = self.cancel_in(&mut tx, account, purge_id).await;
+        let job = match canceled {
+            Ok(job) => job,
+            Err(error) => {
+                tx.rollback().await?;
+                return Err(error);
+            }
+        };
+        let slot = match job.subject.and_then(|subject| subject.session()) {
+            Some(session) => slot.of_session(session),
+            None => slot,
+        };
+        slot.finish(&mut tx, &purge_id).await?;
+        tx.commit().await?;
+        self.deps.wake.publish(TOPIC, b"").await;
+        self.show(job).await
+    }
+
+    async fn cancel_in(&self, tx: &mut Tx, account: AccountId, purge_id: PurgeId) -> Result<Job, Error> {
+        let job = jobs::lock(tx, Some(account), purge_id).await?;
         let mut job = job.ok_or(Error::NotFound(Entity::Purge))?;
         match job.record.state {
             State::Committed => return Err(Error::ErasureStarted),
-            State::Thawed => return self.show(job).await,
+            State::Thawed => return Ok(job),
             State::Working(_) | State::Blocked(_) | State::DeadLettered if job.record.canceling => {
-                return self.show(job).await;
+                return Ok(job);
             }
             State::Working(_) | State::Blocked(_) | State::DeadLettered => {}
         }
         let moved = job::next(&job.record, Input::Canceled, self.deps.clock.now())?.record;
-        jobs::save(&mut tx, purge_id, &job.record, &moved, None, None).await?;
-        tx.commit().await?;
+        jobs::save(tx, purge_id, &job.record, &moved, None, None).await?;
         job.record = moved;
         job.waits_for = None;
-        self.deps.wake.publish(TOPIC, b"").await;
-        self.show(job).await
+        Ok(job)
     }
 
     async fn show(&self, job: Job) -> Result<PurgeView, Error> {

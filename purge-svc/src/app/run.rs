@@ -2,7 +2,7 @@
 
 use svc_core::{
     data::pg,
-    wire::error::{Chain, ErrorKind, ServiceError},
+    error::{Chain, ErrorKind, ServiceError},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;

@@ -7,12 +7,10 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use steward_proto::custody::v1::{self as proto, custodian_service_client::CustodianServiceClient};
 use svc_core::{
+    error::{ErrorKind, ServiceError},
     id::{AccountId, PurgeId},
     subject::{Subject, SubjectKind},
-    wire::{
-        client::{CallError, Caller, Peer},
-        error::{ErrorKind, ServiceError},
-    },
+    wire::client::{CallError, Caller, Peer},
 };
 use tonic::{Code, Response, Status, Streaming};
 

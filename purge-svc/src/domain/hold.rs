@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, Utc};
 use svc_core::{
+    error::Invalid,
     subject::{Subject, SubjectHash, SubjectKind},
-    wire::error::Invalid,
 };
 use uuid::Uuid;
 

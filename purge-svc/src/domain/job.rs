@@ -13,7 +13,7 @@
 
 use chrono::{DateTime, Utc};
 use svc_core::{
-    id::{AccountId, PurgeId},
+    id::{AccountId, PurgeId, SessionId},
     subject::{Subject, SubjectHash, SubjectKind},
 };
 
@@ -99,6 +99,22 @@ impl State {
         }
     }
 
+    /// The state without a phase.
+    pub const fn label(self) -> StateLabel {
+        match self {
+            Self::Working(Phase::Pending) => StateLabel::Pending,
+            Self::Working(Phase::Frozen) => StateLabel::Frozen,
+            Self::Working(Phase::Inventoried) => StateLabel::Inventoried,
+            Self::Working(Phase::Erasing) => StateLabel::Erasing,
+            Self::Working(Phase::Erased) => StateLabel::Erased,
+            Self::Working(Phase::Verified) => StateLabel::Verified,
+            Self::Blocked(_) => StateLabel::Blocked,
+            Self::DeadLettered => StateLabel::DeadLettered,
+            Self::Committed => StateLabel::Committed,
+            Self::Thawed => StateLabel::Thawed,
+        }
+    }
+
     /// The phase from which a worker continues; `None` if the job is final or waits for an operator.
     pub const fn workable(self) -> Option<Phase> {
         match self {
@@ -106,6 +122,28 @@ impl State {
             Self::DeadLettered | Self::Committed | Self::Thawed => None,
         }
     }
+}
+
+/// A state without the phase of a blocked job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateLabel {
+    Pending,
+    Frozen,
+    Inventoried,
+    Erasing,
+    Erased,
+    Verified,
+    Blocked,
+    DeadLettered,
+    Committed,
+    Thawed,
+}
+
+/// Which of an account's jobs to list.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct JobFilter {
+    pub state: Option<StateLabel>,
+    pub session: Option<SessionId>,
 }
 
 /// Reason for which a job waits.

@@ -51,7 +51,7 @@ impl PurgeAdminService for PurgeAdminHandler {
     ) -> Result<Response<proto::ReleaseHoldResponse>, Status> {
         let (call, request) = Call::take(request)?;
         let id = parse_id("hold_id", &request.hold_id)?;
-        let hold = self.holds.release(id, &call.principal().subject_id).await?;
+        let hold = self.holds.release(id, &call.principal().subject_id, &call.once()?).await?;
         Ok(Response::new(proto::ReleaseHoldResponse { hold: Some(hold.into()) }))
     }
 
@@ -81,7 +81,7 @@ impl PurgeAdminService for PurgeAdminHandler {
     ) -> Result<Response<proto::ResolveDeadLetterResponse>, Status> {
         let (call, request) = Call::take(request)?;
         let id = parse_id("dead_letter_id", &request.dead_letter_id)?;
-        let letter = self.dead_letters.resolve(id, &call.principal().subject_id).await?;
+        let letter = self.dead_letters.resolve(id, &call.principal().subject_id, &call.once()?).await?;
         Ok(Response::new(proto::ResolveDeadLetterResponse { dead_letter: Some(letter.into()) }))
     }
 

@@ -3,12 +3,10 @@
 
 use steward_proto::purge::v1 as proto;
 use svc_core::{
-    id::parse_id,
+    error::Invalid,
+    id::{SessionId, parse_id},
     subject::SubjectKind,
-    wire::{
-        error::Invalid,
-        grpc::{parse_timestamp, timestamp},
-    },
+    wire::grpc::{parse_timestamp, timestamp},
 };
 
 use crate::{
@@ -16,7 +14,7 @@ use crate::{
     domain::{
         dead_letter::DeadLetter,
         hold::{Basis, Hold, Reference},
-        job::{Cause, Phase, State},
+        job::{Cause, JobFilter, Phase, State, StateLabel},
         receipt::{Receipt, hex},
     },
 };
@@ -50,19 +48,44 @@ impl TryFrom<proto::SetHoldRequest> for NewHold {
     }
 }
 
-impl From<State> for proto::PurgeState {
-    fn from(state: State) -> Self {
+impl TryFrom<&proto::ListPurgesRequest> for JobFilter {
+    type Error = Invalid;
+
+    fn try_from(request: &proto::ListPurgesRequest) -> Result<Self, Invalid> {
+        let state = match request.status() {
+            proto::PurgeState::Unspecified => None,
+            proto::PurgeState::Pending => Some(StateLabel::Pending),
+            proto::PurgeState::Frozen => Some(StateLabel::Frozen),
+            proto::PurgeState::Inventoried => Some(StateLabel::Inventoried),
+            proto::PurgeState::Erasing => Some(StateLabel::Erasing),
+            proto::PurgeState::Erased => Some(StateLabel::Erased),
+            proto::PurgeState::Verified => Some(StateLabel::Verified),
+            proto::PurgeState::Blocked => Some(StateLabel::Blocked),
+            proto::PurgeState::DeadLettered => Some(StateLabel::DeadLettered),
+            proto::PurgeState::Committed => Some(StateLabel::Committed),
+            proto::PurgeState::Thawed => Some(StateLabel::Thawed),
+        };
+        let session = match request.session_id.as_str() {
+            "" => None,
+            id => Some(SessionId::parse("session_id", id)?),
+        };
+        Ok(Self { state, session })
+    }
+}
+
+impl From<StateLabel> for proto::PurgeState {
+    fn from(state: StateLabel) -> Self {
         match state {
-            State::Working(Phase::Pending) => Self::Pending,
-            State::Working(Phase::Frozen) => Self::Frozen,
-            State::Working(Phase::Inventoried) => Self::Inventoried,
-            State::Working(Phase::Erasing) => Self::Erasing,
-            State::Working(Phase::Erased) => Self::Erased,
-            State::Working(Phase::Verified) => Self::Verified,
-            State::Blocked(_) => Self::Blocked,
-            State::DeadLettered => Self::DeadLettered,
-            State::Committed => Self::Committed,
-            State::Thawed => Self::Thawed,
+            StateLabel::Pending => Self::Pending,
+            StateLabel::Frozen => Self::Frozen,
+            StateLabel::Inventoried => Self::Inventoried,
+            StateLabel::Erasing => Self::Erasing,
+            StateLabel::Erased => Self::Erased,
+            StateLabel::Verified => Self::Verified,
+            StateLabel::Blocked => Self::Blocked,
+            StateLabel::DeadLettered => Self::DeadLettered,
+            StateLabel::Committed => Self::Committed,
+            StateLabel::Thawed => Self::Thawed,
         }
     }
 }
@@ -86,7 +109,7 @@ impl From<PurgeView> for proto::Purge {
         Self {
             purge_id: job.purge_id.to_string(),
             session_id: session.unwrap_or_default(),
-            state: proto::PurgeState::from(record.state).into(),
+            state: proto::PurgeState::from(record.state.label()).into(),
             cause: cause.to_owned(),
             attempts: i32::try_from(record.attempts).unwrap_or(i32::MAX),
             created_at: Some(timestamp(job.created_at)),

@@ -14,7 +14,10 @@ use svc_core::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::app::jobs::{Jobs, PurgeRequest};
+use crate::{
+    app::jobs::{Jobs, PurgeRequest},
+    domain::job::JobFilter,
+};
 
 #[derive(Debug, Clone)]
 pub(crate) struct PurgeHandler {
@@ -70,7 +73,8 @@ impl PurgeService for PurgeHandler {
     ) -> Result<Response<proto::ListPurgesResponse>, Status> {
         let (call, request) = Call::take(request)?;
         let size = page_size(request.page_size)?;
-        let page = self.jobs.list(call.account()?, size, &request.page_token).await?;
+        let filter = JobFilter::try_from(&request)?;
+        let page = self.jobs.list(call.account()?, &filter, size, &request.page_token).await?;
         let (purges, next_page_token) = parts(page);
         Ok(Response::new(proto::ListPurgesResponse { purges, next_page_token }))
     }
@@ -81,7 +85,7 @@ impl PurgeService for PurgeHandler {
     ) -> Result<Response<proto::CancelPurgeResponse>, Status> {
         let (call, request) = Call::take(request)?;
         let id = PurgeId::parse("purge_id", &request.purge_id)?;
-        let purge = self.jobs.cancel(call.account()?, id).await?;
+        let purge = self.jobs.cancel(call.account()?, id, &call.once()?).await?;
         Ok(Response::new(proto::CancelPurgeResponse { purge: Some(purge.into()) }))
     }
 }

@@ -6,9 +6,9 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{
     data::{lease::ItemLease, pg},
+    error::Chain,
     item_lease,
     subject::Subject,
-    wire::error::Chain,
 };
 
 use super::jobs;

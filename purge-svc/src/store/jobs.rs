@@ -15,13 +15,13 @@ use uuid::Uuid;
 use super::subject_hash;
 use crate::domain::{
     custodian::Custodian,
-    job::{Cause, Job, Phase, Record, State},
+    job::{Cause, Job, JobFilter, Phase, Record, State, StateLabel},
     trigger::Trigger,
 };
 
 mod state;
 
-pub use self::state::{StateLabel, from_columns, to_columns};
+pub use self::state::{from_columns, to_columns};
 
 const TABLE: &str = "purge_jobs";
 
@@ -202,13 +202,23 @@ pub async fn lock(
 pub async fn list(
     db: &mut PgConnection,
     account: AccountId,
+    filter: &JobFilter,
     after: Option<PurgeId>,
     limit: i64,
 ) -> pg::Result<Vec<Job>> {
+    // By hash, so that a job is found also after it has erased the session.
+    let subject = filter.session.map(|session| SubjectHash::of(SubjectKind::Session.name(), session.0));
     let rows = select!(
-        "WHERE account_id = $1 AND ($2::uuid IS NULL OR purge_id < $2) ORDER BY purge_id DESC LIMIT $3",
+        "WHERE account_id = $1
+               AND ($2::uuid IS NULL OR purge_id < $2)
+               AND ($3::purge_state IS NULL OR state = $3)
+               AND ($4::bytea IS NULL OR subject_hash = $4)
+             ORDER BY purge_id DESC
+             LIMIT $5",
         account.0,
         after.map(|after| after.0),
+        filter.state as Option<StateLabel>,
+        subject.as_ref().map(|hash| &hash.0[..]),
         limit
     )
     .fetch_all(db)

@@ -246,7 +246,7 @@ impl<O: Owner> Suite<'_, O> {
 fn fine<T>(step: &str, answer: Result<T, Error>) -> T {
     match answer {
         Ok(answer) => answer,
-        Err(error) => panic!("{step} is done, but: {}", svc_core::wire::error::Chain(&error)),
+        Err(error) => panic!("{step} is done, but: {}", svc_core::error::Chain(&error)),
     }
 }
 
@@ -257,7 +257,7 @@ fn refused<T>(step: &str, answer: Result<T, Error>, reason: &str) {
             error.refusal().as_deref(),
             Some(reason),
             "{step} is refused with {reason}, but: {}",
-            svc_core::wire::error::Chain(&error)
+            svc_core::error::Chain(&error)
         ),
     }
 }

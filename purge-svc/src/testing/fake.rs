@@ -9,8 +9,8 @@ use std::{
 };
 
 use svc_core::{
-    custody::{Record, Refused, State, Step, StepKind, admit},
-    subject::Subject,
+    custody::{Record, Refused, Step, StepKind, admit},
+    subject::{CustodyState, Subject},
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -129,7 +129,7 @@ impl FakeCustodian {
     pub fn write(&self, subject: Subject) -> bool {
         let mut inner = self.inner();
         let kept = inner.meet(subject);
-        let live = kept.record.state == State::Live;
+        let live = kept.record.state == CustodyState::Live;
         if live {
             *kept.holdings.rows.entry(self.kinds[1].clone()).or_default() += 1;
         }
@@ -149,11 +149,11 @@ impl FakeCustodian {
         inner
             .subjects
             .get(&subject.id())
-            .is_some_and(|kept| kept.record.state == State::Erased && kept.holdings.is_empty())
+            .is_some_and(|kept| kept.record.state == CustodyState::Erased && kept.holdings.is_empty())
     }
 
     pub fn is_live(&self, subject: Subject) -> bool {
-        self.inner().subjects.get(&subject.id()).is_none_or(|kept| kept.record.state == State::Live)
+        self.inner().subjects.get(&subject.id()).is_none_or(|kept| kept.record.state == CustodyState::Live)
     }
 
     /// Number of rows of a subject.
@@ -341,7 +341,7 @@ impl Inner {
     fn meet(&mut self, subject: Subject) -> &mut Kept {
         self.subjects.entry(subject.id()).or_insert_with(|| Kept {
             account: subject.account().0,
-            record: Record { state: State::Live, epoch: 0, purge_id: None },
+            record: Record { state: CustodyState::Live, epoch: 0, purge_id: None },
             answers: HashMap::new(),
             holdings: Holdings::default(),
         })

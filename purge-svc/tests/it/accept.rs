@@ -1,16 +1,20 @@
 //! Accepting erasures: durable, once, and for the caller's own sessions only.
 
+use chrono::TimeDelta;
 use futures::future::join_all;
 use purge_svc::testing::{
     Entity, Error,
-    app::jobs::PurgeRequest,
-    domain::job::{Phase, State},
+    app::{holds::NewHold, jobs::PurgeRequest},
+    domain::{
+        hold::{Basis, Reference},
+        job::{JobFilter, Phase, State, StateLabel},
+    },
 };
 use svc_core::{
     data::idempotency::{Once, RequestHash},
+    error::ServiceError,
     id::{AccountId, SessionId},
-    subject::Subject,
-    wire::error::ServiceError,
+    subject::{Subject, SubjectKind},
 };
 
 use crate::plane::Plane;
@@ -103,7 +107,7 @@ async fn an_account_lists_its_own_jobs_newest_first() {
     let mut listed = Vec::new();
     let mut token = String::new();
     loop {
-        let page = plane.jobs.list(account, 2, &token).await.unwrap();
+        let page = plane.jobs.list(account, &JobFilter::default(), 2, &token).await.unwrap();
         assert!(page.items.len() <= 2);
         listed.extend(page.items.iter().map(|shown| shown.job.purge_id));
         token = page.next_page_token;
@@ -112,5 +116,75 @@ async fn an_account_lists_its_own_jobs_newest_first() {
         }
     }
     assert_eq!(listed, ours);
-    assert!(plane.jobs.list(account, 2, "garbage").await.is_err());
+    assert!(plane.jobs.list(account, &JobFilter::default(), 2, "garbage").await.is_err());
+}
+
+#[tokio::test]
+async fn a_list_is_filtered_by_state_and_session() {
+    let plane = Plane::new().await;
+    let account = AccountId::new();
+    let (one, two) = (plane.session_of(account), plane.session_of(account));
+    let erased = plane.accept(one).await.job.purge_id;
+    plane.run_to_the_end(erased).await;
+    let pending = plane.accept(two).await.job.purge_id;
+    plane.accepted().await;
+
+    let list = async |state, subject: Option<Subject>| {
+        let filter = JobFilter { state, session: subject.and_then(|subject| subject.session()) };
+        let page = plane.jobs.list(account, &filter, 50, "").await.unwrap();
+        page.items.into_iter().map(|shown| shown.job.purge_id).collect::<Vec<_>>()
+    };
+    assert_eq!(list(None, None).await, [pending, erased]);
+    assert_eq!(list(Some(StateLabel::Pending), None).await, [pending]);
+    assert_eq!(list(Some(StateLabel::Committed), None).await, [erased]);
+    assert_eq!(list(Some(StateLabel::Blocked), None).await, []);
+    assert_eq!(list(None, Some(one)).await, [erased], "a job is found after it has erased its session");
+    assert_eq!(list(Some(StateLabel::Committed), Some(two)).await, []);
+}
+
+#[tokio::test]
+async fn a_key_stands_for_one_cancellation() {
+    let plane = Plane::new().await;
+    let (subject, purge_id) = plane.accepted().await;
+    let account = subject.account();
+    let cancel = async |key: &str, body: &str| plane.jobs.cancel(account, purge_id, &once(key, body)).await;
+    assert!(cancel("k1", "one").await.unwrap().job.record.canceling);
+    let generation = plane.job(purge_id).await.record.generation;
+    assert!(cancel("k1", "one").await.unwrap().job.record.canceling);
+    assert_eq!(cancel("k1", "two").await.unwrap_err().reason(), "IDEMPOTENCY_KEY_REUSED");
+    assert_eq!(plane.job(purge_id).await.record.generation, generation);
+}
+
+#[tokio::test]
+async fn a_refused_cancellation_keeps_no_key() {
+    let plane = Plane::new().await;
+    let (subject, purge_id) = plane.accepted().await;
+    plane.run_to_the_end(purge_id).await;
+    for body in ["one", "two"] {
+        let late = plane.jobs.cancel(subject.account(), purge_id, &once("k1", body)).await.unwrap_err();
+        assert_eq!(late.reason(), "ERASURE_STARTED");
+    }
+    assert_eq!(plane.count("idempotency_keys").await, 0);
+}
+
+#[tokio::test]
+async fn a_key_stands_for_one_release_of_a_hold() {
+    let plane = Plane::new().await;
+    let subject = plane.session();
+    let new = NewHold {
+        kind: SubjectKind::Session,
+        subject_id: subject.id(),
+        basis: Basis::LegalClaim,
+        reference: Reference::parse("reference", "HC-1").unwrap(),
+        ends_at: plane.now() + TimeDelta::days(1),
+    };
+    let hold = plane.holds.set(&new, "operator", &once("k1", "set")).await.unwrap();
+    let release = async |key: &str, body: &str, principal: &str| {
+        plane.holds.release(hold.hold_id, principal, &once(key, body)).await
+    };
+    let released = release("k2", "release", "operator").await.unwrap();
+    assert!(released.released_at.is_some());
+    assert_eq!(release("k2", "release", "other").await.unwrap().released_at, released.released_at);
+    let refused = release("k2", "another request", "operator").await.unwrap_err();
+    assert_eq!(refused.reason(), "IDEMPOTENCY_KEY_REUSED");
 }

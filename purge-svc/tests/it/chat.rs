@@ -9,13 +9,11 @@ use steward_proto::{
     custody::v1::custodian_service_server::CustodianServiceServer,
 };
 use svc_core::{
+    error::{self, ErrorKind},
     id::SessionId,
     run::lifecycle::Lifecycle,
     subject::Subject,
-    wire::{
-        assertion::{METADATA_KEY, Verifier},
-        error::{self, ErrorKind},
-    },
+    wire::assertion::{METADATA_KEY, Verifier},
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;

@@ -11,9 +11,9 @@ use purge_svc::testing::{
 };
 use svc_core::{
     custody::StepKind,
+    error::ServiceError,
     id::AccountId,
     subject::{SubjectHash, SubjectKind},
-    wire::error::ServiceError,
 };
 
 use crate::plane::Plane;

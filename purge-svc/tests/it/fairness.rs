@@ -12,6 +12,7 @@ use purge_svc::testing::{
     store::jobs::{self, NewJob},
 };
 use svc_core::{
+    data::idempotency::Once,
     id::{AccountId, PurgeId, SessionId},
     subject::Subject,
 };
@@ -74,7 +75,7 @@ async fn a_begun_job_is_finished_when_its_trigger_is_off() {
     plane.driver().advance(&mut claim).await.unwrap();
     plane.end_leases().await;
     let (other, called_back) = plane.accepted().await;
-    plane.jobs.cancel(other.account(), called_back).await.unwrap();
+    plane.jobs.cancel(other.account(), called_back, &Once::unkeyed()).await.unwrap();
     plane.accepted().await;
 
     while let Some(mut claim) = plane.claim_of(&[]).await {

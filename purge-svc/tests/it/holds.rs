@@ -16,9 +16,9 @@ use purge_svc::testing::{
 use svc_core::{
     custody::StepKind,
     data::{idempotency::Once, pg::Tx},
+    error::ServiceError,
     id::AccountId,
     subject::{Subject, SubjectKind},
-    wire::error::ServiceError,
 };
 use uuid::Uuid;
 
@@ -50,11 +50,11 @@ async fn a_held_session_is_not_even_frozen() {
     assert_eq!((job.record.next_attempt_at, job.record.attempts), (held.ends_at, 0));
     assert!(plane.chat.is_live(subject) && plane.chat.write(subject));
 
-    let released = plane.holds.release(held.hold_id, "operator").await.unwrap();
+    let released = plane.holds.release(held.hold_id, "operator", &Once::unkeyed()).await.unwrap();
     assert!(released.released_at.is_some());
     assert_eq!(plane.run().await, Progress::Final, "it resumes at once");
     plane.assert_erased(subject, purge_id).await;
-    let again = plane.holds.release(held.hold_id, "other").await.unwrap();
+    let again = plane.holds.release(held.hold_id, "other", &Once::unkeyed()).await.unwrap();
     assert_eq!(again.released_at, released.released_at);
 }
 
@@ -66,7 +66,8 @@ async fn a_release_waits_for_a_worker_that_read_the_hold() {
     // A worker that has read the hold, and is about to store until when its job waits.
     let mut worker = Tx::system(&plane.pool).await.unwrap();
     store::holds::lock_subjects(&mut worker, &[held.subject_hash]).await.unwrap();
-    let release = plane.holds.release(held.hold_id, "operator");
+    let unkeyed = Once::unkeyed();
+    let release = plane.holds.release(held.hold_id, "operator", &unkeyed);
     tokio::pin!(release);
     let early = tokio::time::timeout(Duration::from_millis(300), &mut release).await;
     assert!(early.is_err(), "released while a worker has it locked");
@@ -119,14 +120,14 @@ async fn nothing_stops_an_erasure_that_has_begun() {
     assert_eq!(plane.run().await, Progress::Waits);
     let late = hold_session(&plane, subject).await.unwrap_err();
     assert_eq!(late.reason(), "ERASURE_STARTED");
-    let late = plane.jobs.cancel(subject.account(), purge_id).await.unwrap_err();
+    let late = plane.jobs.cancel(subject.account(), purge_id, &Once::unkeyed()).await.unwrap_err();
     assert_eq!(late.reason(), "ERASURE_STARTED");
     // A hold on the whole account still protects its other data.
     hold(&plane, SubjectKind::Account, subject.account().0).await.unwrap();
     plane.run_to_the_end(purge_id).await;
     plane.assert_erased(subject, purge_id).await;
     assert_eq!(hold_session(&plane, subject).await.unwrap_err().reason(), "ERASURE_STARTED");
-    let late = plane.jobs.cancel(subject.account(), purge_id).await.unwrap_err();
+    let late = plane.jobs.cancel(subject.account(), purge_id, &Once::unkeyed()).await.unwrap_err();
     assert_eq!(late.reason(), "ERASURE_STARTED");
 }
 
@@ -163,7 +164,7 @@ async fn a_hold_must_end_in_the_future() {
         ends_at: plane.now(),
     };
     let refused = plane.holds.set(&new, "operator", &Once::unkeyed()).await.unwrap_err();
-    assert_eq!(refused.invalid_fields()[0].field, "ends_at");
+    assert_eq!(refused.public().invalid[0].field, "ends_at");
 }
 
 #[tokio::test]
@@ -175,9 +176,9 @@ async fn a_canceled_job_changes_nothing_and_may_be_repeated() {
         for _ in 0..steps {
             plane.driver().advance(&mut claim).await.unwrap();
         }
-        let shown = plane.jobs.cancel(subject.account(), purge_id).await.unwrap();
+        let shown = plane.jobs.cancel(subject.account(), purge_id, &Once::unkeyed()).await.unwrap();
         assert!(shown.job.record.canceling);
-        let again = plane.jobs.cancel(subject.account(), purge_id).await.unwrap();
+        let again = plane.jobs.cancel(subject.account(), purge_id, &Once::unkeyed()).await.unwrap();
         assert_eq!(again.job.record, shown.job.record, "repeating it changes nothing");
         assert_eq!(plane.drive(&mut claim).await, Progress::Final);
         assert_eq!(plane.job(purge_id).await.record.state, State::Thawed, "after {steps} steps");
@@ -202,7 +203,7 @@ async fn a_late_freeze_of_a_canceled_job_is_refused() {
     // The worker dies in the middle of the freeze; registry-svc was not reached.
     plane.registry.fail(StepKind::Freeze, Fault::Unavailable, 1);
     assert_eq!(plane.run().await, Progress::Waits);
-    plane.jobs.cancel(subject.account(), purge_id).await.unwrap();
+    plane.jobs.cancel(subject.account(), purge_id, &Once::unkeyed()).await.unwrap();
     assert_eq!(plane.run().await, Progress::Final);
     assert_eq!(plane.job(purge_id).await.record.state, State::Thawed);
     for owner in plane.owners() {
@@ -215,7 +216,7 @@ async fn a_late_freeze_of_a_canceled_job_is_refused() {
 async fn a_job_canceled_before_it_began_stops_no_writer() {
     let plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
-    plane.jobs.cancel(subject.account(), purge_id).await.unwrap();
+    plane.jobs.cancel(subject.account(), purge_id, &Once::unkeyed()).await.unwrap();
     assert_eq!(plane.run().await, Progress::Final);
     assert_eq!(plane.job(purge_id).await.record.state, State::Thawed);
     for owner in plane.owners() {
@@ -231,7 +232,7 @@ async fn a_canceled_job_waits_for_custodians_that_are_away() {
     let mut claim = plane.claim().await.unwrap();
     plane.driver().advance(&mut claim).await.unwrap();
     plane.sandbox.fail(StepKind::Thaw, Fault::LoseReply, 1);
-    plane.jobs.cancel(subject.account(), purge_id).await.unwrap();
+    plane.jobs.cancel(subject.account(), purge_id, &Once::unkeyed()).await.unwrap();
     assert_eq!(plane.drive(&mut claim).await, Progress::Waits);
     assert_eq!(plane.job(purge_id).await.record.cause, Some(Cause::CustodianUnavailable));
     plane.clock.advance(Duration::from_secs(60));

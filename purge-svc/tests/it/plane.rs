@@ -137,11 +137,11 @@ impl Plane {
             registry: remote(Custodian::Registry, peer("registry-svc", registry_at.url()), &[]),
             sandbox: remote(Custodian::Sandbox, peer("sandbox-svc", sandbox_at.url()), &[]),
         };
-        let chat_client = Sessions::new(chat_peer);
+        let sessions = Sessions::new(chat_peer);
         Self {
             jobs: Jobs::new(JobsDeps {
                 pool: pool.clone(),
-                chat: chat_client,
+                sessions,
                 wake: wake.clone(),
                 clock: shared.clone(),
                 enabled: Trigger::ALL.into(),

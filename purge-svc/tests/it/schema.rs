@@ -2,14 +2,17 @@
 
 use purge_svc::{
     MIGRATOR,
-    testing::{
-        domain::{job::Phase, receipt::Broken, trigger::Trigger},
-        store::jobs::StateLabel,
+    testing::domain::{
+        job::{Phase, StateLabel},
+        receipt::Broken,
+        trigger::Trigger,
     },
 };
 use svc_core::{
-    custody::data_map,
-    data::pg_enum::{self, PgEnum},
+    data::{
+        data_map,
+        pg_enum::{self, PgEnum},
+    },
     subject::SubjectKind,
     testing::TestDb,
 };

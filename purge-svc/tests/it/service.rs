@@ -15,6 +15,7 @@ use steward_proto::purge::v1::{
     purge_service_client::PurgeServiceClient,
 };
 use svc_core::{
+    error::reason_of,
     id::{AccountId, SessionId},
     run::lifecycle::{Lifecycle, Outcome},
     subject::Subject,
@@ -22,7 +23,6 @@ use svc_core::{
     wire::{
         assertion::{GATEWAY, trust_file},
         client::{Caller, Peer, PeerConfig},
-        error::reason_of,
         principal::{Principal, PrincipalKind},
     },
 };
@@ -46,7 +46,7 @@ async fn start(triggers: &str) -> Running {
     let db = TestDb::new(&[("purge", &MIGRATOR)]).await;
     let redis = TestRedis::new();
     // The custodians are other processes: they do not stop with this one.
-    let (lifecycle, theirs) = (Lifecycle::new(), Lifecycle::new());
+    let (lifecycle, outside) = (Lifecycle::new(), Lifecycle::new());
     let files = tempfile::tempdir().unwrap();
     let (ours, gateway) = (Keys::new("purge-svc"), Keys::new(GATEWAY));
     let (key_file, trusted) = (files.path().join("key"), files.path().join("trust.toml"));
@@ -55,9 +55,9 @@ async fn start(triggers: &str) -> Running {
 
     let owners = Custodian::ALL.map(FakeCustodian::new);
     let [chat, registry, sandbox] = &owners;
-    let chat_at = FakeSessions::serve(chat.clone(), ours.verifier("chat-svc"), &theirs).await;
-    let registry_at = registry.serve(&theirs).await.unwrap();
-    let sandbox_at = sandbox.serve(&theirs).await.unwrap();
+    let chat_at = FakeSessions::serve(chat.clone(), ours.verifier("chat-svc"), &outside).await;
+    let registry_at = registry.serve(&outside).await.unwrap();
+    let sandbox_at = sandbox.serve(&outside).await.unwrap();
     let (listen, operator_listen) = (free_address(), free_address());
     let redis_config = redis.config();
     let text = format!(

@@ -13,7 +13,7 @@ use purge_svc::testing::{
     },
     fake::Fault,
 };
-use svc_core::{custody::StepKind, id::new_id};
+use svc_core::{custody::StepKind, data::idempotency::Once, id::new_id};
 
 use crate::plane::{Plane, until_called};
 
@@ -86,7 +86,7 @@ async fn an_object_that_cannot_be_deleted_waits_for_an_operator() {
     );
 
     // Resolved too early: the next attempt writes a new letter.
-    plane.dead_letters.resolve(found[0].dead_letter_id, "operator").await.unwrap();
+    plane.dead_letters.resolve(found[0].dead_letter_id, "operator", &Once::unkeyed()).await.unwrap();
     assert_eq!(plane.run().await, Progress::Waits);
     assert_eq!(plane.job(purge_id).await.record.state, State::DeadLettered);
     let again = letters(&plane).await;
@@ -94,7 +94,8 @@ async fn an_object_that_cannot_be_deleted_waits_for_an_operator() {
     assert_ne!(again[0].dead_letter_id, found[0].dead_letter_id);
 
     plane.sandbox.unjam(&volume);
-    let settled = plane.dead_letters.resolve(again[0].dead_letter_id, "operator").await.unwrap();
+    let settled =
+        plane.dead_letters.resolve(again[0].dead_letter_id, "operator", &Once::unkeyed()).await.unwrap();
     assert!(settled.resolved_at.is_some());
     assert_eq!(plane.job(purge_id).await.record.state, State::Working(Phase::Erasing));
     assert_eq!(plane.run().await, Progress::Final);
@@ -102,9 +103,10 @@ async fn an_object_that_cannot_be_deleted_waits_for_an_operator() {
     assert!(letters(&plane).await.is_empty());
 
     // Resolving twice changes nothing, and the letters no longer name the objects.
-    let forgotten = plane.dead_letters.resolve(again[0].dead_letter_id, "other").await.unwrap();
+    let forgotten =
+        plane.dead_letters.resolve(again[0].dead_letter_id, "other", &Once::unkeyed()).await.unwrap();
     assert_eq!((forgotten.object_id, forgotten.resolved_at), (None, settled.resolved_at));
-    let unknown = plane.dead_letters.resolve(new_id(), "operator").await.unwrap_err();
+    let unknown = plane.dead_letters.resolve(new_id(), "operator", &Once::unkeyed()).await.unwrap_err();
     assert!(matches!(unknown, Error::NotFound(Entity::DeadLetter)));
 }
 
@@ -118,12 +120,12 @@ async fn a_job_resumes_with_the_last_of_its_letters() {
     assert_eq!(plane.run().await, Progress::Waits);
     let found = letters(&plane).await;
     assert_eq!(found.len(), 2);
-    plane.dead_letters.resolve(found[0].dead_letter_id, "operator").await.unwrap();
+    plane.dead_letters.resolve(found[0].dead_letter_id, "operator", &Once::unkeyed()).await.unwrap();
     assert_eq!(plane.job(purge_id).await.record.state, State::DeadLettered);
     for object in [format!("box-{}", subject.id()), format!("volume-{}", subject.id())] {
         plane.sandbox.unjam(&object);
     }
-    plane.dead_letters.resolve(found[1].dead_letter_id, "operator").await.unwrap();
+    plane.dead_letters.resolve(found[1].dead_letter_id, "operator", &Once::unkeyed()).await.unwrap();
     assert_eq!(plane.run().await, Progress::Final);
     plane.assert_erased(subject, purge_id).await;
 }
@@ -140,7 +142,7 @@ async fn a_letter_resolved_while_its_job_stops_is_not_lost() {
         let letter = first_letter(&plane).await;
         until_called(&plane.registry, StepKind::Erase, 1).await;
         plane.sandbox.unjam(&volume);
-        plane.dead_letters.resolve(letter.dead_letter_id, "operator").await.unwrap();
+        plane.dead_letters.resolve(letter.dead_letter_id, "operator", &Once::unkeyed()).await.unwrap();
         plane.registry.resume();
     };
     let (progress, ()) = tokio::join!(plane.run(), settle);

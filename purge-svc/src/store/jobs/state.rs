@@ -2,22 +2,7 @@
 
 use svc_core::pg_enum;
 
-use crate::domain::job::{Phase, State};
-
-/// The column `state`. The column `phase` says from where the job continues.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StateLabel {
-    Pending,
-    Frozen,
-    Inventoried,
-    Erasing,
-    Erased,
-    Verified,
-    Blocked,
-    DeadLettered,
-    Committed,
-    Thawed,
-}
+use crate::domain::job::{Phase, State, StateLabel};
 
 pg_enum!(StateLabel as "purge_state" {
     Pending => "pending",
@@ -34,19 +19,7 @@ pg_enum!(StateLabel as "purge_state" {
 
 /// The columns of a state.
 pub const fn to_columns(state: State) -> (StateLabel, Option<Phase>) {
-    let label = match state {
-        State::Working(Phase::Pending) => StateLabel::Pending,
-        State::Working(Phase::Frozen) => StateLabel::Frozen,
-        State::Working(Phase::Inventoried) => StateLabel::Inventoried,
-        State::Working(Phase::Erasing) => StateLabel::Erasing,
-        State::Working(Phase::Erased) => StateLabel::Erased,
-        State::Working(Phase::Verified) => StateLabel::Verified,
-        State::Blocked(_) => StateLabel::Blocked,
-        State::DeadLettered => StateLabel::DeadLettered,
-        State::Committed => StateLabel::Committed,
-        State::Thawed => StateLabel::Thawed,
-    };
-    (label, state.phase())
+    (state.label(), state.phase())
 }
 
 /// The state in these columns; `None` if they contradict each other.

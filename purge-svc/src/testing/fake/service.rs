@@ -10,10 +10,10 @@ use steward_proto::custody::v1::{
 };
 use svc_core::{
     custody::{Step, StepKind},
+    error::{self, ErrorKind},
     id::{AccountId, PurgeId, SessionId},
     run::lifecycle::Lifecycle,
     subject::Subject,
-    wire::error::{self, ErrorKind},
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
