@@ -32,7 +32,7 @@ use sandbox_svc::{
     },
 };
 use svc_core::{
-    data::{lease::Singleton, wake::Wake},
+    data::{idempotency::Once, lease::Singleton, wake::Wake},
     id::{AccountId, SandboxId, SessionId},
     run::{clock::SystemClock, lifecycle::Lifecycle},
     testing::{
@@ -102,7 +102,8 @@ impl Ground {
 
     async fn request(&self) -> (Owner, Sandbox) {
         let owner = Owner { account: AccountId::new(), session: SessionId::new() };
-        let view = self.sandboxes.create(owner.account, owner.session).await.expect("a sandbox");
+        let view =
+            self.sandboxes.create(owner.account, owner.session, &Once::unkeyed()).await.expect("a sandbox");
         (owner, view.sandbox)
     }
 
@@ -120,7 +121,7 @@ impl Ground {
     }
 
     async fn remove(&self, owner: Owner, id: SandboxId) {
-        self.sandboxes.delete(owner.account, id, "bench").await.expect("delete");
+        self.sandboxes.delete(owner.account, id, "bench", &Once::unkeyed()).await.expect("delete");
         let epoch = self.find(owner, id).await.epoch;
         self.remover.remove(id, epoch).await.expect("remove");
     }

@@ -3,7 +3,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
-use svc_core::{base::ServiceConfig, run::config::Unusable, wire::client::PeerConfig};
+use svc_core::{
+    base::{RetentionConfig, ServiceConfig},
+    run::config::Unusable,
+    wire::client::PeerConfig,
+};
 
 use crate::{
     app::settings::{CreateSettings, Lifetimes, PoolSettings, ReconcileSettings, Settings},
@@ -31,6 +35,8 @@ pub struct OwnConfig {
     pub pool: PoolSettings,
     pub reconcile: ReconcileSettings,
     pub host: HostConfig,
+    /// Deletion of expired idempotency keys.
+    pub retention: RetentionConfig,
 }
 
 /// The container engine of this process.

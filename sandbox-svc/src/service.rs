@@ -67,6 +67,7 @@ pub async fn start(
         sample_period: config.host.period,
     };
     engine::start(&deps, engine);
+    base.delete_expired_keys(&config.retention);
 
     let sandboxes = Sandboxes::new(deps.clone());
     let handler = SandboxHandler {

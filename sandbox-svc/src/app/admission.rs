@@ -2,7 +2,7 @@
 
 use svc_core::{
     custody,
-    data::pg::Pool,
+    data::{idempotency::Once, pg::Pool},
     id::{AccountId, SessionId},
     wire::{
         client::Sessions,
@@ -40,7 +40,7 @@ impl Admission {
     /// # Errors
     /// [`Error::SessionNotFound`] if the session belongs to another account or does not exist;
     /// [`Error::Sessions`] if chat-svc does not answer.
-    pub async fn create(&self, caller: &Principal, session: SessionId) -> Result<View> {
+    pub async fn create(&self, caller: &Principal, session: SessionId, once: &Once) -> Result<View> {
         let account = caller.account_id()?;
         if caller.kind != PrincipalKind::Service
             && !self.is_known(account, session).await?
@@ -48,7 +48,7 @@ impl Admission {
         {
             return Err(Error::SessionNotFound);
         }
-        self.sandboxes.create(account, session).await
+        self.sandboxes.create(account, session, once).await
     }
 
     /// Whether the account is recorded here as the session's owner.

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use svc_core::{
-    data::pg::{self, Tx},
+    data::{
+        idempotency::{Begin, Once},
+        pg::{self, Tx},
+    },
     id::{AccountId, SandboxId, SessionId},
     run::telemetry,
     wire::page::{self, Page},
@@ -56,16 +59,18 @@ impl Sandboxes {
         Self { deps }
     }
 
-    /// Returns the session's live sandbox, claims one from the pool, or requests one.
+    /// Returns the session's live sandbox, claims one from the pool, or requests one. A repetition of the
+    /// request returns the sandbox of the first one.
     ///
     /// # Errors
-    /// [`Error::SessionNotFound`] if the session belongs to another account.
-    pub async fn create(&self, account: AccountId, session: SessionId) -> Result<View> {
+    /// [`Error::SessionNotFound`] if the session belongs to another account; [`Error::Idempotency`] if the
+    /// key was used for another request; [`Error::NotFound`] if a repetition finds its sandbox erased.
+    pub async fn create(&self, account: AccountId, session: SessionId, once: &Once) -> Result<View> {
         let owner = Owner { account, session };
         let mut attempts = 0;
         let sandbox = loop {
             attempts += 1;
-            match self.find_or_request(owner).await {
+            match self.find_or_request(owner, once).await {
                 // Another request gave the session a sandbox after this one had looked for it.
                 Err(Error::Pg(error))
                     if (error.violates(ONE_LIVE_A_SESSION) || error.violates(ONE_VOLUME_A_SESSION))
@@ -76,47 +81,71 @@ impl Sandboxes {
         self.view(sandbox).await
     }
 
-    async fn find_or_request(&self, owner: Owner) -> Result<Sandbox> {
-        let Deps { pool, settings, notices, engine, .. } = &self.deps;
-        let here = &engine.get()?.info.id;
-        let mut tx = Tx::for_subject_or_new(pool, subject(owner)).await.map_err(|error| match error {
+    async fn find_or_request(&self, owner: Owner, once: &Once) -> Result<Sandbox> {
+        self.deps.engine.get()?;
+        let begun = Tx::for_subject_or_new(&self.deps.pool, subject(owner)).await;
+        let mut tx = begun.map_err(|error| match error {
             pg::Error::SubjectNotFound { .. } => Error::SessionNotFound,
             other => other.into(),
         })?;
-        if let Some(live) = rows::find_live(&mut tx, owner.session).await? {
-            return match live.owner == Some(owner) {
-                true => Ok(live),
-                false => Err(Error::SessionNotFound),
-            };
+        let (sandbox, new) = match self.find_or_write(&mut tx, owner, once).await {
+            Ok(found) => found,
+            Err(error) => {
+                // Before the next attempt, which would conflict with the lock on the key.
+                tx.rollback().await?;
+                return Err(error);
+            }
+        };
+        tx.commit().await?;
+        if new {
+            self.deps.notices.work_for(&sandbox.engine).await;
         }
+        Ok(sandbox)
+    }
+
+    /// Returns the sandbox, and whether it was claimed or requested in `tx`.
+    async fn find_or_write(&self, tx: &mut Tx, owner: Owner, once: &Once) -> Result<(Sandbox, bool)> {
+        let slot = match once.begin::<SandboxId>(tx, Some(owner.account)).await? {
+            Begin::First(slot) => slot.of_session(owner.session),
+            Begin::Replay(id) => {
+                let found = rows::find(tx, Some(owner.account), id).await?;
+                return Ok((found.ok_or(Error::NotFound)?, false));
+            }
+        };
+        let found = match rows::find_live(tx, owner.session).await? {
+            Some(live) if live.owner == Some(owner) => (live, false),
+            Some(_) => return Err(Error::SessionNotFound),
+            None => (self.claim_or_request(tx, owner).await?, true),
+        };
+        slot.finish(tx, &found.0.id).await?;
+        Ok(found)
+    }
+
+    async fn claim_or_request(&self, tx: &mut Tx, owner: Owner) -> Result<Sandbox> {
+        let Deps { settings, engine, .. } = &self.deps;
+        let here = &engine.get()?.info.id;
         let now = self.deps.now();
-        let (volume, engine) = match volumes::keep_of_session(&mut tx, owner).await? {
+        let (volume, engine) = match volumes::keep_of_session(tx, owner).await? {
             // The sandbox must be created on the engine that has the session's workspace.
             Some(kept) => kept,
             None => {
                 let wanted =
                     Wanted { engine: here, shape: &settings.shape, lives_until: after(now, MIN_LIFE) };
                 let deadline = after(now, settings.lifetimes.idle);
-                if let Some((id, volume)) = pool::claim(&mut tx, wanted, owner, now, deadline).await? {
-                    volumes::assign(&mut tx, volume, owner).await?;
-                    let claimed =
-                        rows::find(&mut tx, Some(owner.account), id).await?.ok_or(Error::NotFound)?;
-                    tx.commit().await?;
-                    notices.work_for(&claimed.engine).await;
-                    return Ok(claimed);
+                if let Some((id, volume)) = pool::claim(tx, wanted, owner, now, deadline).await? {
+                    volumes::assign(tx, volume, owner).await?;
+                    return rows::find(tx, Some(owner.account), id).await?.ok_or(Error::NotFound);
                 }
                 let volume = VolumeId::new();
-                volumes::insert(&mut tx, volume, here, Some(owner), now).await?;
+                volumes::insert(tx, volume, here, Some(owner), now).await?;
                 (volume, here.clone())
             }
         };
         let sandbox = Sandbox { owner: Some(owner), ..self.deps.requested(engine, volume) };
-        rows::insert(&mut tx, &sandbox).await?;
+        rows::insert(tx, &sandbox).await?;
         if let Some(traceparent) = telemetry::traceparent(&tracing::Span::current()) {
-            rows::set_trace(&mut tx, sandbox.id, &traceparent).await?;
+            rows::set_trace(tx, sandbox.id, &traceparent).await?;
         }
-        tx.commit().await?;
-        notices.work_for(&sandbox.engine).await;
         Ok(sandbox)
     }
 
@@ -184,12 +213,18 @@ impl Sandboxes {
     /// Commits an account's sandbox to its removal.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if the account has no such sandbox.
-    pub async fn delete(&self, account: AccountId, id: SandboxId, by: &str) -> Result<Sandbox> {
+    /// [`Error::NotFound`] if the account has no such sandbox; [`Error::Idempotency`] if the key was used for
+    /// another request.
+    pub async fn delete(&self, account: AccountId, id: SandboxId, by: &str, once: &Once) -> Result<Sandbox> {
         let owner = self.find(account, id).await?.owner.ok_or(Error::NotFound)?;
         let mut tx = Tx::for_subject(&self.deps.pool, subject(owner)).await?;
+        let slot = match once.begin::<SandboxId>(&mut tx, Some(account)).await? {
+            Begin::First(slot) => slot.of_session(owner.session),
+            Begin::Replay(id) => return self.find(account, id).await,
+        };
         let sandbox = rows::lock(&mut tx, Some(account), id).await?.ok_or(Error::NotFound)?;
         let deleted = self.deps.commit_removal(&mut tx, &sandbox, Cause::Deleted, by).await?;
+        slot.finish(&mut tx, &id).await?;
         tx.commit().await?;
         let Some(deleted) = deleted else { return Ok(sandbox) };
         self.deps.notices.removal_committed(&deleted).await;

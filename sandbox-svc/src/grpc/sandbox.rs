@@ -54,7 +54,7 @@ impl SandboxService for SandboxHandler {
     ) -> Result<Response<proto::CreateSandboxResponse>, Status> {
         let (call, request) = Call::take(request)?;
         let session = SessionId::parse("session_id", &request.session_id)?;
-        let view = self.admission.create(call.principal(), session).await?;
+        let view = self.admission.create(call.principal(), session, &call.once()?).await?;
         Ok(Response::new(proto::CreateSandboxResponse { sandbox: Some(view.into()) }))
     }
 
@@ -87,7 +87,8 @@ impl SandboxService for SandboxHandler {
     ) -> Result<Response<proto::DeleteSandboxResponse>, Status> {
         let (call, request) = Call::take(request)?;
         let id = sandbox_id(&request.sandbox_id)?;
-        let sandbox = self.sandboxes.delete(call.account()?, id, &call.principal().subject_id).await?;
+        let by = &call.principal().subject_id;
+        let sandbox = self.sandboxes.delete(call.account()?, id, by, &call.once()?).await?;
         Ok(Response::new(proto::DeleteSandboxResponse { sandbox: Some(sandbox.into()) }))
     }
 

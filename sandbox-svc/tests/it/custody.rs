@@ -28,6 +28,7 @@ use svc_core::{
         custodian::{Custodian as _, Done, Erased, Outcome, answer, subjects},
         server::CustodianHandler,
     },
+    data::idempotency::Once,
     id::{PurgeId, SessionId},
     run::clock::SystemClock,
     subject::Subject,
@@ -137,7 +138,8 @@ async fn an_erasure_removes_all_of_its_session_and_nothing_else() {
     for (act, times) in [("sandbox.deleted", 1), ("workspace.removed", 1), ("session.erased", 1)] {
         assert_eq!(plane.audited(act).await, times, "{act}");
     }
-    let late = plane.replica.sandboxes.create(owner.account, owner.session).await.unwrap_err();
+    let late =
+        plane.replica.sandboxes.create(owner.account, owner.session, &Once::unkeyed()).await.unwrap_err();
     assert_eq!(late.reason(), "NOT_FOUND");
     for invariant in custodian.check_invariants().await.unwrap() {
         assert!(invariant.offenders.is_empty(), "{invariant:?}");
@@ -245,7 +247,8 @@ async fn a_freeze_gives_up_a_pending_sandbox() {
     freeze_and_list(&custodian, &purge).await;
     let given_up = plane.sandbox(queued.id).await;
     assert_eq!((given_up.state, given_up.cause), (State::Deleting, Some(Cause::Erased)));
-    let refused = plane.replica.sandboxes.create(owner.account, owner.session).await.unwrap_err();
+    let refused =
+        plane.replica.sandboxes.create(owner.account, owner.session, &Once::unkeyed()).await.unwrap_err();
     assert_eq!(refused.reason(), "SUBJECT_FROZEN");
     answer(custodian.pool(), purge.step(StepKind::Thaw), Done {}).await.unwrap();
     // Its workspace can be mounted again once the removal is done.
@@ -297,7 +300,7 @@ impl Contracted for Served<'_> {
 
     async fn write(&self, subject: Subject) -> bool {
         let owner = owner(subject);
-        self.plane.replica.sandboxes.create(owner.account, owner.session).await.is_ok()
+        self.plane.replica.sandboxes.create(owner.account, owner.session, &Once::unkeyed()).await.is_ok()
     }
 }
 

@@ -25,7 +25,7 @@ use sandbox_svc::{
 };
 use steward_guest::{Config as GuestConfig, Limits, Roots};
 use svc_core::{
-    data::{lease::Singleton, wake::Wake},
+    data::{idempotency::Once, lease::Singleton, wake::Wake},
     id::{AccountId, SandboxId, SessionId},
     run::{
         breaker::BreakerPolicy,
@@ -105,7 +105,7 @@ impl Plane {
 
     /// Requests a session's sandbox.
     pub(crate) async fn create(&self, owner: Owner) -> Sandbox {
-        self.replica.sandboxes.create(owner.account, owner.session).await.unwrap().sandbox
+        self.replica.sandboxes.create(owner.account, owner.session, &Once::unkeyed()).await.unwrap().sandbox
     }
 
     /// Creates every queued sandbox.
@@ -133,7 +133,7 @@ impl Plane {
 
     pub(crate) async fn delete(&self, sandbox: &Sandbox) -> Sandbox {
         let account = sandbox.owner.unwrap().account;
-        self.replica.sandboxes.delete(account, sandbox.id, "test").await.unwrap()
+        self.replica.sandboxes.delete(account, sandbox.id, "test", &Once::unkeyed()).await.unwrap()
     }
 
     /// Reads a sandbox's row.

@@ -6,7 +6,10 @@ use sandbox_svc::testing::{
     Error,
     domain::sandbox::{Owner, State},
 };
-use svc_core::id::AccountId;
+use svc_core::{
+    data::idempotency::{Once, RequestHash},
+    id::AccountId,
+};
 
 use crate::plane::Plane;
 
@@ -15,7 +18,8 @@ async fn a_request_is_accepted_with_a_position_in_the_queue() {
     let plane = Plane::start().await;
     for position in 0..3 {
         let owner = plane.owner();
-        let view = plane.replica.sandboxes.create(owner.account, owner.session).await.unwrap();
+        let view =
+            plane.replica.sandboxes.create(owner.account, owner.session, &Once::unkeyed()).await.unwrap();
         assert_eq!((view.sandbox.state, view.position), (State::Requested, position));
     }
     assert_eq!(plane.engine.containers().len(), 0);
@@ -68,9 +72,9 @@ async fn the_sandbox_of_another_account_does_not_exist() {
     let other = AccountId::new();
     let found = plane.replica.sandboxes.find(other, sandbox.id).await;
     assert!(matches!(found, Err(Error::NotFound)), "{found:?}");
-    let deleted = plane.replica.sandboxes.delete(other, sandbox.id, "other").await;
+    let deleted = plane.replica.sandboxes.delete(other, sandbox.id, "other", &Once::unkeyed()).await;
     assert!(matches!(deleted, Err(Error::NotFound)), "{deleted:?}");
-    let taken = plane.replica.sandboxes.create(other, owner.session).await;
+    let taken = plane.replica.sandboxes.create(other, owner.session, &Once::unkeyed()).await;
     assert!(matches!(taken, Err(Error::SessionNotFound)), "{taken:?}");
     let listed = plane.replica.sandboxes.list(other, None, 10, "").await.unwrap();
     assert!(listed.items.is_empty());
@@ -121,4 +125,57 @@ async fn a_new_sandbox_waits_for_the_workspace_of_the_last_one() {
     plane.make_all().await;
     assert_eq!(plane.state(second.id).await, State::Running);
     assert_eq!(plane.engine.containers().len(), 1);
+}
+
+/// A request of `method` with the key `k` and the content `message`.
+fn keyed(method: &'static str, message: &str) -> Once {
+    Once::new(method, "k".parse().unwrap(), RequestHash::of(&message.to_owned()))
+}
+
+#[tokio::test]
+async fn a_repeated_create_returns_the_sandbox_of_the_first() {
+    let plane = Plane::start().await;
+    let (owner, sandboxes) = (plane.owner(), &plane.replica.sandboxes);
+    let once = keyed("CreateSandbox", "first");
+    let first = sandboxes.create(owner.account, owner.session, &once).await.unwrap().sandbox;
+    plane.delete(&first).await;
+    plane.remove_all().await;
+    let repeated = sandboxes.create(owner.account, owner.session, &once).await.unwrap().sandbox;
+    assert_eq!((repeated.id, repeated.state), (first.id, State::Gone));
+    let other = Owner { account: owner.account, ..plane.owner() };
+    let reused = sandboxes.create(other.account, other.session, &keyed("CreateSandbox", "second")).await;
+    assert!(matches!(reused, Err(Error::Idempotency(_))), "{reused:?}");
+    // Without a key the session gets a new sandbox.
+    assert_ne!(plane.create(owner).await.id, first.id);
+}
+
+#[tokio::test]
+async fn concurrent_creates_with_one_key_make_one_sandbox() {
+    let plane = Plane::start().await;
+    let (owner, once) = (plane.owner(), keyed("CreateSandbox", "first"));
+    let sandboxes = &plane.replica.sandboxes;
+    let creates = (0..8).map(|_| sandboxes.create(owner.account, owner.session, &once));
+    let created = futures::future::join_all(creates).await;
+    let ids: std::collections::BTreeSet<_> =
+        created.iter().filter_map(|view| Some(view.as_ref().ok()?.sandbox.id)).collect();
+    assert_eq!(ids.len(), 1);
+    let refused = |error: &Error| matches!(error, Error::Idempotency(_));
+    assert!(created.iter().filter_map(|view| view.as_ref().err()).all(refused), "{created:?}");
+}
+
+#[tokio::test]
+async fn a_repeated_delete_returns_the_same_sandbox() {
+    let plane = Plane::start().await;
+    let (owner, sandboxes) = (plane.owner(), &plane.replica.sandboxes);
+    let (first, second) = (plane.create(owner).await, plane.create(plane.owner()).await);
+    let once = keyed("DeleteSandbox", "first");
+    for _ in 0..2 {
+        let deleted = sandboxes.delete(owner.account, first.id, "test", &once).await.unwrap();
+        assert_eq!((deleted.id, deleted.state), (first.id, State::Deleting));
+    }
+    assert_eq!(plane.audited("sandbox.deleted").await, 1);
+    assert_eq!(plane.state(second.id).await, State::Requested);
+    let third = plane.create(Owner { account: owner.account, ..plane.owner() }).await;
+    let reused = sandboxes.delete(owner.account, third.id, "test", &keyed("DeleteSandbox", "third")).await;
+    assert!(matches!(reused, Err(Error::Idempotency(_))), "{reused:?}");
 }
