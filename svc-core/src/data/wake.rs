@@ -2,7 +2,7 @@
 //!
 //! A hint may be lost, doubled or late, and without Redis there are none. So a reader
 //!
-//! 1. subscribes ([`Wake::subscribe`] returns when Redis has confirmed it, or is known to be away),
+//! 1. subscribes ([`Wake::subscribe`] returns when Redis has confirmed it, or is known to be unreachable),
 //! 2. reads Postgres from its cursor to the head,
 //! 3. waits with [`Subscription::next`], which returns [`Hint::Look`] at least once every `poll` (a second,
 //!    while the reader is unfinished) and whenever hints may have been lost, and continues with 2.
