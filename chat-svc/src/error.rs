@@ -3,10 +3,8 @@
 use svc_core::{
     custody,
     data::{idempotency, pg},
-    wire::{
-        client::REPLICA_STOPPING,
-        error::{ErrorKind, Invalid, PublicError, ServiceError},
-    },
+    error::{ErrorKind, Invalid, PublicError, ServiceError},
+    wire::client::REPLICA_STOPPING,
 };
 
 use crate::{domain::turn::TurnStatus, journal::ReadError};

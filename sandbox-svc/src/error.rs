@@ -5,11 +5,8 @@ use std::time::Duration;
 use svc_core::{
     custody,
     data::{idempotency, pg},
-    wire::{
-        client::CallError,
-        error::{ErrorKind, Invalid, PublicError, ServiceError},
-        principal,
-    },
+    error::{ErrorKind, Invalid, PublicError, ServiceError},
+    wire::{client::CallError, principal},
 };
 
 use crate::{

@@ -64,6 +64,8 @@ impl ServiceError for Error {
     }
 }
 
+crate::into_status!(Error);
+
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         Self::Pg(error.into())

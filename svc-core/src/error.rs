@@ -191,15 +191,7 @@ impl PublicError {
 /// makes `?` work in gRPC handlers.
 pub trait ServiceError: StdError {
     /// Returns the part of the error that the caller reads.
-    fn public(&self) -> PublicError {
-        PublicError {
-            kind: self.kind(),
-            reason: self.reason(),
-            message: self.public_message(),
-            retry_after: self.retry_after(),
-            invalid: self.invalid_fields().to_vec(),
-        }
-    }
+    fn public(&self) -> PublicError;
 
     fn kind(&self) -> ErrorKind {
         self.public().kind
@@ -215,10 +207,6 @@ pub trait ServiceError: StdError {
 
     fn retry_after(&self) -> Option<Duration> {
         self.public().retry_after
-    }
-
-    fn invalid_fields(&self) -> &[Invalid] {
-        &[]
     }
 }
 

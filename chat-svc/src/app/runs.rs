@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use svc_core::{data::pg::Tx, run::failpoint, wire::error::Chain};
+use svc_core::{data::pg::Tx, error::Chain, run::failpoint};
 use tokio_util::sync::CancellationToken;
 
 use super::{

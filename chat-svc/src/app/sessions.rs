@@ -8,13 +8,11 @@ use svc_core::{
         idempotency::{Begin, Once},
         pg::{Pool, Tx},
     },
+    error::Invalid,
     id::{AccountId, SessionId},
     run::clock::SharedClock,
     subject::Subject,
-    wire::{
-        error::Invalid,
-        page::{self, Page},
-    },
+    wire::page::{self, Page},
 };
 use uuid::Uuid;
 

@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 
 use svc_core::{
     data::pg::{self, Pool, Tx},
+    error::{Chain, ErrorKind},
     subject::Subject,
-    wire::error::{Chain, ErrorKind},
 };
 use tokio::sync::Semaphore;
 

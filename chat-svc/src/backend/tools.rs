@@ -12,9 +12,9 @@
 //! Calls that only read need none of this.
 
 use svc_core::{
+    error::Chain,
     id::{AccountId, SandboxId},
     run::failpoint,
-    wire::error::Chain,
 };
 use tokio::time::Instant;
 

@@ -9,11 +9,11 @@ use steward_proto::sandbox::v1::{
     self as proto, ExecState, FileKind, SandboxState, sandbox_service_client::SandboxServiceClient,
 };
 use svc_core::{
+    error::{ErrorKind, Invalid, ServiceError},
     id::{AccountId, SandboxId, SessionId},
     wire::{
         client::{CallError, Caller, Peer},
         deadline::Deadline,
-        error::{ErrorKind, Invalid, ServiceError},
     },
 };
 use tonic::Status;

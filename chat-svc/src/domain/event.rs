@@ -8,8 +8,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use svc_core::{
+    error::Invalid,
     id::{self, MessageId, TurnId},
-    wire::error::Invalid,
 };
 
 use super::{failure::ResetCause, message::Part, turn::Ending, usage::Usage};

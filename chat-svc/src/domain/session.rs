@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, Utc};
 use svc_core::{
+    error::Invalid,
     id::{AccountId, SessionId, TurnId},
-    wire::error::Invalid,
 };
 
 /// Maximum characters of a title.

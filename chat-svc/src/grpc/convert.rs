@@ -3,11 +3,7 @@
 
 use prost_types::{ListValue, Struct, Value, value::Kind};
 use steward_proto::chat::v1 as proto;
-use svc_core::{
-    id::TurnId,
-    run::telemetry,
-    wire::{error::Invalid, grpc::timestamp},
-};
+use svc_core::{error::Invalid, id::TurnId, run::telemetry, wire::grpc::timestamp};
 
 use crate::{
     app::sessions::NewSession,

@@ -21,9 +21,9 @@ use std::{
 use opentelemetry::metrics::Histogram;
 use svc_core::{
     data::pg::{self, Pool},
+    error::Chain,
     id::TurnId,
     run::{failpoint, lifecycle::Lifecycle},
-    wire::error::Chain,
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},

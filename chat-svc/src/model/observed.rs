@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use opentelemetry::{Array, KeyValue, StringValue, Value, trace::Status};
 use serde_json::json;
-use svc_core::wire::error::Chain;
+use svc_core::error::Chain;
 use tokio::time::Instant;
 use tracing::{Instrument, Span, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;

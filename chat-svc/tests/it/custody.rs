@@ -11,9 +11,10 @@ use steward_proto::{
 };
 use svc_core::{
     data::pg::{self, Tx},
+    error::reason_of,
     id::{PurgeId, SessionId},
     subject,
-    wire::{error::reason_of, principal::Principal},
+    wire::principal::Principal,
 };
 use tokio::time::timeout;
 use tonic::Code;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use steward_proto::chat::v1::StreamTurnEventsRequest;
-use svc_core::wire::error::reason_of;
+use svc_core::error::reason_of;
 use tonic::Code;
 
 use crate::plane::{Carries, Event, Plane, TIMEOUT, assert_whole, eventually};

@@ -12,7 +12,7 @@ use steward_proto::sandbox::v1::{
     self as proto, ExecRecord, ExecState, Sandbox, SandboxState,
     sandbox_service_server::{SandboxService, SandboxServiceServer},
 };
-use svc_core::{id::SandboxId, wire::error::ErrorKind};
+use svc_core::{error::ErrorKind, id::SandboxId};
 use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
@@ -147,7 +147,7 @@ impl Served {
             self.arrived.notify_one();
             if let Some(record) = state.records.get(key) {
                 if record.state() == ExecState::Abandoned {
-                    return Err(svc_core::wire::error::status(
+                    return Err(svc_core::error::status(
                         ErrorKind::FailedPrecondition,
                         "EXEC_ABANDONED",
                         "this call was written off",

@@ -5,8 +5,10 @@ use chat_svc::{
     testing::{InputPolicy, Role, TABLES, ToolCallState, TurnStatus},
 };
 use svc_core::{
-    custody::data_map,
-    data::pg_enum::{self, PgEnum},
+    data::{
+        data_map,
+        pg_enum::{self, PgEnum},
+    },
     testing::TestDb,
 };
 

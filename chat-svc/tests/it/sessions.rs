@@ -6,7 +6,7 @@ use steward_proto::chat::v1::{
     CreateSessionRequest, GetSessionRequest, InputPolicy, ListMessagesRequest, ListSessionsRequest,
     ListTurnsRequest, MessageRole,
 };
-use svc_core::wire::error::reason_of;
+use svc_core::error::reason_of;
 use tonic::{Code, Status};
 
 use crate::plane::{Plane, keyed};

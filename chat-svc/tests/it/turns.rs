@@ -8,7 +8,7 @@ use steward_proto::chat::v1::{
     CancelTurnRequest, CreateTurnRequest, InputPolicy, ListTurnsRequest, MessageRole, RunTurnRequest,
     TurnStatus,
 };
-use svc_core::wire::{error::reason_of, principal::Principal};
+use svc_core::{error::reason_of, wire::principal::Principal};
 use tonic::Code;
 
 use crate::plane::{Plane, all, assert_whole, count, eventually, keyed, kinds, until, visible_text};

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use reqwest::{Method, RequestBuilder};
 use steward_proto::registry::v1::{RelayA2aRequest, RelayA2aResponse};
 use svc_core::wire::{
-    error::{self, ErrorKind, ServiceError},
+    error::{self, ErrorKind, PublicError, ServiceError},
     principal::PrincipalKind,
 };
 use tonic::Status;
@@ -140,16 +140,8 @@ impl std::fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 impl ServiceError for Refusal {
-    fn kind(&self) -> ErrorKind {
-        self.0
-    }
-
-    fn reason(&self) -> std::borrow::Cow<'static, str> {
-        self.1.into()
-    }
-
-    fn public_message(&self) -> std::borrow::Cow<'static, str> {
-        "as it says".into()
+    fn public(&self) -> PublicError {
+        PublicError::new(self.0, self.1, "as it says")
     }
 }
 

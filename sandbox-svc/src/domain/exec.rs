@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use svc_core::{data::idempotency, wire::error::Invalid};
+use svc_core::{data::idempotency, error::Invalid};
 
 /// Maximum bytes of standard input, of a file, and kept of each output stream; because a call and its outcome
 /// must fit into one message and one row.

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use steward_proto::sandbox::v1 as proto;
-use svc_core::wire::{
+use svc_core::{
     error::Invalid,
-    grpc::{duration, parse_duration, timestamp},
+    wire::grpc::{duration, parse_duration, timestamp},
 };
 
 use crate::{

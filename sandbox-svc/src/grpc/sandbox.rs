@@ -5,11 +5,9 @@ use steward_proto::sandbox::v1::{
     sandbox_service_server::{SandboxService, SandboxServiceServer},
 };
 use svc_core::{
+    error::Invalid,
     id::{SandboxId, SessionId},
-    wire::{
-        error::Invalid,
-        grpc::{Call, page_size, parts},
-    },
+    wire::grpc::{Call, page_size, parts},
 };
 use tonic::{Request, Response, Status};
 

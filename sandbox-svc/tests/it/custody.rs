@@ -29,13 +29,13 @@ use svc_core::{
         server::CustodianHandler,
     },
     data::idempotency::Once,
+    error::ServiceError,
     id::{PurgeId, SessionId},
     run::clock::SystemClock,
     subject::Subject,
     wire::{
         assertion::{self, Signer},
         client::{Peer, PeerConfig},
-        error::ServiceError,
         principal::Principal,
     },
 };

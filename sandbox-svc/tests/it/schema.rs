@@ -13,8 +13,10 @@ use sandbox_svc::{
     },
 };
 use svc_core::{
-    custody::data_map,
-    data::pg_enum::{PgEnum, labels},
+    data::{
+        data_map,
+        pg_enum::{PgEnum, labels},
+    },
     testing::TestDb,
 };
 

@@ -14,10 +14,7 @@ use super::{
     custodian::{Counts, Custodian, Done, Object, Outcome, after, answer, subjects},
     wire,
 };
-use crate::{
-    error::{ServiceError, to_status},
-    wire::{grpc::timestamp, page},
-};
+use crate::wire::{grpc::timestamp, page};
 
 /// Version of the custody contract.
 const CONTRACT: i32 = 1;
@@ -51,10 +48,6 @@ impl<C: Custodian> CustodianHandler<C> {
     }
 }
 
-fn status<E: ServiceError>(error: E) -> Status {
-    to_status(&error)
-}
-
 fn counts(counts: Counts) -> Vec<proto::KindCount> {
     counts.into_iter().map(|(kind, count)| proto::KindCount { kind, count }).collect()
 }
@@ -75,7 +68,10 @@ fn item((object, outcome): (Object, Outcome)) -> proto::ItemResult {
 }
 
 #[tonic::async_trait]
-impl<C: Custodian> CustodianService for CustodianHandler<C> {
+impl<C: Custodian> CustodianService for CustodianHandler<C>
+where
+    Status: From<C::Error>,
+{
     async fn describe(
         &self,
         request: Request<proto::DescribeRequest>,
@@ -95,7 +91,7 @@ impl<C: Custodian> CustodianService for CustodianHandler<C> {
         request: Request<proto::FreezeRequest>,
     ) -> Result<Response<proto::FreezeResponse>, Status> {
         let step = wire::step(wire::from_purge(request)?.step, StepKind::Freeze)?;
-        let frozen = self.custodian.freeze(step).await.map_err(status)?;
+        let frozen = self.custodian.freeze(step).await?;
         Ok(Response::new(proto::FreezeResponse { known: frozen.known }))
     }
 
@@ -104,7 +100,7 @@ impl<C: Custodian> CustodianService for CustodianHandler<C> {
         request: Request<proto::ThawRequest>,
     ) -> Result<Response<proto::ThawResponse>, Status> {
         let step = wire::step(wire::from_purge(request)?.step, StepKind::Thaw)?;
-        answer(self.custodian.pool(), step, Done {}).await.map_err(C::Error::from).map_err(status)?;
+        answer(self.custodian.pool(), step, Done {}).await?;
         Ok(Response::new(proto::ThawResponse {}))
     }
 
@@ -115,7 +111,7 @@ impl<C: Custodian> CustodianService for CustodianHandler<C> {
         request: Request<proto::InventoryRequest>,
     ) -> Result<Response<Self::InventoryStream>, Status> {
         let step = wire::step(wire::from_purge(request)?.step, StepKind::Inventory)?;
-        let listed = self.custodian.inventory(step).await.map_err(status)?;
+        let listed = self.custodian.inventory(step).await?;
         let items =
             listed.into_iter().map(|object| Ok(proto::InventoryResponse { object: Some(object.into()) }));
         Ok(Response::new(tokio_stream::iter(items.collect::<Vec<_>>())))
@@ -126,7 +122,7 @@ impl<C: Custodian> CustodianService for CustodianHandler<C> {
         request: Request<proto::EraseRequest>,
     ) -> Result<Response<proto::EraseResponse>, Status> {
         let step = wire::step(wire::from_purge(request)?.step, StepKind::Erase)?;
-        let erased = self.custodian.erase(step).await.map_err(status)?;
+        let erased = self.custodian.erase(step).await?;
         Ok(Response::new(proto::EraseResponse {
             deleted: counts(erased.deleted),
             items: erased.objects.into_iter().map(item).collect(),
@@ -139,7 +135,7 @@ impl<C: Custodian> CustodianService for CustodianHandler<C> {
         request: Request<proto::VerifyRequest>,
     ) -> Result<Response<proto::VerifyResponse>, Status> {
         let step = wire::step(wire::from_purge(request)?.step, StepKind::Verify)?;
-        let verified = self.custodian.verify(step).await.map_err(status)?;
+        let verified = self.custodian.verify(step).await?;
         Ok(Response::new(proto::VerifyResponse {
             residue: counts(verified.residue),
             verified_at: Some(timestamp(verified.at)),
@@ -151,7 +147,7 @@ impl<C: Custodian> CustodianService for CustodianHandler<C> {
         request: Request<proto::CommitRequest>,
     ) -> Result<Response<proto::CommitResponse>, Status> {
         let step = wire::step(wire::from_purge(request)?.step, StepKind::Commit)?;
-        let committed = self.custodian.commit(step).await.map_err(status)?;
+        let committed = self.custodian.commit(step).await?;
         Ok(Response::new(proto::CommitResponse { committed_at: Some(timestamp(committed.at)) }))
     }
 
@@ -162,9 +158,7 @@ impl<C: Custodian> CustodianService for CustodianHandler<C> {
         let request = wire::from_purge(request)?;
         let size = page::size(request.page_size, PAGE_SIZE.0, PAGE_SIZE.1)?;
         let after = after(&request.page_token)?;
-        let page = subjects(self.custodian.pool(), size, after)
-            .await
-            .map_err(|error| status(C::Error::from(Error::Pg(error))))?;
+        let page = subjects(self.custodian.pool(), size, after).await.map_err(Error::Pg)?;
         Ok(Response::new(proto::ListAllResponse {
             subjects: page.items.into_iter().map(Into::into).collect(),
             next_page_token: page.next_page_token,
@@ -176,7 +170,7 @@ impl<C: Custodian> CustodianService for CustodianHandler<C> {
         request: Request<proto::CheckInvariantsRequest>,
     ) -> Result<Response<proto::CheckInvariantsResponse>, Status> {
         wire::from_purge(request)?;
-        let invariants = self.custodian.check_invariants().await.map_err(status)?;
+        let invariants = self.custodian.check_invariants().await?;
         let checked = invariants.iter().map(|invariant| invariant.name.to_owned()).collect();
         let violations = invariants
             .into_iter()

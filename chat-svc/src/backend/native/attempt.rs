@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use futures::StreamExt;
-use svc_core::{run::breaker::Verdict, wire::error::Chain};
+use svc_core::{error::Chain, run::breaker::Verdict};
 
 use super::Native;
 use crate::{
