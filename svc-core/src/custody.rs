@@ -37,7 +37,7 @@ pub mod tables;
 pub mod wire;
 
 pub use self::{
-    answers::{Answered, answer_of, begin_as, step},
+    answers::{answer_of, step},
     machine::{Record, Refused, State, Step, StepKind, admit},
 };
 pub use crate::data::data_map;

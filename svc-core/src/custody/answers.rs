@@ -9,31 +9,12 @@ use crate::{
     id::PurgeId,
 };
 
-#[derive(Debug)]
-pub enum Answered<T> {
-    /// The step was answered before, with this.
-    Before(T),
-    /// The step is to be done now.
-    Now(StepTx),
-}
-
-/// Like [`begin`], with the answer as the record that [`StepTx::finish_as`] stored.
-///
-/// # Errors
-/// As [`begin`]; [`pg::Error::Inconsistency`] if the stored answer is another record.
-pub async fn begin_as<T: DeserializeOwned>(pool: &Pool, step: Step) -> Result<Answered<T>, Error> {
-    match begin(pool, step).await? {
-        Begin::Open(open) => Ok(Answered::Now(open)),
-        Begin::Replay(reply) => Ok(Answered::Before(read(&step, &reply)?)),
-    }
-}
-
 /// Does `step` unless it was answered before, and returns its answer. `work` ends the step's transaction:
 /// [`StepTx::answer`] with the answer that is stored, or [`StepTx::pause`] without one, before work outside
 /// Postgres or if the step is to be called again. After work outside Postgres it calls this function again.
 ///
 /// # Errors
-/// As [`begin_as`], and the errors of `work`.
+/// As [`begin`], and the errors of `work`; [`pg::Error::Inconsistency`] if another record is stored.
 pub async fn step<T, E>(
     pool: &Pool,
     step: Step,
@@ -43,9 +24,9 @@ where
     T: DeserializeOwned,
     E: From<Error>,
 {
-    match begin_as(pool, step).await? {
-        Answered::Before(answer) => Ok(answer),
-        Answered::Now(open) => work(open).await,
+    match begin(pool, step).await? {
+        Begin::Open(open) => work(open).await,
+        Begin::Replay(reply) => Ok(read(&step, &reply).map_err(Error::Pg)?),
     }
 }
 
@@ -73,18 +54,10 @@ impl StepTx {
     /// # Errors
     /// [`pg::Error`]; the step may then be begun again.
     pub async fn answer<T: Serialize + Sync>(self, answer: T) -> Result<T, pg::Error> {
-        self.finish_as(&answer).await?;
-        Ok(answer)
-    }
-
-    /// Like [`Self::finish`], with a record as the answer.
-    ///
-    /// # Errors
-    /// [`pg::Error`]; the step may then be begun again.
-    pub async fn finish_as(self, reply: &(impl Serialize + Sync)) -> Result<(), pg::Error> {
         let purge = self.step.purge_id;
-        let reply = serde_json::to_vec(reply).map_err(|error| unreadable(purge, error))?;
-        self.finish(&reply).await
+        let reply = serde_json::to_vec(&answer).map_err(|error| unreadable(purge, error))?;
+        self.finish(&reply).await?;
+        Ok(answer)
     }
 }
 

@@ -125,7 +125,7 @@ pub trait Custodian: Send + Sync + 'static {
 /// Answers a step without work.
 ///
 /// # Errors
-/// As [`super::begin_as`].
+/// As [`super::begin`].
 pub async fn answer<T: Serialize + DeserializeOwned + Send + Sync>(
     pool: &Pool,
     step: Step,
@@ -146,10 +146,9 @@ impl StepTx {
     ) -> Result<Verified, pg::Error> {
         let reply = Verified { residue, at };
         if reply.residue.iter().all(|(_, count)| *count == 0) {
-            self.finish_as(&reply).await?;
-        } else {
-            self.found_residue().await?;
+            return self.answer(reply).await;
         }
+        self.found_residue().await?;
         Ok(reply)
     }
 
@@ -170,9 +169,7 @@ impl StepTx {
             at,
         };
         audit::record(&mut self.tx, &act).await?;
-        let reply = Committed { at };
-        self.finish_as(&reply).await?;
-        Ok(reply)
+        self.answer(Committed { at }).await
     }
 }
 
