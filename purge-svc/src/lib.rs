@@ -4,12 +4,12 @@
 //! letters, holds, and the ledger of receipts. It is the only issuer of purge ids and the only caller of the
 //! custodian contract. What it guarantees:
 //!
-//! * An accepted erasure is carried out although workers die ([`app::drive`], [`app::run`]).
-//! * Nothing is erased while a hold stands, and nothing stops an erasure that has begun ([`domain::job`]).
+//! * An accepted erasure is carried out although workers die (`app::drive`, `app::run`).
+//! * Nothing is erased while a hold stands, and nothing stops an erasure that has begun (`domain::job`).
 //! * A subject counts as erased only after every custodian has read back zero; an object that cannot be
 //!   deleted keeps its job from ending.
 //! * An erasure has one receipt, which is bound to the receipt before it. After it neither the receipt nor
-//!   the job names the subject ([`domain::receipt`]).
+//!   the job names the subject (`domain::receipt`).
 //!
 //! It never reads another service's tables.
 #![cfg_attr(not(feature = "test-util"), expect(unreachable_pub, reason = "tests reach it through `testing`"))]
