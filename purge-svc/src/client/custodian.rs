@@ -81,6 +81,7 @@ impl Error {
         }
     }
 
+    #[cfg(feature = "test-util")]
     /// The custodian's reason for refusing; `None` if it did not decide anything.
     pub fn refusal(&self) -> Option<String> {
         match self {

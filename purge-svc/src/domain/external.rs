@@ -25,8 +25,6 @@ pub enum ItemOutcome {
 }
 
 impl ItemOutcome {
-    pub const ALL: [Self; 4] = [Self::Deleted, Self::AlreadyGone, Self::Transient, Self::Permanent];
-
     /// Name in the database.
     pub const fn name(self) -> &'static str {
         match self {

@@ -23,7 +23,7 @@ mod machine;
 #[cfg(test)]
 mod tests;
 
-pub use self::machine::{Act, Input, Refused, Transition, next};
+pub use self::machine::{Input, Refused, next};
 
 /// Progress of a job: the last step that is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use proptest::prelude::*;
 
-use super::*;
+use super::{machine::Act, *};
 use crate::domain::schedule::Retry;
 
 fn now() -> DateTime<Utc> {
