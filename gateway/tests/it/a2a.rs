@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder};
 use steward_proto::registry::v1::{RelayA2aRequest, RelayA2aResponse};
-use svc_core::wire::{
+use svc_core::{
     error::{self, ErrorKind, PublicError, ServiceError},
-    principal::PrincipalKind,
+    wire::principal::PrincipalKind,
 };
 use tonic::Status;
 

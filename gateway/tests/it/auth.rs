@@ -5,9 +5,9 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use steward_proto::registry::v1 as registry;
-use svc_core::wire::{
+use svc_core::{
     error::{ErrorKind, status},
-    principal::PrincipalKind,
+    wire::principal::PrincipalKind,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

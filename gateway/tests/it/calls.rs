@@ -11,8 +11,8 @@ use steward_proto::chat::v1::{
     GetTurnResponse, Session, Turn, TurnStatus,
 };
 use svc_core::{
+    error::{ErrorKind, Invalid, status},
     testing::FaultProxy,
-    wire::error::{ErrorKind, Invalid, status},
 };
 use tokio::time::Instant;
 use tonic::{Code, Status};

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use steward_proto::chat::v1::{
     RunTurnRequest, RunTurnResponse, StreamTurnEventsRequest, StreamTurnEventsResponse, TurnEvent,
 };
-use svc_core::wire::error::{ErrorKind, status};
+use svc_core::error::{ErrorKind, status};
 use tokio::time::Instant;
 use tonic::Status;
 

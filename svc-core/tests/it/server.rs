@@ -9,6 +9,7 @@ use steward_proto::registry::v1::{
     auth_service_server::{AuthService, AuthServiceServer},
 };
 use svc_core::{
+    error::{ErrorKind, ServiceError, reason_of},
     id::AccountId,
     run::{
         clock::SystemClock,
@@ -21,7 +22,6 @@ use svc_core::{
         auth::{Authenticator, Credential, Error as AuthError, Methods, TokenResolver},
         client::{CallError, Peer, PeerConfig},
         deadline::Deadline,
-        error::{ErrorKind, ServiceError, reason_of},
         principal::{self, Principal},
         server::{Bound, Server, ServerConfig},
     },
@@ -41,7 +41,7 @@ impl AuthService for Echo {
         &self,
         request: Request<AuthenticateRequest>,
     ) -> Result<Response<AuthenticateResponse>, Status> {
-        let who = principal::of(&request).map_err(|refused| svc_core::wire::error::to_status(&refused))?;
+        let who = principal::of(&request)?;
         assert!(
             request.extensions().get::<Deadline>().is_some()
                 && request.extensions().get::<Credential>().is_some()
