@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn only_listening_sockets_count() {
-        let table = "sl local_address rem_address st tx_queue rx_queue tr tm->when retrnsmt uid timeout inode\n\
+        let table = "sl local_address rem_address st queues timers retrnsmt uid timeout inode\n\
             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 111 1 0\n\
             1: 0100007F:1F90 0100007F:C000 01 00000000:00000000 00:00000000 00000000 0 0 222 1 0\n";
         assert_eq!(listening(table, 8080), ["111"]);
