@@ -179,29 +179,30 @@ impl Turns {
     }
 
     /// Cancels a turn, queued or running. Canceling it again changes nothing.
-    pub(crate) async fn cancel(&self, account_id: AccountId, id: TurnId) -> Result<Turn> {
+    pub(crate) async fn cancel(&self, account_id: AccountId, id: TurnId, once: &Once) -> Result<Turn> {
         let turn = self.get(account_id, id).await?;
-        match turn.standing.status {
-            TurnStatus::Canceled => return Ok(turn),
-            status @ (TurnStatus::Completed | TurnStatus::Failed) => return Err(Error::TurnFinal(status)),
-            TurnStatus::Queued | TurnStatus::Running => {}
-        }
         let mut tx = Tx::for_subject(&self.pool, turn.subject()).await?;
-        sessions::touch(&mut tx, account_id, turn.session_id, self.clock.now()).await?;
-        let ended = self.end_open(&mut tx, account_id, id, Input::Cancel(CancelCause::User)).await?;
-        tx.commit().await?;
-        match ended {
-            Some(ended) => {
-                let turn = ended.turn.clone();
-                self.publish(ended);
-                Ok(turn)
+        let slot = match once.begin::<TurnId>(&mut tx, Some(account_id)).await? {
+            Begin::First(slot) => slot,
+            Begin::Replay(id) => {
+                tx.rollback().await?;
+                return self.get(account_id, id).await;
             }
-            // It became final after it was read above.
-            None => match self.get(account_id, id).await? {
+        };
+        sessions::touch(&mut tx, account_id, turn.session_id, self.clock.now()).await?;
+        let Some(ended) = self.end_open(&mut tx, account_id, id, Input::Cancel(CancelCause::User)).await?
+        else {
+            tx.rollback().await?;
+            return match self.get(account_id, id).await? {
                 turn if turn.standing.status == TurnStatus::Canceled => Ok(turn),
                 turn => Err(Error::TurnFinal(turn.standing.status)),
-            },
-        }
+            };
+        };
+        slot.of_session(turn.session_id).finish(&mut tx, &id).await?;
+        tx.commit().await?;
+        let turn = ended.turn.clone();
+        self.publish(ended);
+        Ok(turn)
     }
 
     /// Opens a reader of the turn's events after the event `last_event_id`; empty is the beginning.

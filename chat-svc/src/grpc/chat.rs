@@ -153,7 +153,7 @@ impl ChatService for ChatHandler {
     ) -> Result<Response<proto::CancelTurnResponse>, Status> {
         let (call, request) = Call::take(request)?;
         let id = TurnId::parse("turn_id", &request.turn_id)?;
-        let turn = self.turns.cancel(call.account()?, id).await?;
+        let turn = self.turns.cancel(call.account()?, id, &call.once()?).await?;
         Ok(Response::new(proto::CancelTurnResponse { turn: Some(turn.into()) }))
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chat_svc::{Config, testing::ModelSection};
 use futures::StreamExt;
 use steward_proto::chat::v1::{
-    CancelTurnRequest, CreateTurnRequest, InputPolicy, ListTurnsRequest, MessageRole, RunTurnRequest,
+    CancelTurnRequest, CreateTurnRequest, InputPolicy, ListTurnsRequest, MessageRole, RunTurnRequest, Turn,
     TurnStatus,
 };
 use svc_core::{error::reason_of, wire::principal::Principal};
@@ -175,6 +175,22 @@ async fn a_queued_turn_is_canceled_without_ever_running() {
     let events = tenant.events(&turn, "").await;
     assert_eq!(kinds(&events), ["turn.canceled"]);
     assert_eq!(tenant.turn(&turn).await.attempts, 0);
+}
+
+#[tokio::test]
+async fn a_repeated_cancel_answers_the_same_turn() {
+    let plane = Plane::with(|config| config.own.worker.max_running = 0).await;
+    let mut tenant = plane.tenant();
+    let session = tenant.session().await;
+    let (first, second) = (tenant.say(&session, "say hi").await, tenant.say(&session, "say ho").await);
+    let cancel = |turn: &Turn| keyed("k", CancelTurnRequest { turn_id: turn.turn_id.clone() });
+    let canceled = tenant.client.cancel_turn(cancel(&first)).await.unwrap().into_inner().turn.unwrap();
+    assert_eq!(canceled.status(), TurnStatus::Canceled);
+    let again = tenant.client.cancel_turn(cancel(&first)).await.unwrap().into_inner().turn.unwrap();
+    assert_eq!(again, canceled);
+    let reused = tenant.client.cancel_turn(cancel(&second)).await.unwrap_err();
+    assert_eq!(reason_of(&reused).as_deref(), Some("IDEMPOTENCY_KEY_REUSED"));
+    assert_eq!(tenant.turn(&second.turn_id).await.status(), TurnStatus::Queued);
 }
 
 #[tokio::test]
