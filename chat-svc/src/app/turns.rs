@@ -168,13 +168,14 @@ impl Turns {
         &self,
         account_id: AccountId,
         session_id: SessionId,
+        status: Option<TurnStatus>,
         size: u32,
         token: &str,
     ) -> Result<Page<Turn>> {
         let slice = Slice { after: page::cursor::<Uuid>(TURNS, token)?, size };
         let mut db = self.pool.acquire().await?;
         sessions::find(&mut db, account_id, session_id).await?.ok_or(Error::NotFound(Entity::Session))?;
-        let rows = turns::list(&mut db, account_id, session_id, &slice).await?;
+        let rows = turns::list(&mut db, account_id, session_id, status, &slice).await?;
         Ok(Page::cut(TURNS, rows, size, |last| last.id))
     }
 

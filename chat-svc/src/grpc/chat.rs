@@ -10,7 +10,10 @@ use svc_core::{
 };
 use tonic::{Request, Response, Status};
 
-use super::stream::{Events, Streams};
+use super::{
+    convert,
+    stream::{Events, Streams},
+};
 use crate::{
     app::{
         sessions::{NewSession, Sessions},
@@ -126,8 +129,8 @@ impl ChatService for ChatHandler {
     ) -> Result<Response<proto::ListTurnsResponse>, Status> {
         let (call, request) = Call::take(request)?;
         let session = SessionId::parse("session_id", &request.session_id)?;
-        let size = page_size(request.page_size)?;
-        let page = self.turns.list(call.account()?, session, size, &request.page_token).await?;
+        let (status, size) = (convert::listed_status(request.status()), page_size(request.page_size)?);
+        let page = self.turns.list(call.account()?, session, status, size, &request.page_token).await?;
         let (turns, next_page_token) = parts(page);
         Ok(Response::new(proto::ListTurnsResponse { turns, next_page_token }))
     }

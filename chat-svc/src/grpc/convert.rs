@@ -58,6 +58,18 @@ impl From<TurnStatus> for proto::TurnStatus {
     }
 }
 
+/// The status that a listing is limited to; `None` is every status.
+pub(super) fn listed_status(status: proto::TurnStatus) -> Option<TurnStatus> {
+    match status {
+        proto::TurnStatus::Unspecified => None,
+        proto::TurnStatus::Queued => Some(TurnStatus::Queued),
+        proto::TurnStatus::Running => Some(TurnStatus::Running),
+        proto::TurnStatus::Completed => Some(TurnStatus::Completed),
+        proto::TurnStatus::Failed => Some(TurnStatus::Failed),
+        proto::TurnStatus::Canceled => Some(TurnStatus::Canceled),
+    }
+}
+
 impl From<Role> for proto::MessageRole {
     fn from(role: Role) -> Self {
         match role {

@@ -137,23 +137,26 @@ pub(crate) async fn lock(
     }
 }
 
-/// Lists a session's turns, newest first.
+/// Lists a session's turns, all or those with one status, newest first.
 pub(crate) async fn list(
     db: &mut PgConnection,
     account_id: AccountId,
     session_id: SessionId,
+    status: Option<TurnStatus>,
     page: &Slice,
 ) -> Result<Vec<Turn>, pg::Error> {
     let rows = select!(
         "FROM turns
          WHERE session_id = $1 AND account_id = $2
            AND ($3::uuid IS NULL OR ordinal < (SELECT ordinal FROM turns WHERE id = $3 AND session_id = $1))
+           AND ($5::turn_status IS NULL OR status = $5)
          ORDER BY ordinal DESC
          LIMIT $4",
         session_id as SessionId,
         account_id as AccountId,
         page.after,
         page.limit(),
+        status as Option<TurnStatus>,
     )
     .fetch_all(db)
     .await?;

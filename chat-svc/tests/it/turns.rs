@@ -194,6 +194,35 @@ async fn a_repeated_cancel_answers_the_same_turn() {
 }
 
 #[tokio::test]
+async fn turns_are_listed_by_status() {
+    let plane = Plane::with(|config| config.own.worker.max_running = 0).await;
+    let mut tenant = plane.tenant();
+    let session = tenant.session().await;
+    let mut turns = Vec::new();
+    for _ in 0..3 {
+        turns.push(tenant.say(&session, "say hi").await.turn_id);
+    }
+    tenant.client.cancel_turn(CancelTurnRequest { turn_id: turns[1].clone() }).await.unwrap();
+    let mut listed = async |status: TurnStatus, page_size, page_token: &str| {
+        let request = ListTurnsRequest {
+            session_id: session.clone(),
+            page_size,
+            page_token: page_token.to_owned(),
+            status: status.into(),
+        };
+        let page = tenant.client.list_turns(request).await.unwrap().into_inner();
+        let ids: Vec<_> = page.turns.into_iter().map(|turn| turn.turn_id).collect();
+        (ids, page.next_page_token)
+    };
+    assert_eq!(listed(TurnStatus::Canceled, 0, "").await.0, [turns[1].clone()]);
+    assert!(listed(TurnStatus::Completed, 0, "").await.0.is_empty());
+    assert_eq!(listed(TurnStatus::Unspecified, 0, "").await.0.len(), 3);
+    let (first, token) = listed(TurnStatus::Queued, 1, "").await;
+    assert_eq!(first, [turns[2].clone()]);
+    assert_eq!(listed(TurnStatus::Queued, 1, &token).await.0, [turns[0].clone()]);
+}
+
+#[tokio::test]
 async fn a_turn_fails_at_its_deadline() {
     let plane = Plane::with(|config| config.own.turns.deadline = Duration::from_millis(500)).await;
     let mut tenant = plane.tenant();
