@@ -38,7 +38,7 @@ pub(crate) struct Step {
     parts: Vec<Part>,
     bytes: usize,
     calls: usize,
-    spoke: bool,
+    has_content: bool,
     usage: Option<Usage>,
     finish: Option<FinishReason>,
     clocks: Clocks,
@@ -90,7 +90,7 @@ impl Step {
     pub(crate) fn new(number: i32, kept: String, clocks: Clocks) -> Self {
         let bytes = kept.len();
         let parts = if kept.is_empty() { Vec::new() } else { vec![Part::Text { text: kept }] };
-        Self { number, parts, bytes, calls: 0, spoke: false, usage: None, finish: None, clocks }
+        Self { number, parts, bytes, calls: 0, has_content: false, usage: None, finish: None, clocks }
     }
 
     /// Processes one event. Returns the event to show, if any.
@@ -98,7 +98,7 @@ impl Step {
     /// # Errors
     /// [`StepError`] if the event is malformed or a clock has run out.
     pub(crate) fn handle(&mut self, event: ModelEvent, now: Instant) -> Result<Option<TurnEvent>, StepError> {
-        self.clocks.note(&event, now);
+        self.clocks.restart(&event, now);
         // A stream that is never silent must still obey the clocks that its events do not reset.
         if let Some(firing) = self.clocks.fired(now) {
             return Err(firing.into());
@@ -139,7 +139,7 @@ impl Step {
     /// [`StepError::Cut`] if the model had not finished, [`StepError::Empty`] if it finished without content.
     pub(crate) fn end(self) -> Result<StepRecord, StepError> {
         let reason = self.finish.ok_or(StepError::Cut)?;
-        if !self.spoke {
+        if !self.has_content {
             return Err(StepError::Empty);
         }
         // Upstreams contradict themselves ("stop" with tool calls, "tool_calls" without any): the calls
@@ -195,7 +195,7 @@ impl Step {
     }
 
     fn count(&mut self, more: &str) -> Result<(), StepError> {
-        self.spoke = true;
+        self.has_content = true;
         self.bytes = self.bytes.saturating_add(more.len());
         if self.bytes > MAX_STEP_BYTES {
             return Err(StepError::Malformed("the answer is longer than a step may be"));

@@ -111,7 +111,7 @@ impl Hub {
     }
 
     /// Forgets a turn without readers in this process.
-    pub(super) fn tidy(&self, turn_id: TurnId) {
+    pub(super) fn forget_unread(&self, turn_id: TurnId) {
         let mut turns = self.turns();
         if turns.read.get(&turn_id).is_some_and(|sender| sender.receiver_count() == 0) {
             turns.read.remove(&turn_id);

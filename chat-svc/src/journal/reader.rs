@@ -54,7 +54,7 @@ pub struct Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.news = None;
-        self.hub.tidy(self.turn_id);
+        self.hub.forget_unread(self.turn_id);
     }
 }
 

@@ -90,7 +90,7 @@ impl Observed {
             usage: None,
             finish: None,
             failure: None,
-            said: self.capture_content.then(Vec::new),
+            output: self.capture_content.then(Vec::new),
         }
     }
 }
@@ -109,9 +109,9 @@ impl ModelClient for Observed {
         let mut observation = self.begin(&request);
         let span = observation.span.clone();
         match self.inner.stream(request).instrument(span).await {
-            Ok(stream) => Ok(stream.inspect(move |item| observation.note(item.as_ref())).boxed()),
+            Ok(stream) => Ok(stream.inspect(move |item| observation.record(item.as_ref())).boxed()),
             Err(error) => {
-                observation.note(Err(&error));
+                observation.record(Err(&error));
                 Err(error)
             }
         }
@@ -129,11 +129,11 @@ struct Observation {
     finish: Option<FinishReason>,
     failure: Option<FailureClass>,
     /// The model's output, if content is captured.
-    said: Option<Vec<Part>>,
+    output: Option<Vec<Part>>,
 }
 
 impl Observation {
-    fn note(&mut self, item: Result<&ModelEvent, &ModelError>) {
+    fn record(&mut self, item: Result<&ModelEvent, &ModelError>) {
         let event = match item {
             Ok(event) => event,
             Err(error) => {
@@ -156,17 +156,17 @@ impl Observation {
                 self.first_content.get_or_insert_with(|| self.started.elapsed());
             }
         }
-        if let Some(said) = &mut self.said {
-            match (event, said.last_mut()) {
+        if let Some(output) = &mut self.output {
+            match (event, output.last_mut()) {
                 (ModelEvent::TextDelta(more), Some(Part::Text { text }))
                 | (ModelEvent::ReasoningDelta(more), Some(Part::Reasoning { text, .. })) => {
                     text.push_str(more)
                 }
-                (ModelEvent::TextDelta(text), _) => said.push(Part::Text { text: text.clone() }),
+                (ModelEvent::TextDelta(text), _) => output.push(Part::Text { text: text.clone() }),
                 (ModelEvent::ReasoningDelta(text), _) => {
-                    said.push(Part::Reasoning { text: text.clone(), signature: None });
+                    output.push(Part::Reasoning { text: text.clone(), signature: None });
                 }
-                (ModelEvent::ToolCall(call), _) => said.push(Part::ToolCall(call.clone())),
+                (ModelEvent::ToolCall(call), _) => output.push(Part::ToolCall(call.clone())),
                 (
                     ModelEvent::ToolCallDelta { .. }
                     | ModelEvent::Usage(_)
@@ -227,8 +227,8 @@ impl Drop for Observation {
                 attributes.pop();
             }
         }
-        if let Some(said) = self.said.take() {
-            let message = Message { role: Role::Assistant, parts: said };
+        if let Some(output) = self.output.take() {
+            let message = Message { role: Role::Assistant, parts: output };
             self.span.set_attribute(semconv::OUTPUT_MESSAGES, content(&[message]));
         }
     }

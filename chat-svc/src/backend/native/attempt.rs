@@ -69,7 +69,7 @@ impl<'a> Attempt<'a> {
     /// Decides on the first call: of a new step, or of the step that a lost worker left `open`.
     pub(super) fn begin(&mut self, open: Option<OpenStep>, walk: &mut Walk) -> Next {
         let Some(open) = open else { return walk.begin_step() };
-        self.see(&open);
+        self.load_visible(&open);
         if !(open.voided || open.settled) {
             // The lost worker did not record the usage, so it is unknown.
             self.unsettled = Some(self.attempt(open.attempt, open.model, None));
@@ -110,7 +110,7 @@ impl<'a> Attempt<'a> {
                 Err(error) => failure(error, model, spent)?,
             };
             self.unsettled = Some(self.attempt(attempt, model.name.clone(), spent));
-            self.see(&self.run.open_step().await?);
+            self.load_visible(&self.run.open_step().await?);
             next = walk.failed(failure, self.shown, rand::random());
         }
     }
@@ -221,8 +221,8 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Takes over what clients have seen of the step.
-    fn see(&mut self, open: &OpenStep) {
+    /// Loads the content of the step that clients have seen.
+    fn load_visible(&mut self, open: &OpenStep) {
         self.shown = Shown {
             from_seq: open.is_visible().then_some(open.from_seq),
             text_bytes: open.text.len(),

@@ -83,7 +83,7 @@ impl Clocks {
     }
 
     /// Restarts the clocks that `event` restarts.
-    pub(crate) const fn note(&mut self, event: &ModelEvent, now: Instant) {
+    pub(crate) const fn restart(&mut self, event: &ModelEvent, now: Instant) {
         self.bytes_at = now;
         match event {
             ModelEvent::Pulse(Pulse::Bytes) => {}

@@ -29,7 +29,7 @@ pub(super) struct Decoder {
     usage: Option<Usage>,
     finish: Option<FinishReason>,
     refused: bool,
-    spoke: bool,
+    has_content: bool,
     done: bool,
 }
 
@@ -176,7 +176,7 @@ impl Decoder {
                 Err(error) => return Err(error),
             }
         }
-        if !self.spoke && calls == 0 {
+        if !self.has_content && calls == 0 {
             return Err(ModelError::Empty { finish });
         }
         // Some servers end a message with tool calls on "stop".
@@ -199,7 +199,7 @@ impl Decoder {
         if self.finish.is_some() && !(said.is_empty() && calls.is_empty()) {
             return Err(malformed("content follows the finish reason".to_owned()));
         }
-        self.spoke |= !said.is_empty();
+        self.has_content |= !said.is_empty();
         self.events.extend(said);
         for call in calls {
             self.call(call)?;
