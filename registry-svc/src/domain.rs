@@ -5,6 +5,7 @@ pub(crate) mod account;
 pub(crate) mod agent;
 pub(crate) mod beat;
 pub(crate) mod delivery;
+pub(crate) mod lane;
 pub(crate) mod message;
 pub(crate) mod name;
 pub(crate) mod relay_state;

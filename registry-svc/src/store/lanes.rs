@@ -17,17 +17,14 @@ use svc_core::{
 };
 use uuid::Uuid;
 
-use crate::domain::{agent::DeliveryMode, message::NewMessage};
+use crate::domain::{
+    agent::DeliveryMode,
+    lane::{ClaimLimits, Lane},
+    message::NewMessage,
+};
 
 item_lease! {
     pub struct LaneLeases: "relay_lanes", "id"
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Lane {
-    pub lease: ItemLease,
-    pub account: AccountId,
-    pub target: AgentId,
 }
 
 /// Appends a message to its lane, which is created if it is new; returns the lane and the message's number in
@@ -55,17 +52,6 @@ pub(crate) async fn append(
     .fetch_one(db)
     .await?;
     Ok((row.id, row.last_seq))
-}
-
-/// Limits of a claim.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ClaimLimits {
-    /// Maximum lanes that this claim takes.
-    pub lanes: i64,
-    /// Maximum claimed lanes of one agent.
-    pub per_agent: i64,
-    /// Maximum claimed lanes of one account.
-    pub per_account: i64,
 }
 
 /// Claims ready lanes of push agents, the longest ready first. A lane with an expired lease is claimed only

@@ -19,8 +19,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app::relay::deliver::{ClaimLimits, Deliverer, Lane},
+    app::relay::deliver::Deliverer,
     config::RelayConfig,
+    domain::lane::{ClaimLimits, Lane},
     error::Error,
 };
 

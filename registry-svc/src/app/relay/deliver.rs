@@ -27,10 +27,10 @@ use super::{
     Waiters,
     client::{AgentClient, Endpoint},
 };
-pub(crate) use crate::store::lanes::{ClaimLimits, Lane};
 use crate::{
     domain::{
         delivery::{Problem, RetryPolicy, Verdict, decide},
+        lane::{ClaimLimits, Lane},
         message::NextMessage,
         relay_state::{Input, State, next_state},
         status::Status,
