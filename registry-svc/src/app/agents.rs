@@ -147,27 +147,33 @@ impl Agents {
         Ok(enrolment)
     }
 
-    pub(crate) async fn pause(&self, caller: &Principal, id: AgentId) -> Result<Agent> {
-        self.change(caller, id, Input::Pause).await
+    pub(crate) async fn pause(&self, caller: &Principal, id: AgentId, once: &Once) -> Result<Agent> {
+        self.change(caller, id, Input::Pause, once).await
     }
 
-    pub(crate) async fn resume(&self, caller: &Principal, id: AgentId) -> Result<Agent> {
-        self.change(caller, id, Input::Resume).await
+    pub(crate) async fn resume(&self, caller: &Principal, id: AgentId, once: &Once) -> Result<Agent> {
+        self.change(caller, id, Input::Resume, once).await
     }
 
     /// Removes an agent, revokes its tokens and drops the messages that wait for it.
-    pub(crate) async fn remove(&self, caller: &Principal, id: AgentId) -> Result<Agent> {
-        self.change(caller, id, Input::Remove).await
+    pub(crate) async fn remove(&self, caller: &Principal, id: AgentId, once: &Once) -> Result<Agent> {
+        self.change(caller, id, Input::Remove, once).await
     }
 
     /// Applies a tenant's input to an agent's record.
-    async fn change(&self, caller: &Principal, id: AgentId, input: Input) -> Result<Agent> {
+    async fn change(&self, caller: &Principal, id: AgentId, input: Input, once: &Once) -> Result<Agent> {
         let account = caller.account_id()?;
         let now = self.clock.now();
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
+        let slot = match once.begin::<AgentId>(&mut tx, Some(account)).await? {
+            Begin::Replay(id) => return find(&mut tx, account, id).await,
+            Begin::First(slot) => slot,
+        };
         let agent = find(&mut tx, account, id).await?;
         let next = agent.after(input, now)?;
+        slot.finish(&mut tx, &id).await?;
         if next.status == agent.status {
+            tx.commit().await?;
             return Ok(agent);
         }
         store::agents::update(&mut tx, &next, agent.generation).await?;

@@ -7,7 +7,10 @@
 use std::time::Duration;
 
 use svc_core::{
-    data::pg::{Pool, Tx},
+    data::{
+        idempotency::{self, Begin, Once},
+        pg::{Pool, Tx},
+    },
     id::AgentId,
     run::clock::SharedClock,
     subject::Subject,
@@ -28,7 +31,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Registered {
     pub agent: Agent,
-    /// The secret of its own token, if it registered with an enrolment.
+    /// The secret of its own token, in the first answer to a registration with an enrolment.
     pub secret: Option<Secret>,
     /// The time until its first beat.
     pub next_beat_in: Duration,
@@ -64,6 +67,7 @@ impl Register {
         &self,
         caller: &Principal,
         registration: Registration,
+        once: &Once,
     ) -> Result<Registered> {
         let account = caller.account_id()?;
         let id = AgentId::parse("agent_id", &caller.subject_id).map_err(|_| Error::TokenNotLive)?;
@@ -75,6 +79,14 @@ impl Register {
 
         let now = self.clock.now();
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
+        let slot = match once.begin::<AgentId>(&mut tx, Some(account)).await? {
+            Begin::Replay(made) if made == id => {
+                return Ok(self.registered(agents::find(&mut tx, account, id).await?, None));
+            }
+            // Keys are those of the account, and another of its agents used this one.
+            Begin::Replay(_) => return Err(idempotency::Error::Reused.into()),
+            Begin::First(slot) => slot,
+        };
         // Locked before its tokens: removals and enrolments use the same order.
         store::agents::lock(&mut tx, account, id).await?;
         // The authentication may be a few seconds old; this read decides.
@@ -105,10 +117,15 @@ impl Register {
             Holder::Agent(..) => None,
             Holder::Admin | Holder::Account(_) => return Err(Error::TokenNotLive),
         };
+        slot.finish(&mut tx, &id).await?;
         tx.commit().await?;
         // The sweep sees the agent from now on.
         self.cache.put(&next, DeadlineChange::ExtendTo(self.schedule.probation())).await;
+        Ok(self.registered(next, secret))
+    }
+
+    fn registered(&self, agent: Agent, secret: Option<Secret>) -> Registered {
         let next_beat_in = self.schedule.next_beat(self.schedule.min_interval, rand::random());
-        Ok(Registered { agent: next, secret, next_beat_in })
+        Registered { agent, secret, next_beat_in }
     }
 }

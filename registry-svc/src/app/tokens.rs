@@ -124,17 +124,26 @@ impl Tokens {
     }
 
     /// Revokes a token; a revoked one stays as it is.
-    pub(crate) async fn revoke(&self, caller: &Principal, account: AccountId, id: TokenId) -> Result<Token> {
+    pub(crate) async fn revoke(
+        &self,
+        caller: &Principal,
+        account: AccountId,
+        id: TokenId,
+        once: &Once,
+    ) -> Result<Token> {
         let account = account_of(caller, account)?;
-        let now = self.clock.now();
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
-        let token = store::tokens::find(&mut tx, account, id).await?.ok_or(Error::NotFound(Entity::Token))?;
-        if !revoke(&mut tx, id, &caller.subject_id, now).await? {
-            // Another call may have revoked it between the two statements.
-            return store::tokens::find(&mut tx, account, id).await?.ok_or(Error::NotFound(Entity::Token));
-        }
+        let missing = || Error::NotFound(Entity::Token);
+        let slot = match once.begin::<TokenId>(&mut tx, caller.account_id).await? {
+            Begin::Replay(id) => return store::tokens::find(&mut tx, account, id).await?.ok_or_else(missing),
+            Begin::First(slot) => slot,
+        };
+        store::tokens::find(&mut tx, account, id).await?.ok_or_else(missing)?;
+        revoke(&mut tx, id, &caller.subject_id, self.clock.now()).await?;
+        slot.finish(&mut tx, &id).await?;
+        let token = store::tokens::find(&mut tx, account, id).await?.ok_or_else(missing)?;
         tx.commit().await?;
-        Ok(Token { revoked_at: Some(now), ..token })
+        Ok(token)
     }
 
     /// Returns the token of a bearer.

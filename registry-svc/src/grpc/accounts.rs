@@ -93,7 +93,7 @@ impl AccountService for AccountHandler {
         let (call, request) = Call::take(request)?;
         let account = account_id(&request.account_id)?;
         let id = TokenId::parse("token_id", &request.token_id)?;
-        let token = self.tokens.revoke(call.principal(), account, id).await?;
+        let token = self.tokens.revoke(call.principal(), account, id, &call.once()?).await?;
         Ok(Response::new(proto::RevokeTokenResponse { token: Some(token.into()) }))
     }
 

@@ -83,7 +83,8 @@ impl AgentService for AgentHandler {
         request: Request<proto::PauseAgentRequest>,
     ) -> Result<Response<proto::PauseAgentResponse>, Status> {
         let (call, request) = Call::take(request)?;
-        let agent = self.agents.pause(call.principal(), agent_id(&request.agent_id)?).await?;
+        let id = agent_id(&request.agent_id)?;
+        let agent = self.agents.pause(call.principal(), id, &call.once()?).await?;
         Ok(Response::new(proto::PauseAgentResponse { agent: Some(agent.into()) }))
     }
 
@@ -92,7 +93,8 @@ impl AgentService for AgentHandler {
         request: Request<proto::ResumeAgentRequest>,
     ) -> Result<Response<proto::ResumeAgentResponse>, Status> {
         let (call, request) = Call::take(request)?;
-        let agent = self.agents.resume(call.principal(), agent_id(&request.agent_id)?).await?;
+        let id = agent_id(&request.agent_id)?;
+        let agent = self.agents.resume(call.principal(), id, &call.once()?).await?;
         Ok(Response::new(proto::ResumeAgentResponse { agent: Some(agent.into()) }))
     }
 
@@ -101,7 +103,8 @@ impl AgentService for AgentHandler {
         request: Request<proto::RemoveAgentRequest>,
     ) -> Result<Response<proto::RemoveAgentResponse>, Status> {
         let (call, request) = Call::take(request)?;
-        let agent = self.agents.remove(call.principal(), agent_id(&request.agent_id)?).await?;
+        let id = agent_id(&request.agent_id)?;
+        let agent = self.agents.remove(call.principal(), id, &call.once()?).await?;
         Ok(Response::new(proto::RemoveAgentResponse { agent: Some(agent.into()) }))
     }
 
@@ -111,7 +114,7 @@ impl AgentService for AgentHandler {
     ) -> Result<Response<proto::RegisterAgentResponse>, Status> {
         let (call, request) = Call::take(request)?;
         let registration = Registration::try_from(request)?;
-        let registered = self.register.register(call.principal(), registration).await?;
+        let registered = self.register.register(call.principal(), registration, &call.once()?).await?;
         Ok(Response::new(registered.into()))
     }
 

@@ -279,3 +279,22 @@ async fn a_bad_request_names_its_field() {
         assert_eq!(refusal(tenant.create_token(request).await).0, Code::InvalidArgument);
     }
 }
+
+#[tokio::test]
+async fn a_revocation_takes_an_idempotency_key() {
+    let plane = Plane::start().await;
+    let (account, secret) = plane.tenant("acme").await;
+    let mut tenant = plane.accounts(&secret).await;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let created = tenant.create_token(token_request(&account, &[])).await.unwrap().into_inner();
+        ids.push(created.token.unwrap().token_id);
+    }
+    let revoke =
+        |id: &String| keyed("r1", RevokeTokenRequest { account_id: account.clone(), token_id: id.clone() });
+    let first = tenant.revoke_token(revoke(&ids[0])).await.unwrap().into_inner();
+    assert!(first.token.as_ref().unwrap().revoked_at.is_some());
+    assert_eq!(tenant.revoke_token(revoke(&ids[0])).await.unwrap().into_inner(), first);
+    let reused = tenant.revoke_token(revoke(&ids[1])).await;
+    assert_eq!(refusal(reused), (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED".to_owned()));
+}

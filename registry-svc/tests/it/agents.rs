@@ -5,7 +5,7 @@ use steward_proto::registry::v1::{
     ListAgentsRequest, PauseAgentRequest, RegisterAgentRequest, RegisterAgentResponse, RemoveAgentRequest,
     ResumeAgentRequest, WhoAmIRequest, agent_service_client::AgentServiceClient,
 };
-use svc_core::wire::outbound::Mode;
+use svc_core::{id::AgentId, wire::outbound::Mode};
 use tonic::{Code, Status};
 
 use crate::{
@@ -247,4 +247,43 @@ async fn agents_of_an_account_are_limited_without_removed_ones() {
     assert_eq!(refusal(full), (Code::FailedPrecondition, "LIMIT_REACHED".to_owned()));
     tenant.remove_agent(RemoveAgentRequest { agent_id: agent.agent_id }).await.unwrap();
     tenant.create_agent(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn changes_of_an_agent_take_an_idempotency_key() {
+    let plane = Plane::start().await;
+    let (_, secret) = plane.tenant("acme").await;
+    let mut tenant = plane.agents(&secret).await;
+    let (agent, token) = plane.registered(&mut tenant, URL).await;
+    let (_, other_token) = plane.registered(&mut tenant, URL).await;
+    let id = || agent.agent_id.clone();
+    let pause = || keyed("pause", PauseAgentRequest { agent_id: id() });
+    let resume = || keyed("resume", ResumeAgentRequest { agent_id: id() });
+    let remove = || keyed("remove", RemoveAgentRequest { agent_id: id() });
+    let register = || keyed("start", RegisterAgentRequest { url: URL.to_owned(), ..Default::default() });
+
+    let mut process = plane.agents(&token).await;
+    let first = process.register_agent(register()).await.unwrap().into_inner().agent;
+    assert_eq!(process.register_agent(register()).await.unwrap().into_inner().agent, first);
+    let (generation, _) = plane.generation_of(&agent.agent_id).await;
+    assert_eq!(generation, 3, "created, registered, registered with the key");
+    let reused = plane.agents(&other_token).await.register_agent(register()).await;
+    assert_eq!(refusal(reused), (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED".to_owned()));
+
+    tenant.pause_agent(pause()).await.unwrap();
+    tenant.resume_agent(resume()).await.unwrap();
+    // A repetition takes no effect, and answers with the present record.
+    for answer in [
+        tenant.pause_agent(pause()).await.unwrap().into_inner().agent,
+        tenant.resume_agent(resume()).await.unwrap().into_inner().agent,
+    ] {
+        assert_eq!(answer.unwrap().status(), AgentStatus::AwaitingAgent);
+    }
+    let removed = tenant.remove_agent(remove()).await.unwrap().into_inner().agent;
+    assert_eq!(tenant.remove_agent(remove()).await.unwrap().into_inner().agent, removed);
+    let other = keyed("pause", PauseAgentRequest { agent_id: AgentId::new().to_string() });
+    assert_eq!(
+        refusal(tenant.pause_agent(other).await),
+        (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED".to_owned())
+    );
 }
