@@ -105,17 +105,18 @@ impl Agents {
         agent.filter(|agent| agent.status != Status::Removed).ok_or(Error::NotFound(Entity::Agent))
     }
 
-    /// Lists a tenant's agents, newest first.
+    /// Lists a tenant's agents, of one status if `status` is given, newest first.
     pub(crate) async fn list(
         &self,
         caller: &Principal,
+        status: Option<Status>,
         page_size: u32,
         page_token: &str,
     ) -> Result<Page<Agent>> {
         let account = caller.account_id()?;
         let before = page::cursor(LISTING, page_token)?;
         let mut db = self.pool.acquire().await?;
-        let rows = store::agents::list(&mut db, account, before, i64::from(page_size) + 1).await?;
+        let rows = store::agents::list(&mut db, account, status, before, i64::from(page_size) + 1).await?;
         Ok(Page::cut(LISTING, rows, page_size, |last| last.id))
     }
 

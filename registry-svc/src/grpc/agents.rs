@@ -10,7 +10,10 @@ use svc_core::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::heartbeats::{BeatHandler, BeatReplies, sender};
+use super::{
+    convert,
+    heartbeats::{BeatHandler, BeatReplies, sender},
+};
 use crate::{
     app::{agents::Agents, register::Register},
     domain::agent::{NewAgent, Registration},
@@ -62,8 +65,8 @@ impl AgentService for AgentHandler {
         request: Request<proto::ListAgentsRequest>,
     ) -> Result<Response<proto::ListAgentsResponse>, Status> {
         let (call, request) = Call::take(request)?;
-        let size = page_size(request.page_size)?;
-        let page = self.agents.list(call.principal(), size, &request.page_token).await?;
+        let (status, size) = (convert::agents::parse_status(request.status()), page_size(request.page_size)?);
+        let page = self.agents.list(call.principal(), status, size, &request.page_token).await?;
         let (agents, next_page_token) = parts(page);
         Ok(Response::new(proto::ListAgentsResponse { agents, next_page_token }))
     }

@@ -1,7 +1,7 @@
 //! Converts between the contract's types and the domain's. A conversion of a request may fail, with an
 //! [`Invalid`] that names the field; a conversion of a response cannot.
 
-mod agents;
+pub(super) mod agents;
 pub(super) mod relay;
 
 use steward_proto::registry::v1 as proto;

@@ -137,19 +137,23 @@ pub(crate) async fn lock(db: &mut PgConnection, account: AccountId, id: AgentId)
     Ok(())
 }
 
-/// Lists a tenant's agents that are not removed, newest first, from after `before`.
+/// Lists a tenant's agents that are not removed, of one status if `status` is given, newest first, from after
+/// `before`.
 pub(crate) async fn list(
     db: &mut PgConnection,
     account: AccountId,
+    status: Option<Status>,
     before: Option<AgentId>,
     limit: i64,
 ) -> Result<Vec<Agent>, pg::Error> {
     let query = select!(
         "WHERE account_id = $1 AND status <> 'removed' AND ($2::uuid IS NULL OR id < $2)
+           AND ($3::agent_status IS NULL OR status = $3)
          ORDER BY id DESC
-         LIMIT $3",
+         LIMIT $4",
         account as AccountId,
         before as Option<AgentId>,
+        status as Option<Status>,
         limit,
     );
     Ok(query.fetch_all(db).await?.into_iter().map(Agent::from).collect())

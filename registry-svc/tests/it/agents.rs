@@ -287,3 +287,27 @@ async fn changes_of_an_agent_take_an_idempotency_key() {
         (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED".to_owned())
     );
 }
+
+#[tokio::test]
+async fn agents_are_listed_by_status() {
+    let plane = Plane::start().await;
+    let (_, secret) = plane.tenant("acme").await;
+    let mut tenant = plane.agents(&secret).await;
+    let (awaiting, _) = create(&mut tenant, "awaiting").await;
+    let (online, _) = plane.registered(&mut tenant, URL).await;
+    let (removed, _) = create(&mut tenant, "removed").await;
+    tenant.remove_agent(RemoveAgentRequest { agent_id: removed.agent_id }).await.unwrap();
+    for (status, want) in [
+        (AgentStatus::Unspecified, vec![&online.agent_id, &awaiting.agent_id]),
+        (AgentStatus::Online, vec![&online.agent_id]),
+        (AgentStatus::AwaitingAgent, vec![&awaiting.agent_id]),
+        (AgentStatus::Paused, vec![]),
+        (AgentStatus::Removed, vec![]),
+    ] {
+        let request = ListAgentsRequest { status: status.into(), ..Default::default() };
+        let page = tenant.list_agents(request).await.unwrap().into_inner().agents;
+        assert_eq!(page.iter().map(|agent| &agent.agent_id).collect::<Vec<_>>(), want, "{status:?}");
+    }
+    let unknown = ListAgentsRequest { status: 99, ..Default::default() };
+    assert_eq!(refusal(tenant.list_agents(unknown).await).0, Code::InvalidArgument);
+}

@@ -29,6 +29,11 @@ impl From<Status> for proto::AgentStatus {
     }
 }
 
+/// The status of a filter; `None` for every status.
+pub(in crate::grpc) fn parse_status(status: proto::AgentStatus) -> Option<Status> {
+    Status::ALL.into_iter().find(|known| proto::AgentStatus::from(*known) == status)
+}
+
 impl From<DeliveryMode> for proto::DeliveryMode {
     fn from(mode: DeliveryMode) -> Self {
         match mode {
