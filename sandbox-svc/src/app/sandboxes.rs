@@ -18,7 +18,7 @@ use super::{Deps, subject};
 use crate::{
     domain::{
         VolumeId,
-        sandbox::{Cause, Owner, Sandbox, State},
+        sandbox::{Cause, Filter, Owner, Sandbox, State},
         time::after,
     },
     error::{Error, Result},
@@ -200,13 +200,13 @@ impl Sandboxes {
     pub async fn list(
         &self,
         account: AccountId,
-        session: Option<SessionId>,
+        filter: Filter,
         size: u32,
         token: &str,
     ) -> Result<Page<Sandbox>> {
         let after = page::cursor::<Uuid>(LISTING, token)?;
         let mut db = self.deps.pool.acquire().await?;
-        let rows = rows::list(&mut db, account, session, after, i64::from(size) + 1).await?;
+        let rows = rows::list(&mut db, account, filter, after, i64::from(size) + 1).await?;
         Ok(Page::cut(LISTING, rows, size, |last| last.id.0))
     }
 

@@ -131,6 +131,13 @@ pub struct Owner {
     pub session: SessionId,
 }
 
+/// Restricts a list of sandboxes; `None` accepts every value.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Filter {
+    pub session: Option<SessionId>,
+    pub state: Option<State>,
+}
+
 /// The container that a sandbox has, had, or may have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use steward_proto::sandbox::v1 as proto;
 use svc_core::{
     error::Invalid,
+    id::SessionId,
     wire::grpc::{duration, parse_duration, timestamp},
 };
 
@@ -14,7 +15,7 @@ use crate::{
     domain::{
         exec::{CONTENT_BYTES, Command, ExecState, Record, Write, timeout},
         files::{Entry, EntryKind},
-        sandbox::{Cause, Sandbox, State},
+        sandbox::{Cause, Filter, Sandbox, State},
     },
 };
 
@@ -23,6 +24,25 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 
 pub(super) fn wait(requested: Option<prost_types::Duration>) -> Result<Duration, Invalid> {
     Ok(parse_duration("wait", requested)?.unwrap_or_default().min(MAX_WAIT))
+}
+
+impl TryFrom<&proto::ListSandboxesRequest> for Filter {
+    type Error = Invalid;
+
+    fn try_from(request: &proto::ListSandboxesRequest) -> Result<Self, Invalid> {
+        let session = Some(request.session_id.as_str()).filter(|id| !id.is_empty());
+        let session = session.map(|id| SessionId::parse("session_id", id)).transpose()?;
+        let state = match request.status() {
+            proto::SandboxState::Unspecified => None,
+            proto::SandboxState::Requested => Some(State::Requested),
+            proto::SandboxState::Creating => Some(State::Creating),
+            proto::SandboxState::Running => Some(State::Running),
+            proto::SandboxState::Deleting => Some(State::Deleting),
+            proto::SandboxState::Gone => Some(State::Gone),
+            proto::SandboxState::Failed => Some(State::Failed),
+        };
+        Ok(Self { session, state })
+    }
 }
 
 impl TryFrom<proto::ExecRequest> for Command {

@@ -14,7 +14,10 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use crate::{
     app::{admission::Admission, execs::Execs, files::Files, sandboxes::Sandboxes},
-    domain::exec::{self, Command, Key, ResolveOptions, Write, check_path},
+    domain::{
+        exec::{self, Command, Key, ResolveOptions, Write, check_path},
+        sandbox::Filter,
+    },
 };
 
 #[derive(Debug, Clone)]
@@ -71,10 +74,8 @@ impl SandboxService for SandboxHandler {
         request: Request<proto::ListSandboxesRequest>,
     ) -> Result<Response<proto::ListSandboxesResponse>, Status> {
         let (call, request) = Call::take(request)?;
-        let session = Some(request.session_id.as_str()).filter(|id| !id.is_empty());
-        let session = session.map(|id| SessionId::parse("session_id", id)).transpose()?;
-        let size = page_size(request.page_size)?;
-        let page = self.sandboxes.list(call.account()?, session, size, &request.page_token).await?;
+        let (filter, size) = (Filter::try_from(&request)?, page_size(request.page_size)?);
+        let page = self.sandboxes.list(call.account()?, filter, size, &request.page_token).await?;
         let (sandboxes, next_page_token) = parts(page);
         Ok(Response::new(proto::ListSandboxesResponse { sandboxes, next_page_token }))
     }

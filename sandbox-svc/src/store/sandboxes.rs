@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::domain::{
     VolumeId,
     pool::{PoolState, Slot},
-    sandbox::{Cause, Container, Owner, Sandbox, State},
+    sandbox::{Cause, Container, Filter, Owner, Sandbox, State},
     shape::{Network, Shape},
 };
 
@@ -162,12 +162,12 @@ pub async fn find_live(db: &mut PgConnection, session: SessionId) -> Result<Opti
     }
 }
 
-/// Returns a page of an account's sandboxes, newest first, from after `after`; only those of `session`, if it
-/// is given.
+/// Returns a page of an account's sandboxes, newest first, from after `after`; only those that `filter`
+/// accepts.
 pub async fn list(
     db: &mut PgConnection,
     account: AccountId,
-    session: Option<SessionId>,
+    filter: Filter,
     after: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<Sandbox>, pg::Error> {
@@ -175,11 +175,13 @@ pub async fn list(
         "SELECT id
          FROM sandboxes
          WHERE account_id = $1 AND ($2::uuid IS NULL OR session_id = $2) AND ($3::uuid IS NULL OR id < $3)
+           AND ($4::sandbox_state IS NULL OR state = $4)
          ORDER BY id DESC
-         LIMIT $4",
+         LIMIT $5",
         account.0,
-        session.map(|session| session.0),
+        filter.session.map(|session| session.0),
         after,
+        filter.state as Option<State>,
         limit,
     )
     .fetch_all(&mut *db)

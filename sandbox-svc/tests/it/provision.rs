@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sandbox_svc::testing::{
     Error,
-    domain::sandbox::{Owner, State},
+    domain::sandbox::{Filter, Owner, State},
 };
 use svc_core::{
     data::idempotency::{Once, RequestHash},
@@ -76,7 +76,7 @@ async fn the_sandbox_of_another_account_does_not_exist() {
     assert!(matches!(deleted, Err(Error::NotFound)), "{deleted:?}");
     let taken = plane.replica.sandboxes.create(other, owner.session, &Once::unkeyed()).await;
     assert!(matches!(taken, Err(Error::SessionNotFound)), "{taken:?}");
-    let listed = plane.replica.sandboxes.list(other, None, 10, "").await.unwrap();
+    let listed = plane.replica.sandboxes.list(other, Filter::default(), 10, "").await.unwrap();
     assert!(listed.items.is_empty());
     assert_eq!(plane.state(sandbox.id).await, State::Running);
 }
@@ -89,13 +89,15 @@ async fn a_listing_has_pages_newest_first_and_filters_by_session() {
     for _ in 0..3 {
         created.push(plane.create(Owner { account, ..plane.owner() }).await);
     }
-    let first = plane.replica.sandboxes.list(account, None, 2, "").await.unwrap();
-    let second = plane.replica.sandboxes.list(account, None, 2, &first.next_page_token).await.unwrap();
+    let first = plane.replica.sandboxes.list(account, Filter::default(), 2, "").await.unwrap();
+    let second =
+        plane.replica.sandboxes.list(account, Filter::default(), 2, &first.next_page_token).await.unwrap();
     let ids: Vec<_> = first.items.iter().chain(&second.items).map(|sandbox| sandbox.id).collect();
     let expected: Vec<_> = created.iter().rev().map(|sandbox| sandbox.id).collect();
     assert_eq!((ids, second.next_page_token.as_str()), (expected, ""));
     let session = created[1].owner.unwrap().session;
-    let one = plane.replica.sandboxes.list(account, Some(session), 10, "").await.unwrap();
+    let filter = Filter { session: Some(session), ..Filter::default() };
+    let one = plane.replica.sandboxes.list(account, filter, 10, "").await.unwrap();
     assert_eq!(one.items.iter().map(|sandbox| sandbox.id).collect::<Vec<_>>(), [created[1].id]);
 }
 
@@ -125,6 +127,26 @@ async fn a_new_sandbox_waits_for_the_workspace_of_the_last_one() {
     plane.make_all().await;
     assert_eq!(plane.state(second.id).await, State::Running);
     assert_eq!(plane.engine.containers().len(), 1);
+}
+
+#[tokio::test]
+async fn a_listing_filters_by_state() {
+    let plane = Plane::start().await;
+    let account = AccountId::new();
+    let deleted = plane.running(Owner { account, ..plane.owner() }).await;
+    let queued = plane.create(Owner { account, ..plane.owner() }).await;
+    plane.delete(&deleted).await;
+    for (state, expected) in [
+        (Some(State::Deleting), vec![deleted.id]),
+        (Some(State::Requested), vec![queued.id]),
+        (Some(State::Running), vec![]),
+        (None, vec![queued.id, deleted.id]),
+    ] {
+        let filter = Filter { state, ..Filter::default() };
+        let listed = plane.replica.sandboxes.list(account, filter, 10, "").await.unwrap();
+        let ids: Vec<_> = listed.items.iter().map(|sandbox| sandbox.id).collect();
+        assert_eq!(ids, expected, "{state:?}");
+    }
 }
 
 /// A request of `method` with the key `k` and the content `message`.
