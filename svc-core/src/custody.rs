@@ -26,7 +26,7 @@ use crate::{
     data::pg::{self, Pool, Tx, ensure_affected},
     error::{ErrorKind, PublicError, ServiceError},
     id::{AccountId, PurgeId},
-    subject::{Subject, SubjectKind},
+    subject::{CustodyState, Subject, SubjectKind},
 };
 
 mod answers;
@@ -38,9 +38,8 @@ pub mod wire;
 
 pub use self::{
     answers::{answer_of, step},
-    machine::{Record, Refused, State, Step, StepKind, admit},
+    machine::{Record, Refused, Step, StepKind, admit},
 };
-pub use crate::data::data_map;
 
 /// A step that was not done.
 #[derive(Debug, thiserror::Error)]
@@ -264,7 +263,7 @@ async fn mark_frozen(pool: &Pool, step: &Step) -> Result<(), Error> {
 #[derive(sqlx::FromRow)]
 struct Row {
     account_id: Uuid,
-    state: State,
+    state: CustodyState,
     epoch: i64,
     purge_id: Option<Uuid>,
 }

@@ -7,8 +7,10 @@ use std::{sync::LazyLock, time::Duration};
 
 use redis::{Script, ScriptInvocation};
 use svc_core::{
-    custody::data_map::Class,
-    data::redis::{Error, KeyFamily, Redis},
+    data::{
+        data_map::Class,
+        redis::{Error, KeyFamily, Redis},
+    },
     id::AgentId,
 };
 

@@ -5,8 +5,10 @@ use registry_svc::{
     testing::{DeliveryMode, State, Status, TABLES, TokenKind, Version},
 };
 use svc_core::{
-    custody::data_map,
-    data::pg_enum::{self, PgEnum},
+    data::{
+        data_map,
+        pg_enum::{self, PgEnum},
+    },
     testing::TestDb,
 };
 

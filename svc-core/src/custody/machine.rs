@@ -1,7 +1,9 @@
 //! The state machine of a subject's custody, pure.
 
-pub use crate::subject::CustodyState as State;
-use crate::{id::PurgeId, subject::Subject};
+use crate::{
+    id::PurgeId,
+    subject::{CustodyState as State, Subject},
+};
 
 /// Kind of a step of a purge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -11,11 +11,14 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{
-    custodian::Counts,
-    data_map::{self, Class},
+use super::custodian::Counts;
+use crate::{
+    data::{
+        data_map::{self, Class},
+        pg,
+    },
+    subject::Subject,
 };
-use crate::{data::pg, subject::Subject};
 
 /// Maximum rows that one call of Erase deletes, so that the call ends well before its caller's timeout.
 pub const ERASE_AT_ONCE: i64 = 20_000;

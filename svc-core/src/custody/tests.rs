@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{id::SessionId, testing::TestDb};
+use crate::{data::data_map, id::SessionId, testing::TestDb};
 
 const SOON: Duration = Duration::from_millis(200);
 
@@ -53,7 +53,7 @@ impl Fixture {
         }
     }
 
-    async fn state(&self) -> State {
+    async fn state(&self) -> CustodyState {
         record(&mut self.pool.acquire().await.unwrap(), self.session).await.unwrap().unwrap().state
     }
 }
@@ -193,7 +193,7 @@ async fn a_step_of_a_stale_epoch_changes_nothing() {
     }
     // Nor does an equal one of another purge.
     assert_eq!(at.refused(step(at.session, old, 2, StepKind::Erase)).await, Refused::OtherPurge);
-    assert_eq!(at.state().await, State::Frozen);
+    assert_eq!(at.state().await, CustodyState::Frozen);
 }
 
 #[tokio::test]
@@ -206,11 +206,11 @@ async fn after_a_thaw_writers_continue_and_a_freeze_is_refused() {
 
     assert_eq!(at.refused(step(at.session, purge, 1, StepKind::Freeze)).await, Refused::Thawed);
     assert_eq!(at.refused(step(at.session, purge, 9, StepKind::Freeze)).await, Refused::Thawed);
-    assert_eq!(at.state().await, State::Live);
+    assert_eq!(at.state().await, CustodyState::Live);
     Tx::for_subject(&at.pool, at.session).await.unwrap().commit().await.unwrap();
 
     at.done(step(at.session, PurgeId::new(), 2, StepKind::Freeze)).await;
-    assert_eq!(at.state().await, State::Frozen);
+    assert_eq!(at.state().await, CustodyState::Frozen);
 }
 
 #[tokio::test]
@@ -224,7 +224,7 @@ async fn a_freeze_after_its_own_thaw_is_refused_without_effect() {
     assert!(timeout(Duration::from_millis(300), &mut late).await.is_err(), "it overtook the thaw");
     thaw.finish(b"").await.unwrap();
     assert!(matches!(late.await, Err(Error::Refused(Refused::Thawed))));
-    assert_eq!(at.state().await, State::Live);
+    assert_eq!(at.state().await, CustodyState::Live);
     Tx::for_subject(&at.pool, at.session).await.unwrap().commit().await.unwrap();
 }
 
@@ -256,7 +256,7 @@ async fn an_erased_subject_stays_erased() {
     at.done(at_step(StepKind::Verify)).await;
     at.done(at_step(StepKind::Commit)).await;
 
-    assert_eq!(at.state().await, State::Erased);
+    assert_eq!(at.state().await, CustodyState::Erased);
     for tx in
         [Tx::for_subject(&at.pool, at.session).await, Tx::for_subject_or_new(&at.pool, at.session).await]
     {
@@ -290,7 +290,7 @@ async fn concurrent_first_writers_make_one_row() {
         written.unwrap();
     }
     let known = record(&mut at.pool.acquire().await.unwrap(), session).await.unwrap().unwrap();
-    assert_eq!(known, Record { state: State::Live, epoch: 0, purge_id: None });
+    assert_eq!(known, Record { state: CustodyState::Live, epoch: 0, purge_id: None });
 }
 
 #[tokio::test]
@@ -303,7 +303,7 @@ async fn another_tenants_session_does_not_exist() {
     }
     let freeze = begin(&at.pool, step(foreign, PurgeId::new(), 1, StepKind::Freeze)).await.unwrap_err();
     assert_eq!(freeze.kind(), ErrorKind::NotFound);
-    assert_eq!(at.state().await, State::Live);
+    assert_eq!(at.state().await, CustodyState::Live);
 }
 
 #[tokio::test]
@@ -319,11 +319,11 @@ async fn a_purge_is_of_one_subject() {
 async fn states_and_kinds_are_the_same_here_and_in_postgres() {
     let at = Fixture::new().await;
     let mut connection = at.pool.acquire().await.unwrap();
-    let states: Vec<State> = sqlx::query_scalar("SELECT unnest(enum_range(NULL::custody_state))")
+    let states: Vec<CustodyState> = sqlx::query_scalar("SELECT unnest(enum_range(NULL::custody_state))")
         .fetch_all(&mut *connection)
         .await
         .unwrap();
-    assert_eq!(states, State::ALL);
+    assert_eq!(states, CustodyState::ALL);
     let kinds: Vec<SubjectKind> = sqlx::query_scalar("SELECT unnest(enum_range(NULL::subject_kind))")
         .fetch_all(&mut *connection)
         .await

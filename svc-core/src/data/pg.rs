@@ -38,7 +38,6 @@ pub use self::{
     migrate::{COMMON, MigrateError, check_migrated, migrate},
     tx::Tx,
 };
-pub use crate::subject::{Subject, SubjectKind};
 
 /// Idle time after which a connection is pinged before it is handed out. Without a ping the first query after
 /// a restart of Postgres fails; with a ping at every hand-out each transaction pays a round trip.

@@ -17,9 +17,8 @@ use tonic::{
 };
 use tower::Service;
 
-pub use crate::run::readiness::{Check, CheckResult};
 use crate::{
-    run::{lifecycle::Lifecycle, telemetry::Metrics},
+    run::{lifecycle::Lifecycle, readiness::Check, telemetry::Metrics},
     wire::auth::Authenticator,
 };
 
