@@ -202,7 +202,8 @@ async fn run(redis: Redis, hub: Arc<Hub>, mut inbox: mpsc::UnboundedReceiver<Ord
             }
             Err(error) if !reported => {
                 reported = true;
-                tracing::warn!(error = %crate::error::Chain(&error), "no wake-ups while Redis is unreachable");
+                let error = crate::error::Chain(&error);
+                tracing::warn!(%error, "no wake-ups while Redis is unreachable");
             }
             Err(_) => {}
         }

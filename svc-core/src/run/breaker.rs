@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_fails_opens_it_again_and_one_that_finds_nothing_lets_the_next_try() {
+    fn a_failed_probe_opens_it_and_an_empty_one_allows_the_next() {
         let mut breaker = opened(0);
         call(&mut breaker, Verdict::Failure, 60).unwrap();
         assert_eq!(
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_is_lost_is_given_up_and_its_late_outcome_means_nothing() {
+    fn a_lost_probe_expires_and_its_late_outcome_is_ignored() {
         let mut breaker = opened(0);
         let lost = breaker.admit(&POLICY, at(60)).unwrap();
         let second = breaker.admit(&POLICY, at(90)).unwrap();
