@@ -6,9 +6,6 @@ use std::time::Duration;
 /// sandbox's process limit.
 pub const BLOCKING_THREADS: usize = 8;
 
-/// Maximum bytes of a key.
-pub(crate) const KEY_BYTES: usize = 128;
-
 /// Maximum bytes of a command's arguments, each with a closing zero byte.
 pub(crate) const ARGV_BYTES: usize = 1 << 20;
 

@@ -18,9 +18,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status};
 
 use crate::{
-    exec::{self, Command, MARK},
+    exec::{self, Command},
     files::{self, Entry, Kind, Roots, WORKSPACE},
-    limits::{ARGV_BYTES, ENV_BYTES, EXEC_TIME, KEY_BYTES, LIST_ENTRIES, Limits},
+    limits::{ARGV_BYTES, ENV_BYTES, EXEC_TIME, LIST_ENTRIES, Limits},
     records::{self, Begin, KeyState, Outcome, Records},
 };
 
@@ -53,10 +53,7 @@ impl Guest {
         Self { sandbox_id, generation, instance, roots, limits, records, tasks, bound }
     }
 
-    fn check_call(&self, key: &str, instance: &str) -> Result<(), Status> {
-        if key.is_empty() || key.len() > KEY_BYTES {
-            return Err(Status::invalid_argument("key must have 1 to 128 bytes"));
-        }
+    fn check_instance(&self, instance: &str) -> Result<(), Status> {
         // The caller relies on records that this instance does not have.
         if !instance.is_empty() && instance != self.instance {
             return Err(Status::aborted("this is another instance"));
@@ -90,9 +87,6 @@ impl Guest {
         }
         if request.stdin.len() > self.limits.file_bytes {
             return Err(Status::out_of_range("stdin is too large"));
-        }
-        if request.argv.iter().any(|argument| argument.contains('\0')) || request.cwd.contains('\0') {
-            return Err(Status::invalid_argument("argv and cwd must not contain zero bytes"));
         }
         let given: BTreeMap<_, _> = request.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         check_env(&given)?;
@@ -140,7 +134,7 @@ impl GuestService for Guest {
 
     async fn exec(&self, request: Request<ExecRequest>) -> Result<Response<ExecResponse>, Status> {
         let request = request.into_inner();
-        self.check_call(&request.key, &request.instance)?;
+        self.check_instance(&request.instance)?;
         let command = self.command(&request)?;
         let tasks = self.tasks.clone();
         let record = self
@@ -151,7 +145,7 @@ impl GuestService for Guest {
 
     async fn resolve(&self, request: Request<ResolveRequest>) -> Result<Response<ResolveResponse>, Status> {
         let request = request.into_inner();
-        self.check_call(&request.key, &request.instance)?;
+        self.check_instance(&request.instance)?;
         let wait = bounded(request.wait, Duration::ZERO)?;
         let state = self.records.resolve(&request.key).map_err(refused)?;
         if let (true, KeyState::Running(running)) = (request.cancel, &state) {
@@ -178,7 +172,7 @@ impl GuestService for Guest {
         request: Request<WriteFileRequest>,
     ) -> Result<Response<WriteFileResponse>, Status> {
         let WriteFileRequest { key, path, content, mode, instance } = request.into_inner();
-        self.check_call(&key, &instance)?;
+        self.check_instance(&instance)?;
         if content.len() > self.limits.file_bytes {
             return Err(Status::out_of_range("the file is too large"));
         }
@@ -239,11 +233,6 @@ fn bounded(asked: Option<prost_types::Duration>, default: Duration) -> Result<Du
 }
 
 fn check_env(env: &BTreeMap<String, String>) -> Result<(), Status> {
-    for (name, value) in env {
-        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') || name == MARK {
-            return Err(Status::invalid_argument("env has a name or a value that cannot be set"));
-        }
-    }
     match env.iter().map(|(name, value)| name.len() + value.len() + 2).sum::<usize>() {
         0..=ENV_BYTES => Ok(()),
         _ => Err(Status::out_of_range("env is too large")),

@@ -169,12 +169,22 @@ async fn a_calls_own_environment_overrides_the_bound_one() {
 async fn invalid_calls_are_refused() {
     let place = guest().await;
     let mut client = place.client.clone();
-    let bad_env = BTreeMap::from([("A=B".to_owned(), String::new())]);
+    let env = |name: &str, value: &str| ExecRequest {
+        env: BTreeMap::from([(name.to_owned(), value.to_owned())]),
+        ..sh("a", "true")
+    };
+    let negative = Some(prost_types::Duration { seconds: -1, nanos: 0 });
     for (what, request, code) in [
         ("no key", sh("", "true"), Code::InvalidArgument),
         ("long key", sh(&"k".repeat(129), "true"), Code::InvalidArgument),
         ("no argv", ExecRequest { argv: vec![], ..sh("a", "") }, Code::InvalidArgument),
-        ("env", ExecRequest { env: bad_env, ..sh("a", "") }, Code::InvalidArgument),
+        ("argv with a NUL", ExecRequest { argv: vec!["a\0".into()], ..sh("a", "") }, Code::InvalidArgument),
+        ("cwd with a NUL", ExecRequest { cwd: "a\0".into(), ..sh("a", "true") }, Code::InvalidArgument),
+        ("name in env", env("A=B", ""), Code::InvalidArgument),
+        ("empty name in env", env("", ""), Code::InvalidArgument),
+        ("reserved name in env", env("STEWARD_EXEC", ""), Code::InvalidArgument),
+        ("value in env", env("A", "\0"), Code::InvalidArgument),
+        ("negative timeout", ExecRequest { timeout: negative, ..sh("a", "true") }, Code::InvalidArgument),
         ("stdin", ExecRequest { stdin: vec![0; (1 << 20) + 1].into(), ..sh("a", "") }, Code::OutOfRange),
     ] {
         assert_eq!(client.exec(request).await.unwrap_err().code(), code, "{what}");
