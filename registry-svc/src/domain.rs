@@ -7,7 +7,6 @@ pub(crate) mod beat;
 pub(crate) mod delivery;
 pub(crate) mod lane;
 pub(crate) mod message;
-pub(crate) mod name;
 pub(crate) mod relay_state;
 pub(crate) mod status;
 pub(crate) mod token;

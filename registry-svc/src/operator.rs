@@ -13,7 +13,6 @@ use crate::{
     app::{accounts, tokens},
     domain::{
         account::Account,
-        name::Name,
         token::{Holder, Scopes, SecretHash},
     },
     error::{Error, Result},
@@ -46,9 +45,8 @@ impl Operator {
 
     /// Creates an admin token.
     pub async fn create_admin_token(&self, name: &str) -> Result<Issued> {
-        let name = Name::parse("name", name)?;
         let mut tx = Tx::system(&self.pool).await?;
-        let issued = self.issue(&mut tx, Holder::Admin, &name).await?;
+        let issued = self.issue(&mut tx, Holder::Admin, name).await?;
         tx.commit().await?;
         Ok(issued)
     }
@@ -69,16 +67,12 @@ impl Operator {
     /// Returns the oldest account of this name, which is created if there is none, with a token of it:
     /// `known` if that is a valid token of the account, else a new one.
     pub async fn ensure_account_and_token(&self, name: &str, known: Option<&SecretString>) -> Result<Issued> {
-        let name = Name::parse("name", name)?;
         let mut tx = Tx::system(&self.pool).await?;
-        let account = match store::accounts::find_by_name(&mut tx, name.as_str()).await? {
+        let account = match store::accounts::find_by_name(&mut tx, name).await? {
             Some(account) => account,
             None => {
-                let account = Account {
-                    id: AccountId::new(),
-                    name: name.as_str().to_owned(),
-                    created_at: self.clock.now(),
-                };
+                let account =
+                    Account { id: AccountId::new(), name: name.to_owned(), created_at: self.clock.now() };
                 accounts::insert(&mut tx, &account).await?;
                 account
             }
@@ -88,7 +82,7 @@ impl Operator {
             tx.commit().await?;
             return Ok(issued);
         }
-        let issued = self.issue(&mut tx, Holder::Account(account.id), &name).await?;
+        let issued = self.issue(&mut tx, Holder::Account(account.id), name).await?;
         tx.commit().await?;
         Ok(issued)
     }
@@ -106,8 +100,8 @@ impl Operator {
         Ok(token.map(|token| Issued { token_id: token.id, account_id: Some(account), secret: known.clone() }))
     }
 
-    async fn issue(&self, tx: &mut Tx, holder: Holder, name: &Name) -> Result<Issued, Error> {
-        let (token, secret) = tokens::make(holder, name.as_str(), Scopes::every(), self.clock.now(), None);
+    async fn issue(&self, tx: &mut Tx, holder: Holder, name: &str) -> Result<Issued, Error> {
+        let (token, secret) = tokens::make(holder, name, Scopes::every(), self.clock.now(), None);
         store::tokens::insert(tx, &token, &secret.hash()).await?;
         Ok(Issued { token_id: token.id, account_id: holder.account(), secret: secret.reveal().into() })
     }

@@ -1,13 +1,13 @@
 //! The composition root: the only place that builds the parts and starts the tasks.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use svc_core::{
     base::{Base, ServiceConfig, StartError, Starting},
     custody::server::CustodianHandler,
     data::lease::Singleton,
     run::{backoff::Backoff, lifecycle::Lifecycle, telemetry::Metrics},
-    wire::{auth::Methods, outbound::Outbound},
+    wire::outbound::Outbound,
 };
 use tokio::sync::Notify;
 
@@ -59,8 +59,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
     let beats = BeatStore::new(base.redis.clone(), replica.clone());
     let liveness = Liveness::new(&settings.heartbeat, &base, &beats);
 
-    let scopes = scopes_of(base.methods());
-    let tokens = Tokens::new(pool.clone(), clock.clone(), scopes, settings.tokens.max_live_per_account);
+    let tokens = Tokens::new(pool.clone(), clock.clone(), settings.tokens.max_live_per_account);
     let accounts = Accounts::new(pool.clone(), clock.clone());
     let limits = agents::Limits {
         max_per_account: settings.agents.max_per_account,
@@ -193,10 +192,4 @@ fn schedule_of(config: &HeartbeatConfig) -> BeatSchedule {
         missed_beats: config.missed_beats,
         grace: config.grace,
     }
-}
-
-/// The scopes that methods need.
-fn scopes_of(methods: &Methods) -> BTreeSet<String> {
-    let scopes = methods.paths().filter_map(|path| methods.get(path)).map(|method| &method.auth.scope);
-    scopes.filter(|scope| !scope.is_empty()).cloned().collect()
 }

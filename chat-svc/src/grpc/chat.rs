@@ -14,13 +14,7 @@ use super::{
     convert,
     stream::{Events, Streams},
 };
-use crate::{
-    app::{
-        sessions::{NewSession, Sessions},
-        turns::Turns,
-    },
-    domain::session::parse_input,
-};
+use crate::app::{sessions::Sessions, turns::Turns};
 
 #[derive(Debug, Clone)]
 pub(crate) struct ChatHandler {
@@ -47,7 +41,7 @@ impl ChatService for ChatHandler {
         request: Request<proto::CreateSessionRequest>,
     ) -> Result<Response<proto::CreateSessionResponse>, Status> {
         let (call, request) = Call::take(request)?;
-        let new = NewSession::try_from(request)?;
+        let new = request.into();
         let session = self.sessions.create(call.account()?, new, &call.once()?).await?;
         Ok(Response::new(proto::CreateSessionResponse { session: Some(session.into()) }))
     }
@@ -91,8 +85,7 @@ impl ChatService for ChatHandler {
     ) -> Result<Response<proto::CreateTurnResponse>, Status> {
         let (call, request) = Call::take(request)?;
         let session = SessionId::parse("session_id", &request.session_id)?;
-        let input = parse_input(&request.input)?;
-        let turn = self.turns.create(call.account()?, session, input, &call.once()?).await?;
+        let turn = self.turns.create(call.account()?, session, request.input, &call.once()?).await?;
         Ok(Response::new(proto::CreateTurnResponse { turn: Some(turn.into()) }))
     }
 
@@ -104,8 +97,7 @@ impl ChatService for ChatHandler {
     ) -> Result<Response<Self::RunTurnStream>, Status> {
         let (call, request) = Call::take(request)?;
         let session = SessionId::parse("session_id", &request.session_id)?;
-        let input = parse_input(&request.input)?;
-        let turn = self.turns.create(call.account()?, session, input, &call.once()?).await?;
+        let turn = self.turns.create(call.account()?, session, request.input, &call.once()?).await?;
         let reader = self.turns.read_all(&turn);
         let events = self
             .streams

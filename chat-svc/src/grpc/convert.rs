@@ -1,38 +1,27 @@
-//! Conversions between the contract's types and the domain's. Inbound conversions name the wrong field;
-//! outbound ones cannot fail.
+//! Conversions between the contract's types and the domain's. They cannot fail: the contract's rules hold.
 
 use prost_types::{ListValue, Struct, Value, value::Kind};
 use steward_proto::chat::v1 as proto;
-use svc_core::{error::Invalid, id::TurnId, run::telemetry, wire::grpc::timestamp};
+use svc_core::{id::TurnId, run::telemetry, wire::grpc::timestamp};
 
 use crate::{
     app::sessions::NewSession,
     domain::{
         event::{Cursor, StoredEvent},
         message::{Role, StoredMessage},
-        session::{self, InputPolicy, MAX_ROUTE_BYTES, Session},
+        session::{InputPolicy, Session},
         turn::{Turn, TurnStatus},
     },
 };
 
-impl TryFrom<proto::CreateSessionRequest> for NewSession {
-    type Error = Invalid;
-
-    fn try_from(request: proto::CreateSessionRequest) -> Result<Self, Invalid> {
-        let policy = proto::InputPolicy::try_from(request.input_policy)
-            .map_err(|_| Invalid::new("input_policy", "must be a known policy"))?;
-        if request.route.len() > MAX_ROUTE_BYTES {
-            return Err(Invalid::new("route", "is not configured"));
-        }
-        Ok(Self {
-            title: session::parse_title(&request.title)?,
-            input_policy: match policy {
-                proto::InputPolicy::Unspecified | proto::InputPolicy::Queue => InputPolicy::Queue,
-                proto::InputPolicy::Reject => InputPolicy::Reject,
-                proto::InputPolicy::Interrupt => InputPolicy::Interrupt,
-            },
-            route: request.route,
-        })
+impl From<proto::CreateSessionRequest> for NewSession {
+    fn from(request: proto::CreateSessionRequest) -> Self {
+        let input_policy = match request.input_policy() {
+            proto::InputPolicy::Unspecified | proto::InputPolicy::Queue => InputPolicy::Queue,
+            proto::InputPolicy::Reject => InputPolicy::Reject,
+            proto::InputPolicy::Interrupt => InputPolicy::Interrupt,
+        };
+        Self { title: request.title, input_policy, route: request.route }
     }
 }
 

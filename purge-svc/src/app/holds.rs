@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::jobs::TOPIC;
 use crate::{
-    domain::hold::{Basis, Hold, Reference},
+    domain::hold::{Basis, Hold},
     error::{Entity, Error},
     store::{holds, jobs},
 };
@@ -38,7 +38,7 @@ pub struct NewHold {
     pub kind: SubjectKind,
     pub subject_id: Uuid,
     pub basis: Basis,
-    pub reference: Reference,
+    pub reference: String,
     pub ends_at: DateTime<Utc>,
 }
 
@@ -71,7 +71,7 @@ impl Holds {
             kind: new.kind,
             subject_hash,
             basis: new.basis,
-            reference: new.reference.as_str().to_owned(),
+            reference: new.reference.clone(),
             set_by: principal_id.to_owned(),
             set_at: now,
             ends_at: new.ends_at,

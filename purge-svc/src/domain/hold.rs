@@ -1,14 +1,8 @@
 //! Holds: which subjects must not be erased, on which basis, and until when.
 
 use chrono::{DateTime, Utc};
-use svc_core::{
-    error::Invalid,
-    subject::{Subject, SubjectHash, SubjectKind},
-};
+use svc_core::subject::{Subject, SubjectHash, SubjectKind};
 use uuid::Uuid;
-
-/// Maximum letters of a case number.
-const MAX_REFERENCE: usize = 64;
 
 /// Legal basis for keeping a subject's data although its erasure is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,30 +30,6 @@ impl Basis {
     /// Finds the basis by its name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|basis| basis.name() == name)
-    }
-}
-
-/// Number of a case: it points to where the case is kept, and is too short for its content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reference(String);
-
-impl Reference {
-    /// Parses a case number of 1 to 64 letters, digits and `. _ / -`.
-    ///
-    /// # Errors
-    /// [`Invalid`] names `field`.
-    pub fn parse(field: &str, text: &str) -> Result<Self, Invalid> {
-        let fits = (1..=MAX_REFERENCE).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._/-".contains(&byte));
-        if fits {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(Invalid::new(field, "must be 1 to 64 letters, digits and . _ / -"))
-        }
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
     }
 }
 
@@ -103,14 +73,6 @@ mod tests {
         let whole = Subject::Account { account };
         assert_eq!(covering(&session), [whole.hash(), session.hash()]);
         assert_eq!(covering(&whole), [whole.hash()]);
-    }
-
-    #[test]
-    fn a_reference_has_no_room_for_a_story() {
-        assert_eq!(Reference::parse("reference", "2026/HC-17_a.1").unwrap().as_str(), "2026/HC-17_a.1");
-        for bad in ["", "a b", "jane@example.org", "ä", &"x".repeat(65)] {
-            assert_eq!(Reference::parse("reference", bad).unwrap_err().field, "reference", "{bad:?}");
-        }
     }
 
     #[test]

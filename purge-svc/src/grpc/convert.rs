@@ -13,7 +13,7 @@ use crate::{
     app::{holds::NewHold, jobs::PurgeView, ledger::Checked},
     domain::{
         dead_letter::DeadLetter,
-        hold::{Basis, Hold, Reference},
+        hold::{Basis, Hold},
         job::{Cause, JobFilter, Phase, State, StateLabel},
         receipt::{Receipt, hex},
     },
@@ -42,7 +42,7 @@ impl TryFrom<proto::SetHoldRequest> for NewHold {
             kind,
             subject_id,
             basis,
-            reference: Reference::parse("reference", &request.reference)?,
+            reference: request.reference,
             ends_at: parse_timestamp("ends_at", request.ends_at)?,
         })
     }

@@ -6,7 +6,7 @@ use purge_svc::testing::{
     Entity, Error,
     app::{holds::NewHold, jobs::PurgeRequest},
     domain::{
-        hold::{Basis, Reference},
+        hold::Basis,
         job::{JobFilter, Phase, State, StateLabel},
     },
 };
@@ -175,7 +175,7 @@ async fn a_key_stands_for_one_release_of_a_hold() {
         kind: SubjectKind::Session,
         subject_id: subject.id(),
         basis: Basis::LegalClaim,
-        reference: Reference::parse("reference", "HC-1").unwrap(),
+        reference: "HC-1".to_owned(),
         ends_at: plane.now() + TimeDelta::days(1),
     };
     let hold = plane.holds.set(&new, "operator", &once("k1", "set")).await.unwrap();

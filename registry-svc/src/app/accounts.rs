@@ -17,7 +17,7 @@ use svc_core::{
 
 use super::account_of;
 use crate::{
-    domain::{account::Account, name::Name},
+    domain::account::Account,
     error::{Entity, Error, Result},
     store,
 };
@@ -37,7 +37,7 @@ impl Accounts {
         Self { pool, clock }
     }
 
-    pub(crate) async fn create(&self, caller: &Principal, name: &Name, once: &Once) -> Result<Account> {
+    pub(crate) async fn create(&self, caller: &Principal, name: String, once: &Once) -> Result<Account> {
         let mut tx = Tx::system(&self.pool).await?;
         let slot = match once.begin::<AccountId>(&mut tx, caller.account_id).await? {
             Begin::Replay(id) => {
@@ -45,8 +45,7 @@ impl Accounts {
             }
             Begin::First(slot) => slot,
         };
-        let account =
-            Account { id: AccountId::new(), name: name.as_str().to_owned(), created_at: self.clock.now() };
+        let account = Account { id: AccountId::new(), name, created_at: self.clock.now() };
         insert(&mut tx, &account).await?;
         slot.finish(&mut tx, &account.id).await?;
         tx.commit().await?;

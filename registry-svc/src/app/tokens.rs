@@ -4,7 +4,7 @@
 //! request gets the token without its secret. A caller cannot create a token with more scopes or a longer
 //! life than its own.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use svc_core::{
@@ -18,7 +18,6 @@ use svc_core::{
     subject::{Subject, SubjectHash},
     wire::{
         auth::{self, TokenResolver},
-        error::Invalid,
         page::{self, Page},
         principal::Principal,
     },
@@ -26,10 +25,7 @@ use svc_core::{
 
 use super::account_of;
 use crate::{
-    domain::{
-        name::Name,
-        token::{Holder, Scopes, Secret, SecretHash, Token},
-    },
+    domain::token::{Holder, Scopes, Secret, SecretHash, Token},
     error::{Entity, Error, Result},
     store,
 };
@@ -37,14 +33,11 @@ use crate::{
 /// The listing that page tokens name.
 const LISTING: &str = "registry.tokens";
 
-/// Maximum life of a token that expires.
-const MAX_TTL: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
-
 /// A request for a token.
 #[derive(Debug, Clone)]
 pub(crate) struct NewToken {
     pub account: AccountId,
-    pub name: Name,
+    pub name: String,
     /// An empty list means every scope.
     pub scopes: Vec<String>,
     /// `None` for a token that does not expire.
@@ -63,14 +56,13 @@ pub struct Created {
 pub(crate) struct Tokens {
     pool: Pool,
     clock: SharedClock,
-    scopes: Arc<BTreeSet<String>>,
     max_live: u32,
 }
 
 impl Tokens {
-    /// `scopes` are those that methods need; `max_live` bounds the valid tokens of one account.
-    pub(crate) fn new(pool: Pool, clock: SharedClock, scopes: BTreeSet<String>, max_live: u32) -> Self {
-        Self { pool, clock, scopes: Arc::new(scopes), max_live }
+    /// `max_live` bounds the valid tokens of one account.
+    pub(crate) fn new(pool: Pool, clock: SharedClock, max_live: u32) -> Self {
+        Self { pool, clock, max_live }
     }
 
     /// # Errors
@@ -78,12 +70,12 @@ impl Tokens {
     /// [`Error::TooMany`] if the account has the maximum of valid tokens.
     pub(crate) async fn create(&self, caller: &Principal, new: &NewToken, once: &Once) -> Result<Created> {
         let account = account_of(caller, new.account)?;
-        let scopes = Scopes::parse(&new.scopes, &self.scopes)?;
+        let scopes = Scopes::requested(&new.scopes);
         if !scopes.are_within(caller) {
             return Err(Error::ScopeExceeded("more scopes than it has"));
         }
         let now = self.clock.now();
-        let expires_at = new.ttl.map(|ttl| expiry(now, ttl)).transpose()?;
+        let expires_at = new.ttl.map(|ttl| now + ttl);
 
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
         let slot = match once.begin::<TokenId>(&mut tx, caller.account_id).await? {
@@ -98,7 +90,7 @@ impl Tokens {
         if store::tokens::count_live(&mut tx, account, now).await? >= i64::from(self.max_live) {
             return Err(Error::TooMany { what: "live tokens", most: self.max_live });
         }
-        let (token, secret) = make(Holder::Account(account), new.name.as_str(), scopes, now, expires_at);
+        let (token, secret) = make(Holder::Account(account), &new.name, scopes, now, expires_at);
         store::tokens::insert(&mut tx, &token, &secret.hash()).await?;
         slot.finish(&mut tx, &token.id).await?;
         tx.commit().await?;
@@ -217,9 +209,4 @@ async fn check_creator(
         (Some(end), Some(at)) if at <= end => Ok(()),
         (Some(_), _) => Err(Error::ScopeExceeded("a longer life than its own")),
     }
-}
-
-fn expiry(now: DateTime<Utc>, ttl: Duration) -> Result<DateTime<Utc>, Invalid> {
-    let end = (ttl > Duration::ZERO && ttl <= MAX_TTL).then(|| now + ttl);
-    end.ok_or_else(|| Invalid::new("ttl", "must be positive and at most ten years"))
 }

@@ -7,13 +7,7 @@ use svc_core::{
     wire::error::Invalid,
 };
 
-use super::{
-    name::Name,
-    status::{Health, Input, Refused, Status, next_status},
-};
-
-/// Maximum characters of a role.
-const MAX_ROLE: usize = 1000;
+use super::status::{Health, Input, Refused, Status, next_status};
 
 /// Maximum bytes of an agent card, as JSON.
 const MAX_CARD: usize = 64 * 1024;
@@ -100,29 +94,10 @@ fn printable(text: &str) -> String {
 /// A new agent, as its tenant describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewAgent {
-    pub name: Name,
+    pub name: String,
     /// Purpose of the agent, in the words of its tenant.
     pub role: String,
     pub max_concurrent_tasks: i32,
-}
-
-impl NewAgent {
-    /// # Errors
-    /// [`Invalid`] names the field that is too long, out of range or not printable.
-    pub fn parse(name: &str, role: &str, max_concurrent_tasks: i32) -> Result<Self, Invalid> {
-        if role.chars().count() > MAX_ROLE {
-            return Err(Invalid::new("role", "must have at most 1000 characters"));
-        }
-        if role.chars().any(|c| c.is_control() && c != '\n') {
-            return Err(Invalid::new("role", "must not contain control characters"));
-        }
-        let max_concurrent_tasks = match max_concurrent_tasks {
-            0 => 1,
-            tasks @ 1..=MAX_TASKS => tasks,
-            _ => return Err(Invalid::new("max_concurrent_tasks", "must be between 1 and 1000")),
-        };
-        Ok(Self { name: Name::parse("name", name)?, role: role.to_owned(), max_concurrent_tasks })
-    }
 }
 
 /// A registration, as the agent states it.
@@ -174,7 +149,7 @@ impl Agent {
         Self {
             id,
             account_id,
-            name: new.name.as_str().to_owned(),
+            name: new.name,
             role: new.role,
             status: Status::AwaitingAgent,
             status_changed_at: now,
@@ -251,25 +226,16 @@ mod tests {
     }
 
     fn agent() -> Agent {
-        Agent::new(AgentId::new(), AccountId::new(), NewAgent::parse("a", "", 0).unwrap(), now())
+        Agent::new(
+            AgentId::new(),
+            AccountId::new(),
+            NewAgent { name: "a".to_owned(), role: String::new(), max_concurrent_tasks: 1 },
+            now(),
+        )
     }
 
     fn registration(url: &str) -> Registration {
         Registration::parse(None, url, None).unwrap()
-    }
-
-    #[test]
-    fn fields_of_a_new_agent_are_bounded() {
-        assert_eq!(NewAgent::parse("a", "role\nof two lines", 0).unwrap().max_concurrent_tasks, 1);
-        for (name, role, tasks, field) in [
-            ("", "", 1, "name"),
-            ("a", "x\u{7}", 1, "role"),
-            ("a", "", -1, "max_concurrent_tasks"),
-            ("a", "", 1001, "max_concurrent_tasks"),
-        ] {
-            assert_eq!(NewAgent::parse(name, role, tasks).unwrap_err().field, field);
-        }
-        assert!(NewAgent::parse("a", &"x".repeat(1001), 1).is_err());
     }
 
     #[test]

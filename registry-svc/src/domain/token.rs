@@ -10,7 +10,6 @@ use svc_core::{
     id::{AccountId, AgentId, TokenId},
     wire::{
         auth::TOKEN_PREFIX,
-        error::Invalid,
         principal::{EVERY_SCOPE, Principal, PrincipalKind},
     },
 };
@@ -20,9 +19,6 @@ pub(crate) const ENTROPY_BYTES: usize = 32;
 
 /// Characters of a secret that are stored as plain text, to tell tokens apart.
 const PREFIX: usize = TOKEN_PREFIX.len() + 8;
-
-/// Maximum scopes of one token.
-const MAX_SCOPES: usize = 50;
 
 const ENROLMENT_SCOPES: [&str; 1] = ["agent:register"];
 
@@ -96,23 +92,13 @@ impl Scopes {
         Self(AGENT_SCOPES.map(str::to_owned).into())
     }
 
-    /// Parses the scopes of a request; an empty list means every scope. `known` are the scopes that methods
-    /// need.
-    ///
-    /// # Errors
-    /// [`Invalid`] names the scope that no method needs, or says that there are too many.
-    pub fn parse(asked: &[String], known: &BTreeSet<String>) -> Result<Self, Invalid> {
-        if asked.len() > MAX_SCOPES {
-            return Err(Invalid::new("scopes", "must have at most 50 entries"));
-        }
-        if let Some(at) = asked.iter().position(|scope| scope != EVERY_SCOPE && !known.contains(scope)) {
-            return Err(Invalid::new(format!("scopes[{at}]"), "is no scope of any method"));
-        }
+    /// Returns the scopes of a request, sorted and unique; an empty list means every scope.
+    pub fn requested(asked: &[String]) -> Self {
         let scopes: BTreeSet<&String> = asked.iter().collect();
         if scopes.is_empty() || asked.iter().any(|scope| scope == EVERY_SCOPE) {
-            return Ok(Self::every());
+            return Self::every();
         }
-        Ok(Self(scopes.into_iter().cloned().collect()))
+        Self(scopes.into_iter().cloned().collect())
     }
 
     pub fn from_stored(scopes: Vec<String>) -> Self {
@@ -222,10 +208,6 @@ impl Token {
 mod tests {
     use super::*;
 
-    fn known() -> BTreeSet<String> {
-        ["turns:write", "sessions:read"].map(str::to_owned).into()
-    }
-
     fn asked(scopes: &[&str]) -> Vec<String> {
         scopes.iter().map(|scope| (*scope).to_owned()).collect()
     }
@@ -241,14 +223,12 @@ mod tests {
     }
 
     #[test]
-    fn scopes_are_known_sorted_and_unique() {
-        let parse = |scopes: &[&str]| Scopes::parse(&asked(scopes), &known());
-        assert_eq!(parse(&[]).unwrap(), Scopes::every());
-        assert_eq!(parse(&["turns:write", "*"]).unwrap(), Scopes::every());
-        let both = parse(&["turns:write", "sessions:read", "turns:write"]).unwrap();
+    fn scopes_are_sorted_and_unique() {
+        let parse = |scopes: &[&str]| Scopes::requested(&asked(scopes));
+        assert_eq!(parse(&[]), Scopes::every());
+        assert_eq!(parse(&["turns:write", "*"]), Scopes::every());
+        let both = parse(&["turns:write", "sessions:read", "turns:write"]);
         assert_eq!(both.as_slice(), ["sessions:read", "turns:write"]);
-        assert_eq!(parse(&["turns:write", "turns:wriet"]).unwrap_err().field, "scopes[1]");
-        assert_eq!(parse(&["turns:write"; 51]).unwrap_err().field, "scopes");
     }
 
     #[test]
@@ -256,8 +236,8 @@ mod tests {
         let everything = Principal::account(AccountId::new());
         let reader = Principal { scopes: asked(&["sessions:read", "tokens:write"]), ..everything.clone() };
         let admin = Principal { kind: PrincipalKind::Admin, account_id: None, ..everything.clone() };
-        let read = Scopes::parse(&asked(&["sessions:read"]), &known()).unwrap();
-        let write = Scopes::parse(&asked(&["turns:write"]), &known()).unwrap();
+        let read = Scopes::requested(&asked(&["sessions:read"]));
+        let write = Scopes::requested(&asked(&["turns:write"]));
         for (scopes, caller, want) in [
             (&read, &everything, true),
             (&Scopes::every(), &everything, true),

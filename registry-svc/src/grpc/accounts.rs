@@ -10,12 +10,9 @@ use svc_core::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::{
-    app::{
-        accounts::Accounts,
-        tokens::{NewToken, Tokens},
-    },
-    domain::name::Name,
+use crate::app::{
+    accounts::Accounts,
+    tokens::{NewToken, Tokens},
 };
 
 #[derive(Debug, Clone)]
@@ -41,8 +38,7 @@ impl AccountService for AccountHandler {
         request: Request<proto::CreateAccountRequest>,
     ) -> Result<Response<proto::CreateAccountResponse>, Status> {
         let (call, request) = Call::take(request)?;
-        let name = Name::parse("name", &request.name)?;
-        let account = self.accounts.create(call.principal(), &name, &call.once()?).await?;
+        let account = self.accounts.create(call.principal(), request.name, &call.once()?).await?;
         Ok(Response::new(proto::CreateAccountResponse { account: Some(account.into()) }))
     }
 

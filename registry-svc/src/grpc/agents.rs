@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     app::{agents::Agents, register::Register},
-    domain::agent::{NewAgent, Registration},
+    domain::agent::Registration,
 };
 
 #[derive(Debug, Clone)]
@@ -43,8 +43,7 @@ impl AgentService for AgentHandler {
         request: Request<proto::CreateAgentRequest>,
     ) -> Result<Response<proto::CreateAgentResponse>, Status> {
         let (call, request) = Call::take(request)?;
-        let new = NewAgent::parse(&request.name, &request.role, request.max_concurrent_tasks)?;
-        let (agent, enrolment) = self.agents.create(call.principal(), new, &call.once()?).await?;
+        let (agent, enrolment) = self.agents.create(call.principal(), request.into(), &call.once()?).await?;
         Ok(Response::new(proto::CreateAgentResponse {
             agent: Some(agent.into()),
             enrolment: Some(enrolment.into()),

@@ -15,7 +15,7 @@ use svc_core::{
 
 use crate::{
     app::tokens::{Created, NewToken},
-    domain::{account::Account, name::Name, token::Token},
+    domain::{account::Account, token::Token},
 };
 
 impl TryFrom<proto::CreateTokenRequest> for NewToken {
@@ -24,7 +24,7 @@ impl TryFrom<proto::CreateTokenRequest> for NewToken {
     fn try_from(request: proto::CreateTokenRequest) -> Result<Self, Invalid> {
         Ok(Self {
             account: AccountId::parse("account_id", &request.account_id)?,
-            name: Name::parse("name", &request.name)?,
+            name: request.name,
             scopes: request.scopes,
             ttl: parse_duration("ttl", request.ttl)?,
         })

@@ -13,7 +13,7 @@ use svc_core::{
 use crate::{
     app::sandboxes::View,
     domain::{
-        exec::{CONTENT_BYTES, Command, ExecState, Record, Write, timeout},
+        exec::{CONTENT_BYTES, Command, DEFAULT_TIMEOUT, ExecState, Record, Write},
         files::{Entry, EntryKind},
         sandbox::{Cause, Filter, Sandbox, State},
     },
@@ -54,20 +54,16 @@ impl TryFrom<proto::ExecRequest> for Command {
             stdin: request.stdin,
             cwd: request.cwd,
             env: request.env.into_iter().collect(),
-            timeout: timeout(parse_duration("timeout", request.timeout)?)?,
+            timeout: parse_duration("timeout", request.timeout)?.unwrap_or(DEFAULT_TIMEOUT),
         };
         command.check()?;
         Ok(command)
     }
 }
 
-impl TryFrom<proto::WriteFileRequest> for Write {
-    type Error = Invalid;
-
-    fn try_from(request: proto::WriteFileRequest) -> Result<Self, Invalid> {
-        let write = Self { path: request.path, content: request.content, mode: request.mode };
-        write.check()?;
-        Ok(write)
+impl From<proto::WriteFileRequest> for Write {
+    fn from(request: proto::WriteFileRequest) -> Self {
+        Self { path: request.path, content: request.content, mode: request.mode }
     }
 }
 

@@ -15,7 +15,7 @@ use super::convert;
 use crate::{
     app::{admission::Admission, execs::Execs, files::Files, sandboxes::Sandboxes},
     domain::{
-        exec::{self, Command, Key, ResolveOptions, Write, check_path},
+        exec::{self, Command, Key, ResolveOptions},
         sandbox::Filter,
     },
 };
@@ -39,7 +39,7 @@ impl SandboxHandler {
 fn call_key(method: &str, call: &Call, given: String) -> Result<Key, Invalid> {
     match call.key()? {
         Some(header) if given.is_empty() => Ok(Key::of_request(method, header)),
-        Some(_) | None => Key::parse_or_new(given),
+        Some(_) | None => Ok(Key::given_or_new(given)),
     }
 }
 
@@ -108,7 +108,7 @@ impl SandboxService for SandboxHandler {
         request: Request<proto::ResolveExecRequest>,
     ) -> Result<Response<proto::ResolveExecResponse>, Status> {
         let (call, request) = Call::take(request)?;
-        let (id, key) = (sandbox_id(&request.sandbox_id)?, Key::parse(request.key)?);
+        let (id, key) = (sandbox_id(&request.sandbox_id)?, Key::from(request.key));
         let options = ResolveOptions { wait: convert::wait(request.wait)?, cancel: request.cancel };
         let record = self.execs.resolve(call.account()?, id, key, options).await?;
         Ok(Response::new(proto::ResolveExecResponse { exec: Some(record.into()) }))
@@ -120,7 +120,6 @@ impl SandboxService for SandboxHandler {
     ) -> Result<Response<proto::ReadFileResponse>, Status> {
         let (call, request) = Call::take(request)?;
         let id = sandbox_id(&request.sandbox_id)?;
-        check_path("path", &request.path)?;
         let content = self.files.read(call.account()?, id, request.path).await?;
         Ok(Response::new(proto::ReadFileResponse { content }))
     }
@@ -132,7 +131,7 @@ impl SandboxService for SandboxHandler {
         let (call, mut request) = Call::take(request)?;
         let key = call_key("WriteFile", &call, std::mem::take(&mut request.key))?;
         let id = sandbox_id(&request.sandbox_id)?;
-        let write = exec::Call::Write(Write::try_from(request)?);
+        let write = exec::Call::Write(request.into());
         let record = self.execs.call(call.account()?, id, key, write).await?;
         Ok(Response::new(proto::WriteFileResponse { exec: Some(record.into()) }))
     }
@@ -143,7 +142,6 @@ impl SandboxService for SandboxHandler {
     ) -> Result<Response<proto::ListFilesResponse>, Status> {
         let (call, request) = Call::take(request)?;
         let id = sandbox_id(&request.sandbox_id)?;
-        check_path("path", &request.path)?;
         let listing = self.files.list(call.account()?, id, request.path).await?;
         let entries = listing.entries.into_iter().map(Into::into).collect();
         Ok(Response::new(proto::ListFilesResponse { entries, truncated: listing.truncated }))

@@ -77,7 +77,7 @@ async fn freeze_and_list(custodian: &Custodian, purge: &Purge) {
 
 async fn write(plane: &Plane, sandbox: &Sandbox, key: &str, content: &str) -> ExecState {
     let write = Write { path: "secret.txt".into(), content: content.as_bytes().to_vec().into(), mode: 0o644 };
-    let key = Key::parse(key.to_owned()).unwrap();
+    let key = Key::from(key.to_owned());
     let account = sandbox.owner.unwrap().account;
     plane.replica.execs.call(account, sandbox.id, key, Call::Write(write)).await.unwrap().state
 }

@@ -37,7 +37,7 @@ fn command(argv: &[&str]) -> Call {
 }
 
 fn key(text: &str) -> Key {
-    Key::parse(text.to_owned()).unwrap()
+    Key::from(text.to_owned())
 }
 
 pub(crate) async fn run(

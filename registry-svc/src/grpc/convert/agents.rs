@@ -10,7 +10,7 @@ use super::super::json;
 use crate::{
     app::{agents::Enrolment, heartbeat::BeatReply, register::Registered},
     domain::{
-        agent::{Agent, DeliveryMode, Registration, Vitals},
+        agent::{Agent, DeliveryMode, NewAgent, Registration, Vitals},
         beat::Beat,
         status::Status,
     },
@@ -43,12 +43,10 @@ impl From<DeliveryMode> for proto::DeliveryMode {
     }
 }
 
-fn parse_delivery_mode(mode: i32) -> Result<Option<DeliveryMode>, Invalid> {
-    match proto::DeliveryMode::try_from(mode) {
-        Ok(proto::DeliveryMode::Unspecified) => Ok(None),
-        Ok(proto::DeliveryMode::Push) => Ok(Some(DeliveryMode::Push)),
-        Ok(proto::DeliveryMode::Poll) => Ok(Some(DeliveryMode::Poll)),
-        Err(_) => Err(Invalid::new("delivery_mode", "is no known mode")),
+impl From<proto::CreateAgentRequest> for NewAgent {
+    fn from(request: proto::CreateAgentRequest) -> Self {
+        let proto::CreateAgentRequest { name, role, max_concurrent_tasks } = request;
+        Self { name, role, max_concurrent_tasks: max_concurrent_tasks.max(1) }
     }
 }
 
@@ -56,8 +54,13 @@ impl TryFrom<proto::RegisterAgentRequest> for Registration {
     type Error = Invalid;
 
     fn try_from(request: proto::RegisterAgentRequest) -> Result<Self, Invalid> {
+        let delivery_mode = match request.delivery_mode() {
+            proto::DeliveryMode::Unspecified => None,
+            proto::DeliveryMode::Push => Some(DeliveryMode::Push),
+            proto::DeliveryMode::Poll => Some(DeliveryMode::Poll),
+        };
         let card = request.card.map(|card| json::parse("card", card)).transpose()?;
-        Self::parse(parse_delivery_mode(request.delivery_mode)?, &request.url, card)
+        Self::parse(delivery_mode, &request.url, card)
     }
 }
 
