@@ -26,13 +26,13 @@ const TOKEN: &str = "token";
 
 /// Conventions that every operation follows.
 const CONVENTIONS: &str = "\
-Request and response bodies are canonical proto3 JSON: lowerCamelCase names, 64-bit integers as strings, \
-enums by name, bytes as base64, times as RFC 3339. A response holds every scalar, list and map, also with its \
-default value; a message that is not set is left out. Requests are read strictly: an unknown or repeated name is \
-400. Failures are application/problem+json (RFC 9457). `retryable` states whether the same request may succeed \
-later; 429 and 503 always carry Retry-After. A mutation with an Idempotency-Key can be repeated safely. Streams are \
-server-sent events. A stream that fails ends with an event `problem`; a stream that ends early can be resumed with \
-Last-Event-ID.";
+Request and response bodies are canonical proto3 JSON: lowerCamelCase names, 64-bit integers as \
+strings, enums by name, bytes as base64, times as RFC 3339. A response holds every scalar, list and \
+map, also with its default value; a message that is not set is left out. Requests are read strictly: \
+an unknown or repeated name is 400. Failures are application/problem+json (RFC 9457). `retryable` \
+states whether the same request may succeed later; 429 and 503 always carry Retry-After. A mutation \
+with an Idempotency-Key can be repeated safely. Streams are server-sent events. A stream that fails \
+ends with an event `problem`; a stream that ends early can be resumed with Last-Event-ID.";
 
 /// Returns the OpenAPI document of everything that the table serves.
 pub(crate) fn document(table: &Table) -> Value {
@@ -199,11 +199,11 @@ fn body(route: &Route, schemas: &mut Schemas<'_>) -> Option<Value> {
         BodyRule::Field(field) => schemas.input(field),
     };
     // A body can be left out if it needs no field beside those of the path.
-    let in_path = |field: &FieldDescriptor| route.variables.iter().any(|v| v.fields().first() == Some(field));
+    let by_path = |field: &FieldDescriptor| route.variables.iter().any(|v| v.fields().first() == Some(field));
     let required = match &route.body {
         BodyRule::None => false,
         BodyRule::Whole => {
-            route.rpc.input().fields().any(|field| table::rules(&field).required() && !in_path(&field))
+            route.rpc.input().fields().any(|field| table::rules(&field).required() && !by_path(&field))
         }
         BodyRule::Field(field) => table::rules(field).required(),
     };
@@ -231,7 +231,7 @@ fn problem_response() -> Value {
             "code": { "type": "string", "description": "Stable reason, UPPER_SNAKE." },
             "retryable": { "type": "boolean", "description": "Whether the same request may succeed later." },
             "retry_after": { "type": "integer", "description": "Seconds to wait first, as in Retry-After." },
-            "request_id": { "type": "string", "description": "As in X-Request-Id; give it in problem reports." },
+            "request_id": { "type": "string", "description": "As in X-Request-Id; quote it in reports." },
             "errors": { "type": "array", "items": field, "description": "The fields that are wrong." },
         },
     });

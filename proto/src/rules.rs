@@ -167,3 +167,59 @@ impl<U: Message + Check + Default> Decoder for CheckedDecoder<U> {
 
 // The generated checks.
 include!(concat!(env!("OUT_DIR"), "/rules.rs"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        custody::v1::{FreezeRequest, Step, Subject},
+        registry::v1::CreateTokenRequest,
+    };
+
+    const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
+    #[test]
+    fn refusal_names_every_field_that_breaks_a_rule() {
+        let request = CreateTokenRequest {
+            account_id: "7".to_owned(),
+            name: "a\nb".to_owned(),
+            scopes: vec!["*".to_owned(), "sudo".to_owned()],
+            ttl: Some(prost_types::Duration { seconds: -1, nanos: 0 }),
+        };
+        let status = check(&request).unwrap_err();
+        let bad = status.get_details_bad_request().unwrap().field_violations;
+        let fields: Vec<_> = bad.iter().map(|violation| violation.field.as_str()).collect();
+        assert_eq!(fields, ["account_id", "name", "scopes[1]", "ttl"]);
+        assert!(status.message().starts_with("account_id must be a UUID; name must not be blank"));
+    }
+
+    #[test]
+    fn fields_of_nested_messages_have_their_path() {
+        let subject = Subject { kind: 9, subject_id: ID.to_owned(), account_id: String::new() };
+        let step = Step { purge_id: ID.to_owned(), epoch: 1, subject: Some(subject) };
+        let status = check(&FreezeRequest { step: Some(step) }).unwrap_err();
+        let bad = status.get_details_bad_request().unwrap().field_violations;
+        let named: Vec<_> = bad.iter().map(|v| (v.field.as_str(), v.description.as_str())).collect();
+        assert_eq!(
+            named,
+            [
+                ("step.subject.kind", "must be a value of SubjectKind"),
+                ("step.subject.account_id", "is required")
+            ]
+        );
+    }
+
+    #[test]
+    fn uuids_have_one_spelling() {
+        for (text, good) in [
+            (ID, true),
+            (&ID.to_uppercase(), true),
+            (&ID.replace('-', ""), false),
+            (&format!("{{{ID}}}"), false),
+            (&ID.replace('9', "g"), false),
+            (&ID.replace("-ac96", "ac-96"), false),
+        ] {
+            assert_eq!(is_uuid(text), good, "{text}");
+        }
+    }
+}

@@ -51,14 +51,14 @@ impl<'c> Schemas<'c> {
 
     /// The fields of a message but those that the path fills.
     pub(super) fn message_without(&mut self, message: &MessageDescriptor, taken: &[FieldPath]) -> Value {
-        let in_request = self.in_requests.contains(message.full_name());
+        let of_request = self.in_requests.contains(message.full_name());
         let mut properties = Map::new();
         let mut required = Vec::new();
         for field in message.fields() {
             if taken.iter().any(|path| path.fields() == std::slice::from_ref(&field)) {
                 continue;
             }
-            let mut schema = if in_request { self.input(&field) } else { self.value(&field) };
+            let mut schema = if of_request { self.input(&field) } else { self.value(&field) };
             let description = self.comments.of_field(&field);
             if let (Some(schema), false) = (schema.as_object_mut(), description.is_empty()) {
                 schema.insert("description".to_owned(), description.into());
@@ -66,7 +66,7 @@ impl<'c> Schemas<'c> {
             properties.insert(field.json_name().to_owned(), schema);
             // Answers hold every field except a message, or a field of a oneof, that is not set.
             let always =
-                if in_request { table::rules(&field).required() } else { !field.supports_presence() };
+                if of_request { table::rules(&field).required() } else { !field.supports_presence() };
             if always {
                 required.push(field.json_name().to_owned());
             }
@@ -81,7 +81,7 @@ impl<'c> Schemas<'c> {
         if !required.is_empty() {
             schema.insert("required".to_owned(), required.into());
         }
-        if in_request {
+        if of_request {
             schema.insert("additionalProperties".to_owned(), false.into());
             for oneof in message.oneofs().filter(table::is_required) {
                 let one = |field: FieldDescriptor| json!({ "required": [field.json_name()] });
@@ -124,7 +124,7 @@ impl<'c> Schemas<'c> {
             Kind::Uint64 | Kind::Fixed64 => json!({ "type": "string", "format": "uint64" }),
             Kind::Bool => json!({ "type": "boolean" }),
             Kind::String => json!({ "type": "string" }),
-            Kind::Bytes => json!({ "type": "string", "contentEncoding": "base64" }),
+            Kind::Bytes => json!({ "type": "string", "format": "byte", "contentEncoding": "base64" }),
             Kind::Message(message) => self.message(message),
             Kind::Enum(kind) => self.enumeration(kind),
         }

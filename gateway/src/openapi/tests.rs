@@ -1,4 +1,10 @@
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use svc_core::wire::auth::Methods;
 
 use super::*;
 
@@ -89,6 +95,18 @@ fn every_reference_resolves() {
         let pointer = reference.strip_prefix('#').unwrap();
         assert!(document.pointer(pointer).is_some_and(Value::is_object), "{reference}");
     }
+}
+
+#[test]
+fn tokens_can_have_exactly_the_scopes_of_methods() {
+    let methods = Methods::from_contract().unwrap();
+    let of_methods = methods.paths().map(|path| methods.get(path).unwrap().auth.scope.clone());
+    let mut scopes: BTreeSet<String> = of_methods.filter(|scope| !scope.is_empty()).collect();
+    scopes.insert("*".to_owned());
+    let document = document(&table());
+    let create = &document["paths"]["/v1/accounts/{accountId}/tokens"]["post"];
+    let body = &create["requestBody"]["content"]["application/json"]["schema"];
+    assert_eq!(body["properties"]["scopes"]["items"]["enum"], json!(scopes));
 }
 
 #[test]
