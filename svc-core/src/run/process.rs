@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     path::{Path, PathBuf},
+    pin::pin,
     process::ExitCode,
     time::Duration,
 };
@@ -111,17 +112,23 @@ where
     let drain = process.shutdown_grace.saturating_sub(LAST_WORDS);
     let metrics = telemetry.metrics();
     let outcome = runtime.block_on(async {
-        match start(lifecycle.clone(), metrics).await {
-            Ok(()) => tracing::info!(service, "started"),
-            Err(error) => {
-                tracing::error!(error = %Chain(&error), "start failed");
-                complain(service, &error, ExitCode::FAILURE);
-                lifecycle.stop();
-                lifecycle.run_until_stopped(drain).await;
-                return Outcome::Failed;
-            }
+        // Polled before the start, so that a signal drains a starting process too.
+        let mut stopped = pin!(lifecycle.run_until_stopped(drain));
+        tokio::select! {
+            biased;
+            outcome = &mut stopped => return outcome,
+            started = start(lifecycle.clone(), metrics) => match started {
+                Ok(()) => tracing::info!(service, "started"),
+                Err(error) => {
+                    tracing::error!(error = %Chain(&error), "start failed");
+                    complain(service, &error, ExitCode::FAILURE);
+                    lifecycle.stop();
+                    stopped.await;
+                    return Outcome::Failed;
+                }
+            },
         }
-        lifecycle.run_until_stopped(drain).await
+        stopped.await
     });
     tracing::info!(service, ?outcome, "stopped");
     telemetry.shutdown();
@@ -137,4 +144,31 @@ where
 pub fn complain(service: &str, error: &dyn std::error::Error, code: ExitCode) -> ExitCode {
     eprintln!("{service}: {}", Chain(error));
     code
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+    use crate::run::telemetry::LogFormat;
+
+    #[test]
+    fn a_signal_during_the_start_ends_the_process_cleanly() {
+        let process = ProcessConfig { shutdown_grace: Duration::from_secs(6), failpoints: String::new() };
+        let telemetry = TelemetryConfig {
+            otlp_endpoint: String::new(),
+            log_format: LogFormat::Text,
+            log_filter: "off".to_owned(),
+            sample_ratio: 0.0,
+            metrics_period: Duration::from_secs(60),
+        };
+        let code = run("starting", &process, &telemetry, |_, _| async {
+            kill_process(getpid(), Signal::TERM).unwrap();
+            std::future::pending::<Result<(), io::Error>>().await
+        });
+        assert_eq!(code, ExitCode::SUCCESS);
+    }
 }
