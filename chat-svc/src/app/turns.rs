@@ -182,6 +182,12 @@ impl Turns {
     /// Cancels a turn, queued or running. Canceling it again changes nothing.
     pub(crate) async fn cancel(&self, account_id: AccountId, id: TurnId, once: &Once) -> Result<Turn> {
         let turn = self.get(account_id, id).await?;
+        // A final turn is answered without a transaction: an erasure that froze its session ended it.
+        match turn.standing.status {
+            TurnStatus::Canceled => return Ok(turn),
+            status @ (TurnStatus::Completed | TurnStatus::Failed) => return Err(Error::TurnFinal(status)),
+            TurnStatus::Queued | TurnStatus::Running => {}
+        }
         let mut tx = Tx::for_subject(&self.pool, turn.subject()).await?;
         let slot = match once.begin::<TurnId>(&mut tx, Some(account_id)).await? {
             Begin::First(slot) => slot,

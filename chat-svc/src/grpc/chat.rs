@@ -97,11 +97,12 @@ impl ChatService for ChatHandler {
     ) -> Result<Response<Self::RunTurnStream>, Status> {
         let (call, request) = Call::take(request)?;
         let session = SessionId::parse("session_id", &request.session_id)?;
+        let credential = call.credential()?;
         let turn = self.turns.create(call.account()?, session, request.input, &call.once()?).await?;
         let reader = self.turns.read_all(&turn);
         let events = self
             .streams
-            .open(turn.id, reader, call.credential()?, |event| proto::RunTurnResponse { event: Some(event) });
+            .open(turn.id, reader, credential, |event| proto::RunTurnResponse { event: Some(event) });
         Ok(Response::new(events))
     }
 

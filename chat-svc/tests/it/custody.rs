@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use steward_proto::{
-    chat::v1::{CreateSessionRequest, CreateTurnRequest, GetSessionRequest, TurnStatus},
+    chat::v1::{CancelTurnRequest, CreateSessionRequest, CreateTurnRequest, GetSessionRequest, TurnStatus},
     custody::v1::{
         self as proto, CheckInvariantsRequest, CommitRequest, DescribeRequest, EraseRequest, FreezeRequest,
         ListAllRequest, Step, Subject, SubjectKind, ThawRequest, VerifyRequest,
@@ -68,7 +68,9 @@ async fn a_session_is_frozen_erased_verified_and_committed() {
     let last = all(stream).await.pop().unwrap();
     assert_eq!((last.kind.as_str(), last.json()["cause"].as_str()), ("turn.canceled", Some("ERASED")));
     for turn in [&running, &queued] {
-        assert_eq!(tenant.clone().turn(turn).await.status(), TurnStatus::Canceled);
+        let cancel = CancelTurnRequest { turn_id: turn.clone() };
+        let canceled = tenant.clone().client.cancel_turn(cancel).await.unwrap().into_inner().turn.unwrap();
+        assert_eq!(canceled.status(), TurnStatus::Canceled, "the frozen session's turn is final");
     }
     let refused = tenant.clone().try_say(&session, "say more").await.unwrap_err();
     assert_eq!(reason_of(&refused).as_deref(), Some("SUBJECT_FROZEN"));
@@ -105,6 +107,20 @@ async fn a_session_is_frozen_erased_verified_and_committed() {
         .await
         .unwrap();
     assert_eq!(audit, 1);
+
+    // A row of the erased session that appears later is reported.
+    sqlx::query(
+        "INSERT INTO idempotency_keys (account_id, session_id, method, key, request_hash, result, expires_at)
+         VALUES ($1, $2, 'm', 'k', '', '{}', now())",
+    )
+    .bind(tenant.account.0)
+    .bind(session.parse::<uuid::Uuid>().unwrap())
+    .execute(&mut plane.db.owner("chat").await)
+    .await
+    .unwrap();
+    let broken = purge.check_invariants(CheckInvariantsRequest {}).await.unwrap().into_inner().violations;
+    let named: Vec<_> = broken.iter().map(|v| (v.invariant.as_str(), v.offending_ids.clone())).collect();
+    assert_eq!(named, [("nothing_of_an_erased_subject", vec![session])]);
 }
 
 #[tokio::test]
