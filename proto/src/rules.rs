@@ -172,6 +172,7 @@ include!(concat!(env!("OUT_DIR"), "/rules.rs"));
 mod tests {
     use super::*;
     use crate::{
+        chat::v1::{CreateSessionRequest, CreateTurnRequest},
         custody::v1::{FreezeRequest, Step, Subject},
         registry::v1::CreateTokenRequest,
     };
@@ -207,6 +208,24 @@ mod tests {
                 ("step.subject.account_id", "is required")
             ]
         );
+    }
+
+    #[test]
+    fn titles_and_inputs_have_bounds() {
+        let title =
+            |title: &str| check(&CreateSessionRequest { title: title.to_owned(), ..Default::default() });
+        assert!(title(&"é".repeat(200)).is_ok(), "characters are counted, not bytes");
+        assert!(title(&"é".repeat(201)).is_err());
+        assert!(title("a\u{7}b").is_err());
+        let input =
+            |input: &str| check(&CreateTurnRequest { session_id: ID.to_owned(), input: input.to_owned() });
+        assert!(input(&"x".repeat(262_144)).is_ok());
+        assert!(input("hello\nworld").is_ok());
+        for bad in ["", " \n", "a\0b", &"x".repeat(262_145)] {
+            let status = input(bad).unwrap_err();
+            let violations = status.get_details_bad_request().unwrap().field_violations;
+            assert_eq!(violations[0].field, "input");
+        }
     }
 
     #[test]
