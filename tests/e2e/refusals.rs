@@ -5,6 +5,7 @@
 //! before; at the end no process has logged an error, and the target of a symbolic link was not touched.
 
 mod cases;
+mod rules;
 
 use std::{
     fs,
