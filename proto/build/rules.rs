@@ -138,8 +138,8 @@ impl Generator {
         {
             inner = match field.is_list() {
                 true => format!(
-                    "for (index, value) in value.iter().enumerate() \
-                     {{ Check::check(value, &above.item({:?}, index), found); }}",
+                    "for (index, value) in value.iter().enumerate() {{ if found.is_full() {{ break; }} \
+                     Check::check(value, &above.item({:?}, index), found); }}",
                     field.name()
                 ),
                 false => "Check::check(value, &at, found)".to_owned(),
@@ -172,8 +172,8 @@ impl Generator {
                 ("items", Value::Message(items)) => {
                     let broken = self.each(&field.kind(), items)?;
                     each = format!(
-                        "for (index, value) in value.iter().enumerate() \
-                         {{ let at = above.item({:?}, index); {} }}",
+                        "for (index, value) in value.iter().enumerate() {{ if found.is_full() {{ break; }} \
+                         let at = above.item({:?}, index); {} }}",
                         field.name(),
                         chain(&broken, "")
                     );
@@ -240,10 +240,12 @@ impl Generator {
                 }
                 ("in", Value::List(texts), _) => {
                     let texts = strings(texts);
-                    (
-                        format!("!{texts:?}.contains(&value.as_str())"),
-                        format!("must be one of {}", texts.join(", ")),
-                    )
+                    let problem = match texts.len() {
+                        0..=4 => format!("must be one of {}", texts.join(", ")),
+                        // Every item of a list may have this problem.
+                        many => format!("must be one of the {many} values that the contract lists"),
+                    };
+                    (format!("!{texts:?}.contains(&value.as_str())"), problem)
                 }
                 ("not_in", Value::List(texts), _) => {
                     let texts = strings(texts);

@@ -65,24 +65,42 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-/// The fields of one request that break a rule.
+/// Maximum violations of one refusal; because its status must fit into the headers of HTTP/2.
+const MAX_VIOLATIONS: usize = 8;
+
+/// The fields of one request that break a rule, at most [`MAX_VIOLATIONS`] of them.
 #[derive(Debug, Default)]
-pub struct Violations(Vec<FieldViolation>);
+pub struct Violations {
+    listed: Vec<FieldViolation>,
+    more: bool,
+}
 
 impl Violations {
+    /// Whether more fields break a rule than a refusal lists: what is left need not be checked.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.more
+    }
+
     /// `problem` completes a sentence that begins with the field's name.
     pub fn add(&mut self, at: Place<'_>, problem: &'static str) {
-        self.0.push(FieldViolation::new(at.to_string(), problem));
+        if self.listed.len() < MAX_VIOLATIONS {
+            self.listed.push(FieldViolation::new(at.to_string(), problem));
+        } else {
+            self.more = true;
+        }
     }
 
     /// INVALID_ARGUMENT with the fields in its details, if there are any.
     fn into_result(self) -> Result<(), Status> {
-        if self.0.is_empty() {
+        if self.listed.is_empty() {
             return Ok(());
         }
-        let sentences: Vec<_> = self.0.iter().map(|v| format!("{} {}", v.field, v.description)).collect();
+        let mut sentences: Vec<_> =
+            self.listed.iter().map(|v| format!("{} {}", v.field, v.description)).collect();
+        sentences.extend(self.more.then(|| "and more".to_owned()));
         let mut details = ErrorDetails::new();
-        details.set_error_info("INVALID_ARGUMENT", "steward", []).set_bad_request(self.0);
+        details.set_error_info("INVALID_ARGUMENT", "steward", []).set_bad_request(self.listed);
         Err(Status::with_error_details(tonic::Code::InvalidArgument, sentences.join("; "), details))
     }
 }
@@ -90,7 +108,7 @@ impl Violations {
 /// Checks a request.
 ///
 /// # Errors
-/// INVALID_ARGUMENT names every field that breaks a rule.
+/// INVALID_ARGUMENT names the fields that break a rule, at most [`MAX_VIOLATIONS`].
 pub fn check(request: &impl Check) -> Result<(), Status> {
     let mut found = Violations::default();
     request.check(&Place::REQUEST, &mut found);
@@ -175,6 +193,7 @@ mod tests {
         chat::v1::{CreateSessionRequest, CreateTurnRequest},
         custody::v1::{FreezeRequest, Step, Subject},
         registry::v1::CreateTokenRequest,
+        sandbox::v1::ExecRequest,
     };
 
     const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
@@ -192,6 +211,31 @@ mod tests {
         let fields: Vec<_> = bad.iter().map(|violation| violation.field.as_str()).collect();
         assert_eq!(fields, ["account_id", "name", "scopes[1]", "ttl"]);
         assert!(status.message().starts_with("account_id must be a UUID; name must not be blank"));
+    }
+
+    #[test]
+    fn a_refusal_fits_into_headers_however_many_fields_are_wrong() {
+        let argv = vec!["a\0".to_owned(); 100_000];
+        let scopes = vec!["sudo".to_owned(); 50];
+        for status in [
+            check(&ExecRequest { sandbox_id: ID.to_owned(), argv, ..Default::default() }).unwrap_err(),
+            check(&CreateTokenRequest { scopes, ..Default::default() }).unwrap_err(),
+        ] {
+            assert_eq!(status.get_details_bad_request().unwrap().field_violations.len(), MAX_VIOLATIONS);
+            assert!(status.message().ends_with("; and more"), "{}", status.message());
+            let response = status.into_http::<String>();
+            let size: usize =
+                response.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+            assert!(size < 5 << 10, "{size} bytes");
+        }
+    }
+
+    #[test]
+    fn a_list_of_wrong_fields_says_only_truly_that_there_are_more() {
+        let argv = [vec!["\0".to_owned(); MAX_VIOLATIONS], vec![String::new(); 9]].concat();
+        let status =
+            check(&ExecRequest { sandbox_id: ID.to_owned(), argv, ..Default::default() }).unwrap_err();
+        assert!(!status.message().contains("and more"), "{}", status.message());
     }
 
     #[test]

@@ -31,6 +31,10 @@ use crate::{
     },
 };
 
+/// Maximum bytes of an answer's headers; because beyond the limit the connection may end, with every call on
+/// it, and error details travel in headers.
+const MAX_HEADERS: u32 = 64 << 10;
+
 /// Addresses of a peer.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -86,7 +90,8 @@ impl Peer {
                     .tcp_nodelay(true)
                     .http2_keep_alive_interval(Duration::from_secs(10))
                     .keep_alive_timeout(Duration::from_secs(5))
-                    .keep_alive_while_idle(true),
+                    .keep_alive_while_idle(true)
+                    .http2_max_header_list_size(MAX_HEADERS),
             );
         }
         if endpoints.is_empty() {

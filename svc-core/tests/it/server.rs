@@ -3,10 +3,14 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use steward_proto::registry::v1::{
-    AuthenticateRequest, AuthenticateResponse, Principal as WirePrincipal,
-    auth_service_client::AuthServiceClient,
-    auth_service_server::{AuthService, AuthServiceServer},
+use steward_proto::{
+    registry::v1::{
+        AuthenticateRequest, AuthenticateResponse, Principal as WirePrincipal,
+        auth_service_client::AuthServiceClient,
+        auth_service_server::{AuthService, AuthServiceServer},
+    },
+    rules,
+    sandbox::v1::ExecRequest,
 };
 use svc_core::{
     error::{ErrorKind, ServiceError, reason_of},
@@ -47,8 +51,13 @@ impl AuthService for Echo {
                 && request.extensions().get::<Credential>().is_some()
         );
         let principal = Some(WirePrincipal::from(who));
-        if request.get_ref().token == "slow" {
-            tokio::time::sleep(Duration::from_secs(30)).await;
+        match request.get_ref().token.as_str() {
+            "slow" => tokio::time::sleep(Duration::from_secs(30)).await,
+            "soon" => tokio::time::sleep(Duration::from_millis(300)).await,
+            "wrong" => {
+                rules::check(&ExecRequest { argv: vec!["\0".to_owned(); 100_000], ..Default::default() })?;
+            }
+            _ => {}
         }
         Ok(Response::new(AuthenticateResponse { principal, expires_at: None }))
     }
@@ -194,6 +203,19 @@ async fn a_call_ends_at_its_deadline() {
     let status = AuthServiceClient::new(caller).authenticate(ask("slow")).await.unwrap_err();
     assert_eq!(CallError::new("registry-svc", status).kind(), ErrorKind::DeadlineExceeded);
     assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_request_with_many_errors_ends_no_other_call() {
+    let plane = plane().await;
+    let mut client = AuthServiceClient::new(plane.peer.acting_for(None));
+    let mut other = client.clone();
+    let (answered, refused) =
+        tokio::join!(other.authenticate(ask("soon")), client.authenticate(ask("wrong")));
+    answered.unwrap();
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().ends_with("; and more"), "{refused}");
 }
 
 #[tokio::test]
