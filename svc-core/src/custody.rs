@@ -73,7 +73,7 @@ impl From<sqlx::Error> for Error {
 
 #[derive(Debug)]
 pub enum Begin {
-    /// The step was answered before, with this.
+    /// The step was answered before; this is its answer.
     Replay(Vec<u8>),
     Open(StepTx),
 }

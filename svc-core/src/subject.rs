@@ -27,7 +27,7 @@ impl SubjectKind {
         }
     }
 
-    /// Returns the kind of that name.
+    /// Returns the kind with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)

@@ -30,7 +30,7 @@ where
     }
 }
 
-/// Returns the answer to another step of the same purge, if there is one.
+/// Returns the stored answer to the step `kind` of the same purge, if it was answered.
 ///
 /// # Errors
 /// [`pg::Error`] if the answer cannot be read.

@@ -58,9 +58,9 @@ pub struct Done {}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
-    /// Kind of the object, one of the described.
+    /// Kind of the object, one of the kinds in [`Description`].
     pub kind: String,
-    /// System that stores the object, as `docker` or `redis`.
+    /// System that stores the object, for example `docker` or `redis`.
     pub provider: String,
     pub id: String,
 }
@@ -97,7 +97,7 @@ pub trait Custodian: Send + Sync + 'static {
     /// Error of a step that was not done.
     type Error: ServiceError + From<Error> + Send + Sync + 'static;
 
-    /// Returns the pool of the database with the service's rows, those of [`super`] among them.
+    /// Returns the pool of the service's database, which also holds the custody rows.
     fn pool(&self) -> &Pool;
 
     /// Describes the data that the service keeps.
@@ -125,7 +125,7 @@ pub trait Custodian: Send + Sync + 'static {
 /// Answers a step without work.
 ///
 /// # Errors
-/// As [`super::begin`].
+/// The errors of [`super::begin`].
 pub async fn answer<T: Serialize + DeserializeOwned + Send + Sync>(
     pool: &Pool,
     step: Step,

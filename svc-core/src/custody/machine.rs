@@ -36,7 +36,7 @@ impl StepKind {
         }
     }
 
-    /// Returns the step of that name.
+    /// Returns the step with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)

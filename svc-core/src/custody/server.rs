@@ -41,7 +41,7 @@ impl<C: Custodian> CustodianHandler<C> {
         Self { service, custodian: Arc::new(custodian) }
     }
 
-    /// As a tower service.
+    /// Returns the custodian as a tower service.
     #[must_use]
     pub fn into_server(self) -> CustodianServiceServer<Self> {
         CustodianServiceServer::new(self)

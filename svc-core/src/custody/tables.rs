@@ -125,8 +125,8 @@ macro_rules! custody_tables {
     };
 }
 
-/// The parts of statements that [`custody_tables!`](crate::custody_tables) is made of. A row of the table is
-/// `r`, the row of the parent `o`, the custody row `c`.
+/// The parts from which [`custody_tables!`](crate::custody_tables) puts statements together. A row of the
+/// table is `r`, the row of the parent `o`, the custody row `c`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! custody_rows {

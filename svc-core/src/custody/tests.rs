@@ -191,7 +191,7 @@ async fn a_step_of_a_stale_epoch_changes_nothing() {
             "{kind:?}"
         );
     }
-    // Nor does an equal one of another purge.
+    // A step with the same epoch of another purge changes nothing either.
     assert_eq!(at.refused(step(at.session, old, 2, StepKind::Erase)).await, Refused::OtherPurge);
     assert_eq!(at.state().await, CustodyState::Frozen);
 }
@@ -218,7 +218,8 @@ async fn a_freeze_after_its_own_thaw_is_refused_without_effect() {
     let at = Fixture::new().await;
     let purge = PurgeId::new();
     let thaw = at.open(step(at.session, purge, 1, StepKind::Thaw)).await;
-    // Given up before it began, while its freeze is still on its way: it waits for the row.
+    // The purge is canceled before it began, while its freeze is still on its way: the freeze waits for the
+    // row.
     let late = begin(&at.pool, step(at.session, purge, 1, StepKind::Freeze));
     tokio::pin!(late);
     assert!(timeout(Duration::from_millis(300), &mut late).await.is_err(), "it overtook the thaw");
@@ -249,7 +250,7 @@ async fn an_erased_subject_stays_erased() {
     at.open(at_step(StepKind::Erase)).await.pause().await.unwrap();
     assert_eq!(at.refused(at_step(StepKind::Thaw)).await, Refused::ErasureStarted);
     at.done(at_step(StepKind::Erase)).await;
-    // The first read-back finds something: what Erase said no longer stands.
+    // The first read-back finds residue: the answer of Erase no longer counts.
     at.open(at_step(StepKind::Verify)).await.found_residue().await.unwrap();
     assert_eq!(at.refused(at_step(StepKind::Commit)).await, Refused::NotVerified);
     at.done(at_step(StepKind::Erase)).await;
@@ -263,7 +264,7 @@ async fn an_erased_subject_stays_erased() {
         let error = tx.unwrap_err();
         assert!(matches!(error, pg::Error::SubjectNotFound { erased: true, .. }), "{error:?}");
     }
-    // The account lives on, and the list knows the difference.
+    // The account is not erased, and the list tells the two apart.
     let listed = list(&mut at.pool.acquire().await.unwrap(), None, 10).await.unwrap();
     assert_eq!(listed, [Subject::Account { account: at.account }]);
 }

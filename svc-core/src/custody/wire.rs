@@ -123,7 +123,7 @@ mod tests {
         for (caller, heard) in [
             (Some(principal(PrincipalKind::Service, "purge-svc")), true),
             (Some(principal(PrincipalKind::Service, "chat-svc")), false),
-            // A tenant with that name.
+            // A tenant with the name of the service.
             (Some(principal(PrincipalKind::Account, "purge-svc")), false),
             (None, false),
         ] {

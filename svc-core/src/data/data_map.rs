@@ -22,7 +22,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// Returns the class of that name.
+    /// Returns the class with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         match name {

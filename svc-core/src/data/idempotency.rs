@@ -111,7 +111,7 @@ pub enum Opened<T> {
     Replay(T),
 }
 
-/// The right to be the first with a key, until its transaction ends.
+/// The exclusive use of a key, until its transaction ends.
 #[derive(Debug)]
 #[must_use = "without a record of its effect a key does not protect it"]
 pub struct Slot {
@@ -204,7 +204,7 @@ impl Once {
         if !locked {
             return Err(Error::InFlight);
         }
-        // In a statement of its own: its snapshot must be newer than the lock, to see what the previous
+        // Reads in a separate statement: its snapshot must be newer than the lock, to see what the previous
         // holder committed.
         let row: Option<(Vec<u8>, serde_json::Value)> = sqlx::query_as(
             "SELECT request_hash, result
@@ -246,7 +246,7 @@ impl Once {
 }
 
 impl Slot {
-    /// Binds the key to the session of the effect: both are erased together.
+    /// Binds the key to the session of the effect, so that both are erased together.
     pub const fn of_session(mut self, session: SessionId) -> Self {
         self.session = Some(session);
         self

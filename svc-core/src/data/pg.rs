@@ -110,7 +110,7 @@ impl PgConfig {
     fn options(&self, url: &SecretString, unlimited: bool) -> Result<PgConnectOptions> {
         let options: PgConnectOptions = url.expose_secret().parse().map_err(Error::from)?;
         let statement = if unlimited { Duration::ZERO } else { self.statement_timeout };
-        // "Already exists, skipping" at every start is no news.
+        // Hides the notice "already exists, skipping", which every start would log.
         let options = options.options([("client_min_messages", "warning")]);
         Ok(options.options([
             ("statement_timeout", statement.as_millis()),
@@ -161,7 +161,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Returns a connection, for reads that need no transaction.
+    /// Returns a connection for reads that need no transaction.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if no connection is free in time.
@@ -185,7 +185,7 @@ impl Pool {
         &self.0
     }
 
-    /// Closes every connection, after the ones in use have returned.
+    /// Closes every connection, after the connections in use have returned to the pool.
     pub async fn close(&self) {
         self.0.close().await;
     }

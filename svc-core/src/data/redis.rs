@@ -168,8 +168,8 @@ impl Redis {
     /// # Errors
     /// [`Error::Refused`] if the URL cannot be read.
     pub fn lazy(config: &RedisConfig) -> Result<Self, Error> {
-        // All commands share the connection; without this each would wait for the acknowledgement of the one
-        // before.
+        // All commands share the connection; without `nodelay` each command would wait for the
+        // acknowledgement of the one before.
         let tcp = TcpSettings::default().set_nodelay(true);
         let server = config.url.expose_secret().into_connection_info().map_err(Error::Refused)?;
         let client = Client::open(server.set_tcp_settings(tcp)).map_err(Error::Refused)?;

@@ -59,7 +59,7 @@ struct Hub {
 
 #[derive(Debug)]
 enum Order {
-    /// Subscribe, and report when it is done or impossible.
+    /// Subscribe, and report when the subscription is made or impossible.
     Open(String, oneshot::Sender<()>),
     /// Unsubscribe, unless a reader came back meanwhile.
     Close(String),
@@ -288,8 +288,8 @@ async fn serve(
     }
 }
 
-/// Carries out orders in few round trips. The wanted state of each topic is read from the hub, so an order
-/// that a later one overtook does no harm.
+/// Subscribes and unsubscribes for a batch of orders, in two round trips. It reads from the hub whether a
+/// topic is still wanted, so an outdated order does no harm.
 async fn obey(
     hub: &Hub,
     link: &mut Link,

@@ -259,7 +259,8 @@ pub fn rename(span: &Span, name: &str) {
     span.context().span().update_name(name.to_owned());
 }
 
-/// Links `span` to a stored `traceparent`: the work has its own trace and names its cause.
+/// Links `span` to a stored `traceparent`. The span stays in its own trace; the link names the span that
+/// caused it.
 pub fn link(span: &Span, traceparent: Option<&str>) {
     let cause = remote(traceparent).span().span_context().clone();
     if cause.is_valid() {

@@ -25,7 +25,7 @@ impl Fixture {
         Asked { account: Some(self.account), method: METHOD, key: self.key.clone(), hash }
     }
 
-    /// Does a request to its end and returns whether it was the first and what it made.
+    /// Does a request to its end. Returns whether it was the first, and the id that it made.
     async fn run(&self, request: &Asked, made: Uuid) -> Result<(bool, Uuid), Error> {
         let mut tx = Tx::system(&self.pool).await?;
         match request.begin(&mut tx).await? {
@@ -99,7 +99,7 @@ async fn a_request_under_way_is_refused_at_once_and_answered_later() {
     assert!(error.retry_after().is_some());
 
     slot.finish(&mut tx, &made).await.unwrap();
-    // Recorded, but not committed.
+    // The first request is recorded, but not committed.
     assert!(matches!(at.run(&request, crate::id::new_id()).await.unwrap_err(), Error::InFlight));
     tx.commit().await.unwrap();
     assert_eq!(at.run(&request, crate::id::new_id()).await.unwrap(), (false, made));

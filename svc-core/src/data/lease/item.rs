@@ -100,7 +100,7 @@ pub async fn take<L: ItemLeases>(
     Ok(epoch.map(|epoch| ItemLease { id, epoch, owner: owner.to_owned() }))
 }
 
-/// Renews a lease, also one that expired unclaimed.
+/// Renews a lease, also an expired one that no process has claimed.
 ///
 /// # Errors
 /// [`pg::Error::Fenced`] if another process claimed the row.
@@ -119,8 +119,9 @@ pub async fn renew<L: ItemLeases>(
     if done.rows_affected() == 1 { Ok(()) } else { Err(pg::Error::Fenced(Cow::Borrowed(L::NAME))) }
 }
 
-/// Renews a lease every third of `ttl` until another process has claimed the row, and returns that. Errors of
-/// Postgres do not end it: until the row is claimed, the epoch still lets the holder write.
+/// Renews a lease every third of `ttl` until another process has claimed the row, and returns
+/// [`pg::Error::Fenced`]. Errors of Postgres do not end it: until the row is claimed, the epoch still lets
+/// the holder write.
 pub async fn keep<L: ItemLeases>(pool: &Pool, lease: &ItemLease, ttl: Duration) -> pg::Error {
     loop {
         tokio::time::sleep(ttl / 3).await;
@@ -162,7 +163,7 @@ pub async fn hold<L: ItemLeases>(connection: &mut PgConnection, lease: &ItemLeas
 /// Keeps a scanner from claiming leases that expired only because Postgres was unreachable.
 ///
 /// After an outage every holder needs the chance to renew before any process claims: a scanner that lost
-/// contact waits one TTL. So does a scanner that just started, since it cannot know.
+/// contact waits one TTL. A scanner that just started waits too, since it cannot know whether it had contact.
 #[derive(Debug, Clone)]
 pub struct Scanner {
     ttl: Duration,

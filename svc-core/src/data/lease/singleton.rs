@@ -79,7 +79,7 @@ impl Singleton {
         if !lock.take(self.ttl).await {
             return Ok(None);
         }
-        // From here on the lock is renewed, and released when the guard is dropped, on every way out.
+        // From here on the lock is renewed. It is released when the guard is dropped, on every way out.
         let (lost, dropped) = (CancellationToken::new(), CancellationToken::new());
         let keeper = keep(lock.clone(), self.ttl, asked + self.ttl, lost.clone(), dropped.clone());
         drop(self.lifecycle.spawn("singleton lease", keeper));
@@ -212,7 +212,7 @@ async fn keep(
             () = tokio::time::sleep_until(until) => { lost.cancel(); break }
             () = tokio::time::sleep(pause) => {}
         }
-        // Counted from before the question: the key lives at least that long.
+        // The time counts from before the request: the key lives at least that long.
         let asked = Instant::now();
         let renewed: Result<bool, _> =
             lock.redis.script(RENEW.key(&lock.key).arg(lock.token.to_string()).arg(millis(ttl))).await;

@@ -1,4 +1,4 @@
-//! Leases against a real Postgres and Redis: what a holder that lost one can still do, which is nothing.
+//! Leases against a real Postgres and Redis: a holder that lost its lease can no longer write.
 
 use std::time::Duration;
 
@@ -97,7 +97,7 @@ async fn write(connection: &mut PgConnection, writer: &str) {
     sqlx::query("INSERT INTO results VALUES ($1)").bind(writer).execute(connection).await.unwrap();
 }
 
-/// Waits until the lease can be had: until then the one before it has not run out.
+/// Waits until the lease can be acquired: the one before it must first expire.
 async fn acquire_soon(singleton: &Singleton) -> Held {
     let asked = Instant::now();
     loop {
@@ -131,7 +131,7 @@ async fn only_an_expired_lease_can_be_claimed() {
     let first = item::take::<Jobs>(&mut connection, id, 0, "a", SHORT).await.unwrap().unwrap();
     assert_eq!(item::take::<Jobs>(&mut connection, id, 1, "b", LONG).await.unwrap(), None);
     sleep(SHORT * 2).await;
-    // Seen before another process claimed it: too late.
+    // This epoch was read before another process claimed the row, so the claim fails.
     assert_eq!(item::take::<Jobs>(&mut connection, id, 0, "b", LONG).await.unwrap(), None);
     let second = item::take::<Jobs>(&mut connection, id, 1, "b", LONG).await.unwrap().unwrap();
     assert_eq!(second.epoch, 2);
@@ -221,7 +221,7 @@ async fn a_holder_without_redis_writes_nothing_after_a_takeover() {
     proxy.stall();
     let fresh = acquire_soon(&at.singleton(&at.redis.redis())).await;
 
-    // It may not have noticed, as after SIGSTOP and SIGCONT; Postgres has.
+    // The old holder may not have noticed, as after SIGSTOP and SIGCONT; Postgres has.
     let error = stale.tx().await.unwrap_err();
     assert!(matches!(error, pg::Error::Fenced(_)), "{error:?}");
     timeout(TTL, stale.lost().cancelled()).await.unwrap();
@@ -230,7 +230,7 @@ async fn a_holder_without_redis_writes_nothing_after_a_takeover() {
     tx.commit().await.unwrap();
     assert_eq!(at.results().await, ["fresh"]);
 
-    // Nor does it give back what is no longer its own.
+    // The old holder does not release a lease that another replica now holds.
     proxy.pass();
     drop(stale);
     sleep(TTL / 2).await;
@@ -272,7 +272,7 @@ async fn a_taker_that_loses_redis_on_the_way_does_not_act() {
     let (old_way, new_way) =
         (FaultProxy::start(at.redis.address()).await, FaultProxy::start(at.redis.address()).await);
     let old = at.singleton(&at.redis.redis_through(old_way.address())).acquire().await.unwrap().unwrap();
-    // The write in flight keeps the taker between its question to Redis and its epoch.
+    // The write in flight makes the new holder wait between Redis and its epoch.
     let tx = old.tx().await.unwrap();
     old_way.stall();
     sleep(TTL + SHORT).await;

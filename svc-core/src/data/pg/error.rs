@@ -1,4 +1,4 @@
-//! Database errors, by what the caller should do.
+//! Errors of the database, divided by what the caller should do.
 
 use std::{borrow::Cow, error::Error as StdError, time::Duration};
 
@@ -122,7 +122,7 @@ impl Error {
         }
     }
 
-    /// Returns whether the write broke the constraint of that name.
+    /// Returns whether the write broke the constraint with this name.
     #[must_use]
     pub fn violates(&self, name: &str) -> bool {
         matches!(self, Self::Conflict { constraint, .. } if constraint == name)
@@ -145,7 +145,7 @@ fn in_brackets(row: Option<&str>) -> String {
     row.map_or_else(String::new, |row| format!(" ({row})"))
 }
 
-/// The one place where an error of the driver gets its meaning.
+/// Gives an error of the driver its meaning; no other place does.
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         match &error {

@@ -111,7 +111,7 @@ pub(crate) async fn apply(service: &Migrator, connection: &mut PgConnection) -> 
     }
     let failed = |source| MigrateError::Failed { schema: schema.clone(), source };
     connection.ensure_migrations_table(&table).await.map_err(failed)?;
-    // The run role may read which migrations are applied, and no more.
+    // The run role may read the list of migrations, and may not change it.
     sqlx::raw_sql(include_str!("migrate/protect.sql"))
         .execute(&mut *connection)
         .await

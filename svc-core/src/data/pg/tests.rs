@@ -76,7 +76,7 @@ async fn long_waits_ask_to_come_back() {
     assert!(error.kind() == ErrorKind::Unavailable && error.retry_after().is_some());
 
     sleep(Duration::from_millis(500)).await;
-    // An error code or a closed connection, depending on which is read first.
+    // Postgres sends an error code or closes the connection, depending on which is read first.
     let error = holder.commit().await.unwrap_err();
     assert!(
         matches!(error, Error::IdleInTransaction(_) | Error::Unavailable { .. } | Error::CommitUnknown(_)),
@@ -139,7 +139,7 @@ async fn a_server_that_is_shutting_down_or_full_is_unavailable() {
     let error = Error::from(sqlx::query("SELECT 1").execute(&mut *connection).await.unwrap_err());
     assert!(error.is_outage() && error.kind() == ErrorKind::Unavailable, "{error:?}");
     drop(connection);
-    // The pool does not hand it out again.
+    // The pool does not hand out this connection again.
     sleep(TRUSTED_IDLE).await;
     pool.ping().await.unwrap();
 
@@ -180,7 +180,7 @@ async fn a_commit_without_an_answer_has_an_unknown_outcome() {
     let pool = Pool::lazy(&db.config_through("chat", proxy.address())).unwrap();
     let mut tx = Tx::system(&pool).await.unwrap();
     sqlx::query("INSERT INTO things VALUES (7, NULL, 1)").execute(&mut *tx).await.unwrap();
-    // Long enough to look, and cut, while the answer is on its way.
+    // Long enough for the test to look, and to cut the connection, while the answer is on its way.
     proxy.delay(Duration::from_millis(500));
     let (outcome, ()) = tokio::join!(tx.commit(), async {
         let there = "SELECT EXISTS (SELECT FROM things WHERE id = 7)";
@@ -257,7 +257,7 @@ async fn instances_that_start_together_migrate_once() {
         .await
         .unwrap();
     assert_eq!(ran, [1, 2, 3, 4, 5, 20_260_101_000_000, 20_260_102_000_000]);
-    // The run role reads how far the schema is, and that is all.
+    // The run role may read the list of migrations and may not change it.
     let error = fails(&db.pool("purge"), "DELETE FROM _sqlx_migrations").await;
     assert!(matches!(error, Error::Driver(_)), "{error:?}");
 }
@@ -315,7 +315,7 @@ async fn a_migration_outside_a_transaction_is_refused() {
 async fn a_cluster_can_be_set_up_again_and_concurrently() {
     let db = TestDb::new(&[]).await;
     let admin = SecretString::from(db.superuser_url());
-    // Dropped by hand at the end: it is not a clone that the test's own database keeper knows.
+    // The test drops this database itself: it is not a clone that [`TestDb`] drops.
     let name = format!("{}_init", db.name());
     let (a, b) = tokio::join!(bootstrap::init(&admin, &name, &[]), bootstrap::init(&admin, &name, &[]));
     a.and(b).unwrap();
@@ -365,6 +365,6 @@ async fn one_service_does_not_see_the_tables_of_another() {
         error.to_string() == "database error"
             && crate::error::Chain(&error).to_string().contains("schema chat")
     );
-    // Its own common tables are there, the other's are not in its way.
+    // sandbox finds its own `leases`, although chat has a table of the same name.
     sqlx::query("SELECT FROM leases").execute(db.pool("sandbox").inner()).await.unwrap();
 }

@@ -27,7 +27,7 @@ const HOLD: &str = "
     ORDER BY kind
     FOR KEY SHARE";
 
-/// Reads the states behind a lock that [`HOLD`] did not get.
+/// Reads the states of the custody rows that [`HOLD`] did not lock.
 const LOOK: &str = "
     SELECT kind, state
     FROM custody
@@ -84,7 +84,7 @@ impl Tx {
         Ok(Self(pool.inner().begin().await?))
     }
 
-    /// Adds another subject to this transaction, as the target of a fork.
+    /// Adds another subject to this transaction, for example the target of a fork.
     ///
     /// # Errors
     /// As [`Self::for_subject`].
@@ -124,7 +124,7 @@ impl Tx {
         })
     }
 
-    /// Rolls back and waits for the end of it.
+    /// Rolls back and waits until Postgres has done so.
     ///
     /// # Errors
     /// [`Error`] if Postgres could not be reached; it then rolls back by itself.
@@ -147,7 +147,7 @@ impl DerefMut for Tx {
     }
 }
 
-/// Returns the refusal of a subject with these custody rows; the account's refusal goes first.
+/// Returns the error that refuses a subject with these custody rows; the account's error goes first.
 fn refusal(subject: Subject, seen: &[(SubjectKind, CustodyState)]) -> Error {
     let state_of = |kind| seen.iter().find(|(seen, _)| *seen == kind).map(|(_, state)| *state);
     for &kind in kinds(subject) {

@@ -1,4 +1,4 @@
-//! The handle on Redis against a real one, behind a wire that fails.
+//! Tests of the handle on Redis against a real server, behind a proxy that fails.
 
 use super::*;
 use crate::testing::{FaultProxy, TestRedis};
@@ -30,7 +30,7 @@ async fn commands_pipelines_and_scripts_are_answered() {
     let (a, b): (i32, Option<i32>) =
         redis.pipeline(redis::pipe().get(&key).get(redis.key(&FAMILY, "b"))).await.unwrap();
     assert_eq!((a, b), (7, None));
-    // One that the server has never seen is loaded on the way.
+    // A script that the server has never seen is loaded by the call.
     let script =
         redis::Script::new(&format!("return redis.call('GET', KEYS[1]) + 1 -- {}", crate::id::new_id()));
     assert_eq!(redis.script::<i32>(&script.key(&key)).await.unwrap(), 8);
@@ -66,7 +66,8 @@ async fn a_dead_redis_costs_little_and_is_found_again() {
     for fail in [FaultProxy::refuse, FaultProxy::stall] {
         fail(&proxy);
         let asked = Instant::now();
-        // The present connection may take one time limit to be found dead, a new one the second.
+        // The test waits for two time limits: one until the present connection is found dead, one for a new
+        // connection.
         while redis.seems_up() {
             let error = redis.ping().await.unwrap_err();
             assert!(error.is_down(), "{error:?}");
@@ -97,7 +98,7 @@ async fn a_cut_connection_is_replaced_at_once() {
     redis.ping().await.unwrap();
     proxy.cut();
     tokio::time::sleep(Duration::from_millis(50)).await;
-    // The first call pays for finding out.
+    // The first call waits until it finds out that Redis is away.
     assert!(redis.ping().await.unwrap_err().is_down());
     redis.ping().await.unwrap();
 }

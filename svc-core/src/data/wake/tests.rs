@@ -1,4 +1,4 @@
-//! Wake-ups through a real Redis, behind a wire that fails.
+//! Wake-ups through a real Redis, behind a proxy that fails.
 
 use tokio::time::{Instant, timeout};
 
@@ -11,7 +11,7 @@ fn message(text: &'static str) -> Hint {
     Hint::Message(Bytes::from_static(text.as_bytes()))
 }
 
-/// The next message; the hub also says to look when its connection is new.
+/// Returns the next message, and skips [`Hint::Look`], which the hub also sends when its connection is new.
 async fn next_message(subscription: &mut Subscription) -> Hint {
     timeout(SOON, async {
         loop {
@@ -25,7 +25,7 @@ async fn next_message(subscription: &mut Subscription) -> Hint {
     .unwrap()
 }
 
-/// Publishes until it is heard: whether the hub has connected is not to be seen from here.
+/// Publishes until the hint arrives, because the test cannot see whether the hub has connected.
 async fn publish_until_heard(wake: &Wake, topic: &str, subscription: &mut Subscription) -> Hint {
     let asked = Instant::now();
     loop {
@@ -105,11 +105,11 @@ async fn after_an_outage_readers_look_and_get_hints_again() {
     publish_until_heard(&publisher, "turn:1", &mut subscription).await;
     for fail in [FaultProxy::cut, FaultProxy::stall] {
         fail(&proxy);
-        // Long enough for a ping to go unanswered.
+        // Waits long enough for a ping to remain unanswered.
         tokio::time::sleep(PING_PERIOD + Duration::from_secs(1)).await;
         publisher.publish("turn:1", b"lost or not").await;
         proxy.pass();
-        // Unasked: `recv` has no clock of its own.
+        // [`Hint::Look`] comes from the hub, because `recv` has no timer.
         while timeout(SOON, subscription.recv()).await.unwrap() != Hint::Look {}
         publish_until_heard(&publisher, "turn:1", &mut subscription).await;
     }
@@ -126,7 +126,7 @@ async fn without_redis_no_call_waits_and_readers_poll() {
     wake.publish("turn:1", b"unheard").await;
     assert_eq!(subscription.next(Duration::from_millis(100)).await, Hint::Look);
     assert!(asked.elapsed() < Duration::from_secs(2), "took {:?}", asked.elapsed());
-    // It follows when Redis is back.
+    // The hub subscribes when Redis is back.
     proxy.pass();
     publish_until_heard(&wake, "turn:1", &mut subscription).await;
 }
@@ -141,7 +141,7 @@ async fn a_slow_reader_is_asked_to_look() {
     let flood: Vec<(&str, &[u8])> = vec![("turn:1", b"flood"); BACKLOG * 2];
     wake.publish_all(flood).await;
     wake.publish("turn:1", b"last").await;
-    // The quick one has them all behind it before the slow one begins.
+    // The quick reader has received all messages before the slow one begins.
     timeout(SOON, async { while quick.recv().await != message("last") {} }).await.unwrap();
     assert_eq!(slow.recv().await, Hint::Look);
 }

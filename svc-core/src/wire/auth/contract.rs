@@ -1,4 +1,4 @@
-//! Callers that each method of the contract admits.
+//! Which callers each method of the contract admits.
 
 use std::{borrow::Cow, collections::HashMap};
 

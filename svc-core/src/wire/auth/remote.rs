@@ -15,7 +15,7 @@ use crate::{
     wire::{client::Peer, principal::Principal},
 };
 
-/// Asks registry-svc, every time: put [`super::CachedTokens`] in front.
+/// Asks registry-svc on every call: put [`super::CachedTokens`] in front.
 #[derive(Debug, Clone)]
 pub struct RegistryTokens {
     registry: Peer,
@@ -39,7 +39,8 @@ impl TokenResolver for RegistryTokens {
                     Error::Unavailable("registry-svc answered without a usable principal".to_owned())
                 })
             }
-            // NB a refused assertion of ours also reads UNAUTHENTICATED; the reason tells them apart.
+            // An assertion of this process that was refused also gives UNAUTHENTICATED; the reason tells the
+            // two apart.
             Err(status)
                 if status.code() == Code::Unauthenticated
                     && crate::wire::error::reason_of(&status).as_deref() == Some("TOKEN_NOT_LIVE") =>

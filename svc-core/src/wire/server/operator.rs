@@ -19,7 +19,7 @@ use crate::run::{lifecycle::Lifecycle, readiness::Check, telemetry::Metrics};
 /// Period of the readiness checks behind the gRPC health service.
 const HEALTH_PERIOD: Duration = Duration::from_secs(2);
 
-/// Time that the listener outlives the order to stop, so that an operator can watch the drain.
+/// Time for which the listener outlives the order to stop, so that an operator can watch the drain.
 const AFTER_STOP: Duration = Duration::from_secs(2);
 
 /// Maximum time of one check.

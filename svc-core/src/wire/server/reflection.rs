@@ -1,5 +1,5 @@
-//! Reflection of what a process serves: the files of the contract that define its services, and what those
-//! import.
+//! gRPC reflection: the files of the contract that define the services of this process, and the files that
+//! those import.
 
 use std::collections::BTreeSet;
 

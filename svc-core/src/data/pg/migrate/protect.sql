@@ -1,4 +1,5 @@
--- Which migrations ran is the owner's to write. Default privileges of the schema gave the run role more.
+-- Leaves the run role read access only to the list of migrations; the schema's default privileges let it
+-- write.
 DO $$
 BEGIN
     EXECUTE format('REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON _sqlx_migrations FROM %I',
