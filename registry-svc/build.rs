@@ -1,4 +1,4 @@
-//! Migrations are part of the program: a new one makes a new program.
+//! Migrations are compiled into the program, so cargo must rebuild it when one is added.
 
 fn main() {
     println!("cargo:rerun-if-changed=migrations");

@@ -17,7 +17,8 @@ use svc_core::{
 
 use crate::error::{Entity, Error, Result};
 
-/// The account of a request: an operator may name any account, another caller only its own.
+/// Returns the account that a request is about: an operator may name any account, another caller only its
+/// own.
 ///
 /// # Errors
 /// [`Error::NotFound`] if it is another tenant's, so that the caller cannot learn whether it exists.

@@ -15,7 +15,7 @@ use crate::domain::status;
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// `Retry-After` of a message to an agent that has too many waiting.
+/// `Retry-After` of the refusal when too many messages wait for an agent.
 const AGENT_BUSY_RETRY: Duration = Duration::from_secs(5);
 
 /// The kind of a missing object.
@@ -73,7 +73,7 @@ pub enum Error {
     Idempotency(#[from] idempotency::Error),
     #[error(transparent)]
     Custody(#[from] custody::Error),
-    /// Redis failed, in an erasure, which needs it.
+    /// Redis failed during an erasure, which cannot do without it.
     #[error(transparent)]
     Redis(#[from] redis::Error),
     #[error(transparent)]

@@ -1,5 +1,5 @@
-//! All SQL and all Redis of registry-svc. Functions write exactly what they are given; who calls them makes
-//! ids and times, and owns the transaction. Every query for a tenant's rows takes the tenant.
+//! All SQL and all Redis commands of registry-svc. Functions write exactly what they are given; their callers
+//! make ids and times, and own the transaction. Every query for a tenant's rows takes the tenant.
 
 pub(crate) mod accounts;
 pub(crate) mod agents;

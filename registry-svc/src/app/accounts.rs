@@ -53,7 +53,7 @@ impl Accounts {
     }
 
     /// # Errors
-    /// [`Error::NotFound`] if there is none, or if it is another tenant's.
+    /// [`Error::NotFound`] if the account does not exist, or if it is another tenant's.
     pub(crate) async fn get(&self, caller: &Principal, id: AccountId) -> Result<Account> {
         let id = account_of(caller, id)?;
         let mut db = self.pool.acquire().await?;

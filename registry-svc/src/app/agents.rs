@@ -138,7 +138,7 @@ impl Agents {
         if agent.status == Status::Removed {
             return Err(Refused::Removed.into());
         }
-        // The record is written too, so that concurrent calls for one agent run one by one.
+        // Writes the record too, so that concurrent calls for one agent run one by one.
         let next = Agent { generation: agent.generation + 1, ..agent };
         store::agents::update(&mut tx, &next, next.generation - 1).await?;
         store::tokens::revoke_of_agent(&mut tx, account, id, &[TokenKind::Enrolment], now).await?;

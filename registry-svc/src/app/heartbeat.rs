@@ -47,7 +47,7 @@ use crate::{
 /// Maximum attempts to write a record that other writers change meanwhile.
 const ATTEMPTS: u32 = 4;
 
-/// Interval after a beat of an earlier incarnation, so that the agent is not silent for long in this one.
+/// Interval after a beat of an earlier incarnation, so that the agent soon beats in the present one.
 const SOON: Duration = Duration::from_secs(1);
 
 /// Retention of replicas in Redis after their last announcement.
@@ -164,7 +164,7 @@ impl Heartbeats {
         let vitals = beat.vitals_after(agent.vitals.judges_itself);
         let next = agent.after(Input::Beat(vitals.health()), now)?;
         let next = if next.status == agent.status && vitals.judges_itself == agent.vitals.judges_itself {
-            // The record already says so; only the cache did not.
+            // The record already has the change; only the cache did not.
             tx.rollback().await?;
             self.write_later(sender, &Snapshot::from(&agent), beat);
             agent

@@ -31,9 +31,9 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Registered {
     pub agent: Agent,
-    /// The secret of its own token, in the first answer to a registration with an enrolment.
+    /// The secret of the agent's token, only in the first answer to a registration with an enrolment.
     pub secret: Option<Secret>,
-    /// The time until its first beat.
+    /// The time until the agent's first beat.
     pub next_beat_in: Duration,
 }
 
@@ -83,11 +83,11 @@ impl Register {
             Begin::Replay(made) if made == id => {
                 return Ok(self.registered(agents::find(&mut tx, account, id).await?, None));
             }
-            // Keys are those of the account, and another of its agents used this one.
+            // A key belongs to the account, and another agent of the account has used this one.
             Begin::Replay(_) => return Err(idempotency::Error::Reused.into()),
             Begin::First(slot) => slot,
         };
-        // Locked before its tokens: removals and enrolments use the same order.
+        // Locks the agent before its tokens: removals and enrolments use the same order.
         store::agents::lock(&mut tx, account, id).await?;
         // The authentication may be a few seconds old; this read decides.
         let token = store::tokens::find_and_lock(&mut tx, token_id).await?;

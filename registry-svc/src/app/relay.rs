@@ -58,7 +58,7 @@ pub(crate) struct RelayLimits {
 /// A request, as it arrives.
 #[derive(Debug, Clone)]
 pub(crate) struct Incoming {
-    /// The agent it is for.
+    /// The agent that the request is for.
     pub agent: AgentId,
     /// The caller's `A2A-Version` header.
     pub version: String,
@@ -135,7 +135,7 @@ impl Relay {
     /// Returns a message to its sender, its agent or its tenant.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is none, or if the caller is none of these.
+    /// [`Error::NotFound`] if the message does not exist, or if the caller may not read it.
     pub(crate) async fn get(&self, caller: &Principal, id: Uuid) -> Result<Message> {
         let mut db = self.deps.pool.acquire().await?;
         let message = store::messages::find(&mut db, caller.account_id()?, id).await?;

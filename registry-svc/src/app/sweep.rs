@@ -2,14 +2,14 @@
 //!
 //! An agent is a candidate if and only if
 //! - its deadline in Redis has passed, and
-//! - the replica of its last beat is known to take beats, or has been gone for long enough.
+//! - the replica that took its last beat has announced itself recently, or has been gone for a probation.
 //!
-//! A candidate is marked offline in Postgres only in the incarnation of its last beat, and only if no replica
-//! wrote a beat of it lately: a replica that is cut off from Redis still writes beats to Postgres. Marking
-//! begins a new incarnation, in which earlier beats do not count.
+//! The sweep marks a candidate offline in Postgres only if the agent's incarnation has not changed since its
+//! last beat, and only if no replica wrote a beat of it lately: a replica that is cut off from Redis still
+//! writes beats to Postgres. Marking raises the incarnation, so that earlier beats no longer count.
 //!
-//! No agent is marked after a pause between sweeps or during a mass silence; all agents get a probation
-//! first.
+//! After a pause between sweeps, or when too many agents fall silent at once, the sweep marks no agent; it
+//! waits for a probation first.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -55,7 +55,8 @@ pub(crate) struct SweepDeps {
     pub seeder: Seeder,
     pub schedule: BeatSchedule,
     pub limits: SweepLimits,
-    /// Time after a replica's announcement for which its agents' silence counts.
+    /// Time for which a replica counts as present after it announced itself; the sweep judges its agents in
+    /// that time.
     pub replica_fresh: Duration,
 }
 
@@ -117,8 +118,8 @@ impl Sweep {
         timeout: Duration,
     ) -> Result<usize, SweepError> {
         let now = self.deps.clock.now();
-        // Two thirds of the silence timeout: replicas flush beats several times in it, and a clock that is a
-        // little wrong must not keep a dead agent online.
+        // Looks back two thirds of the silence timeout: replicas flush beats several times in it, and a clock
+        // that is a little wrong must not keep a dead agent online.
         let heard_since = now - timeout.mul_f64(2.0 / 3.0);
         let known: Vec<_> =
             page.iter().filter_map(|(agent, known)| known.map(|known| (*agent, known.incarnation))).collect();
@@ -150,14 +151,15 @@ impl Sweep {
                 Some(liveness) if !liveness.snapshot.status.is_reachable() => {
                     snapshots.push((*agent, liveness.snapshot, DeadlineChange::RemoveIfPassed));
                 }
-                // Alive in Postgres, and either beating at another replica or without a snapshot: it gets
-                // time.
+                // The agent is alive in Postgres, and either beats at another replica or has no snapshot: it
+                // gets time to beat.
                 Some(liveness)
                     if known.is_none() || liveness.last_heartbeat_at.is_some_and(|at| at >= heard_since) =>
                 {
                     snapshots.push((*agent, liveness.snapshot, DeadlineChange::ExtendTo(timeout)));
                 }
-                // The snapshot was of another incarnation: the next sweep evaluates the agent in this one.
+                // The snapshot is of another incarnation: the next sweep evaluates the agent in the present
+                // one.
                 Some(liveness) => {
                     snapshots.push((*agent, liveness.snapshot, DeadlineChange::Keep));
                     still_silent += 1;

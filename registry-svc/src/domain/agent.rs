@@ -1,4 +1,4 @@
-//! Agents: what their tenant and they themselves state about them, and how their record changes.
+//! Agents: the facts that the tenant and the agent state, and the changes of the agent's record.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -23,7 +23,7 @@ const MAX_TEXT: usize = 1000;
 pub enum DeliveryMode {
     /// The relay calls the agent.
     Push,
-    /// The agent fetches them.
+    /// The agent fetches its messages.
     Poll,
 }
 
@@ -67,8 +67,8 @@ pub struct Vitals {
 }
 
 impl Vitals {
-    /// The vitals with every value corrected to be within bounds. A beat is never refused for a value,
-    /// because a refused beat would take a living agent offline.
+    /// Returns the vitals with every value corrected to be within bounds. A beat is never refused for a
+    /// value, because a refused beat would take a living agent offline.
     pub fn within_bounds(self) -> Self {
         let rate = if self.error_rate.is_finite() { self.error_rate.clamp(0.0, 1.0) } else { 0.0 };
         Self {
@@ -80,13 +80,14 @@ impl Vitals {
         }
     }
 
-    /// The part that decides the status.
+    /// Returns the part of the vitals that decides the status.
     pub fn health(&self) -> Health {
         Health { wedged: self.wedged, error_rate: self.error_rate, judges_itself: self.judges_itself }
     }
 }
 
-/// The first characters of a text, without control characters, which Postgres or a terminal may reject.
+/// Returns the first characters of a text, without control characters, which Postgres or a terminal may
+/// reject.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() || *c == '\n').take(MAX_TEXT).collect()
 }
@@ -166,8 +167,8 @@ impl Agent {
         }
     }
 
-    /// The record after `input`, with the next generation. The caller stores it only if the stored generation
-    /// is still this record's.
+    /// Returns the record after `input`, with the next generation. The caller stores it only if the stored
+    /// generation is still this record's.
     ///
     /// # Errors
     /// [`Refused`] as [`next_status`] says.
@@ -185,7 +186,7 @@ impl Agent {
         Ok(next)
     }
 
-    /// The record after its process registered.
+    /// Returns the agent's record after a registration of its process.
     ///
     /// # Errors
     /// [`NotRegistered`] if the agent is paused or removed, or if a push agent has no URL.

@@ -1,5 +1,6 @@
-//! Beats: the snapshot of an agent that is kept between beats, what a beat changes, and how often agents
-//! beat.
+//! Beats: how often agents beat; after how many missed beats an agent counts as silent
+//! ([`BeatSchedule::silence_timeout`]); the snapshot of an agent that is kept between beats; what a beat
+//! changes.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -30,7 +31,7 @@ impl From<&Agent> for Snapshot {
     }
 }
 
-/// `<incarnation>:<status>:<0 or 1>`; the Redis scripts read the incarnation.
+/// Writes `<incarnation>:<status>:<0 or 1>`; the Redis scripts read the incarnation.
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.incarnation, letter(self.status), u8::from(self.judges_itself))
@@ -91,7 +92,7 @@ impl Beat {
             .within_bounds()
     }
 
-    /// Whether the record stays as `known` has it.
+    /// Whether the beat leaves the record as it is in `known`.
     pub(crate) fn changes_nothing(&self, known: &Snapshot) -> bool {
         let vitals = self.vitals_after(known.judges_itself);
         vitals.judges_itself == known.judges_itself
@@ -122,10 +123,10 @@ pub(crate) struct AgentLiveness {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeadlineChange {
     Keep,
-    /// Removed, unless a beat moved it into the future meanwhile.
+    /// The deadline is removed, unless a beat moved it into the future meanwhile.
     RemoveIfPassed,
     Remove,
-    /// Moved to this long from now, unless it is later already.
+    /// The deadline is moved to this long from now, unless it is later already.
     ExtendTo(Duration),
 }
 
@@ -136,7 +137,7 @@ pub(crate) struct SweepLimits {
     pub period: Duration,
     /// Time that every agent gets to beat once after a pause, or after a mass silence.
     pub probation: Duration,
-    /// Silent agents at once that are never a mass silence.
+    /// Maximum agents that may be silent at once without being a mass silence.
     pub max_silent: u32,
     /// Share of all agents that may be silent at once without being a mass silence.
     pub max_silent_share: f64,
@@ -224,7 +225,8 @@ mod tests {
             (&wedged, Status::Online, true, false),
             (&failing, Status::Online, false, false),
             (&failing, Status::Online, true, true),
-            // The flag arrives in this very beat: it is stored, and the error rate does not count.
+            // The agent begins to judge its own health with this beat: `judges_itself` changes the record,
+            // and the error rate of 0.9 does not degrade the agent.
             (&judging, Status::Online, false, false),
             (&judging, Status::Online, true, true),
         ] {

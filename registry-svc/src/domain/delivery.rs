@@ -17,7 +17,7 @@ pub(crate) enum Problem {
     ConnectionLost,
     /// The agent did not answer within the timeout.
     NoAnswer,
-    /// The agent refused it with an HTTP status and no JSON-RPC answer.
+    /// The agent refused the message with an HTTP status and no JSON-RPC answer.
     Rejected,
     /// The agent's answer is not JSON-RPC, or too long.
     InvalidAnswer,
@@ -25,7 +25,7 @@ pub(crate) enum Problem {
     UrlRefused,
     /// The message has no equivalent in the agent's A2A version.
     NotTranslatable,
-    /// It may have arrived as often as is allowed.
+    /// The message has used up the attempts that may have arrived.
     AttemptsExhausted,
     Expired,
     Canceled,

@@ -21,7 +21,7 @@ pub struct Message {
     pub state: State,
     /// Times it was dispatched.
     pub attempts: i32,
-    /// Code of the latest problem, or of the one that ended it; empty if there was none.
+    /// Code of the problem that ended the message, or else of the latest problem; empty if there was none.
     pub code: String,
     /// The agent's answer, with its version.
     pub answer: Option<(Outcome, Version)>,

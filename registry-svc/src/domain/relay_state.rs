@@ -46,9 +46,9 @@ impl State {
 pub(crate) enum Input {
     GiveUp,
     Expire,
-    /// Its sender canceled it before it was sent.
+    /// The sender canceled the message before it was sent.
     Cancel,
-    /// Its agent is removed.
+    /// The tenant removed the message's agent.
     Remove,
 }
 

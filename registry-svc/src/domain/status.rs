@@ -12,7 +12,7 @@ pub(crate) const HEALTHY_BELOW: f64 = 0.1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
-    /// Created or resumed, and no registration or beat since.
+    /// The agent was created or resumed, and has neither registered nor beaten since.
     AwaitingAgent,
     Online,
     Degraded,
@@ -90,7 +90,7 @@ pub(crate) fn next_status(status: Status, input: Input) -> Result<Status, Refuse
             Ok(if health.degrades() { Degraded } else { Online })
         }
         (Degraded, Input::Beat(health)) => Ok(if health.recovers() { Online } else { Degraded }),
-        // Accepted, so that the reply can carry the status.
+        // The beat is accepted, so that the reply can carry the status.
         (Paused, Input::Beat(_)) => Ok(Paused),
 
         (Online | Degraded, Input::Silence) => Ok(Offline),
@@ -132,7 +132,7 @@ mod tests {
 
     const WELL: Health = Health { wedged: false, error_rate: 0.0, judges_itself: false };
 
-    /// Every kind of input, each kind of beat apart.
+    /// Returns every kind of input, with each kind of beat listed separately.
     fn inputs() -> Vec<(&'static str, Input)> {
         let beat =
             |wedged, error_rate, judges_itself| Input::Beat(Health { wedged, error_rate, judges_itself });
@@ -160,7 +160,8 @@ mod tests {
             AwaitingAgent as A, Degraded as D, Offline as F, Online as O, Paused as P, Removed as R,
         };
         let (gone, paused, not) = (Err(Refused::Removed), Err(Refused::Paused), Err(Refused::NotPaused));
-        // In the order of Status::ALL: awaiting, online, degraded, offline, paused, removed.
+        // The results stand in the order of Status::ALL: awaiting, online, degraded, offline, paused,
+        // removed.
         let table: Vec<(&str, [Result<Status, Refused>; 6])> = vec![
             ("register", [Ok(O), Ok(O), Ok(O), Ok(O), paused, gone]),
             ("beat, well", [Ok(O), Ok(O), Ok(O), Ok(O), Ok(P), gone]),

@@ -22,7 +22,7 @@ const PREFIX: usize = TOKEN_PREFIX.len() + 8;
 
 const ENROLMENT_SCOPES: [&str; 1] = ["agent:register"];
 
-/// Scopes of a registered agent: as itself, and towards the other agents of its tenant.
+/// Scopes of a registered agent: for its own calls, and for messages to the other agents of its tenant.
 const AGENT_SCOPES: [&str; 5] = ["agent:register", "agent:beat", "agents:read", "relay:send", "relay:read"];
 
 /// The kind of a token's holder.
@@ -79,7 +79,7 @@ impl SecretHash {
 pub struct Scopes(Vec<String>);
 
 impl Scopes {
-    /// Everything that the kind of token may do.
+    /// Returns the scope that allows everything that the kind of token may do.
     pub fn every() -> Self {
         Self(vec![EVERY_SCOPE.to_owned()])
     }
@@ -105,7 +105,7 @@ impl Scopes {
         Self(scopes)
     }
 
-    /// Whether a caller may grant all of them.
+    /// Returns whether a caller may grant all of these scopes.
     pub fn are_within(&self, caller: &Principal) -> bool {
         match caller.kind {
             PrincipalKind::Admin => true,
@@ -145,7 +145,7 @@ pub enum Holder {
 }
 
 impl Holder {
-    /// The holder of these parts; `None` if the ids do not fit the kind.
+    /// Builds the holder from these parts; `None` if the ids do not fit the kind.
     pub fn from_parts(kind: TokenKind, account: Option<AccountId>, agent: Option<AgentId>) -> Option<Self> {
         match (kind, account, agent) {
             (TokenKind::Admin, None, None) => Some(Self::Admin),

@@ -90,7 +90,7 @@ impl BeatHandler {
     }
 }
 
-/// The agent of a credential.
+/// Returns the agent that a credential names.
 pub(super) fn sender(caller: &Principal) -> Result<Sender, Status> {
     let account = caller.account_id()?;
     let agent = AgentId::parse("agent_id", &caller.subject_id).map_err(|_| Error::TokenNotLive)?;

@@ -94,7 +94,7 @@ impl BeatStore {
     pub(crate) fn new(redis: Redis, replica: String) -> Self {
         let agent = |id: &str| redis.key(&AGENT_KEYS, id);
         let system = |id: &str| redis.key(&SYSTEM_KEYS, id);
-        // In the order of common.lua.
+        // The keys stand in the order of common.lua.
         let keys = [
             system("generation"),
             agent("deadlines"),
@@ -190,7 +190,7 @@ impl BeatStore {
         Ok(answered)
     }
 
-    /// Ends a seeding; `false` if it began in another Redis than this one.
+    /// Ends a seeding; returns `false` if Redis was replaced since the seeding began.
     pub(crate) async fn mark(&self, run: &str) -> Result<bool, Error> {
         let mut script = self.with_keys(&MARK);
         script.arg(run).arg(svc_core::id::new_id().simple().to_string());

@@ -171,8 +171,8 @@ pub(crate) async fn count_ended(
     ensure_affected(&done, 1).map_err(|_| pg::Error::Fenced("relay_lanes".into()))
 }
 
-/// Releases a lane in which `ended` messages ended. If messages are left, the lane is ready `after` that
-/// time; `None` parks it until [`wake`].
+/// Releases a lane and subtracts the `ended` messages. If messages are left, the lane becomes ready when
+/// `after` has passed; with `None` it waits until [`wake`].
 ///
 /// # Errors
 /// [`pg::Error::Fenced`] if another worker claimed the lane.

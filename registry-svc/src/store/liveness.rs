@@ -1,4 +1,4 @@
-//! Agents' beats and silence in Postgres, many agents a statement.
+//! The beats and the silence of agents in Postgres, many agents a statement.
 //!
 //! Each statement locks the custody rows of the accounts it writes, so that an erasure waits for it, and
 //! locks agents in the order of their ids, so that replicas do not deadlock.

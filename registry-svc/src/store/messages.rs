@@ -1,4 +1,4 @@
-//! Relayed messages: storing, finding and deleting them. What changes a message's state is in [`state`].
+//! Stores, finds and deletes relayed messages. [`state`] changes their states.
 
 pub(crate) mod state;
 

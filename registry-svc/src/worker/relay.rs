@@ -1,5 +1,5 @@
-//! Claims ready lanes, the longest ready first, and delivers their messages, up to a number at once; and ends
-//! expired messages.
+//! Claims ready lanes, the longest ready first, and delivers their messages, up to a maximum at once; it also
+//! ends expired messages.
 //!
 //! A lane is a candidate if and only if its agent is a push agent, its `ready_at` has passed, and it has no
 //! valid lease. A lane with an expired lease is claimed only after this process has been in touch with
@@ -82,8 +82,8 @@ impl Dispatcher {
             let free = self.slots.available_permits().min(BATCH);
             let claimed = if free == 0 { 0 } else { self.claim(&mut scanner, free).await? };
             beat.tick();
-            // A claim of fewer lanes than were free may have met an account at its limit; the next claim
-            // passes it.
+            // A claim that took fewer lanes than were free may have met an account at its limit; the next
+            // claim passes over that account.
             if claimed > 0 {
                 continue;
             }
@@ -113,7 +113,8 @@ impl Dispatcher {
     }
 
     fn start(&self, lane: Lane) {
-        // Only this task takes slots, and it claims no more lanes than there are free slots.
+        // The slot is free: only this task takes slots, and it claims no more lanes than there are free
+        // slots.
         let Ok(slot) = self.slots.clone().try_acquire_owned() else { return };
         let this = self.clone();
         drop(self.lifecycle.spawn("deliver a message", async move {
@@ -122,7 +123,7 @@ impl Dispatcher {
                 tracing::warn!(error = %Chain(&error), agent.id = %lane.target, "message not delivered");
             }
             drop(slot);
-            // A slot is free, and the lane may have more messages.
+            // Wakes the dispatcher: a slot is free, and the lane may have more messages.
             this.hint.notify_one();
         }));
     }

@@ -218,7 +218,7 @@ async fn listings_are_paged_newest_first() {
             break;
         }
     }
-    // Four, and the tenant's first token.
+    // The list has the four new tokens and the tenant's first token.
     assert_eq!(seen.len(), 5);
     assert!(made.iter().rev().eq(&seen[..4]));
 

@@ -1,4 +1,4 @@
-//! Erasures at registry-svc: an account with all its data, and a session, of which there is none.
+//! Erasures at registry-svc: of an account with all its data, and of a session, of which it has no data.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -193,8 +193,8 @@ async fn an_emptied_redis_is_seeded_and_takes_no_agent_offline() {
 async fn deadlines_of_another_redis_do_not_count() {
     let Tenant { plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
     keep_beating(&mut process, Duration::from_millis(300)).await;
-    // The state that a snapshot on disk of another Redis would leave: our keys, old deadlines, its generation
-    // mark.
+    // Leaves the state of a Redis restored from another server's snapshot on disk: our keys, old deadlines,
+    // the other server's generation mark.
     plane.redis_command(&["SET", "hbs:generation", "0123:0123456789abcdef0123456789abcdef01234567"]).await;
     plane.redis_command(&["ZADD", "hb:deadlines", "1", &agent.agent_id]).await;
     sleep(Duration::from_millis(300)).await;
@@ -279,8 +279,8 @@ async fn the_sweep_grants_the_interval_that_replies_ask_for() {
     let mut process = AgentServiceClient::new(plane.bearer_at(other, &token).await);
     beat(&mut process, well()).await;
     proxy.refuse();
-    // Only its own replica gets its beats, and flushes them; in the other's Redis the deadline has passed by
-    // now.
+    // Only the agent's own replica gets and flushes its beats; in the Redis of the other replica the deadline
+    // has passed by now.
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(9) {
         assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online, "after {:?}", start.elapsed());
@@ -300,7 +300,7 @@ async fn a_stale_snapshot_does_not_revive_a_paused_agent() {
         .add_replica(|config| {
             fast(config);
             config.base.redis = redis;
-            // No flush runs meanwhile, so none corrects its cached snapshot.
+            // No flush runs during this test, so none corrects the cached snapshot.
             config.own.heartbeat.flush_period = Duration::from_secs(3600);
         })
         .await;
@@ -308,8 +308,8 @@ async fn a_stale_snapshot_does_not_revive_a_paused_agent() {
     beat(&mut process, well()).await;
     proxy.refuse();
     tenant.pause_agent(PauseAgentRequest { agent_id: agent.agent_id.clone() }).await.unwrap();
-    // It has "online" in its cache and gets "wedged": the record is in another incarnation and stays as it
-    // is.
+    // The replica has "online" in its cache and gets "wedged": the record is in another incarnation and stays
+    // as it is.
     let answer = beat(&mut process, wedged()).await;
     assert_eq!(answer.status(), AgentStatus::Paused);
     assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Paused);
@@ -320,7 +320,7 @@ async fn a_stale_snapshot_does_not_revive_a_paused_agent() {
 async fn a_mass_silence_gives_all_agents_one_grace_period() {
     let change = |config: &mut Config| {
         config.own.heartbeat.max_silent = 2;
-        // Longer than the registrations take.
+        // The grace is longer than the registrations take.
         config.own.heartbeat.grace = Duration::from_secs(2);
     };
     let Tenant { plane, mut tenant, agent, process, .. } = tenant(change).await;
@@ -336,7 +336,7 @@ async fn a_mass_silence_gives_all_agents_one_grace_period() {
     for agent in &all {
         until(&mut tenant, agent, AgentStatus::Offline).await;
     }
-    // The rest of the silence timeout, then the grace once more.
+    // The agents had the rest of the silence timeout, then the grace once more.
     assert!(start.elapsed() >= Duration::from_millis(2200), "{:?}", start.elapsed());
     let metrics = plane.metrics().render().unwrap();
     let braked = metrics.lines().find(|line| line.starts_with("registry_sweeps_braked")).unwrap();
@@ -352,7 +352,7 @@ async fn several_replicas_mark_a_silent_agent_once() {
     until(&mut tenant, &agent, AgentStatus::Offline).await;
     sleep(Duration::from_millis(500)).await;
     let (generation, incarnation) = plane.generation_of(&agent.agent_id).await;
-    // Created, registered, silent.
+    // The agent was created, registered and marked silent: three changes.
     assert_eq!((generation, incarnation), (3, 3));
 }
 

@@ -45,7 +45,7 @@ impl Flusher {
     /// Writes all collected beats.
     ///
     /// # Errors
-    /// When a batch could not be written; the next flush writes it and the batches after it.
+    /// Fails if a batch could not be written; the next flush writes it and the ones after it.
     pub(crate) async fn flush(&self) -> Result<()> {
         let taken = std::mem::take(&mut *self.beats.lock().unwrap_or_else(PoisonError::into_inner));
         let mut beats: Vec<_> = taken.into_values().collect();
@@ -61,8 +61,8 @@ impl Flusher {
     }
 
     async fn write(&self, batch: &[BeatRecord]) -> Result<()> {
-        // A transaction of no one account: the statement itself locks the custody rows of all accounts it
-        // writes.
+        // The transaction belongs to no single account: the statement itself locks the custody rows of all
+        // accounts that it writes.
         let mut tx = Tx::system(&self.pool).await?;
         let written: HashSet<_> = store::liveness::write_beats(&mut tx, batch).await?.into_iter().collect();
         tx.commit().await?;

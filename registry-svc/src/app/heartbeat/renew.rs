@@ -19,7 +19,7 @@ use crate::{
     store::beats::{BATCH, BeatStore, Renewal},
 };
 
-/// Batches on their way at once.
+/// Maximum batches that wait for Redis at once.
 const IN_FLIGHT: usize = 2;
 
 /// Maximum queued beats; the senders of more wait for a place.
@@ -125,7 +125,7 @@ impl Batches {
     async fn renew(&self, agents: &[AgentId]) -> Option<Vec<Option<Snapshot>>> {
         let expected = self.alive.load(Ordering::Relaxed);
         let timeout = self.schedule.silence_timeout(self.schedule.interval(expected));
-        // A second attempt after a seeding; a Redis that is unseeded again then counts as away.
+        // Tries a second time after a seeding; a Redis that must be seeded again then counts as away.
         for _ in 0..2 {
             match self.beats.renew(agents, timeout).await {
                 Ok(Renewal::Renewed { alive, known }) => {

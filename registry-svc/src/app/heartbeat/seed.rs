@@ -31,7 +31,7 @@ pub(crate) struct Seeder {
     pool: Pool,
     beats: BeatStore,
     probation: Duration,
-    /// Held while this process seeds. Seedings of several processes at once do no harm, only work.
+    /// This process holds the lock while it seeds. Several processes may seed at once, which does no harm.
     seeding: Arc<Mutex<()>>,
 }
 

@@ -55,7 +55,7 @@ pub(crate) struct DelivererDeps {
     pub waiters: Waiters,
     /// The id of this replica, as leases name it.
     pub replica: String,
-    /// Lease of a lane; renewed every third of it.
+    /// Duration of a lane's lease; the worker renews it after every third.
     pub lease: Duration,
     /// Maximum time for writing an outcome while Postgres is away.
     pub settle_timeout: Duration,
@@ -69,7 +69,7 @@ pub(crate) struct Deliverer {
     metrics: Deliveries,
 }
 
-/// A dispatched message, and the endpoint it is sent to.
+/// A dispatched message, and the endpoint that it is sent to.
 #[derive(Debug)]
 struct Dispatched {
     message: NextMessage,
@@ -151,8 +151,8 @@ impl Deliverer {
                 }
                 (Some(agent), stands) => match Endpoint::of(agent) {
                     Some(endpoint) => break Some(Dispatched { message, endpoint }),
-                    // Its deliverer died, and its agent is not reachable now: it is queued again, and may
-                    // expire.
+                    // The deliverer of the message died, and the agent is not reachable now: the message is
+                    // queued again, and may expire.
                     None if stands == State::Dispatched => {
                         state::requeue(&mut tx, message.id, Problem::ConnectionLost, true).await?;
                         break None;

@@ -16,7 +16,7 @@ pub struct Reply {
     pub body: Value,
     /// The caller's A2A version, if the request named a supported one.
     pub version: Option<Version>,
-    /// The stored message that it is about.
+    /// The stored message that the reply is about.
     pub message: Option<Uuid>,
 }
 
@@ -26,7 +26,8 @@ impl Reply {
         Self { http_status: error.code.http_status(), body, version, message: None }
     }
 
-    /// The reply to the sender of `message`: the agent's answer, a task, or that it was not delivered.
+    /// Builds the reply to the sender: the agent's answer, a task while the message waits, or an error if it
+    /// was not delivered.
     pub(super) fn to_sender(envelope: &Envelope, message: &Message) -> Self {
         let about = |http_status, body| Self {
             http_status,

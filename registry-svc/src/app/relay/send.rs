@@ -35,7 +35,7 @@ const ANSWER_TIME: Duration = Duration::from_millis(500);
 /// A message to send.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NewSend<'a> {
-    /// Its id in the relay.
+    /// The id of the message in the relay.
     pub(super) id: Uuid,
     pub(super) caller: &'a Principal,
     pub(super) agent: &'a Agent,
@@ -47,9 +47,9 @@ pub(super) struct NewSend<'a> {
 /// The outcome of storing a message.
 enum Stored {
     New,
-    /// Its sender sent the same message before; this is its id.
+    /// The sender sent the same message before; this is its id.
     Before(Uuid),
-    /// Its sender used the message id for another message.
+    /// The sender used the message id for another message.
     IdReused,
 }
 
@@ -110,7 +110,7 @@ impl Relay {
         }
         let (lane, seq) = store::lanes::append(&mut tx, id::new_id(), new, agent.delivery_mode).await?;
         match store::messages::insert(&mut tx, new, lane, seq).await {
-            // The sender sent it twice at the same time, and the other one is stored.
+            // The sender sent the message twice at the same time; the other request stored it.
             Err(error) if error.violates("relay_messages_once") => {
                 tx.rollback().await?;
                 let mut db = self.deps.pool.acquire().await?;

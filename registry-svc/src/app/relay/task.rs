@@ -1,4 +1,5 @@
-//! Reads and cancels tasks: those that represent stored messages, and, by asking the agent, the agent's own.
+//! Reads and cancels tasks. A task either represents a stored message, or is the agent's own, and the relay
+//! asks the agent about it.
 
 use svc_core::{data::pg::Tx, id, subject::Subject, wire::principal::Principal};
 

@@ -1,7 +1,7 @@
 //! Senders of this process that wait for the end of their messages.
 //!
-//! A notification is a hint: the sender then reads the stored message. A message that another replica settles
-//! is found by reading alone.
+//! A notification is a hint: the sender then reads the stored message. If another replica settles the
+//! message, no notification comes; the sender finds the outcome when it next reads the message.
 
 use std::{
     collections::HashMap,

@@ -194,7 +194,7 @@ fn is_part(version: Version, part: &Value) -> bool {
             Some("data") => part.contains_key("data"),
             Some(_) | None => false,
         },
-        // Exactly one of the four kinds of content.
+        // A part of 1.0 has exactly one of the four kinds of content.
         Version::V10 => {
             ["text", "raw", "url", "data"].iter().filter(|key| part.contains_key(**key)).count() == 1
         }

@@ -44,7 +44,7 @@ pub(crate) fn params_for(call: &Call, from: Version, to: Version) -> Result<(&'s
     }
     let Value::Object(params) = params else { return Ok((method, params.clone())) };
     let mut params = params.clone();
-    // Only 1.0 has this field, and the relay's agents have no tenants.
+    // Only 1.0 has this field. The relay drops it, because its agents have no tenants.
     params.remove("tenant");
     if let Some(message) = params.get_mut("message") {
         *message = message_for(message, to);
@@ -63,7 +63,7 @@ fn configure(configuration: &mut Map<String, Value>, to: Version) -> Result<(), 
         let problem = "push notifications are not passed on to an agent of another A2A version";
         return Err(RpcError::new(Code::PushNotSupported, problem));
     }
-    // The same flag, negated.
+    // 1.0 has the negation of the flag of 0.3.
     let (from, to) = match to {
         Version::V10 => ("blocking", "returnImmediately"),
         Version::V03 => ("returnImmediately", "blocking"),

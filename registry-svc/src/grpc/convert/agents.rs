@@ -29,7 +29,7 @@ impl From<Status> for proto::AgentStatus {
     }
 }
 
-/// The status of a filter; `None` for every status.
+/// Reads the status that a filter names; `None` stands for every status.
 pub(in crate::grpc) fn parse_status(status: proto::AgentStatus) -> Option<Status> {
     Status::ALL.into_iter().find(|known| proto::AgentStatus::from(*known) == status)
 }

@@ -1,4 +1,4 @@
-//! Replicas that die, stop, stall, or lose their database during a delivery.
+//! Replicas that die, stop, stall or lose their database while they deliver a message.
 
 use std::{os::unix::process::ExitStatusExt, process::Stdio};
 
@@ -32,7 +32,7 @@ impl Scene {
 async fn after_a_crash_another_replica_delivers_the_message() {
     let mut scene = Scene::of(FakeAgent::start(Dialect::V03), accepts_only).await;
     let mut messages = Vec::new();
-    // Each point twice: before the message reached the agent, and after the agent answered.
+    // The test uses each point twice: before the message reached the agent, and after the agent answered.
     for (round, point, arrivals) in [
         (1, "registry.relay.dispatched", 0),
         (2, "registry.relay.answered", 1),
