@@ -50,7 +50,7 @@ pub trait ContainerEngine: fmt::Debug + Send + Sync {
     /// Removes a volume. [`Error::Conflict`] while a container mounts it.
     async fn remove_volume(&self, name: &str) -> Result<Removal, Error>;
 
-    /// Lists every volume of an installation, or fails: never a part of them.
+    /// Lists every volume of an installation; fails rather than return only some.
     async fn list_volumes(&self, installation: &str) -> Result<Vec<Volume>, Error>;
 }
 

@@ -78,7 +78,7 @@ impl Creator {
     /// waits for it. A sandbox that cannot be created is committed to removal.
     ///
     /// # Errors
-    /// An error after which the sandbox stays for the next worker.
+    /// Any error; the next worker then continues the creation.
     pub async fn create(&self, job: Job) -> Result<()> {
         let traceparent = {
             let mut db = self.deps.pool.acquire().await?;

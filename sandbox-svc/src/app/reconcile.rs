@@ -81,7 +81,7 @@ impl Reconciliation {
     /// Makes one pass under the lease `held`, and acts on what an earlier pass saw, too.
     ///
     /// # Errors
-    /// An error after which the rest of the pass is left to the next one.
+    /// Any error; the next pass then does the rest.
     pub async fn pass(&mut self, held: &Held) -> Result<Report> {
         let deps = self.deps.clone();
         let served = deps.engine.get()?;

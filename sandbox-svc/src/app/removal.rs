@@ -45,8 +45,8 @@ impl Remover {
         Self { deps, holder }
     }
 
-    /// Lists at most `limit` committed removals without a worker. One with a lease that ran out is among them
-    /// only if `expired`.
+    /// Lists at most `limit` committed removals without a worker. With `expired`, it also lists those with an
+    /// expired lease.
     ///
     /// # Errors
     /// An error of Postgres, or [`Error::EngineUnknown`].
@@ -56,11 +56,12 @@ impl Remover {
         Ok(queue::unattended(&mut db, engine, State::Deleting, expired, limit).await?)
     }
 
-    /// Removes what exists of a sandbox with a committed removal, unless its epoch grew since it was
-    /// `seen`. The lease of an unfinished removal is released, so that the next worker can repeat it.
+    /// Removes the container and the other resources of a sandbox in `deleting`, unless another process has
+    /// taken the removal since its epoch was `seen`. The lease of an unfinished removal is released, so that
+    /// the next worker can repeat it.
     ///
     /// # Errors
-    /// An error after which the removal must be repeated.
+    /// Any error; the removal must then be repeated.
     pub async fn remove(&self, id: SandboxId, seen: i64) -> Result<()> {
         let ttl = self.deps.settings.create.lease + self.deps.settings.create.guest_deadline;
         let (lease, sandbox) = {

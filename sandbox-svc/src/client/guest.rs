@@ -41,7 +41,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 /// Timeout of a call that waits for no command.
 const SHORT_CALL: Duration = Duration::from_secs(10);
-/// Maximum bytes of a file's name; because Linux allows 255, and replacing invalid UTF-8 triples a byte.
+/// Maximum bytes of a file's name: Linux allows 255, and the replacement for an invalid byte takes three.
 const NAME_BYTES: usize = 255 * 3;
 
 /// Why a guest did not do what it was asked.
@@ -66,7 +66,7 @@ pub enum Error {
     #[error("guest refused the call ({why:?}): {message}")]
     Refused {
         why: Refusal,
-        /// The guest's words, cut; shown to the caller, never used for a decision.
+        /// Error message of the guest, truncated. It is shown to the caller and decides nothing.
         message: String,
     },
     /// Another guest instance answers, without the records of the one that was asked for.

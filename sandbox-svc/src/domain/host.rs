@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 /// Available memory in bytes below which a host is critical, and below which it is warned of.
 const MEMORY: (u64, u64) = (512 << 20, 1 << 30);
-/// Share of time in which every process waits for memory: above the first critical, above the second a
-/// warning.
+/// Share of time in which every process waits for memory, above which a host is critical, and above which it
+/// is warned of.
 const STALLED: (f64, f64) = (0.20, 0.05);
-/// Free share of the engine's disk: below the first critical, below the second a warning.
+/// Free share of the engine's disk below which a host is critical, and below which it is warned of.
 const DISK: (f64, f64) = (0.05, 0.15);
-/// Samples in a row that enter a warning; one alone may be a short peak.
+/// Bad samples in a row that put a host into a warning, because a single one may be a short peak.
 const BAD_SAMPLES: u32 = 2;
-/// Time of better samples before a level is left by one step.
+/// Time of better samples before the level improves by one step.
 const RECOVERY: Duration = Duration::from_secs(120);
 
 /// How short of resources a host is.

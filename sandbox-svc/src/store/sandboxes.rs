@@ -162,8 +162,8 @@ pub async fn find_live(db: &mut PgConnection, session: SessionId) -> Result<Opti
     }
 }
 
-/// Returns a page of an account's sandboxes, newest first, from after `after`; only those that `filter`
-/// accepts.
+/// Returns the page of an account's sandboxes that follows `after`, newest first, limited to those that
+/// `filter` accepts.
 pub async fn list(
     db: &mut PgConnection,
     account: AccountId,

@@ -32,7 +32,7 @@ impl Creator {
     /// `warm`.
     ///
     /// # Errors
-    /// An error after which nothing is taken.
+    /// Any error; no sandbox is then taken.
     pub async fn take_next(&self, warm: bool) -> Result<Option<Job>> {
         let served = self.deps.engine.get()?;
         let found = {
@@ -111,8 +111,8 @@ impl Creator {
         Ok(self.deps.commit_removal(tx, &idle, Cause::Retired, WORKER).await?.is_some())
     }
 
-    /// Lists at most `limit` sandboxes in creation without a worker. One with a lease that ran out is among
-    /// them only if `expired`.
+    /// Lists at most `limit` sandboxes in creation without a worker. With `expired`, it also lists those with
+    /// an expired lease.
     ///
     /// # Errors
     /// An error of Postgres, or [`Error::EngineUnknown`].
@@ -122,10 +122,10 @@ impl Creator {
         Ok(queue::unattended(&mut db, engine, State::Creating, expired, limit).await?)
     }
 
-    /// Takes over a sandbox in creation, unless its epoch grew since it was `seen`.
+    /// Takes over the creation of a sandbox, unless another process has taken it since its epoch was `seen`.
     ///
     /// # Errors
-    /// An error after which nothing is taken.
+    /// Any error of Postgres; the sandbox is then not taken over.
     pub async fn take_over(&self, id: SandboxId, seen: i64) -> Result<Option<Job>> {
         let ttl = self.deps.settings.create.lease;
         let mut db = self.deps.pool.acquire().await?;
@@ -139,7 +139,7 @@ impl Creator {
     /// Creates the next queued sandbox to its end. Returns whether there was one.
     ///
     /// # Errors
-    /// Those of [`Self::take_next`] and [`Self::create`].
+    /// The errors of [`Self::take_next`] and [`Self::create`].
     #[cfg(feature = "test-util")]
     pub async fn create_next(&self) -> Result<bool> {
         match self.take_next(true).await? {
