@@ -52,9 +52,9 @@ impl Journal {
         Self { config, pool, hub, writers }
     }
 
-    /// Opens the log of a turn that `epoch` runs, after its newest event `last_seq`, which was read after the
-    /// claim was committed. The writer cancels `fenced` when it learns that another epoch runs the turn or
-    /// that it is final.
+    /// Opens the log of a turn for the worker that claimed it with `epoch`. `last_seq` is the turn's newest
+    /// event, read after the claim was committed. The writer cancels `fenced` when it learns that another
+    /// epoch runs the turn or that it is final.
     #[must_use]
     pub fn open(&self, turn_id: TurnId, epoch: i64, last_seq: i64, fenced: CancellationToken) -> TurnLog {
         let writer = &self.writers[writer_of(turn_id, self.writers.len())];

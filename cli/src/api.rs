@@ -59,7 +59,7 @@ pub struct Refusal {
 }
 
 impl Api {
-    /// The plane and token of the command line; by default the home's own, with the token in `token_file`.
+    /// Opens the plane that the command line names, or else the one of `home` with the token in `token_file`.
     pub(crate) fn open(home: &Path, target: &Target, token_file: &str) -> Result<Self> {
         let url = match &target.url {
             Some(url) => url.clone(),
@@ -72,7 +72,7 @@ impl Api {
         Self::at(&url, &token)
     }
 
-    /// The plane at the base URL `url`.
+    /// Opens the plane at the base URL `url`.
     pub fn at(url: &str, token: &str) -> Result<Self> {
         let http = Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build()?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token: token.to_owned() })

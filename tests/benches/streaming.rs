@@ -31,8 +31,9 @@ use svc_core::testing::bench::{Floor, ROUNDS, compare, median, milliseconds};
 use tokio::{net::TcpListener, sync::Barrier, task::JoinSet};
 
 const STREAMS: usize = 200;
-/// Chunks of a stream that count, and those before and after them that do not.
+/// Chunks of a stream that are measured.
 const CHUNKS: u32 = 60;
+/// Chunks before and after them that are not measured.
 const AROUND: u32 = 10;
 /// Time between two chunks of one stream: ten a second, 2,000 over all streams. The machine also runs the
 /// upstream, the clients and the servers; a rate that fills its processors would measure their queue, not the

@@ -68,7 +68,7 @@ struct Scene {
     page: String,
     /// A running sandbox with links that lead out of it.
     sandbox: String,
-    /// A running sandbox with a link in place of the guest's socket.
+    /// A running sandbox in which a program replaced the guest's socket by a symbolic link.
     usurped: String,
     /// A secret with which an agent may register.
     enrolment: String,

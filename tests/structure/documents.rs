@@ -12,7 +12,8 @@ fn paths(text: &str) -> impl Iterator<Item = &str> {
     quoted.filter(|quoted| {
         let known = [".rs", ".toml", ".sql", ".proto", ".md", ".lua"];
         let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
-        // A leading slash is a path of the API, a leading dot a directory that a run makes.
+        // A path with a leading slash is a route of the API; one with a leading dot is a directory that a run
+        // creates. Neither is checked.
         quoted.chars().all(plain)
             && !quoted.starts_with(['/', '.'])
             && (quoted.contains('/') || known.iter().any(|ending| quoted.ends_with(ending)))

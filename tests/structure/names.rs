@@ -25,7 +25,7 @@ pub(crate) struct Names {
     module: Vec<String>,
 }
 
-/// The names that `file` uses, which is the module `module` of its crate.
+/// Collects the names that `file` uses; `module` is its path in its crate.
 pub(crate) fn of(file: &syn::File, module: &[String]) -> Names {
     let mut names = Names { module: module.to_vec(), ..Names::default() };
     names.visit_file(file);

@@ -132,7 +132,7 @@ impl TurnBackend for Native {
     }
 }
 
-/// The turn's position in its route: the model that was asked last.
+/// Returns the index in `models` of the model that was asked last, or 0.
 fn position(models: &[RouteModel], own: &[StoredMessage], open: &OpenStep) -> usize {
     let last = own.iter().rev().map(|stored| stored.model.as_str()).find(|model| !model.is_empty());
     let asked = if open.model.is_empty() { last } else { Some(open.model.as_str()) };

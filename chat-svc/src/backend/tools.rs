@@ -50,7 +50,7 @@ impl Toolbox {
         Self { sandboxes }
     }
 
-    /// Brings one call to its result, starting from its state in the journal.
+    /// Executes one call until it has a result, continuing from its state in the journal.
     pub(crate) async fn execute(&self, run: &Run, call: &mut JournaledCall) -> Result<(), RunError> {
         let outcome = match (call.recovery(), BuiltIn::parse(&call.call)) {
             (Recovery::Done, _) => return Ok(()),

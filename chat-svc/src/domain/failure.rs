@@ -78,8 +78,8 @@ impl FailureClass {
         }
     }
 
-    /// Whether a retry on the same model may succeed. A refusal is deterministic, a rate limit asks for a
-    /// pause, and a stall has already used up its timeout.
+    /// Whether the same model may succeed on a retry. Not after a refusal, which would repeat; not after a
+    /// rate limit, which needs a pause; not after a stall, which has used up its timeout.
     pub(crate) const fn retry_may_help(self) -> bool {
         match self {
             Self::Transient | Self::Cut | Self::Malformed => true,

@@ -1,9 +1,9 @@
 //! A turn: one user input until its final answer, and its state machine.
 //!
-//! [`next`] is the only place that says which status follows which. It is pure: a turn's row, an input and
-//! the time come in; the changed row goes out. The lease columns are not part of it: an expired lease only
-//! permits a takeover, the epoch decides. The set-wise claim of many turns (`store::claims`) writes what
-//! [`next`] says for [`Input::Claim`].
+//! [`next`] is the only function that says which status follows which. It is pure: a turn's row, an input and
+//! the time come in; the changed row goes out. It does not read the lease columns: an expired lease lets
+//! another worker claim the turn, and only the epoch fences writers. `store::claims` claims many turns in one
+//! statement, which must write the same as [`next`] returns for [`Input::Claim`].
 
 use chrono::{DateTime, Utc};
 use svc_core::{

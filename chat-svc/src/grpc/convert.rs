@@ -1,4 +1,5 @@
-//! Conversions between the contract's types and the domain's. They cannot fail: the contract's rules hold.
+//! Converts between the contract's types and the domain's. No conversion fails, because the server has
+//! refused every request that breaks a field rule of the contract.
 
 use prost_types::{ListValue, Struct, Value, value::Kind};
 use steward_proto::chat::v1 as proto;

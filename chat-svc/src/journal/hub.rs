@@ -27,8 +27,8 @@ const OUTBOX: usize = 4096;
 /// Maximum hints of one round trip.
 const HINTS_AT_ONCE: usize = 256;
 
-/// Pause after hints that had no subscriber: most turns are read in the process that runs them, and a new
-/// subscriber reads Postgres first.
+/// Pause of the sender after hints that no process was subscribed to, so that more hints go in one round
+/// trip. It delays no client: a new subscriber reads Postgres first.
 const NO_SUBSCRIBER_PAUSE: Duration = Duration::from_millis(5);
 
 /// A message of the hub to the readers of one turn.

@@ -1,9 +1,9 @@
 //! The writers: each commits the next batch as soon as the last one ended.
 //!
-//! One statement writes the events of every turn of a batch and proves each turn's epoch under a lock.
-//! Nothing is written of a turn that the statement does not return; a second statement asks why. If its
-//! worker is fenced, its events are dropped and the worker is signalled; if its row was locked, its events go
-//! with the next batch. A failed batch is written again turn by turn, one after the other.
+//! One statement locks each turn of the batch, checks its epoch, writes its events and returns the turns
+//! written. For the other turns a second statement finds the reason: if the worker is fenced, the writer
+//! drops the events and signals the worker; if the row was locked, it keeps the events for the next batch. A
+//! failed batch is written again turn by turn, one after the other.
 //!
 //! A writer numbers the events of its turns after adjacent deltas were merged, so that one event of a client
 //! is one row.

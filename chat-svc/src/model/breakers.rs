@@ -18,7 +18,7 @@ use svc_core::run::{
 use super::model_client::ModelError;
 use crate::domain::failure::HealthEffect;
 
-/// Multiple of the cooldown for an endpoint that limits the rate without a Retry-After.
+/// How many times longer an endpoint cools down after a rate limit without a Retry-After.
 const RATE_LIMIT_FACTOR: u32 = 5;
 
 /// Permission to call an endpoint; the outcome must be passed to [`Breakers::record`].

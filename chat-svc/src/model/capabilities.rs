@@ -78,7 +78,8 @@ const TABLE: &[(&str, Capabilities)] = &[
     ("o3",                      row(false,  true,  true,    true,  Completion)),
     ("o3-mini",                 row(false,  true,  true,    false, Completion)),
     ("o4-mini",                 row(false,  true,  true,    true,  Completion)),
-    // Thinking forbids a prefill, and newer models may always think: only older ones surely accept a prefill.
+    // A thinking model refuses a prefill, and newer models may always think: only Claude 3 is known to accept
+    // one.
     ("claude",                  row(false,  true,  true,    true,  Tokens)),
     ("claude-3",                row(true,   true,  true,    true,  Tokens)),
     ("claude-3-7",              row(false,  true,  true,    true,  Tokens)),

@@ -44,7 +44,7 @@ pub(super) enum Case {
 /// A client under test, with its upstream.
 #[async_trait]
 pub(super) trait Subject: Send {
-    /// A client that meets `case` with its next call, and the request for that call.
+    /// Returns a client that meets `case` with its next call, and the request for that call.
     async fn prepare(&mut self, case: Case) -> (Arc<dyn ModelClient>, ModelRequest);
 
     /// Number of calls that the upstream still answers.

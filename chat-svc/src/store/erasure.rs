@@ -15,10 +15,10 @@ custody_tables! {
     "chat.idempotency_keys" => idempotency_keys;
 }
 
-/// The kind that survives an erasure: usage, without content.
+/// The kind that survives an erasure: the ledger of usage, which has no content.
 pub(crate) const SURVIVOR: &str = "chat.usage_ledger";
 
-/// Deletes the personal data of session heads, which are deleted at Commit.
+/// Blanks the titles of the subject's sessions; Commit later deletes these rows.
 pub(crate) async fn blank_heads(db: &mut PgConnection, subject: Subject) -> Result<(), pg::Error> {
     sqlx::query!(
         "UPDATE sessions

@@ -59,7 +59,8 @@ impl StopWorker {
             telemetry::follow(&span, stop.traceparent.as_deref());
             let (stops, soft) = (self.stops.clone(), soft.clone());
             let work = async move {
-                // When this process stops, another replica stops the call once it is due again.
+                // Stopping this process cuts this attempt short; another replica repeats it once the call is
+                // due again.
                 let _ended = soft.run_until_cancelled(stops.stop(&stop, tries)).await;
                 drop(slot);
             };

@@ -37,7 +37,8 @@ fn way(name: &'static str, replies: Vec<Reply>, resets: usize, cause: &'static s
     Way { name, replies, resets, cause }
 }
 
-/// Every way, before the first visible token, after it, and in a step after one that is committed.
+/// Every way in which the first model fails: before its first visible token, after it, or in the step after a
+/// committed one.
 fn ways() -> Vec<Way> {
     let (silent, spoken) = (Reply::stream, || Reply::stream().say(BEGUN));
     let step = || {

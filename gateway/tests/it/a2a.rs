@@ -159,7 +159,8 @@ async fn what_the_relay_refuses_is_a_problem() {
         let (status, _, document) = problem(send(&gateway, BODY)).await;
         assert_eq!((status.as_u16(), document["code"].as_str()), (want, Some(code)), "{document}");
     }
-    // A refusal of the gateway's own assertion is our defect, and so is an answer that is not HTTP.
+    // A service that refuses the gateway's own assertion, or answers without an HTTP status, shows a defect
+    // of Steward: 500.
     let refuse =
         |_: Call| async { Err(error::to_status(&Refusal(ErrorKind::Unauthenticated, "UNAUTHENTICATED"))) };
     let (status, _, document) = problem(send(&TestGateway::open(refuse).await, BODY)).await;

@@ -241,8 +241,8 @@ impl Record {
 
 /// One erasure.
 ///
-/// Once committed it names no subject, only a hash. The tenant still finds it by its id, because the account
-/// stays on it until the account itself is erased.
+/// A committed job keeps a hash instead of its subject. It keeps the account, so that the tenant finds it by
+/// id, until the account is erased.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
     pub purge_id: PurgeId,

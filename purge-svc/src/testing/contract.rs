@@ -39,7 +39,7 @@ pub trait Owner: Sync {
         Subject::Session { account: AccountId::new(), session: SessionId::new() }
     }
 
-    /// Writes data of a subject, external objects included if the custodian has such.
+    /// Writes data of a subject, and external objects if the custodian keeps any.
     fn seed(&self, subject: Subject) -> impl Future<Output = ()> + Send;
 
     /// Tries to write data of a subject as a request or a worker would; returns whether the write was

@@ -110,8 +110,8 @@ impl Scene {
     async fn request(&self) -> String {
         let session = self.tenant.session().await;
         let look = async || {
-            // A stopped replica does not answer, and one that just started may refuse: the row shows the
-            // sandbox.
+            // A stopped replica does not answer and a starting one may refuse, so the row decides whether the
+            // sandbox was requested.
             let body = json!({ "sessionId": session });
             let post = self.tenant.api.post("/v1/sandboxes", &body);
             let _answer = tokio::time::timeout(Duration::from_secs(2), post).await;

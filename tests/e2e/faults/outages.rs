@@ -1,6 +1,6 @@
-//! Postgres, Redis or Docker is away for ten seconds during turns and beats, and comes back: callers are
-//! refused with a time to retry or notice nothing; no accepted work is lost or done twice, no agent is marked
-//! silent, and no container is left over.
+//! Takes Postgres, Redis or Docker away for ten seconds during turns and beats. Callers get 503 with
+//! Retry-After, or no error. No accepted work is lost or done twice, no agent is marked silent, and no
+//! container is left over.
 
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,9 @@ use suite_tests::{
 };
 
 const AWAY: Duration = Duration::from_secs(10);
-/// Maximum time from the return to a plane that answers everything.
+/// Maximum time from the return of the server to a plane that answers everything.
 const RECOVERY: Duration = Duration::from_secs(5);
-/// Agents that miss three beats of a second are silent after about five: half of [`AWAY`].
+/// Agents beat every second and count as silent after about five seconds, half of [`AWAY`].
 const BEATS: &str = "
 heartbeat.shortest_interval = '1s'
 heartbeat.longest_interval = '1s'

@@ -25,13 +25,13 @@ pub(super) fn classify(status: u16, retry_after: Option<Duration>, body: &str) -
     }
 }
 
-/// The error in a payload instead of an answer; `None` if it has none.
+/// Reads the error from a payload that has one in place of an answer.
 pub(super) fn in_band(payload: &str) -> Option<ModelError> {
     let value: Value = serde_json::from_str(payload).ok()?;
     value.get("error").filter(|error| !error.is_null()).map(of_error)
 }
 
-/// The error of an `error` member.
+/// Reads an `error` member.
 pub(super) fn of_error(error: &Value) -> ModelError {
     let said = Said::in_error(error);
     if said.is("rate_limit") || said.is("quota") || said.codes.iter().any(|code| code == "429") {

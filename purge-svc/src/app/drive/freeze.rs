@@ -24,7 +24,8 @@ impl Driver {
             return Ok(());
         }
         tx.rollback().await?;
-        // Before anything is frozen: a job that cannot end must not begin.
+        // Asks every custodian whether it answers before the first one is frozen: a job that cannot end must
+        // not freeze anything.
         let described = Custodian::ALL.map(|custodian| self.roster.get(custodian).describe());
         for description in join_all(described).await {
             description?;
