@@ -1,6 +1,7 @@
-//! Sandboxes compared with the engine alone, on real Docker, Postgres and Redis.
+//! Compares sandboxes with the engine alone, on real Docker, Postgres and Redis.
 //!
-//! * A command through journal and guest, compared with `docker exec` of it in the same container.
+//! * A command through journal and guest, compared with the same command by `docker exec` in the same
+//!   container.
 //! * A claim from the warm pool, compared with creating and starting such a container.
 //! * A cold create from the request to the guest's answer, compared with creating and starting a container of
 //!   the same configuration without waiting for an answer from it.

@@ -51,7 +51,7 @@ pub struct Deps {
     pub metrics: Metrics,
 }
 
-/// Principal id in the audit log for what a worker does without a caller.
+/// Principal id in the audit log for acts of a worker, which has no caller.
 const WORKER: &str = "sandbox-svc";
 
 impl Deps {
@@ -60,7 +60,7 @@ impl Deps {
     }
 
     /// Commits a sandbox to its removal in `tx`, which must hold its row. Returns `None` if the removal is
-    /// committed already. The removal cannot be undone from here on, so the audit log records it here.
+    /// committed already. The removal cannot be undone after the commit, so the audit log records it here.
     async fn commit_removal(
         &self,
         tx: &mut Tx,

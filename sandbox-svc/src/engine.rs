@@ -23,13 +23,13 @@ pub type SharedEngine = Arc<dyn ContainerEngine>;
 /// The verbs of an engine.
 #[async_trait]
 pub trait ContainerEngine: fmt::Debug + Send + Sync {
-    /// The engine's identity and resources. Also the health probe.
+    /// Reads the engine's identity and resources. The health probe calls it too.
     async fn info(&self) -> Result<EngineInfo, Error>;
 
-    /// The id of the image with this name.
+    /// Finds the id of the image with this name.
     async fn image(&self, name: &str) -> Observed<String>;
 
-    /// Creates a container without starting it. [`Error::Conflict`] if the name is taken.
+    /// Creates a container without starting it. Fails with [`Error::Conflict`] if the name is taken.
     async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, Error>;
 
     /// Starts a container. Succeeds if it runs already.
@@ -41,13 +41,13 @@ pub trait ContainerEngine: fmt::Debug + Send + Sync {
     /// Kills and removes a container, but not its named volumes.
     async fn remove(&self, handle: Handle<'_>) -> Result<Removal, Error>;
 
-    /// Lists every container of an installation in any state, or fails: never a part of them.
+    /// Lists every container of an installation in any state; fails rather than return only some.
     async fn list(&self, installation: &str) -> Result<Vec<Container>, Error>;
 
     /// Creates a volume. Succeeds if one with this name and these labels exists.
     async fn create_volume(&self, spec: &VolumeSpec) -> Result<(), Error>;
 
-    /// Removes a volume. [`Error::Conflict`] while a container mounts it.
+    /// Removes a volume. Fails with [`Error::Conflict`] while a container mounts it.
     async fn remove_volume(&self, name: &str) -> Result<Removal, Error>;
 
     /// Lists every volume of an installation; fails rather than return only some.
@@ -74,9 +74,9 @@ impl Handle<'_> {
 /// The answer to a read.
 #[derive(Debug)]
 pub enum Observed<T> {
-    /// The engine has it.
+    /// The engine has the object.
     Present(T),
-    /// The engine answered that it does not have it.
+    /// The engine answered that it does not have the object.
     Absent,
     /// The engine did not answer, or failed. Callers never destroy anything because of this.
     Unknown(Error),
@@ -99,7 +99,7 @@ pub enum Removal {
     Removed,
     /// The object did not exist.
     Absent,
-    /// Another removal of it is running; read again.
+    /// Another removal of the object is running; read again.
     InProgress,
 }
 
@@ -136,10 +136,10 @@ pub enum Error {
     /// The engine failed, perhaps after a part of the work (5xx).
     #[error("engine failed ({status}): {message}")]
     Failed { status: u16, message: String },
-    /// No answer: the request may or may not have been carried out.
+    /// The engine gave no answer: it may or may not have carried out the request.
     #[error("engine cannot be reached")]
     Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// No answer in time: the request may have been carried out, or may still be.
+    /// The engine gave no answer in time: it may have carried out the request, or may still do so.
     #[error("engine did not answer within {0:?}")]
     TimedOut(Duration),
     /// Too many calls are waiting; the engine was not asked.

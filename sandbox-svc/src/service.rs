@@ -1,4 +1,4 @@
-//! The composition root: the only file that wires and spawns.
+//! The composition root: no other file builds the parts and spawns the tasks.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::{
     worker::engine::{self, EngineDeps},
 };
 
-/// Maximum API tokens that are remembered, for five seconds each.
+/// Maximum API tokens that are cached, for five seconds each.
 const MAX_TOKENS: u64 = 100_000;
 
 /// Starts sandbox-svc on `lifecycle`: binds its ports, migrates, spawns its tasks and returns. The engine may

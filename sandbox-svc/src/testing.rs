@@ -50,7 +50,7 @@ pub fn docker() -> DockerEngine {
     DockerEngine::at(&docker_host())
 }
 
-/// Where the engine of this machine listens.
+/// Address at which the engine of this machine listens.
 #[must_use]
 pub fn docker_host() -> String {
     std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned())

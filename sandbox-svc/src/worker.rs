@@ -28,7 +28,7 @@ use svc_core::data::{
 /// Time allowed for one slow round of a worker, before its loop counts as unhealthy.
 const SLOW_ROUND: Duration = Duration::from_secs(60);
 
-/// A singleton lease that is kept from pass to pass; because two sightings must be made under the same one.
+/// A singleton lease that is kept from pass to pass, because two sightings must be made under the same lease.
 #[derive(Debug)]
 pub struct PassLease {
     singleton: Singleton,
@@ -47,7 +47,7 @@ impl PassLease {
     /// [`pg::Error`] if Postgres did not record the new holder.
     pub async fn hold(&mut self) -> Result<Option<&Held>, pg::Error> {
         if self.held.as_ref().is_none_or(|held| held.lost().is_cancelled()) {
-            // Released before a new one is taken: the old one would conflict with it.
+            // The old lease is released before a new one is taken, which it would conflict with.
             self.held = None;
             self.held = self.singleton.acquire().await?;
         }

@@ -34,8 +34,8 @@ impl Admission {
     }
 
     /// Returns the session's live sandbox, or requests one. The first request for a session makes the account
-    /// its owner here, so chat-svc is asked first, unless the caller is a service of the plane: that knows
-    /// the owner.
+    /// its owner here, so chat-svc is asked first. A service of the plane knows the owner, so for its
+    /// requests chat-svc is not asked.
     ///
     /// # Errors
     /// [`Error::SessionNotFound`] if the session belongs to another account or does not exist;
@@ -51,7 +51,7 @@ impl Admission {
         self.sandboxes.create(account, session, once).await
     }
 
-    /// Whether the account is recorded here as the session's owner.
+    /// Returns whether the account is recorded here as the session's owner.
     async fn is_known(&self, account: AccountId, session: SessionId) -> Result<bool> {
         let mut db = self.pool.acquire().await?;
         Ok(custody::record(&mut db, subject(Owner { account, session })).await?.is_some())

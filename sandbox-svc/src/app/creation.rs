@@ -1,9 +1,9 @@
-//! Creating the containers of sandboxes, under a lease on the sandbox's row.
+//! Creates the containers of sandboxes, under a lease on the sandbox's row.
 //!
 //! The row names the container, its run directory and its image before the engine is asked. So when a worker
-//! dies, the next one repeats the same request, finds the first one's container by its name, and adopts it if
-//! it matches. A worker that lost its lease or its sandbox is harmless: the first step of a removal revokes
-//! the run directory, and without it the engine neither creates nor starts the container.
+//! dies, the next one repeats the same request, finds the container of the first worker by its name, and
+//! adopts it if it matches. A worker that lost its lease or its sandbox does no harm: the first step of a
+//! removal revokes the run directory, and without it the engine neither creates nor starts the container.
 //!
 //! [`take`] chooses a sandbox and commits its creation, [`container`] works through the engine's steps.
 
@@ -113,7 +113,7 @@ impl Creator {
                 tracing::warn!(sandbox.id = %job.sandbox.id, ?cause, "sandbox cannot be created");
                 self.give_up(&job.sandbox, cause).await
             }
-            // Deleted or taken over meanwhile: no longer this worker's.
+            // The sandbox was deleted or taken over meanwhile, so this worker leaves it.
             Err(Abort::Retry(error)) if error.is_race() => Ok(()),
             Err(Abort::Retry(error)) => Err(error),
         }
@@ -131,7 +131,7 @@ impl Creator {
         steps.start(&id).await?;
         failpoint::hit("sandbox.create.started").await;
         let instance = steps.await_guest(&id).await?;
-        // Before any command of the session runs.
+        // The directory is sealed before any command of the session runs.
         served.run_dirs.seal(&container.run_dir).map_err(host_error)?;
         self.mark_running(served, &sandbox, instance).await?;
         self.deps.notices.sandbox_changed(sandbox.id).await;

@@ -1,16 +1,15 @@
-//! sandbox-svc's half of an erasure: what it stores of a subject, and how that is frozen, removed and read
-//! back.
+//! sandbox-svc's part in an erasure: it freezes, removes and counts what it stores of a subject.
 //!
-//! A freeze keeps writers out and gives up sandboxes that do not run yet. Running ones stay, so that a thaw
-//! returns them. An erasure commits everything to removal in one transaction, and then carries the removals
-//! out as [`super::removal`] does: container, absence, row. The resources of the inventory are looked for
-//! once more before the last row is deleted, because after that only the inventory has their names.
+//! A freeze keeps writers out and commits sandboxes that do not run yet to removal. Running ones stay, so
+//! that a thaw returns them. An erasure commits everything to removal in one transaction, and then carries
+//! the removals out as [`super::removal`] does. Before it deletes the last row, it looks for the resources of
+//! the inventory once more, because after that only the inventory has their names.
 //!
-//! A read-back asks Postgres, the engine and its host. An engine that does not answer, or that another
-//! process serves, is unknown and never counts as zero.
+//! Verify asks Postgres, the engine and its host. If the engine does not answer, or another process serves
+//! it, the count is unknown and never zero.
 //!
-//! [`svc_core::custody`] decides who may still write and which step may follow which, and replays answers.
-//! The answers are stored as this module's own records.
+//! [`svc_core::custody`] decides which writers and steps are allowed, and replays the answers of repeated
+//! steps. The stored answers are the records of this module.
 
 mod resources;
 
@@ -46,9 +45,9 @@ use crate::{
     },
 };
 
-/// Longest time that one Erase keeps removing; because its caller waits for 30 s.
+/// Longest time that one Erase keeps removing, because its caller waits for 30 s.
 const ERASE_TIME: Duration = Duration::from_secs(20);
-/// Time between two reads of how far the removals are; because other workers carry them out, too.
+/// Time between two reads of the progress of the removals, which other workers carry out, too.
 const REMOVAL_POLL: Duration = Duration::from_millis(100);
 /// Maximum ids that one violated invariant reports.
 const MAX_OFFENDERS: i64 = 50;
@@ -149,8 +148,8 @@ impl custodian::Custodian for Custodian {
         .await
     }
 
-    /// Lists what is outside Postgres. Later steps find nothing new: writers are frozen, pending sandboxes
-    /// given up.
+    /// Lists the resources outside Postgres. Later steps find no new ones: writers are frozen, and pending
+    /// sandboxes are committed to removal.
     async fn inventory(&self, step: Step) -> Result<Vec<Object>> {
         let listed: Result<Listed> = custody::step(&self.deps.pool, step, async |mut open| {
             let sandboxes = self.list_unfinished(open.tx(), step.subject).await?;
@@ -161,7 +160,7 @@ impl custodian::Custodian for Custodian {
         Ok(listed?.into())
     }
 
-    /// Removes everything, as far as one call can.
+    /// Removes as much as one call can.
     async fn erase(&self, step: Step) -> Result<custodian::Erased> {
         let until = Instant::now() + ERASE_TIME;
         let mut deleted = Counts::new();
@@ -197,7 +196,7 @@ impl custodian::Custodian for Custodian {
         }
     }
 
-    /// Counts what is left in Postgres, at the engine and on its host.
+    /// Counts the rows and resources that are left in Postgres, at the engine and on its host.
     async fn verify(&self, step: Step) -> Result<Verified> {
         custody::step(&self.deps.pool, step, async |mut open| {
             let listed = custody::answer_of::<Listed>(open.tx(), step, StepKind::Inventory).await?;
@@ -259,8 +258,8 @@ impl Custodian {
         Ok((Pending { sandboxes, resources, more }, ended))
     }
 
-    /// Carries out the removals on the served engine; other replicas do so on their engines. Returns why one
-    /// must be repeated.
+    /// Carries out the removals on the served engine; other replicas do so on their engines. Returns the
+    /// reason if a removal must be repeated.
     async fn remove(&self, sandboxes: &[Sandbox]) -> Option<RetryReason> {
         let Ok(served) = self.deps.engine.get() else {
             return (!sandboxes.is_empty()).then_some(RetryReason::EngineUnavailable);
@@ -331,7 +330,7 @@ impl Custodian {
 }
 
 /// Lists everything that the subject has, or may have, outside Postgres. Run directories of final sandboxes
-/// are among them: their deletion may have failed at the time.
+/// are included, because their deletion may have failed.
 async fn list_resources(tx: &mut Tx, subject: Subject, sandboxes: &[Sandbox]) -> Result<BTreeSet<Resource>> {
     let containers = sandboxes.iter().filter_map(|sandbox| {
         let container = sandbox.container.as_ref()?;

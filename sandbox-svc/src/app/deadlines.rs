@@ -1,4 +1,4 @@
-//! Commits overdue sandboxes to removal: those that were not created in time, and those that are not used.
+//! Commits overdue sandboxes to removal: sandboxes that were not created in time, and unused ones.
 
 use svc_core::data::pg::Tx;
 
@@ -15,7 +15,7 @@ const BATCH: i64 = 100;
 /// Commits everything that is overdue to removal. Returns the number of sandboxes.
 ///
 /// # Errors
-/// The error of the first sandbox that failed; those before it are committed.
+/// The error of the first sandbox that failed; the sandboxes before it are committed.
 pub async fn sweep(deps: &Deps) -> Result<usize> {
     let mut ended = 0;
     loop {
@@ -27,7 +27,7 @@ pub async fn sweep(deps: &Deps) -> Result<usize> {
         for id in due {
             let mut tx = Tx::system(&deps.pool).await?;
             let Some(sandbox) = rows::lock(&mut tx, None, id).await? else { continue };
-            // Read again under the lock: a call may have moved the deadline meanwhile.
+            // The row is read again under the lock, because a call may have moved the deadline meanwhile.
             if sandbox.deadline_at > deps.now() {
                 continue;
             }

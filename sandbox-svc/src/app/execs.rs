@@ -1,7 +1,7 @@
 //! Keyed calls: the intent is journaled, then the guest is called, then the outcome is journaled.
 //!
 //! A key runs at most once. Between intent and outcome this service does not know whether the call ran. So a
-//! repeated call goes to the guest under the same key, which runs it only if it never did, and
+//! repeated call goes to the guest under the same key, which runs the call only if it has not run yet, and
 //! [`Execs::resolve`] makes the guest abandon a key that never arrived. A call that is still `running` when
 //! its sandbox is gone becomes `in_doubt`.
 //!
@@ -53,7 +53,7 @@ impl Execs {
     pub async fn call(&self, account: AccountId, id: SandboxId, key: Key, call: Call) -> Result<Record> {
         let sandbox = self.deps.find(account, id).await?;
         let owner = sandbox.owner.ok_or(Error::NotFound)?;
-        // Checked before the intent: a call that this process cannot send is not journaled.
+        // Checks this before the intent, so that a call that this process cannot send is not journaled.
         self.deps.engine.of(&sandbox)?;
         let keyed = KeyedCall { deps: self.deps.clone(), owner, sandbox, key };
         let first = match keyed.record_intent(&call.hash()).await? {
@@ -99,8 +99,8 @@ impl Execs {
             true => None,
             false => execs::find(&mut tx, owner, id, key.as_str()).await?,
         };
-        // The remover holds the same lock when it marks calls as in doubt: either it did, or the call still
-        // runs.
+        // The remover holds the same lock when it marks calls as in doubt, so it has either marked this call,
+        // or the call still runs.
         let state = rows::lock(&mut tx, Some(account), id).await?.ok_or(Error::NotFound)?.state;
         tx.commit().await?;
         let record = match known.map(|entry| entry.record) {
@@ -129,7 +129,7 @@ impl Execs {
     }
 }
 
-/// Whether the guest refused a call that a repetition cannot change. A busy guest may accept the next one.
+/// Returns whether the guest refused a call for good. After a `Busy` refusal a repetition may succeed.
 fn is_lasting_refusal(error: &guest::Error) -> bool {
     matches!(error, guest::Error::Refused { why, .. } if *why != Refusal::Busy)
 }
@@ -140,7 +140,7 @@ enum Intent {
     Settled(Record),
     /// The call must be sent.
     Open {
-        /// Whether no request sent it before.
+        /// Whether no request has sent the call before.
         first: bool,
     },
 }
@@ -192,7 +192,8 @@ impl KeyedCall {
         Ok(Intent::Open { first: new })
     }
 
-    /// The error for a key that was used for another call, in the words of the header if the caller sent one.
+    /// Returns the error for a key that was used for another call. It names the header if the caller sent
+    /// one.
     fn key_reused(&self) -> Error {
         match self.key.is_of_request() {
             true => idempotency::Error::Reused.into(),
@@ -259,7 +260,7 @@ impl KeyedCall {
             Some(outcome) => execs::finish(&mut tx, owner, id, key, outcome, now).await?,
             None => execs::abandon(&mut tx, owner, id, key, now).await?,
         };
-        // The journal decides: another request may have settled the key before.
+        // Reads the journal again, because another request may have settled the key before.
         let settled = execs::find(&mut tx, owner, id, key).await?.ok_or(Error::NotFound)?;
         tx.commit().await?;
         Ok(settled.record)

@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Maximum entries of a listing; because the answer is one message.
+/// Maximum entries of a listing, because the answer is one message.
 const MAX_ENTRIES: u32 = 1_000;
 
 /// Files of sandboxes; cheap to clone.
@@ -42,7 +42,7 @@ impl Files {
     /// Lists a directory's first entries by name.
     ///
     /// # Errors
-    /// As [`Self::read`].
+    /// The errors of [`Self::read`].
     pub async fn list(&self, account: AccountId, id: SandboxId, path: String) -> Result<Listing> {
         let (sandbox, guest) = self.connect(account, id).await?;
         self.checked(&sandbox, guest.list_files(path, MAX_ENTRIES).await).await

@@ -1,5 +1,5 @@
-//! Wake-ups between replicas: a sandbox changed, or an engine's workers have work. A lost one delays only
-//! until the next poll.
+//! Wake-ups between replicas: a sandbox changed, or an engine's workers have work. If a wake-up is lost, its
+//! receiver only waits until the next poll.
 
 use svc_core::{
     data::wake::{Subscription, Wake},
@@ -34,8 +34,8 @@ impl Notices {
         self.work_for(&sandbox.engine).await;
     }
 
-    /// Subscribes to changes of a sandbox. Subscribe before the first read, so that no change is missed
-    /// between them.
+    /// Subscribes to changes of a sandbox. Subscribe before the first read, so that no change between the two
+    /// is missed.
     pub async fn of_sandbox(&self, id: SandboxId) -> Subscription {
         self.0.subscribe(&sandbox_topic(id)).await
     }

@@ -1,8 +1,8 @@
-//! Carrying out a committed removal: run directory, container, confirmed absence, and only then the row.
+//! Carries out a committed removal in this order: run directory, container, confirmed absence, row.
 //!
 //! Any worker may repeat any step; the lease only keeps two workers from doing the same at once. A container
-//! is removed by its full id, and only if its labels name this sandbox. An engine that does not answer
-//! changes nothing.
+//! is removed by its full id, and only if its labels name this sandbox. If the engine does not answer, the
+//! removal changes nothing.
 
 use svc_core::{
     data::{lease::item, pg::Tx},
@@ -102,7 +102,7 @@ impl Remover {
         sandbox: &Sandbox,
         container: &Container,
     ) -> Result<bool> {
-        // From here on the engine refuses every create and start of this container.
+        // After this the engine refuses every create and start of this container.
         served.run_dirs.revoke(&container.run_dir).map_err(host_error)?;
         served.forget_guest(sandbox.id).await;
         let id = match &container.id {
@@ -154,7 +154,7 @@ impl Remover {
     /// retention.
     async fn confirm_absence(&self, served: &Served, id: SandboxId) -> Result<bool> {
         let now = self.deps.now();
-        // Without a check of custody: an erasure's own removals end here, too.
+        // The transaction checks no custody, because the removals of an erasure end here, too.
         let mut tx = Tx::system(&self.deps.pool).await?;
         let Some(sandbox) = rows::lock(&mut tx, None, id).await? else { return Ok(true) };
         let gone = match next(&sandbox, Input::Absent, now) {
@@ -182,7 +182,7 @@ impl Remover {
         if let Some(container) = &sandbox.container {
             served.run_dirs.discard(&container.run_dir).map_err(host_error)?;
         }
-        // The session's next sandbox may wait for the workspace.
+        // Wakes the session's next sandbox, which may wait for the workspace.
         self.deps.notices.removal_committed(&sandbox).await;
         Ok(true)
     }

@@ -31,11 +31,11 @@ use crate::{
 };
 
 const LISTING: &str = "sandbox.sandboxes";
-/// Time between two reads of a row that a caller waits for; because a wake-up can be lost.
+/// Time between two reads of a row that a caller waits for, because a wake-up can be lost.
 pub(super) const POLL: Duration = Duration::from_secs(1);
 /// Maximum attempts to create; each lost race means that another request succeeded, so few are needed.
 const MAX_ATTEMPTS: u32 = 5;
-/// Minimum time before its retirement that a claimed sandbox must have; because a claim and the retirement of
+/// Minimum time before its retirement that a claimed sandbox must have, because a claim and the retirement of
 /// the same sandbox must not meet.
 const MIN_LIFE: Duration = Duration::from_secs(5);
 
@@ -91,7 +91,7 @@ impl Sandboxes {
         let (sandbox, new) = match self.find_or_write(&mut tx, owner, once).await {
             Ok(found) => found,
             Err(error) => {
-                // Before the next attempt, which would conflict with the lock on the key.
+                // Rolls back before the next attempt, which would conflict with the lock on the key.
                 tx.rollback().await?;
                 return Err(error);
             }
@@ -239,7 +239,7 @@ impl Deps {
         rows::find(&mut db, Some(account), id).await?.ok_or(Error::NotFound)
     }
 
-    /// A new requested sandbox without owner, around a workspace.
+    /// Builds a new requested sandbox without owner, around a workspace.
     pub(super) fn requested(&self, engine: String, volume: VolumeId) -> Sandbox {
         let now = self.now();
         Sandbox {

@@ -21,7 +21,7 @@ use crate::{
     store::engines,
 };
 
-/// Maximum cached connections to guests; because each needs two file descriptors.
+/// Maximum cached connections to guests, because each needs two file descriptors.
 const MAX_GUESTS: u64 = 4_096;
 const GUEST_IDLE: Duration = Duration::from_secs(600);
 
@@ -45,7 +45,7 @@ impl Served {
     /// Returns a connection to the guest of a running sandbox. Each keyed call checks which instance answers.
     ///
     /// # Errors
-    /// Those of [`Guest::connect`].
+    /// The errors of [`Guest::connect`].
     pub async fn guest(&self, id: SandboxId, container: &Container) -> Result<Guest, guest::Error> {
         if let Some(guest) = self.guests.get(&id).await {
             return Ok(guest);
@@ -75,8 +75,8 @@ impl Served {
     /// Records that the engine answered this replica.
     ///
     /// # Errors
-    /// [`Error::OtherRunDirectories`] if sandboxes of the engine have their run directories elsewhere:
-    /// revoking those of this replica would fence nothing.
+    /// [`Error::OtherRunDirectories`] if sandboxes of the engine have their run directories in another place:
+    /// to revoke a directory of this replica would then fence nothing.
     pub async fn register(&self, pool: &Pool, clock: &SharedClock) -> Result<()> {
         let base = self.run_dirs.base().display().to_string();
         let mut tx = Tx::system(pool).await?;
@@ -117,7 +117,7 @@ impl EngineSlot {
     }
 }
 
-/// A failure of the engine's host, reported like an engine that cannot be reached.
+/// Reports a failure of the engine's host in the same way as an engine that cannot be reached.
 pub(super) fn host_error(error: run_dirs::Error) -> engine::Error {
     engine::Error::Unreachable(Box::new(error))
 }

@@ -31,7 +31,7 @@ pub struct CreateSettings {
     /// Longest wait in the queue.
     #[serde(with = "humantime_serde")]
     pub queue_deadline: Duration,
-    /// Longest time to create one.
+    /// Longest time to create a sandbox.
     #[serde(with = "humantime_serde")]
     pub deadline: Duration,
     /// Longest time for the guest to answer.
@@ -75,7 +75,7 @@ pub struct PoolSettings {
     /// Longest time that a sandbox waits to be claimed.
     #[serde(with = "humantime_serde")]
     pub life: Duration,
-    /// Time before the end of that life at which a replacement is requested.
+    /// Time before the end of a pooled sandbox's life at which a replacement is requested.
     #[serde(with = "humantime_serde")]
     pub lead: Duration,
     /// Time between two passes.

@@ -1,4 +1,4 @@
-//! The host's side of the guest: how its socket is reached, and which of its answers are accepted.
+//! The host's side of the guest: it reaches the guest's socket, and decides which answers are accepted.
 //!
 //! A process in the sandbox may have put any file into the run directory. So the directory and the socket are
 //! opened without following links, the socket only if it is a socket, and the connection goes through that
@@ -34,7 +34,7 @@ use crate::domain::{
 
 /// Name of the socket in the run directory.
 const SOCKET: &str = "guest.sock";
-/// Maximum bytes of a message; because the guest accepts no larger one.
+/// Maximum bytes of a message, because the guest accepts no larger one.
 const MESSAGE_BYTES: usize = 4 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time allowed for the answer beyond the time that the guest has for the work.
@@ -59,7 +59,7 @@ pub enum Error {
     /// The connection failed or broke: the call may or may not have happened.
     #[error("guest cannot be reached")]
     Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// No answer in time: the call may have happened, or may still happen.
+    /// The guest gave no answer in time: the call may have happened, or may still happen.
     #[error("guest did not answer in time")]
     TimedOut,
     /// The guest refused the call and did nothing.
@@ -100,7 +100,7 @@ pub struct Hello {
     pub sandbox_id: String,
     /// Generation of the sandbox that it was started for.
     pub generation: i64,
-    /// New at each start; records last as long as the instance that keeps them.
+    /// The id that a guest chooses at each start; records last as long as the instance that keeps them.
     pub instance: String,
 }
 
@@ -248,7 +248,7 @@ fn within<T>(message: T, deadline: Duration) -> Request<T> {
 }
 
 /// Gives up a call after `deadline`. The deadline that a request carries ends with the first bytes of the
-/// answer, and a process that replaced the guest could send those alone.
+/// answer, and a process that replaced the guest could send those bytes and no more.
 async fn bounded<T>(deadline: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let over = || Status::deadline_exceeded("the guest did not answer in time");
     tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| Err(over()))

@@ -7,14 +7,14 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use svc_core::{data::idempotency, error::Invalid};
 
-/// Maximum bytes of standard input, of a file, and kept of each output stream; because a call and its outcome
-/// must fit into one message and one row.
+/// Maximum bytes of standard input, of a file, and of each stored output stream, because a call and its
+/// outcome must fit into one message and one row.
 pub const CONTENT_BYTES: usize = 1 << 20;
-/// Maximum bytes of all arguments; because Linux limits a program's arguments and environment together.
+/// Maximum bytes of all arguments, because Linux limits a program's arguments and environment together.
 const ARGV_BYTES: usize = 128 << 10;
 /// Maximum bytes of all additional environment variables; see [`ARGV_BYTES`].
 const ENV_BYTES: usize = 128 << 10;
-/// Timeout of a command without one of its own.
+/// Timeout of a command that sets none.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Prefix of keys derived from an `idempotency-key`.
@@ -100,8 +100,8 @@ pub struct Write {
 }
 
 impl Command {
-    /// Refuses what the guest would refuse and no rule of the contract covers, so that no call is journaled
-    /// that cannot run.
+    /// Refuses a call that the guest would refuse and that no rule of the contract covers, so that no call is
+    /// journaled that cannot run.
     ///
     /// # Errors
     /// [`Invalid`] names the first field that is wrong.
@@ -187,7 +187,7 @@ pub struct JournalEntry {
     pub record: Record,
 }
 
-/// How a caller resolves a key.
+/// How a caller wants a key resolved.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ResolveOptions {
     /// Longest wait for the end of a running call.

@@ -1,7 +1,8 @@
 //! The level of an engine's host, from what its kernel reports.
 //!
-//! Critical is entered at the first sample, a warning after two. A level is left one step at a time, each
-//! after two minutes of better samples. A missing input neither raises nor holds a level.
+//! One critical sample makes the level critical; two bad samples in a row make it a warning. The level
+//! improves one step at a time, each after two minutes of better samples. A missing input neither raises nor
+//! holds a level.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The level of this sample alone: that of its worst input.
+    /// Returns the level of this sample alone, which is the level of its worst input.
     #[must_use]
     pub fn level(&self) -> Level {
         let below = |value: f64, (critical, warning): (f64, f64)| match value {

@@ -1,4 +1,4 @@
-//! The warm pool: its slots, when a sandbox in a slot is replaced, and when the pool may grow.
+//! The warm pool: its slots, the replacement of a sandbox in a slot, and the conditions for filling one.
 //!
 //! A slot is *filling* while its sandbox is created and *available* once it runs. A slot may have one sandbox
 //! of each kind, so a replacement runs before the sandbox that it replaces is retired.
@@ -45,7 +45,7 @@ pub struct Occupant {
     pub image: Option<String>,
     /// Whether it has the configured shape; no session claims a sandbox of another one.
     pub fits: bool,
-    /// When it retires unless a session claims it.
+    /// Time at which it retires unless a session claims it.
     pub retire_at: DateTime<Utc>,
 }
 
@@ -55,7 +55,7 @@ pub struct Desired {
     pub size: i32,
     /// Id of the image that the configured name points to now.
     pub image: String,
-    /// Time before a retirement at which the replacement is requested: about what its creation takes.
+    /// Time before a retirement at which the replacement is requested, about as long as a creation takes.
     pub lead: Duration,
 }
 
@@ -84,15 +84,15 @@ pub fn plan(desired: &Desired, occupants: &[Occupant], now: DateTime<Utc>) -> Ve
     fill.map(Step::Fill).chain(surplus.map(|(index, _)| Step::Retire(index))).collect()
 }
 
-/// Whether the pool may request sandboxes now. It may not while the host is short of a resource, nor after
-/// `max_failures` of its sandboxes failed within the window that `recent_failures` were counted in.
+/// Returns whether the pool may request sandboxes now. It may not while the host is short of a resource, nor
+/// after `max_failures` of its sandboxes failed within the window that `recent_failures` were counted in.
 #[must_use]
 pub fn may_fill(host: Level, recent_failures: i64, max_failures: u32) -> bool {
     host == Level::Fine && recent_failures < i64::from(max_failures)
 }
 
-/// When the sandbox in slot `number` of `size` retires. The first filling of a pool is staggered, so that its
-/// sandboxes do not all retire at once; later fillings keep those distances.
+/// Returns when the sandbox in slot `number` of `size` retires. The first filling of a pool is staggered, so
+/// that its sandboxes do not all retire at once; later fillings keep those distances.
 #[must_use]
 pub fn retire_at(now: DateTime<Utc>, life: Duration, first: bool, number: i32, size: i32) -> DateTime<Utc> {
     let (number, size) = (u32::try_from(number).unwrap_or(0), u32::try_from(size).unwrap_or(1).max(1));

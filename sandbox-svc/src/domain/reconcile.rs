@@ -1,4 +1,4 @@
-//! Compares rows with what the engine lists.
+//! Compares the rows with the listing of the engine.
 //!
 //! A difference is acted on only when it was seen twice, a period apart, under the same lease, so that an
 //! operation under way has had time to end. A container's age, labels and row decide what is done with it;
@@ -19,7 +19,7 @@ use super::{
     spec::label,
 };
 
-/// When each difference was first seen.
+/// The time at which each difference was first seen.
 #[derive(Debug)]
 pub struct Sightings<K> {
     epoch: i64,
@@ -33,8 +33,9 @@ impl<K> Default for Sightings<K> {
 }
 
 impl<K: Hash + Eq + Clone> Sightings<K> {
-    /// Records what one complete pass under the lease `epoch` saw. Returns those that were first seen at
-    /// least `period` ago and in every pass since. Sightings under another lease are dropped.
+    /// Records the differences that one complete pass under the lease `epoch` saw. Returns the differences
+    /// that were first seen at least `period` ago and in every pass since. Sightings under another lease are
+    /// dropped.
     pub fn record(&mut self, epoch: i64, seen: &[K], period: Duration, now: Instant) -> Vec<K> {
         if epoch != self.epoch {
             self.since.clear();
@@ -89,7 +90,7 @@ pub fn judge(
     }
 }
 
-/// The fault of a running sandbox, by a complete listing made after its row was read.
+/// The fault of a running sandbox, found in a complete listing made after its row was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Missing {
     /// Its container is not listed.
@@ -130,9 +131,9 @@ mod tests {
         assert_eq!(sightings.record(1, &["a"], PERIOD, at(0)), Vec::<&str>::new());
         assert_eq!(sightings.record(1, &["a", "b"], PERIOD, at(59)), Vec::<&str>::new());
         assert_eq!(sightings.record(1, &["a", "b"], PERIOD, at(60)), ["a"]);
-        // Another lease starts over.
+        // Under another lease the sightings begin again.
         assert_eq!(sightings.record(2, &["a", "b"], PERIOD, at(61)), Vec::<&str>::new());
-        // So does a difference that disappeared in between.
+        // A difference that disappeared in between begins again, too.
         assert_eq!(sightings.record(2, &["b"], PERIOD, at(100)), Vec::<&str>::new());
         assert_eq!(sightings.record(2, &["a", "b"], PERIOD, at(121)), ["b"]);
     }

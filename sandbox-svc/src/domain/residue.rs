@@ -18,7 +18,7 @@ pub enum ResourceKind {
 impl ResourceKind {
     pub const ALL: [Self; 3] = [Self::Container, Self::Volume, Self::RunDirectory];
 
-    /// Its name in the contract.
+    /// Name of the kind in the contract.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ pub struct Resource {
 }
 
 impl Resource {
-    /// Its provider in the contract.
+    /// Provider of the resource in the contract.
     #[must_use]
     pub fn provider(&self) -> String {
         match self.kind {
@@ -77,7 +77,7 @@ pub enum RetryReason {
 }
 
 impl RetryReason {
-    /// Its code in the contract.
+    /// Code of the reason in the contract.
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {

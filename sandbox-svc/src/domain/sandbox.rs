@@ -35,7 +35,7 @@ impl State {
         }
     }
 
-    /// Whether the sandbox may still come to run.
+    /// Returns whether the sandbox may still run later.
     #[must_use]
     pub const fn is_pending(self) -> bool {
         match self {
@@ -151,7 +151,7 @@ pub struct Container {
     pub id: Option<String>,
     /// The guest instance that answered in it.
     pub instance: Option<String>,
-    /// Until then an unconfirmed create may still be under way at the engine.
+    /// Time until which an unconfirmed create may still be under way at the engine.
     pub fence_until: DateTime<Utc>,
 }
 
@@ -183,7 +183,7 @@ pub struct Sandbox {
     /// When its guest first answered.
     pub running_at: Option<DateTime<Utc>>,
     pub last_active_at: DateTime<Utc>,
-    /// When it must have left its state.
+    /// Time by which it must have left its state.
     pub deadline_at: DateTime<Utc>,
     /// When it became final.
     pub ended_at: Option<DateTime<Utc>>,

@@ -28,16 +28,16 @@ pub const RUN_DIRECTORY: &str = "/run/steward";
 /// Mount point of the guest's program.
 pub const GUEST_PROGRAM: &str = "/opt/steward/guest";
 
-/// Maximum processes and threads of a container; because a fork bomb must not exhaust the host's process
+/// Maximum processes and threads of a container, because a fork bomb must not exhaust the host's process
 /// table.
 const MAX_PIDS: i64 = 512;
-/// Maximum bytes of log that the engine keeps of a container; because processes inside can write to it, and
-/// it is on the host's disk.
+/// Maximum bytes of log that the engine keeps of a container, because processes inside can write to the log,
+/// and it is on the host's disk.
 const MAX_LOG_BYTES: u64 = 256 << 10;
 const ENVIRONMENT: [&str; 3] =
     ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/home/user", "LANG=C.UTF-8"];
-/// Memory filesystems; their pages count against the container's memory. Executable, because tools build and
-/// run programs in them.
+/// Memory filesystems; their pages count against the container's memory. They are executable, because tools
+/// build and run programs in them.
 const TMPFS: [(&str, &str); 2] = [
     ("/tmp", "rw,nosuid,nodev,exec,size=512m,mode=1777"),
     ("/home/user", "rw,nosuid,nodev,exec,size=1024m,mode=755,uid=1001,gid=1001"),
@@ -81,7 +81,8 @@ impl Identity {
         }
     }
 
-    /// The container's name: one for each generation, so a repeated create finds the first one's container.
+    /// Returns the container's name. Each generation has its own, so a repeated create finds the container of
+    /// the first one.
     #[must_use]
     pub fn name(&self) -> String {
         container_name(self.sandbox, self.generation)
@@ -122,7 +123,7 @@ pub struct ContainerSpec {
     /// Environment, without identity and secrets: anyone who can inspect the container reads it.
     pub env: Vec<&'static str>,
     pub labels: BTreeMap<&'static str, String>,
-    /// OCI runtime, unless the engine's default.
+    /// OCI runtime; `None` for the engine's default.
     pub runtime: Option<String>,
     /// Thousandths of a CPU.
     pub cpu_millis: i32,

@@ -1,7 +1,7 @@
-//! The one function that decides what a sandbox becomes. The store writes the result unless the row changed.
+//! The function that decides the next state of a sandbox; no other does. The store writes the result unless
+//! the row changed.
 //!
-//! * `deleting` is absorbing: a container is removed only to carry it out, and no other state follows but a
-//!   final one.
+//! * From `deleting` only a final state follows; a container is removed only in this state.
 //! * `gone` and `failed` need the container's confirmed absence. While the container's id was never
 //!   confirmed, they also need the time of every create that may be under way to be over
 //!   ([`Container::fence_until`]).
@@ -38,7 +38,7 @@ pub enum Input {
         /// Time until its first use, unless it waits in the pool.
         within: Duration,
     },
-    /// It is to be removed.
+    /// The sandbox is to be removed.
     Delete {
         cause: Cause,
         /// Time that the removal should take.
@@ -54,7 +54,7 @@ pub enum InvalidTransition {
     /// The input does not apply to this state.
     #[error("not while the sandbox is {0:?}")]
     State(State),
-    /// A create may be under way until then.
+    /// A create may be under way until this time.
     #[error("a create may be under way until {0}")]
     TooEarly(DateTime<Utc>),
     /// Another container id is confirmed already.
@@ -87,7 +87,8 @@ pub fn next(
                 fence_until: next.deadline_at,
             });
         }
-        // Also during a removal: the remover that finds the container by name confirms its id this way.
+        // The id is accepted during a removal too: the remover that finds the container by name confirms its
+        // id this way.
         (State::Creating | State::Deleting, Input::Made { container: id }) => {
             let Some(container) = &mut next.container else { return Err(refused) };
             match &container.id {
@@ -124,7 +125,7 @@ pub fn next(
             next.epoch += 1;
             next.ended_at = Some(now);
         }
-        // A repeated or concurrent request: the deletion is under way or done.
+        // The request is repeated or concurrent: the deletion is under way or done.
         (State::Deleting | State::Gone | State::Failed, Input::Delete { .. })
         | (State::Gone | State::Failed, Input::Absent) => return Ok(None),
         (_, Input::Take { .. } | Input::Made { .. } | Input::Ready { .. } | Input::Absent) => {
@@ -200,8 +201,8 @@ mod tests {
     #[test]
     fn every_state_meets_every_input() {
         use State::{Creating, Deleting, Failed, Gone, Requested, Running};
-        // Rows: states; columns: take, made, ready, delete, absent. Some(None): nothing changes; None:
-        // refused.
+        // One row for each state; the columns are take, made, ready, delete, absent. Some(None): nothing
+        // changes; None: refused.
         type Row = [Option<Option<State>>; 5];
         let table: [(State, Row); 6] = [
             (Requested, [Some(Some(Creating)), None, None, Some(Some(Deleting)), None]),

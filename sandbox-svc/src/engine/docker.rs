@@ -1,4 +1,4 @@
-//! Docker through its API: the only file that names bollard.
+//! Docker through its API; no other file uses the crate bollard.
 //!
 //! Connects on first use and negotiates the API version then, so a daemon that is away at start is only
 //! unreachable. The deadlines are those of [`super::limiter`]. A call that belongs to a trace is a client
@@ -41,7 +41,7 @@ pub struct DockerEngine {
 }
 
 impl DockerEngine {
-    /// A client of the daemon at `host` (`unix://…` or `tcp://…`).
+    /// Builds a client of the daemon at `host` (`unix://…` or `tcp://…`).
     #[must_use]
     pub fn at(host: &str) -> Self {
         Self { host: host.to_owned(), client: OnceCell::new() }
@@ -138,8 +138,9 @@ impl ContainerEngine for DockerEngine {
     }
 
     async fn remove(&self, handle: Handle<'_>) -> Result<Removal, Error> {
-        // One forced call: between a stop and a removal the container could be started again. `v` also
-        // removes the anonymous volumes that an image declares, which no row names; named volumes stay.
+        // Removes with one forced call, because the container could be started again between a stop and a
+        // removal. `v` also removes the anonymous volumes that an image declares, which no row names; named
+        // volumes stay.
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         let remove = |docker| Docker::remove_container(docker, handle.as_str(), Some(options));
         match self.call("DELETE", "/containers/{id}", remove).await {
@@ -243,7 +244,7 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
     };
     ContainerCreateBody {
         image: Some(spec.image.clone()),
-        // An entrypoint of the image would precede the command.
+        // The entrypoint is emptied, because one from the image would precede the command.
         entrypoint: Some(vec![]),
         cmd: Some(spec.command.clone()),
         user: Some(spec.user.to_owned()),

@@ -101,8 +101,8 @@ impl FakeEngine {
         self.lock().faults.entry(verb).or_default().push_back(fault);
     }
 
-    /// Carries out the creates that [`Fault::Late`] delayed, as a daemon does that was stuck. Returns how
-    /// many succeeded.
+    /// Carries out the creates that [`Fault::Late`] delayed, as a daemon does that was stuck. Returns the
+    /// number of creates that succeeded.
     pub fn arrive(&self) -> usize {
         let mut world = self.lock();
         let late = std::mem::take(&mut world.late);
@@ -346,7 +346,7 @@ mod tests {
     fn bench() -> (Bench, ()) {
         let engine = FakeEngine::new("E");
         engine.add_image("image", "sha256:1");
-        // Any file: the program never runs.
+        // Any file serves as the guest: the program never runs.
         (Bench::new(engine, "image", "/proc/self/exe".into(), "test"), ())
     }
 

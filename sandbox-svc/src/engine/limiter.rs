@@ -71,12 +71,12 @@ impl Limited {
                 let _queued = Queued::enter(&self.waiting, self.limits.waiting)?;
                 match timeout_at(until, permits.acquire()).await {
                     Ok(Ok(permit)) => permit,
-                    // The engine was never asked.
+                    // The engine was not asked.
                     Ok(Err(_)) | Err(_) => return Err(Error::Busy),
                 }
             }
         };
-        // After the wait, because the breaker may have opened meanwhile.
+        // Checks the breaker after the wait, because it may have opened meanwhile.
         let policy = &self.limits.breaker;
         let permit = self
             .with_breaker(|breaker| breaker.admit(policy, self.clock.now()))

@@ -1,5 +1,5 @@
-//! Conversions between the contract's types and the domain's. Inbound ones name the wrong field; outbound
-//! ones cannot fail.
+//! Converts between the contract's types and the domain's. A conversion of a request may fail and then names
+//! the wrong field; a conversion of a response cannot fail.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Longest wait of one call; a longer one is cut to this.
+/// Longest wait of one call; a longer wait is shortened to this.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 pub(super) fn wait(requested: Option<prost_types::Duration>) -> Result<Duration, Invalid> {

@@ -1,5 +1,5 @@
-//! The rows that an erasure ends, deletes and counts: those of a session, or all of an account. Rows of the
-//! pool have no owner and are never among them.
+//! The rows that an erasure ends, deletes and counts: the rows of a session, or all rows of an account. Rows
+//! of the pool have no owner and are never included.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;

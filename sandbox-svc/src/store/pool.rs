@@ -1,4 +1,4 @@
-//! Warm sandboxes. [`claim`] is the one statement that takes one out of the pool.
+//! Warm sandboxes. Only the statement of [`claim`] takes one out of the pool.
 
 use std::time::Duration;
 

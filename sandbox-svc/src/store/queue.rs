@@ -5,8 +5,9 @@ use svc_core::{data::pg, id::SandboxId};
 
 use crate::domain::sandbox::{Sandbox, State};
 
-/// Returns the sandbox of an engine to create next: those of sessions before those of the pool, then the
-/// oldest. The volume of a sandbox must be free; one for the pool is returned only if `warm`.
+/// Returns the sandbox of an engine to create next: sandboxes for sessions come before sandboxes for the
+/// pool, then the oldest first. The volume of a sandbox must be free; a sandbox for the pool is returned only
+/// if `warm`.
 pub async fn next_queued(
     db: &mut PgConnection,
     engine: &str,
@@ -52,7 +53,7 @@ pub struct Unattended {
     pub epoch: i64,
 }
 
-/// Lists sandboxes in `state` without a lease; those with a lease that ran out only if `expired`.
+/// Lists sandboxes in `state` without a lease. With `expired`, it also lists those with an expired lease.
 pub async fn unattended(
     db: &mut PgConnection,
     engine: &str,
@@ -79,7 +80,7 @@ pub async fn unattended(
 /// Bytes of memory allotted to the sandboxes of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AllottedMemory {
-    /// For sandboxes that have, or are about to have, a container.
+    /// Bytes for sandboxes that have, or are about to have, a container.
     pub total: i64,
     /// The part of `total` for sandboxes that are being deleted.
     pub deleting: i64,

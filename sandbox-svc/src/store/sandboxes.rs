@@ -1,5 +1,5 @@
-//! Rows of sandboxes. [`update`] alone writes what [`next`](crate::domain::transition::next) decides. The
-//! queries of workers are in [`queue`](super::queue), those of the warm pool in [`pool`](super::pool).
+//! Rows of sandboxes. Only [`update`] writes the decisions of [`next`](crate::domain::transition::next). The
+//! queries of workers are in [`queue`](super::queue), the queries of the warm pool in [`pool`](super::pool).
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ struct SandboxRow {
 }
 
 impl From<SandboxRow> for Sandbox {
-    // The table's checks guarantee that columns of one value are set together.
+    // The table's checks guarantee that the columns of one value are set together.
     fn from(row: SandboxRow) -> Self {
         let owner = row.account_id.zip(row.session_id);
         let slot = row.pool_slot.zip(row.pool_state);

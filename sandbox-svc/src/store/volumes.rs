@@ -78,8 +78,8 @@ pub async fn release(
     id: VolumeId,
     retain_until: DateTime<Utc>,
 ) -> Result<(), pg::Error> {
-    // Locked first: a request that is about to use the workspace holds the row, and only a later statement
-    // sees the sandbox that it inserts.
+    // Locks the row first: a request that is about to use the workspace holds the row, and only a later
+    // statement sees the sandbox that it inserts.
     sqlx::query!("SELECT id FROM volumes WHERE id = $1 FOR NO KEY UPDATE", id.0)
         .fetch_optional(&mut *db)
         .await?;

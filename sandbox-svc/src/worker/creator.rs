@@ -1,4 +1,4 @@
-//! Creates queued sandboxes, those of sessions before those of the pool, and takes over abandoned ones.
+//! Creates queued sandboxes, for sessions first and then for the pool, and takes over abandoned ones.
 //!
 //! Candidates: rows of this engine that are `requested`; and rows that are `creating` with a lease that was
 //! released, or that ran out while this process read Postgres for a whole lease. No queued row is taken while
@@ -63,7 +63,7 @@ struct Rounds {
     deps: Deps,
     creator: Creator,
     host: HostLevel,
-    /// One for each sandbox that this process may create at the same time.
+    /// One permit for each sandbox that this process may create at the same time.
     permits: Arc<Semaphore>,
     freed: Arc<Notify>,
 }

@@ -26,16 +26,16 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_s
 /// Time between two records that the engine answers.
 const SEEN_PERIOD: Duration = Duration::from_secs(60);
 
-/// The engine of this process and what belongs to it.
+/// The engine of this process, and the parts that belong to it.
 #[derive(Debug)]
 pub struct EngineDeps {
     pub engine: SharedEngine,
     pub run_dirs: RunDirectories,
-    /// For the leases of tasks that one replica runs.
+    /// Redis, for the leases of tasks that one replica runs.
     pub redis: Redis,
     /// The name of this process in leases.
     pub holder: String,
-    /// Where the kernel of the engine's host shows its state.
+    /// Directory in which the kernel of the engine's host shows its state.
     pub proc_root: PathBuf,
     /// Time between two samples of the host.
     pub sample_period: Duration,

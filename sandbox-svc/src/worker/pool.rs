@@ -24,7 +24,7 @@ pub fn start(deps: &Deps, host: &HostLevel, lease: PassLease) {
 /// Makes one pass, if this replica has the lease.
 ///
 /// # Errors
-/// Those of [`warm_pool::fill_and_retire`].
+/// The errors of [`warm_pool::fill_and_retire`].
 pub async fn pass(deps: &Deps, host: &HostLevel, lease: &mut PassLease) -> Result<()> {
     deps.engine.get()?;
     match lease.hold().await? {

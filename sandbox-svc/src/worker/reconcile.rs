@@ -44,7 +44,7 @@ impl Reconciler {
     /// Makes one pass, if this replica has the lease.
     ///
     /// # Errors
-    /// Those of [`Reconciliation::pass`].
+    /// The errors of [`Reconciliation::pass`].
     pub async fn pass(&mut self) -> Result<Report> {
         match self.lease.hold().await? {
             Some(held) => self.reconciliation.pass(held).await,

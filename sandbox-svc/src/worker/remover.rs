@@ -13,7 +13,8 @@ use crate::{
     error::Result,
 };
 
-/// Maximum concurrent removals of one process; fewer than the limiter's permits, which creations need, too.
+/// Maximum concurrent removals of one process. It is below the limiter's permits, because creations need
+/// some, too.
 const MAX_REMOVALS: usize = 4;
 /// Maximum rows of one round; the next round reads the rest.
 const BATCH: i64 = 64;

@@ -96,7 +96,7 @@ async fn the_running_container_agrees_with_its_specification() {
         "bindings": null, "log": {"Type": "json-file", "Config": {"max-file": "1", "max-size": "262144"}},
         "pid_mode": "", "ipc": "private", "devices": null, "binds": null,
     });
-    // Releases write "nothing" as null, {} or [].
+    // Releases of Docker write an empty value as null, {} or [].
     let nothing = |value: &Value| value.is_null() || *value == json!({}) || *value == json!([]);
     for (name, want) in expected.as_object().unwrap() {
         let have = &seen[name];
@@ -128,7 +128,7 @@ async fn processes_inside_have_no_privileges_and_few_places() {
     for place in ["/", "/etc", "/opt/steward", "/var", "/root"] {
         assert_ne!(sh(&running, place, &format!("echo x > {place}/x")).await.exit_code, 0, "{place}");
     }
-    // Tools build and run programs in all three; loopback is the only network interface.
+    // Tools build and run programs in all three directories; loopback is the only network interface.
     for place in ["/workspace", "/tmp", "/home/user"] {
         let run =
             format!("printf '#!/bin/sh\\necho ran' > {place}/run && chmod +x {place}/run && {place}/run");
@@ -180,7 +180,7 @@ async fn a_link_in_place_of_the_socket_leads_nowhere() {
     assert!(fs::symlink_metadata(running.run_dir.join("guest.sock")).unwrap().is_symlink());
     let refused = Guest::connect(&running.run_dir).await;
     assert!(matches!(refused, Err(Error::NotASocket)), "{refused:?}");
-    // The open connection keeps its socket. A regular file is refused like a link.
+    // The open connection still uses the first socket. A regular file in its place is refused like a link.
     let file = "rm /run/steward/guest.sock && echo x > /run/steward/guest.sock";
     assert_eq!(sh(&running, "file", file).await.exit_code, 0);
     assert!(matches!(Guest::connect(&running.run_dir).await, Err(Error::NotASocket)));

@@ -70,7 +70,7 @@ async fn a_container_that_does_not_start_is_given_up() {
     let requested = plane.create(plane.owner()).await;
     plane.make_all().await;
     assert_eq!(plane.sandbox(requested.id).await.cause, Some(Cause::EngineRefused));
-    // Its id is confirmed, so the removal waits for no late create.
+    // The container's id is confirmed, so the removal waits for no late create.
     plane.remove_all().await;
     assert_eq!(plane.state(requested.id).await, State::Failed);
     assert!(plane.engine.containers().is_empty());
@@ -96,7 +96,7 @@ async fn the_cap_bounds_the_creations_of_all_replicas_together() {
 #[tokio::test]
 async fn no_more_memory_is_allotted_than_the_host_may_give() {
     let plane = Plane::start().await;
-    // The host has 16 GiB, of which 24 may be allotted; a sandbox needs one.
+    // The host has 16 GiB of memory, and 24 GiB may be allotted; a sandbox needs one.
     for _ in 0..25 {
         plane.create(plane.owner()).await;
     }
@@ -109,7 +109,7 @@ async fn a_waiting_session_displaces_a_pooled_sandbox() {
     let plane = Plane::start().await;
     let mut lease = plane.lease("pool");
     let host = HostLevel::default();
-    // A session with a workspace: its next sandbox is created, never claimed.
+    // The session has a workspace, so its next sandbox is created, never claimed.
     let owner = plane.owner();
     let first = plane.running(owner).await;
     plane.delete(&first).await;
@@ -157,7 +157,7 @@ async fn a_sandbox_deleted_during_creation_leaves_no_container() {
     let job = plane.replica.creator.take_next(true).await.unwrap().unwrap();
     plane.delete(&plane.sandbox(requested.id).await).await;
     plane.remove_all().await;
-    // Not gone yet: an unconfirmed create could still be under way.
+    // The sandbox is not gone yet: an unconfirmed create could still be under way.
     assert_eq!(plane.state(requested.id).await, State::Deleting);
     // The worker resumes late and repeats the create: the engine refuses it.
     plane.replica.creator.create(job).await.unwrap();

@@ -120,7 +120,7 @@ async fn a_new_sandbox_waits_for_the_workspace_of_the_last_one() {
     let second = plane.create(owner).await;
     assert_eq!((second.volume, second.state), (first.volume, State::Requested));
     assert_ne!(second.id, first.id);
-    // Its volume is still mounted, so its container must not be created yet.
+    // The volume is still mounted, so the container must not be created yet.
     plane.make_all().await;
     assert_eq!(plane.state(second.id).await, State::Requested);
     plane.remove_all().await;

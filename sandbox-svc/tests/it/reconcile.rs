@@ -44,7 +44,7 @@ async fn stray(
 
 async fn pass(reconciler: &mut Reconciler) -> Report {
     let report = reconciler.pass().await.unwrap();
-    // Longer than the period.
+    // The pause is longer than the period.
     sleep(Duration::from_millis(3)).await;
     report
 }
@@ -174,7 +174,7 @@ async fn sightings_under_another_lease_do_not_count() {
     for _ in 0..3 {
         assert_eq!(pass(&mut second).await, Report::default());
     }
-    // Without the first reconciler the second one starts over.
+    // Once the first reconciler is gone, the second one begins with no sightings.
     drop(first);
     let mut passes = 0;
     while pass(&mut second).await.orphans == 0 {
@@ -251,7 +251,7 @@ async fn nothing_is_done_when_another_engine_answers() {
         assert!(matches!(refused, Err(Error::OtherEngine(_))), "{refused:?}");
     }
     assert_eq!(plane.state(sandbox.id).await, State::Running);
-    // Nor does a removal accept the absence that the other engine reports.
+    // A removal does not accept the absence that the other engine reports, either.
     plane.delete(&sandbox).await;
     let epoch = plane.sandbox(sandbox.id).await.epoch;
     let refused = Remover::new(replica.deps, "remover".into()).remove(sandbox.id, epoch).await;

@@ -103,7 +103,7 @@ async fn a_workspace_stays_for_its_retention_and_while_in_use() {
     plane.clock.advance(Duration::from_secs(604_799));
     plane.remove_workspaces(&mut lease).await;
     assert_eq!(count_volumes(&plane).await, 1);
-    // A new sandbox is to mount it, so its retention has ended.
+    // A new sandbox is to mount the workspace, so its retention has ended.
     let again = plane.create(owner).await;
     plane.clock.advance(Duration::from_secs(590));
     plane.remove_workspaces(&mut lease).await;

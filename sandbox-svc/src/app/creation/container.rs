@@ -1,5 +1,5 @@
-//! The engine's steps from a committed creation to a guest that answers. Each step may be repeated after a
-//! lost answer.
+//! The steps at the engine that lead from a committed creation to a guest that answers. Each step may be
+//! repeated after a lost answer.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_s
 const MAX_START_REFUSALS: u32 = 3;
 /// Time between two connection attempts to a new guest.
 const GUEST_POLL: Duration = Duration::from_millis(10);
-/// Failed connection attempts after which the guest's container is read again; because it may have exited.
+/// Failed connection attempts after which the guest's container is read again, because it may have exited.
 const ATTEMPTS_PER_OBSERVE: u32 = 50;
 
 /// The steps of one sandbox.
@@ -48,7 +48,7 @@ impl Steps<'_> {
 
     /// Waits before the next attempt after `failures`, or gives up at the sandbox's deadline.
     async fn wait_to_retry(&self, failures: u32) -> Result<(), Abort> {
-        // Without jitter: one engine has few workers.
+        // The delay has no jitter, because one engine has few workers.
         sleep(RETRY.delay(failures, 0.5)).await;
         match self.deps.now() < self.sandbox.deadline_at {
             true => Ok(()),
@@ -82,7 +82,8 @@ impl Steps<'_> {
                     tracing::warn!(status, message, container = spec.name, "engine refused a container");
                     return Err(Abort::GiveUp(Cause::EngineRefused));
                 }
-                // The name is taken, or the answer was lost: the container with the name shows which.
+                // The name is taken, or the answer was lost: a read of the container with this name shows
+                // which.
                 Err(unknown) => unknown,
             };
             match self.served.engine.observe(Handle::Name(&spec.name)).await {

@@ -1,4 +1,4 @@
-//! Choosing the next sandbox to create, within the cap and the memory of the engine's host.
+//! Chooses the next sandbox to create, within the cap and the memory of the engine's host.
 
 use svc_core::{
     data::{
@@ -51,7 +51,7 @@ impl Creator {
             }
             Observed::Unknown(error) => return Err(error.into()),
         };
-        // Before the commit: no worker makes the directory again after a removal has revoked it.
+        // Makes the directory before the commit: no worker makes it again after a removal has revoked it.
         let run_dir = served.run_dirs.make().map_err(host_error)?;
         let taken = self.commit(served, &sandbox, &run_dir, image).await;
         if !matches!(taken, Ok(Some(_)) | Err(Error::Pg(pg::Error::CommitUnknown(_)))) {
@@ -78,7 +78,7 @@ impl Creator {
         if engines::lock_and_count_creating(&mut tx, &sandbox.engine).await? >= i64::from(create.cap) {
             return Ok(None);
         }
-        // Under the same lock, so that two workers do not allot the same memory.
+        // Allots memory under the same lock, so that two workers do not allot the same memory.
         let budget = memory_budget(served.info.memory_bytes, self.deps.settings.overcommit);
         let allotted = queue::allotted_memory(&mut tx, &sandbox.engine).await?;
         let needed = allotted.total + sandbox.shape.memory_bytes;
@@ -136,7 +136,7 @@ impl Creator {
         Ok(sandbox.filter(|sandbox| sandbox.epoch == lease.epoch).map(|sandbox| Job { sandbox, lease }))
     }
 
-    /// Creates the next queued sandbox to its end. Returns whether there was one.
+    /// Creates the next queued sandbox until it runs or fails. Returns whether there was one.
     ///
     /// # Errors
     /// The errors of [`Self::take_next`] and [`Self::create`].

@@ -18,8 +18,8 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Removes those of `resources` that still exist. Their rows are final, so a container that exists was
-/// created late.
+/// Removes the `resources` that still exist. Their rows are final, so a container that exists was created
+/// late.
 pub(super) async fn remove_all(
     deps: &Deps,
     resources: BTreeSet<Resource>,
@@ -35,7 +35,7 @@ pub(super) async fn remove_all(
         return outcomes;
     }
     let mut settled = Vec::with_capacity(here.len());
-    // In the order of their kinds: a container goes before the volume that it mounts.
+    // Removes them in the order of their kinds: a container goes before the volume that it mounts.
     for resource in here {
         let outcome = remove(served, &resource).await;
         settled.push((resource, outcome));
@@ -101,7 +101,7 @@ fn remove_run_dir(served: &Served, name: &str) -> RemovalOutcome {
     })
 }
 
-/// Counts those of `resources` that exist, by kind, from complete listings of the engine and its host.
+/// Counts the `resources` that exist, by kind, from complete listings of the engine and its host.
 ///
 /// # Errors
 /// [`Error::ServedElsewhere`] if another process serves their engine, [`Error::Engine`] if the engine does

@@ -41,7 +41,7 @@ pub(super) async fn adopt(deps: &Deps, held: &Held, served: &Served, container: 
         }),
         cause: Some(Cause::Orphaned),
         deadline_at: after(now, deps.settings.lifetimes.removal),
-        // A new id: the container's volume is reconciled by its own labels.
+        // The row gets a new volume id: the container's volume is reconciled by its own labels.
         ..deps.requested(served.info.id.clone(), VolumeId::new())
     };
     let mut tx = held.tx().await?;

@@ -35,7 +35,7 @@ impl Reconciliation {
             check_lease(held).await?;
             match served.run_dirs.revoke(name).and_then(|()| served.run_dirs.discard(name)) {
                 Ok(()) => removed += 1,
-                // The next pass sees it again; the rest of this pass continues.
+                // The next pass finds the directory again; the rest of this pass continues.
                 Err(error) => tracing::error!(error = %Chain(&error), "run directory not removed"),
             }
         }
@@ -62,7 +62,7 @@ impl Reconciliation {
         for id in self.volumes.record(held.epoch(), &seen, period, Instant::now()) {
             failpoint::hit("sandbox.reconcile.acting").await;
             if known.contains_key(&id) {
-                // A create that was still under way made it after its row was final.
+                // The volume exists because a create was still under way when its row became final.
                 check_lease(held).await?;
                 tracing::warn!(volume.id = %id, "workspace outlived its row");
                 served.engine.remove_volume(&volume_name(id)).await?;
