@@ -1,4 +1,4 @@
-//! Use cases: each makes its ids and times, decides by `domain`, and owns its transactions.
+//! Use cases: each makes its ids and times, lets `domain` decide, and owns its transactions.
 
 pub mod claims;
 pub mod dead_letters;

@@ -1,4 +1,4 @@
-//! purge-svc's own configuration keys. Every key, its default and its meaning: `config.default.toml`.
+//! purge-svc's own configuration keys. `config.default.toml` documents every key and its default.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -64,7 +64,7 @@ pub struct KindsConfig {
 pub struct WorkerConfig {
     /// Maximum jobs at once in one process.
     pub concurrency: usize,
-    /// Time between two looks for due jobs without a wake-up.
+    /// Maximum time between two claims of due jobs, if no wake-up comes.
     #[serde(with = "humantime_serde")]
     pub poll: Duration,
     /// Length of a job's lease.

@@ -43,7 +43,7 @@ pub enum Error {
     /// The point of no return is passed.
     #[error("erasure has started")]
     ErasureStarted,
-    /// The job's machine refused an input, which only a fault of purge-svc can cause.
+    /// The job's state machine refused an input, which only a defect of purge-svc can cause.
     #[error("job refused a transition")]
     Machine(#[source] job::Refused),
     /// The idempotency key was used for another request, or its request is in progress.

@@ -2,7 +2,7 @@
 //!
 //! It owns erasure jobs, the copies of external ids that a job makes before anything is deleted, dead
 //! letters, holds, and the ledger of receipts. It is the only issuer of purge ids and the only caller of the
-//! custodian contract. What it guarantees:
+//! custodian contract. It guarantees:
 //!
 //! * An accepted erasure is carried out although workers die (`app::drive`, `app::run`).
 //! * Nothing is erased while a hold stands, and nothing stops an erasure that has begun (`domain::job`).

@@ -1,4 +1,4 @@
-//! Builds purge-svc from its configuration; the only place that spawns its tasks.
+//! Builds purge-svc from its configuration; no other file spawns its tasks.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -99,7 +99,7 @@ impl Peers {
         })
     }
 
-    /// Each of them as a custodian.
+    /// Returns a client of each custodian.
     fn roster(&self, settings: &Settings) -> Roster {
         let client = |custodian, peer: &Peer, kinds: &BTreeSet<String>, at: &PeerConfig| {
             CustodianClient::new(custodian, peer.clone(), kinds.clone(), at.timeout)

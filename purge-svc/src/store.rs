@@ -1,5 +1,5 @@
-//! All SQL of purge-svc. Functions take the connection or transaction and write exactly what they are given;
-//! what may be written is decided in `domain`, when and together with what in `app`.
+//! All SQL of purge-svc. Functions take the connection or transaction and write exactly what they are given.
+//! `domain` decides what may be written; `app` decides when, and what is written together.
 
 use svc_core::{pg_enum, subject::SubjectHash};
 

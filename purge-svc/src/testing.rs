@@ -1,4 +1,4 @@
-//! For tests of this crate and of the custodians: a simulated custodian, the suite that every custodian
+//! Items for tests of this crate and of the custodians: a simulated custodian, the suite that every custodian
 //! passes, and the inside of this crate.
 
 pub mod contract;

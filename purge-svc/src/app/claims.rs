@@ -1,4 +1,4 @@
-//! Claims of due jobs: taking them, keeping and releasing their leases, and their traces.
+//! Claims due jobs, renews and releases their leases, and continues their traces.
 
 use std::{sync::Arc, time::Duration};
 
@@ -49,8 +49,8 @@ impl Claims {
         self.how.ttl
     }
 
-    /// Claims up to `limit` due jobs, the most urgent first. Expired leases of other processes are taken only
-    /// if `expired` says so.
+    /// Claims up to `limit` due jobs, the most urgent first. With `expired`, it also claims jobs with an
+    /// expired lease of another process.
     ///
     /// # Errors
     /// [`pg::Error`] if no job was claimed.
@@ -85,7 +85,7 @@ impl Claims {
         }
     }
 
-    /// The span of one run of a job. A job has one trace: its first worker opens it and links it to the
+    /// Opens the span of one run of a job. A job has one trace: its first worker opens it and links it to the
     /// request that made the job, and later workers continue it.
     pub async fn span(&self, claim: &Claim) -> Span {
         let span = tracing::info_span!(

@@ -37,7 +37,7 @@ impl DeadLetters {
         Self { pool, wake, clock }
     }
 
-    /// One page of the unresolved letters, newest first.
+    /// Returns one page of the unresolved letters, newest first.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the token is not one of this list.
@@ -71,7 +71,7 @@ impl DeadLetters {
 
     async fn resolve_in(&self, tx: &mut Tx, letter: &DeadLetter, principal_id: &str) -> Result<(), Error> {
         let (id, purge_id, now) = (letter.dead_letter_id, PurgeId(letter.purge_id), self.clock.now());
-        // The job before its letters, as its worker locks them when it stops the job.
+        // Locks the job before its letters, as its worker does when it stops the job.
         let job = jobs::lock(tx, None, purge_id).await?.ok_or(Error::NotFound(Entity::Purge))?;
         let letter = dead_letters::find(tx, id).await?.ok_or(Error::NotFound(Entity::DeadLetter))?;
         if letter.resolved_at.is_some() {

@@ -5,7 +5,7 @@
 //! again, with a higher epoch, and the custodians answer as before. A worker that lost its lease without
 //! noticing cannot write, and custodians refuse its epoch once they have seen a higher one.
 //!
-//! The point of no return ([`clear`]) and the receipt ([`commit`]) are transactions of their own.
+//! The point of no return ([`clear`]) and the receipt ([`commit`]) have a transaction each.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ pub struct Driver {
 enum Incomplete {
     /// A custodian failed or refused.
     Custodian(custodian::Error),
-    /// A custodian cannot delete an object at present.
+    /// A custodian cannot delete an object now, but may later.
     Later(Custodian),
     Pg(pg::Error),
 }
@@ -147,7 +147,7 @@ impl Driver {
         .await
     }
 
-    /// Reads the job after a guarded write that found it changed: by another worker, or by its tenant.
+    /// Reads the job again after a guarded write failed because another worker or the tenant had changed it.
     async fn reload(&self, claim: &mut Claim) -> Result<Progress, pg::Error> {
         let mut db = self.pool.acquire().await?;
         match jobs::reread(&mut db, &claim.lease).await? {
@@ -212,7 +212,7 @@ impl Driver {
     /// Counts a failure of purge-svc itself against the job, which then waits for its next attempt.
     ///
     /// # Errors
-    /// [`pg::Error`] if that is not stored; the job's lease then expires.
+    /// [`pg::Error`] if the failure is not stored; the job's lease then expires.
     pub async fn fail_internally(&self, claim: &mut Claim) -> Result<(), pg::Error> {
         self.fail(claim, None, Cause::Internal, None).await
     }
@@ -243,7 +243,7 @@ impl Driver {
         Ok(())
     }
 
-    /// The next attempt after one failure more than `failures`.
+    /// Returns the next attempt after one failure more than `failures`.
     fn retry(&self, failures: u32, asked: Option<Duration>) -> Retry {
         self.policy.retry(failures.saturating_add(1), asked, self.clock.now(), rand::random())
     }
@@ -264,11 +264,11 @@ impl Driver {
                 Ok(())
             }
         });
-        // All at once: a slow custodian must not delay the other two.
+        // Calls them all at once, so that a slow custodian does not delay the other two.
         join_all(answers).await.into_iter().collect()
     }
 
-    /// Custodians that have not done `step` yet.
+    /// Returns the custodians that have not done `step` yet.
     async fn remaining(&self, claim: &Claim, step: Step) -> Result<Vec<Custodian>, pg::Error> {
         let mut db = self.pool.acquire().await?;
         let done = steps::done_by(&mut db, claim.job.purge_id, step).await?;

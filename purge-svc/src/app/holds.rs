@@ -94,8 +94,8 @@ impl Holds {
             Opened::Replay(made) => return self.get(made).await,
             Opened::First(tx, slot) => (tx, slot),
         };
-        // A worker that has just read the hold first stores until when its job waits; then the job is woken
-        // here.
+        // A worker that has just read the hold first stores the time until which its job waits; only then is
+        // the job woken here.
         holds::lock_subjects(&mut tx, &[hold.subject_hash]).await?;
         if holds::release(&mut tx, hold_id, principal_id, now).await? {
             jobs::wake_held(&mut tx, now).await?;
@@ -111,7 +111,7 @@ impl Holds {
         holds::find(&mut db, hold_id).await?.ok_or(Error::NotFound(Entity::Hold))
     }
 
-    /// One page of the holds that stand, newest first.
+    /// Returns one page of the holds that stand, newest first.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the token is not one of this list.

@@ -78,8 +78,8 @@ impl Jobs {
         Self { deps }
     }
 
-    /// Accepts the erasure of a session, which then happens although workers die. A repeated request returns
-    /// the same job, also when the session is already erased.
+    /// Accepts the erasure of a session, which is then carried out even if workers die. A repeated request
+    /// returns the same job, also when the session is already erased.
     ///
     /// # Errors
     /// [`Error::NotFound`] if the account has no such session.
@@ -88,7 +88,7 @@ impl Jobs {
         if let Some(known) = self.find_known(request, &subject).await? {
             return Ok(known);
         }
-        // With no transaction open, because chat-svc may be slow.
+        // Asks with no transaction open, because chat-svc may be slow.
         if !self.deps.sessions.exists(request.account, request.session).await? {
             return Err(Error::NotFound(Entity::Session));
         }
@@ -108,7 +108,7 @@ impl Jobs {
             Opened::First(tx, slot) => (tx, slot),
         };
         jobs::insert(&mut tx, &new).await?;
-        // This request's job, or the job of a concurrent request.
+        // Finds this request's job, or the job of a concurrent request.
         let job = jobs::find_by_subject(&mut tx, request.account, subject.hash()).await?;
         let job = job.ok_or(Error::NotFound(Entity::Session))?;
         slot.of_session(request.session).finish(&mut tx, &job.purge_id).await?;
@@ -136,10 +136,10 @@ impl Jobs {
         self.show(job).await.map(Some)
     }
 
-    /// A job of this account, or of any account if none is given (for operators).
+    /// Returns a job of this account, or of any account if none is given (for operators).
     ///
     /// # Errors
-    /// [`Error::NotFound`] if there is none.
+    /// [`Error::NotFound`] if there is no such job.
     pub async fn get(&self, account: Option<AccountId>, purge_id: PurgeId) -> Result<PurgeView, Error> {
         let job = {
             let mut db = self.deps.pool.acquire().await?;
@@ -148,7 +148,7 @@ impl Jobs {
         self.show(job.ok_or(Error::NotFound(Entity::Purge))?).await
     }
 
-    /// One page of an account's jobs, newest first.
+    /// Returns one page of an account's jobs, newest first.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the token is not one of this list.

@@ -14,9 +14,9 @@ const PAGE: i64 = 500;
 /// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checked {
-    /// The newest receipt before any fault.
+    /// The newest receipt before the first fault.
     pub head: Head,
-    /// The first fault after it.
+    /// The first fault, directly after `head`.
     pub broken: Option<Broken>,
 }
 

@@ -56,8 +56,8 @@ impl Runner {
         self.claims.release(claim).await;
     }
 
-    /// An outage of Postgres or an unknown commit says nothing about the job. Any other error would repeat at
-    /// once, so the job fails and waits.
+    /// If Postgres is away or the outcome of a commit is unknown, the job is not at fault. Any other error
+    /// would repeat at once, so the job fails and waits.
     async fn on_database_error(&self, claim: &mut Claim, error: &pg::Error) {
         let purge_id = claim.job.purge_id;
         tracing::error!(purge.id = %purge_id, error = %Chain(error), "purge not driven");

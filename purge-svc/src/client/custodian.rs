@@ -55,7 +55,7 @@ impl Error {
         }
     }
 
-    /// The cause for which the job waits.
+    /// Returns the cause for which the job waits.
     pub fn cause(&self) -> Cause {
         match self {
             Self::Mismatch { source: ContractMismatch::KindUndeclared(_), .. } => Cause::KindUndeclared,
@@ -82,7 +82,7 @@ impl Error {
     }
 
     #[cfg(feature = "test-util")]
-    /// The custodian's reason for refusing; `None` if it did not decide anything.
+    /// Returns the custodian's reason for refusing; `None` if it did not decide anything.
     pub fn refusal(&self) -> Option<String> {
         match self {
             Self::Call { source, .. } if source.is_verdict() => Some(source.reason().into_owned()),
@@ -218,7 +218,7 @@ impl CustodianClient {
         description.covers(kinds).map_err(|mismatch| self.mismatch(mismatch))?;
         let verified_at = answer.verified_at.and_then(|at| {
             let at = DateTime::from_timestamp(at.seconds, u32::try_from(at.nanos).ok()?)?;
-            // What Postgres keeps; the receipt is hashed with this.
+            // Truncates the time to the precision of Postgres, because the receipt is hashed with it.
             at.duration_trunc(TimeDelta::microseconds(1)).ok()
         });
         Ok(ReadBack {
@@ -295,7 +295,7 @@ pub struct Objects<'a> {
 }
 
 impl Objects<'_> {
-    /// The next objects; an empty batch is the end.
+    /// Returns the next objects; an empty batch is the end.
     ///
     /// # Errors
     /// [`Error`] if the list breaks off or names an undeclared kind; the objects so far are no inventory.
@@ -316,7 +316,7 @@ impl Objects<'_> {
         Ok(batch)
     }
 
-    /// SHA-256 of every message of the list.
+    /// Returns the SHA-256 of every message of the list.
     pub fn digest(self) -> [u8; 32] {
         self.digest.finalize().into()
     }

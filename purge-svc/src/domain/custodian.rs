@@ -1,4 +1,5 @@
-//! The custodians: which services take part in an erasure, in which order, and which kinds they must declare.
+//! The custodians: the services that take part in an erasure, their order, and the kinds that each must
+//! declare.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -36,8 +37,8 @@ impl Custodian {
         Self::ALL.into_iter().find(|custodian| custodian.service() == service)
     }
 
-    /// Order of the commits: the custodian of the subject's head is last. While the head exists, an operator
-    /// can still find which subject the job is about.
+    /// Returns the order of the commits: the custodian of the subject's head is last. While the head exists,
+    /// an operator can still find which subject the job is about.
     pub const fn commit_order(kind: SubjectKind) -> [Self; 3] {
         match kind {
             SubjectKind::Session => [Self::Sandbox, Self::Registry, Self::Chat],
@@ -106,8 +107,8 @@ impl Description {
         if undeclared.is_empty() { Ok(()) } else { Err(ContractMismatch::KindUndeclared(undeclared)) }
     }
 
-    /// Checks that `kinds` are exactly the declared ones: a read-back that leaves one out proves nothing
-    /// about it.
+    /// Checks that `kinds` are exactly the declared ones: a read-back that leaves a kind out proves nothing
+    /// about that kind.
     ///
     /// # Errors
     /// [`ContractMismatch`] names the missing or undeclared kinds.

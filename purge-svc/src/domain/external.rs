@@ -1,4 +1,4 @@
-//! Objects outside Postgres, and how a custodian's answer to Erase is judged.
+//! Objects outside Postgres, and the judgement of a custodian's answer to Erase.
 
 /// An object outside Postgres, as its custodian names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -118,7 +118,7 @@ mod tests {
             (0, &[Deleted], false, Verdict::More),
             (7, &[Permanent], false, Verdict::More),
             (0, &[Deleted, Transient], false, Verdict::More),
-            // Neither progress nor done: calling again at once would never end.
+            // The answer shows neither progress nor the end, so calling again at once would never end.
             (0, &[], false, Verdict::Later),
             (0, &[AlreadyGone], false, Verdict::Later),
             (0, &[Transient], false, Verdict::Later),

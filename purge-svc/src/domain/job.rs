@@ -99,7 +99,7 @@ impl State {
         }
     }
 
-    /// The state without a phase.
+    /// Returns the state without a phase.
     pub const fn label(self) -> StateLabel {
         match self {
             Self::Working(Phase::Pending) => StateLabel::Pending,
@@ -115,7 +115,7 @@ impl State {
         }
     }
 
-    /// The phase from which a worker continues; `None` if the job is final or waits for an operator.
+    /// Returns the phase from which a worker continues; `None` if the job is final or waits for an operator.
     pub const fn workable(self) -> Option<Phase> {
         match self {
             Self::Working(phase) | Self::Blocked(phase) => Some(phase),
@@ -139,7 +139,7 @@ pub enum StateLabel {
     Thawed,
 }
 
-/// Which of an account's jobs to list.
+/// The jobs of an account to list.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct JobFilter {
     pub state: Option<StateLabel>,
@@ -224,7 +224,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// A new job, due at `now`.
+    /// Builds a new job, due at `now`.
     pub const fn accepted(now: DateTime<Utc>) -> Self {
         Self {
             state: State::Working(Phase::Pending),

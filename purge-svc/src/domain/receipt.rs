@@ -1,4 +1,4 @@
-//! The erasure ledger: one receipt an erasure, each bound to the receipt before it.
+//! The erasure ledger: one receipt for each erasure, each bound to the receipt before it.
 //!
 //! A receipt's hash covers its content and the hash of the receipt before it. With the newest hash a reader
 //! can tell whether any receipt was changed, removed, added or moved. If the *end* of the ledger was cut off,
@@ -106,13 +106,13 @@ impl Receipt {
         Self { seq, previous_hash: head.hash, body, hash }
     }
 
-    /// This receipt as the head of its ledger.
+    /// Returns this receipt as the head of its ledger.
     pub const fn as_head(&self) -> Head {
         Head { seq: self.seq, hash: self.hash }
     }
 }
 
-/// Checks `receipts`, in order, as the successors of `head`, and returns the head they lead to.
+/// Checks `receipts`, in order, as the successors of `head`, and returns the resulting head.
 ///
 /// # Errors
 /// [`Broken`] names the first fault.
@@ -131,9 +131,9 @@ pub fn verify<'a>(head: Head, receipts: impl IntoIterator<Item = &'a Receipt>) -
     })
 }
 
-/// SHA-256 of the canonical encoding: every field in order, numbers big-endian, texts and lists with their
-/// length before them, times in microseconds (the precision of Postgres). No two receipts have the same
-/// encoding.
+/// Returns the SHA-256 of the canonical encoding: every field in order, numbers big-endian, texts and lists
+/// with their length before them, times in microseconds (the precision of Postgres). No two receipts have the
+/// same encoding.
 fn hash(seq: i64, previous: &[u8; 32], body: &Body) -> [u8; 32] {
     let mut encoding = Encoding(Sha256::new());
     encoding.bytes(FORMAT);

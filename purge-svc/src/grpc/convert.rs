@@ -1,5 +1,5 @@
-//! Between the contract's types and the domain's. Inbound: `TryFrom`; its error names the field. Outbound:
-//! `From`, which cannot fail.
+//! Converts between the contract's types and the domain's: requests by `TryFrom`, and its error names the
+//! field; responses by `From`, which cannot fail.
 
 use steward_proto::purge::v1 as proto;
 use svc_core::{
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Cause shown of accepted jobs that wait because their trigger is switched off.
+/// Cause that callers read of accepted jobs that wait because their trigger is switched off.
 const SWITCHED_OFF: &str = "SWITCHED_OFF";
 
 impl TryFrom<proto::SetHoldRequest> for NewHold {

@@ -1,4 +1,4 @@
-//! Holds, and the locks under which the point of no return and a new hold see each other.
+//! Holds, and the locks that make a new hold and the point of no return see each other.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -44,7 +44,7 @@ impl TryFrom<HoldRow> for Hold {
 }
 
 /// Locks the decision about holds on these subjects until the transaction ends; callers name the account
-/// before the session. An advisory lock, because the row of the hold that matters may not exist yet.
+/// before the session. The lock is advisory, because the row of the hold that matters may not exist yet.
 pub async fn lock_subjects(db: &mut PgConnection, subjects: &[SubjectHash]) -> Result<()> {
     for subject in subjects {
         sqlx::query!(
@@ -57,7 +57,7 @@ pub async fn lock_subjects(db: &mut PgConnection, subjects: &[SubjectHash]) -> R
     Ok(())
 }
 
-/// The latest end of the holds that stand on any of these subjects at `now`; `None` if there is none.
+/// Returns the latest end of the holds that stand on any of these subjects at `now`; `None` if there is none.
 pub async fn held_until(
     db: &mut PgConnection,
     subjects: &[SubjectHash],
@@ -94,7 +94,7 @@ pub async fn insert(db: &mut PgConnection, hold: &Hold) -> Result<()> {
     Ok(())
 }
 
-/// A hold, whether it stands or not.
+/// Finds a hold, whether it stands or not.
 pub async fn find(db: &mut PgConnection, id: Uuid) -> Result<Option<Hold>> {
     let row = sqlx::query_as!(
         HoldRow,
@@ -121,7 +121,7 @@ pub async fn release(db: &mut PgConnection, id: Uuid, by: &str, now: DateTime<Ut
     Ok(done.rows_affected() == 1)
 }
 
-/// Holds that stand at `now`, newest first, from after `after`.
+/// Lists holds that stand at `now`, newest first, from after `after`.
 pub async fn list(
     db: &mut PgConnection,
     after: Option<Uuid>,

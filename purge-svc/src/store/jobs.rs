@@ -1,4 +1,4 @@
-//! Jobs: storing and reading them, and the one statement that writes their state.
+//! Stores and reads jobs; one statement alone writes their state.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -117,8 +117,8 @@ impl TryFrom<JobRow> for Job {
     }
 }
 
-/// Stores a job unless its subject has one that is not thawed. Its epochs continue those of the subject's
-/// earlier jobs, because custodians refuse lower ones. Returns whether it was stored.
+/// Stores a job unless its subject has one that is not thawed. Its epochs are higher than the epochs of the
+/// subject's earlier jobs, because custodians refuse a lower one. Returns whether it was stored.
 pub async fn insert(db: &mut PgConnection, job: &NewJob<'_>) -> pg::Result<bool> {
     let hash = job.subject.hash();
     let (state, phase) = to_columns(job.record.state);
@@ -198,7 +198,7 @@ pub async fn lock(
     row.map(Job::try_from).transpose()
 }
 
-/// Jobs of an account, newest first, from after `after`.
+/// Lists the jobs of an account, newest first, from after `after`.
 pub async fn list(
     db: &mut PgConnection,
     account: AccountId,
@@ -206,7 +206,7 @@ pub async fn list(
     after: Option<PurgeId>,
     limit: i64,
 ) -> pg::Result<Vec<Job>> {
-    // By hash, so that a job is found also after it has erased the session.
+    // Filters by hash, so that a job is found also after it has erased the session.
     let subject = filter.session.map(|session| SubjectHash::of(SubjectKind::Session.name(), session.0));
     let rows = select!(
         "WHERE account_id = $1
@@ -241,8 +241,8 @@ pub async fn reread(db: &mut PgConnection, lease: &ItemLease) -> pg::Result<Opti
     row.map(Job::try_from).transpose()
 }
 
-/// Writes the state of a job, the only statement that does: for workers with the epoch of their lease, for
-/// callers without.
+/// Writes the state of a job; no other statement does. A worker gives the epoch of its lease, a caller gives
+/// none.
 ///
 /// # Errors
 /// [`pg::Error::Stale`] if the row has changed since it was `read`, or another worker has the lease.
@@ -294,7 +294,8 @@ pub async fn set_traceparent(db: &mut PgConnection, lease: &ItemLease, tracepare
     Ok(())
 }
 
-/// Clears the subject in every job of `subject`; of an account also the account and the requesting principal.
+/// Clears the subject in every job of `subject`. If the subject is an account, it also clears the account and
+/// the requesting principal.
 pub async fn clear_subject(db: &mut PgConnection, subject: &Subject) -> pg::Result<()> {
     sqlx::query!("UPDATE purge_jobs SET subject_id = NULL WHERE subject_hash = $1", &subject.hash().0[..])
         .execute(&mut *db)

@@ -57,7 +57,7 @@ pub async fn lock_head(db: &mut PgConnection) -> Result<Head> {
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('steward.purge.receipts', 0))")
         .execute(&mut *db)
         .await?;
-    // A statement of its own, because its snapshot must be newer than the lock.
+    // Reads in a second statement, because its snapshot must be newer than the lock.
     let row =
         sqlx::query!("SELECT seq, hash FROM receipts ORDER BY seq DESC LIMIT 1").fetch_optional(db).await?;
     match row {

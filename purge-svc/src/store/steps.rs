@@ -84,7 +84,7 @@ pub async fn done_by(db: &mut PgConnection, purge_id: PurgeId, step: Step) -> Re
     names.into_iter().map(|name| custodian(purge_id, &name)).collect()
 }
 
-/// Reads the read-backs of a job.
+/// Reads the results of Verify at each custodian of a job.
 pub async fn read_backs(db: &mut PgConnection, purge_id: PurgeId) -> Result<Vec<CustodianDigest>> {
     let rows = sqlx::query!(
         "SELECT custodian, digest, at

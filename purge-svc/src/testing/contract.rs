@@ -31,10 +31,11 @@ const MAX_CALLS: usize = 1000;
 pub trait Owner: Sync {
     fn custodian(&self) -> Custodian;
 
-    /// A peer that calls the custodian as purge-svc.
+    /// Returns a peer that calls the custodian as purge-svc.
     fn peer(&self) -> Peer;
 
-    /// A subject that the custodian has not met: a session, unless it holds nothing of sessions.
+    /// Returns a subject that the custodian has not met: a session, unless the custodian has no data of
+    /// sessions.
     fn new_subject(&self) -> Subject {
         Subject::Session { account: AccountId::new(), session: SessionId::new() }
     }
@@ -90,7 +91,8 @@ impl<O: Owner> Suite<'_, O> {
         fine("Describe", self.client.describe().await)
     }
 
-    /// Freeze, Inventory, Erase until done, Verify, Commit: then nothing is left, and no write is admitted.
+    /// Calls Freeze, Inventory, Erase until done, Verify and Commit. After them nothing is left, and no write
+    /// is admitted.
     async fn erases_a_subject_and_nothing_else(&self) {
         let call = self.seeded().await;
         let neighbour = match call.subject {
@@ -142,7 +144,7 @@ impl<O: Owner> Suite<'_, O> {
         let first = fine("Thaw", self.client.thaw(&call).await);
         assert!(self.owner.write(call.subject).await, "a thawed subject is written");
         assert_eq!(first, fine("Thaw", self.client.thaw(&call).await), "Thaw is repeated");
-        // A late freeze of the same purge.
+        // Sends a late freeze of the same purge.
         refused("Freeze after Thaw", self.client.freeze(&call).await, "PURGE_THAWED");
         assert!(self.owner.write(call.subject).await, "a thaw is the last word of its purge");
         // Another purge may come later, with a higher epoch.

@@ -91,7 +91,7 @@ pub struct FakeCustodian {
 
 /// Verdict of the machine on a call.
 pub(super) enum Admitted {
-    /// The step was answered before, with this.
+    /// The step was answered before; this is its answer.
     Replay(Vec<u8>),
     /// The step is to be done.
     Do,
@@ -235,8 +235,8 @@ impl FakeCustodian {
         self.inner().faults.get_mut(&step)?.pop_front()?
     }
 
-    /// Changes with the next [`resume`](Self::resume). Taken before a call is counted, because a test that
-    /// sees the call may resume at once.
+    /// Returns a receiver that changes with the next [`resume`](Self::resume). It is taken before a call is
+    /// counted, because a test that sees the call may resume at once.
     pub(super) fn resumption(&self) -> watch::Receiver<()> {
         self.resumed.subscribe()
     }

@@ -1,8 +1,8 @@
 //! Claims jobs that are due and runs each as far as it goes.
 //!
 //! A candidate is a job that is not final, not dead-lettered, due, of a trigger that is switched on, and not
-//! leased by another worker. One loop a process claims as many as there are free places; each job runs in a
-//! task of its own. At a stop the present step is finished and the lease released.
+//! leased by another worker. One loop in each process claims as many jobs as it has free places; each job
+//! runs in a task of its own. At a stop the present step is finished and the lease released.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ pub struct Worker {
     pub runner: Runner,
     pub wake: Wake,
     pub lifecycle: Lifecycle,
-    /// Time between two looks without a wake-up.
+    /// Maximum time between two claims, if no wake-up comes.
     pub poll: Duration,
     /// Maximum jobs at once in this process.
     pub concurrency: usize,

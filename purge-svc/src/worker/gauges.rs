@@ -1,5 +1,4 @@
-//! Counts open jobs by state and dead letters for the metrics. Every replica counts; the numbers are the
-//! same.
+//! Counts open jobs by state, and dead letters, for the metrics. Every replica counts, with the same result.
 
 use std::time::Duration;
 

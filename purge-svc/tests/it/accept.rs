@@ -1,4 +1,4 @@
-//! Accepting erasures: durable, once, and for the caller's own sessions only.
+//! Accepts erasures durably and once, and only of the caller's own sessions.
 
 use chrono::TimeDelta;
 use futures::future::join_all;
@@ -90,7 +90,7 @@ async fn a_key_stands_for_one_request() {
     assert_eq!(refused.reason(), "IDEMPOTENCY_KEY_REUSED");
     // Each tenant has its own keys.
     assert_ne!(plane.jobs.accept(&with(other, "k1")).await.unwrap().job.purge_id, first.job.purge_id);
-    // Another key for the same session: still one job.
+    // A request with another key for the same session makes no second job.
     assert_eq!(plane.jobs.accept(&with(one, "k2")).await.unwrap().job.purge_id, first.job.purge_id);
 }
 

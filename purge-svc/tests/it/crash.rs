@@ -25,7 +25,7 @@ use crate::plane::{Plane, until_called};
 const STEPS: [StepKind; 5] =
     [StepKind::Freeze, StepKind::Inventory, StepKind::Erase, StepKind::Verify, StepKind::Commit];
 
-/// No custodian was called with an epoch below one that it had seen of the subject.
+/// Checks that no custodian was called with an epoch below one that it had seen of the subject.
 fn assert_epochs_grow(plane: &Plane, subject: Subject) {
     for owner in plane.owners() {
         let ours = owner.calls().into_iter().filter(|call| call.subject == subject);
@@ -143,7 +143,7 @@ async fn custodians_refuse_a_worker_that_lost_its_lease() {
     let (subject, purge_id) = plane.accepted().await;
     let mut slow = plane.claim().await.unwrap();
     plane.end_leases().await;
-    // Its successor has called and has no answer yet.
+    // The next worker has called every custodian and has no answer yet.
     plane.owners().into_iter().for_each(|owner| owner.fail(StepKind::Freeze, Fault::Stall, 1));
     let mut successor = plane.claim().await.unwrap();
     let driver = plane.driver();

@@ -63,7 +63,7 @@ async fn a_release_waits_for_a_worker_that_read_the_hold() {
     let plane = Plane::new().await;
     let (subject, _) = plane.accepted().await;
     let held = hold(&plane, SubjectKind::Session, subject.id()).await.unwrap();
-    // A worker that has read the hold, and is about to store until when its job waits.
+    // A worker has read the hold, and is about to store the time until which its job waits.
     let mut worker = Tx::system(&plane.pool).await.unwrap();
     store::holds::lock_subjects(&mut worker, &[held.subject_hash]).await.unwrap();
     let unkeyed = Once::unkeyed();

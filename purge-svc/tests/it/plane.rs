@@ -50,7 +50,7 @@ use svc_core::{
 
 use crate::chat::FakeSessions;
 
-/// Retries of these tests: parked at the third failure.
+/// The retry policy of these tests parks a job at the third failure.
 pub(crate) const POLICY: Policy = Policy {
     backoff: Backoff::new(Duration::from_secs(2), Duration::from_secs(60)),
     max_failures: 3,
@@ -75,11 +75,11 @@ pub(crate) struct Plane {
     pub(crate) roster: Roster,
     pub(crate) servings: Vec<Serving>,
     _redis: TestRedis,
-    /// Last, so that it is dropped last.
+    /// The field stands last, so that it is dropped last.
     pub(crate) db: TestDb,
 }
 
-/// Keys of purge-svc and a way to check them.
+/// Keys of purge-svc, and a verifier of its assertions.
 pub(crate) struct Keys {
     pub(crate) private: String,
     pub(crate) trusted: TrustedKey,
@@ -266,7 +266,7 @@ impl Plane {
         panic!("{:?} does not come to an end", self.job(purge_id).await)
     }
 
-    /// Ends every lease, as time does for a dead worker's.
+    /// Ends every lease, as the passing of time does for a dead worker's lease.
     pub(crate) async fn end_leases(&self) {
         let mut db = self.pool.acquire().await.unwrap();
         sqlx::query(

@@ -106,7 +106,7 @@ async fn a_changed_ledger_is_found_out() {
 async fn claims_walk_the_index_of_what_is_due() {
     let plane = Plane::new().await;
     let mut owner = plane.db.owner("purge").await;
-    // Many final jobs and few due ones, the shape that a walk over the whole table would suffer from.
+    // Stores many final jobs and few due ones, which would slow down a walk over the whole table.
     sqlx::query(
         "INSERT INTO purge_jobs
              (purge_id, account_id, subject_kind, subject_hash, trigger, priority, state, phase,

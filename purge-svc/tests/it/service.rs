@@ -1,4 +1,4 @@
-//! The service as a whole: started as its program starts it, called as the gateway calls it.
+//! Tests the service as a whole: started as its program starts it, called as the gateway calls it.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Faults that stop an erasure, and how it continues.
+//! Faults that stop an erasure, and the way in which it continues.
 
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ async fn an_object_that_cannot_be_deleted_waits_for_an_operator() {
         ("VOLUME_REFUSED", Some(volume.as_str()))
     );
 
-    // Resolved too early: the next attempt writes a new letter.
+    // The operator resolves the letter too early, so the next attempt writes a new one.
     plane.dead_letters.resolve(found[0].dead_letter_id, "operator", &Once::unkeyed()).await.unwrap();
     assert_eq!(plane.run().await, Progress::Waits);
     assert_eq!(plane.job(purge_id).await.record.state, State::DeadLettered);
@@ -158,7 +158,8 @@ async fn a_custodian_that_makes_progress_gets_no_letter_yet() {
     let (subject, purge_id) = plane.accepted().await;
     let volume = format!("volume-{}", subject.id());
     plane.sandbox.jam(&volume, ItemOutcome::Permanent, "REFUSED");
-    // Its first call deletes everything except the volume. The worker dies while it waits for the second.
+    // The first call to sandbox-svc deletes everything except the volume. The worker dies while it waits for
+    // the second.
     plane.sandbox.fail_after(StepKind::Erase, 1, Fault::Stall);
     let mut claim = plane.claim().await.unwrap();
     tokio::select! {
@@ -288,7 +289,7 @@ async fn a_job_that_keeps_failing_does_not_delay_other_jobs() {
     for _ in 0..3 {
         healthy.push(plane.accepted().await);
     }
-    // All are due; the failed one comes after its equals.
+    // All jobs are due; the failed one comes last among jobs of its priority.
     plane.clock.advance(Duration::from_secs(10));
     for (subject, purge_id) in healthy {
         assert_eq!(plane.run().await, Progress::Final);

@@ -9,8 +9,9 @@ use crate::{
 };
 
 impl Driver {
-    /// Passes the point of no return unless a hold stands. The locks make a hold that is being set either
-    /// visible here or refused there; the guarded write does the same for a cancellation.
+    /// Passes the point of no return unless a hold stands. A hold that is set at the same time is either seen
+    /// here or refused there, because both take the same locks; the guarded write does the same for a
+    /// cancellation.
     pub(super) async fn clear(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let covering = hold::covering(&claim.subject);
         let mut tx = Tx::system(&self.pool).await?;

@@ -38,12 +38,12 @@ impl Driver {
         self.receipt(claim).await
     }
 
-    /// Writes the receipt, the audit row and the final state, and deletes what names the subject here, in one
-    /// transaction.
+    /// Writes the receipt, the audit row and the final state, and deletes everything here that names the
+    /// subject, in one transaction.
     async fn receipt(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let (job, now) = (&claim.job, self.clock.now());
         let mut tx = Tx::system(&self.pool).await?;
-        // The job first: a worker that lost it must not hold the ledger's lock.
+        // Moves the job first, because a worker that lost it must not hold the ledger's lock.
         let committed = self.apply(&mut tx, claim, Input::Receipted, None, now).await?;
         let head = receipts::lock_head(&mut tx).await?;
         let receipt = Receipt::seal(

@@ -15,7 +15,8 @@ impl Driver {
     pub(super) async fn freeze(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let covering = hold::covering(&claim.subject);
         let mut tx = Tx::system(&self.pool).await?;
-        // Locked until the job waits: a release in between would wake it before it waits, and not afterwards.
+        // Keeps the holds locked until the job waits: a release in between would wake it before it waits, and
+        // not afterwards.
         holds::lock_subjects(&mut tx, &covering).await?;
         if let Some(until) = holds::held_until(&mut tx, &covering, self.clock.now()).await? {
             let waits = self.apply(&mut tx, claim, Input::Held(until), None, self.clock.now()).await?;

@@ -12,7 +12,7 @@ pub enum Input {
     Frozen,
     /// Every external object is on the job's own list.
     Inventoried,
-    /// No hold stands and none can be set from here on: the point of no return.
+    /// No hold stands, and none can be set after this: the point of no return.
     Cleared,
     /// A hold stands until this time.
     Held(DateTime<Utc>),

@@ -1,4 +1,4 @@
-//! The machine against its table, on every state and input.
+//! Compares the state machine with its table, for every state and input.
 
 use chrono::TimeDelta;
 use proptest::prelude::*;
@@ -74,7 +74,7 @@ const fn b(phase: Phase) -> Cell {
     Cell::Goes(State::Blocked(phase))
 }
 
-/// One row an input in the order of [`inputs`], one column a phase.
+/// Returns one row for each input in the order of [`inputs`], with one column for each phase.
 fn table(phase: Phase) -> [Cell; 14] {
     use Phase::{Erased, Erasing, Frozen, Inventoried, Pending, Verified};
     let column = match phase {
@@ -114,7 +114,7 @@ fn table(phase: Phase) -> [Cell; 14] {
 fn each_input_moves_each_state_as_the_table_says() {
     for state in State::ALL {
         let want = match state {
-            // A blocked job continues exactly as a working one.
+            // A blocked job continues in the same way as a working one.
             State::Working(phase) | State::Blocked(phase) => table(phase),
             State::Committed | State::Thawed => [Cell::Final; 14],
             State::DeadLettered => {
@@ -212,8 +212,9 @@ fn names_tell_causes_apart() {
 }
 
 proptest! {
-    /// For every sequence of inputs: a job past the point of no return never thaws, generations only grow,
-    /// and a job is committed only after a clean read-back with nothing but the receipt after it.
+    /// Checks for every sequence of inputs that a job past the point of no return never thaws, that
+    /// generations only grow, and that a job is committed only after a clean read-back and then changes no
+    /// more.
     #[test]
     fn no_order_of_inputs_breaks_the_promises(picks in proptest::collection::vec(0_usize..14, 1..60)) {
         let mut record = Record::accepted(now());

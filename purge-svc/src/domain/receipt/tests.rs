@@ -1,4 +1,4 @@
-//! The chain against every way to tamper with it.
+//! Tests that the chain of receipts shows every way to tamper with it.
 
 use chrono::TimeDelta;
 use proptest::prelude::*;
@@ -55,7 +55,7 @@ fn ledger() -> impl Strategy<Value = Vec<Receipt>> {
     })
 }
 
-/// Every way to change one receipt; each really changes it.
+/// Returns every way to change one receipt; each really changes it.
 fn tampered(receipt: &Receipt, way: u8) -> Receipt {
     let mut receipt = receipt.clone();
     let body = &mut receipt.body;
@@ -115,7 +115,7 @@ proptest! {
         }
     }
 
-    /// A changed receipt with a new hash makes the next one fail, up to the known head.
+    /// A changed receipt with a new hash makes the check fail at the next receipt, or at the known head.
     #[test]
     fn a_resealed_receipt_breaks_its_successor_or_the_known_head(
         ledger in ledger(),
@@ -152,7 +152,7 @@ proptest! {
         prop_assert!(gap);
     }
 
-    /// Lengths come before texts, so that no text can move from one field into the next.
+    /// The encoding writes lengths before texts, so that no text can move from one field into the next.
     #[test]
     fn fields_do_not_run_into_each_other(name in "[a-z]{2,10}", cut in 1_usize..2) {
         let two = |first: &str, second: &str| {

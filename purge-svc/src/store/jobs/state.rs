@@ -17,12 +17,12 @@ pg_enum!(StateLabel as "purge_state" {
     Thawed => "thawed",
 });
 
-/// The columns of a state.
+/// Returns the columns that store a state.
 pub const fn to_columns(state: State) -> (StateLabel, Option<Phase>) {
     (state.label(), state.phase())
 }
 
-/// The state in these columns; `None` if they contradict each other.
+/// Returns the state in these columns; `None` if they contradict each other.
 pub fn from_columns(label: StateLabel, phase: Option<Phase>) -> Option<State> {
     State::ALL.into_iter().find(|state| to_columns(*state) == (label, phase))
 }

@@ -83,7 +83,7 @@ impl FakeCustodian {
             }
         };
         match fault {
-            // Without an `ErrorInfo`, as a transport reports a broken connection.
+            // The status has no `ErrorInfo`, as when a transport reports a broken connection.
             Some(Fault::LoseReply) => Err(Status::unavailable("connection lost")),
             Some(Fault::Stall) => {
                 // The simulator is dropped.
