@@ -1,4 +1,4 @@
-//! The event journal compared with bare multi-row inserts of the same rows, in batches of the same size, over
+//! Compares the event journal with bare multi-row inserts of the same rows, in batches of the same size, over
 //! as many connections, without fencing, order and readers.
 //!
 //! Fails if the journal is slower than its floor, beyond the noise.

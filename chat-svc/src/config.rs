@@ -1,4 +1,4 @@
-//! chat-svc's configuration. Every key, its default and its meaning: `config.default.toml`.
+//! chat-svc's configuration. `config.default.toml` documents every key and its default.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -85,8 +85,8 @@ pub struct NativeSection {
     pub progress_timeout: Duration,
 }
 
-/// One model. `prefill` is whether it can continue an answer that another model began; the capability table
-/// decides if it is not set.
+/// One model. `prefill` says whether it can continue an answer that another model began; if it is not set,
+/// the capability table decides.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "api", rename_all = "lowercase", deny_unknown_fields)]
 pub enum ModelSection {

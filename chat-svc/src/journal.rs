@@ -66,15 +66,15 @@ impl Journal {
         self.hub.publish(turn_id, events);
     }
 
-    /// A reader of the turn's events after `seq`.
+    /// Returns a reader of the turn's events after `seq`.
     #[must_use]
     pub fn reader(&self, turn_id: TurnId, seq: i64) -> Reader {
         Reader::new(self.config.clone(), self.pool.clone(), &self.hub, turn_id, seq)
     }
 }
 
-/// The writer of all events of a turn.
+/// Returns the index of the writer of all events of a turn.
 fn writer_of(turn_id: TurnId, writers: usize) -> usize {
-    // A UUIDv7's last bytes are random.
+    // The last bytes of a UUIDv7 are random, so they spread the turns over the writers.
     usize::from(turn_id.0.as_bytes()[15]) % writers
 }

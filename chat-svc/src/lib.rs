@@ -28,7 +28,7 @@ pub use self::{
     store::MIGRATOR,
 };
 
-/// For this crate's own tests and benches.
+/// Items for this crate's own tests and benches.
 #[cfg(feature = "test-util")]
 pub mod testing {
     pub use crate::{

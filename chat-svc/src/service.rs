@@ -1,4 +1,4 @@
-//! The composition root: the only place that wires and spawns.
+//! The composition root: no other file builds the parts and spawns the tasks.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -33,7 +33,7 @@ pub(crate) struct Slice {
 }
 
 impl Slice {
-    /// One row more than the page: if it exists, there is a next page.
+    /// Reads one row more than the page: if it exists, there is a next page.
     pub(crate) const fn limit(&self) -> i64 {
         self.size as i64 + 1
     }

@@ -29,8 +29,8 @@ impl Claims {
     /// Claims up to `limit` turns; returns false if there were fewer.
     ///
     /// Turns that were handed over, and with `expired` turns with an expired lease, come first. Queued turns
-    /// are searched from `scan_from` on, which moves to the last one claimed. Each batch is passed to `start`
-    /// before the next claim: a claimed turn that does not start would idle until its lease expires.
+    /// are searched from `scan_from` on, which moves to the last claimed turn. Each batch is passed to
+    /// `start` before the next claim: a claimed turn that does not start would idle until its lease expires.
     pub(crate) async fn claim(
         &self,
         scan_from: &mut Uuid,
@@ -46,8 +46,8 @@ impl Claims {
         while left > 0 {
             let bounds = Bounds { limit: left, of_account: self.max_running_per_account.into() };
             let queued = claims::claim_queued(&mut db, owner, ttl, *scan_from, bounds).await?;
-            // A claim may return fewer turns than asked for because an account is at its bound; the next
-            // claim starts after them.
+            // A claim may return fewer turns than asked for because an account is at its limit; the next
+            // claim starts after the returned turns.
             let Some(last) = queued.iter().map(|turn| turn.id.0).max() else { return Ok(false) };
             *scan_from = last;
             left -= i64::try_from(queued.len()).unwrap_or(left);

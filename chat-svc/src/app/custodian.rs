@@ -1,7 +1,7 @@
-//! chat-svc's part of an erasure: its tables of a subject, how turns are stopped, rows deleted and counted.
+//! chat-svc's part of an erasure: it stops the turns of a subject, deletes its rows and counts them.
 //!
-//! [`svc_core::custody`] decides who may still write and which step may follow which, and repeats answers.
-//! Answers are stored as records of this module, not of the contract.
+//! [`svc_core::custody`] decides which writers and steps are allowed, and replays the answers of repeated
+//! steps. The stored answers are the records of this module, not messages of the contract.
 
 use serde::{Deserialize, Serialize};
 use svc_core::{
@@ -107,7 +107,7 @@ impl custodian::Custodian for Custodian {
         Ok(Vec::new())
     }
 
-    /// Deletes rows, table by table, and the personal data of the heads.
+    /// Deletes rows, table by table, and blanks the titles of the sessions.
     async fn erase(&self, step: Step) -> Result<custodian::Erased> {
         let Erased { deleted, done } = custody::step(&self.pool, step, async |mut open| {
             erasure::blank_heads(open.tx(), step.subject).await?;
@@ -131,7 +131,7 @@ impl custodian::Custodian for Custodian {
         .await
     }
 
-    /// Deletes the heads: only the custody row is left.
+    /// Deletes the sessions' rows: only the custody row is left.
     async fn commit(&self, step: Step) -> Result<Committed> {
         custody::step(&self.pool, step, async |mut open| {
             TABLES.delete_heads(open.tx(), step.subject).await?;

@@ -1,9 +1,9 @@
-//! How a turn ends: one transaction with its message, its usage, its last event and its status.
+//! Ends turns: one transaction writes the turn's message, its usage, its last event and its status.
 //!
-//! Every ending is written here: by the worker, a caller, a newer input or an erasure. The partial answer is
-//! kept; it is read back from the journal, so it is what clients saw. The result of a call that was
-//! dispatched and has no result is "in doubt"; the result of a call that was not dispatched is "not carried
-//! out". Calls that may still run are marked to be stopped.
+//! The worker, a caller, a newer input and an erasure all end a turn through this module. The partial answer
+//! is kept; it is read back from the journal, so it is what clients saw. A dispatched call without a result
+//! gets the result "in doubt"; a call that was not dispatched gets "not carried out". Calls that may still
+//! run are marked to be stopped.
 
 use chrono::{DateTime, Utc};
 use svc_core::{
@@ -206,7 +206,7 @@ pub(crate) async fn record_usage(tx: &mut Tx, attempt: &Attempt, now: DateTime<U
     })
 }
 
-/// A message of the turn without its content.
+/// Builds a message of the turn without its content.
 pub(crate) fn message_of(
     turn: &Turn,
     id: MessageId,

@@ -69,7 +69,7 @@ impl Notices {
     }
 
     fn send(&self, notice: Notice) {
-        // No listener, or a full outbox, loses nothing: every worker scans.
+        // A notice without a listener, or with a full outbox, may be lost: every worker scans.
         let _listeners = self.here.send(notice);
         let _full = self.outbox.try_send(notice);
     }

@@ -38,9 +38,9 @@ const HISTORY_PAGE: i64 = 50;
 /// Why a run ends without an answer.
 #[derive(Debug)]
 pub(crate) enum RunError {
-    /// Another epoch runs the turn, or it is final: nothing is left to do.
+    /// Another epoch runs the turn, or it is final: the worker has nothing left to do.
     Fenced,
-    /// This process stops; another one continues the turn.
+    /// This process stops; another process continues the turn.
     HandOver,
     /// The turn fails. `spent` is the usage of the open attempt at a model call, if the upstream reported it.
     Failed { cause: FailCause, spent: Option<Usage> },
@@ -138,7 +138,7 @@ impl Run {
         let turn = &self.turn;
         let history = self.history().await?;
         let mut db = self.deps.pool.acquire().await?;
-        // A missing session was erased together with its turns.
+        // A session that is missing was erased together with its turns.
         let session =
             sessions::find(&mut db, turn.account_id, turn.session_id).await?.ok_or(RunError::Fenced)?;
         let own = messages::list_of_turn(&mut db, turn.account_id, turn.id).await?;
@@ -168,7 +168,7 @@ impl Run {
         Ok(self.log.append(event).await?)
     }
 
-    /// The open step as clients have seen it.
+    /// Returns the open step as clients have seen it.
     pub(crate) async fn open_step(&self) -> Result<OpenStep, RunError> {
         self.log.flush().await?;
         let mut db = self.deps.pool.acquire().await?;
@@ -226,7 +226,7 @@ impl Run {
         Ok(())
     }
 
-    /// The calls of a committed step.
+    /// Returns the calls of a committed step.
     pub(crate) async fn calls(&self, step: i32) -> Result<Vec<JournaledCall>, RunError> {
         let mut db = self.deps.pool.acquire().await?;
         Ok(tool_calls::list(&mut db, self.turn.account_id, self.turn.id, step).await?)

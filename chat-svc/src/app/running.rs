@@ -46,7 +46,7 @@ pub(crate) struct Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let mut turns = self.running.lock();
-        // This process may have claimed the turn again.
+        // The entry stays if this process has claimed the turn again.
         if turns.get(&self.turn_id).is_some_and(|running| running.epoch == self.epoch) {
             turns.remove(&self.turn_id);
         }

@@ -1,5 +1,5 @@
-//! How a run starts and ends: a worker opens it for a claimed turn, then completes, fails, hands over or
-//! leaves it.
+//! Starts and ends runs: a worker opens a run for a claimed turn, then completes, fails, hands over or leaves
+//! it.
 
 use std::time::{Duration, Instant};
 
@@ -70,7 +70,7 @@ impl Run {
         let turn = &self.turn;
         let now = self.deps.clock.now();
         let mut tx = Tx::for_subject(&self.deps.pool, turn.subject()).await?;
-        // Lock order: the session's row before the turn's.
+        // The lock order is the session's row before the turn's.
         sessions::touch(&mut tx, turn.account_id, turn.session_id, now).await?;
         let locked = turns::lock(&mut tx, turn.account_id, turn.id).await?.ok_or(RunError::Fenced)?;
         let ours =

@@ -27,7 +27,8 @@ use crate::{
 
 const SESSIONS: &str = "chat.sessions";
 const MESSAGES: &str = "chat.messages";
-/// Maximum bytes of messages on one page, unless it has a single message: below the limit of every client.
+/// Maximum bytes of messages on one page, unless it has a single message. It is below the message limit of
+/// every client.
 const PAGE_BYTES: usize = 2 << 20;
 
 /// Fields of a new session.

@@ -1,8 +1,8 @@
-//! Stops calls that may still run although their turn has ended: canceled, interrupted or failed.
+//! Stops calls that may still run although their turn was canceled, was interrupted or failed.
 //!
-//! The turn is final at once; its command is not. The transaction that ended the turn marked its calls as
-//! due, so any replica may stop them; stopping a call twice changes nothing. The sandbox of an erased session
-//! is deleted, and its calls with it; if the erasure is withdrawn, the calls are stopped too.
+//! The turn is final at once, but its command may still run. The transaction that ended the turn marked its
+//! calls as due, so any replica may stop them; stopping a call twice changes nothing. The sandbox of an
+//! erased session is deleted, and its calls with it; if the erasure is withdrawn, the calls are stopped too.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,8 +21,8 @@ use crate::{
 
 /// Maximum connections that record outcomes at the same time.
 const WRITERS: usize = 2;
-/// Extra claim time beyond the longest call, to record the outcome: 5 s at most for a connection and for a
-/// lock each.
+/// Extra claim time beyond the longest call, in which the outcome is recorded: at most 5 s to get a
+/// connection and 5 s to get a lock.
 const MARGIN: Duration = Duration::from_secs(10);
 
 /// Use cases of stopping calls; cheap to clone.
@@ -38,7 +38,7 @@ impl CallStops {
         Self { pool, sandboxes, writers: Arc::new(Semaphore::new(WRITERS)) }
     }
 
-    /// Calls to stop now, at most `limit`.
+    /// Lists calls to stop now, at most `limit`.
     pub(crate) async fn list_due(&self, limit: usize) -> Result<Vec<DueStop>, pg::Error> {
         let mut db = self.pool.acquire().await?;
         stops::list_due(&mut db, i64::try_from(limit).unwrap_or(0)).await
@@ -90,7 +90,7 @@ impl CallStops {
     }
 }
 
-/// The outcome in sandbox-svc's answer; `None` if it is not known yet.
+/// Reads the outcome in sandbox-svc's answer; `None` if it is not known yet.
 fn conclude(answer: Result<Record, CallFailed>) -> Option<StopOutcome> {
     match answer {
         Ok(Record::Finished(_)) => Some(StopOutcome::Ended),

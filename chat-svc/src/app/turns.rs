@@ -84,7 +84,7 @@ impl Turns {
             }
         };
         let now = self.clock.now();
-        // Lock order: the session's row before any turn's.
+        // The lock order is the session's row before the row of any turn.
         let (policy, ordinal) = sessions::next_ordinal(&mut tx, account_id, session_id, now)
             .await?
             .ok_or(Error::NotFound(Entity::Session))?;
@@ -163,7 +163,7 @@ impl Turns {
         turns::find(&mut db, account_id, id).await?.ok_or(Error::NotFound(Entity::Turn))
     }
 
-    /// A session's turns, newest first.
+    /// Lists a session's turns, newest first.
     pub(crate) async fn list(
         &self,
         account_id: AccountId,
@@ -182,7 +182,8 @@ impl Turns {
     /// Cancels a turn, queued or running. Canceling it again changes nothing.
     pub(crate) async fn cancel(&self, account_id: AccountId, id: TurnId, once: &Once) -> Result<Turn> {
         let turn = self.get(account_id, id).await?;
-        // A final turn is answered without a transaction: an erasure that froze its session ended it.
+        // A final turn is answered without a transaction, because an erasure that froze its session has ended
+        // it.
         match turn.standing.status {
             TurnStatus::Canceled => return Ok(turn),
             status @ (TurnStatus::Completed | TurnStatus::Failed) => return Err(Error::TurnFinal(status)),
@@ -227,7 +228,7 @@ impl Turns {
         Ok(self.journal.reader(id, cursor.seq))
     }
 
-    /// A reader of all events of a turn that the caller has just read or created.
+    /// Returns a reader of all events of a turn that the caller has just read or created.
     pub(crate) fn read_all(&self, turn: &Turn) -> Reader {
         self.journal.reader(turn.id, 0)
     }

@@ -1,6 +1,7 @@
-//! The native loop: ask a model, run its tools, ask again, until it answers.
+//! The native loop: it asks a model, runs the tools that the model calls, and asks again, until the model
+//! answers.
 //!
-//! It starts from what is committed: the turn's messages are its completed steps, journaled calls are
+//! It starts from the committed state: the turn's messages are its completed steps, journaled calls are
 //! executed or resolved, and the step that a lost worker had open starts again. [`Attempt`] takes one step to
 //! its answer.
 
@@ -56,7 +57,7 @@ pub(crate) struct Native {
 }
 
 impl Native {
-    /// Without a toolbox, models are offered no tools.
+    /// Makes the loop. Without a toolbox, models are offered no tools.
     pub(crate) fn new(
         config: NativeConfig,
         routes: Routes,

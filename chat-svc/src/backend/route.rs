@@ -9,7 +9,7 @@ use crate::{domain::failover::Candidate, model::model_client::ModelClient};
 pub(crate) struct RouteModel {
     /// Its name in the configuration, events and records.
     pub name: String,
-    /// Its id at its provider.
+    /// The model's id at its provider.
     pub id: String,
     /// Whether it can continue an answer that another model began.
     pub prefill: bool,
@@ -29,7 +29,7 @@ impl Routes {
         Self(routes.into_iter().map(|(name, models)| (name, models.into())).collect())
     }
 
-    /// The models of a route.
+    /// Returns the models of a route.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<[RouteModel]>> {
         self.0.get(name).cloned()
     }
@@ -40,7 +40,7 @@ impl Routes {
     }
 }
 
-/// The route as the walk over it needs it.
+/// Returns the route in the form that the walk over it needs.
 pub(crate) fn candidates(models: &[RouteModel]) -> Vec<Candidate> {
     models.iter().map(|model| Candidate { prefill: model.prefill }).collect()
 }

@@ -7,7 +7,7 @@
 //! * it ran: its result is adopted;
 //! * it runs: the worker waits for it;
 //! * it did not arrive: sandbox-svc abandons the key, and the call is sent under the next one;
-//! * no service can tell: the model reads that the call is in doubt.
+//! * no service knows: the model reads that the call is in doubt.
 //!
 //! Calls that only read need none of this.
 
@@ -27,9 +27,9 @@ use crate::{
     },
 };
 
-/// How often an abandoned call is sent again, even after `resolve_timeout`. The number is limited because
-/// each attempt uses up a key at the sandbox; a replica or an engine that is away for a moment must not fail
-/// the tool.
+/// Maximum times that an abandoned call is sent again, even after `resolve_timeout`. The number is limited
+/// because each attempt uses up a key at the sandbox; a replica or an engine that is away for a moment must
+/// not fail the tool.
 const RESENDS: usize = 5;
 const NEVER_TAKEN: &str = "The session's sandbox did not take the call. It was not carried out.";
 
@@ -41,7 +41,7 @@ pub(crate) struct Toolbox {
 /// Result of a dispatch.
 enum Sent {
     Over(Outcome),
-    /// It did not run and never will: the call may be sent again.
+    /// The call did not run and never will: it may be sent again.
     Abandoned,
 }
 
@@ -162,8 +162,8 @@ impl Toolbox {
     ) -> Result<Sent, RunError> {
         let config = self.sandboxes.config();
         let mut silent_since = Instant::now();
-        // The command's timeout bounds it. If sandbox-svc still says "running" later, the record is stale:
-        // the sandbox is being removed and its engine is unreachable. Stop waiting.
+        // The command's timeout bounds this wait. If sandbox-svc still says "running" later, its record is
+        // stale: the sandbox is being removed and its engine is unreachable.
         let ends_by = silent_since + tool.longest() + config.resolve_timeout;
         loop {
             let key = call.exec_key();
@@ -178,7 +178,7 @@ impl Toolbox {
                     }
                     None => {
                         silent_since = Instant::now();
-                        // An immediate answer must not lead to an immediate question.
+                        // Waits a moment, so that immediate answers do not cause a stream of requests.
                         let pause = tokio::time::sleep_until(asked_at + config.resolve_pause);
                         interruptible(run, pause).await?;
                     }
@@ -195,7 +195,7 @@ impl Toolbox {
         }
     }
 
-    /// The session's sandbox once it runs.
+    /// Returns the session's sandbox once it runs.
     async fn ready(&self, run: &Run) -> Result<Result<SandboxId, CallFailed>, RunError> {
         let turn = run.turn();
         self.retried(run, || self.sandboxes.ready(turn.account_id, turn.session_id)).await
@@ -221,7 +221,7 @@ impl Toolbox {
     }
 }
 
-/// The result in a record; `None` while the call runs.
+/// Returns the result in a record; `None` while the call runs.
 fn conclude(record: Record, tool: &ActTool) -> Option<Sent> {
     match record {
         Record::Running => None,
@@ -238,7 +238,7 @@ fn finished(result: ExecResult, tool: &ActTool) -> Outcome {
         }
         ActTool::WriteFile { .. } => Outcome::Failed { message: result.stderr },
         ActTool::Shell { timeout, .. } => {
-            // A later resolve reports only that the command was killed; the timeout is in the call.
+            // A later resolve reports only that the command was killed; the call names its timeout.
             Outcome::Exec(ExecResult { timed_out: result.timed_out.map(|_| *timeout), ..result })
         }
     }

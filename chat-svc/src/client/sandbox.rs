@@ -1,4 +1,4 @@
-//! sandbox-svc: a session's sandbox, and keyed calls into it.
+//! sandbox-svc as chat-svc calls it: finds a session's sandbox and makes keyed calls in it.
 //!
 //! Every method distinguishes a refusal ([`CallFailed::Refused`]: the call had no effect, and the text may be
 //! shown) from a lost answer ([`CallFailed::Unknown`]: the call may or may not have had an effect).
@@ -23,7 +23,7 @@ use crate::domain::{
     tools::{Entry, EntryKind, ExecResult},
 };
 
-/// How long a stop waits for a killed command to end.
+/// Time that a stop waits for a killed command to end.
 const STOP_WAIT: Duration = Duration::from_secs(2);
 
 /// Why a call failed.
@@ -32,7 +32,7 @@ pub(crate) enum CallFailed {
     /// sandbox-svc refused the call; the model and the user may read the text.
     #[error("refused: {message}")]
     Refused { kind: ErrorKind, message: String },
-    /// No answer: the call may or may not have had an effect.
+    /// sandbox-svc gave no answer: the call may or may not have had an effect.
     #[error("no answer")]
     Unknown(#[from] CallError),
 }
@@ -212,7 +212,7 @@ impl Sandboxes {
     }
 
     fn client(&self, account: AccountId, deadline: Deadline) -> SandboxServiceClient<Caller> {
-        // A file of 1 MiB, and its message.
+        // Maximum bytes of a message in either direction, enough for a file of 1 MiB.
         const LARGEST: usize = 8 * 1024 * 1024;
         SandboxServiceClient::new(self.peer.acting_for(Some(account)).by(deadline))
             .max_decoding_message_size(LARGEST)

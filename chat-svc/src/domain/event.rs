@@ -102,7 +102,7 @@ pub enum TurnEvent {
 }
 
 impl TurnEvent {
-    /// Its kind in the contract.
+    /// Returns the event's kind in the contract.
     pub(crate) const fn kind(&self) -> &'static str {
         match self {
             Self::TurnStarted { .. } => "turn.started",
@@ -129,7 +129,7 @@ impl TurnEvent {
     /// [`MAX_DELTA_BYTES`].
     ///
     /// # Errors
-    /// Returns `later` if it stays an event of its own.
+    /// Returns `later` if it must remain a separate event.
     pub(crate) fn merge(&mut self, later: Self) -> Result<(), Self> {
         match (&mut *self, later) {
             (Self::TextDelta { step, text }, Self::TextDelta { step: same, text: more })
@@ -168,12 +168,12 @@ impl TurnEvent {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// The event with its sequence number.
+    /// Returns the event with its sequence number.
     pub(crate) fn stored(&self, seq: i64) -> StoredEvent {
         StoredEvent { seq, kind: self.kind().to_owned(), payload: self.payload().into() }
     }
 
-    /// The last event of a turn with this ending. `message_id` is the message that holds its answer or
+    /// Builds the last event of a turn with this ending. `message_id` is the message that holds its answer or
     /// partial answer; `None` is returned if a completed turn has none.
     pub(crate) fn ending(
         ending: Ending,
@@ -278,8 +278,8 @@ impl OpenStep {
         open
     }
 
-    /// The visible content as parts of a message. The order of interleaved reasoning and text is lost; no
-    /// model reads the reasoning of a step that did not end.
+    /// Returns the visible content as parts of a message. The order of interleaved reasoning and text is
+    /// lost; no model reads the reasoning of a step that did not end.
     pub(crate) fn parts(&self) -> Vec<Part> {
         let reasoning = (!self.reasoning.is_empty())
             .then(|| Part::Reasoning { text: self.reasoning.clone(), signature: None });

@@ -93,7 +93,8 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
-    /// A walk at candidate `at`: 0 for a new turn, the model asked last for a turn that was taken over.
+    /// Starts a walk at candidate `at`: 0 for a new turn, the model asked last for a turn that was taken
+    /// over.
     pub(crate) fn new(route: Vec<Candidate>, at: usize, policy: RetryPolicy) -> Self {
         Self { route, policy, at, attempt: 0, failed_here: 0, cause: None, last_failure: None }
     }
@@ -107,8 +108,8 @@ impl Walk {
         self.ask_here(Shown::default())
     }
 
-    /// Repeats the step that a lost worker had open, on the same model: the loss is not that model's failure.
-    /// `attempts` is the number of attempts that the step has had.
+    /// Repeats the step that a lost worker had open, on the same model, because the loss is not that model's
+    /// failure. `attempts` is the number of attempts that the step has had.
     pub(crate) fn take_over(&mut self, attempts: i32, shown: Shown) -> Next {
         self.attempt = attempts;
         self.failed_here = 0;

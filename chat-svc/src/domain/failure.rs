@@ -1,6 +1,6 @@
 //! Why a model call failed, and why an open step starts again.
 
-/// Why a model call failed, by what may be done about it.
+/// Why a model call failed, divided by the action that may help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum FailureClass {
     /// The request itself is at fault; no model accepts it.
@@ -78,8 +78,8 @@ impl FailureClass {
         }
     }
 
-    /// Whether the same model may succeed on a retry. Not after a refusal, which would repeat; not after a
-    /// rate limit, which needs a pause; not after a stall, which has used up its timeout.
+    /// Whether the same model may succeed on a retry. It may not after a refusal, which would repeat; not
+    /// after a rate limit, which needs a pause; and not after a stall, which has used up its timeout.
     pub(crate) const fn retry_may_help(self) -> bool {
         match self {
             Self::Transient | Self::Cut | Self::Malformed => true,

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use svc_core::id::{AccountId, MessageId, SessionId, TurnId};
 
-/// Author of a message. The order is that in which one step writes its messages.
+/// Author of a message. One step writes its messages in the order of the variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -54,12 +54,12 @@ pub(crate) struct ToolCall {
 }
 
 impl Message {
-    /// A message of the user with one text.
+    /// Builds a message of the user with one text.
     pub(crate) fn user(text: impl Into<String>) -> Self {
         Self { role: Role::User, parts: vec![Part::Text { text: text.into() }] }
     }
 
-    /// A message of the model with one text.
+    /// Builds a message of the model with one text.
     pub(crate) fn assistant(text: impl Into<String>) -> Self {
         Self { role: Role::Assistant, parts: vec![Part::Text { text: text.into() }] }
     }

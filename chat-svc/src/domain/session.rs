@@ -1,4 +1,4 @@
-//! Sessions: their fields, and what the input policy does with an input while an earlier turn is open.
+//! Sessions: their fields, and the policy for an input that comes while an earlier turn is open.
 
 use chrono::{DateTime, Utc};
 use svc_core::id::{AccountId, SessionId, TurnId};

@@ -40,9 +40,9 @@ pub struct SandboxConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OpenAiConfig {
-    /// Version included, for example `https://api.openai.com/v1`.
+    /// Base URL with the version, for example `https://api.openai.com/v1`.
     pub base_url: Url,
-    /// Some local servers need none.
+    /// API key; some local servers need none.
     #[serde(default)]
     pub api_key: Option<SecretString>,
     /// The provider's name in telemetry.
@@ -66,10 +66,10 @@ fn default_provider() -> String {
 pub struct Timeouts {
     #[serde(with = "humantime_serde")]
     pub connect: Duration,
-    /// From the request to the head of the answer.
+    /// Maximum time from the request to the head of the answer.
     #[serde(with = "humantime_serde")]
     pub first_byte: Duration,
-    /// Between bytes of the answer.
+    /// Maximum time between two bytes of the answer.
     #[serde(with = "humantime_serde")]
     pub idle: Duration,
 }

@@ -70,7 +70,7 @@ pub(crate) enum StepError {
 }
 
 impl StepError {
-    /// Its failure class; `None` if the turn's own deadline has passed, which ends the turn.
+    /// Returns the failure class; `None` if the turn's own deadline has passed, which ends the turn.
     pub(crate) const fn class(self) -> Option<FailureClass> {
         match self {
             Self::Malformed(_) => Some(FailureClass::Malformed),
@@ -99,7 +99,7 @@ impl Step {
     /// [`StepError`] if the event is malformed or a clock has run out.
     pub(crate) fn handle(&mut self, event: ModelEvent, now: Instant) -> Result<Option<TurnEvent>, StepError> {
         self.clocks.restart(&event, now);
-        // A stream that is never silent must still obey the clocks that its events do not reset.
+        // A stream that is never silent must still obey the clocks that its events do not restart.
         if let Some(firing) = self.clocks.fired(now) {
             return Err(firing.into());
         }
@@ -123,7 +123,7 @@ impl Step {
         }
     }
 
-    /// When to call [`Self::fired`] if no event arrives before.
+    /// Returns the time at which to call [`Self::fired`] if no event arrives before.
     pub(crate) fn poll_timeout(&self) -> Instant {
         self.clocks.poll_timeout()
     }

@@ -1,5 +1,5 @@
-//! The journal of one tool call: the intent before it is sent, its result after, and how a worker recovers
-//! it.
+//! The journal of one tool call: the intent before it is sent, its result after, and its recovery by another
+//! worker.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ pub(crate) struct CallKey {
 }
 
 impl CallKey {
-    /// The key that sandbox-svc gets with the `dispatch`-th dispatch, from 1. There is a next dispatch only
-    /// after sandbox-svc abandoned the key of the one before, which it then refuses.
+    /// Returns the key that sandbox-svc gets with the `dispatch`-th dispatch, from 1. A next dispatch is made
+    /// only after sandbox-svc abandoned the key of the one before, which it then refuses.
     pub(crate) fn exec_key(&self, dispatch: i32) -> String {
         let Self { turn_id, step, call } = self;
         match dispatch {
@@ -66,7 +66,7 @@ impl StopOutcome {
     const ATTEMPTS: i32 = 16;
     const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-    /// The pause after the `tries`-th attempt without an outcome; `None` after the last.
+    /// Returns the pause after the `tries`-th attempt without an outcome; `None` after the last.
     pub(crate) fn pause_after(tries: i32) -> Option<Duration> {
         let doublings = u32::try_from(tries.max(1) - 1).unwrap_or(0).min(6);
         (tries < Self::ATTEMPTS).then(|| Duration::from_secs(1 << doublings).min(Self::LONGEST_PAUSE))
@@ -92,7 +92,7 @@ pub(crate) struct JournaledCall {
     pub key: CallKey,
     pub call: ToolCall,
     pub state: ToolCallState,
-    /// How often it was, or may have been, sent.
+    /// Number of times that it was, or may have been, sent.
     pub dispatches: i32,
     /// The sandbox of its last dispatch.
     pub sandbox_id: Option<SandboxId>,

@@ -18,7 +18,7 @@ pub(crate) const MAX_COMMAND_BYTES: usize = 64 * 1024;
 pub(crate) const MAX_PATH_BYTES: usize = 4096;
 /// Maximum bytes that one call writes.
 pub(crate) const MAX_WRITE_BYTES: usize = 1024 * 1024;
-/// Timeout of a command without one in its call.
+/// Timeout of a command that sets none.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Maximum timeout of a command.
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(600);
@@ -53,7 +53,7 @@ pub(crate) enum ReadTool {
     },
 }
 
-/// A call with an effect: it is journaled, sent with a key, and never repeated under another one while it may
+/// A call with an effect: it is journaled, sent with a key, and never repeated under another key while it may
 /// have run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ActTool {
@@ -116,7 +116,7 @@ impl BuiltIn {
 }
 
 impl ActTool {
-    /// The longest time it may run; writing a file takes no time that matters.
+    /// Returns the longest time that the call may run; writing a file takes no time that matters.
     pub(crate) const fn longest(&self) -> Duration {
         match self {
             Self::Shell { timeout, .. } => *timeout,
@@ -184,12 +184,12 @@ pub(crate) fn specs() -> Vec<ToolSpec> {
 /// Parses arguments into a tool's struct; serde's message names the wrong argument.
 trait Arguments: DeserializeOwned {
     fn read(tool: &'static str, call: &ToolCall) -> Result<Self, BadCall> {
-        // Through a map, because serde also accepts an array for a struct.
+        // Parses into a map first, because serde also accepts an array for a struct.
         serde_json::from_str::<Map<String, Value>>(&call.arguments)
             .and_then(|arguments| serde_json::from_value(Value::Object(arguments)))
             .map_err(|error| {
                 let text = error.to_string();
-                // "… at line 1 column 12" does not help a model that wrote an object.
+                // Drops the position: "… at line 1 column 12" does not help a model that wrote an object.
                 let problem = text.rsplit_once(" at line ").map_or(text.as_str(), |(problem, _)| problem);
                 bad(tool, format!("its arguments are wrong ({problem})"))
             })

@@ -32,7 +32,7 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// The session, as the subject of custody.
+    /// Returns the session as the subject of custody.
     pub(crate) const fn subject(&self) -> Subject {
         Subject::Session { account: self.account_id, session: self.session_id }
     }
@@ -132,7 +132,7 @@ pub(crate) enum Ending {
 }
 
 impl Ending {
-    /// The status it leads to.
+    /// Returns the status that the ending leads to.
     pub(crate) const fn status(self) -> TurnStatus {
         match self {
             Self::Completed => TurnStatus::Completed,

@@ -48,7 +48,7 @@ impl From<TurnStatus> for proto::TurnStatus {
     }
 }
 
-/// The status that a listing is limited to; `None` is every status.
+/// Returns the status that a listing is limited to; `None` is every status.
 pub(super) fn listed_status(status: proto::TurnStatus) -> Option<TurnStatus> {
     match status {
         proto::TurnStatus::Unspecified => None,
@@ -125,7 +125,7 @@ impl From<StoredMessage> for proto::Message {
     }
 }
 
-/// An event of the contract; its payload is the stored bytes.
+/// Builds an event of the contract; its payload is the stored bytes.
 pub(super) fn event(turn_id: TurnId, event: StoredEvent) -> proto::TurnEvent {
     proto::TurnEvent {
         id: Cursor { turn_id, seq: event.seq }.to_string(),

@@ -2,7 +2,7 @@
 //!
 //! A task reads the journal and fills a short queue; the transport empties it. A stream ends early when its
 //! client takes no event for too long, when the client's credential is revoked, and when this process stops.
-//! The last item then says why, and the client resumes by cursor on any replica.
+//! The last item then names the reason, and the client resumes by cursor on any replica.
 
 use std::{pin::Pin, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::{
 /// Maximum events that wait for the transport.
 const QUEUE: usize = 64;
 
-/// How often a stream checks its credential.
+/// Time between two checks of a stream's credential.
 const RECHECK: Duration = Duration::from_secs(5);
 
 /// The stream that a handler returns.
@@ -52,7 +52,7 @@ impl Streams {
         wrap: fn(proto::TurnEvent) -> T,
     ) -> Events<T> {
         let (queue, events) = mpsc::channel(QUEUE);
-        // Reserved for the last item, which must fit however slow the client is.
+        // Reserves a place for the last item, which must fit however slow the client is.
         let last_item = queue.clone().try_reserve_owned().ok();
         let (soft, slow_reader) = (self.lifecycle.soft(), self.slow_reader);
         drop(self.lifecycle.spawn("event stream", async move {

@@ -105,7 +105,7 @@ impl Hub {
         self.wake.subscribe(&topic(turn_id)).await
     }
 
-    /// Whether a hint is this process's own.
+    /// Whether this process sent the hint.
     pub(super) fn is_own(&self, sender: &Bytes) -> bool {
         *sender == self.own
     }

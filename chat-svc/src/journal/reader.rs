@@ -95,12 +95,12 @@ impl Reader {
 
     async fn read(&mut self) -> Result<Vec<StoredEvent>, ReadError> {
         let mut db = self.pool.acquire().await?;
-        // In this order: once the turn is final, the page after it is complete.
+        // Reads in this order: once the turn is final, the page after it is complete.
         let open = events::is_open(&mut db, self.turn_id).await?.ok_or(ReadError::Gone)?;
         let limit = self.config.page_events;
         let page = events::list_after(&mut db, self.turn_id, self.last_seq, limit).await?;
         self.behind = i64::try_from(page.len()).is_ok_and(|read| read == limit);
-        // Only for a cursor at the end; otherwise the last event is read and ends the stream.
+        // Ends here only for a cursor at the end; otherwise the last event is read and ends the stream.
         self.done = !open && page.is_empty();
         Ok(page)
     }

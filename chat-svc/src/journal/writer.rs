@@ -44,8 +44,8 @@ use crate::{
 /// Pause before a locked turn is written again, if nothing else is to be written.
 const LOCKED_PAUSE: Duration = Duration::from_millis(2);
 
-/// How long an idle writer keeps its connection. A busy writer does not return it to the pool: that costs a
-/// round trip, and the next connection has other plans and pages cached.
+/// Time for which an idle writer keeps its connection. A busy writer does not return it to the pool, because
+/// that costs a round trip, and the next connection has not cached this writer's plans and pages.
 const KEEP_CONNECTION: Duration = Duration::from_millis(100);
 
 /// Another epoch runs the turn, or it is final.
@@ -337,7 +337,7 @@ impl Task {
                     tokio::time::sleep(self.config.retry_pause).await;
                 }
                 Err(error) => {
-                    // Not an outage: the turn cannot be journaled, so its worker must stop.
+                    // The error is not an outage: the turn cannot be journaled, so its worker must stop.
                     tracing::error!(
                         error = %Chain(&error), turn.id = %portion.turn.turn_id, "events cannot be stored"
                     );
@@ -347,7 +347,7 @@ impl Task {
         }
     }
 
-    /// Writes all `portions` with one statement, and asks about each that was not written.
+    /// Writes all `portions` with one statement, and finds the reason for each that was not written.
     async fn write(&mut self, portions: &[Portion], which: Try) -> Result<Vec<Written>, pg::Error> {
         let mut batch = Batch::default();
         for portion in portions {
@@ -357,7 +357,7 @@ impl Task {
                 batch.push(portion.turn.turn_id, seq, event.kind(), event.payload());
             }
         }
-        // Taken out, so that a connection with a failed or unfinished statement is not used again.
+        // Takes the connection out, so that it is not used again after a failed or unfinished statement.
         let mut db = match self.connection.take() {
             Some(db) => db,
             None => self.pool.acquire().await?,

@@ -1,6 +1,6 @@
 //! One breaker per upstream endpoint, shared by its models and clients.
 //!
-//! [`LocalBreakers`] keeps the breakers in this process. [`verdict`] says what an outcome means for an
+//! [`LocalBreakers`] keeps the breakers in this process. [`verdict`] turns an outcome into the verdict on an
 //! endpoint.
 
 use std::{
@@ -56,12 +56,12 @@ pub(crate) fn verdict(outcome: Result<(), &ModelError>, policy: &BreakerPolicy) 
 pub(crate) struct LocalBreakers {
     policy: BreakerPolicy,
     clock: SharedClock,
-    // Bounded: the keys are the configured endpoints.
+    // The map is bounded, because its keys are the configured endpoints.
     breakers: Mutex<BTreeMap<String, Breaker>>,
 }
 
 impl LocalBreakers {
-    /// All breakers start closed.
+    /// Makes the breakers; all of them start closed.
     pub(crate) fn new(policy: BreakerPolicy, clock: SharedClock) -> Self {
         Self { policy, clock, breakers: Mutex::default() }
     }

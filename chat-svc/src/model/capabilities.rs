@@ -1,8 +1,8 @@
 //! Capabilities of models by their normalized id; an unknown model gets the safest ones.
 //!
 //! One model has many names: `gpt-4o`, `openai/gpt-4o-2024-11-20`, `us.anthropic.claude-…-v1:0`.
-//! [`normalise`] reduces them to one; the longest matching prefix in the table decides. A row states what was
-//! checked with that family, so a missing row loses a feature but never fails a turn.
+//! [`normalise`] reduces them to one; the longest matching prefix in the table decides. A row states only
+//! capabilities that were checked with that family. A missing row loses a feature but never fails a turn.
 
 /// Capabilities of one model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Capabilities {
         limit: LimitField::MaxTokens,
     };
 
-    /// Capabilities of the model with this id.
+    /// Returns the capabilities of the model with this id.
     pub(crate) fn of(model: &str) -> Self {
         let id = normalise(model);
         TABLE
@@ -61,7 +61,7 @@ const fn row(
 
 use LimitField::{MaxCompletionTokens as Completion, MaxTokens as Tokens};
 
-/// Families, by prefix of the normalised id.
+/// Families of models, by prefix of the normalised id.
 #[rustfmt::skip]
 const TABLE: &[(&str, Capabilities)] = &[
     //                              prefill tools  parallel images limit
@@ -95,11 +95,11 @@ const TABLE: &[(&str, Capabilities)] = &[
 /// behind.
 pub(crate) fn normalise(model: &str) -> String {
     let id = model.trim().to_ascii_lowercase();
-    // "openrouter/openai/gpt-4o", "models/gemini-…"
+    // Removes a path: "openrouter/openai/gpt-4o", "models/gemini-…".
     let id = id.rsplit('/').next().unwrap_or_default();
-    // "gpt-4o:extended", "llama3:70b", "…-v1:0", "claude-…@20250514"
+    // Removes a tag or revision: "gpt-4o:extended", "llama3:70b", "…-v1:0", "claude-…@20250514".
     let id = id.split([':', '@']).next().unwrap_or_default();
-    // "us.anthropic.claude-…"; but not the dot of "gpt-4.1".
+    // Removes a region: "us.anthropic.claude-…"; the dot of "gpt-4.1" stays.
     let id = id.rsplit_once("anthropic.").map_or(id, |(_, rest)| rest);
     let mut id = id.replace('_', "-");
     loop {

@@ -21,9 +21,9 @@ pub(super) enum Case {
     Call,
     /// It makes two calls in one message.
     TwoCalls,
-    /// It runs into the limit on output tokens after some text.
+    /// The answer reaches the limit on output tokens after some text.
     Limit,
-    /// It never stops talking.
+    /// The answer has no end.
     Endless,
     /// The stream ends after some text.
     CutLate,
@@ -33,7 +33,7 @@ pub(super) enum Case {
     Malformed,
     /// After some text, the upstream reports an error.
     InBand,
-    /// The model finishes and has said nothing.
+    /// The model finishes without content.
     Empty,
     Busy,
     RateLimited,

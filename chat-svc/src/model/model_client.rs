@@ -9,7 +9,7 @@
 //! * a `Finish` without any text, reasoning or tool call before it is [`ModelError::Empty`];
 //! * a tool call is passed on complete, with one JSON object as arguments;
 //! * dropping the stream stops the upstream call;
-//! * nothing is retried here: that is the route's decision (`domain::failover`).
+//! * nothing is retried here, because the route decides on retries (`domain::failover`).
 
 use std::{fmt, time::Duration};
 
@@ -41,7 +41,7 @@ pub(crate) trait ModelClient: fmt::Debug + Send + Sync {
     async fn stream(&self, request: ModelRequest) -> Result<ModelStream, ModelError>;
 }
 
-/// One call to a model.
+/// A request for one call to a model.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct ModelRequest {
     /// The model's id at its provider.

@@ -50,7 +50,7 @@ pub(crate) enum ConfigError {
 /// A client of one endpoint.
 pub(crate) struct OpenAi {
     http: Client,
-    /// Without a trailing slash.
+    /// The base URL, without a trailing slash.
     endpoint: String,
     provider: String,
     headers: HeaderMap,
@@ -141,7 +141,7 @@ impl ModelClient for OpenAi {
     }
 }
 
-/// Events of a successful answer.
+/// Returns the events of a successful answer.
 fn events(response: Response, idle: Duration) -> ModelStream {
     let mut bytes = response.bytes_stream();
     async_stream::try_stream! {

@@ -41,7 +41,7 @@ struct Shared {
 #[derive(Debug, Clone)]
 pub struct Received {
     pub headers: HeaderMap,
-    /// Null if it is not JSON.
+    /// The body; null if it is not JSON.
     pub body: Value,
 }
 
@@ -81,13 +81,13 @@ impl Upstream {
         Ok(Self { address, shared, server: server.abort_handle() })
     }
 
-    /// A URL without a listener.
+    /// Returns a URL without a listener.
     pub async fn refusing() -> io::Result<String> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         Ok(base_url(listener.local_addr()?))
     }
 
-    /// Its URL, as a client's `base_url`.
+    /// Returns the upstream's URL, as a client's `base_url`.
     #[must_use]
     pub fn base_url(&self) -> String {
         base_url(self.address)
@@ -302,7 +302,7 @@ async fn answer(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byt
                 Move::Wait(delay) => tokio::time::sleep(delay).await,
                 Move::Hang => std::future::pending().await,
                 Move::Abort => {
-                    // The chunks before leave the process only while the body is pending.
+                    // Earlier chunks leave the process only while the body is pending.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     break Err(io::Error::other("broken off by script"));
                 }

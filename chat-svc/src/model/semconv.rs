@@ -3,7 +3,7 @@
 
 /// Name of the operation: [`CHAT`].
 pub(super) const OPERATION_NAME: &str = "gen_ai.operation.name";
-/// The one operation a model client does.
+/// The operation of every model client.
 pub(super) const CHAT: &str = "chat";
 /// Provider of the model.
 pub(super) const PROVIDER_NAME: &str = "gen_ai.provider.name";
@@ -24,15 +24,15 @@ pub(super) const USAGE_INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
 pub(super) const USAGE_OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
 /// Input tokens read from the provider's cache.
 pub(super) const USAGE_CACHE_READ: &str = "gen_ai.usage.cache_read.input_tokens";
-/// Input tokens written to it.
+/// Input tokens written to the provider's cache.
 pub(super) const USAGE_CACHE_CREATION: &str = "gen_ai.usage.cache_creation.input_tokens";
 /// Output tokens spent on reasoning.
 pub(super) const USAGE_REASONING: &str = "gen_ai.usage.reasoning.output_tokens";
-/// Content, opt-in: what the model was given.
+/// The messages that the model was given; recorded only if content is captured.
 pub(super) const INPUT_MESSAGES: &str = "gen_ai.input.messages";
-/// Content, opt-in: what it answered.
+/// The messages that the model answered; recorded only if content is captured.
 pub(super) const OUTPUT_MESSAGES: &str = "gen_ai.output.messages";
-/// Content, opt-in: its instructions.
+/// The model's instructions; recorded only if content is captured.
 pub(super) const SYSTEM_INSTRUCTIONS: &str = "gen_ai.system_instructions";
 /// Direction of counted tokens, `input` or `output`.
 pub(super) const TOKEN_TYPE: &str = "gen_ai.token.type";

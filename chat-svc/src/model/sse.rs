@@ -101,7 +101,7 @@ impl SseDecoder {
                 }
                 None => self.data = Some(value.to_owned()),
             },
-            // "id" and "retry" are for clients that reconnect; a model's client does not.
+            // The fields "id" and "retry" serve clients that reconnect, which a model's client does not do.
             _ => {}
         }
         Ok(())

@@ -1,8 +1,8 @@
-//! How workers claim turns. One claimer task per process asks for a batch at a time.
+//! Claims of turns. One claimer task per process asks for a batch at a time.
 //!
-//! Both statements write what [`crate::domain::turn::next`] says for `Input::Claim`. They need no custody
-//! row: an erasure ends every turn of its subject in the transaction that freezes it, and a final turn is
-//! never claimed.
+//! Both statements must write the same as [`crate::domain::turn::next`] returns for `Input::Claim`. They need
+//! no custody row: an erasure ends every turn of its subject in the transaction that freezes it, and a final
+//! turn is never claimed.
 
 use std::time::Duration;
 

@@ -68,15 +68,15 @@ macro_rules! append {
     };
 }
 
-/// Writes the events of those turns that their epoch still runs and that are not locked; returns these turns.
-/// Nothing is written of the other turns. The lock that proves the epoch is held until the statement ends, so
+/// Writes the events of the turns that their epoch still runs and that are not locked; returns these turns.
+/// For the other turns it writes nothing. The lock that proves the epoch is held until the statement ends, so
 /// no worker can take a turn over in between.
 pub(crate) async fn append(db: &mut PgConnection, batch: &Batch) -> Result<Vec<TurnId>, pg::Error> {
     Ok(append!(db, batch, "")?)
 }
 
-/// As [`append`], after an attempt that may have been committed although its answer was lost: existing events
-/// under the same epoch are the writer's own.
+/// Like [`append`], for a repetition after a lost answer, when the first attempt may be committed: existing
+/// events under the same epoch are the writer's own.
 pub(crate) async fn append_again(db: &mut PgConnection, batch: &Batch) -> Result<Vec<TurnId>, pg::Error> {
     Ok(append!(db, batch, "ON CONFLICT (turn_id, seq) DO NOTHING")?)
 }

@@ -1,4 +1,4 @@
-//! Messages. A turn's rows are its input and its committed steps; a worker does not repeat them.
+//! Messages. A turn's rows are its input and its committed steps, which a worker does not repeat.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, types::Json};
@@ -145,7 +145,7 @@ pub(crate) async fn list_of_turn(
     Ok(rows.into_iter().map(Into::into).collect())
 }
 
-/// The last step that the turn committed; 0 if none.
+/// Returns the last step that the turn committed; 0 if none.
 pub(crate) async fn last_step(db: &mut PgConnection, turn_id: TurnId) -> Result<i32, pg::Error> {
     let step = sqlx::query_scalar!(
         r#"SELECT coalesce(max(step), 0) AS "step!" FROM messages WHERE turn_id = $1 AND role = 'assistant'"#,

@@ -31,8 +31,8 @@ pub(crate) async fn mark_due(
     Ok(())
 }
 
-/// Lists at most `limit` due calls, those with the fewest attempts first. Calls of a frozen subject stay due
-/// until the subject is thawed or erased.
+/// Lists at most `limit` due calls, fewest attempts first. Calls of a frozen subject stay due until the
+/// subject is thawed or erased.
 pub(crate) async fn list_due(db: &mut PgConnection, limit: i64) -> Result<Vec<DueStop>, pg::Error> {
     let rows = sqlx::query!(
         r#"SELECT c.turn_id AS "turn_id: TurnId", c.step, c.call, c.account_id AS "account_id: AccountId",
@@ -94,8 +94,8 @@ pub(crate) async fn claim(
     Ok(tries)
 }
 
-/// Records the result of attempt `tries`: an outcome, or the pause before the next attempt. Fails if the stop
-/// was claimed again since.
+/// Records the result of attempt `tries`: an outcome, or the pause before the next attempt. Fails if another
+/// process has claimed the stop since.
 pub(crate) async fn record(
     db: &mut PgConnection,
     key: &CallKey,

@@ -180,7 +180,7 @@ pub(crate) async fn list_open(
     Ok(ids)
 }
 
-/// Lists the turns that an erasure must end: those of a session, or of all sessions of an account.
+/// Lists the turns that an erasure must end: the turns of a session, or of all sessions of an account.
 pub(crate) async fn list_open_of(
     db: &mut PgConnection,
     account_id: AccountId,
@@ -217,7 +217,7 @@ pub(crate) async fn find_next_queued(
     Ok(id)
 }
 
-/// Writes an ending: `after` is what the state machine made of the row as `read`.
+/// Writes an ending: `after` is the result of the state machine for the row `read`.
 pub(crate) async fn end(
     db: &mut PgConnection,
     id: TurnId,
@@ -259,7 +259,7 @@ pub(crate) async fn advance(db: &mut PgConnection, id: TurnId, epoch: i64) -> Re
     Ok(result.rows_affected() == 1)
 }
 
-/// As [`advance`], for writes that are no progress.
+/// Like [`advance`], for writes that are no progress.
 pub(crate) async fn hold(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
     let held = sqlx::query_scalar!(
         r#"SELECT 1 AS "one!"
@@ -333,7 +333,8 @@ pub async fn renew(
     Ok(Renewal { kept, lost })
 }
 
-/// Hands a turn over: any worker may claim it at once, and that claim does not count as one without progress.
+/// Hands a turn over: any worker may claim it at once, and that claim does not count as a claim without
+/// progress.
 pub async fn release(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
     let result = sqlx::query!(
         "UPDATE turns

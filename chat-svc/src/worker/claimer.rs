@@ -1,5 +1,4 @@
-//! Claims turns: queued ones that are the first open turn of their session, and those that another worker
-//! left.
+//! Claims queued turns that are the first open turn of their session, and turns that another worker left.
 //!
 //! One task per process claims in batches, on every notice and every scan period. Between scans it searches
 //! queued turns from the last one it claimed, so that dead entries at the head of the index are not read
@@ -94,7 +93,7 @@ impl Claimer {
             let mut slots = self.free_slots();
             let limit = i64::try_from(slots.len()).unwrap_or(i64::MAX);
             if limit == 0 {
-                // The caller counts this as contact with Postgres, so there must be contact.
+                // Checks the connection, because the caller counts this claim as contact with Postgres.
                 return self.deps.claims.ping().await;
             }
             let start = |turns| self.start_drivers(turns, &mut slots);

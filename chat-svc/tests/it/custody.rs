@@ -1,4 +1,4 @@
-//! An erasure at chat-svc: writers are stopped, turns end, rows are deleted, and nothing comes back.
+//! An erasure at chat-svc: writers are stopped, turns end, rows are deleted, and no later write is admitted.
 
 use std::time::Duration;
 

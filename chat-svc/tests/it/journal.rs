@@ -285,7 +285,7 @@ async fn a_postgres_outage_loses_and_repeats_no_event() {
             log.append(text(piece.clone())).await.unwrap();
             want.push_str(&piece);
             if number == 25 {
-                // In the middle of a batch, so that answers of some commits are lost.
+                // Cuts the connection in the middle of a batch, so that answers of some commits are lost.
                 proxy.cut();
                 proxy.refuse();
             }

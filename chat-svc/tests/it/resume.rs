@@ -92,7 +92,7 @@ async fn a_client_that_takes_no_events_is_cut_and_resumes() {
     let session = tenant.session().await;
     let turn = tenant.say(&session, &format!("say {}", "word ".repeat(1000))).await.turn_id;
     tenant.wait(&turn).await;
-    // Much more than a connection's windows hold.
+    // Stores much more than the buffers of a connection hold.
     sqlx::query(
         "UPDATE turn_events
             SET payload = convert_to(

@@ -174,7 +174,7 @@ impl Served {
             return std::future::pending().await;
         }
         let (state, key) = (self.state.clone(), key.to_owned());
-        // It keeps running without its caller, as a command in a container does.
+        // The call keeps running without its caller, as a command in a container does.
         #[expect(clippy::disallowed_methods, reason = "a peer of the test, not a task of the service")]
         let work = tokio::spawn(async move {
             tokio::time::sleep(takes).await;

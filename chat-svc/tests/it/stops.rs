@@ -90,7 +90,7 @@ async fn calls_of_a_withdrawn_erasure_are_stopped() {
     let id = PurgeId::new();
     let at = |epoch| step(id, epoch, &tenant, Some(&session));
     purge.freeze(FreezeRequest { step: at(1) }).await.unwrap();
-    // Ten periods of the stop worker: it skips a frozen session.
+    // Waits ten periods of the stop worker: it skips a frozen session.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(stop_of(&plane, &turn).await, (None, 0, true));
     purge.thaw(ThawRequest { step: at(2) }).await.unwrap();
@@ -107,7 +107,7 @@ async fn an_unanswered_stop_ends_after_its_last_attempt() {
     let turn = busy(&plane, &mut tenant, &session).await;
     cancel(&mut tenant, &turn).await;
     eventually("an attempt failed", async || (stop_of(&plane, &turn).await.1 >= 1).then_some(())).await;
-    // As after ten minutes.
+    // Sets the row to its state after ten minutes.
     sqlx::query("UPDATE tool_calls SET stop_tries = 15, stop_due_at = now() WHERE turn_id = $1")
         .bind(turn.parse::<Uuid>().unwrap())
         .execute(&mut plane.db.owner("chat").await)
@@ -179,7 +179,7 @@ async fn a_completed_turn_has_nothing_to_stop() {
     let events = tenant.run(&session, "run make").await;
     assert_eq!(events.last().unwrap().kind, "turn.completed");
     let turn = tenant.messages(&session).await[0].turn_id.clone();
-    // Ten periods of the stop worker.
+    // Waits ten periods of the stop worker.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(stop_of(&plane, &turn).await, (None, 0, false));
     assert!(plane.sandbox.stopped().is_empty());

@@ -41,7 +41,7 @@ async fn take_over_at(point: &str, input: &str, there: &'static str) -> Taken {
         (plane.number(there).await > 0).then_some(())
     })
     .await;
-    // Committed events have been shown by then; the rest is lost with the process.
+    // After this time committed events have been shown; the rest is lost with the process.
     tokio::time::sleep(Duration::from_millis(200)).await;
     plane.kill(0);
     let killed = Instant::now();
@@ -90,7 +90,7 @@ async fn an_intended_call_that_was_not_sent_is_made_once() {
 #[tokio::test]
 async fn a_call_that_may_have_been_sent_is_resolved_first() {
     let taken = take_over_at("chat.tool.dispatched", "run make", DISPATCHED).await;
-    // It did not arrive: its key is abandoned, and the call was made under the next one.
+    // The call did not arrive: its key is abandoned, and the call was made under the next one.
     assert_eq!(taken.plane.sandbox.ran(), [format!("{}/1/1/2", taken.turn)]);
     assert_eq!((count(&taken.events, "tool.call"), count(&taken.events, "tool.result")), (1, 1));
 }
@@ -106,7 +106,7 @@ async fn a_call_that_ran_before_its_worker_died_is_adopted() {
 #[tokio::test]
 async fn a_worker_killed_while_ending_the_turn_is_replaced() {
     let mut taken = take_over_at("chat.turn.finishing", "say the end", ASKED).await;
-    // Its answer was visible but not stored, so it is void and the step starts again.
+    // The step's answer was visible but not stored, so it is void and the step starts again.
     assert_eq!(count(&taken.events, "reset"), 1);
     assert_eq!(visible_text(&taken.events).trim(), "the end");
     let messages = taken.heir.messages(&taken.session).await;
@@ -145,7 +145,7 @@ async fn a_lost_workers_open_step_is_void_its_commits_stay() {
 async fn a_replica_that_stops_hands_its_turns_over_at_once() {
     let mut plane = Plane::empty().await;
     for _ in 0..2 {
-        // So long that no worker can take the turn over by waiting for its lease.
+        // The lease is so long that no worker can take the turn over by waiting for its expiry.
         plane.add_replica(|config| config.own.worker.lease_ttl = Duration::from_secs(60)).await;
     }
     let mut tenant = plane.tenant();
@@ -189,7 +189,7 @@ async fn a_turn_that_kills_its_workers_fails() {
 
 #[tokio::test]
 async fn a_slow_worker_keeps_a_turn_that_was_not_taken_over() {
-    // It cannot renew in time: its lease expires again and again, and there is no other worker.
+    // The replica cannot renew in time: its lease expires again and again, and there is no other worker.
     let plane = Plane::with(|config| {
         config.own.worker.lease_ttl = Duration::from_millis(200);
         config.own.worker.renew_period = Duration::from_millis(100);

@@ -1,4 +1,5 @@
-//! Tools: journaled before they are sent, executed at most once, in doubt if no service can tell.
+//! Tools: their calls are journaled before they are sent, executed at most once, and in doubt if no service
+//! can tell.
 
 use std::time::Duration;
 
@@ -121,7 +122,7 @@ async fn a_call_still_running_after_its_timeout_is_in_doubt() {
     assert_eq!(result["in_doubt"], true, "{result}");
     assert_eq!(events.last().unwrap().kind, "turn.completed");
     assert_eq!(plane.sandbox.ran().len(), 1);
-    // For two seconds, with a pause of 50 ms after every answer.
+    // The worker asked for two seconds, with a pause of 50 ms after every answer.
     let asked = plane.sandbox.asked();
     assert!((2..=45).contains(&asked), "asked {asked} times");
 }
@@ -138,7 +139,7 @@ async fn a_call_that_never_starts_is_sent_again_a_few_times() {
     assert!(result["content"].as_str().unwrap().contains("was not carried out"), "{result}");
     assert_eq!(events.last().unwrap().kind, "turn.completed");
     assert_eq!(plane.sandbox.ran().len(), 0);
-    // For two seconds, with a pause of 50 ms after each attempt.
+    // The worker tried for two seconds, with a pause of 50 ms after each attempt.
     let asked = plane.sandbox.asked();
     assert!((6..=45).contains(&asked), "resolved {asked} times");
 }

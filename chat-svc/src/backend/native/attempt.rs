@@ -1,8 +1,8 @@
 //! One step of a turn: asks the models of the route until one ends its message.
 //!
-//! [`Walk`] decides which model is asked and what a failed call does to the text that clients saw. [`Step`]
-//! decides what a model said, and for how long it may be silent. No model is read while the journal's queue
-//! is full, and none is asked inside a transaction.
+//! [`Walk`] decides which model is asked, and whether the text that clients saw stays after a failed call.
+//! [`Step`] decides which events and record follow from the model's answer, and for how long the model may be
+//! silent. No model is read while the journal's queue is full, and none is asked inside a transaction.
 
 use std::time::Instant;
 
@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// The attempts at one step, and what the last one left.
+/// The attempts at one step, and the state that the last attempt left.
 pub(super) struct Attempt<'a> {
     native: &'a Native,
     run: &'a Run,
@@ -66,7 +66,7 @@ impl<'a> Attempt<'a> {
         Self { native, run, models, conversation, step, shown, kept, unsettled: None }
     }
 
-    /// Decides on the first call: of a new step, or of the step that a lost worker left `open`.
+    /// Decides on the first call of a new step, or of the step that a lost worker left `open`.
     pub(super) fn begin(&mut self, open: Option<OpenStep>, walk: &mut Walk) -> Next {
         let Some(open) = open else { return walk.begin_step() };
         self.load_visible(&open);
@@ -92,7 +92,8 @@ impl<'a> Attempt<'a> {
             let Some(model) = self.models.get(candidate) else {
                 return Err(FailCause::Internal.into());
             };
-            // Asked before anything is shown or waited for: a refused call is not an attempt.
+            // The breaker is asked before anything is shown or waited for, because a refused call is not an
+            // attempt.
             let Ok(ticket) = self.native.breakers.admit(model.client.endpoint()).await else {
                 next = walk.refused(self.shown);
                 continue;
@@ -236,7 +237,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// The failure that the walk decides on; an error if the call's end also ends the run.
+/// Returns the failure that the walk decides on; an error if the call's end also ends the run.
 fn failure(error: CallError, model: &RouteModel, spent: Option<Usage>) -> Result<Failure, RunError> {
     match error {
         CallError::Run(error) => Err(error),

@@ -1,6 +1,6 @@
 //! The clocks of a model call, without I/O: the time comes in.
 //!
-//! What the upstream sends restarts three of them: any byte restarts *bytes* (a keep-alive shows that the
+//! Data from the upstream restarts three of them: any byte restarts *bytes* (a keep-alive shows that the
 //! connection is open), any event restarts *liveness* (the upstream works), and only content, reasoning and
 //! tool calls restart *progress* (the model advances). The *deadline* is the turn's and does not move.
 
@@ -13,13 +13,13 @@ use super::event::{ModelEvent, Pulse};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Clock {
-    /// Since the last byte.
+    /// Measures the time since the last byte.
     Bytes,
-    /// Since the last event.
+    /// Measures the time since the last event.
     Liveness,
-    /// Since the last content, reasoning or tool call.
+    /// Measures the time since the last content, reasoning or tool call.
     Progress,
-    /// Until the turn's deadline.
+    /// Measures the time until the turn's deadline.
     Deadline,
 }
 

@@ -1,4 +1,4 @@
-//! The vocabulary of one model call: what a model may say, whatever API it speaks.
+//! The events of one model call, the same for every API.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,7 @@ pub(crate) enum ModelEvent {
     Pulse(Pulse),
 }
 
-/// A sign of life without content, by how much it proves.
+/// A sign of life without content: it comes from the connection or from the upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pulse {
     /// Bytes arrived (a keep-alive comment): the connection is alive, though perhaps only to a proxy.

@@ -106,7 +106,7 @@ impl Outcome {
 }
 
 fn exec(result: &ExecResult) -> String {
-    // Each stream gets half, and the room that the other does not need.
+    // Each stream gets half of the room, and the part that the other stream does not need.
     let room = MAX_RESULT_BYTES - FRAME_BYTES;
     let half = room / 2;
     let stderr_room = half.max(room.saturating_sub(result.stdout.len()));

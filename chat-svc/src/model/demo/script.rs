@@ -21,7 +21,7 @@ pub(super) struct Script {
     pub(super) items: Vec<Item>,
 }
 
-/// One thing the stream does.
+/// One action of the stream.
 #[derive(Debug)]
 pub(super) enum Item {
     Say(ModelEvent),
@@ -60,7 +60,7 @@ impl Failure {
         })
     }
 
-    /// Whether it happens before the stream begins.
+    /// Whether the failure comes before the stream begins.
     const fn is_refusal(self) -> bool {
         matches!(self, Self::Busy | Self::Limit | Self::Reject | Self::Invalid)
     }
@@ -207,7 +207,7 @@ impl<'a> Conversation<'a> {
 /// part of the input is something else.
 fn tool_steps(input: &str) -> Vec<Vec<Call>> {
     let calls = |step: &str| step.lines().map(tool_call).collect::<Option<Vec<_>>>();
-    // A "then" that no call follows belongs to the command: "run if true; then echo yes; fi".
+    // A "then" without a call after it belongs to the command: "run if true; then echo yes; fi".
     let mut steps: Vec<String> = Vec::new();
     for part in input.split(" then ") {
         match steps.last_mut() {
@@ -248,7 +248,7 @@ fn think(rest: &str) -> Answer {
     }
 }
 
-/// `to <n> [slowly | every <k>ms]`.
+/// Parses `to <n> [slowly | every <k>ms]`.
 fn count(rest: &str) -> Option<Answer> {
     let mut words = rest.split_whitespace();
     let to = match words.next()? {
@@ -273,7 +273,7 @@ fn count(rest: &str) -> Option<Answer> {
     Some(Answer::Count { to, pace: pace.min(PACE_MAX) })
 }
 
-/// `[<way>] [after <n> words]`.
+/// Parses `[<way>] [after <n> words]`.
 fn fail(rest: &str) -> Answer {
     let words: Vec<_> = rest.split_whitespace().collect();
     let way = words.first().and_then(|name| Failure::named(name)).unwrap_or(Failure::Error);
@@ -375,7 +375,7 @@ impl Writer {
             let arguments = arguments.to_string();
             self.output_tokens += words(&arguments).count() as u64 + 1;
             self.items.push(Item::Say(ModelEvent::ToolCallDelta { bytes: arguments.len() }));
-            // Unique within the conversation's newest turn, and the same in a repeated call.
+            // The id is unique within the conversation's newest turn, and the same in a repeated call.
             let id = format!("demo_{}_{}", round + 1, index + 1);
             self.items.push(Item::Say(ModelEvent::ToolCall(ToolCall {
                 id,

@@ -62,7 +62,7 @@ struct Choice {
 struct Delta {
     content: Option<String>,
     reasoning_content: Option<String>,
-    /// Another server's name for the same.
+    /// Another server's name for `reasoning_content`.
     reasoning: Option<String>,
     refusal: Option<String>,
     tool_calls: Option<Vec<CallDelta>>,
@@ -157,7 +157,8 @@ impl Decoder {
         self.done
     }
 
-    /// Ends the stream. Returns the tool calls, the usage and the finish, or why the answer is incomplete.
+    /// Ends the stream. Returns the tool calls, the usage and the finish, or the reason for which the answer
+    /// is incomplete.
     pub(super) fn end(mut self) -> Result<Vec<ModelEvent>, ModelError> {
         let Some(mut finish) = self.finish else { return Err(ModelError::Cut { source: None }) };
         if self.refused && finish == FinishReason::EndTurn {
@@ -171,7 +172,7 @@ impl Decoder {
                     calls += 1;
                     events.push(ModelEvent::ToolCall(call));
                 }
-                // The token limit cut its arguments, so the call does not exist.
+                // The token limit cut the call's arguments, so the call does not exist.
                 Err(_) if finish == FinishReason::MaxTokens => {}
                 Err(error) => return Err(error),
             }
@@ -210,7 +211,8 @@ impl Decoder {
     fn call(&mut self, delta: CallDelta) -> Result<(), ModelError> {
         let function = delta.function.unwrap_or(FunctionDelta { name: None, arguments: None });
         let id = delta.id.unwrap_or_default();
-        // By index; servers that omit it, or use one for all calls, start each call with a new id.
+        // Finds the call by its index; servers that omit the index, or use one for all calls, start each call
+        // with a new id.
         let known = self.calls.iter().rposition(|call| match delta.index {
             Some(index) => call.index == Some(index),
             None => true,

@@ -11,7 +11,7 @@ use crate::model::model_client::{Detail, ModelError};
 /// Maximum pause that is accepted from an upstream.
 const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 3600);
 
-/// The error of a status that is not a success.
+/// Returns the error of a status that is not a success.
 pub(super) fn classify(status: u16, retry_after: Option<Duration>, body: &str) -> ModelError {
     let said = Said::in_body(body);
     let detail = said.detail.clone();
@@ -43,7 +43,7 @@ pub(super) fn of_error(error: &Value) -> ModelError {
     ModelError::InBand { code, detail: said.detail }
 }
 
-/// The pause in Retry-After: seconds, or a date, which is compared with the upstream's own clock.
+/// Reads the pause in Retry-After: seconds, or a date, which is compared with the upstream's own clock.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let after = text(RETRY_AFTER)?;
@@ -69,7 +69,7 @@ impl Said {
     fn in_body(body: &str) -> Self {
         match serde_json::from_str::<Value>(body) {
             Ok(value) if value.get("error").is_some() => Self::in_error(&value["error"]),
-            // Not JSON, or cut in the middle: only the text is left.
+            // The body is not JSON, or is cut in the middle: only the text is left.
             Ok(_) | Err(_) => Self { codes: Vec::new(), detail: Detail::new(body) },
         }
     }

@@ -49,7 +49,7 @@ pub(super) fn body(request: &ModelRequest) -> Value {
     Value::Object(body)
 }
 
-/// A plain text if possible, because not every server accepts parts.
+/// Writes a plain text if possible, because not every server accepts parts.
 fn user(message: &Message, images: bool) -> Value {
     let has_image = message.parts.iter().any(|part| matches!(part, Part::Image { .. }));
     if !has_image {
