@@ -16,6 +16,8 @@
 //! | `openapi` | the API's description, made from the table |
 //! | `service` | start-up: the only place that wires and spawns |
 
+#![cfg_attr(not(feature = "test-util"), expect(unreachable_pub, reason = "`testing` exports these items"))]
+
 mod admit;
 mod config;
 mod headers;

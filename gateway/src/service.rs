@@ -104,7 +104,9 @@ impl Gateway {
             (None, None) => return Err(Unusable::new("peers", "lacks the registry").into()),
         };
         let upstreams = Upstreams::new(&table, peers, &config.requests)?;
-        let rate = RateLimiter::new(&config.rate_limit, Redis::lazy(&config.redis)?);
+        let redis = Redis::lazy(&config.redis);
+        let redis = redis.map_err(|_| Unusable::new("redis.url", "is not a usable URL"))?;
+        let rate = RateLimiter::new(&config.rate_limit, redis);
         let admission = Admission::new(&config, tokens, rate);
         let a2a = A2aRoute::new(&table, &admission, &upstreams).map_err(unservable)?;
         Ok(Self { config, public, operators, metrics: deps.metrics, table, admission, upstreams, a2a })

@@ -33,6 +33,8 @@ use crate::{
     },
 };
 
+const UNUSABLE_URL: &str = "is not a usable URL";
+
 /// Why a service could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -83,6 +85,8 @@ impl StartError {
 pub struct Starting {
     name: &'static str,
     config: BaseConfig,
+    pool: Pool,
+    redis: Redis,
     bound: Bound,
     clock: SharedClock,
     methods: Methods,
@@ -104,11 +108,15 @@ impl Starting {
     ) -> Result<(Self, S), StartError> {
         let Config { base: config, own } = config;
         own.check()?;
+        // The sources may show the URL, which has a password.
+        let pool = Pool::lazy(&config.pg).map_err(|_| Unusable::new("pg.url", UNUSABLE_URL))?;
+        let redis = Redis::lazy(&config.redis).map_err(|_| Unusable::new("redis.url", UNUSABLE_URL))?;
         let bound = Bound::bind(&config.server).await?;
         let clock = SystemClock::shared();
         let methods = Methods::from_contract()?;
         let verifier = Verifier::load(S::NAME, &config.identity, clock.clone())?;
-        Ok((Self { name: S::NAME, config, bound, clock, methods, verifier, lifecycle, metrics }, own))
+        let name = S::NAME;
+        Ok((Self { name, config, pool, redis, bound, clock, methods, verifier, lifecycle, metrics }, own))
     }
 
     /// Signs this service's calls to other services.
@@ -125,8 +133,8 @@ impl Starting {
     /// [`StartError`] names what failed.
     pub async fn open(self, migrator: &Migrator) -> Result<Base, StartError> {
         pg::migrate(migrator, &self.config.pg).await?;
-        let pool = Pool::connect(&self.config.pg).await?;
-        let redis = Redis::lazy(&self.config.redis)?;
+        self.pool.ping().await?;
+        let (pool, redis) = (self.pool.clone(), self.redis.clone());
         let (clock, lifecycle) = (self.clock.clone(), self.lifecycle.clone());
         Ok(Base { pool, redis, clock, lifecycle, starting: self })
     }
@@ -166,7 +174,7 @@ impl Base {
     /// Starts the task that deletes expired idempotency keys. Every replica runs it; each skips the rows that
     /// another has locked.
     pub fn delete_expired_keys(&self, config: &RetentionConfig) {
-        let (pool, soft, batch) = (self.pool.clone(), self.lifecycle.soft(), i64::from(config.batch));
+        let (pool, soft, batch) = (self.pool.clone(), self.lifecycle.soft(), i64::from(config.batch.get()));
         self.lifecycle.every("idempotency keys", config.period, move || {
             let (pool, soft) = (pool.clone(), soft.clone());
             async move {

@@ -1,6 +1,6 @@
 //! The configuration of a service: the tables that all services have, and the service's own keys beside them.
 
-use std::{fmt, marker::PhantomData, path::Path, time::Duration};
+use std::{fmt, marker::PhantomData, num::NonZeroU32, path::Path, time::Duration};
 
 use serde::{
     Deserialize, Deserializer,
@@ -97,10 +97,18 @@ base_config! {
 #[serde(deny_unknown_fields)]
 pub struct RetentionConfig {
     /// Time between two passes.
-    #[serde(with = "humantime_serde")]
+    #[serde(deserialize_with = "positive")]
     pub period: Duration,
     /// Maximum rows that one statement deletes.
-    pub batch: u32,
+    pub batch: NonZeroU32,
+}
+
+fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let duration: Duration = humantime_serde::deserialize(deserializer)?;
+    if duration.is_zero() {
+        return Err(serde::de::Error::custom("must not be zero"));
+    }
+    Ok(duration)
 }
 
 impl<S: ServiceConfig> Config<S> {
@@ -193,12 +201,34 @@ impl<'de, K: DeserializeSeed<'de>> DeserializeSeed<'de> for KeySeed<K> {
         if Tables::NAMES.contains(&key.as_str()) {
             return Ok(Key::Base(key, self.0));
         }
-        self.0.deserialize(key.into_deserializer()).map(Key::Own)
+        let own: Result<_, KeyError> = self.0.deserialize(key.into_deserializer());
+        own.map(Key::Own).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A key that the service does not have. The allowed keys include the base tables.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct KeyError(String);
+
+impl serde::de::Error for KeyError {
+    fn custom<T: fmt::Display>(problem: T) -> Self {
+        Self(problem.to_string())
+    }
+
+    fn unknown_field(field: &str, own: &'static [&'static str]) -> Self {
+        let allowed: Vec<_> = own.iter().chain(Tables::NAMES).map(|name| format!("`{name}`")).collect();
+        Self(format!("unknown field: found `{field}`, expected one of {}", allowed.join(", ")))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use figment::{
+        Figment,
+        providers::{Format as _, Toml},
+    };
+
     use super::*;
 
     #[derive(Debug, Deserialize)]
@@ -252,10 +282,20 @@ mod tests {
             ("[server]\nlisten_at = 'x'", "listen_at"),
             ("[server]\nmax_in_flight = 'many'", "server.max_in_flight"),
             ("sizes = 4", "sizes"),
+            ("sizes = 4", "`size`, `process`"),
+            ("sizes = 4", "`pg`"),
             ("size = 'small'", "size"),
         ] {
             let error = load(&format!("pg.url = 'postgres://localhost'\n{text}")).unwrap_err();
             assert!(error.contains(named) && error.contains("from"), "{error}");
+        }
+    }
+
+    #[test]
+    fn retention_without_period_or_batch_is_refused() {
+        for (text, key) in [("period = '0s'\nbatch = 1", "period"), ("period = '1s'\nbatch = 0", "batch")] {
+            let error = Figment::from(Toml::string(text)).extract::<RetentionConfig>().unwrap_err();
+            assert_eq!(error.path, [key], "{error}");
         }
     }
 
