@@ -23,7 +23,10 @@ use sqlx::PgConnection;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::data::pg::{self, Pool};
+use crate::{
+    data::pg::{self, Pool},
+    error::Chain,
+};
 
 /// A table with leased rows. Made by [`item_lease!`](crate::item_lease).
 pub trait ItemLeases {
@@ -132,7 +135,9 @@ pub async fn keep<L: ItemLeases>(pool: &Pool, lease: &ItemLease, ttl: Duration) 
         match renewed.await {
             Ok(()) => {}
             Err(error @ pg::Error::Fenced(_)) => return error,
-            Err(error) => tracing::debug!(table = L::NAME, %error, "lease not renewed"),
+            Err(error) => {
+                tracing::warn!(table = L::NAME, error = %Chain(&error), "lease not renewed");
+            }
         }
     }
 }
