@@ -105,14 +105,15 @@ macro_rules! custody_tables {
                 )+
                 "0]::bigint[], clock_timestamp()",
             ),
+            // The head first: its key answers for a live subject.
             any: concat!(
                 "SELECT ",
+                $("EXISTS (SELECT FROM ", $crate::custody_rows!(owned $head $head_columns), ") OR ",)?
                 $(
                     "EXISTS (SELECT FROM ",
                     $crate::custody_rows!(owned $table [$($($column)+)?] [$($parent $key)?]),
                     ") OR ",
                 )+
-                $("EXISTS (SELECT FROM ", $crate::custody_rows!(owned $head $head_columns), ") OR ",)?
                 "false",
             ),
             leftovers: concat!(
