@@ -184,6 +184,16 @@ impl Once {
         Self(Some(Keyed { method: method.into(), key, hash }))
     }
 
+    /// Separates the key from the same key of other callers of the account, as another agent.
+    #[must_use]
+    pub fn scoped(&self, scope: impl fmt::Display) -> Self {
+        Self(
+            self.0
+                .as_ref()
+                .map(|keyed| Keyed { method: format!("{}#{scope}", keyed.method).into(), ..keyed.clone() }),
+        )
+    }
+
     /// Begins the request: the first statement in the transaction of its effect. Keys belong to an account,
     /// or to no account for operators and for services that act for no tenant.
     ///

@@ -83,6 +83,20 @@ async fn a_key_belongs_to_one_request_of_one_account_and_method() {
 }
 
 #[tokio::test]
+async fn scopes_of_a_key_are_separate() {
+    let at = Fixture::new().await;
+    let once = at.request("a").once();
+    for scope in ["one", "two"] {
+        let opened = once.scoped(scope).open::<Uuid>(&at.pool, Some(at.account)).await.unwrap();
+        let Opened::First(mut tx, slot) = opened else { panic!("{scope}") };
+        slot.finish(&mut tx, &crate::id::new_id()).await.unwrap();
+        tx.end(Ok::<_, pg::Error>(())).await.unwrap();
+        let again = once.scoped(scope).open::<Uuid>(&at.pool, Some(at.account)).await.unwrap();
+        assert!(matches!(again, Opened::Replay(_)), "{scope}");
+    }
+}
+
+#[tokio::test]
 async fn a_request_under_way_is_refused_at_once_and_answered_later() {
     let at = Fixture::new().await;
     let request = at.request("a");

@@ -124,6 +124,19 @@ impl Tx {
         })
     }
 
+    /// Commits if the work in this transaction is `done`, else rolls back. It waits for either, so that the
+    /// caller's next try does not meet a lock of this transaction.
+    ///
+    /// # Errors
+    /// That of the work, or as [`Self::commit`] and [`Self::rollback`].
+    pub async fn end<T, E: From<Error>>(self, done: Result<T, E>) -> Result<T, E> {
+        match done {
+            Ok(_) => self.commit().await?,
+            Err(_) => self.rollback().await?,
+        }
+        done
+    }
+
     /// Rolls back and waits until Postgres has done so.
     ///
     /// # Errors
