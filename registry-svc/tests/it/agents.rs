@@ -103,6 +103,26 @@ async fn a_new_enrolment_replaces_the_earlier_one_and_its_token() {
 }
 
 #[tokio::test]
+async fn a_new_enrolment_registers_again_under_the_same_key() {
+    let plane = Plane::start().await;
+    let (_, secret) = plane.tenant("acme").await;
+    let mut tenant = plane.agents(&secret).await;
+    let (agent, first) = create(&mut tenant, "worker").await;
+    let start = || keyed("start", RegisterAgentRequest { url: URL.to_owned(), ..Default::default() });
+    let answer = plane.agents(&first.secret).await.register_agent(start()).await.unwrap();
+    let lost = answer.into_inner().secret;
+
+    let request = IssueEnrolmentRequest { agent_id: agent.agent_id };
+    let second = tenant.issue_enrolment(request).await.unwrap().into_inner().enrolment.unwrap();
+    let mut process = plane.agents(&second.secret).await;
+    let token = process.register_agent(start()).await.unwrap().into_inner().secret;
+    register(&mut plane.agents(&token).await, URL).await.unwrap();
+    for mut dead in [plane.agents(&lost).await, process] {
+        assert_eq!(refusal(register(&mut dead, URL).await).0, Code::Unauthenticated);
+    }
+}
+
+#[tokio::test]
 async fn a_repeated_create_makes_one_agent_with_one_secret() {
     let plane = Plane::start().await;
     let (_, secret) = plane.tenant("acme").await;
@@ -255,7 +275,7 @@ async fn changes_of_an_agent_take_an_idempotency_key() {
     let (_, secret) = plane.tenant("acme").await;
     let mut tenant = plane.agents(&secret).await;
     let (agent, token) = plane.registered(&mut tenant, URL).await;
-    let (_, other_token) = plane.registered(&mut tenant, URL).await;
+    let (other, other_token) = plane.registered(&mut tenant, URL).await;
     let id = || agent.agent_id.clone();
     let pause = || keyed("pause", PauseAgentRequest { agent_id: id() });
     let resume = || keyed("resume", ResumeAgentRequest { agent_id: id() });
@@ -267,8 +287,11 @@ async fn changes_of_an_agent_take_an_idempotency_key() {
     assert_eq!(process.register_agent(register()).await.unwrap().into_inner().agent, first);
     let (generation, _) = plane.generation_of(&agent.agent_id).await;
     assert_eq!(generation, 3, "created, registered, registered with the key");
-    let reused = plane.agents(&other_token).await.register_agent(register()).await;
+    let elsewhere = RegisterAgentRequest { url: "http://127.0.0.1:10/".to_owned(), ..Default::default() };
+    let reused = process.register_agent(keyed("start", elsewhere)).await;
     assert_eq!(refusal(reused), (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED".to_owned()));
+    let second = plane.agents(&other_token).await.register_agent(register()).await.unwrap().into_inner();
+    assert_eq!(second.agent.unwrap().agent_id, other.agent_id, "keys of two agents are separate");
 
     tenant.pause_agent(pause()).await.unwrap();
     tenant.resume_agent(resume()).await.unwrap();
