@@ -12,7 +12,7 @@ use svc_core::{
 use crate::{
     app::{accounts, tokens},
     domain::{
-        account::Account,
+        account::{Account, check_name},
         token::{Holder, Scopes, SecretHash},
     },
     error::{Error, Result},
@@ -45,6 +45,7 @@ impl Operator {
 
     /// Creates an admin token.
     pub async fn create_admin_token(&self, name: &str) -> Result<Issued> {
+        check_name(name)?;
         let mut tx = Tx::system(&self.pool).await?;
         let issued = self.issue(&mut tx, Holder::Admin, name).await?;
         tx.commit().await?;
@@ -67,6 +68,7 @@ impl Operator {
     /// Returns the oldest account of this name, which is created if there is none, with a token of it:
     /// `known` if that is a valid token of the account, else a new one.
     pub async fn ensure_account_and_token(&self, name: &str, known: Option<&SecretString>) -> Result<Issued> {
+        check_name(name)?;
         let mut tx = Tx::system(&self.pool).await?;
         let account = match store::accounts::find_by_name(&mut tx, name).await? {
             Some(account) => account,

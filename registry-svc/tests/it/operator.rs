@@ -1,7 +1,8 @@
 //! Operator commands on the database.
 
 use secrecy::ExposeSecret;
-use steward_proto::registry::v1::{ListAccountsRequest, WhoAmIRequest};
+use steward_proto::registry::v1::{CreateAccountRequest, ListAccountsRequest, WhoAmIRequest};
+use svc_core::error::ServiceError;
 use tonic::Code;
 
 use crate::plane::Plane;
@@ -36,4 +37,24 @@ async fn revoke_admin_token_revokes_admin_tokens_only() {
 
     let tenant = operator.ensure_account_and_token("dev", None).await.unwrap();
     assert!(!operator.revoke_admin_token(tenant.token_id).await.unwrap());
+}
+
+#[tokio::test]
+async fn names_follow_the_rules_of_the_contract() {
+    let plane = Plane::start().await;
+    let operator = plane.operator();
+    let mut admin = plane.admin().await;
+    for name in ["", " ", "a\u{1b}b", &"ä".repeat(201)] {
+        for refused in [
+            operator.create_admin_token(name).await.unwrap_err(),
+            operator.ensure_account_and_token(name, None).await.unwrap_err(),
+        ] {
+            assert_eq!(refused.public().invalid[0].field, "name", "{name:?}");
+        }
+        let refused = admin.create_account(CreateAccountRequest { name: name.to_owned() }).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{name:?}");
+    }
+    let name = "ä".repeat(200);
+    operator.ensure_account_and_token(&name, None).await.unwrap();
+    admin.create_account(CreateAccountRequest { name }).await.unwrap();
 }
