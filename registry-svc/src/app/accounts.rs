@@ -39,17 +39,20 @@ impl Accounts {
 
     pub(crate) async fn create(&self, caller: &Principal, name: String, once: &Once) -> Result<Account> {
         let mut tx = Tx::system(&self.pool).await?;
-        let slot = match once.begin::<AccountId>(&mut tx, caller.account_id).await? {
-            Begin::Replay(id) => {
-                return store::accounts::find(&mut tx, id).await?.ok_or(Error::NotFound(Entity::Account));
-            }
-            Begin::First(slot) => slot,
-        };
-        let account = Account { id: AccountId::new(), name, created_at: self.clock.now() };
-        insert(&mut tx, &account).await?;
-        slot.finish(&mut tx, &account.id).await?;
-        tx.commit().await?;
-        Ok(account)
+        let done = async {
+            let slot = match once.begin::<AccountId>(&mut tx, caller.account_id).await? {
+                Begin::Replay(id) => {
+                    return store::accounts::find(&mut tx, id).await?.ok_or(Error::NotFound(Entity::Account));
+                }
+                Begin::First(slot) => slot,
+            };
+            let account = Account { id: AccountId::new(), name, created_at: self.clock.now() };
+            insert(&mut tx, &account).await?;
+            slot.finish(&mut tx, &account.id).await?;
+            Ok(account)
+        }
+        .await;
+        tx.end(done).await
     }
 
     /// # Errors

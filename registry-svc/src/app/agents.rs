@@ -79,23 +79,26 @@ impl Agents {
         let account = caller.account_id()?;
         let now = self.clock.now();
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
-        let slot = match once.begin::<Made>(&mut tx, Some(account)).await? {
-            Begin::Replay(made) => {
-                let agent = find(&mut tx, account, made.agent).await?;
-                return Ok((agent, replayed(&mut tx, made.enrolment).await?));
+        let done = async {
+            let slot = match once.begin::<Made>(&mut tx, Some(account)).await? {
+                Begin::Replay(made) => {
+                    let agent = find(&mut tx, account, made.agent).await?;
+                    return Ok((agent, replayed(&mut tx, made.enrolment).await?));
+                }
+                Begin::First(slot) => slot,
+            };
+            store::accounts::lock(&mut tx, account).await?;
+            if store::agents::count(&mut tx, account).await? >= i64::from(self.limits.max_per_account) {
+                return Err(Error::TooMany { what: "agents", most: self.limits.max_per_account });
             }
-            Begin::First(slot) => slot,
-        };
-        store::accounts::lock(&mut tx, account).await?;
-        if store::agents::count(&mut tx, account).await? >= i64::from(self.limits.max_per_account) {
-            return Err(Error::TooMany { what: "agents", most: self.limits.max_per_account });
+            let agent = Agent::new(AgentId::new(), account, new, now);
+            store::agents::insert(&mut tx, &agent).await?;
+            let (id, enrolment) = self.enrol(&mut tx, &agent, now).await?;
+            slot.finish(&mut tx, &Made { agent: agent.id, enrolment: id }).await?;
+            Ok((agent, enrolment))
         }
-        let agent = Agent::new(AgentId::new(), account, new, now);
-        store::agents::insert(&mut tx, &agent).await?;
-        let (id, enrolment) = self.enrol(&mut tx, &agent, now).await?;
-        slot.finish(&mut tx, &Made { agent: agent.id, enrolment: id }).await?;
-        tx.commit().await?;
-        Ok((agent, enrolment))
+        .await;
+        tx.end(done).await
     }
 
     pub(crate) async fn get(&self, caller: &Principal, id: AgentId) -> Result<Agent> {
@@ -130,22 +133,25 @@ impl Agents {
         let account = caller.account_id()?;
         let now = self.clock.now();
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
-        let slot = match once.begin::<TokenId>(&mut tx, Some(account)).await? {
-            Begin::Replay(token) => return replayed(&mut tx, token).await,
-            Begin::First(slot) => slot,
-        };
-        let agent = find(&mut tx, account, id).await?;
-        if agent.status == Status::Removed {
-            return Err(Refused::Removed.into());
+        let done = async {
+            let slot = match once.begin::<TokenId>(&mut tx, Some(account)).await? {
+                Begin::Replay(token) => return replayed(&mut tx, token).await,
+                Begin::First(slot) => slot,
+            };
+            let agent = find(&mut tx, account, id).await?;
+            if agent.status == Status::Removed {
+                return Err(Refused::Removed.into());
+            }
+            // Writes the record too, so that concurrent calls for one agent run one by one.
+            let next = Agent { generation: agent.generation + 1, ..agent };
+            store::agents::update(&mut tx, &next, next.generation - 1).await?;
+            store::tokens::revoke_of_agent(&mut tx, account, id, &[TokenKind::Enrolment], now).await?;
+            let (token, enrolment) = self.enrol(&mut tx, &next, now).await?;
+            slot.finish(&mut tx, &token).await?;
+            Ok(enrolment)
         }
-        // Writes the record too, so that concurrent calls for one agent run one by one.
-        let next = Agent { generation: agent.generation + 1, ..agent };
-        store::agents::update(&mut tx, &next, next.generation - 1).await?;
-        store::tokens::revoke_of_agent(&mut tx, account, id, &[TokenKind::Enrolment], now).await?;
-        let (token, enrolment) = self.enrol(&mut tx, &next, now).await?;
-        slot.finish(&mut tx, &token).await?;
-        tx.commit().await?;
-        Ok(enrolment)
+        .await;
+        tx.end(done).await
     }
 
     pub(crate) async fn pause(&self, caller: &Principal, id: AgentId, once: &Once) -> Result<Agent> {
@@ -166,35 +172,40 @@ impl Agents {
         let account = caller.account_id()?;
         let now = self.clock.now();
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
-        let slot = match once.begin::<AgentId>(&mut tx, Some(account)).await? {
-            Begin::Replay(id) => return find(&mut tx, account, id).await,
-            Begin::First(slot) => slot,
-        };
-        let agent = find(&mut tx, account, id).await?;
-        let next = agent.after(input, now)?;
-        slot.finish(&mut tx, &id).await?;
-        if next.status == agent.status {
-            tx.commit().await?;
-            return Ok(agent);
-        }
-        store::agents::update(&mut tx, &next, agent.generation).await?;
-        if next.status == Status::Removed {
-            let kinds = [TokenKind::Enrolment, TokenKind::Agent];
-            store::tokens::revoke_of_agent(&mut tx, account, id, &kinds, now).await?;
-            store::lanes::close(&mut tx, id).await?;
-            store::messages::state::drop_all(&mut tx, id, now).await?;
-            let act = Act {
-                act: "agent.removed",
-                subject: SubjectHash::of("agent", id.0),
-                generation: next.generation,
-                principal_id: &caller.subject_id,
-                at: now,
+        let done = async {
+            let slot = match once.begin::<AgentId>(&mut tx, Some(account)).await? {
+                Begin::Replay(id) => return Ok((find(&mut tx, account, id).await?, false)),
+                Begin::First(slot) => slot,
             };
-            audit::record(&mut tx, &act).await?;
+            let agent = find(&mut tx, account, id).await?;
+            let next = agent.after(input, now)?;
+            slot.finish(&mut tx, &id).await?;
+            if next.status == agent.status {
+                return Ok((agent, false));
+            }
+            store::agents::update(&mut tx, &next, agent.generation).await?;
+            if next.status == Status::Removed {
+                let kinds = [TokenKind::Enrolment, TokenKind::Agent];
+                store::tokens::revoke_of_agent(&mut tx, account, id, &kinds, now).await?;
+                store::lanes::close(&mut tx, id).await?;
+                store::messages::state::drop_all(&mut tx, id, now).await?;
+                let act = Act {
+                    act: "agent.removed",
+                    subject: SubjectHash::of("agent", id.0),
+                    generation: next.generation,
+                    principal_id: &caller.subject_id,
+                    at: now,
+                };
+                audit::record(&mut tx, &act).await?;
+            }
+            Ok::<_, Error>((next, true))
         }
-        tx.commit().await?;
-        self.cache.put(&next, DeadlineChange::Remove).await;
-        Ok(next)
+        .await;
+        let (agent, changed) = tx.end(done).await?;
+        if changed {
+            self.cache.put(&agent, DeadlineChange::Remove).await;
+        }
+        Ok(agent)
     }
 
     async fn enrol(&self, tx: &mut Tx, agent: &Agent, now: DateTime<Utc>) -> Result<(TokenId, Enrolment)> {

@@ -78,23 +78,26 @@ impl Tokens {
         let expires_at = new.ttl.map(|ttl| now + ttl);
 
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
-        let slot = match once.begin::<TokenId>(&mut tx, caller.account_id).await? {
-            Begin::Replay(id) => {
-                let token = store::tokens::find(&mut tx, account, id).await?;
-                return Ok(Created { token: token.ok_or(Error::NotFound(Entity::Token))?, secret: None });
+        let done = async {
+            let slot = match once.begin::<TokenId>(&mut tx, caller.account_id).await? {
+                Begin::Replay(id) => {
+                    let token = store::tokens::find(&mut tx, account, id).await?;
+                    return Ok(Created { token: token.ok_or(Error::NotFound(Entity::Token))?, secret: None });
+                }
+                Begin::First(slot) => slot,
+            };
+            check_creator(&mut tx, caller, expires_at, now).await?;
+            store::accounts::lock(&mut tx, account).await?;
+            if store::tokens::count_live(&mut tx, account, now).await? >= i64::from(self.max_live) {
+                return Err(Error::TooMany { what: "live tokens", most: self.max_live });
             }
-            Begin::First(slot) => slot,
-        };
-        check_creator(&mut tx, caller, expires_at, now).await?;
-        store::accounts::lock(&mut tx, account).await?;
-        if store::tokens::count_live(&mut tx, account, now).await? >= i64::from(self.max_live) {
-            return Err(Error::TooMany { what: "live tokens", most: self.max_live });
+            let (token, secret) = make(Holder::Account(account), &new.name, scopes, now, expires_at);
+            store::tokens::insert(&mut tx, &token, &secret.hash()).await?;
+            slot.finish(&mut tx, &token.id).await?;
+            Ok(Created { token, secret: Some(secret) })
         }
-        let (token, secret) = make(Holder::Account(account), &new.name, scopes, now, expires_at);
-        store::tokens::insert(&mut tx, &token, &secret.hash()).await?;
-        slot.finish(&mut tx, &token.id).await?;
-        tx.commit().await?;
-        Ok(Created { token, secret: Some(secret) })
+        .await;
+        tx.end(done).await
     }
 
     /// Lists an account's tokens, newest first.
@@ -125,17 +128,21 @@ impl Tokens {
     ) -> Result<Token> {
         let account = account_of(caller, account)?;
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
-        let missing = || Error::NotFound(Entity::Token);
-        let slot = match once.begin::<TokenId>(&mut tx, caller.account_id).await? {
-            Begin::Replay(id) => return store::tokens::find(&mut tx, account, id).await?.ok_or_else(missing),
-            Begin::First(slot) => slot,
-        };
-        store::tokens::find(&mut tx, account, id).await?.ok_or_else(missing)?;
-        revoke(&mut tx, id, &caller.subject_id, self.clock.now()).await?;
-        slot.finish(&mut tx, &id).await?;
-        let token = store::tokens::find(&mut tx, account, id).await?.ok_or_else(missing)?;
-        tx.commit().await?;
-        Ok(token)
+        let done = async {
+            // The key is the account's also for an operator, so that it is erased with the account.
+            let (id, slot) = match once.begin::<TokenId>(&mut tx, Some(account)).await? {
+                Begin::Replay(id) => (id, None),
+                Begin::First(slot) => (id, Some(slot)),
+            };
+            let token = store::tokens::find(&mut tx, account, id).await?;
+            let token = token.ok_or(Error::NotFound(Entity::Token))?;
+            let Some(slot) = slot else { return Ok(token) };
+            revoke(&mut tx, id, &caller.subject_id, self.clock.now()).await?;
+            slot.finish(&mut tx, &id).await?;
+            store::tokens::find(&mut tx, account, id).await?.ok_or(Error::NotFound(Entity::Token))
+        }
+        .await;
+        tx.end(done).await
     }
 
     /// Returns the token of a bearer.

@@ -298,3 +298,27 @@ async fn a_revocation_takes_an_idempotency_key() {
     let reused = tenant.revoke_token(revoke(&ids[1])).await;
     assert_eq!(refusal(reused), (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED".to_owned()));
 }
+
+#[tokio::test]
+async fn a_prompt_repetition_meets_no_request_under_way() {
+    let plane = Plane::start().await;
+    let mut admin = plane.admin().await;
+    let (account, _) = plane.tenant("acme").await;
+    let token = admin.create_token(token_request(&account, &[])).await.unwrap().into_inner().token.unwrap();
+    let unknown = svc_core::id::TokenId::new().to_string();
+    for _ in 0..20 {
+        let request = RevokeTokenRequest { account_id: account.clone(), token_id: unknown.clone() };
+        let refused = admin.revoke_token(keyed("unknown", request)).await;
+        assert_eq!(refusal(refused), (Code::NotFound, "NOT_FOUND".to_owned()));
+        let request = RevokeTokenRequest { account_id: account.clone(), token_id: token.token_id.clone() };
+        admin.revoke_token(keyed("known", request)).await.unwrap();
+    }
+    // An operator's key about an account is erased with the account.
+    let account: uuid::Uuid = account.parse().unwrap();
+    let keys: i64 = sqlx::query_scalar("SELECT count(*) FROM idempotency_keys WHERE account_id = $1")
+        .bind(account)
+        .fetch_one(&mut plane.db.owner("registry").await)
+        .await
+        .unwrap();
+    assert_eq!(keys, 1);
+}
