@@ -46,7 +46,7 @@ pub(super) struct NewSend<'a> {
 
 /// The outcome of storing a message.
 enum Stored {
-    New,
+    New(Box<Message>),
     /// The sender sent the same message before; this is its id.
     Before(Uuid),
     /// The sender used the message id for another message.
@@ -72,9 +72,13 @@ impl Relay {
         };
         // The waiter subscribes before the message is stored, so that it misses nothing.
         let waiter = self.deps.waiters.subscribe(message.id);
-        let (id, waiter) = match self.store(&message).await? {
-            Stored::New => (message.id, waiter),
-            Stored::Before(id) => (id, self.deps.waiters.subscribe(id)),
+        let (message, waiter) = match self.store(&message).await? {
+            Stored::New(message) => (*message, waiter),
+            Stored::Before(id) => {
+                let waiter = self.deps.waiters.subscribe(id);
+                // It may have ended just before.
+                (self.read(agent.account_id, id).await?, waiter)
+            }
             Stored::IdReused => {
                 let problem = "this messageId was used for another message";
                 let error = RpcError::new(Code::InvalidParams, problem).with_id(&envelope.id);
@@ -88,7 +92,7 @@ impl Relay {
         } else {
             Duration::ZERO
         };
-        let message = self.wait_until_settled(agent.account_id, id, &waiter, Instant::now() + wait).await?;
+        let message = self.wait_until_settled(message, &waiter, Instant::now() + wait).await?;
         Ok(Reply::to_sender(envelope, &message))
     }
 
@@ -119,8 +123,10 @@ impl Relay {
             }
             Err(error) => Err(error.into()),
             Ok(()) => {
+                let stored = store::messages::find(&mut tx, account, new.id).await?;
+                let stored = stored.ok_or(Error::NotFound(Entity::Message))?;
                 tx.commit().await?;
-                Ok(Stored::New)
+                Ok(Stored::New(Box::new(stored)))
             }
         }
     }
@@ -128,28 +134,26 @@ impl Relay {
     /// Reads the message until it has ended, at most until `until`.
     async fn wait_until_settled(
         &self,
-        account: AccountId,
-        id: Uuid,
+        mut message: Message,
         waiter: &Waiter,
         until: Instant,
     ) -> Result<Message> {
         let stop = &self.deps.stop;
-        loop {
-            let read = {
-                let mut db = self.deps.pool.acquire().await?;
-                store::messages::find(&mut db, account, id).await?
-            };
-            let message = read.ok_or(Error::NotFound(Entity::Message))?;
-            if message.state.is_final() || Instant::now() >= until || stop.is_cancelled() {
-                return Ok(message);
-            }
+        while !message.state.is_final() && Instant::now() < until && !stop.is_cancelled() {
             tokio::select! {
                 () = waiter.notified() => {}
                 () = tokio::time::sleep_until((Instant::now() + READ_PERIOD).min(until)) => {}
                 // The sender gets the task that represents the message, and polls another replica.
                 () = stop.cancelled() => {}
             }
+            message = self.read(message.account_id, message.id).await?;
         }
+        Ok(message)
+    }
+
+    async fn read(&self, account: AccountId, id: Uuid) -> Result<Message> {
+        let mut db = self.deps.pool.acquire().await?;
+        store::messages::find(&mut db, account, id).await?.ok_or(Error::NotFound(Entity::Message))
     }
 }
 
