@@ -54,36 +54,42 @@ impl DeadLetters {
     /// # Errors
     /// [`Error::NotFound`] if there is no such letter.
     pub async fn resolve(&self, id: Uuid, principal_id: &str, once: &Once) -> Result<DeadLetter, Error> {
-        let letter = self.get(id).await?;
         let (mut tx, slot) = match once.open(&self.pool, None).await? {
             Opened::Replay(made) => return self.get(made).await,
             Opened::First(tx, slot) => (tx, slot),
         };
-        if let Err(error) = self.resolve_in(&mut tx, &letter, principal_id).await {
-            tx.rollback().await?;
-            return Err(error);
+        let done = async {
+            let (letter, changed) = self.resolve_in(&mut tx, id, principal_id).await?;
+            slot.finish(&mut tx, &id).await?;
+            Ok::<_, Error>((letter, changed))
         }
-        slot.finish(&mut tx, &id).await?;
-        tx.commit().await?;
-        self.wake.publish(TOPIC, b"").await;
-        self.get(id).await
+        .await;
+        let (letter, changed) = tx.end(done).await?;
+        if changed {
+            self.wake.publish(TOPIC, b"").await;
+        }
+        Ok(letter)
     }
 
-    async fn resolve_in(&self, tx: &mut Tx, letter: &DeadLetter, principal_id: &str) -> Result<(), Error> {
-        let (id, purge_id, now) = (letter.dead_letter_id, PurgeId(letter.purge_id), self.clock.now());
+    /// Returns the resolved letter and whether it was unresolved until now.
+    async fn resolve_in(&self, tx: &mut Tx, id: Uuid, by: &str) -> Result<(DeadLetter, bool), Error> {
+        let now = self.clock.now();
+        let letter = dead_letters::find(tx, id).await?.ok_or(Error::NotFound(Entity::DeadLetter))?;
+        let purge_id = PurgeId(letter.purge_id);
         // Locks the job before its letters, as its worker does when it stops the job.
         let job = jobs::lock(tx, None, purge_id).await?.ok_or(Error::NotFound(Entity::Purge))?;
         let letter = dead_letters::find(tx, id).await?.ok_or(Error::NotFound(Entity::DeadLetter))?;
         if letter.resolved_at.is_some() {
-            return Ok(());
+            return Ok((letter, false));
         }
-        dead_letters::resolve(tx, id, principal_id, now).await?;
+        dead_letters::resolve(tx, id, by, now).await?;
         let left = dead_letters::count_unresolved(tx, purge_id).await?;
         if left == 0 && job.record.state == State::DeadLettered {
             let moved = job::next(&job.record, Input::LettersResolved, now)?.record;
             jobs::save(tx, purge_id, &job.record, &moved, None, None).await?;
         }
-        Ok(())
+        let letter = dead_letters::find(tx, id).await?.ok_or(Error::NotFound(Entity::DeadLetter))?;
+        Ok((letter, true))
     }
 
     async fn get(&self, id: Uuid) -> Result<DeadLetter, Error> {

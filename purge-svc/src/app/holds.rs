@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use svc_core::{
     data::{
         idempotency::{Once, Opened},
-        pg::Pool,
+        pg::{Pool, Tx},
         wake::Wake,
     },
     error::Invalid,
@@ -53,19 +53,11 @@ impl Holds {
     /// [`Error::ErasureStarted`] if a job of the subject has passed the point of no return.
     pub async fn set(&self, new: &NewHold, principal_id: &str, once: &Once) -> Result<Hold, Error> {
         let now = self.clock.now();
-        if new.ends_at <= now {
-            return Err(Invalid::new("ends_at", "must lie in the future").into());
-        }
         let subject_hash = SubjectHash::of(new.kind.name(), new.subject_id);
         let (mut tx, slot) = match once.open(&self.pool, None).await? {
             Opened::Replay(made) => return self.get(made).await,
             Opened::First(tx, slot) => (tx, slot),
         };
-        holds::lock_subjects(&mut tx, &[subject_hash]).await?;
-        if jobs::is_past_return(&mut tx, subject_hash).await? {
-            tx.rollback().await?;
-            return Err(Error::ErasureStarted);
-        }
         let hold = Hold {
             hold_id: new_id(),
             kind: new.kind,
@@ -77,10 +69,20 @@ impl Holds {
             ends_at: new.ends_at,
             released_at: None,
         };
-        holds::insert(&mut tx, &hold).await?;
-        slot.finish(&mut tx, &hold.hold_id).await?;
-        tx.commit().await?;
-        Ok(hold)
+        let done = async {
+            if new.ends_at <= now {
+                return Err(Invalid::new("ends_at", "must lie in the future").into());
+            }
+            holds::lock_subjects(&mut tx, &[subject_hash]).await?;
+            if jobs::is_past_return(&mut tx, subject_hash).await? {
+                return Err(Error::ErasureStarted);
+            }
+            holds::insert(&mut tx, &hold).await?;
+            slot.finish(&mut tx, &hold.hold_id).await?;
+            Ok(hold)
+        }
+        .await;
+        tx.end(done).await
     }
 
     /// Ends a hold before its end; jobs that wait for it become due at once. Repeating it changes nothing.
@@ -88,22 +90,36 @@ impl Holds {
     /// # Errors
     /// [`Error::NotFound`] if there is no such hold.
     pub async fn release(&self, hold_id: Uuid, principal_id: &str, once: &Once) -> Result<Hold, Error> {
-        let now = self.clock.now();
-        let hold = self.get(hold_id).await?;
         let (mut tx, slot) = match once.open(&self.pool, None).await? {
             Opened::Replay(made) => return self.get(made).await,
             Opened::First(tx, slot) => (tx, slot),
         };
+        let done = async {
+            let (hold, changed) = self.release_in(&mut tx, hold_id, principal_id).await?;
+            slot.finish(&mut tx, &hold_id).await?;
+            Ok::<_, Error>((hold, changed))
+        }
+        .await;
+        let (hold, changed) = tx.end(done).await?;
+        if changed {
+            self.wake.publish(TOPIC, b"").await;
+        }
+        Ok(hold)
+    }
+
+    /// Returns the released hold and whether it was unreleased until now.
+    async fn release_in(&self, tx: &mut Tx, id: Uuid, by: &str) -> Result<(Hold, bool), Error> {
+        let now = self.clock.now();
+        let hold = holds::find(tx, id).await?.ok_or(Error::NotFound(Entity::Hold))?;
         // A worker that has just read the hold first stores the time until which its job waits; only then is
         // the job woken here.
-        holds::lock_subjects(&mut tx, &[hold.subject_hash]).await?;
-        if holds::release(&mut tx, hold_id, principal_id, now).await? {
-            jobs::wake_held(&mut tx, now).await?;
+        holds::lock_subjects(tx, &[hold.subject_hash]).await?;
+        let changed = holds::release(tx, id, by, now).await?;
+        if changed {
+            jobs::wake_held(tx, now).await?;
         }
-        slot.finish(&mut tx, &hold_id).await?;
-        tx.commit().await?;
-        self.wake.publish(TOPIC, b"").await;
-        self.get(hold_id).await
+        let hold = holds::find(tx, id).await?.ok_or(Error::NotFound(Entity::Hold))?;
+        Ok((hold, changed))
     }
 
     async fn get(&self, hold_id: Uuid) -> Result<Hold, Error> {

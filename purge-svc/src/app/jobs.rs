@@ -107,12 +107,16 @@ impl Jobs {
             Opened::Replay(made) => return self.get(Some(request.account), made).await,
             Opened::First(tx, slot) => (tx, slot),
         };
-        jobs::insert(&mut tx, &new).await?;
-        // Finds this request's job, or the job of a concurrent request.
-        let job = jobs::find_by_subject(&mut tx, request.account, subject.hash()).await?;
-        let job = job.ok_or(Error::NotFound(Entity::Session))?;
-        slot.of_session(request.session).finish(&mut tx, &job.purge_id).await?;
-        tx.commit().await?;
+        let done = async {
+            jobs::insert(&mut tx, &new).await?;
+            // Finds this request's job, or the job of a concurrent request.
+            let job = jobs::find_by_subject(&mut tx, request.account, subject.hash()).await?;
+            let job = job.ok_or(Error::NotFound(Entity::Session))?;
+            slot.of_session(request.session).finish(&mut tx, &job.purge_id).await?;
+            Ok::<_, Error>(job)
+        }
+        .await;
+        let job = tx.end(done).await?;
         self.deps.wake.publish(TOPIC, b"").await;
         self.show(job).await
     }
@@ -185,20 +189,17 @@ impl Jobs {
             Opened::Replay(made) => return self.get(Some(account), made).await,
             Opened::First(tx, slot) => (tx, slot),
         };
-        let canceled = self.cancel_in(&mut tx, account, purge_id).await;
-        let job = match canceled {
-            Ok(job) => job,
-            Err(error) => {
-                tx.rollback().await?;
-                return Err(error);
-            }
-        };
-        let slot = match job.subject.and_then(|subject| subject.session()) {
-            Some(session) => slot.of_session(session),
-            None => slot,
-        };
-        slot.finish(&mut tx, &purge_id).await?;
-        tx.commit().await?;
+        let done = async {
+            let job = self.cancel_in(&mut tx, account, purge_id).await?;
+            let slot = match job.subject.and_then(|subject| subject.session()) {
+                Some(session) => slot.of_session(session),
+                None => slot,
+            };
+            slot.finish(&mut tx, &purge_id).await?;
+            Ok::<_, Error>(job)
+        }
+        .await;
+        let job = tx.end(done).await?;
         self.deps.wake.publish(TOPIC, b"").await;
         self.show(job).await
     }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use purge_svc::{
     Config, MIGRATOR,
     testing::{
-        domain::custodian::Custodian,
+        domain::{custodian::Custodian, external::ItemOutcome},
         fake::{FakeCustodian, Serving},
     },
 };
@@ -16,7 +16,7 @@ use steward_proto::purge::v1::{
 };
 use svc_core::{
     error::reason_of,
-    id::{AccountId, SessionId},
+    id::{AccountId, SessionId, new_id},
     run::lifecycle::{Lifecycle, Outcome},
     subject::Subject,
     testing::{TestDb, TestRedis, free_address},
@@ -143,6 +143,18 @@ fn purge(session: impl ToString) -> proto::PurgeSessionRequest {
     proto::PurgeSessionRequest { session_id: session.to_string() }
 }
 
+fn keyed<T>(key: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("idempotency-key", key.parse().unwrap());
+    request
+}
+
+fn assert_reused<T: std::fmt::Debug>(answer: Result<T, tonic::Status>) {
+    let status = answer.unwrap_err();
+    let reason = reason_of(&status);
+    assert_eq!((status.code(), reason.as_deref()), (Code::AlreadyExists, Some("IDEMPOTENCY_KEY_REUSED")));
+}
+
 async fn until_committed(client: &mut PurgeServiceClient<Caller>, purge_id: &str) -> proto::Purge {
     for _ in 0..400 {
         let request = proto::GetPurgeRequest { purge_id: purge_id.to_owned() };
@@ -205,16 +217,10 @@ async fn refusals_say_what_the_caller_should_do() {
     let status = plane.as_admin().set_hold(proto::SetHoldRequest::default()).await.unwrap_err();
     assert_eq!(refused(status), (Code::InvalidArgument, "INVALID_ARGUMENT".to_owned()));
 
-    let keyed = |session: &str| {
-        let mut request = Request::new(purge(session));
-        request.metadata_mut().insert("idempotency-key", "k".parse().unwrap());
-        request
-    };
-    let accepted = client.purge_session(keyed(&subject.id().to_string())).await.unwrap().into_inner();
+    let accepted = client.purge_session(keyed("k", purge(subject.id()))).await.unwrap().into_inner();
     let purge_id = accepted.purge.unwrap().purge_id;
     let other = plane.session(account);
-    let status = client.purge_session(keyed(&other.id().to_string())).await.unwrap_err();
-    assert_eq!(refused(status), (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED".to_owned()));
+    assert_reused(client.purge_session(keyed("k", purge(other.id()))).await);
     let status = foreign.get_purge(proto::GetPurgeRequest { purge_id }).await.unwrap_err();
     assert_eq!(refused(status), (Code::NotFound, "NOT_FOUND".to_owned()));
     plane.stop().await;
@@ -234,9 +240,12 @@ async fn a_job_of_a_trigger_that_is_off_is_accepted_and_waits() {
     assert_eq!(later, accepted);
     assert!(plane.owners.iter().all(|owner| owner.is_live(subject) && owner.calls().is_empty()));
 
-    let request = proto::CancelPurgeRequest { purge_id: accepted.purge_id };
-    let canceled = client.cancel_purge(request).await.unwrap().into_inner().purge.unwrap();
-    assert!(canceled.canceling);
+    let cancel = |purge_id: &str| keyed("c", proto::CancelPurgeRequest { purge_id: purge_id.to_owned() });
+    let canceled = client.cancel_purge(cancel(&accepted.purge_id)).await.unwrap().into_inner();
+    assert!(canceled.purge.unwrap().canceling);
+    let repeated = client.cancel_purge(cancel(&accepted.purge_id)).await.unwrap().into_inner();
+    assert!(repeated.purge.unwrap().canceling);
+    assert_reused(client.cancel_purge(cancel(&new_id().to_string())).await);
     plane.stop().await;
 }
 
@@ -270,7 +279,11 @@ async fn operators_set_and_release_holds_over_grpc() {
     let listed = admin.list_holds(proto::ListHoldsRequest::default()).await.unwrap().into_inner();
     assert_eq!(listed.holds, std::slice::from_ref(&hold));
 
-    admin.release_hold(proto::ReleaseHoldRequest { hold_id: hold.hold_id }).await.unwrap();
+    let release = |hold_id: &str| keyed("r", proto::ReleaseHoldRequest { hold_id: hold_id.to_owned() });
+    let released = admin.release_hold(release(&hold.hold_id)).await.unwrap().into_inner();
+    let repeated = admin.release_hold(release(&hold.hold_id)).await.unwrap().into_inner();
+    assert_eq!(repeated, released);
+    assert_reused(admin.release_hold(release(&new_id().to_string())).await);
     until_committed(&mut client, &accepted.purge_id).await;
     let status = admin.set_hold(set).await.unwrap_err();
     assert_eq!(
@@ -280,5 +293,33 @@ async fn operators_set_and_release_holds_over_grpc() {
     let letters =
         admin.list_dead_letters(proto::ListDeadLettersRequest::default()).await.unwrap().into_inner();
     assert_eq!(letters.dead_letters, []);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn operators_resolve_a_dead_letter_once_per_key() {
+    let plane = start("['user_erasure']").await;
+    let account = AccountId::new();
+    let subject = plane.session(account);
+    let [_, _, sandbox] = &plane.owners;
+    let object = format!("{}-{}", sandbox.custodian(), subject.id());
+    sandbox.jam(&object, ItemOutcome::Permanent, "REFUSED");
+    let mut client = plane.as_account(account);
+    let accepted = client.purge_session(purge(subject.id())).await.unwrap().into_inner().purge.unwrap();
+    let mut admin = plane.as_admin();
+    let letter = loop {
+        let page = admin.list_dead_letters(proto::ListDeadLettersRequest::default()).await.unwrap();
+        if let Some(letter) = page.into_inner().dead_letters.pop() {
+            break letter;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    sandbox.unjam(&object);
+    let resolve = |id: &str| keyed("d", proto::ResolveDeadLetterRequest { dead_letter_id: id.to_owned() });
+    let resolved = admin.resolve_dead_letter(resolve(&letter.dead_letter_id)).await.unwrap().into_inner();
+    assert!(resolved.dead_letter.unwrap().resolved_at.is_some());
+    admin.resolve_dead_letter(resolve(&letter.dead_letter_id)).await.unwrap();
+    assert_reused(admin.resolve_dead_letter(resolve(&new_id().to_string())).await);
+    until_committed(&mut client, &accepted.purge_id).await;
     plane.stop().await;
 }

@@ -13,7 +13,11 @@ use purge_svc::testing::{
     },
     fake::Fault,
 };
-use svc_core::{custody::StepKind, data::idempotency::Once, id::new_id};
+use svc_core::{
+    custody::StepKind,
+    data::idempotency::{self, Once, RequestHash},
+    id::new_id,
+};
 
 use crate::plane::{Plane, until_called};
 
@@ -94,8 +98,17 @@ async fn an_object_that_cannot_be_deleted_waits_for_an_operator() {
     assert_ne!(again[0].dead_letter_id, found[0].dead_letter_id);
 
     plane.sandbox.unjam(&volume);
-    let settled =
-        plane.dead_letters.resolve(again[0].dead_letter_id, "operator", &Once::unkeyed()).await.unwrap();
+    let keyed = |id: uuid::Uuid| {
+        let hash = RequestHash::of(&id.to_string());
+        Once::new("ResolveDeadLetter", "k".parse().unwrap(), hash)
+    };
+    let once = keyed(again[0].dead_letter_id);
+    let settled = plane.dead_letters.resolve(again[0].dead_letter_id, "operator", &once).await.unwrap();
+    let repeated = plane.dead_letters.resolve(again[0].dead_letter_id, "operator", &once).await.unwrap();
+    assert_eq!(repeated, settled);
+    let other = new_id();
+    let reused = plane.dead_letters.resolve(other, "operator", &keyed(other)).await.unwrap_err();
+    assert!(matches!(reused, Error::Idempotency(idempotency::Error::Reused)), "{reused:?}");
     assert!(settled.resolved_at.is_some());
     assert_eq!(plane.job(purge_id).await.record.state, State::Working(Phase::Erasing));
     assert_eq!(plane.run().await, Progress::Final);
