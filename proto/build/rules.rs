@@ -13,7 +13,11 @@ use protox::prost_reflect::{
 use super::Result;
 
 /// Texts for patterns that a caller does not understand at a glance.
-const PATTERNS: [(&str, &str); 4] = [
+const PATTERNS: [(&str, &str); 8] = [
+    ("^[A-Za-z0-9_-]*$", "is not a token of this listing"),
+    ("^[A-Za-z0-9_.:/-]{1,128}$", "must be 1 to 128 of [A-Za-z0-9_.:/-]"),
+    ("^[A-Za-z0-9._/-]{1,64}$", "must be 1 to 64 letters, digits and . _ / -"),
+    (r"^[^=\x00]+$", "must not be empty or contain = or NUL"),
     (r"\S", "must not be blank"),
     (r"^[^\x00-\x1f\x7f-\x9f]*$", "must not contain control characters"),
     (r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*$", "must not contain control characters"),
@@ -132,6 +136,13 @@ impl Generator {
                     (other, _) => return Err(format!("{}: {other}", field.full_name()).into()),
                 }
             }
+        }
+        if let Kind::Message(entry) = field.kind()
+            && field.is_map()
+            && let Kind::Message(message) = entry.map_entry_value_field().kind()
+            && self.has_rules(&message, &mut BTreeSet::new())
+        {
+            return Err(format!("{}: rules in values of a map are not served", field.full_name()).into());
         }
         if let (Kind::Message(message), false) = (field.kind(), field.is_map())
             && self.has_rules(&message, &mut BTreeSet::new())
@@ -294,12 +305,7 @@ impl Generator {
 fn range(least: Option<Value>, most: Option<Value>) -> Option<Broken> {
     let is_duration = [&least, &most].into_iter().flatten().any(|bound| bound.as_message().is_some());
     let value = if is_duration { "nanos(value)" } else { "*value" };
-    let show = |bound: i128| match bound {
-        bound if !is_duration => bound.to_string(),
-        bound if bound % 1_000_000_000 == 0 => format!("{}s", bound / 1_000_000_000),
-        bound if bound % 1_000_000 == 0 => format!("{}ms", bound / 1_000_000),
-        bound => format!("{bound}ns"),
-    };
+    let show = |bound: i128| if is_duration { time(bound) } else { bound.to_string() };
     Some(match (least.map(number), most.map(number)) {
         (None, None) => return None,
         (Some(0), None) => (format!("{value} < 0"), "must not be negative".to_owned()),
@@ -307,9 +313,26 @@ fn range(least: Option<Value>, most: Option<Value>) -> Option<Broken> {
         (None, Some(most)) => (format!("{value} > {most}"), format!("must be at most {}", show(most))),
         (Some(least), Some(most)) => (
             format!("!({least}..={most}).contains({})", if is_duration { "&nanos(value)" } else { "value" }),
-            format!("must be between {} and {}", show(least), show(most)),
+            match least {
+                1 if is_duration => format!("must be positive and at most {}", show(most)),
+                _ => format!("must be between {} and {}", show(least), show(most)),
+            },
         ),
     })
+}
+
+/// Nanoseconds in the largest unit of which they are a multiple.
+fn time(nanos: i128) -> String {
+    const UNITS: [(i128, &str); 5] = [
+        (86_400_000_000_000, "days"),
+        (3_600_000_000_000, "h"),
+        (60_000_000_000, "min"),
+        (1_000_000_000, "s"),
+        (1_000_000, "ms"),
+    ];
+    let unit = UNITS.iter().find(|(length, _)| nanos > 0 && nanos % length == 0);
+    let (length, name) = unit.copied().unwrap_or((1, "ns"));
+    format!("{} {name}", nanos / length)
 }
 
 /// A bound as an integer; of a duration, its nanoseconds.
