@@ -192,8 +192,9 @@ mod tests {
     use crate::{
         chat::v1::{CreateSessionRequest, CreateTurnRequest},
         custody::v1::{FreezeRequest, Step, Subject},
-        registry::v1::CreateTokenRequest,
-        sandbox::v1::ExecRequest,
+        purge::v1::{HoldBasis, SetHoldRequest, set_hold_request},
+        registry::v1::{CreateAgentRequest, CreateTokenRequest},
+        sandbox::v1::{ExecRequest, WriteFileRequest},
     };
 
     const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
@@ -270,6 +271,146 @@ mod tests {
             let violations = status.get_details_bad_request().unwrap().field_violations;
             assert_eq!(violations[0].field, "input");
         }
+    }
+
+    /// Returns the one field of `request` that breaks a rule after `change`, if there is one.
+    fn wrong<R: Check + Clone>(request: &R, change: impl FnOnce(&mut R)) -> Option<String> {
+        let mut request = request.clone();
+        change(&mut request);
+        let status = check(&request).err()?;
+        let bad = status.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(bad.len(), 1, "{status}");
+        Some(bad[0].field.clone())
+    }
+
+    #[test]
+    fn names_roles_and_tasks_of_agents_have_bounds() {
+        let agent = CreateAgentRequest { name: "a".to_owned(), ..Default::default() };
+        for (name, good) in [
+            ("Größe 7 – test", true),
+            (&*"ä".repeat(200), true),
+            (&"ä".repeat(201), false),
+            ("", false),
+            ("   ", false),
+            ("a\nb", false),
+            ("a\0", false),
+        ] {
+            let found = wrong(&agent, |agent| agent.name = name.to_owned());
+            assert_eq!(found.as_deref(), (!good).then_some("name"), "{name:?}");
+        }
+        for (role, good) in [("of\ntwo lines", true), ("x\u{7}", false), (&"x".repeat(1001), false)] {
+            let found = wrong(&agent, |agent| agent.role = role.to_owned());
+            assert_eq!(found.as_deref(), (!good).then_some("role"), "{role:?}");
+        }
+        for (tasks, good) in [(0, true), (1000, true), (-1, false), (1001, false)] {
+            let found = wrong(&agent, |agent| agent.max_concurrent_tasks = tasks);
+            assert_eq!(found.as_deref(), (!good).then_some("max_concurrent_tasks"), "{tasks}");
+        }
+    }
+
+    #[test]
+    fn scopes_are_of_the_contract_and_few() {
+        let token =
+            CreateTokenRequest { account_id: ID.to_owned(), name: "a".to_owned(), ..Default::default() };
+        let wrong = |scopes: Vec<&str>| {
+            wrong(&token, |token| token.scopes = scopes.into_iter().map(str::to_owned).collect())
+        };
+        assert_eq!(wrong(vec!["turns:write"; 50]), None);
+        assert_eq!(wrong(vec!["turns:write"; 51]).as_deref(), Some("scopes"));
+        assert_eq!(wrong(vec!["turns:write", "turns:wriet"]).as_deref(), Some("scopes[1]"));
+    }
+
+    #[test]
+    fn references_of_holds_have_no_room_for_content() {
+        let hold = SetHoldRequest {
+            subject: Some(set_hold_request::Subject::SessionId(ID.to_owned())),
+            basis: HoldBasis::try_from(1).unwrap().into(),
+            ends_at: Some(prost_types::Timestamp::default()),
+            reference: String::new(),
+        };
+        assert_eq!(wrong(&hold, |hold| hold.reference = "2026/HC-17_a.1".to_owned()), None);
+        for bad in ["", "a b", "jane@example.org", "ä", &"x".repeat(65)] {
+            let found = wrong(&hold, |hold| hold.reference = bad.to_owned());
+            assert_eq!(found.as_deref(), Some("reference"), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn calls_to_guests_have_bounds() {
+        fn variable(exec: &mut ExecRequest, name: &str, value: &str) {
+            exec.env.insert(name.to_owned(), value.to_owned());
+        }
+        let exec =
+            ExecRequest { sandbox_id: ID.to_owned(), argv: vec!["true".to_owned()], ..Default::default() };
+        for (key, good) in [
+            ("", true),
+            ("turn/1.2:3_4-5", true),
+            (&*"k".repeat(128), true),
+            (&"k".repeat(129), false),
+            ("a b", false),
+            ("ü", false),
+            ("a\n", false),
+        ] {
+            let found = wrong(&exec, |exec| exec.key = key.to_owned());
+            assert_eq!(found.as_deref(), (!good).then_some("key"), "{key:?}");
+        }
+        for (seconds, good) in [(0, false), (1, true), (3600, true), (3601, false)] {
+            let timeout = prost_types::Duration { seconds, nanos: 0 };
+            let found = wrong(&exec, |exec| exec.timeout = Some(timeout));
+            assert_eq!(found.as_deref(), (!good).then_some("timeout"), "{seconds}");
+        }
+        let changes: [(fn(&mut ExecRequest), _); 9] = [
+            (|exec| exec.stdin = vec![0; 1 << 20].into(), None),
+            (|exec| exec.stdin = vec![0; (1 << 20) + 1].into(), Some("stdin")),
+            (|exec| exec.cwd = "d".repeat(4095), None),
+            (|exec| exec.cwd = "d".repeat(4096), Some("cwd")),
+            (|exec| exec.argv.push("a\0".to_owned()), Some("argv[1]")),
+            (|exec| variable(exec, "A", "b=c"), None),
+            (|exec| variable(exec, "", "b"), Some("env")),
+            (|exec| variable(exec, "STEWARD_EXEC", "b"), Some("env")),
+            (|exec| variable(exec, "A", "b\0"), Some("env")),
+        ];
+        for (at, (change, field)) in changes.into_iter().enumerate() {
+            assert_eq!(wrong(&exec, change).as_deref(), field, "change {at}");
+        }
+        let write =
+            WriteFileRequest { sandbox_id: ID.to_owned(), path: "a".to_owned(), ..Default::default() };
+        let changes: [(fn(&mut WriteFileRequest), _); 6] = [
+            (|write| write.path.clear(), Some("path")),
+            (|write| write.path = "p".repeat(4096), Some("path")),
+            (|write| write.path = "a\0".to_owned(), Some("path")),
+            (|write| write.content = vec![0; (1 << 20) + 1].into(), Some("content")),
+            (|write| write.mode = 0o777, None),
+            (|write| write.mode = 0o1000, Some("mode")),
+        ];
+        for (at, (change, field)) in changes.into_iter().enumerate() {
+            assert_eq!(wrong(&write, change).as_deref(), field, "change {at}");
+        }
+    }
+
+    #[test]
+    fn problems_are_said_in_words() {
+        let second = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+        let token = CreateTokenRequest {
+            account_id: ID.to_owned(),
+            name: "a".to_owned(),
+            ttl: second(0),
+            ..Default::default()
+        };
+        let status = check(&token).unwrap_err();
+        assert_eq!(status.message(), "ttl must be positive and at most 3660 days");
+        let exec = ExecRequest {
+            sandbox_id: ID.to_owned(),
+            key: "a b".to_owned(),
+            argv: vec!["true".to_owned()],
+            timeout: second(3601),
+            ..Default::default()
+        };
+        let status = check(&exec).unwrap_err();
+        assert_eq!(
+            status.message(),
+            "key must be 1 to 128 of [A-Za-z0-9_.:/-]; timeout must be between 1 ms and 1 h"
+        );
     }
 
     #[test]
