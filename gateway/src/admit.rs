@@ -35,7 +35,8 @@ pub(crate) const JSON: &str = "application/json";
 #[derive(Debug, Clone)]
 pub(crate) struct Admission {
     tokens: Arc<dyn TokenResolver>,
-    /// For streams. The time in this cache plus the period of a stream's checks is at most `TOKEN_TTL`.
+    /// Resolves the tokens of streams. The time in this cache plus the period of a stream's checks is at most
+    /// `TOKEN_TTL`.
     fresh_tokens: Arc<dyn TokenResolver>,
     rate: RateLimiter,
     concurrency: Concurrency,
@@ -45,14 +46,14 @@ pub(crate) struct Admission {
 
 #[derive(Debug)]
 pub(crate) struct Admitted {
-    /// `None` if the method is public.
+    /// The caller; `None` if the method is public.
     pub(crate) caller: Option<(Principal, Credential)>,
     /// Counts the request until it is dropped.
     pub(crate) permit: RequestPermit,
 }
 
 impl Admission {
-    /// Resolves a token with `tokens` unless its principal is cached.
+    /// Builds the checks. They resolve a token with `tokens` unless its principal is cached.
     pub(crate) fn new(config: &Config, tokens: Arc<dyn TokenResolver>, rate: RateLimiter) -> Self {
         let cached = config.tokens.remembered;
         Self {

@@ -1,4 +1,4 @@
-//! The gateway's configuration. Every key, its default and its meaning: `config.default.toml`.
+//! The gateway's configuration. `config.default.toml` documents every key and its default.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -32,7 +32,7 @@ pub struct Config {
     pub process: ProcessConfig,
     pub telemetry: TelemetryConfig,
     pub identity: IdentityConfig,
-    /// By short name, such as "chat".
+    /// Addresses of the services by short name, such as "chat".
     pub peers: BTreeMap<String, PeerConfig>,
     pub connections: ConnectionsConfig,
     pub requests: RequestsConfig,
@@ -68,7 +68,7 @@ pub struct RequestsConfig {
     pub max_per_account: usize,
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
-    /// By full name of the method.
+    /// Timeouts of calls by full name of the method.
     pub timeouts: HashMap<String, Timeout>,
 }
 

@@ -1,8 +1,8 @@
 //! The HTTP edge: one generic HTTP API for every RPC of the contract.
 //!
 //! The gateway authenticates callers, limits them, turns HTTP/JSON into gRPC and back, and streams events. It
-//! stores nothing durable, and every business decision is a service's. Any number of gateways run side by
-//! side; they share only the rate limits in Redis, and run without it.
+//! stores nothing durable, and leaves every business decision to the services. Any number of gateways run
+//! side by side; they share only the rate limits in Redis, and run without it.
 //!
 //! | Module | Contents |
 //! |---|---|

@@ -9,7 +9,7 @@ fn meter() -> Meter {
     global::meter("steward")
 }
 
-/// Labels: method, route, status.
+/// Measures requests, with the labels method, route and status.
 pub(crate) fn request_duration() -> Histogram<f64> {
     meter()
         .f64_histogram("http.server.request.duration")
@@ -26,7 +26,7 @@ pub(crate) fn streams_open() -> UpDownCounter<i64> {
         .build()
 }
 
-/// Label `end`: `complete`, `problem`, `revoked`, `drain`, `gone`.
+/// Counts ended streams. The label `end` is `complete`, `problem`, `revoked`, `drain` or `gone`.
 pub(crate) fn streams_ended() -> Counter<u64> {
     meter()
         .u64_counter("gateway.streams.ended")

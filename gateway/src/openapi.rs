@@ -1,4 +1,5 @@
-//! OpenAPI 3.1, as a pure function of the [`Table`]: what is described is exactly what is served.
+//! Writes the OpenAPI 3.1 document as a pure function of the [`Table`], so it describes exactly the routes
+//! that are served.
 //!
 //! Descriptions are the contract's own comments. `gateway/openapi.json` is this document of the present
 //! contract, kept in the repository so that a review shows every change of the HTTP API; a test compares the
@@ -90,7 +91,7 @@ fn operation(route: &Route, binding: usize, comments: &Comments, schemas: &mut S
     let rpc = &route.rpc;
     let (service, name) = (rpc.parent_service().name().to_owned(), rpc.name());
     let mut operation = Map::new();
-    // One RPC may have several bindings; ids are unique.
+    // Adds a number, because one RPC may have several bindings and ids are unique.
     let suffix = if binding == 0 { String::new() } else { format!("_{}", binding + 1) };
     operation.insert("operationId".to_owned(), format!("{service}_{name}{suffix}").into());
     operation.insert("tags".to_owned(), json!([service]));
@@ -160,7 +161,7 @@ fn parameters(route: &Route, schemas: &mut Schemas<'_>) -> Vec<Value> {
     parameters
 }
 
-/// Every field that the query may fill, single messages entered.
+/// Returns every field that the query may fill, including the fields of single nested messages.
 fn query_parameters(route: &Route) -> Vec<FieldPath> {
     let mut found = Vec::new();
     if route.body == BodyRule::Whole {
@@ -180,7 +181,8 @@ fn query_parameters(route: &Route) -> Vec<FieldPath> {
             match field.kind().as_message() {
                 _ if taken => {}
                 _ if text::is_text(&field) && !field.is_map() => found.push(path),
-                // Deeper ones are served too; a message within itself has no end of them.
+                // Deeper fields are served too, but not listed, because a message within itself has no end of
+                // them.
                 Some(inner) if !field.is_list() && !field.is_map() && depth < 2 => {
                     open.push((name, inner.clone(), depth + 1));
                 }
@@ -198,7 +200,7 @@ fn body(route: &Route, schemas: &mut Schemas<'_>) -> Option<Value> {
         BodyRule::Whole => schemas.message_without(&route.rpc.input(), &route.variables),
         BodyRule::Field(field) => schemas.input(field),
     };
-    // A body can be left out if it needs no field beside those of the path.
+    // A body is optional if it needs no field besides the fields of the path.
     let by_path = |field: &FieldDescriptor| route.variables.iter().any(|v| v.fields().first() == Some(field));
     let required = match &route.body {
         BodyRule::None => false,

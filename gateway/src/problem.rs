@@ -1,8 +1,9 @@
 //! Error responses: RFC 9457 `application/problem+json`, one form for every error.
 //!
 //! `code` identifies the cause for programs, `retryable` says whether the same request may succeed later,
-//! `Retry-After` when (429 and 503 always have it), and `errors` lists the invalid fields. The text is one
-//! that a Steward service wrote for callers. The texts of transports, drivers and defects are only logged.
+//! `Retry-After` says after how many seconds (429 and 503 always have it), and `errors` lists the invalid
+//! fields. A caller reads only a text that a Steward service wrote for callers. The texts of transports,
+//! drivers and defects are only logged.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -64,7 +65,7 @@ struct Document<'a> {
 }
 
 impl Problem {
-    /// A problem with the status and retry advice of `kind`.
+    /// Builds a problem with the status and retry advice of `kind`.
     pub(crate) fn new(kind: ErrorKind, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         let row = kind.row();
         Self {
@@ -78,7 +79,7 @@ impl Problem {
         }
     }
 
-    /// A problem with a status that no error kind has. It is not retryable.
+    /// Builds a problem with a status that no error kind has. It is not retryable.
     pub(crate) fn http(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
@@ -91,7 +92,7 @@ impl Problem {
         }
     }
 
-    /// One invalid field; `detail` completes the sentence "`field` …".
+    /// Builds a problem of one invalid field; `detail` completes the sentence "`field` …".
     pub(crate) fn field(field: impl Into<String>, detail: impl Into<Cow<'static, str>>) -> Self {
         let (field, detail) = (field.into(), detail.into());
         let sentence = format!("{field} {detail}");
@@ -104,7 +105,7 @@ impl Problem {
         Self::new(ErrorKind::NotFound, "ROUTE_NOT_FOUND", "there is nothing at this path")
     }
 
-    /// `allowed` are the methods that the path serves.
+    /// Builds the problem of a method that the path does not serve; it serves `allowed`.
     pub(crate) fn method_not_allowed(allowed: &[Method]) -> Self {
         let allow = allowed.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
         let detail = format!("this path serves {allow}");
@@ -115,7 +116,8 @@ impl Problem {
         }
     }
 
-    /// A defect of Steward. The caller gets only the request id to report; the log has the cause.
+    /// Builds the problem of a defect of Steward. The caller gets only the request id to report; the log has
+    /// the cause.
     pub(crate) fn internal() -> Self {
         Self::new(ErrorKind::Internal, "INTERNAL", "something failed on our side; report the request id")
     }
@@ -130,7 +132,7 @@ impl Problem {
         self
     }
 
-    /// The body as one line of JSON.
+    /// Writes the body as one line of JSON.
     pub(crate) fn document(&self, request_id: &str) -> String {
         let document = Document {
             r#type: format!("{TYPE_PREFIX}{}", self.code),
@@ -147,14 +149,14 @@ impl Problem {
         serde_json::to_string(&document).unwrap_or_default()
     }
 
-    /// Whole seconds, rounded up: a retry before the time would only fail again.
+    /// Returns whole seconds, rounded up: a retry before the time would only fail again.
     fn retry_after_seconds(&self) -> Option<u64> {
         let must = matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
         let after = self.retry_after.or(must.then_some(DEFAULT_RETRY_AFTER))?;
         Some((after.as_secs() + u64::from(after.subsec_nanos() > 0)).max(1))
     }
 
-    /// The complete HTTP response.
+    /// Builds the complete HTTP response.
     pub(crate) fn into_answer(self, request_id: &str) -> Response {
         let body = self.document(request_id);
         let retry_after = self.retry_after_seconds().map(HeaderValue::from);
@@ -178,7 +180,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// The one place where a gRPC status becomes a problem.
+/// Turns a gRPC status into a problem; no other place does.
 impl From<Status> for Problem {
     fn from(status: Status) -> Self {
         let info = status.get_details_error_info().filter(|info| info.domain == error::DOMAIN);
@@ -221,7 +223,7 @@ impl Problem {
     }
 }
 
-/// The kind of error for the caller. `steward` says whether a Steward service made the status.
+/// Returns the kind of error for the caller. `steward` says whether a Steward service made the status.
 fn kind_of(status: &Status, steward: bool) -> ErrorKind {
     if steward {
         return ErrorKind::from_code(status.code());
@@ -230,7 +232,7 @@ fn kind_of(status: &Status, steward: bool) -> ErrorKind {
         return ErrorKind::DeadlineExceeded;
     }
     match status.code() {
-        // Made in this process from a transport error: the service's connection broke before or during the
+        // The transport made the status in this process: the service's connection broke before or during the
         // answer.
         Code::Unknown | Code::Internal | Code::Cancelled | Code::Unavailable
             if std::error::Error::source(status).is_some() =>

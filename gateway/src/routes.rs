@@ -9,8 +9,8 @@ use http::Method;
 
 use crate::problem::Problem;
 
-/// The answer to a method that a route here does not serve: unless a route sets its own answer, it serves
-/// only GET.
+/// Refuses a method that a route here does not serve. The answer names GET; a route that serves another
+/// method sets its own answer.
 pub(crate) async fn method_not_allowed() -> Response {
     Problem::method_not_allowed(&[Method::GET, Method::HEAD]).into_response()
 }

@@ -1,4 +1,4 @@
-//! Starts the gateway: the only place that wires and spawns.
+//! Starts the gateway; no other file builds its parts and spawns its tasks.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
@@ -59,7 +59,7 @@ pub struct Deps {
 }
 
 impl Deps {
-    /// The collaborators of a real process.
+    /// Returns the collaborators of a real process.
     #[must_use]
     pub fn real(metrics: Metrics) -> Self {
         Self { descriptors: steward_proto::DESCRIPTORS, clock: SystemClock::shared(), metrics, tokens: None }
@@ -86,7 +86,7 @@ impl Gateway {
     /// See [`start`].
     pub async fn build(config: Config, deps: Deps) -> Result<Self, StartError> {
         config.check()?;
-        // The ports first, so that a taken one is reported at once.
+        // Binds the ports first, so that a taken port is reported at once.
         let public = bind(config.listen).await?;
         let operators = bind(config.operator_listen).await?;
         let table = Table::decode(deps.descriptors).map_err(unservable)?;
@@ -112,19 +112,19 @@ impl Gateway {
         Ok(Self { config, public, operators, metrics: deps.metrics, table, admission, upstreams, a2a })
     }
 
-    /// The bound public address, with the real port where the configuration has port 0.
+    /// Returns the bound public address, with the real port where the configuration has port 0.
     ///
     /// # Errors
-    /// If the kernel does not return the address.
+    /// Fails if the kernel does not return the address.
     #[cfg(feature = "test-util")]
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.public.local_addr()
     }
 
-    /// The bound operator address.
+    /// Returns the bound operator address.
     ///
     /// # Errors
-    /// If the kernel does not return the address.
+    /// Fails if the kernel does not return the address.
     #[cfg(feature = "test-util")]
     pub fn operator_address(&self) -> std::io::Result<SocketAddr> {
         self.operators.local_addr()

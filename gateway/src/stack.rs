@@ -22,16 +22,16 @@ pub(crate) fn public(
     origins: &[Origin],
 ) -> Router {
     let router = Router::new()
-        // Health takes no credential.
+        // Serves health without a credential.
         .route("/healthz", get(routes::health::healthz))
         .route("/readyz", get(routes::health::readyz).with_state(readiness))
-        // The description of the API takes no credential either.
+        // Serves the description of the API, also without a credential.
         .route("/openapi.json", get(routes::openapi::serve).with_state(openapi))
-        // A2A, which registry-svc parses.
+        // Serves A2A, which registry-svc parses.
         .merge(a2a.map_or_else(Router::new, A2aRoute::into_router))
-        // A wrong method on one of the paths above.
+        // Refuses a wrong method on one of the paths above.
         .method_not_allowed_fallback(routes::method_not_allowed)
-        // Every other path: the contract's routes, or 404.
+        // Serves every other path: the contract's routes, or 404.
         .fallback(move |request| transcoder.clone().serve(request));
     layers(router, origins)
 }

@@ -46,7 +46,7 @@ pub(crate) enum Error {
     Clash { method: Method, template: String, first: String, second: String },
 }
 
-/// Path from a message to one of its fields, through nested messages.
+/// A path from a message to one of its fields, through nested messages.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct FieldPath(Vec<FieldDescriptor>);
 
@@ -101,8 +101,8 @@ impl Table {
         for rpc in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
             let unservable = |problem| Error::Unservable { rpc: rpc.full_name().to_owned(), problem };
             let auth = options.auth(&rpc).map_err(unservable)?;
-            // Required of every method, also without an HTTP binding: without the option nothing says who may
-            // call.
+            // Every method needs the option, also one without an HTTP binding: without it nothing says who
+            // may call.
             let auth = auth.ok_or_else(|| Error::AuthMissing { rpc: rpc.full_name().to_owned() })?;
             for binding in options.bindings(&rpc).map_err(unservable)? {
                 routes.push(Arc::new(route(&options, &rpc, auth.clone(), binding).map_err(unservable)?));
@@ -112,7 +112,7 @@ impl Table {
         Ok(Self { pool, routes, router })
     }
 
-    /// Every route, in the contract's order.
+    /// Returns every route, in the contract's order.
     pub(crate) fn routes(&self) -> &[Arc<Route>] {
         &self.routes
     }
@@ -144,7 +144,7 @@ impl Table {
         Ok(Some(Arc::new(route)))
     }
 
-    /// Short names of the services that the routes need.
+    /// Returns the short names of the services that the routes need.
     pub(crate) fn upstreams(&self) -> HashSet<&str> {
         self.routes.iter().map(|route| route.upstream.as_str()).collect()
     }
@@ -200,7 +200,7 @@ fn route(
     })
 }
 
-/// The field that a template's variable fills. It must be a scalar; it may be in a nested message.
+/// Finds the field that a template's variable fills. It must be a scalar; it may be in a nested message.
 fn variable(input: &MessageDescriptor, name: &str) -> Result<FieldPath, String> {
     let path =
         FieldPath::find(input, name).ok_or_else(|| format!("has no field {name} for its path variable"))?;
@@ -210,8 +210,8 @@ fn variable(input: &MessageDescriptor, name: &str) -> Result<FieldPath, String> 
 }
 
 impl FieldPath {
-    /// The field with a dotted name; each word is a contract name or a JSON name. A list or a map can only be
-    /// the last word.
+    /// Finds the field with a dotted name; each word is a contract name or a JSON name. A list or a map can
+    /// only be the last word.
     pub(crate) fn find(message: &MessageDescriptor, name: &str) -> Option<Self> {
         let mut fields: Vec<FieldDescriptor> = Vec::new();
         for word in name.split('.') {
@@ -229,7 +229,7 @@ impl FieldPath {
         Self(fields.to_vec())
     }
 
-    /// The fields, outermost first; at least one.
+    /// Returns the fields, outermost first; at least one.
     pub(crate) fn fields(&self) -> &[FieldDescriptor] {
         &self.0
     }
@@ -239,7 +239,7 @@ impl FieldPath {
         &self.0[self.0.len() - 1]
     }
 
-    /// The dotted JSON name, which callers over HTTP use.
+    /// Returns the dotted JSON name, which callers over HTTP use.
     pub(crate) fn json_name(&self) -> String {
         self.0.iter().map(FieldDescriptor::json_name).collect::<Vec<_>>().join(".")
     }
@@ -250,7 +250,8 @@ impl FieldPath {
     }
 }
 
-// The derived output would print every reachable descriptor, without end for a recursive message.
+// Writes only the path, because the derived output would print every reachable descriptor, without end for a
+// recursive message.
 impl fmt::Debug for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "FieldPath({})", self.json_name())

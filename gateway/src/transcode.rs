@@ -45,7 +45,7 @@ struct Inner {
 }
 
 impl Transcoder {
-    /// `drain` ends the streams.
+    /// Serves the routes of `table`; `drain` ends the streams.
     pub(crate) fn new(
         table: Table,
         admission: Admission,
@@ -65,7 +65,7 @@ impl Transcoder {
         };
         trace::set_route(matched.route);
         let route = MatchedRoute(matched.route.clone());
-        // The rate limit's headers: sent with every answer, also with a refusal.
+        // The rate limit's headers are sent with every answer, also with a refusal.
         let mut headers = HeaderMap::new();
         let answer = self.0.answer(matched, &parts, body, &mut headers).await;
         let mut response = answer.into_response();

@@ -17,13 +17,13 @@ use crate::{config::Config, problem::Problem};
 pub(crate) struct Concurrency {
     requests: Arc<Semaphore>,
     streams: Arc<Semaphore>,
-    /// One limit for short requests, one for long ones.
+    /// The limits of each account: one for short requests, one for long ones.
     requests_by_account: [CallerLimit; 2],
     streams_by_principal: CallerLimit,
 }
 
-/// Each class has a limit of its own, so that heartbeats are admitted while an account's agents wait for each
-/// other.
+/// A class of requests. Each class has its own limit, so that heartbeats are admitted while an account's
+/// agents wait for each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequestClass {
     /// Answered without waiting for anything.

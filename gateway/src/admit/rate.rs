@@ -50,7 +50,7 @@ pub(crate) struct RateLimiter {
     counted_locally: Counter<u64>,
 }
 
-/// Hash of a principal: Redis must not contain a tenant's id.
+/// Hash of a principal, because Redis must not contain a tenant's id.
 type Key = [u8; 32];
 
 impl RateLimiter {

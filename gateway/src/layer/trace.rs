@@ -11,7 +11,7 @@ pub(crate) async fn layer(request: Request, next: Next) -> Response {
     let id = request.extensions().get::<RequestId>().map(RequestId::as_str).unwrap_or_default();
     let span = tracing::info_span!(
         "http.server",
-        // Renamed once the route is known.
+        // The span is renamed once the route is known.
         otel.name = %request.method(),
         otel.kind = "server",
         otel.status_code = Empty,

@@ -1,4 +1,4 @@
-//! The contract's comments, by the thing they stand before.
+//! The contract's comments, each with the element that it describes.
 
 use std::collections::HashMap;
 
@@ -56,7 +56,7 @@ impl Comments {
     }
 }
 
-/// Lines become one text; empty lines part paragraphs.
+/// Joins lines to one text; empty lines separate paragraphs.
 fn flow(comment: &str) -> String {
     let paragraphs = comment.trim().split("\n\n");
     let joined = paragraphs.map(|paragraph| paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" "));

@@ -97,7 +97,7 @@ fn print_string(rules: &StringRules, required: bool, schema: &mut Value) {
     }
 }
 
-/// A regular expression that finds `text`.
+/// Returns a regular expression that finds `text`.
 fn escape(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_ascii_alphanumeric() { c.to_string() } else { format!("\\u{:04x}", u32::from(c)) })
@@ -111,7 +111,7 @@ fn durations(least: i128, most: Option<i128>) -> String {
     let mut whole = numbers(most);
     let mut forms = vec![format!("{most}(\\.0{{1,9}})?")];
     match (1..=9).find(|digits| least * 10_i128.pow(*digits) == SECOND) {
-        // Below a second, one of the first digits is not zero.
+        // Below a second, one of the first digits must not be zero.
         Some(digits) => forms.extend(
             (0..digits)
                 .map(|zeros| format!("0\\.{}[1-9][0-9]{{0,{}}}", "0".repeat(zeros as usize), 8 - zeros)),

@@ -8,10 +8,10 @@ use serde_json::{Map, Value, json};
 use super::{comments::Comments, rules};
 use crate::table::{self, FieldPath, Table};
 
-/// Schemas made so far, and those that are still owed.
+/// Schemas made so far, and names of schemas that must still be made.
 pub(super) struct Schemas<'c> {
     comments: &'c Comments,
-    /// Messages that a request may hold: their fields may all be left out.
+    /// Messages that a request may hold; all their fields are optional.
     in_requests: BTreeSet<String>,
     done: BTreeMap<String, Value>,
 }
@@ -29,19 +29,19 @@ impl<'c> Schemas<'c> {
         Value::Object(self.done.into_iter().collect())
     }
 
-    /// The comment of a field.
+    /// Describes a field by its comment.
     pub(super) fn describe(&self, field: &FieldDescriptor) -> String {
         self.comments.of_field(field)
     }
 
-    /// A message: a reference to its component, or the form of a well-known type.
+    /// Returns the schema of a message: a reference to its component, or the form of a well-known type.
     pub(super) fn message(&mut self, message: &MessageDescriptor) -> Value {
         if let Some(known) = well_known(message.full_name()) {
             return known;
         }
         let name = component(message.full_name());
         if !self.done.contains_key(&name) {
-            // First a place: a message may be within itself.
+            // Reserves a place first, because a message may contain itself.
             self.done.insert(name.clone(), Value::Null);
             let schema = self.message_without(message, &[]);
             self.done.insert(name.clone(), schema);
@@ -49,7 +49,7 @@ impl<'c> Schemas<'c> {
         json!({ "$ref": format!("#/components/schemas/{name}") })
     }
 
-    /// The fields of a message but those that the path fills.
+    /// Returns the fields of a message, without the ones that the path fills.
     pub(super) fn message_without(&mut self, message: &MessageDescriptor, taken: &[FieldPath]) -> Value {
         let of_request = self.in_requests.contains(message.full_name());
         let mut properties = Map::new();
@@ -91,7 +91,8 @@ impl<'c> Schemas<'c> {
         Value::Object(schema)
     }
 
-    /// The value of a field in a request: its rules included, and no enum value that means "not set".
+    /// Returns the schema of a field in a request, with its rules and without the enum value that means "not
+    /// set".
     pub(super) fn input(&mut self, field: &FieldDescriptor) -> Value {
         let mut schema = self.value(field);
         if let Kind::Enum(kind) = field.kind() {
@@ -102,7 +103,7 @@ impl<'c> Schemas<'c> {
         schema
     }
 
-    /// The value of a field, without its comment.
+    /// Returns the schema of a field, without its comment.
     pub(super) fn value(&mut self, field: &FieldDescriptor) -> Value {
         match field.kind() {
             Kind::Message(entry) if field.is_map() => {
@@ -141,7 +142,7 @@ impl<'c> Schemas<'c> {
         json!({ "$ref": format!("#/components/schemas/{name}") })
     }
 
-    /// The names of an enum's values, with what each means.
+    /// Describes the names of an enum's values, each with its meaning.
     fn values(&self, kind: &EnumDescriptor, shown: impl Fn(&EnumValueDescriptor) -> bool) -> Value {
         let mut description = self.comments.of_enum(kind);
         let mut names = Vec::new();
@@ -153,7 +154,7 @@ impl<'c> Schemas<'c> {
     }
 }
 
-/// Every package is Steward's own: "chat.v1.Turn" says enough.
+/// Drops the prefix of the package, because every package is Steward's own: "chat.v1.Turn" is enough.
 fn component(full_name: &str) -> String {
     full_name.strip_prefix("steward.").unwrap_or(full_name).to_owned()
 }
@@ -166,7 +167,7 @@ fn reach(message: &MessageDescriptor, reached: &mut BTreeSet<String>) {
     }
 }
 
-/// Types with a JSON form of their own.
+/// Returns the schema of a type with its own JSON form.
 fn well_known(name: &str) -> Option<Value> {
     Some(match name.strip_prefix("google.protobuf.")? {
         "Timestamp" => json!({ "type": "string", "format": "date-time" }),

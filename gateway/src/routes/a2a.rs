@@ -48,10 +48,10 @@ struct Inner {
 }
 
 impl A2aRoute {
-    /// `None` if the contract does not have the relay's method.
+    /// Returns `None` if the contract does not have the relay's method.
     ///
     /// # Errors
-    /// If the method cannot be served on this path.
+    /// Fails if the method cannot be served on this path.
     pub(crate) fn new(
         table: &Table,
         admission: &Admission,
@@ -114,7 +114,7 @@ impl Inner {
     }
 }
 
-/// The text of a header; empty if it is missing.
+/// Returns the text of a header; empty if it is missing.
 fn text(headers: &HeaderMap, name: &str) -> Result<String, Problem> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().map_or(Ok(""), HeaderValue::to_str);

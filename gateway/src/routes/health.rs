@@ -44,7 +44,7 @@ pub(crate) struct Readiness {
 
 #[derive(Debug, Default)]
 struct Services {
-    /// By name, whether the service passed its last check; empty before the first check.
+    /// Whether each service, by name, passed its last check; empty before the first check.
     serving: BTreeMap<String, bool>,
     /// Services that passed at least one check.
     answered: BTreeSet<String>,
@@ -95,7 +95,7 @@ impl Readiness {
 
 async fn check((name, peer): (String, Peer)) -> (String, bool) {
     let mut client = HealthClient::new(peer.acting_for(None).by(Deadline::after(TIMEOUT)));
-    // Without spans: the checks would outnumber all other traces.
+    // Makes no spans, because the checks would outnumber all other traces.
     let untraced = tracing::subscriber::NoSubscriber::new();
     let serving =
         match client.check(HealthCheckRequest { service: String::new() }).with_subscriber(untraced).await {
@@ -122,7 +122,7 @@ pub(crate) async fn readyz(State(readiness): State<Readiness>) -> Response {
     }
 }
 
-/// The routes of the operator port.
+/// Returns the routes of the operator port.
 pub(crate) fn operators(readiness: Readiness, metrics: Metrics) -> Router {
     Router::new()
         .route("/healthz", get(healthz))

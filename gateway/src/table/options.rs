@@ -83,7 +83,7 @@ impl Options {
         }
     }
 
-    /// A field's role in a stream of server-sent events.
+    /// Returns a field's role in a stream of server-sent events.
     pub(super) fn sse_role(&self, field: &FieldDescriptor) -> Option<SseRole> {
         let options = field.options();
         if !options.has_extension(&self.sse) {
@@ -98,13 +98,13 @@ impl Options {
     }
 }
 
-/// The rules of a field; none if the contract gives it none.
+/// Returns the rules of a field; none if the contract gives it none.
 pub(crate) fn rules(field: &FieldDescriptor) -> FieldRules {
     let extension = field.parent_pool().get_extension_by_name("buf.validate.field");
     extension.and_then(|extension| set(&field.options(), &extension)).unwrap_or_default()
 }
 
-/// Whether one of the fields of a oneof must be set.
+/// Returns whether one of the fields of a oneof must be set.
 pub(crate) fn is_required(oneof: &OneofDescriptor) -> bool {
     let extension = oneof.parent_pool().get_extension_by_name("buf.validate.oneof");
     let rules: Option<OneofRules> = extension.and_then(|extension| set(&oneof.options(), &extension));

@@ -42,10 +42,11 @@ impl SseFields {
     }
 }
 
-/// The request field that `Last-Event-ID` fills.
+/// Finds the request field that `Last-Event-ID` fills.
 pub(super) fn resume_field(options: &Options, rpc: &MethodDescriptor) -> Result<Option<FieldPath>, String> {
     let mut resume = None;
-    // A request may contain a stored event, with the roles of an answer's frame. They have no meaning here.
+    // A request may contain a stored event, with the roles of an answer's frame. In a request these roles
+    // have no meaning.
     for (role, path) in
         marked(options, &rpc.input()).into_iter().filter(|(role, _)| *role == SseRole::LastEventId)
     {
@@ -73,7 +74,7 @@ fn fill(
     }
 }
 
-/// Every field with a role, in the message and in nested messages outside lists and maps.
+/// Lists every field with a role, in the message and in nested messages outside lists and maps.
 fn marked(options: &Options, message: &MessageDescriptor) -> Vec<(SseRole, FieldPath)> {
     fn walk(
         options: &Options,

@@ -110,7 +110,7 @@ fn an_unsupported_contract_is_refused_at_start() {
 
 #[test]
 fn an_unsupported_part_of_the_http_rule_is_refused() {
-    // Google's own declaration: response_body = 12, in a message of the same name.
+    // Uses Google's own declaration: response_body = 12, in a message of the same name.
     let source = r#"syntax = "proto3";
         package steward.chat.probe;
         import "google/api/annotations.proto";
@@ -133,7 +133,7 @@ fn an_unsupported_part_of_the_http_rule_is_refused() {
     assert!(error.to_string().contains("response_body"), "{error}");
 }
 
-/// The RPC and the variables' values for a request, or the methods that its path allows.
+/// Returns the RPC and the variables' values for a request, or the methods that its path allows.
 fn find(table: &Table, method: &str, path: &str) -> Result<(String, Vec<String>), Vec<String>> {
     match table.find(&method.parse().unwrap(), path) {
         Ok(found) => {
@@ -160,7 +160,7 @@ fn requests_find_their_route() {
         ("GET", "/v1/probes/a:b", "Echo", vec!["a:b"]),
         ("GET", "/v1/probes/a:b:watch", "Watch", vec!["a:b"]),
         ("POST", "/v1/probes/a:watch", "Echo", vec!["a:watch"]),
-        // Not decoded: the encoded slash does not split the segment.
+        // The segment is not decoded, so the encoded slash does not split it.
         ("GET", "/v1/probes/a%2Fb", "Echo", vec!["a%2Fb"]),
         ("GET", "/v1/probes/a%3Awatch", "Echo", vec!["a%3Awatch"]),
         ("GET", "/v1/numbers/7/true/COLOR_RED", "EchoNumbers", vec!["7", "true", "COLOR_RED"]),

@@ -1,5 +1,5 @@
-//! Calls the service of a route with dynamic messages. Of the HTTP request's headers, only those that this
-//! file copies reach the service.
+//! Calls the service of a route with dynamic messages. It copies some headers of the HTTP request; no other
+//! header reaches the service.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -39,18 +39,18 @@ const MAX_IDEMPOTENCY_KEY: usize = 255;
 /// The services that the gateway calls.
 #[derive(Debug, Clone)]
 pub(crate) struct Upstreams {
-    /// By the service's short name.
+    /// The services by short name.
     peers: HashMap<String, Peer>,
     timeout: Duration,
-    /// By full name of the method.
+    /// Timeouts by full name of the method.
     timeouts: HashMap<String, Duration>,
     max_answer_bytes: usize,
 }
 
-/// Everything that a call carries besides its message.
+/// The parts of a call besides its message.
 #[derive(Debug)]
 pub(crate) struct Context {
-    /// `None` if the method is public.
+    /// The caller; `None` if the method is public.
     principal: Option<Principal>,
     deadline: Deadline,
     metadata: MetadataMap,
@@ -58,7 +58,7 @@ pub(crate) struct Context {
 
 impl Upstreams {
     /// # Errors
-    /// If the service of a route has no peer, or a timeout names a method without a route.
+    /// Fails if the service of a route has no peer, or if a timeout names a method without a route.
     pub(crate) fn new(
         table: &Table,
         peers: HashMap<String, Peer>,
@@ -176,9 +176,9 @@ async fn within<T>(
 pub(crate) fn problem_of(route: &Route, status: Status) -> Problem {
     let rpc = route.rpc.full_name();
     match status.code() {
-        // The gateway has authenticated the caller, so the service refused the gateway's own assertion. The
-        // exception: registry-svc knows that the token ended after the gateway cached it, such as an
-        // enrolment just used.
+        // The gateway has authenticated the caller, so the service refused the gateway's own assertion. There
+        // is one exception: registry-svc may know that the token ended after the gateway cached it, such as
+        // an enrolment that was just used.
         Code::Unauthenticated if reason_of(&status).as_deref() != Some(TOKEN_NOT_LIVE) => {
             tracing::error!(rpc.method = rpc, error = %status, "service refused the gateway's assertion");
             Problem::internal()
@@ -196,7 +196,7 @@ pub(crate) fn problem_of(route: &Route, status: Status) -> Problem {
     }
 }
 
-/// The caller's timeout: the shorter of `grpc-timeout` and `x-request-timeout`.
+/// Returns the caller's timeout, which is the shorter of `grpc-timeout` and `x-request-timeout`.
 fn requested_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let seconds = |text: &str| {
@@ -251,7 +251,7 @@ fn metadata(headers: &HeaderMap, request_id: &RequestId) -> Result<MetadataMap, 
     Ok(metadata)
 }
 
-/// The `Last-Event-ID` header; `None` if it is missing or empty.
+/// Reads the `Last-Event-ID` header; `None` if it is missing or empty.
 ///
 /// # Errors
 /// 400 if it is not UTF-8.

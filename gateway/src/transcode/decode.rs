@@ -50,7 +50,7 @@ fn body(route: &Route, body: &[u8]) -> Result<DynamicMessage, Problem> {
     match &route.body {
         BodyRule::None if body.is_empty() => Ok(DynamicMessage::new(message)),
         BodyRule::None => Err(Problem::field("body", "must be empty: this method takes none")),
-        // An empty body is a message without fields, for methods with only optional ones.
+        // Reads an empty body as a message without fields, for methods with only optional fields.
         BodyRule::Whole | BodyRule::Field(_) if body.is_empty() => Ok(DynamicMessage::new(message)),
         BodyRule::Whole => json::read(&message, body),
         BodyRule::Field(field) => json::read_field(field, body),
@@ -75,7 +75,7 @@ fn query(route: &Route, message: &mut DynamicMessage, query: &str) -> Result<(),
     Ok(())
 }
 
-/// The field that a query parameter fills.
+/// Finds the field that a query parameter fills.
 fn parameter(route: &Route, name: &str) -> Result<FieldPath, Problem> {
     let path = FieldPath::find(&route.rpc.input(), name)
         .filter(|path| text::is_text(path.leaf()))
@@ -102,7 +102,7 @@ fn resume(message: &mut DynamicMessage, path: &FieldPath, id: &str) -> Result<()
     }
 }
 
-/// The value at `path`, if it is set.
+/// Returns the value at `path`, if it is set.
 pub(super) fn get(message: &DynamicMessage, path: &FieldPath) -> Option<Value> {
     let (first, rest) = path.fields().split_first()?;
     let mut value = message.has_field(first).then(|| message.get_field(first).into_owned())?;

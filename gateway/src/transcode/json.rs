@@ -61,7 +61,7 @@ pub(super) fn write(message: &DynamicMessage) -> Result<Vec<u8>, serde_json::Err
     Ok(text)
 }
 
-/// The problem of a serde error at `path`.
+/// Builds the problem of a serde error at `path`.
 fn refuse(path: &str, error: &serde_json::Error) -> Problem {
     let mut complaint = complaint(error);
     if let Some((at, _)) = complaint.char_indices().nth(MAX_COMPLAINT) {
@@ -75,7 +75,7 @@ fn refuse(path: &str, error: &serde_json::Error) -> Problem {
     }
 }
 
-/// serde's text, changed to complete the sentence "`field` …".
+/// Changes serde's text so that it completes the sentence "`field` …".
 fn complaint(error: &serde_json::Error) -> String {
     let text = error.to_string();
     // Line and column help to find a syntax error. For a wrong value the field's path is enough.

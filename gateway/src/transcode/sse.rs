@@ -81,7 +81,7 @@ pub(super) async fn first(upstream: &mut Streaming<DynamicMessage>, wait: Durati
     }
 }
 
-/// The response with `first` and every later message.
+/// Builds the response with `first` and every later message.
 pub(super) fn answer(
     route: Arc<Route>,
     fields: SseFields,

@@ -85,7 +85,7 @@ async fn a_credential_that_cannot_be_checked_is_a_503() {
     let (status, _, document) = problem(gateway.get("/v1/sessions")).await;
     assert_eq!((status.as_u16(), document["retryable"].as_bool()), (503, Some(true)));
     assert!(!document.to_string().contains("10.0.0.9"), "{document}");
-    // An outage is not remembered.
+    // The gateway does not cache an outage.
     gateway.tokens.away(false);
     assert_eq!(gateway.get("/v1/sessions").send().await.unwrap().status(), 200);
 }

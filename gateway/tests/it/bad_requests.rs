@@ -232,7 +232,7 @@ async fn a_body_over_the_cap_is_refused_announced_or_not() {
     };
     assert_eq!(send(body(900).into()).send().await.unwrap().status(), 200);
     assert_eq!(problem(send(body(1000).into())).await.2["code"], "PAYLOAD_TOO_LARGE");
-    // Without a length, the limit is met while reading.
+    // Without a length, the gateway notices the limit while it reads.
     let chunks = futures::stream::repeat_with(|| Ok::<_, std::io::Error>("x".repeat(100)));
     let (status, _, document) = problem(send(reqwest::Body::wrap_stream(chunks))).await;
     assert_eq!((status.as_u16(), &document["code"]), (413, &serde_json::json!("PAYLOAD_TOO_LARGE")));
@@ -242,7 +242,7 @@ async fn a_body_over_the_cap_is_refused_announced_or_not() {
 #[tokio::test]
 async fn a_file_of_one_mebibyte_fits_into_the_default_cap() {
     let gateway = TestGateway::open(|_| async { one(&WriteFileResponse { exec: None }) }).await;
-    // Every three bytes are four characters.
+    // Base64 makes four characters of every three bytes.
     let content = "A".repeat(1024 * 1024 / 3 * 4 + 4);
     let answer = gateway
         .post("/v1/sandboxes/7/files:write", &serde_json::json!({ "path": "a", "content": content }))

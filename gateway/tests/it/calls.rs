@@ -1,4 +1,4 @@
-//! Unary calls: the request that reaches the service, the answer that comes back, and errors.
+//! Unary calls: the request at the service, its answer at the caller, and errors.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ async fn a_request_reaches_its_service_in_its_callers_name() {
     assert_eq!(call.path, "/steward.chat.v1.ChatService/CreateSession");
     let request: CreateSessionRequest = call.decode();
     assert_eq!((request.title.as_str(), request.input_policy), ("Möwe", 2));
-    // Asserted by the gateway for this service, without any part of the token.
+    // The gateway asserts the caller for this service, without any part of the token.
     let principal = call.principal.clone().unwrap();
     assert_eq!(principal.account_id, Some(account()));
     assert_eq!(call.header("x-request-id"), Some("req-7"));
@@ -63,7 +63,7 @@ async fn a_request_reaches_its_service_in_its_callers_name() {
     assert!(call.header("traceparent").unwrap().contains("0af7651916cd43dd8448eb211c80319c"));
     assert_eq!(call.header("tracestate"), Some("a=b"));
     assert!(call.header("grpc-timeout").is_some());
-    // A length is that of the message, not of the caller's JSON.
+    // The length belongs to the message, not to the caller's JSON.
     let length = (5 + request.encoded_len()).to_string();
     assert!(call.header("content-length").is_none_or(|stated| stated == length));
     for absent in ["authorization", "cookie", "x-other", "host"] {
@@ -155,7 +155,7 @@ async fn a_refusal_of_a_service_is_passed_on_with_its_reason() {
         ("race", 409, "ABORTED", true),
         ("denied", 403, "PERMISSION_DENIED", false),
         ("large", 413, "PAYLOAD_TOO_LARGE", false),
-        // The service refused the gateway's own assertion: not the caller's fault.
+        // The service refused the gateway's own assertion, which is not the caller's fault.
         ("assertion", 500, "INTERNAL", false),
         ("defect", 500, "INTERNAL", false),
         ("foreign", 500, "INTERNAL", false),

@@ -48,7 +48,7 @@ async fn a_head_that_does_not_come_closes_the_connection() {
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
         assert!((400..2000).contains(&took.as_millis()), "{took:?}");
     }
-    // A byte now and then does not extend the time limit.
+    // A byte from time to time does not extend the time limit.
     let drip: Vec<&str> = "GET / HTTP/1.1\r\nhost: x".split("").collect();
     let (_, took) = exchange(&gateway, &drip, Duration::from_millis(60)).await;
     assert!(took < Duration::from_secs(3), "{took:?}");
@@ -100,7 +100,7 @@ async fn a_client_too_many_waits_for_a_place() {
     let gateway =
         TestGateway::with(steward_proto::DESCRIPTORS, |config| config.connections.max = 1, echo).await;
     let first = TcpStream::connect(gateway.address).await.unwrap();
-    // It takes the only place, and sends nothing.
+    // The connection takes the only place, and sends nothing.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let (answer, ()) = tokio::join!(gateway.get("/v1/sessions").send(), async {
         tokio::time::sleep(Duration::from_millis(300)).await;

@@ -84,7 +84,7 @@ async fn without_redis_each_gateway_counts_alone() {
     assert_eq!(passed(&gateway, crate::test_gateway::TOKEN, 3).await, 3);
 
     proxy.refuse();
-    // The process's own bucket was full.
+    // The bucket of the process was full.
     let alone = passed(&gateway, crate::test_gateway::TOKEN, 8).await;
     assert!((5..=7).contains(&alone), "{alone}");
     let metrics = gateway
@@ -132,7 +132,7 @@ async fn more_requests_than_can_be_carried_are_shed() {
     };
     let (first, second, ()) = tokio::join!(slow(), slow(), third);
     assert_eq!((first.as_u16(), second.as_u16()), (504, 504));
-    // Their places are free again.
+    // The places of the ended requests are free again.
     assert_eq!(slow().await.as_u16(), 504);
 }
 

@@ -35,7 +35,7 @@ fn stream_of(events: impl Stream<Item = Result<Bytes, Status>> + Send + 'static)
     Ok(events.boxed())
 }
 
-/// Events, and no end.
+/// Sends these events and does not end the stream.
 fn then_silence(events: Vec<Result<Bytes, Status>>) -> Result<Answer, Status> {
     stream_of(stream::iter(events).chain(stream::pending()))
 }

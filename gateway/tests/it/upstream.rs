@@ -35,7 +35,7 @@ type Handler =
 pub(crate) struct Call {
     pub(crate) path: String,
     pub(crate) metadata: MetadataMap,
-    /// The caller asserted by the gateway, verified.
+    /// The caller that the gateway asserted, verified.
     pub(crate) principal: Option<Principal>,
     pub(crate) message: Bytes,
     /// Decreases the count of open calls when dropped.
@@ -144,7 +144,7 @@ impl Upstream {
         calls[0].clone()
     }
 
-    /// Calls that are not over: those that the handlers still hold.
+    /// Counts the calls that are not over: the calls that the handlers still hold.
     pub(crate) fn open_calls(&self) -> usize {
         // Each recorded call counts one.
         self.open.load(Ordering::SeqCst) - self.calls.lock().unwrap().len()

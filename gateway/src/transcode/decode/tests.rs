@@ -9,7 +9,7 @@ use crate::table::{Table, testing::probe};
 
 static TABLE: LazyLock<Table> = LazyLock::new(probe);
 
-/// The message that a request decodes to, or the invalid fields.
+/// Decodes a request to its message, or to the invalid fields.
 fn request(
     method: &str,
     uri: &str,

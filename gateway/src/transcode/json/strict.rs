@@ -11,7 +11,7 @@ use serde_path_to_error::Track;
 use super::refuse;
 use crate::{problem::Problem, table::field_named};
 
-/// 2^53: up to here a floating point number represents every integer exactly.
+/// 2^53, the limit up to which a floating point number represents every integer exactly.
 const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// Checks a whole JSON text against the shape of `message`.
@@ -66,7 +66,7 @@ impl<'de> DeserializeSeed<'de> for Shape {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         match self {
-            // Refused while the value is read, so that the path includes the name.
+            // The name is refused while the value is read, so that the path includes the name.
             Self::Refused(reason) => Err(D::Error::custom(reason)),
             shape => deserializer.deserialize_any(shape),
         }

@@ -57,7 +57,7 @@ fn json_outside_the_contract_is_refused_with_its_path() {
     let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
     let deep = format!(r#"{{"free": {{"a": {deep}}}}}"#);
     for (text, field) in [
-        // Not JSON, or more than one value.
+        // Texts that are not JSON, or hold more than one value.
         ("", "body"),
         ("{", "body"),
         ("{} {}", "body"),
@@ -67,12 +67,12 @@ fn json_outside_the_contract_is_refused_with_its_path() {
         (r#"{"text": "\ud800"}"#, "body"),
         (r#"{"text": NaN}"#, "body"),
         ("\u{feff}{}", "body"),
-        // A value of another kind.
+        // Values of another kind.
         ("[]", "body"),
         ("7", "body"),
         ("null", "body"),
         (r#""text""#, "body"),
-        // Names.
+        // Wrong names of fields.
         (r#"{"unknown": 1}"#, "unknown"),
         (r#"{"nested": {"unknown": 1}}"#, "nested.unknown"),
         (r#"{"list": [{}, {"unknown": 1}]}"#, "list[1].unknown"),
@@ -82,7 +82,7 @@ fn json_outside_the_contract_is_refused_with_its_path() {
         (r#"{"labels": {"a": "b", "a": "c"}}"#, "labels.a"),
         (r#"{"free": {"a": {"b": 1, "b": 2}}}"#, "free.a.b"),
         (r#"{"nested": {"text": "a", "inner": {"text": "a", "text": "a"}}}"#, "nested.inner.text"),
-        // Types.
+        // Wrong types of values.
         (r#"{"text": 7}"#, "text"),
         (r#"{"int32Value": "seven"}"#, "int32Value"),
         (r#"{"int32Value": 1.5}"#, "int32Value"),

@@ -14,7 +14,7 @@ use crate::{
 /// Name of the event that ends a failed stream.
 const PROBLEM_EVENT: &str = "problem";
 
-/// The frame of one message. An error is a defect of the service.
+/// Writes the frame of one message. An error is a defect of the service.
 pub(super) fn event(fields: &SseFields, message: &DynamicMessage) -> Result<Bytes, Cow<'static, str>> {
     let word = |path: &Option<FieldPath>| -> Result<String, Cow<'static, str>> {
         let value = path.as_ref().and_then(|path| get(message, path));
@@ -37,12 +37,12 @@ pub(super) fn event(fields: &SseFields, message: &DynamicMessage) -> Result<Byte
     Ok(frame(&id, &event, data))
 }
 
-/// The last frame of a failed stream. It has no id, so that a client resumes after its last event.
+/// Writes the last frame of a failed stream. It has no id, so that a client resumes after its last event.
 pub(super) fn problem(problem: &Problem, request_id: &str) -> Bytes {
     frame("", PROBLEM_EVENT, &problem.document(request_id))
 }
 
-/// A comment: clients ignore it, and proxies see traffic.
+/// Writes a comment: clients ignore it, and proxies see traffic.
 pub(super) fn comment(text: &str) -> Bytes {
     Bytes::from(format!(": {text}\n\n"))
 }
