@@ -22,7 +22,7 @@ pub(crate) const TOKEN_FILE: &str = "token";
 pub(crate) const ADMIN_TOKEN_FILE: &str = "admin-token";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Three times the longest silence of a stream: the gateway sends a comment after 15 s without an event.
+/// Maximum silence of a stream: three times the 15 s after which the gateway sends a comment.
 const READ_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// The plane to call, and the token to call it with.
@@ -99,7 +99,7 @@ impl Api {
         self.json(self.request(Method::DELETE, path)).await
     }
 
-    /// Opens a stream of events; it begins after the event `last_event_id`, or at the first one if that is
+    /// Opens a stream of events. It begins after the event `last_event_id`, or at the first event if that is
     /// empty.
     pub async fn events(&self, path: &str, last_event_id: &str) -> Result<Frames> {
         let mut request = self.request(Method::GET, path).header(ACCEPT, "text/event-stream");

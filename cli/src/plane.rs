@@ -39,7 +39,7 @@ impl Service {
     /// The services that have a gRPC API and a schema.
     pub const OWNERS: [Self; 4] = [Self::Registry, Self::Sandbox, Self::Chat, Self::Purge];
 
-    /// The short name: argument of `steward serve`, schema, key under `peers`.
+    /// Returns the short name: argument of `steward serve`, schema, key under `peers`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Gateway => "gateway",
@@ -50,7 +50,7 @@ impl Service {
         }
     }
 
-    /// The full name: `service.name` in telemetry, issuer and audience of assertions.
+    /// Returns the full name: `service.name` in telemetry, issuer and audience of assertions.
     pub const fn full_name(self) -> &'static str {
         match self {
             Self::Gateway => svc_core::wire::assertion::GATEWAY,
@@ -99,7 +99,7 @@ pub struct Process {
 /// The processes of a plane. Their configuration files exist.
 #[derive(Debug, Clone)]
 pub struct Plane {
-    /// In the order in which they are started.
+    /// The processes in the order in which they are started.
     pub processes: Vec<Process>,
     pub keys: Keys,
 }
@@ -151,13 +151,13 @@ impl Plane {
         Ok(plane)
     }
 
-    /// Base URLs of a service's replicas.
+    /// Returns the base URLs of a service's replicas.
     pub fn urls(&self, service: Service) -> Vec<String> {
         let replicas = self.processes.iter().filter(|process| process.service == service);
         replicas.map(|process| format!("http://{}", process.listen)).collect()
     }
 
-    /// Base URL of the public API; `None` if the plane has no gateway.
+    /// Returns the base URL of the public API; `None` if the plane has no gateway.
     pub fn url(&self) -> Option<String> {
         self.urls(Service::Gateway).into_iter().next()
     }
@@ -168,8 +168,8 @@ impl Plane {
 }
 
 impl Process {
-    /// Arguments of `steward` that run the process. With `until_stdin_closes` it stops when its standard
-    /// input closes.
+    /// Returns the arguments of `steward` that run the process. With `until_stdin_closes` it stops when its
+    /// standard input closes.
     pub fn arguments(&self, until_stdin_closes: bool) -> Vec<String> {
         let mut arguments = vec!["serve".to_owned(), self.service.name().to_owned()];
         arguments.extend(["--config".to_owned(), self.configuration.display().to_string()]);
@@ -185,7 +185,8 @@ impl Process {
     }
 }
 
-/// Directory for the files of a service. Its replicas share the directory, as they share the host.
+/// Returns the directory for the files of a service. Its replicas share the directory, as they share the
+/// host.
 fn state_directory(home: &Home, service: Service) -> Result<PathBuf> {
     home.directory(&Path::new("state").join(service.name()).display().to_string())
 }

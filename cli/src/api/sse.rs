@@ -79,7 +79,7 @@ impl Parser {
                 }
                 self.frame.data.push_str(value);
             }
-            // A comment, or a field that this version does not know.
+            // The line is a comment, or a field that this version does not know.
             _ => return None,
         }
         self.begun = true;

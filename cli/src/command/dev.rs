@@ -174,8 +174,8 @@ async fn live(
     }
 }
 
-/// Makes an account with a token, and an operator's token. Keeps those of an earlier start while they are
-/// valid.
+/// Makes an account with a token, and an operator's token. Keeps the tokens of an earlier start while they
+/// are valid.
 async fn ensure_tokens(home: &Home, database: &Database) -> Result<()> {
     let config = PgConfig::new(SecretString::from(database.run_url(Service::Registry)?));
     let pool = Pool::connect(&config).await?;
@@ -185,8 +185,8 @@ async fn ensure_tokens(home: &Home, database: &Database) -> Result<()> {
     let is_new = known.is_none_or(|known| known.expose_secret() != issued.secret.expose_secret());
     if is_new || !home.path(ADMIN_TOKEN_FILE).is_file() {
         // The database is new, so an operator's token of an older one is not valid either; or an earlier
-        // start ended between the two writes. The account's token is written last: if its file exists, both
-        // do.
+        // start ended between the two writes. The account's token is written last, so its file exists only if
+        // both exist.
         let admin = operator.create_admin_token("steward dev").await?;
         home.write_secret(ADMIN_TOKEN_FILE, admin.secret.expose_secret())?;
         home.write_secret(TOKEN_FILE, issued.secret.expose_secret())?;
@@ -195,12 +195,12 @@ async fn ensure_tokens(home: &Home, database: &Database) -> Result<()> {
     Ok(())
 }
 
-/// The image that the command line names, or the one that this checkout's script builds.
+/// Returns the image that the command line names, or the one that this checkout's script builds.
 async fn image(args: &Args, engine: &Engine, stages: Stages) -> Result<String> {
     if let Some(image) = &args.image {
         return Ok(image.clone());
     }
-    // Standard error stays the terminal's, so that progress shows; `Command::output` would capture it.
+    // Leaves standard error to the terminal, so that progress shows; `Command::output` would capture it.
     let build = Command::new("deploy/sandbox/build-image.sh")
         .env("DOCKER_HOST", engine.host())
         .stdout(std::process::Stdio::piped())

@@ -45,7 +45,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// The path, the answer's field, and the file with the default token.
+    /// Returns the path, the answer's field, and the file with the default token.
     fn endpoint(self, session: Option<&str>) -> Result<(String, &'static str, &'static str)> {
         let of_session = |noun: &str| match session {
             Some(session) => Ok(format!("/v1/sessions/{}/{noun}", escape(session))),
@@ -65,8 +65,8 @@ impl Kind {
     }
 }
 
-/// Prints pages until the end of the list or the limit. A filter that a list does not have is the API's
-/// error.
+/// Prints pages until the end of the list or the limit. If a list does not have a filter, the API refuses the
+/// request.
 pub(crate) async fn run(home: &Path, args: &Args) -> Result<ExitCode> {
     let (path, field, token_file) = args.kind.endpoint(args.session.as_deref())?;
     let api = Api::open(home, &args.target, token_file)?;

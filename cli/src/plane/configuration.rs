@@ -45,7 +45,7 @@ pub(super) fn of(
     Ok(table)
 }
 
-/// The keys of every process: addresses, identity, telemetry.
+/// Returns the keys of every process: addresses, identity, telemetry.
 fn shared(process: &Process, plane: &Plane, servers: &Servers) -> Table {
     let issuer = process.service.full_name();
     let listen = Table::from_iter([
@@ -74,7 +74,7 @@ fn gateway(plane: &Plane, servers: &Servers) -> Table {
     table
 }
 
-/// The keys of a service that owns a schema.
+/// Returns the keys of a service that owns a schema.
 fn owner(service: Service, plane: &Plane, servers: &Servers, state: &Path) -> Result<Table> {
     let mut table = match service {
         Service::Chat => peers(plane, &[Service::Sandbox, Service::Registry]),

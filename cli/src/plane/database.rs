@@ -24,7 +24,8 @@ pub struct Database {
 }
 
 impl Database {
-    /// The database `name` in the cluster at the URL `admin`; its roles have the password in that URL.
+    /// Returns the database `name` in the cluster at the URL `admin`; its roles have the password in that
+    /// URL.
     pub fn at(admin: &str, name: &str) -> Result<Self> {
         let admin: Url = admin.parse().with_context(|| format!("{DATABASE_URL} is not a URL"))?;
         let password =
@@ -68,17 +69,17 @@ impl Database {
         Ok(())
     }
 
-    /// URL with the role that `service` runs as.
+    /// Returns the URL with the role that `service` runs as.
     pub fn run_url(&self, service: Service) -> Result<String> {
         self.as_role(&run_role(service))
     }
 
-    /// URL with the role that owns and migrates the schema of `service`.
+    /// Returns the URL with the role that owns and migrates the schema of `service`.
     pub fn owner_url(&self, service: Service) -> Result<String> {
         self.as_role(&owner_role(service))
     }
 
-    /// URL with the administrator's role.
+    /// Returns the URL with the administrator's role.
     pub fn admin_url(&self) -> Result<String> {
         let mut url = self.admin.clone();
         url.set_path(&self.name);

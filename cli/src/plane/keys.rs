@@ -36,22 +36,22 @@ impl Keys {
         Ok(keys)
     }
 
-    /// Id of the issuer's key, as the trust file names it.
+    /// Returns the id of the issuer's key, as the trust file names it.
     pub fn id(issuer: &str) -> String {
         format!("{issuer}-1")
     }
 
-    /// File with the issuer's private key.
+    /// Returns the file with the issuer's private key.
     pub fn private(&self, issuer: &str) -> PathBuf {
         self.directory.join(format!("{issuer}.key"))
     }
 
-    /// File with the public key of every issuer.
+    /// Returns the file with the public key of every issuer.
     pub fn trust(&self) -> PathBuf {
         self.directory.join("trust.toml")
     }
 
-    /// Directory that contains every key.
+    /// Returns the directory that contains every key.
     pub fn directory(&self) -> &Path {
         &self.directory
     }

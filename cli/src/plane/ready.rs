@@ -11,7 +11,7 @@ use super::Plane;
 const TIMEOUT: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(100);
 
-/// An HTTP client for [`check`].
+/// Builds an HTTP client for [`check`].
 pub(crate) fn client() -> Result<Client> {
     Client::builder().timeout(TIMEOUT).build().context("make an HTTP client")
 }
@@ -39,7 +39,7 @@ impl Plane {
     }
 }
 
-/// Returns "ready", or as the error why the process is not.
+/// Returns "ready", or an error with the reason why the process is not.
 pub(crate) async fn check(http: &Client, operator_url: &str) -> Result<String, String> {
     let answer =
         http.get(format!("{operator_url}/readyz")).send().await.map_err(|_| "does not answer".to_owned())?;

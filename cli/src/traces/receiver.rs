@@ -30,7 +30,7 @@ use super::{Span, Traces};
 
 const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
-/// Stores exports. An error is answered to the exporter.
+/// Stores exports. The exporter gets the error, if there is one.
 pub trait Sink: Clone + Send + Sync + 'static {
     fn spans(&self, export: ExportTraceServiceRequest) -> Result<()>;
 
@@ -68,7 +68,7 @@ impl<S: Sink> Receiver<S> {
         Ok(Self { address: listener.local_addr()?, listener, sink })
     }
 
-    /// The endpoint, for an exporter's configuration.
+    /// Returns the endpoint, for an exporter's configuration.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }

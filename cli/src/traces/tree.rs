@@ -35,7 +35,8 @@ pub fn render(spans: &[Span]) -> String {
     text
 }
 
-/// The children of `parent`, latest first: the caller pushes them on a stack and pops the earliest first.
+/// Returns the children of `parent`, latest first: the caller pushes them on a stack and pops the earliest
+/// first.
 fn roots<'a>(children: &BTreeMap<&str, Vec<&'a Span>>, parent: &str) -> impl Iterator<Item = &'a Span> {
     let mut spans = children.get(parent).cloned().unwrap_or_default();
     spans.sort_by_key(|span| std::cmp::Reverse(span.start_ns));

@@ -122,12 +122,12 @@ fn socket_path(home: &Home) -> Result<PathBuf> {
 }
 
 impl Engine {
-    /// The engine at a `unix://` or `tcp://` address.
+    /// Returns the engine at a `unix://` or `tcp://` address.
     pub fn at(host: String) -> Self {
         Self { host }
     }
 
-    /// The address, in the form of `DOCKER_HOST`.
+    /// Returns the address, in the form of `DOCKER_HOST`.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -172,7 +172,7 @@ impl Engine {
     /// Returns the number of both.
     ///
     /// # Errors
-    /// If some are left after the last round.
+    /// Fails if some are left after the last round.
     pub async fn remove_installations(&self, selected: impl Fn(&str) -> bool) -> Result<usize> {
         let is_selected = |labels: &BTreeMap<String, String>| {
             labels.get(INSTALLATION_LABEL).is_some_and(|installation| selected(installation))
@@ -213,7 +213,8 @@ impl Engine {
             }
         };
         let (status, body) = timeout(TIMEOUT, answer).await.context("wait for the engine")??;
-        // 304: already stopped. 404 and 409 of a removal: already removed, or the removal is running.
+        // 304 says that the container is stopped already. 404 and 409 of a removal say that it is done or
+        // running.
         match (method, status) {
             (_, 200..=299 | 304) | ("POST" | "DELETE", 404) | ("DELETE", 409) => Ok(body),
             _ => bail!("the Docker engine answered {status} to {method} {path}: {}", body.trim()),

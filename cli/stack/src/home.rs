@@ -32,11 +32,11 @@ impl Home {
     /// Opens a home; makes the directory if it does not exist.
     ///
     /// # Errors
-    /// If another process has it open.
+    /// Fails if another process has it open.
     pub fn open(root: &Path) -> Result<Self> {
         fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
         let root = root.canonicalize().with_context(|| format!("find {}", root.display()))?;
-        // Postgres' user must be able to reach its data in the home, but not to list the home.
+        // The user of Postgres must be able to reach its data in the home, but not to list the home.
         fs::set_permissions(&root, fs::Permissions::from_mode(0o711))?;
         let lock = lock(&root.join("lock"))?;
         Ok(Self { root, _lock: lock })
@@ -81,7 +81,8 @@ impl Home {
                 chown(&path, Some(user.uid), Some(user.gid))?;
             }
             Err(error) => return Err(error).with_context(|| format!("inspect {}", path.display())),
-            // The name can be guessed, and every user can make a directory in /var/tmp.
+            // The directory must be ours: the name can be guessed, and every user can make a directory in
+            // /var/tmp.
             Ok(there)
                 if !there.is_dir() || there.uid() != user.uid || there.permissions().mode() & 0o077 != 0 =>
             {
@@ -92,7 +93,7 @@ impl Home {
         Ok(path)
     }
 
-    /// The recorded directories outside the home that contain its data.
+    /// Returns the recorded directories outside the home that contain its data.
     pub(crate) fn elsewhere(&self) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.root)? {
@@ -171,7 +172,7 @@ fn is_open(path: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// FNV-1a hash of a path, for names in `/var/tmp` that differ from checkout to checkout.
+/// Computes the FNV-1a hash of a path, for names in `/var/tmp` that differ from checkout to checkout.
 fn fingerprint(path: &Path) -> u64 {
     path.as_os_str()
         .as_encoded_bytes()

@@ -10,11 +10,11 @@ use std::{
 use anyhow::{Result, bail};
 use rand::RngExt;
 
-/// Below the range in which Linux chooses ports of outgoing connections (32768 and up), so that a server's
-/// port is still free when the server is started again.
+/// Ports below the range in which Linux chooses ports of outgoing connections (32768 and up), so that a
+/// server's port is still free when the server is started again.
 const PORTS: Range<u16> = 20_000..32_768;
 
-/// A free port for which `accept` returns true.
+/// Finds a free port for which `accept` returns true.
 pub(crate) fn free_port(accept: impl Fn(u16) -> bool) -> Result<u16> {
     let mut rng = rand::rng();
     for _ in 0..64 {
@@ -44,7 +44,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The process that listens on a TCP port; `None` also if it belongs to another user.
+/// Finds the process that listens on a TCP port; `None` also if it belongs to another user.
 pub fn holder(port: u16) -> Option<Holder> {
     let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
@@ -58,7 +58,7 @@ pub fn holder(port: u16) -> Option<Holder> {
     })
 }
 
-/// Inodes of the sockets that listen on `port`, from the text of `/proc/net/tcp`.
+/// Lists the inodes of the sockets that listen on `port`, from the text of `/proc/net/tcp`.
 fn listening(table: &str, port: u16) -> Vec<String> {
     const LISTEN: &str = "0A";
     let local = format!(":{port:04X}");

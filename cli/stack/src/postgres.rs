@@ -1,4 +1,5 @@
-//! A private Postgres: a cluster in the home, a port on the loopback address, a password, no Unix socket.
+//! A private Postgres: it has a cluster in the home, a port on the loopback address, a password and no Unix
+//! socket.
 //!
 //! Data stays between runs. `fsync` is on, so that crash tests here prove the same as in production.
 
@@ -20,7 +21,7 @@ use crate::{home::Home, process::Daemon, user::User};
 const MIN_MAJOR: u32 = 15;
 const SUPERUSER: &str = "postgres";
 
-/// Fast shutdown, then immediate shutdown, then SIGKILL.
+/// Signals for a fast shutdown, then an immediate shutdown, then SIGKILL.
 pub(crate) const STOP: &[(Signal, Duration)] = &[
     (Signal::INT, Duration::from_secs(20)),
     (Signal::QUIT, Duration::from_secs(5)),
@@ -116,8 +117,8 @@ fn accepts(binaries: &Path, port: u16) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Directory of the server's programs: of the version that made the data, or of the newest if there is no
-/// data.
+/// Finds the directory of the server's programs: of the version that made the data, or of the newest if there
+/// is no data.
 fn find(data: &Path) -> Result<PathBuf> {
     let wanted = fs::read_to_string(data.join("PG_VERSION")).ok().map(|version| version.trim().to_owned());
     let mut installed = installed()?;

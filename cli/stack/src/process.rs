@@ -57,8 +57,8 @@ impl Daemon {
     /// Waits until `ready` returns true.
     ///
     /// # Errors
-    /// If the server exits, or is not ready after the time `within`. The error ends with the last lines of
-    /// its log.
+    /// Fails if the server exits, or is not ready after the time `within`. The error ends with the last lines
+    /// of its log.
     pub(crate) async fn until_ready(
         &mut self,
         within: Duration,
@@ -147,7 +147,7 @@ pub fn forget(record: &Path) -> Result<()> {
     }
 }
 
-/// The recorded process; `None` if it has exited, also if its id is in use again.
+/// Returns the recorded process; `None` if it has exited, also if its id is in use again.
 fn recorded(record: &Path) -> Result<Option<Pid>> {
     let Some(text) = read_if_exists(record)? else { return Ok(None) };
     let mut fields = text.split_whitespace().map(str::parse::<u64>);
@@ -158,7 +158,7 @@ fn recorded(record: &Path) -> Result<Option<Pid>> {
     Ok((start_tick(pid) == Some(start)).then(|| Pid::from_raw(pid.cast_signed())).flatten())
 }
 
-/// Start time of a process in ticks since boot; `None` if it has exited.
+/// Returns the start time of a process in ticks since boot; `None` if it has exited.
 fn start_tick(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses. It may contain spaces, so fields are counted

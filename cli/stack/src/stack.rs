@@ -1,5 +1,5 @@
-//! Postgres, Redis and a Docker engine: the user's own where the environment names them, private ones
-//! otherwise. Private servers are stopped with the stack.
+//! Postgres, Redis and a Docker engine: the user's own servers where the environment names them, and private
+//! ones otherwise. Private servers are stopped with the stack.
 
 use std::{env, fs, time::Duration};
 
@@ -82,7 +82,7 @@ impl Stack {
         self.owned.iter().all(|(daemon, _)| daemon.name() != DOCKERD)
     }
 
-    /// Environment variables with the addresses of the servers.
+    /// Returns environment variables with the addresses of the servers.
     pub fn environment(&self) -> [(&'static str, &str); 3] {
         [
             (DATABASE_URL, &self.database_url),
@@ -98,7 +98,7 @@ impl Stack {
     }
 }
 
-/// One error of several, each on a line.
+/// Joins several errors to one, with each on a line.
 fn report<T>(errors: &[anyhow::Error]) -> Result<T> {
     bail!(errors.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("\n"))
 }

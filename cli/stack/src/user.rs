@@ -11,8 +11,8 @@ pub(crate) struct User {
 }
 
 impl User {
-    /// The first of `names` that exists, if this process is root. Otherwise `None`: servers run as the
-    /// caller's user.
+    /// Finds the first of `names` that exists, if this process is root. Otherwise returns `None`: servers
+    /// then run as the caller's user.
     pub(crate) fn for_servers(names: &[&str]) -> Result<Option<Self>> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! The development plane's sandboxes: how they are labelled, stopped and removed.
+//! Labels, stops and removes the sandboxes of the development plane.
 
 use std::fs;
 
@@ -8,7 +8,8 @@ use steward_stack::{Engine, Home, docker::INSTALLATION_LABEL, home::read_if_exis
 /// File with the addresses of the user's own engines on which sandboxes were made, one address a line.
 const ENGINES: &str = "engines";
 
-/// Label value of this home's sandboxes. It tells them from those of other homes on the same engine.
+/// Returns the label value of this home's sandboxes. It tells them from the sandboxes of other homes on the
+/// same engine.
 pub(crate) fn installation(home: &Home) -> Result<String> {
     Ok(format!("dev-{}", home.secret("installation")?.get(..12).unwrap_or_default()))
 }
@@ -37,8 +38,8 @@ pub(crate) async fn stop(home: &Home, engine: &Engine) -> Result<()> {
 /// Removes the sandboxes and their volumes from every recorded engine, and returns the number of both.
 ///
 /// # Errors
-/// If an engine does not answer. The caller must keep the home then: only the home records what is left
-/// there.
+/// Fails if an engine does not answer. The caller must then keep the home, because only the home records the
+/// sandboxes that are left there.
 pub(crate) async fn remove(home: &Home) -> Result<usize> {
     let mut removed = 0;
     for host in recorded(home)? {

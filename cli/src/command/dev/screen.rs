@@ -44,7 +44,7 @@ fn curl(url: &str, token: &Path) -> String {
     )
 }
 
-/// The path relative to the working directory, if it is below it.
+/// Returns the path relative to the working directory, if it is below it.
 fn near(path: &Path) -> PathBuf {
     let here = env::current_dir().ok();
     here.and_then(|here| path.strip_prefix(here).map(Path::to_owned).ok()).unwrap_or_else(|| path.to_owned())

@@ -31,7 +31,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Exit code of a process that refuses its configuration: starting it again would change nothing.
+/// Exit code of a process that refuses its configuration, for which another start would change nothing.
 const BAD_CONFIGURATION: i32 = 64;
 
 const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
@@ -177,7 +177,8 @@ impl Keeper {
         loop {
             let started = Instant::now();
             let mut child = self.start()?;
-            // Held open until the child has exited: the child stops by itself when the pipe closes.
+            // Holds the pipe open until the child has exited, because the child stops by itself when it
+            // closes.
             let stdin = child.stdin.take();
             let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
             let mut watch = std::pin::pin!(self.watch(child));
