@@ -41,10 +41,10 @@ const NOT_STARTED: i32 = 126;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Command {
-    /// Looked up in the PATH of `env`.
+    /// The program, looked up in the PATH of `env`.
     pub(crate) program: String,
     pub(crate) arguments: Vec<String>,
-    /// Nothing of the guest's own environment is added.
+    /// The environment; no variable of the guest is added.
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) cwd: PathBuf,
     pub(crate) stdin: Bytes,
@@ -78,7 +78,8 @@ pub(crate) async fn run(command: Command, canceled: &CancellationToken, tasks: &
     let (stdout, stderr) = (stdout.ended().await, stderr.ended().await);
     let exit_code = match status {
         Ok(status) => exit_code(status),
-        // Not expected for a child of this process. The command ran, but its exit code is unknown.
+        // The error is not expected for a child of this process. The command ran, but its exit code is
+        // unknown.
         Err(error) => {
             return Outcome {
                 stdout,
@@ -89,7 +90,8 @@ pub(crate) async fn run(command: Command, canceled: &CancellationToken, tasks: &
     Outcome { exit_code, stdout, stderr, timed_out, duration: started.elapsed() }
 }
 
-/// Contains the guest's process id: without containers, several guests see the same `/proc`.
+/// Returns the next mark. It contains the guest's process id, because guests without containers see the same
+/// `/proc`.
 fn next_mark() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     format!("{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
@@ -126,8 +128,8 @@ fn start(command: &Command, mark: &str) -> io::Result<Spawned> {
     Ok((child, stdout, stderr))
 }
 
-/// A pipe that this process reads without blocking: `Child`'s own streams offer no read that tells "empty
-/// now" from "closed" without waiting.
+/// Makes a pipe that this process reads without blocking. `Child`'s own streams have no read that tells
+/// "empty now" from "closed" without waiting.
 fn pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
     let (reader, writer) = io::pipe()?;
     Ok((pipe::Receiver::from_owned_fd(reader.into())?, writer.into()))
@@ -170,14 +172,14 @@ fn capture(pipe: pipe::Receiver, limit: usize, tasks: &TaskTracker) -> Capture {
 impl Capture {
     /// Tells the reader that the command has exited, and returns the output.
     async fn ended(self) -> Output {
-        // Fails if the reader already found the end of the stream; then the output is waiting.
+        // The send fails if the reader already found the end of the stream; then the output is waiting.
         let _ = self.ended.send(());
         self.output.await.unwrap_or_default()
     }
 }
 
-/// Reads until the command exits or the pipe is closed, sends the output, then discards what background
-/// processes write.
+/// Reads until the command exits or the pipe is closed, sends the output, then discards the output of
+/// background processes.
 async fn read(
     mut pipe: pipe::Receiver,
     limit: usize,
@@ -204,8 +206,8 @@ async fn read(
     while open && matches!(pipe.read(&mut chunk).await, Ok(1..)) {}
 }
 
-/// Reads what the exited command left in the pipe, until the pipe is empty. Calls `read` directly: the
-/// runtime may not have learned yet that the pipe is readable.
+/// Reads the bytes that the exited command left in the pipe, until the pipe is empty. It calls `read`
+/// directly, because the runtime may not have learned yet that the pipe is readable.
 fn drain(pipe: &pipe::Receiver, kept: &mut BoundedOutput, chunk: &mut [u8]) {
     let mut drained = 0;
     while drained < PIPE_BYTES {

@@ -88,7 +88,7 @@ pub(crate) enum Kind {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// Bytes that are not UTF-8 are replaced.
+    /// The name; bytes that are not UTF-8 are replaced.
     pub(crate) name: String,
     pub(crate) kind: Kind,
     pub(crate) size_bytes: i64,
@@ -109,20 +109,20 @@ pub(crate) struct Located {
 }
 
 impl Roots {
-    /// The roots of a sandbox: the workspace, and two directories that may only be read.
+    /// Returns the roots of a sandbox: the workspace, and two directories that may only be read.
     #[must_use]
     pub fn standard() -> Self {
         Self([WORKSPACE, "/tmp", "/home/user"].map(|path| (path.into(), path.into())).into())
     }
 
-    /// The standard roots under `base` instead of `/`.
+    /// Returns the standard roots under `base` instead of `/`.
     #[must_use]
     pub fn under(base: &Path) -> Self {
         let moved = |path: PathBuf| base.join(path.strip_prefix("/").unwrap_or(&path));
         Self(Self::standard().0.into_iter().map(|(public, _)| (public.clone(), moved(public))).collect())
     }
 
-    /// Real path of the workspace.
+    /// Returns the real path of the workspace.
     pub(crate) fn workspace(&self) -> &Path {
         self.0.first().map_or(Path::new(WORKSPACE), |(_, real)| real)
     }
@@ -192,7 +192,7 @@ impl Located {
         let (parent, Some(name)) = self.parent(enter)? else {
             return Err(Error::WrongKind("is a directory"));
         };
-        // Non-blocking: opening a named pipe would otherwise wait for a writer.
+        // Opens without blocking, because opening a named pipe would otherwise wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&parent, name, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&file)?;
@@ -216,7 +216,7 @@ impl Located {
     /// Checks, without changing anything, that a file can be written here.
     ///
     /// # Errors
-    /// If a directory has its name, or if a component above is not a directory or not accessible.
+    /// Fails if a directory has its name, or if a component above is not a directory or not accessible.
     pub(crate) fn check_free(&self) -> Result<(), Error> {
         let (parent, name) = match self.parent(enter) {
             // The write makes missing parents.
@@ -260,7 +260,7 @@ impl Located {
             }
             let stat = match rustix::fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
-                // Removed since the directory was read.
+                // The entry was removed since the directory was read.
                 Err(Errno::NOENT) => continue,
                 Err(errno) => return Err(errno.into()),
             };
@@ -312,7 +312,7 @@ impl<'a> Temporary<'a> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         loop {
-            // A command may have made a file of this name; then the next number is tried.
+            // A command may have made a file with this name; then the next number is tried.
             let name = format!(".steward-{}-{}", std::process::id(), NEXT.fetch_add(1, Atomic::Relaxed));
             match rustix::fs::openat(parent, &name, flags, Mode::from_raw_mode(0o600)) {
                 Ok(file) => return Ok(Self { parent, name, file: file.into(), renamed: false }),

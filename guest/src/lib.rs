@@ -51,7 +51,7 @@ pub struct Config {
 /// Serves until `stop` completes.
 ///
 /// # Errors
-/// If the socket cannot be opened, or the server fails.
+/// Fails if the socket cannot be opened, or the server fails.
 pub async fn serve(config: Config, stop: impl Future<Output = ()>) -> io::Result<()> {
     let listener = listen(&config.run_dir)?;
     let records = Records::new(config.limits);

@@ -32,7 +32,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// A call that ended with `exit_code` and one line on standard error.
+    /// Builds the outcome of a call that ended with `exit_code` and one line on standard error.
     pub(crate) fn failure(exit_code: i32, problem: &str) -> Self {
         let stderr = Output { bytes: format!("steward-guest: {problem}\n").into(), truncated: false };
         Self { exit_code, stderr, ..Self::default() }
@@ -133,7 +133,7 @@ impl Records {
         Self { table: Arc::default(), limits }
     }
 
-    /// Marks an unknown `key` as running; returns the state of a known one.
+    /// Marks an unknown `key` as running; returns the state of a known key.
     ///
     /// # Errors
     /// If the table is full or too many calls run.

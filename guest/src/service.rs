@@ -40,7 +40,7 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// `instance` identifies this start of the guest.
+    /// Builds the service; `instance` identifies this start of the guest.
     pub(crate) fn new(
         sandbox_id: String,
         generation: i64,
@@ -54,7 +54,7 @@ impl Guest {
     }
 
     fn check_instance(&self, instance: &str) -> Result<(), Status> {
-        // The caller relies on records that this instance does not have.
+        // The caller relies on records of another instance, which this one does not have.
         if !instance.is_empty() && instance != self.instance {
             return Err(Status::aborted("this is another instance"));
         }
@@ -216,7 +216,8 @@ impl GuestService for Guest {
     }
 }
 
-/// Environment of every command: three variables that Docker set for the container, no other of the guest's.
+/// Returns the environment of every command: three variables that Docker set for the container, and no other
+/// variable of the guest.
 fn inherited() -> BTreeMap<String, String> {
     ["PATH", "HOME", "LANG"]
         .into_iter()
@@ -239,7 +240,7 @@ fn check_env(env: &BTreeMap<String, String>) -> Result<(), Status> {
     }
 }
 
-/// The record of `key`; a running call is waited for until `until`, or until it ends.
+/// Returns the record of `key`; waits for a running call until `until`, or until it ends.
 async fn record(key: &str, state: KeyState, until: Option<Instant>) -> Record {
     let record = Record { key: key.to_owned(), ..Record::default() };
     match state {

@@ -240,7 +240,7 @@ async fn a_write_with_an_obstacle_is_refused_and_uses_no_key() {
     assert_eq!((refused.code(), refused.message()), (Code::FailedPrecondition, "not a directory"));
     let record = client.write_file(write("below")).await.unwrap().into_inner().record.unwrap();
     assert_eq!((record.state(), record.exit_code), (RecordState::Finished, 0));
-    // The record stays, also when a directory later takes the file's place.
+    // The record stays, also when a directory later replaces the file.
     fs::remove_file(place.workspace("below")).unwrap();
     fs::create_dir(place.workspace("below")).unwrap();
     let again = client.write_file(write("below")).await.unwrap().into_inner().record.unwrap();
