@@ -1,13 +1,13 @@
-//! The delay that Steward adds to a model's stream: 200 clients watch 200 turns on a plane of real processes;
-//! for the baseline, 200 clients read the same upstream through a bare proxy that stores nothing.
+//! Measures the delay that Steward adds to a model's stream. 200 clients watch 200 turns on a plane of real
+//! processes; for the baseline, 200 clients read the same upstream through a bare proxy that stores nothing.
 //!
 //! The upstream speaks the real wire format and writes the time of sending into every chunk, so that the
 //! receiver knows each chunk's age. No stream sends before all are open, and the first and last chunks of a
 //! stream do not count: this measures 200 streams in progress, not 200 that begin or end together. The
 //! benchmark compares the 99th percentiles of a round. A chunk through the plane is committed before it is
 //! shown, so the plane is allowed one commit and 2 ms more. The time of a commit is measured in the same
-//! round by an independent client that inserts single rows at its own times. The processor time of an event
-//! in the gateway and chat-svc is printed below.
+//! round by an independent client that inserts single rows at its own times. The benchmark also prints the
+//! processor time that an event costs in the gateway and chat-svc.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark talks to a person and may fail")]
 
@@ -33,16 +33,16 @@ use tokio::{net::TcpListener, sync::Barrier, task::JoinSet};
 const STREAMS: usize = 200;
 /// Chunks of a stream that are measured.
 const CHUNKS: u32 = 60;
-/// Chunks before and after them that are not measured.
+/// Chunks at the beginning and at the end of a stream, each time as many, that are not measured.
 const AROUND: u32 = 10;
-/// Time between two chunks of one stream: ten a second, 2,000 over all streams. The machine also runs the
-/// upstream, the clients and the servers; a rate that fills its processors would measure their queue, not the
-/// plane.
+/// Time between two chunks of one stream. It makes ten chunks a second, 2,000 over all streams. The machine
+/// also runs the upstream, the clients and the servers; a rate that fills its processors would measure their
+/// queue, not the plane.
 const PACE: Duration = Duration::from_millis(100);
 const ALLOWANCE: Duration = Duration::from_millis(2);
 /// Commits a second that the bare client begins, even if the last one has not ended.
 const COMMITS: u32 = 200;
-/// Precedes the time at which a chunk was sent, in microseconds since [`START`].
+/// Byte before the time at which a chunk was sent, in microseconds since [`START`].
 const MARK: u8 = b'@';
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -132,8 +132,8 @@ impl Reading {
     }
 }
 
-/// Ages of single rows at their commit, in seconds, while the counted chunks are sent. Each row has its own
-/// due time: the wait for the row before it counts, as it does for a chunk.
+/// Measures the ages of single rows at their commit, in seconds, while the counted chunks are sent. Each row
+/// has its own due time, so the wait for the row before it counts, as it does for a chunk.
 async fn commit_rows(mut db: PgConnection) -> Vec<f64> {
     sqlx::raw_sql("CREATE TABLE IF NOT EXISTS bare_commits (content text)").execute(&mut db).await.unwrap();
     ALL_OPEN.wait().await;
@@ -143,7 +143,7 @@ async fn commit_rows(mut db: PgConnection) -> Vec<f64> {
     let end = due + counted;
     let mut ages = Vec::new();
     while due < end {
-        // Random, so that it is not in step with the chunks.
+        // The time is random, so that it is not in step with the chunks.
         let this = due + period.mul_f64(rand::random::<f64>());
         tokio::time::sleep_until(this).await;
         sqlx::query("INSERT INTO bare_commits VALUES ('a token')").execute(&mut db).await.unwrap();
@@ -208,7 +208,7 @@ fn now() -> u128 {
     START.elapsed().as_micros()
 }
 
-/// Ages of the chunks, in seconds.
+/// Measures the ages of the chunks, in seconds.
 async fn through_the_plane(tenant: &Tenant) -> Vec<f64> {
     let client = Client::new();
     let mut turns = JoinSet::new();

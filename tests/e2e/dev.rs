@@ -137,7 +137,7 @@ fn steward(home: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
     command.args(arguments).env("STEWARD_HOME", home).env("STEWARD_GUEST", guest());
     command.env("STEWARD_IMAGE", image(&std::env::var("DOCKER_HOST").unwrap_or_default()));
-    // It starts its own servers, even if this run of the suites has some.
+    // `steward dev` starts its own servers, even if this run of the suites has some.
     for variable in
         ["STEWARD_DATABASE_URL", "STEWARD_REDIS_URL", "STEWARD_URL", "STEWARD_TOKEN", "STEWARD_STARTED"]
     {
@@ -189,7 +189,7 @@ async fn dev_starts_a_plane_that_heals_and_stops_completely() {
     let (well, answer) = again.run(&["chat", "say still there"]).await;
     assert!(well && answer.contains("still there"), "{answer}");
     assert!(again.interrupt().await.contains("data stays in"));
-    // The engine may be the machine's own: sandboxes would stay on it.
+    // The engine may be the machine's own, so sandboxes would stay on it.
     let output = steward(&home, &["clean"]).output().await.unwrap();
     assert!(output.status.success(), "{output:?}");
 }

@@ -1,8 +1,8 @@
-//! Erased means verified: a tenant's text is found in each place that holds it before an erasure, and in no
-//! place afterwards.
+//! Tests that an erasure is complete: a tenant's text is found in each place that holds it before an erasure,
+//! and in no place afterwards.
 //!
 //! The search itself is tested first ([`suite_tests::residue`]): it must find a text planted in each kind of
-//! place, also in those that by design never hold one, such as logs, traces, Redis and images.
+//! place, also in the places that by design never hold one, such as logs, traces, Redis and images.
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
@@ -102,7 +102,7 @@ async fn the_search_finds_a_text_planted_in_each_kind_of_place() {
 
     let client = redis::Client::open(cluster.redis_url.as_str()).unwrap();
     let mut redis = client.get_multiplexed_async_connection().await.unwrap();
-    // Long and repetitive, so that Redis would compress it.
+    // The text is long and repetitive, so that Redis would compress it.
     let long = format!("{}{planted}", "x".repeat(2000));
     let mut pipeline = redis::pipe();
     pipeline.set("scratch-text", &long).hset("scratch-hash", "field", &planted);
@@ -116,7 +116,8 @@ async fn the_search_finds_a_text_planted_in_each_kind_of_place() {
     }
     fs::write(cluster.home().join("logs").join(&planted), "").unwrap();
 
-    // A separate installation: this plane would remove a container of its own installation that has no row.
+    // Uses a separate installation, because this plane would remove a container of its own installation that
+    // has no row.
     let docker = Engine { host: cluster.engine.host().to_owned() };
     let scratch = format!("{}-scratch", cluster.installation());
     let label = format!("steward.installation={scratch}");
@@ -190,7 +191,7 @@ async fn a_purged_session_is_gone_and_its_receipt_names_the_readers() {
     let turn = tenant.api.post_once(&turns, &json!({"input": format!("say {body}")}), &key).await.unwrap();
     tenant.watch(turn["turn"]["turnId"].as_str().unwrap(), "").await.assert_whole();
 
-    // A call that still runs, with a secret in its environment and one in memory.
+    // Starts a call that still runs, with a secret in its environment and one in memory.
     let sandbox = sandbox_of(&tenant, &session).await;
     let command = format!("echo {memory} > /tmp/secret; exec sleep 600");
     let request = json!({
@@ -264,7 +265,7 @@ async fn a_turn_and_an_upload_in_flight_leave_nothing() {
     tenant.say(&session, "run true").await.assert_whole();
     let sandbox = sandbox_of(&tenant, &session).await;
 
-    // Long uploads, one after the other, until one is refused.
+    // Starts long uploads, one after the other, until one is refused.
     let mut uploads = JoinSet::new();
     for writer in 0..4 {
         let (api, path) = (tenant.api.clone(), format!("/v1/sandboxes/{sandbox}/files:write"));
@@ -280,7 +281,7 @@ async fn a_turn_and_an_upload_in_flight_leave_nothing() {
             }
         });
     }
-    // A turn with a tool that writes without end, and a turn queued behind it.
+    // Starts a turn with a tool that writes without end, and queues a turn behind it.
     let running = tenant
         .begin(&session, &format!("run while true; do echo {shell} | tee -a loop.txt; sleep 0.01; done"))
         .await;

@@ -10,7 +10,7 @@ use std::{
 
 use suite_tests::cluster::{Cluster, program, repository};
 
-/// Printed between commands; no command prints it.
+/// Text printed between commands; no command prints it.
 const MARK: &str = "-- end of command --";
 
 #[derive(Debug, PartialEq, Eq)]

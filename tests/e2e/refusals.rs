@@ -153,7 +153,8 @@ impl Scene {
         request.header(header::CONTENT_TYPE, "application/json").body(body.to_owned())
     }
 
-    /// Replaces a sandbox's socket with a link to a socket of the host; counts the connections to that one.
+    /// Replaces a sandbox's socket with a link to a socket of the host, and counts the connections to the
+    /// socket of the host.
     async fn usurp(&self) -> Arc<AtomicUsize> {
         let mut db = PgConnection::connect(&self.cluster.database.admin_url().unwrap()).await.unwrap();
         let query = "SELECT container_run_dir FROM sandbox.sandboxes WHERE id = $1::text::uuid";
@@ -239,7 +240,8 @@ async fn defect(response: Response, case: &Case) -> Option<String> {
 #[tokio::test]
 async fn a_bad_request_learns_its_fault_and_leaves_nothing() {
     let scene = Scene::set().await;
-    // No call may have reached the guest of this one before: an open connection would survive the link.
+    // No call may have reached the guest of this sandbox before, because an open connection would still work
+    // after the link.
     let connections = scene.usurp().await;
     let cases = scene.cases();
     assert!(cases.len() >= 40, "{}", cases.len());

@@ -7,7 +7,7 @@ use steward::{api::Api, plane::Service};
 use suite_tests::{actors::Tenant, cluster::Cluster, eventually::eventually};
 use tokio::task::JoinSet;
 
-/// Enough that each of two workers gets some.
+/// Number of turns, so large that each of two workers gets some.
 const TURNS: usize = 8;
 
 async fn doubled() -> Cluster {
@@ -46,7 +46,7 @@ async fn two_replicas_of_each_service_survive_the_loss_of_one() {
     }
     let sessions: BTreeSet<String> = turns.join_all().await.into_iter().collect();
     assert_eq!(sessions.len(), TURNS);
-    // One container a session, although several replicas could have created it.
+    // Each session has one container, although several replicas could have created it.
     assert_eq!(cluster.containers().await.len(), TURNS);
 
     // With one replica of each service gone, the remaining ones take over its work.

@@ -9,7 +9,7 @@ use suite_tests::{cluster::Cluster, eventually::eventually, residue::docker::Eng
 use crate::erasure::{committed, purge};
 
 const WARM_WITHIN: Duration = Duration::from_secs(60);
-/// Workers look every second, and the guest kills at once.
+/// Maximum time to stop a call: workers look every second, and the guest kills at once.
 const STOPPED_WITHIN: Duration = Duration::from_secs(10);
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn a_session_claims_a_warm_sandbox_and_the_pool_refills() {
     let left = cluster.volumes().await;
     assert!(left.len() == 1 && left != volumes, "{left:?}");
 
-    // The purge beside it left it unharmed: the next session gets it, and it is empty.
+    // The purge did not harm the sandbox of the pool: the next session gets it, and it is empty.
     let session = tenant.session().await;
     let seen = tenant.say(&session, "run ls -A; echo works").await;
     assert_eq!(container_of(&cluster, &session).await, next);

@@ -122,7 +122,7 @@ impl std::fmt::Display for Trace {
     }
 }
 
-/// The tenant with a token that is new to the gateway, so that the gateway must ask registry-svc.
+/// Returns the tenant with a token that is new to the gateway, so that the gateway must ask registry-svc.
 async fn unmet(cluster: &Cluster, tenant: &Tenant) -> Tenant {
     let token = create_token(&cluster.admin(), &tenant.account, "unmet", &[], None).await.unwrap();
     Tenant { account: tenant.account.clone(), api: Api::at(&cluster.url, &token).unwrap(), token }
@@ -155,7 +155,7 @@ async fn a_turn_with_a_tool_call_is_one_tree_through_every_process() {
         let waited = trace.lineage(call).any(|span| span.name == "execute_tool shell");
         assert!(waited, "no span waited for {}\n{trace}", call.name);
     }
-    // From the gateway to the command and back, hop by hop.
+    // Follows the trace from the gateway to the command and back, hop by hop.
     let exec = trace.only("one exec", |span| span.name.ends_with("GuestService/Exec"));
     let mut hops: Vec<&str> = trace.lineage(exec).map(|span| span.service.as_str()).collect();
     hops.dedup();
@@ -176,7 +176,7 @@ async fn a_turn_that_was_taken_over_continues_its_trace() {
     let session = tenant.session().await;
     // With "chat-2" down, "chat" certainly claims the turn.
     cluster.process("chat-2").kill().await;
-    // The gateway still lists it for a while; calls routed to it are refused.
+    // The gateway still lists "chat-2" for a while; calls routed to it are refused.
     let input = json!({ "input": "run sleep 8; echo first then run echo second" });
     let path = format!("/v1/sessions/{session}/turns");
     let accepted = async || unmet(&cluster, &tenant).await.api.post(&path, &input).await.ok();

@@ -10,7 +10,7 @@ async fn what_was_seen_is_replayed_byte_for_byte_from_any_cursor() {
     let session = tenant.session().await;
     let turn = tenant.begin(&session, "count to 30 every 20ms").await;
 
-    // Live while it is written, then again from the journal.
+    // Watches the turn live while it is written, then again from the journal.
     let live = tenant.watch(&turn, "").await;
     live.assert_whole();
     assert_eq!(live.kinds().first(), Some(&"turn.started"));

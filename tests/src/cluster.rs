@@ -68,7 +68,7 @@ impl Default for Builder {
     }
 }
 
-/// One-second leases, and short periods for the work that waits for them.
+/// Leases of one second, and short periods for the work that waits for them.
 const SHORT_TIMES: &[(Service, &str)] = &[
     (Service::Chat, "worker.lease_ttl = '1s'\nworker.renew_period = '300ms'\nworker.scan_period = '200ms'"),
     (
@@ -83,7 +83,7 @@ impl Builder {
     #[must_use]
     pub fn replicas(mut self, service: Service, count: usize) -> Self {
         self.services.retain(|other| *other != service);
-        // They start before the gateway: its configuration lists their addresses.
+        // The added services start before the gateway, because its configuration lists their addresses.
         self.services.splice(0..0, std::iter::repeat_n(service, count));
         self
     }
@@ -160,7 +160,7 @@ pub struct Cluster {
     stack: Stack,
     background: JoinSet<anyhow::Result<()>>,
     closing: CancellationToken,
-    // Last, so that it is removed last: all of the above uses its files.
+    // The field stands last, so that it is removed last: all fields above use its files.
     home: ScratchHome,
 }
 
@@ -179,7 +179,7 @@ impl Deref for ScratchHome {
 }
 
 impl Cluster {
-    /// A builder with one process a service and short times.
+    /// Returns a builder with one process for each service and short times.
     pub fn builder() -> Builder {
         Builder::default()
     }

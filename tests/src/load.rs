@@ -1,5 +1,5 @@
 //! The load on a plane while a suite takes a part of it away: agents beat, tenants read sessions and begin
-//! turns. Every answer is recorded, and every accepted turn has a client that watches it to the end.
+//! turns. It records every answer, and a client watches every accepted turn to the end.
 
 use std::{
     collections::BTreeMap,

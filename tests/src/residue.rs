@@ -1,7 +1,7 @@
-//! A byte search through every store of a plane: in which places does a text still occur?
+//! A byte search through every store of a plane, which finds the places in which a text still occurs.
 //!
-//! It knows no table, key or directory by name: it reads whatever has a row, a key, a file or a label, so
-//! that a new store is searched from its first day. It searches
+//! It knows no table, key or directory by name. It reads everything that has a row, a key, a file or a label,
+//! so that a new store is searched from its first day. It searches
 //!
 //! * every row of every schema, as a dump would show it;
 //! * every key and value of Redis;
@@ -65,7 +65,7 @@ fn forms(text: &str) -> Vec<String> {
     let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
     let base64 = (0..3).map(|before| {
         let encoded = BASE64.encode([&vec![0; before], text.as_bytes()].concat());
-        // Only the digits that share no bit with a neighbour of the text.
+        // Keeps only the digits that share no bit with a neighbour of the text.
         let (from, to) = ((before * 8).div_ceil(6), (before + text.len()) * 8 / 6);
         encoded[from..to].to_owned()
     });
@@ -137,7 +137,7 @@ impl Cluster {
             let place = format!("key {key}");
             needles.look(key.as_bytes(), &place, found);
             let kind: String = redis::cmd("TYPE").arg(&key).query_async(&mut redis).await.unwrap();
-            // Uncompressed: a dump would be compressed.
+            // Reads the value by type, because a dump would be compressed.
             let read: &[&str] = match kind.as_str() {
                 "string" => &["GET"],
                 "hash" => &["HGETALL"],

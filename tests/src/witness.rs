@@ -4,8 +4,8 @@
 //! It discards half an event that a cut stream left, as every client does, but remembers its bytes: the
 //! replay must begin with the same ones.
 //!
-//! The bytes joined over all its connections are compared with the journal: this is the meaning of "no gap,
-//! no duplicate, nothing unseen" for a client.
+//! A test compares the bytes joined over all its connections with the journal. If they are equal, the client
+//! saw every event once, in order.
 
 use std::time::{Duration, Instant};
 
@@ -28,13 +28,13 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// One whole event, as its bytes arrived.
 #[derive(Debug, Clone)]
 pub struct Sighting {
-    /// The time at which it was whole.
+    /// Time at which the event was complete.
     pub at: Instant,
     pub bytes: Vec<u8>,
     pub frame: Frame,
 }
 
-/// All that a client saw of one turn.
+/// The record of a client of one turn.
 #[derive(Debug, Clone, Default)]
 pub struct Testimony {
     pub turn: String,
@@ -64,7 +64,7 @@ impl Tenant {
     /// Watches a turn to its end through any number of cuts.
     ///
     /// # Panics
-    /// If the turn is refused permanently or has not ended `within`.
+    /// Panics if the turn is refused permanently or has not ended `within`.
     pub async fn witness(&self, turn: &str, within: Duration) -> Testimony {
         let http = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).build().unwrap();
         let testimony = Testimony { turn: turn.to_owned(), ..Testimony::default() };
@@ -139,7 +139,7 @@ impl Witness<'_> {
 }
 
 impl Joint {
-    /// The events that become whole with these bytes.
+    /// Returns the events that are complete with these bytes.
     fn take(&mut self, bytes: &[u8]) -> Vec<Sighting> {
         self.open.extend_from_slice(bytes);
         let mut whole = Vec::new();

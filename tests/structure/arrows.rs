@@ -1,4 +1,4 @@
-//! Which layer may use which other layer, and which library.
+//! The layers that each layer may use, and the libraries that it may name.
 
 use crate::{
     Problem,
@@ -33,7 +33,7 @@ const FENCES: &[Fence] = &[
 const IMPURE: &[&str] =
     &["axum", "bollard", "hyper", "redis", "reqwest", "sqlx", "steward_proto", "tokio", "tonic", "tracing"];
 
-/// The layers that a layer may not use: arrows go grpc → app → {domain, store, edges}, worker → app.
+/// The layers that a layer may not use. Allowed are grpc → app → {domain, store, edges}, and worker → app.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("domain", &["app", "client", "config", "grpc", "service", "store", "worker"]),
     ("store", &["app", "client", "config", "grpc", "service", "worker"]),
@@ -105,7 +105,8 @@ pub(crate) fn no_layer_reaches_up(tree: &Tree) -> Vec<Problem> {
     problems
 }
 
-/// Domain types live in `domain`: another layer that exports types of the store would hide that they do not.
+/// Domain types live in `domain`: if another layer exports types of the store, it hides that those types are
+/// not in `domain`.
 pub(crate) fn only_the_store_exports_its_types(tree: &Tree) -> Vec<Problem> {
     let mut problems = Vec::new();
     for source in layered(tree).filter(|source| !["", "store"].contains(&source.layer().as_str())) {

@@ -48,7 +48,7 @@ fn arrows(files: &BTreeMap<Module, &Source>) -> BTreeMap<Module, Arrows> {
     found
 }
 
-/// The module in which `path` is defined, followed through what modules on its way export.
+/// Finds the module in which `path` is defined, through the exports of the modules on its way.
 fn resolve(files: &BTreeMap<Module, &Source>, path: &[String], hops: usize) -> Module {
     let depth = (0..=path.len()).rev().find(|depth| files.contains_key(&path[..*depth])).unwrap_or(0);
     let module = &path[..depth];
@@ -62,7 +62,7 @@ fn resolve(files: &BTreeMap<Module, &Source>, path: &[String], hops: usize) -> M
     }
 }
 
-/// The circles among `arrows`, each once, as text.
+/// Returns the circles among `arrows`, each once, as text.
 fn circles(arrows: &Arrows) -> Vec<String> {
     let mut reach: BTreeSet<(&str, &str)> =
         arrows.keys().map(|(from, to)| (from.as_str(), to.as_str())).collect();

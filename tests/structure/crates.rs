@@ -1,4 +1,4 @@
-//! Which crate of the workspace may depend on which.
+//! The crates of the workspace that each crate may depend on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 
 use crate::{SERVICES, tree::root};
 
-/// Members of the workspace that a package depends on, without those that only its tests use.
+/// Returns the members of the workspace that a package depends on, without those that only its tests use.
 fn internal(package: &Package, members: &BTreeSet<String>) -> BTreeSet<String> {
     let built = |kind: DependencyKind| kind != DependencyKind::Development;
     let dependencies = package.dependencies.iter().filter(|dependency| built(dependency.kind));

@@ -1,4 +1,4 @@
-//! The paths that the documents name.
+//! Checks that the paths in the documents exist.
 
 use std::fs;
 
@@ -6,7 +6,8 @@ use crate::{SERVICES, tree::root};
 
 const DOCUMENTS: &[&str] = &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"];
 
-/// A path is what stands between backticks and has a slash or a file's ending, and no space or placeholder.
+/// Finds the paths in a document. A path stands between backticks, has a slash or a file's ending, and has no
+/// space or placeholder.
 fn paths(text: &str) -> impl Iterator<Item = &str> {
     let quoted = text.split('`').skip(1).step_by(2);
     quoted.filter(|quoted| {
@@ -34,7 +35,7 @@ fn paths_in_the_documents_exist() {
                         || root.join(service).join(path).exists()
                 })
             };
-            // What a build makes is not in the repository.
+            // A file that a build makes is not in the repository.
             let built = path.starts_with("target/");
             if !built && !root.join(path).exists() && !of_a_service() {
                 missing.push(format!("{document} names {path}, which does not exist"));

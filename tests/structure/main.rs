@@ -1,5 +1,5 @@
-//! Checks the shape of the repository: which crate, layer and file may use which, how large each may be, and
-//! what a service exports.
+//! Checks the structure of the repository: the uses between crates, layers and files, their sizes, and the
+//! exports of each service.
 //!
 //! Crates come from cargo's metadata, layers from the paths of the files, and the names that a file uses from
 //! its parsed source: a comment or a string does not count, and an alias hides nothing. Each rule is a

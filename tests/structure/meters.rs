@@ -1,4 +1,4 @@
-//! Where the metrics of a service are defined.
+//! The place where the metrics of a service are defined.
 
 use syn::{
     Expr, ExprCall, ExprLit, Lit,

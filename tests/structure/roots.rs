@@ -12,7 +12,7 @@ use crate::{
 /// The names a program needs to run a service.
 const ROOT: &[&str] = &["Config", "MIGRATOR", "NAME", "start"];
 
-/// Services that differ: what is there too or missing, and the reason.
+/// Services that differ: the names that are added or missing, and the reason.
 const DIFFERENT: &[(&str, &[&str], &[&str], &str)] = &[
     ("gateway", &[], &["MIGRATOR"], "it has no database"),
     ("registry-svc", &["operator"], &[], "`steward token` issues the first token of a fresh plane"),
@@ -35,7 +35,7 @@ pub(crate) fn services_export_what_their_users_need(tree: &Tree) -> Vec<Problem>
     problems
 }
 
-/// Public names of an item that is not for tests alone.
+/// Returns the public names of an item that is not for tests alone.
 fn exports(item: &Item) -> Vec<String> {
     if names::attributes(item).iter().any(names::is_test_only) {
         return Vec::new();

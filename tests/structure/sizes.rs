@@ -1,4 +1,4 @@
-//! How large a file, a directory, a function and a name may be.
+//! Limits on the size of a file, a directory, a function and a name.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ pub(crate) fn files_are_short(tree: &Tree) -> Vec<Problem> {
     long.map(|source| Problem::new("lines", source.place(), format!("{} lines", source.lines))).collect()
 }
 
-/// A crate's root file is no sibling of its modules.
+/// A crate's root file does not count as a sibling of its modules.
 pub(crate) fn directories_are_small(tree: &Tree) -> Vec<Problem> {
     let mut files: BTreeMap<String, usize> = BTreeMap::new();
     for source in &tree.sources {
@@ -46,7 +46,7 @@ pub(crate) fn functions_are_short(tree: &Tree) -> Vec<Problem> {
     })
 }
 
-/// A tuple among the parameters would only hide how many there are.
+/// Counts tuples too: a tuple among the parameters would only hide their number.
 pub(crate) fn functions_take_few_parameters(tree: &Tree) -> Vec<Problem> {
     each_function(tree, |source, function| {
         let text = format!("{} takes {} parameters", function.name, function.parameters);
@@ -71,9 +71,9 @@ pub(crate) fn modules_have_their_file_beside_their_directory(tree: &Tree) -> Vec
 struct Function {
     name: String,
     lines: usize,
-    /// Typed ones; the receiver does not count.
+    /// Number of typed parameters; the receiver does not count.
     parameters: usize,
-    /// Members of the largest tuple among the parameters.
+    /// Number of members of the largest tuple among the parameters.
     tuple: usize,
     test: bool,
 }

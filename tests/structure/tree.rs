@@ -88,17 +88,17 @@ impl Tree {
 }
 
 impl Source {
-    /// Path from the root of the repository.
+    /// Returns the path from the root of the repository.
     pub(crate) fn place(&self) -> String {
         format!("{}/{}", self.package, self.path)
     }
 
-    /// Path of the module inside its crate; empty for a crate's root.
+    /// Returns the path of the module inside its crate; empty for a crate's root.
     pub(crate) fn module(&self) -> Vec<String> {
         module(&self.path)
     }
 
-    /// The first directory or file below `src`: `store` of `src/store/turns.rs`.
+    /// Returns the first directory or file below `src`: `store` of `src/store/turns.rs`.
     pub(crate) fn layer(&self) -> String {
         self.module().first().cloned().unwrap_or_default()
     }

@@ -246,7 +246,7 @@ impl Stray {
     const ALL: [Self; 6] =
         [Self::Orphan, Self::Leftover, Self::Lost, Self::RunDirectory, Self::Volume, Self::LateVolume];
 
-    /// Makes the objects that the planting needs.
+    /// Makes the objects that [`Self::plant`] needs.
     async fn prepare(self, scene: &Scene) -> String {
         match self {
             Self::Orphan | Self::Volume => new_id().to_string(),
@@ -320,8 +320,8 @@ async fn a_reconciler_stopped_past_its_lease_changes_nothing() {
     let mut in_the_act = 0;
     for round in 0..rounds {
         let stray = Stray::ALL[round % Stray::ALL.len()];
-        // In the middle of a pass, about to act on an object seen twice; in every fourth round at a random
-        // moment, by SIGSTOP.
+        // Stops it in the middle of a pass, when it is about to act on an object seen twice; in every fourth
+        // round at a random moment, by SIGSTOP.
         let act = round % 4 != 3;
         in_the_act += usize::from(act);
         let anywhere = Duration::from_millis(chance.random_range(0..3000));
@@ -337,8 +337,8 @@ async fn a_reconciler_stopped_past_its_lease_changes_nothing() {
 }
 
 impl Scene {
-    /// One round: "sandbox" holds the lease and is stopped about to act on `stray`, or after the time
-    /// `anywhere`; "sandbox-2" takes the lease; "sandbox" resumes before "sandbox-2" acts.
+    /// Does one round: "sandbox" holds the lease and is stopped when it is about to act on `stray`, or after
+    /// the time `anywhere`; "sandbox-2" takes the lease; "sandbox" resumes before "sandbox-2" acts.
     async fn stopped_and_woken(&mut self, stray: Stray, anywhere: Option<Duration>) {
         let seen = self.kill_both().await;
         self.cluster.process("sandbox").arm("sandbox.reconcile.acting=stop");

@@ -31,7 +31,7 @@ const POINTS: [&str; 6] = [
     "chat.journal.committed",
     "chat.turn.finishing",
 ];
-/// One round at each fail point for this many rounds in total.
+/// Total number of rounds for which the suite does one round at each fail point.
 const SHARE: usize = 16;
 /// Maximum random kills for each one that must interrupt a turn: a kill may find the victim without one.
 const MISSES: usize = 4;

@@ -96,7 +96,7 @@ impl Scene {
         }
         for (agent, since) in self.agents.iter().zip(&self.since) {
             let standing = self.tenant.standing(agent).await;
-            // Online now, without an interruption since.
+            // The agent is online now, and was so without an interruption.
             let always = standing["status"] == "AGENT_STATUS_ONLINE" && standing["statusChangedAt"] == *since;
             assert!(always, "{standing}, before since {since}\n{}", self.cluster.logs());
         }
@@ -155,7 +155,7 @@ async fn redis_away_and_flushed_disturbs_no_client() {
         scene.cluster.lose_redis().await;
         tokio::time::sleep(AWAY).await;
         scene.cluster.regain_redis().await;
-        // Long enough to mark an agent silent if the empty Redis had lost its beats.
+        // Waits long enough to mark an agent silent if the empty Redis had lost its beats.
         tokio::time::sleep(RECOVERY * 2).await;
         let outcome = load.end().await;
         outcome.assert_civil(false);

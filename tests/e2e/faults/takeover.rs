@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::erasure::{committed, purge};
 
-/// Long enough for every fault of these tests.
+/// An input with a turn that is long enough for every fault of these tests.
 const INPUT: &str = "count to 60 every 100ms";
 /// Maximum time from a death to the next event of another replica, at production times.
 const PROMISE: Duration = Duration::from_secs(15);
@@ -60,7 +60,8 @@ impl Scene {
         watch(&mut self.clients, &self.tenant, &turn);
     }
 
-    /// Waits for the end, checks the client's record and returns for how long it saw nothing after `moment`.
+    /// Waits for the end, checks the client's record and returns the time after `moment` in which the client
+    /// saw nothing.
     async fn ends_well(&mut self, moment: Instant) -> Duration {
         let mut longest = Duration::ZERO;
         while let Some(testimony) = self.clients.join_next().await {
@@ -96,7 +97,7 @@ async fn a_killed_replica_is_replaced_within_fifteen_seconds() {
     let mut cluster = Cluster::builder().production_times().replicas(Service::Chat, 2).start().await;
     let tenant = cluster.tenant("survivor").await;
     let (talking, working) = (tenant.session().await, tenant.session().await);
-    // The sandbox exists before; with "chat-2" down, "chat" certainly claims the turns.
+    // The sandbox exists before the fault. With "chat-2" down, "chat" certainly claims the turns.
     tenant.say(&working, "run touch effects").await;
     cluster.process("chat-2").kill().await;
     let mut scene = Scene { cluster, tenant, session: working.clone(), clients: JoinSet::new() };

@@ -178,7 +178,8 @@ impl Child {
         let Some(mut child) = self.running.take() else {
             return Ok(());
         };
-        // Kept open: waiting would close it, and a second request to stop ends the process without grace.
+        // Keeps the input open: waiting would close it, and a second request to stop ends the process without
+        // grace.
         let _input = child.stdin.take();
         let asked = self.asked_to_stop.unwrap_or_else(Instant::now);
         let left = (DRAIN + SLACK).saturating_sub(asked.elapsed());

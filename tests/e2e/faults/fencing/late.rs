@@ -34,7 +34,7 @@ async fn a_create_sent_after_its_sandbox_timed_out_leaves_nothing() {
 }
 
 impl Scene {
-    /// One round: "sandbox" is stopped at `point` while it creates a sandbox; "sandbox-2", which creates
+    /// Does one round: "sandbox" is stopped at `point` while it creates a sandbox; "sandbox-2", which creates
     /// none, times that sandbox out as failed; "sandbox" resumes. Returns whether the engine refused the
     /// create.
     async fn timed_out_and_sent(&mut self, point: &str) -> bool {
@@ -58,7 +58,7 @@ impl Scene {
 
         let since = SystemTime::now();
         self.cluster.process("sandbox").thaw();
-        // Only "sandbox" creates any: once it has created the next one, it has finished with this one.
+        // Only "sandbox" creates sandboxes: once it has created the next one, it has finished with this one.
         let next = self.running().await;
         let refused = self.logged("engine refused a container") == 1;
         // The engine creates a volume for every request; the plane finds and removes it.
