@@ -11,6 +11,7 @@ use axum::{
 use opentelemetry::{KeyValue, global, metrics::Histogram};
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 use tracing::Instrument;
 
 use super::ServerConfig;
@@ -88,7 +89,13 @@ async fn trace(request: Request, next: Next) -> Response {
     );
     telemetry::follow_headers(&span, request.headers());
     let response = next.run(request).instrument(span.clone()).await;
-    span.record("rpc.response.status_code", format!("{:?}", code_of(&response)));
+    let code = code_of(&response);
+    span.record("rpc.response.status_code", format!("{code:?}"));
+    if code == Code::InvalidArgument {
+        let bad = Status::from_header_map(response.headers()).and_then(|s| s.get_details_bad_request());
+        let fields: Vec<_> = bad.into_iter().flat_map(|bad| bad.field_violations).map(|v| v.field).collect();
+        tracing::debug!(parent: &span, ?fields, "request has wrong fields");
+    }
     response
 }
 
