@@ -124,7 +124,7 @@ impl RunDirectories {
                     Ok(metadata) => {
                         SystemTime::now().duration_since(metadata.modified()?).is_ok_and(|is| is >= age)
                     }
-                    // It was removed since the listing began.
+                    // The directory was removed since the listing began.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => false,
                     Err(error) => return Err(error),
                 };

@@ -1,4 +1,4 @@
-//! Waiting for an effect in another process.
+//! Waits for an effect in another process.
 
 use std::{
     fmt::Display,

@@ -63,7 +63,7 @@ impl Notices {
         }
     }
 
-    /// Listens to the notices of all replicas.
+    /// Starts to listen to the notices of all replicas.
     pub(crate) async fn listen(&self) -> Listener {
         Listener { here: self.here.subscribe(), remote: self.wake.subscribe(TOPIC).await, own: self.own }
     }

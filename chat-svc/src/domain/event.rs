@@ -262,7 +262,7 @@ impl OpenStep {
                 {
                     open.settled = true;
                 }
-                // These belong to committed steps, never to the open one.
+                // These events belong to committed steps, never to the open one.
                 Ok(
                     TurnEvent::TurnStarted { .. }
                     | TurnEvent::ToolCall { .. }

@@ -7,12 +7,12 @@
 /// Capabilities of one model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Capabilities {
-    /// Continues an assistant message at the end of the conversation.
+    /// Whether the model continues an assistant message at the end of the conversation.
     pub prefill: bool,
     pub tools: bool,
-    /// Several tool calls in one message.
+    /// Whether the model makes several tool calls in one message.
     pub parallel_tools: bool,
-    /// Images in the input.
+    /// Whether the model reads images in the input.
     pub images: bool,
     /// The request field that bounds its answer.
     pub limit: LimitField,

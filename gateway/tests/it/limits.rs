@@ -30,7 +30,7 @@ async fn limited(redis: svc_core::data::redis::RedisConfig, per_second: u32, bur
     gateway
 }
 
-/// Counts the requests of `count` that were answered 200; all other ones must be 429.
+/// Counts the requests of `count` that were answered 200; the rest must be answered 429.
 async fn passed(gateway: &TestGateway, token: &str, count: usize) -> usize {
     let mut passed = 0;
     for _ in 0..count {

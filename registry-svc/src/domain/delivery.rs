@@ -93,13 +93,13 @@ pub(crate) struct RetryPolicy {
     pub backoff: Backoff,
 }
 
-/// Decides what follows from an attempt that was number `attempts`, and number `arrivals` of those that may
-/// have arrived; `draw` in 0..1 spreads the retries.
+/// Decides what follows from an attempt. It was the message's attempt number `attempts`; `arrivals` of the
+/// attempts may have arrived; `draw` in 0..1 spreads the retries.
 ///
 /// A JSON-RPC answer ends the message whatever its HTTP status, unless the status asks to retry. A message
-/// that was not sent is retried until it expires; one that may have arrived, up to `max_arrivals` times under
-/// the same message id. A message that times out is given up: another attempt would make the agent do the
-/// work twice.
+/// that was not sent is retried until it expires. A message that may have arrived is retried up to
+/// `max_arrivals` times, under the same message id. A message that times out fails, because another attempt
+/// would make the agent do the work twice.
 pub(crate) fn decide(
     attempt: Attempt,
     attempts: i32,

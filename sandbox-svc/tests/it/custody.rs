@@ -251,7 +251,7 @@ async fn a_freeze_gives_up_a_pending_sandbox() {
         plane.replica.sandboxes.create(owner.account, owner.session, &Once::unkeyed()).await.unwrap_err();
     assert_eq!(refused.reason(), "SUBJECT_FROZEN");
     answer(custodian.pool(), purge.step(StepKind::Thaw), Done {}).await.unwrap();
-    // Its workspace can be mounted again once the removal is done.
+    // The session's workspace can be mounted again once the removal is done.
     plane.remove_all().await;
     assert_ne!(plane.running(owner).await.id, queued.id);
 }

@@ -86,7 +86,7 @@ impl Plane {
         Self { replica, engine, clock, base, redis, db }
     }
 
-    /// Another replica on the same engine, host and database.
+    /// Starts another replica on the same engine, host and database.
     pub(crate) async fn another(&self) -> Replica {
         replica(&self.db, &self.redis, &self.base, &self.engine, self.clock.clone()).await
     }

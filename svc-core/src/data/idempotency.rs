@@ -238,7 +238,7 @@ impl Once {
     /// lock.
     ///
     /// # Errors
-    /// As [`Self::begin`].
+    /// The errors of [`Self::begin`].
     pub async fn open<T: DeserializeOwned>(
         &self,
         pool: &Pool,

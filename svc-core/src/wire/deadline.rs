@@ -27,7 +27,7 @@ impl Deadline {
 
     /// Writes the time left into outgoing metadata.
     pub fn stamp(self, metadata: &mut MetadataMap) {
-        // At least one millisecond: some servers refuse "0m".
+        // Sends at least one millisecond, because some servers refuse "0m".
         let left = self.left().as_millis().clamp(1, 99_999_999);
         if let Ok(value) = format!("{left}m").parse() {
             metadata.insert(GRPC_TIMEOUT, value);

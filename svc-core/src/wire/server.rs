@@ -155,8 +155,8 @@ impl Server {
 
         let soft = lifecycle.soft();
         let (drain_delay, names) = (self.config.drain_delay, self.services);
-        // Without this each event would wait for the acknowledgement of the one before, for milliseconds. The
-        // builder's own setting of this name applies only to sockets that the builder binds.
+        // Without `nodelay` each event would wait some milliseconds for the acknowledgement of the one
+        // before. The builder's own setting of this name applies only to sockets that the builder binds.
         let incoming = TcpIncoming::from(bound.grpc).with_nodelay(Some(true));
         let reporter = health.clone();
         let drain = async move {

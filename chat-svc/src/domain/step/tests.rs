@@ -120,7 +120,7 @@ fn a_spliced_step_continues_the_kept_text() {
 #[test]
 fn each_clock_restarts_with_its_own_kind_of_event() {
     let start = Instant::now();
-    // One event at second 9, then silence: which clock fires, and when.
+    // Sends one event at second 9, then nothing; each row names the clock that fires, and the second.
     let table = [
         (ModelEvent::Pulse(Pulse::Bytes), Clock::Bytes, 19),
         (ModelEvent::Pulse(Pulse::Event), Clock::Bytes, 19),

@@ -46,8 +46,9 @@ impl Driver {
         Ok(self.transition(claim, Input::Frozen).await?)
     }
 
-    /// Thaws at every custodian, because the tenant canceled the job. A custodian that was never frozen is
-    /// thawed too: only then does it refuse a late freeze of a worker that died or lost its lease.
+    /// Thaws at every custodian, because the tenant canceled the job. It thaws a custodian that was never
+    /// frozen too, because only after a thaw does it refuse the late freeze of a worker that died or lost its
+    /// lease.
     pub(super) async fn thaw(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         self.ask_remaining(claim, Step::Thaw, |client, call| {
             async move { client.thaw(&call).await }.in_current_span().boxed()

@@ -76,7 +76,7 @@ impl Relay {
             Stored::New(message) => (*message, waiter),
             Stored::Before(id) => {
                 let waiter = self.deps.waiters.subscribe(id);
-                // It may have ended just before.
+                // The message may have ended before this subscription, so it is read once.
                 (self.read(agent.account_id, id).await?, waiter)
             }
             Stored::IdReused => {

@@ -36,7 +36,8 @@ pub struct RolePassword {
 pub async fn init(superuser_url: &SecretString, database: &str, passwords: &[RolePassword]) -> Result<()> {
     let options: PgConnectOptions = superuser_url.expose_secret().parse().map_err(Error::from)?;
     let mut admin = PgConnection::connect_with(&options).await?;
-    // Held until this connection ends: a concurrent set-up waits, then finds everything in place.
+    // This connection holds the lock until it ends: a concurrent set-up waits, then finds everything in
+    // place.
     sqlx::query("SELECT pg_advisory_lock(hashtextextended('steward.bootstrap', 0))")
         .execute(&mut admin)
         .await?;

@@ -66,7 +66,7 @@ impl Tx {
     /// subject becomes known with this transaction. An erased one is refused permanently.
     ///
     /// # Errors
-    /// As [`Self::for_subject`].
+    /// The errors of [`Self::for_subject`].
     pub async fn for_subject_or_new(pool: &Pool, subject: Subject) -> Result<Self> {
         let mut tx = Self::system(pool).await?;
         tx.meet(subject).await?;
@@ -87,7 +87,7 @@ impl Tx {
     /// Adds another subject to this transaction, for example the target of a fork.
     ///
     /// # Errors
-    /// As [`Self::for_subject`].
+    /// The errors of [`Self::for_subject`].
     pub async fn join(&mut self, subject: Subject) -> Result<()> {
         let session = subject.session().map(|session| session.0);
         let held: Vec<(SubjectKind,)> =

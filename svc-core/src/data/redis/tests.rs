@@ -73,7 +73,7 @@ async fn a_dead_redis_costs_little_and_is_found_again() {
             assert!(error.is_down(), "{error:?}");
         }
         assert!(asked.elapsed() < Duration::from_secs(3), "took {:?}", asked.elapsed());
-        // From then on one call at a time tries to connect, and no other call waits.
+        // After the failure one call at a time tries to connect, and no other call waits.
         let asked = Instant::now();
         let answers = futures::future::join_all((0..1000).map(|_| redis.ping())).await;
         assert!(answers.iter().all(|answer| matches!(answer, Err(Error::Down(_)))));
