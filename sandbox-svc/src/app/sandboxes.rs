@@ -88,15 +88,8 @@ impl Sandboxes {
             pg::Error::SubjectNotFound { .. } => Error::SessionNotFound,
             other => other.into(),
         })?;
-        let (sandbox, new) = match self.find_or_write(&mut tx, owner, once).await {
-            Ok(found) => found,
-            Err(error) => {
-                // Rolls back before the next attempt, which would conflict with the lock on the key.
-                tx.rollback().await?;
-                return Err(error);
-            }
-        };
-        tx.commit().await?;
+        let outcome = self.find_or_write(&mut tx, owner, once).await;
+        let (sandbox, new) = end(tx, outcome).await?;
         if new {
             self.deps.notices.work_for(&sandbox.engine).await;
         }
@@ -218,17 +211,40 @@ impl Sandboxes {
     pub async fn delete(&self, account: AccountId, id: SandboxId, by: &str, once: &Once) -> Result<Sandbox> {
         let owner = self.find(account, id).await?.owner.ok_or(Error::NotFound)?;
         let mut tx = Tx::for_subject(&self.deps.pool, subject(owner)).await?;
-        let slot = match once.begin::<SandboxId>(&mut tx, Some(account)).await? {
-            Begin::First(slot) => slot.of_session(owner.session),
-            Begin::Replay(id) => return self.find(account, id).await,
+        let outcome = async {
+            let slot = match once.begin::<SandboxId>(&mut tx, Some(account)).await? {
+                Begin::First(slot) => slot.of_session(owner.session),
+                Begin::Replay(id) => {
+                    return Ok((
+                        rows::find(&mut tx, Some(account), id).await?.ok_or(Error::NotFound)?,
+                        false,
+                    ));
+                }
+            };
+            let sandbox = rows::lock(&mut tx, Some(account), id).await?.ok_or(Error::NotFound)?;
+            let deleted = self.deps.commit_removal(&mut tx, &sandbox, Cause::Deleted, by).await?;
+            slot.finish(&mut tx, &id).await?;
+            let new = deleted.is_some();
+            Ok((deleted.unwrap_or(sandbox), new))
         };
-        let sandbox = rows::lock(&mut tx, Some(account), id).await?.ok_or(Error::NotFound)?;
-        let deleted = self.deps.commit_removal(&mut tx, &sandbox, Cause::Deleted, by).await?;
-        slot.finish(&mut tx, &id).await?;
-        tx.commit().await?;
-        let Some(deleted) = deleted else { return Ok(sandbox) };
-        self.deps.notices.removal_committed(&deleted).await;
-        Ok(deleted)
+        let outcome = outcome.await;
+        let (sandbox, new) = end(tx, outcome).await?;
+        if new {
+            self.deps.notices.removal_committed(&sandbox).await;
+        }
+        Ok(sandbox)
+    }
+}
+
+/// Commits `tx` if `outcome` is a success. Otherwise it waits for the rollback: the caller's next try would
+/// conflict with the lock on the key.
+async fn end<T>(tx: Tx, outcome: Result<T>) -> Result<T> {
+    match outcome {
+        Ok(done) => tx.commit().await.map(|()| done).map_err(Error::from),
+        Err(error) => {
+            tx.rollback().await?;
+            Err(error)
+        }
     }
 }
 

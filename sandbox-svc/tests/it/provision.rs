@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use sandbox_svc::testing::{
-    Error,
+    Deps, Error, Sandboxes,
     domain::sandbox::{Filter, Owner, State},
 };
 use svc_core::{
-    data::idempotency::{Once, RequestHash},
+    data::{
+        idempotency::{Once, RequestHash},
+        pg::{PgConfig, Pool},
+    },
     id::AccountId,
 };
 
@@ -150,7 +153,7 @@ async fn a_listing_filters_by_state() {
 }
 
 /// A request of `method` with the key `k` and the content `message`.
-fn keyed(method: &'static str, message: &str) -> Once {
+pub(crate) fn keyed(method: &'static str, message: &str) -> Once {
     Once::new(method, "k".parse().unwrap(), RequestHash::of(&message.to_owned()))
 }
 
@@ -194,6 +197,12 @@ async fn a_repeated_delete_returns_the_same_sandbox() {
     for _ in 0..2 {
         let deleted = sandboxes.delete(owner.account, first.id, "test", &once).await.unwrap();
         assert_eq!((deleted.id, deleted.state), (first.id, State::Deleting));
+    }
+    // A repetition needs one connection alone, and leaves no lock on the key.
+    let one = PgConfig { max_connections: 1, ..plane.db.config("sandbox") };
+    let alone = Sandboxes::new(Deps { pool: Pool::lazy(&one).unwrap(), ..plane.replica.deps.clone() });
+    for _ in 0..2 {
+        assert_eq!(alone.delete(owner.account, first.id, "test", &once).await.unwrap().id, first.id);
     }
     assert_eq!(plane.audited("sandbox.deleted").await, 1);
     assert_eq!(plane.state(second.id).await, State::Requested);
