@@ -173,16 +173,17 @@ impl custodian::Custodian for Custodian {
                 if pending.more {
                     return Ok(Erased { deleted: deleted.clone(), outcomes: Vec::new(), done: false });
                 }
-                let obstacle = self.remove(&pending.sandboxes).await;
-                waits = !pending.sandboxes.is_empty() && obstacle.is_none() && Instant::now() < until;
-                let outcomes = match pending.sandboxes.is_empty() {
-                    true => resources::remove_all(&self.deps, pending.resources).await,
-                    false => {
-                        let retry = RemovalOutcome::Retry(obstacle.unwrap_or(RetryReason::UnderWay));
-                        pending.resources.into_iter().map(|resource| (resource, retry)).collect()
-                    }
+                let outcomes = if pending.sandboxes.is_empty() {
+                    resources::remove_all(&self.deps, pending.resources).await
+                } else {
+                    let obstacle = self.remove(&pending.sandboxes).await;
+                    waits = obstacle.is_none() && Instant::now() < until;
+                    let retry = RemovalOutcome::Retry(obstacle.unwrap_or(RetryReason::UnderWay));
+                    pending.resources.into_iter().map(|resource| (resource, retry)).collect()
                 };
-                if outcomes.iter().any(|(_, outcome)| matches!(outcome, RemovalOutcome::Retry(_))) {
+                let retries = outcomes.iter().any(|(_, outcome)| matches!(outcome, RemovalOutcome::Retry(_)));
+                // A sandbox without any resource may be unfinished, too.
+                if retries || !pending.sandboxes.is_empty() {
                     return Ok(Erased { deleted: deleted.clone(), outcomes, done: false });
                 }
                 self.delete_rows(step, &mut deleted, outcomes).await
@@ -262,7 +263,7 @@ impl Custodian {
     /// reason if a removal must be repeated.
     async fn remove(&self, sandboxes: &[Sandbox]) -> Option<RetryReason> {
         let Ok(served) = self.deps.engine.get() else {
-            return (!sandboxes.is_empty()).then_some(RetryReason::EngineUnavailable);
+            return Some(RetryReason::EngineUnavailable);
         };
         let mut obstacle = None;
         for sandbox in sandboxes.iter().filter(|sandbox| sandbox.engine == served.info.id) {
