@@ -20,7 +20,11 @@ mod storage;
 
 use std::time::Instant;
 
-use svc_core::{data::lease::Held, id::SandboxId, run::failpoint};
+use svc_core::{
+    data::{lease::Held, pg},
+    id::SandboxId,
+    run::failpoint,
+};
 use uuid::Uuid;
 
 use super::{Deps, WORKER, served::Served};
@@ -153,6 +157,9 @@ impl Reconciliation {
 
 /// Checks that the lease is still held, before an action on a final row, which writes nothing itself.
 async fn check_lease(held: &Held) -> Result<()> {
+    if held.lost().is_cancelled() {
+        return Err(pg::Error::Fenced("reconcile".into()).into());
+    }
     Ok(held.tx().await?.commit().await?)
 }
 

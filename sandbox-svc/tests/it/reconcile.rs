@@ -15,7 +15,7 @@ use sandbox_svc::testing::{
     },
     store::engines,
 };
-use svc_core::id::SandboxId;
+use svc_core::{data::pg, id::SandboxId};
 use tokio::time::sleep;
 
 use crate::plane::{ENGINE, Plane, Replica};
@@ -211,6 +211,34 @@ async fn only_run_directories_without_a_live_row_are_removed() {
     assert_eq!(pass(&mut reconciler).await.run_dirs, 0);
     assert_eq!(pass(&mut reconciler).await.run_dirs, 1);
     assert_eq!(plane.run_dirs(), [sandbox.container.unwrap().run_dir]);
+}
+
+#[tokio::test]
+async fn a_lease_lost_after_the_containers_saves_directories_and_volumes() {
+    for volume in [false, true] {
+        let plane = Plane::start().await;
+        let mut reconciler = plane.reconciler(&plane.replica);
+        if volume {
+            let sandbox = plane.running(plane.owner()).await;
+            plane.delete(&sandbox).await;
+            plane.remove_all().await;
+            plane.clock.advance(Duration::from_secs(604_800));
+            plane.remove_workspaces(&mut plane.lease("volumes")).await;
+            plane.engine.create_volume(&VolumeSpec::of("test", &sandbox)).await.unwrap();
+        } else {
+            plane.served().run_dirs.make().unwrap();
+        }
+        pass(&mut reconciler).await;
+        // No container differs from its row, so the directory or the volume is the first to be acted on.
+        let mut db = plane.db.owner("sandbox").await;
+        sqlx::query("UPDATE leases SET epoch = epoch + 1, holder = gen_random_uuid()")
+            .execute(&mut db)
+            .await
+            .unwrap();
+        assert!(matches!(reconciler.pass().await, Err(Error::Pg(pg::Error::Fenced(_)))));
+        let left = plane.run_dirs().len() + plane.engine.list_volumes("test").await.unwrap().len();
+        assert_eq!(left, 1, "volume: {volume}");
+    }
 }
 
 #[tokio::test]
