@@ -24,6 +24,7 @@ pub mod store {
 pub use crate::{
     app::{
         Deps,
+        admission::Admission,
         creation::{Creator, Job},
         custodian::Custodian,
         deadlines,

@@ -1,15 +1,14 @@
 //! An erasure at sandbox-svc: writers are stopped, containers and volumes removed, and an engine that does
 //! not answer never counts as an empty one.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use purge_svc::testing::{
     contract::{self, Owner as Contracted},
     domain::custodian::Custodian as Name,
 };
 use sandbox_svc::testing::{
-    Custodian,
+    Custodian, Deps, EngineSlot,
     domain::{
         exec::{Call, ExecState, Key, Write},
         residue::{ResourceKind, RetryReason},
@@ -31,18 +30,17 @@ use svc_core::{
     data::idempotency::Once,
     error::ServiceError,
     id::{PurgeId, SessionId},
-    run::clock::SystemClock,
     subject::Subject,
-    wire::{
-        assertion::{self, Signer},
-        client::{Peer, PeerConfig},
-        principal::Principal,
-    },
+    wire::{client::Peer, principal::Principal},
 };
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;
 
-use crate::{execs::run, plane::Plane};
+use crate::{
+    execs::run,
+    plane::{Plane, peer},
+    provision::keyed,
+};
 
 /// One purge of one subject.
 #[derive(Clone, Copy)]
@@ -86,11 +84,19 @@ fn residue(counts: &[(String, i64)]) -> Vec<&(String, i64)> {
     counts.iter().filter(|(_, count)| *count > 0).collect()
 }
 
+/// Requests a session's sandbox with an idempotency key, and creates it.
+async fn running_keyed(plane: &Plane, owner: Owner) -> Sandbox {
+    let once = keyed("CreateSandbox", "seed");
+    plane.replica.sandboxes.create(owner.account, owner.session, &once).await.unwrap();
+    plane.running(owner).await
+}
+
 async fn rows_of(plane: &Plane, owner: Owner) -> i64 {
     sqlx::query_scalar(
         "SELECT (SELECT count(*) FROM sandboxes WHERE session_id = $1)
               + (SELECT count(*) FROM volumes WHERE session_id = $1)
-              + (SELECT count(*) FROM execs WHERE session_id = $1)",
+              + (SELECT count(*) FROM execs WHERE session_id = $1)
+              + (SELECT count(*) FROM idempotency_keys WHERE session_id = $1)",
     )
     .bind(owner.session.0)
     .fetch_one(&mut plane.db.owner("sandbox").await)
@@ -102,7 +108,7 @@ async fn rows_of(plane: &Plane, owner: Owner) -> i64 {
 async fn an_erasure_removes_all_of_its_session_and_nothing_else() {
     let plane = Plane::start().await;
     let (custodian, owner) = (custodian(&plane), plane.owner());
-    let sandbox = plane.running(owner).await;
+    let sandbox = running_keyed(&plane, owner).await;
     let kept = plane.running(plane.owner()).await;
     write(&plane, &sandbox, "a", "secret").await;
     run(&plane, &sandbox, "b", &["echo", "secret"]).await.unwrap();
@@ -117,7 +123,7 @@ async fn an_erasure_removes_all_of_its_session_and_nothing_else() {
 
     let erased = custodian.erase(purge.step(StepKind::Erase)).await.unwrap();
     assert!(erased.done, "{erased:?}");
-    assert_eq!(erased.deleted.iter().map(|(_, count)| count).sum::<i64>(), 4, "{erased:?}");
+    assert_eq!(erased.deleted.iter().map(|(_, count)| count).sum::<i64>(), 5, "{erased:?}");
     assert_eq!(
         erased.objects.iter().map(|(object, _)| object).collect::<Vec<_>>(),
         listed.iter().collect::<Vec<_>>()
@@ -181,6 +187,25 @@ async fn a_silent_engine_never_counts_as_an_empty_one() {
     }
     let verified = custodian.verify(purge.step(StepKind::Verify)).await.unwrap();
     assert!(residue(&verified.residue).is_empty(), "{verified:?}");
+}
+
+#[tokio::test]
+async fn an_unfinished_sandbox_without_resources_is_not_done() {
+    let plane = Plane::start().await;
+    let (custodian, owner) = (custodian(&plane), plane.owner());
+    plane.create(owner).await;
+    let purge = Purge::of_session(owner);
+    assert!(custodian.freeze(purge.step(StepKind::Freeze)).await.unwrap().known);
+    sqlx::query("UPDATE volumes SET state = 'gone', ended_at = now()")
+        .execute(&mut plane.db.owner("sandbox").await)
+        .await
+        .unwrap();
+    assert!(custodian.inventory(purge.step(StepKind::Inventory)).await.unwrap().is_empty());
+    let unserved = Deps { engine: EngineSlot::default(), ..plane.replica.deps.clone() };
+    let erased = Custodian::new(unserved).erase(purge.step(StepKind::Erase)).await.unwrap();
+    assert!(!erased.done, "{erased:?}");
+    assert!(custodian.erase(purge.step(StepKind::Erase)).await.unwrap().done);
+    assert_eq!(rows_of(&plane, owner).await, 0);
 }
 
 #[tokio::test]
@@ -294,7 +319,7 @@ impl Contracted for Served<'_> {
     }
 
     async fn seed(&self, subject: Subject) {
-        let sandbox = self.plane.running(owner(subject)).await;
+        let sandbox = running_keyed(self.plane, owner(subject)).await;
         write(self.plane, &sandbox, "seed", "secret").await;
     }
 
@@ -315,10 +340,7 @@ fn owner(subject: Subject) -> Owner {
 async fn the_custodian_passes_the_common_contract() {
     let plane = Plane::start().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let config = PeerConfig {
-        urls: vec![format!("http://{}", listener.local_addr().unwrap())],
-        timeout: Duration::from_secs(30),
-    };
+    let peer = peer("sandbox-svc", listener.local_addr().unwrap());
     // A layer of the server proves the caller; here it is always purge-svc.
     let from_purge = |mut request: tonic::Request<()>| {
         request.extensions_mut().insert(Principal::service("purge-svc", None));
@@ -330,9 +352,5 @@ async fn the_custodian_passes_the_common_contract() {
         .serve_with_incoming(TcpListenerStream::new(listener));
     let mut server = JoinSet::new();
     server.spawn(served);
-    let (private, _) = assertion::generate_key().unwrap();
-    let key = BASE64.decode(private).unwrap();
-    let signer = Arc::new(Signer::new("purge-svc", "purge-svc", &key, SystemClock::shared()).unwrap());
-    let peer = Peer::lazy("sandbox-svc", &config, signer).unwrap();
     contract::run(&Served { plane: &plane, peer }).await;
 }

@@ -1,7 +1,8 @@
 //! sandbox-svc without its workers: each test decides when a worker acts.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use chrono::{DateTime, Utc};
 use sandbox_svc::{
     MIGRATOR,
@@ -33,6 +34,10 @@ use svc_core::{
         lifecycle::Lifecycle,
     },
     testing::{TestDb, TestRedis},
+    wire::{
+        assertion::{self, Signer},
+        client::{Peer, PeerConfig},
+    },
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -294,6 +299,15 @@ fn limits() -> LimiterSettings {
         remove_deadline: DEADLINE,
         breaker: BreakerPolicy { threshold: 1_000, ..BreakerPolicy::default() },
     }
+}
+
+/// The service `name` at `address`, called by purge-svc.
+pub(crate) fn peer(name: &'static str, address: SocketAddr) -> Peer {
+    let config = PeerConfig { urls: vec![format!("http://{address}")], timeout: Duration::from_secs(30) };
+    let (private, _) = assertion::generate_key().unwrap();
+    let key = BASE64.decode(private).unwrap();
+    let signer = Signer::new("purge-svc", "purge-svc", &key, SystemClock::shared()).unwrap();
+    Peer::lazy(name, &config, Arc::new(signer)).unwrap()
 }
 
 /// Runs a real guest for each container that starts, with its own directory under `base` as root.
