@@ -91,9 +91,11 @@ impl Ground {
         let served = Served::new(info, limited, run_dirs);
         served.register(&deps.pool, &deps.clock).await.expect("register the engine");
         deps.engine.fill(served);
-        let (creator, remover) =
-            (Creator::new(deps.clone(), "bench".into()), Remover::new(deps.clone(), "bench".into()));
-        let sandboxes = Sandboxes::new(deps.clone());
+        let (creator, remover) = (
+            Creator { deps: deps.clone(), holder: "bench".into() },
+            Remover { deps: deps.clone(), holder: "bench".into() },
+        );
+        let sandboxes = Sandboxes { deps: deps.clone() };
         Self { deps, sandboxes, creator, remover, engine, db, redis, base, installation }
     }
 
@@ -109,7 +111,7 @@ impl Ground {
     }
 
     async fn find(&self, owner: Owner, id: SandboxId) -> Sandbox {
-        self.sandboxes.find(owner.account, id).await.expect("find a sandbox")
+        self.deps.find(owner.account, id).await.expect("find a sandbox")
     }
 
     /// Requests and creates a session's sandbox.
@@ -188,7 +190,7 @@ fn line(what: &str, ours: &mut [f64], bare: (&str, &mut [f64]), floor: f64) -> b
 }
 
 async fn exec(ground: &Ground) -> bool {
-    let execs = Execs::new(ground.deps.clone());
+    let execs = Execs { deps: ground.deps.clone() };
     let (owner, sandbox) = ground.running().await;
     let id = sandbox.container.as_ref().and_then(|known| known.id.clone()).expect("a container");
     let call = || {
@@ -228,7 +230,7 @@ async fn claim(ground: &Ground) -> bool {
     let lease = Duration::from_secs(30);
     let deps = &ground.deps;
     let singleton = Singleton::new(name, lease, &ground.redis.redis(), &deps.pool, &deps.lifecycle);
-    let mut lease = PassLease::new(singleton);
+    let mut lease = PassLease { singleton, held: None };
     pool::pass(deps, &HostLevel::default(), &mut lease).await.expect("fill the pool");
     while ground.creator.create_next().await.expect("create a warm sandbox") {}
     let (mut ours, mut bare) = (Vec::new(), Vec::new());

@@ -12,7 +12,7 @@ use svc_core::{
 use crate::{
     client::guest::{self, Refusal},
     domain::{sandbox::State, transition::InvalidTransition},
-    engine,
+    engine, run_dirs,
 };
 
 /// Result of a use case.
@@ -63,6 +63,9 @@ pub enum Error {
     /// The engine refused, failed or did not answer.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+    /// The engine's host refused to make, list or remove a run directory.
+    #[error(transparent)]
+    RunDirectory(#[from] run_dirs::Error),
     /// The guest refused, failed or did not answer.
     #[error(transparent)]
     Guest(#[from] guest::Error),
@@ -120,6 +123,7 @@ impl ServiceError for Error {
             | Self::ServedElsewhere(_)
             | Self::OtherEngine(_)
             | Self::OtherRunDirectories(_)
+            | Self::RunDirectory(_)
             | Self::Engine(_) => unavailable(),
             Self::Guest(error) => guest(error),
             Self::Sessions(error) => error.public(),

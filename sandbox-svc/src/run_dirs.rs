@@ -51,11 +51,9 @@ impl RunDirectories {
     pub fn make(&self) -> Result<String, Error> {
         let name = new_id().simple().to_string();
         let path = self.path(&name);
-        let make = || {
-            fs::create_dir(&path)?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o777))
-        };
-        match make() {
+        let made = fs::create_dir(&path)
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o777)));
+        match made {
             Ok(()) => Ok(name),
             Err(source) => Err(Error { name, step: "make", source }),
         }
@@ -83,15 +81,8 @@ impl RunDirectories {
     /// # Errors
     /// [`Error`] if the directory may still be in place.
     pub fn revoke(&self, name: &str) -> Result<(), Error> {
-        if !is_ours(name) {
-            return Ok(());
-        }
-        match fs::rename(self.path(name), self.path(&format!("{REVOKED}{name}"))) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(Error { name: name.to_owned(), step: "revoke", source })
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
+        let revoked = self.path(&format!("{REVOKED}{name}"));
+        change(name, "revoke", || fs::rename(self.path(name), revoked))
     }
 
     /// Removes a revoked directory, after its container is gone. Succeeds if it is missing.
@@ -99,15 +90,7 @@ impl RunDirectories {
     /// # Errors
     /// [`Error`] if a part of it may be left.
     pub fn discard(&self, name: &str) -> Result<(), Error> {
-        if !is_ours(name) {
-            return Ok(());
-        }
-        match fs::remove_dir_all(self.path(&format!("{REVOKED}{name}"))) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(Error { name: name.to_owned(), step: "remove", source })
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
+        change(name, "remove", || fs::remove_dir_all(self.path(&format!("{REVOKED}{name}"))))
     }
 
     /// Lists the names of directories, revoked ones included, that are older than `age`.
@@ -138,10 +121,18 @@ impl RunDirectories {
     }
 }
 
-/// Whether [`RunDirectories::make`] gives such names. Directories with other names are not touched: the mount
-/// of an orphaned container may name any path.
-fn is_ours(name: &str) -> bool {
-    name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+/// Changes a directory unless it is missing. Only names that [`RunDirectories::make`] gives are touched: the
+/// mount of an orphaned container may name any path.
+fn change(name: &str, step: &'static str, change: impl FnOnce() -> io::Result<()>) -> Result<(), Error> {
+    if name.len() != 32 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(());
+    }
+    match change() {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error { name: name.to_owned(), step, source })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use steward_proto::sandbox::v1::sandbox_service_server::SandboxServiceServer;
 use svc_core::{
     base::{StartError, Starting},
     custody::server::CustodianHandler,
@@ -69,16 +70,16 @@ pub async fn start(
     engine::start(&deps, engine);
     base.delete_expired_keys(&config.retention);
 
-    let sandboxes = Sandboxes::new(deps.clone());
+    let sandboxes = Sandboxes { deps: deps.clone() };
     let handler = SandboxHandler {
-        admission: Admission::new(base.pool.clone(), sessions, sandboxes.clone()),
+        admission: Admission { pool: base.pool.clone(), sessions, sandboxes: sandboxes.clone() },
         sandboxes,
-        execs: Execs::new(deps.clone()),
-        files: Files::new(deps.clone()),
+        execs: Execs { deps: deps.clone() },
+        files: Files { deps: deps.clone() },
     };
     base.serve(RegistryTokens::new(registry), MAX_TOKENS, |server| {
         server
             .service(CustodianHandler::new(NAME, Custodian::new(deps)).into_server())
-            .service(handler.into_server())
+            .service(SandboxServiceServer::new(handler))
     })
 }

@@ -31,7 +31,7 @@ pub use crate::{
         execs::Execs,
         files::Files,
         notices::Notices,
-        reconcile::Report,
+        reconcile::{Reconciliation, Report},
         removal::Remover,
         sandboxes::Sandboxes,
         served::{EngineSlot, Served},

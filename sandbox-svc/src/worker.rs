@@ -31,16 +31,11 @@ const SLOW_ROUND: Duration = Duration::from_secs(60);
 /// A singleton lease that is kept from pass to pass, because two sightings must be made under the same lease.
 #[derive(Debug)]
 pub struct PassLease {
-    singleton: Singleton,
-    held: Option<Held>,
+    pub singleton: Singleton,
+    pub held: Option<Held>,
 }
 
 impl PassLease {
-    #[must_use]
-    pub const fn new(singleton: Singleton) -> Self {
-        Self { singleton, held: None }
-    }
-
     /// Returns the lease if this replica has it or can take it.
     ///
     /// # Errors

@@ -22,17 +22,12 @@ use crate::{
 /// Admits requests for sandboxes; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Admission {
-    pool: Pool,
-    sessions: Sessions,
-    sandboxes: Sandboxes,
+    pub pool: Pool,
+    pub sessions: Sessions,
+    pub sandboxes: Sandboxes,
 }
 
 impl Admission {
-    #[must_use]
-    pub const fn new(pool: Pool, sessions: Sessions, sandboxes: Sandboxes) -> Self {
-        Self { pool, sessions, sandboxes }
-    }
-
     /// Returns the session's live sandbox, or requests one. The first request for a session makes the account
     /// its owner here, so chat-svc is asked first. A service of the plane knows the owner, so for its
     /// requests chat-svc is not asked.

@@ -19,10 +19,7 @@ use svc_core::{
 };
 use tracing::Instrument;
 
-use super::{
-    Deps, WORKER,
-    served::{Served, host_error},
-};
+use super::{Deps, WORKER, served::Served};
 use crate::{
     domain::{
         pool::PoolState,
@@ -63,17 +60,12 @@ impl<E: Into<Error>> From<E> for Abort {
 /// Creates sandboxes as one holder of leases; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Creator {
-    deps: Deps,
+    pub deps: Deps,
     /// The name of this process in leases.
-    holder: String,
+    pub holder: String,
 }
 
 impl Creator {
-    #[must_use]
-    pub const fn new(deps: Deps, holder: String) -> Self {
-        Self { deps, holder }
-    }
-
     /// Creates the container of a taken sandbox and waits for its guest, in the trace of the request that
     /// waits for it. A sandbox that cannot be created is committed to removal.
     ///
@@ -131,8 +123,8 @@ impl Creator {
         steps.start(&id).await?;
         failpoint::hit("sandbox.create.started").await;
         let instance = steps.await_guest(&id).await?;
-        // The directory is sealed before any command of the session runs.
-        served.run_dirs.seal(&container.run_dir).map_err(host_error)?;
+        // Before any command of the session runs.
+        served.run_dirs.seal(&container.run_dir)?;
         self.mark_running(served, &sandbox, instance).await?;
         self.deps.notices.sandbox_changed(sandbox.id).await;
         Ok(())

@@ -70,12 +70,6 @@ struct Erased {
     done: bool,
 }
 
-impl From<Listed> for Vec<Object> {
-    fn from(Listed { resources }: Listed) -> Self {
-        resources.into_iter().map(Object::from).collect()
-    }
-}
-
 impl From<Erased> for custodian::Erased {
     fn from(Erased { deleted, outcomes, done }: Erased) -> Self {
         let objects = outcomes.into_iter().map(|(resource, outcome)| (resource.into(), outcome.into()));
@@ -118,7 +112,7 @@ struct Pending {
 impl Custodian {
     #[must_use]
     pub fn new(deps: Deps) -> Self {
-        let remover = Remover::new(deps.clone(), format!("custodian/{}", new_id()));
+        let remover = Remover { deps: deps.clone(), holder: format!("custodian/{}", new_id()) };
         Self { deps, remover }
     }
 }
@@ -157,7 +151,7 @@ impl custodian::Custodian for Custodian {
             Ok(open.answer(Listed { resources }).await?)
         })
         .await;
-        Ok(listed?.into())
+        Ok(listed?.resources.into_iter().map(Object::from).collect())
     }
 
     /// Removes as much as one call can.

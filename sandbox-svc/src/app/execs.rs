@@ -21,7 +21,7 @@ use super::{Deps, WORKER, sandboxes::POLL, subject};
 use crate::{
     client::guest::{self, Guest, Keyed, Refusal},
     domain::{
-        exec::{Call, ExecState, Key, Record, ResolveOptions},
+        exec::{Call, CallId, ExecState, Key, Record, ResolveOptions},
         sandbox::{Cause, Container, Owner, Sandbox, State},
         time::after,
     },
@@ -36,15 +36,10 @@ const HAND_OVER: Duration = Duration::from_secs(10);
 /// Keyed calls; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Execs {
-    deps: Deps,
+    pub deps: Deps,
 }
 
 impl Execs {
-    #[must_use]
-    pub const fn new(deps: Deps) -> Self {
-        Self { deps }
-    }
-
     /// Makes a call and waits for its end, or for the end of the same call made before.
     ///
     /// # Errors
@@ -94,30 +89,18 @@ impl Execs {
     ) -> Result<Record> {
         let sandbox = self.deps.find(account, id).await?;
         let owner = sandbox.owner.ok_or(Error::NotFound)?;
-        let mut tx = Tx::for_subject(&self.deps.pool, subject(owner)).await?;
-        let known = match execs::abandon_unused(&mut tx, owner, id, key.as_str(), self.deps.now()).await? {
-            true => None,
-            false => execs::find(&mut tx, owner, id, key.as_str()).await?,
-        };
-        // The remover holds the same lock when it marks calls as in doubt, so it has either marked this call,
-        // or the call still runs.
+        let keyed = KeyedCall { deps: self.deps.clone(), owner, sandbox, key };
+        let mut tx = keyed.tx().await?;
+        execs::abandon_unused(&mut tx, keyed.id(), self.deps.now()).await?;
+        let record = execs::find(&mut tx, keyed.id()).await?.ok_or(Error::NotFound)?.record;
+        // The remover holds the same lock when it marks calls as in doubt: either it did, or the call still
+        // runs.
         let state = rows::lock(&mut tx, Some(account), id).await?.ok_or(Error::NotFound)?.state;
         tx.commit().await?;
-        let record = match known.map(|entry| entry.record) {
-            None => {
-                return Ok(Record {
-                    key: key.as_str().to_owned(),
-                    state: ExecState::Abandoned,
-                    outcome: None,
-                });
-            }
-            Some(record) => record,
-        };
         if record.state != ExecState::Running {
             return Ok(record);
         }
         let soft = self.deps.lifecycle.soft();
-        let keyed = KeyedCall { deps: self.deps.clone(), owner, sandbox, key };
         if state != State::Running {
             // The call is in doubt only once the container's absence is confirmed.
             return keyed.await_absence(options.wait).await;
@@ -154,42 +137,37 @@ struct KeyedCall {
 }
 
 impl KeyedCall {
+    fn id(&self) -> CallId<'_> {
+        CallId { owner: self.owner, sandbox: self.sandbox.id, key: self.key.as_str() }
+    }
+
     /// Journals the intent, or returns the record of a key that is settled.
     async fn record_intent(&self, hash: &[u8; 32]) -> Result<Intent> {
-        let (owner, id, key) = (self.owner, self.sandbox.id, self.key.as_str());
         let now = self.deps.now();
         let mut tx = self.tx().await?;
         // Locks the row, so that a sandbox with a committed removal gets no new call.
         let lifetimes = &self.deps.settings.lifetimes;
         let until = after(now, lifetimes.idle);
-        let runs = rows::touch(&mut tx, owner, id, now, until, lifetimes.max).await?;
-        let new = runs && execs::begin(&mut tx, owner, id, key, hash, now).await?;
-        let known = match new {
+        let runs = rows::touch(&mut tx, self.owner, self.sandbox.id, now, until, lifetimes.max).await?;
+        let first = runs && execs::begin(&mut tx, self.id(), hash, now).await?;
+        let known = match first {
             true => None,
-            false => execs::find(&mut tx, owner, id, key).await?,
-        };
-        let state = match runs {
-            true => State::Running,
-            false => rows::find(&mut tx, Some(owner.account), id).await?.ok_or(Error::NotFound)?.state,
+            false => execs::find(&mut tx, self.id()).await?,
         };
         match known {
-            None if new => {}
-            None => return Err(Error::NotRunning(state)),
-            Some(entry) => {
-                if entry.hash.is_some_and(|known| known != *hash) {
-                    return Err(self.key_reused());
-                }
-                match entry.record.state {
-                    ExecState::Finished | ExecState::Abandoned | ExecState::InDoubt => {
-                        return Ok(Intent::Settled(entry.record));
-                    }
-                    ExecState::Running if !runs => return Err(Error::NotRunning(state)),
-                    ExecState::Running => {}
-                }
+            None if first => {}
+            Some(entry) if entry.hash.is_some_and(|known| known != *hash) => return Err(self.key_reused()),
+            Some(entry) if entry.record.state != ExecState::Running => {
+                return Ok(Intent::Settled(entry.record));
+            }
+            Some(_) if runs => {}
+            Some(_) | None => {
+                let sandbox = rows::find(&mut tx, Some(self.owner.account), self.sandbox.id).await?;
+                return Err(Error::NotRunning(sandbox.ok_or(Error::NotFound)?.state));
             }
         }
         tx.commit().await?;
-        Ok(Intent::Open { first: new })
+        Ok(Intent::Open { first })
     }
 
     /// Returns the error for a key that was used for another call. It names the header if the caller sent
@@ -205,7 +183,7 @@ impl KeyedCall {
     /// key is unused. Only the request that wrote the intent does this, and not after a `Busy` refusal.
     async fn withdraw_intent(&self) -> Result<()> {
         let mut tx = self.tx().await?;
-        execs::withdraw(&mut tx, self.owner, self.sandbox.id, self.key.as_str()).await?;
+        execs::withdraw(&mut tx, self.id()).await?;
         Ok(tx.commit().await?)
     }
 
@@ -250,18 +228,17 @@ impl KeyedCall {
                 return Err(error.into());
             }
         };
-        let (owner, id, key) = (self.owner, self.sandbox.id, self.key.as_str());
         let now = self.deps.now();
         let mut tx = match record.state {
             ExecState::Running | ExecState::InDoubt => return Ok(record),
             ExecState::Finished | ExecState::Abandoned => self.tx().await?,
         };
         match &record.outcome {
-            Some(outcome) => execs::finish(&mut tx, owner, id, key, outcome, now).await?,
-            None => execs::abandon(&mut tx, owner, id, key, now).await?,
+            Some(outcome) => execs::finish(&mut tx, self.id(), outcome, now).await?,
+            None => execs::abandon(&mut tx, self.id(), now).await?,
         };
-        // Reads the journal again, because another request may have settled the key before.
-        let settled = execs::find(&mut tx, owner, id, key).await?.ok_or(Error::NotFound)?;
+        // The journal decides: another request may have settled the key before.
+        let settled = execs::find(&mut tx, self.id()).await?.ok_or(Error::NotFound)?;
         tx.commit().await?;
         Ok(settled.record)
     }
@@ -290,7 +267,7 @@ impl KeyedCall {
         loop {
             let entry = {
                 let mut db = self.deps.pool.acquire().await?;
-                execs::find(&mut db, self.owner, self.sandbox.id, self.key.as_str()).await?
+                execs::find(&mut db, self.id()).await?
             };
             let record = entry.ok_or(Error::NotFound)?.record;
             if record.state != ExecState::Running || Instant::now() >= until || soft.is_cancelled() {

@@ -20,15 +20,10 @@ const MAX_ENTRIES: u32 = 1_000;
 /// Files of sandboxes; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Files {
-    deps: Deps,
+    pub deps: Deps,
 }
 
 impl Files {
-    #[must_use]
-    pub const fn new(deps: Deps) -> Self {
-        Self { deps }
-    }
-
     /// Reads a file.
     ///
     /// # Errors

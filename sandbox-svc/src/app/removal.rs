@@ -10,14 +10,11 @@ use svc_core::{
     run::failpoint,
 };
 
-use super::{
-    Deps,
-    served::{Served, host_error},
-};
+use super::{Deps, served::Served};
 use crate::{
     domain::{
         sandbox::{Container, Sandbox, State},
-        spec::Identity,
+        spec::container_name,
         time::after,
         transition::{Input, InvalidTransition, next},
     },
@@ -25,7 +22,6 @@ use crate::{
     error::{Error, Result},
     store::{
         execs,
-        queue::{self, Unattended},
         sandboxes::{self as rows, SandboxLeases},
         volumes,
     },
@@ -34,31 +30,14 @@ use crate::{
 /// Carries out removals as one holder of leases; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Remover {
-    deps: Deps,
+    pub deps: Deps,
     /// The name of this process in leases.
-    holder: String,
+    pub holder: String,
 }
 
 impl Remover {
-    #[must_use]
-    pub const fn new(deps: Deps, holder: String) -> Self {
-        Self { deps, holder }
-    }
-
-    /// Lists at most `limit` committed removals without a worker. With `expired`, it also lists those with an
-    /// expired lease.
-    ///
-    /// # Errors
-    /// An error of Postgres, or [`Error::EngineUnknown`].
-    pub async fn list_unattended(&self, expired: bool, limit: i64) -> Result<Vec<Unattended>> {
-        let engine = &self.deps.engine.get()?.info.id;
-        let mut db = self.deps.pool.acquire().await?;
-        Ok(queue::unattended(&mut db, engine, State::Deleting, expired, limit).await?)
-    }
-
-    /// Removes the container and the other resources of a sandbox in `deleting`, unless another process has
-    /// taken the removal since its epoch was `seen`. The lease of an unfinished removal is released, so that
-    /// the next worker can repeat it.
+    /// Removes what exists of a sandbox with a committed removal, unless its epoch grew since it was
+    /// `seen`. The lease of an unfinished removal is released, so that the next worker can repeat it.
     ///
     /// # Errors
     /// Any error; the removal must then be repeated.
@@ -102,8 +81,8 @@ impl Remover {
         sandbox: &Sandbox,
         container: &Container,
     ) -> Result<bool> {
-        // After this the engine refuses every create and start of this container.
-        served.run_dirs.revoke(&container.run_dir).map_err(host_error)?;
+        // From here on the engine refuses every create and start of this container.
+        served.run_dirs.revoke(&container.run_dir)?;
         served.forget_guest(sandbox.id).await;
         let id = match &container.id {
             Some(id) => ContainerId(id.clone()),
@@ -131,7 +110,7 @@ impl Remover {
         sandbox: &Sandbox,
         container: &Container,
     ) -> Result<Option<ContainerId>> {
-        let name = Identity::of(&self.deps.settings.installation, sandbox, container).name();
+        let name = container_name(sandbox.id, container.generation);
         let found = match served.engine.observe(Handle::Name(&name)).await {
             Observed::Absent => return Ok(None),
             Observed::Unknown(error) => return Err(error.into()),
@@ -180,7 +159,7 @@ impl Remover {
             "sandbox ended"
         );
         if let Some(container) = &sandbox.container {
-            served.run_dirs.discard(&container.run_dir).map_err(host_error)?;
+            served.run_dirs.discard(&container.run_dir)?;
         }
         // Wakes the session's next sandbox, which may wait for the workspace.
         self.deps.notices.removal_committed(&sandbox).await;

@@ -24,7 +24,7 @@ use crate::{
     error::{Error, Result},
     store::{
         pool::{self, Wanted},
-        queue,
+        queue::{self, Unattended},
         sandboxes::{self as rows, ONE_LIVE_A_SESSION},
         volumes::{self, ONE_VOLUME_A_SESSION},
     },
@@ -50,15 +50,10 @@ pub struct View {
 /// The sandboxes of accounts; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Sandboxes {
-    deps: Deps,
+    pub deps: Deps,
 }
 
 impl Sandboxes {
-    #[must_use]
-    pub const fn new(deps: Deps) -> Self {
-        Self { deps }
-    }
-
     /// Returns the session's live sandbox, claims one from the pool, or requests one. A repetition of the
     /// request returns the sandbox of the first one.
     ///
@@ -142,14 +137,6 @@ impl Sandboxes {
         Ok(sandbox)
     }
 
-    /// Returns an account's sandbox.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] if the account has no such sandbox.
-    pub async fn find(&self, account: AccountId, id: SandboxId) -> Result<Sandbox> {
-        self.deps.find(account, id).await
-    }
-
     /// Returns an account's sandbox once it is neither requested nor creating, or after `wait`.
     ///
     /// # Errors
@@ -162,7 +149,7 @@ impl Sandboxes {
             false => Some(self.deps.notices.of_sandbox(id).await),
         };
         loop {
-            let sandbox = self.find(account, id).await?;
+            let sandbox = self.deps.find(account, id).await?;
             let waits = sandbox.state.is_pending() && Instant::now() < until && !soft.is_cancelled();
             let changes = match &mut changes {
                 Some(changes) if waits => changes,
@@ -209,7 +196,7 @@ impl Sandboxes {
     /// [`Error::NotFound`] if the account has no such sandbox; [`Error::Idempotency`] if the key was used for
     /// another request.
     pub async fn delete(&self, account: AccountId, id: SandboxId, by: &str, once: &Once) -> Result<Sandbox> {
-        let owner = self.find(account, id).await?.owner.ok_or(Error::NotFound)?;
+        let owner = self.deps.find(account, id).await?.owner.ok_or(Error::NotFound)?;
         let mut tx = Tx::for_subject(&self.deps.pool, subject(owner)).await?;
         let outcome = async {
             let slot = match once.begin::<SandboxId>(&mut tx, Some(account)).await? {
@@ -250,13 +237,27 @@ async fn end<T>(tx: Tx, outcome: Result<T>) -> Result<T> {
 
 impl Deps {
     /// Returns an account's sandbox.
-    pub(super) async fn find(&self, account: AccountId, id: SandboxId) -> Result<Sandbox> {
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if the account has no such sandbox.
+    pub async fn find(&self, account: AccountId, id: SandboxId) -> Result<Sandbox> {
         let mut db = self.pool.acquire().await?;
         rows::find(&mut db, Some(account), id).await?.ok_or(Error::NotFound)
     }
 
-    /// Builds a new requested sandbox without owner, around a workspace.
-    pub(super) fn requested(&self, engine: String, volume: VolumeId) -> Sandbox {
+    /// Lists at most `limit` sandboxes of the served engine in `state` without a worker. One with a lease that
+    /// ran out is among them only if `expired`.
+    ///
+    /// # Errors
+    /// An error of Postgres, or [`Error::EngineUnknown`].
+    pub async fn list_unattended(&self, state: State, expired: bool, limit: i64) -> Result<Vec<Unattended>> {
+        let engine = &self.engine.get()?.info.id;
+        let mut db = self.pool.acquire().await?;
+        Ok(queue::unattended(&mut db, engine, state, expired, limit).await?)
+    }
+
+    /// A new requested sandbox without owner, around a workspace.
+    pub fn requested(&self, engine: String, volume: VolumeId) -> Sandbox {
         let now = self.now();
         Sandbox {
             id: SandboxId::new(),

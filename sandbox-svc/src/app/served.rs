@@ -15,9 +15,9 @@ use svc_core::{
 use crate::{
     client::guest::{self, Guest},
     domain::sandbox::{Container, Sandbox},
-    engine::{self, EngineInfo, SharedEngine},
+    engine::{EngineInfo, SharedEngine},
     error::{Error, Result},
-    run_dirs::{self, RunDirectories},
+    run_dirs::RunDirectories,
     store::engines,
 };
 
@@ -115,9 +115,4 @@ impl EngineSlot {
             _ => Err(Error::ServedElsewhere(sandbox.engine.clone())),
         }
     }
-}
-
-/// Reports a failure of the engine's host in the same way as an engine that cannot be reached.
-pub(super) fn host_error(error: run_dirs::Error) -> engine::Error {
-    engine::Error::Unreachable(Box::new(error))
 }

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use svc_core::{data::idempotency, error::Invalid};
+use svc_core::{data::idempotency, error::Invalid, id::SandboxId};
+
+use super::sandbox::Owner;
 
 /// Maximum bytes of standard input, of a file, and of each stored output stream, because a call and its
 /// outcome must fit into one message and one row.
@@ -152,6 +154,14 @@ impl Call {
         }
         hash.finalize().into()
     }
+}
+
+/// Names a call in the journal.
+#[derive(Debug, Clone, Copy)]
+pub struct CallId<'a> {
+    pub owner: Owner,
+    pub sandbox: SandboxId,
+    pub key: &'a str,
 }
 
 /// The record of a call.

@@ -19,9 +19,10 @@ const BAD_SAMPLES: u32 = 2;
 const RECOVERY: Duration = Duration::from_secs(120);
 
 /// How short of resources a host is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Level {
     /// Sandboxes are created for sessions and for the pool.
+    #[default]
     Fine,
     /// No sandbox is created for the pool.
     Warning,
@@ -59,18 +60,12 @@ impl Sample {
 }
 
 /// The level over time, with hysteresis.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Gauge {
     level: Level,
     /// Samples in a row that are worse than the level.
     bad: u32,
     clean_since: Option<Instant>,
-}
-
-impl Default for Gauge {
-    fn default() -> Self {
-        Self { level: Level::Fine, bad: 0, clean_since: None }
-    }
 }
 
 impl Gauge {

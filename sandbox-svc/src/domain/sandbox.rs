@@ -74,21 +74,6 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Self; 12] = [
-        Self::Deleted,
-        Self::Expired,
-        Self::Erased,
-        Self::Retired,
-        Self::CreateTimeout,
-        Self::ImageMissing,
-        Self::EngineRefused,
-        Self::GuestSilent,
-        Self::ContainerLost,
-        Self::ContainerExited,
-        Self::GuestRestarted,
-        Self::Orphaned,
-    ];
-
     /// Its name in the contract.
     #[must_use]
     pub const fn name(self) -> &'static str {

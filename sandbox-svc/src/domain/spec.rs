@@ -80,15 +80,9 @@ impl Identity {
             generation: container.generation,
         }
     }
-
-    /// Returns the container's name. Each generation has its own, so a repeated create finds the container of
-    /// the first one.
-    #[must_use]
-    pub fn name(&self) -> String {
-        container_name(self.sandbox, self.generation)
-    }
 }
 
+/// Names a container: one name for each generation, so a repeated create finds the first one's container.
 #[must_use]
 pub fn container_name(sandbox: SandboxId, generation: i64) -> String {
     format!("steward-{sandbox}-{generation}")
@@ -183,7 +177,7 @@ impl ContainerSpec {
             (label::CREATED_AT, at.to_rfc3339_opts(SecondsFormat::Micros, true)),
         ]);
         Self {
-            name: identity.name(),
+            name: container_name(identity.sandbox, identity.generation),
             image: image.to_owned(),
             command: vec![
                 GUEST_PROGRAM.to_owned(),

@@ -11,9 +11,9 @@ use bollard::{
     Docker,
     errors::Error as BollardError,
     models::{
-        ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
-        ContainerSummaryStateEnum, HostConfig, HostConfigLogConfig, Mount as DockerMount, MountPoint,
-        MountType, RestartPolicy, RestartPolicyNameEnum, VolumeCreateRequest,
+        ContainerCreateBody, ContainerInspectResponse, ContainerSummary, HostConfig, HostConfigLogConfig,
+        Mount as DockerMount, MountPoint, MountType, RestartPolicy, RestartPolicyNameEnum,
+        VolumeCreateRequest,
     },
     query_parameters::{
         CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
@@ -282,16 +282,7 @@ fn inspected(container: ContainerInspectResponse) -> Result<Container, Error> {
         image: container.image.ok_or(Error::Malformed("an image id"))?,
         labels: config.labels.unwrap_or_default().into_iter().collect(),
         mounts: mounts(container.mounts),
-        state: match status {
-            ContainerStateStatusEnum::CREATED => ContainerState::Created,
-            ContainerStateStatusEnum::RUNNING
-            | ContainerStateStatusEnum::RESTARTING
-            | ContainerStateStatusEnum::STOPPING => ContainerState::Running,
-            ContainerStateStatusEnum::PAUSED => ContainerState::Paused,
-            ContainerStateStatusEnum::REMOVING => ContainerState::Removing,
-            ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::DEAD => ContainerState::Exited,
-            ContainerStateStatusEnum::EMPTY => return Err(Error::Malformed("a state")),
-        },
+        state: state(status.as_ref())?,
         created_at: created_at.map(|at| at.with_timezone(&Utc)),
     })
 }
@@ -305,18 +296,20 @@ fn summarised(container: ContainerSummary) -> Result<Container, Error> {
         image: container.image_id.ok_or(Error::Malformed("an image id"))?,
         labels: container.labels.unwrap_or_default().into_iter().collect(),
         mounts: mounts(container.mounts),
-        state: match container.state.ok_or(Error::Malformed("a state"))? {
-            ContainerSummaryStateEnum::CREATED => ContainerState::Created,
-            ContainerSummaryStateEnum::RUNNING
-            | ContainerSummaryStateEnum::RESTARTING
-            | ContainerSummaryStateEnum::STOPPING => ContainerState::Running,
-            ContainerSummaryStateEnum::PAUSED => ContainerState::Paused,
-            ContainerSummaryStateEnum::REMOVING => ContainerState::Removing,
-            ContainerSummaryStateEnum::EXITED | ContainerSummaryStateEnum::DEAD => ContainerState::Exited,
-            ContainerSummaryStateEnum::EMPTY => return Err(Error::Malformed("a state")),
-        },
+        state: state(container.state.ok_or(Error::Malformed("a state"))?.as_ref())?,
         created_at: container.created.and_then(|seconds| DateTime::from_timestamp(seconds, 0)),
     })
+}
+
+fn state(name: &str) -> Result<ContainerState, Error> {
+    match name {
+        "created" => Ok(ContainerState::Created),
+        "running" | "restarting" | "stopping" => Ok(ContainerState::Running),
+        "paused" => Ok(ContainerState::Paused),
+        "removing" => Ok(ContainerState::Removing),
+        "exited" | "dead" => Ok(ContainerState::Exited),
+        _ => Err(Error::Malformed("a state")),
+    }
 }
 
 fn mounts(points: Option<Vec<MountPoint>>) -> Vec<Mount> {

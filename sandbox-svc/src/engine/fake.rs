@@ -7,7 +7,6 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     fmt,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -176,11 +175,7 @@ impl World {
             Handle::Id(id) => seen.id == *id,
             Handle::Name(name) => seen.name == name,
         };
-        self.containers
-            .values()
-            .map(|inside| &inside.seen)
-            .find(|seen| matches(seen))
-            .map(|seen| seen.id.clone())
+        self.containers.values().find(|inside| matches(&inside.seen)).map(|inside| inside.seen.id.clone())
     }
 
     fn create(&mut self, spec: &ContainerSpec) -> Result<ContainerId, Error> {
@@ -223,19 +218,15 @@ impl World {
 }
 
 fn check_binds(spec: &ContainerSpec) -> Result<(), Error> {
-    let missing = |mount: &crate::domain::spec::Mount| -> Option<PathBuf> {
-        match &mount.source {
-            MountSource::Bind(path) if !path.exists() => Some(path.clone()),
-            MountSource::Bind(_) | MountSource::Volume(_) => None,
+    for mount in &spec.mounts {
+        if let MountSource::Bind(path) = &mount.source
+            && !path.exists()
+        {
+            let message = format!("bind source {} does not exist", path.display());
+            return Err(Error::Refused { status: 400, message });
         }
-    };
-    match spec.mounts.iter().find_map(missing) {
-        None => Ok(()),
-        Some(path) => Err(Error::Refused {
-            status: 400,
-            message: format!("bind source {} does not exist", path.display()),
-        }),
     }
+    Ok(())
 }
 
 #[async_trait]

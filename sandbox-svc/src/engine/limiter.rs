@@ -6,10 +6,7 @@
 //! wait, not the work of the daemon.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -39,7 +36,8 @@ pub struct Limited {
     limits: LimiterSettings,
     changes: Semaphore,
     looks: Semaphore,
-    waiting: AtomicUsize,
+    /// One permit for each call that may wait.
+    waiting: Semaphore,
     breaker: Mutex<Breaker>,
     clock: SharedClock,
 }
@@ -52,7 +50,7 @@ impl Limited {
             limits,
             changes: Semaphore::new(limits.changes),
             looks: Semaphore::new(limits.looks),
-            waiting: AtomicUsize::new(0),
+            waiting: Semaphore::new(limits.waiting),
             breaker: Mutex::default(),
             clock,
         }
@@ -68,7 +66,7 @@ impl Limited {
         let _permit = match permits.try_acquire() {
             Ok(permit) => permit,
             Err(_) => {
-                let _queued = Queued::enter(&self.waiting, self.limits.waiting)?;
+                let _queued = self.waiting.try_acquire().map_err(|_| Error::Busy)?;
                 match timeout_at(until, permits.acquire()).await {
                     Ok(Ok(permit)) => permit,
                     // The engine was not asked.
@@ -107,23 +105,6 @@ impl Limited {
 
     fn with_breaker<T>(&self, act: impl FnOnce(&mut Breaker) -> T) -> T {
         act(&mut self.breaker.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// A place among the waiting calls; dropping it frees the place.
-struct Queued<'a>(&'a AtomicUsize);
-
-impl<'a> Queued<'a> {
-    fn enter(waiting: &'a AtomicUsize, max: usize) -> Result<Self, Error> {
-        let entered =
-            waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1));
-        entered.map(|_| Self(waiting)).map_err(|_| Error::Busy)
-    }
-}
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -13,7 +13,7 @@ use svc_core::{
 use crate::{
     app::sandboxes::View,
     domain::{
-        exec::{CONTENT_BYTES, Command, DEFAULT_TIMEOUT, ExecState, Record, Write},
+        exec::{CONTENT_BYTES, Command, DEFAULT_TIMEOUT, ExecState, Record},
         files::{Entry, EntryKind},
         sandbox::{Cause, Filter, Sandbox, State},
     },
@@ -58,12 +58,6 @@ impl TryFrom<proto::ExecRequest> for Command {
         };
         command.check()?;
         Ok(command)
-    }
-}
-
-impl From<proto::WriteFileRequest> for Write {
-    fn from(request: proto::WriteFileRequest) -> Self {
-        Self { path: request.path, content: request.content, mode: request.mode }
     }
 }
 

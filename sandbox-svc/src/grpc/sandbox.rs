@@ -1,9 +1,6 @@
 //! `SandboxService`: sandboxes, keyed calls, and files.
 
-use steward_proto::sandbox::v1::{
-    self as proto,
-    sandbox_service_server::{SandboxService, SandboxServiceServer},
-};
+use steward_proto::sandbox::v1::{self as proto, sandbox_service_server::SandboxService};
 use svc_core::{
     error::Invalid,
     id::{SandboxId, SessionId},
@@ -15,7 +12,7 @@ use super::convert;
 use crate::{
     app::{admission::Admission, execs::Execs, files::Files, sandboxes::Sandboxes},
     domain::{
-        exec::{self, Command, Key, ResolveOptions},
+        exec::{self, Command, Key, ResolveOptions, Write},
         sandbox::Filter,
     },
 };
@@ -28,15 +25,7 @@ pub struct SandboxHandler {
     pub files: Files,
 }
 
-impl SandboxHandler {
-    #[must_use]
-    pub fn into_server(self) -> SandboxServiceServer<Self> {
-        SandboxServiceServer::new(self)
-    }
-}
-
-/// Returns the key of a call: the key in its message, or else a key derived from its `idempotency-key`, or
-/// else a new one.
+/// The key of a call: the one in its message, else one derived from its `idempotency-key`, else a new one.
 fn call_key(method: &str, call: &Call, given: String) -> Result<Key, Invalid> {
     match call.key()? {
         Some(header) if given.is_empty() => Ok(Key::of_request(method, header)),
@@ -132,7 +121,8 @@ impl SandboxService for SandboxHandler {
         let (call, mut request) = Call::take(request)?;
         let key = call_key("WriteFile", &call, std::mem::take(&mut request.key))?;
         let id = sandbox_id(&request.sandbox_id)?;
-        let write = exec::Call::Write(request.into());
+        let proto::WriteFileRequest { path, content, mode, .. } = request;
+        let write = exec::Call::Write(Write { path, content, mode });
         let record = self.execs.call(call.account()?, id, key, write).await?;
         Ok(Response::new(proto::WriteFileResponse { exec: Some(record.into()) }))
     }

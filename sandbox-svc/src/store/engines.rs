@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use svc_core::data::pg;
+use svc_core::data::pg::Result;
 
 use crate::engine::EngineInfo;
 
@@ -13,7 +13,7 @@ pub async fn register(
     engine: &EngineInfo,
     run_dir: &str,
     now: DateTime<Utc>,
-) -> Result<bool, pg::Error> {
+) -> Result<bool> {
     let done = sqlx::query!(
         "INSERT INTO engines (id, memory_bytes, run_dir, seen_at)
          VALUES ($1, $2, $3, $4)
@@ -34,18 +34,16 @@ pub async fn register(
 }
 
 /// Locks the engine's row until the transaction ends, and counts the sandboxes in creation on it. The lock
-/// orders concurrent takers, so that each counts the sandboxes taken before.
-pub async fn lock_and_count_creating(db: &mut PgConnection, engine: &str) -> Result<i64, pg::Error> {
+/// orders concurrent takers, so that each counts those taken before.
+pub async fn lock_and_count_creating(db: &mut PgConnection, engine: &str) -> Result<i64> {
     sqlx::query!("SELECT id FROM engines WHERE id = $1 FOR NO KEY UPDATE", engine)
         .fetch_optional(&mut *db)
         .await?;
-    // Counts in a second statement, because its snapshot must include what was committed while the lock was
-    // awaited.
-    let creating = sqlx::query_scalar!(
+    // A second statement, because its snapshot must include what was committed while the lock was awaited.
+    Ok(sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!" FROM sandboxes WHERE engine_id = $1 AND state = 'creating'"#,
         engine,
     )
     .fetch_one(db)
-    .await?;
-    Ok(creating)
+    .await?)
 }

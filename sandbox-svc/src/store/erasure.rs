@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use svc_core::{data::pg, id::SandboxId, subject::Subject};
+use svc_core::{data::pg::Result, id::SandboxId, subject::Subject};
 use uuid::Uuid;
 
 use crate::domain::VolumeId;
@@ -25,7 +25,7 @@ fn ids(subject: Subject) -> (Uuid, Option<Uuid>) {
 }
 
 /// Lists the subject's sandboxes that are not final, oldest first, which is the order to lock them in.
-pub async fn list_unfinished(db: &mut PgConnection, subject: Subject) -> Result<Vec<SandboxId>, pg::Error> {
+pub async fn list_unfinished(db: &mut PgConnection, subject: Subject) -> Result<Vec<SandboxId>> {
     let (account, session) = ids(subject);
     let ids = sqlx::query_scalar!(
         "SELECT id
@@ -41,10 +41,7 @@ pub async fn list_unfinished(db: &mut PgConnection, subject: Subject) -> Result<
 }
 
 /// Lists the run directories of all the subject's sandboxes, final ones included: engine and name.
-pub async fn list_run_dirs(
-    db: &mut PgConnection,
-    subject: Subject,
-) -> Result<Vec<(String, String)>, pg::Error> {
+pub async fn list_run_dirs(db: &mut PgConnection, subject: Subject) -> Result<Vec<(String, String)>> {
     let (account, session) = ids(subject);
     let rows = sqlx::query!(
         r#"SELECT engine_id, container_run_dir AS "run_dir!"
@@ -60,10 +57,7 @@ pub async fn list_run_dirs(
 }
 
 /// Lists the subject's workspaces with an absence that is not confirmed: id and engine.
-pub async fn list_volumes(
-    db: &mut PgConnection,
-    subject: Subject,
-) -> Result<Vec<(VolumeId, String)>, pg::Error> {
+pub async fn list_volumes(db: &mut PgConnection, subject: Subject) -> Result<Vec<(VolumeId, String)>> {
     let (account, session) = ids(subject);
     let rows = sqlx::query!(
         "SELECT id, engine_id
@@ -79,7 +73,7 @@ pub async fn list_volumes(
 }
 
 /// Commits the subject's workspaces to removal, except those that a sandbox still mounts.
-pub async fn begin_removal(db: &mut PgConnection, subject: Subject) -> Result<(), pg::Error> {
+pub async fn begin_removal(db: &mut PgConnection, subject: Subject) -> Result<()> {
     let (account, session) = ids(subject);
     sqlx::query!(
         "UPDATE volumes
@@ -101,7 +95,7 @@ pub async fn confirm_removal(
     db: &mut PgConnection,
     subject: Subject,
     now: DateTime<Utc>,
-) -> Result<Vec<VolumeId>, pg::Error> {
+) -> Result<Vec<VolumeId>> {
     let (account, session) = ids(subject);
     let ids = sqlx::query_scalar!(
         "UPDATE volumes
@@ -118,8 +112,8 @@ pub async fn confirm_removal(
 }
 
 /// Lists live sandboxes of subjects that are being erased or erased. There must be none.
-pub async fn list_live_of_erasing(db: &mut PgConnection, limit: i64) -> Result<Vec<Uuid>, pg::Error> {
-    let ids = sqlx::query_scalar!(
+pub async fn list_live_of_erasing(db: &mut PgConnection, limit: i64) -> Result<Vec<Uuid>> {
+    Ok(sqlx::query_scalar!(
         r#"SELECT s.id AS "id: Uuid"
          FROM sandboxes s
          JOIN custody c ON (c.kind = 'session' AND c.subject_id = s.session_id)
@@ -129,13 +123,12 @@ pub async fn list_live_of_erasing(db: &mut PgConnection, limit: i64) -> Result<V
         limit
     )
     .fetch_all(db)
-    .await?;
-    Ok(ids)
+    .await?)
 }
 
 /// Lists workspaces with a committed removal that a sandbox still mounts. There must be none.
-pub async fn list_removed_in_use(db: &mut PgConnection, limit: i64) -> Result<Vec<Uuid>, pg::Error> {
-    let ids = sqlx::query_scalar!(
+pub async fn list_removed_in_use(db: &mut PgConnection, limit: i64) -> Result<Vec<Uuid>> {
+    Ok(sqlx::query_scalar!(
         r#"SELECT v.id AS "id: Uuid"
          FROM volumes v
          JOIN sandboxes s ON s.volume_id = v.id
@@ -144,6 +137,5 @@ pub async fn list_removed_in_use(db: &mut PgConnection, limit: i64) -> Result<Ve
         limit
     )
     .fetch_all(db)
-    .await?;
-    Ok(ids)
+    .await?)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use svc_core::{data::pg, id::SandboxId};
+use svc_core::{data::pg::Result, id::SandboxId};
 
 use crate::domain::{
     VolumeId,
@@ -25,7 +25,7 @@ pub struct Wanted<'a> {
 /// Takes the oldest pooled sandbox that fits for `owner`. Returns its id and volume.
 ///
 /// # Errors
-/// [`pg::Error::Conflict`] on [`ONE_LIVE_A_SESSION`](super::sandboxes::ONE_LIVE_A_SESSION) if the session got
+/// `pg::Error::Conflict` on [`ONE_LIVE_A_SESSION`](super::sandboxes::ONE_LIVE_A_SESSION) if the session got
 /// another sandbox meanwhile.
 pub async fn claim(
     db: &mut PgConnection,
@@ -33,7 +33,7 @@ pub async fn claim(
     owner: Owner,
     now: DateTime<Utc>,
     deadline_at: DateTime<Utc>,
-) -> Result<Option<(SandboxId, VolumeId)>, pg::Error> {
+) -> Result<Option<(SandboxId, VolumeId)>> {
     let row = sqlx::query!(
         "WITH free AS (
              SELECT id
@@ -67,7 +67,7 @@ pub async fn claim(
 }
 
 /// Returns the oldest available sandbox of the pool that no transaction has locked.
-pub async fn oldest(db: &mut PgConnection, engine: &str) -> Result<Option<SandboxId>, pg::Error> {
+pub async fn oldest(db: &mut PgConnection, engine: &str) -> Result<Option<SandboxId>> {
     let id = sqlx::query_scalar!(
         "SELECT id
          FROM sandboxes
@@ -88,7 +88,7 @@ pub async fn in_slot(
     engine: &str,
     number: i32,
     state: PoolState,
-) -> Result<Option<SandboxId>, pg::Error> {
+) -> Result<Option<SandboxId>> {
     let id = sqlx::query_scalar!(
         "SELECT id FROM sandboxes WHERE engine_id = $1 AND pool_slot = $2 AND pool_state = $3",
         engine,
@@ -106,8 +106,8 @@ pub async fn recent_failures(
     engine: &str,
     now: DateTime<Utc>,
     window: Duration,
-) -> Result<i64, pg::Error> {
-    let failures = sqlx::query_scalar!(
+) -> Result<i64> {
+    Ok(sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!"
          FROM sandboxes
          WHERE engine_id = $1 AND warm AND state IN ('deleting', 'failed') AND running_at IS NULL
@@ -118,6 +118,5 @@ pub async fn recent_failures(
         window.as_secs_f64(),
     )
     .fetch_one(db)
-    .await?;
-    Ok(failures)
+    .await?)
 }

@@ -1,18 +1,13 @@
 //! Sandboxes that wait for a worker of their engine, to be created or removed.
 
 use sqlx::PgConnection;
-use svc_core::{data::pg, id::SandboxId};
+use svc_core::{data::pg::Result, id::SandboxId};
 
 use crate::domain::sandbox::{Sandbox, State};
 
-/// Returns the sandbox of an engine to create next: sandboxes for sessions come before sandboxes for the
-/// pool, then the oldest first. The volume of a sandbox must be free; a sandbox for the pool is returned only
-/// if `warm`.
-pub async fn next_queued(
-    db: &mut PgConnection,
-    engine: &str,
-    warm: bool,
-) -> Result<Option<SandboxId>, pg::Error> {
+/// Returns the sandbox of an engine to create next: those of sessions before those of the pool, then the
+/// oldest. The volume of a sandbox must be free; one for the pool is returned only if `warm`.
+pub async fn next_queued(db: &mut PgConnection, engine: &str, warm: bool) -> Result<Option<SandboxId>> {
     let id = sqlx::query_scalar!(
         "SELECT id
          FROM sandboxes s
@@ -31,8 +26,8 @@ pub async fn next_queued(
 }
 
 /// Counts the sandboxes of the same engine that are created before a queued one.
-pub async fn position(db: &mut PgConnection, sandbox: &Sandbox) -> Result<i64, pg::Error> {
-    let ahead = sqlx::query_scalar!(
+pub async fn position(db: &mut PgConnection, sandbox: &Sandbox) -> Result<i64> {
+    Ok(sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!"
          FROM sandboxes
          WHERE engine_id = $1 AND state = 'requested' AND (warm, created_at, id) < ($2, $3, $4)"#,
@@ -42,8 +37,7 @@ pub async fn position(db: &mut PgConnection, sandbox: &Sandbox) -> Result<i64, p
         sandbox.id.0,
     )
     .fetch_one(db)
-    .await?;
-    Ok(ahead)
+    .await?)
 }
 
 /// A sandbox without a worker, and the epoch to take it with.
@@ -60,7 +54,7 @@ pub async fn unattended(
     state: State,
     expired: bool,
     limit: i64,
-) -> Result<Vec<Unattended>, pg::Error> {
+) -> Result<Vec<Unattended>> {
     let rows = sqlx::query!(
         "SELECT id, epoch
          FROM sandboxes
@@ -87,8 +81,8 @@ pub struct AllottedMemory {
 }
 
 /// Sums the memory allotted to the sandboxes of an engine.
-pub async fn allotted_memory(db: &mut PgConnection, engine: &str) -> Result<AllottedMemory, pg::Error> {
-    let allotted = sqlx::query_as!(
+pub async fn allotted_memory(db: &mut PgConnection, engine: &str) -> Result<AllottedMemory> {
+    Ok(sqlx::query_as!(
         AllottedMemory,
         r#"SELECT coalesce(sum(memory_bytes), 0)::bigint AS "total!",
                 coalesce(sum(memory_bytes) FILTER (WHERE state = 'deleting'), 0)::bigint AS "deleting!"
@@ -97,6 +91,5 @@ pub async fn allotted_memory(db: &mut PgConnection, engine: &str) -> Result<Allo
         engine,
     )
     .fetch_one(db)
-    .await?;
-    Ok(allotted)
+    .await?)
 }

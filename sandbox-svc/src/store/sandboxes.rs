@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{
-    data::pg::{self, ensure_affected},
+    data::pg::{Result, ensure_affected},
     id::{AccountId, SandboxId, SessionId},
 };
 use uuid::Uuid;
@@ -105,11 +105,7 @@ impl From<SandboxRow> for Sandbox {
 }
 
 /// Returns sandboxes by id, newest first; only those of `account`, if it is given.
-pub async fn read(
-    db: &mut PgConnection,
-    account: Option<AccountId>,
-    ids: &[Uuid],
-) -> Result<Vec<Sandbox>, pg::Error> {
+pub async fn read(db: &mut PgConnection, account: Option<AccountId>, ids: &[Uuid]) -> Result<Vec<Sandbox>> {
     let rows = sqlx::query_as!(
         SandboxRow,
         "SELECT id, account_id, session_id, engine_id, state, generation, epoch, warm, pool_slot, pool_state,
@@ -132,7 +128,7 @@ pub async fn find(
     db: &mut PgConnection,
     account: Option<AccountId>,
     id: SandboxId,
-) -> Result<Option<Sandbox>, pg::Error> {
+) -> Result<Option<Sandbox>> {
     Ok(read(db, account, &[id.0]).await?.pop())
 }
 
@@ -141,7 +137,7 @@ pub async fn lock(
     db: &mut PgConnection,
     account: Option<AccountId>,
     id: SandboxId,
-) -> Result<Option<Sandbox>, pg::Error> {
+) -> Result<Option<Sandbox>> {
     sqlx::query!("SELECT id FROM sandboxes WHERE id = $1 FOR NO KEY UPDATE", id.0)
         .fetch_optional(&mut *db)
         .await?;
@@ -149,7 +145,7 @@ pub async fn lock(
 }
 
 /// Returns the session's sandbox that is requested, creating or running, of any account.
-pub async fn find_live(db: &mut PgConnection, session: SessionId) -> Result<Option<Sandbox>, pg::Error> {
+pub async fn find_live(db: &mut PgConnection, session: SessionId) -> Result<Option<Sandbox>> {
     let id = sqlx::query_scalar!(
         "SELECT id FROM sandboxes WHERE session_id = $1 AND state IN ('requested', 'creating', 'running')",
         session.0,
@@ -170,7 +166,7 @@ pub async fn list(
     filter: Filter,
     after: Option<Uuid>,
     limit: i64,
-) -> Result<Vec<Sandbox>, pg::Error> {
+) -> Result<Vec<Sandbox>> {
     let ids = sqlx::query_scalar!(
         "SELECT id
          FROM sandboxes
@@ -190,11 +186,7 @@ pub async fn list(
 }
 
 /// Returns every sandbox of an engine in one of `states`.
-pub async fn in_states(
-    db: &mut PgConnection,
-    engine: &str,
-    states: &[State],
-) -> Result<Vec<Sandbox>, pg::Error> {
+pub async fn in_states(db: &mut PgConnection, engine: &str, states: &[State]) -> Result<Vec<Sandbox>> {
     let ids = sqlx::query_scalar!(
         "SELECT id FROM sandboxes WHERE engine_id = $1 AND state = ANY($2::sandbox_state[])",
         engine,
@@ -206,7 +198,7 @@ pub async fn in_states(
 }
 
 /// Lists sandboxes past their deadline, without those that are being deleted.
-pub async fn due(db: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Result<Vec<SandboxId>, pg::Error> {
+pub async fn due(db: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Result<Vec<SandboxId>> {
     let ids = sqlx::query_scalar!(
         "SELECT id
          FROM sandboxes
@@ -224,8 +216,8 @@ pub async fn due(db: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Resul
 /// Writes a new sandbox.
 ///
 /// # Errors
-/// [`pg::Error::Conflict`] on [`ONE_LIVE_A_SESSION`] if the session has one.
-pub async fn insert(db: &mut PgConnection, sandbox: &Sandbox) -> Result<(), pg::Error> {
+/// `pg::Error::Conflict` on [`ONE_LIVE_A_SESSION`] if the session has one.
+pub async fn insert(db: &mut PgConnection, sandbox: &Sandbox) -> Result<()> {
     let container = sandbox.container.as_ref();
     sqlx::query!(
         "INSERT INTO sandboxes (
@@ -269,7 +261,7 @@ pub async fn insert(db: &mut PgConnection, sandbox: &Sandbox) -> Result<(), pg::
 }
 
 /// Writes the trace context of the request that waits for a new sandbox.
-pub async fn set_trace(db: &mut PgConnection, id: SandboxId, traceparent: &str) -> Result<(), pg::Error> {
+pub async fn set_trace(db: &mut PgConnection, id: SandboxId, traceparent: &str) -> Result<()> {
     sqlx::query!("UPDATE sandboxes SET traceparent = $2 WHERE id = $1", id.0, traceparent)
         .execute(db)
         .await?;
@@ -277,7 +269,7 @@ pub async fn set_trace(db: &mut PgConnection, id: SandboxId, traceparent: &str) 
 }
 
 /// Returns the trace context of the request that waits for a sandbox.
-pub async fn trace(db: &mut PgConnection, id: SandboxId) -> Result<Option<String>, pg::Error> {
+pub async fn trace(db: &mut PgConnection, id: SandboxId) -> Result<Option<String>> {
     let traceparent = sqlx::query_scalar!("SELECT traceparent FROM sandboxes WHERE id = $1", id.0)
         .fetch_optional(db)
         .await?;
@@ -288,13 +280,13 @@ pub async fn trace(db: &mut PgConnection, id: SandboxId) -> Result<Option<String
 /// lease; `lease` gives the holder and the time to live of a new one.
 ///
 /// # Errors
-/// [`pg::Error::Stale`] if the row changed; [`pg::Error::Conflict`] on [`ONE_CONTAINER_A_VOLUME`].
+/// `pg::Error::Stale` if the row changed; `pg::Error::Conflict` on [`ONE_CONTAINER_A_VOLUME`].
 pub async fn update(
     db: &mut PgConnection,
     before: &Sandbox,
     after: &Sandbox,
     lease: Option<(&str, Duration)>,
-) -> Result<(), pg::Error> {
+) -> Result<()> {
     let container = after.container.as_ref();
     let done = sqlx::query!(
         "UPDATE sandboxes
@@ -343,7 +335,7 @@ pub async fn touch(
     now: DateTime<Utc>,
     deadline_at: DateTime<Utc>,
     longest: Duration,
-) -> Result<bool, pg::Error> {
+) -> Result<bool> {
     let done = sqlx::query!(
         "UPDATE sandboxes
          SET last_active_at = $4,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use svc_core::data::pg::{self, ensure_affected};
+use svc_core::data::pg::{Result, ensure_affected};
 use uuid::Uuid;
 
 use crate::domain::{VolumeId, sandbox::Owner};
@@ -20,7 +20,7 @@ pub async fn insert(
     engine: &str,
     owner: Option<Owner>,
     now: DateTime<Utc>,
-) -> Result<(), pg::Error> {
+) -> Result<()> {
     sqlx::query!(
         "INSERT INTO volumes (id, account_id, session_id, engine_id, state, created_at)
          VALUES ($1, $2, $3, $4, 'live', $5)",
@@ -37,10 +37,7 @@ pub async fn insert(
 
 /// Ends the retention of the session's workspace, because a new sandbox is to mount it. Returns the workspace
 /// and its engine.
-pub async fn keep_of_session(
-    db: &mut PgConnection,
-    owner: Owner,
-) -> Result<Option<(VolumeId, String)>, pg::Error> {
+pub async fn keep_of_session(db: &mut PgConnection, owner: Owner) -> Result<Option<(VolumeId, String)>> {
     let row = sqlx::query!(
         "UPDATE volumes
          SET retain_until = NULL
@@ -57,8 +54,8 @@ pub async fn keep_of_session(
 /// Assigns a workspace of the pool to the session that claimed its sandbox.
 ///
 /// # Errors
-/// [`pg::Error::Stale`] if it has an owner.
-pub async fn assign(db: &mut PgConnection, id: VolumeId, owner: Owner) -> Result<(), pg::Error> {
+/// `pg::Error::Stale` if it has an owner.
+pub async fn assign(db: &mut PgConnection, id: VolumeId, owner: Owner) -> Result<()> {
     let done = sqlx::query!(
         "UPDATE volumes
          SET account_id = $2, session_id = $3
@@ -73,13 +70,9 @@ pub async fn assign(db: &mut PgConnection, id: VolumeId, owner: Owner) -> Result
 }
 
 /// Starts the retention of a workspace after its sandbox ended, unless another sandbox is to mount it.
-pub async fn release(
-    db: &mut PgConnection,
-    id: VolumeId,
-    retain_until: DateTime<Utc>,
-) -> Result<(), pg::Error> {
-    // Locks the row first: a request that is about to use the workspace holds the row, and only a later
-    // statement sees the sandbox that it inserts.
+pub async fn release(db: &mut PgConnection, id: VolumeId, retain_until: DateTime<Utc>) -> Result<()> {
+    // Locked first: a request that is about to use the workspace holds the row, and only a later statement
+    // sees the sandbox that it inserts.
     sqlx::query!("SELECT id FROM volumes WHERE id = $1 FOR NO KEY UPDATE", id.0)
         .fetch_optional(&mut *db)
         .await?;
@@ -105,7 +98,7 @@ pub async fn begin_removal(
     engine: &str,
     now: DateTime<Utc>,
     limit: i64,
-) -> Result<Vec<VolumeId>, pg::Error> {
+) -> Result<Vec<VolumeId>> {
     let ids = sqlx::query_scalar!(
         "UPDATE volumes
          SET state = 'removing'
@@ -127,11 +120,7 @@ pub async fn begin_removal(
 }
 
 /// Writes that a workspace's absence is confirmed. Returns `false` if it was written before.
-pub async fn confirm_removal(
-    db: &mut PgConnection,
-    id: VolumeId,
-    now: DateTime<Utc>,
-) -> Result<bool, pg::Error> {
+pub async fn confirm_removal(db: &mut PgConnection, id: VolumeId, now: DateTime<Utc>) -> Result<bool> {
     let done = sqlx::query!(
         "UPDATE volumes SET state = 'gone', ended_at = $2 WHERE id = $1 AND state = 'removing'",
         id.0,
@@ -143,7 +132,7 @@ pub async fn confirm_removal(
 }
 
 /// Returns which of these workspaces have a row, and whether the row is `gone`.
-pub async fn are_gone(db: &mut PgConnection, ids: &[Uuid]) -> Result<HashMap<VolumeId, bool>, pg::Error> {
+pub async fn are_gone(db: &mut PgConnection, ids: &[Uuid]) -> Result<HashMap<VolumeId, bool>> {
     let rows = sqlx::query!(r#"SELECT id, state = 'gone' AS "gone!" FROM volumes WHERE id = ANY($1)"#, ids)
         .fetch_all(db)
         .await?;
@@ -157,7 +146,7 @@ pub async fn adopt(
     engine: &str,
     now: DateTime<Utc>,
     retain_until: DateTime<Utc>,
-) -> Result<(), pg::Error> {
+) -> Result<()> {
     sqlx::query!(
         "INSERT INTO volumes (id, engine_id, state, created_at, retain_until)
          VALUES ($1, $2, 'live', $3, $4)

@@ -18,7 +18,7 @@ use crate::{
         Deps,
         creation::{Creator, Job},
     },
-    domain::host::Level,
+    domain::{host::Level, sandbox::State},
     error::Result,
 };
 
@@ -34,7 +34,7 @@ pub fn start(deps: &Deps, host: &HostLevel, holder: &str) {
         let rounds = Rounds {
             permits: Arc::new(Semaphore::new(usize::try_from(deps.settings.create.cap).unwrap_or(1))),
             freed: Arc::default(),
-            creator: Creator::new(deps.clone(), holder.clone()),
+            creator: Creator { deps: deps.clone(), holder: holder.clone() },
             deps: deps.clone(),
             host: host.clone(),
         };
@@ -71,7 +71,7 @@ struct Rounds {
 impl Rounds {
     async fn run(&self, scanner: &Scanner) -> Result<()> {
         let expired = scanner.may_take(Instant::now());
-        for row in self.creator.list_abandoned(expired, BATCH).await? {
+        for row in self.deps.list_unattended(State::Creating, expired, BATCH).await? {
             if self.permits.available_permits() == 0 {
                 return Ok(());
             }

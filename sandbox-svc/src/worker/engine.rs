@@ -80,7 +80,7 @@ fn start_workers(deps: &Deps, engine: &EngineDeps, engine_id: &str) {
     let lease = |task: &str| {
         let name = format!("sandbox.{task}/{engine_id}");
         let ttl = settings.reconcile.lease;
-        PassLease::new(Singleton::new(name, ttl, &engine.redis, &deps.pool, lifecycle))
+        PassLease { singleton: Singleton::new(name, ttl, &engine.redis, &deps.pool, lifecycle), held: None }
     };
     let level = HostLevel::default();
     host::start(deps, engine.proc_root.clone(), engine.sample_period, &level);

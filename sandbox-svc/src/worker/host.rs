@@ -2,12 +2,11 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
+
+use tokio::sync::watch;
 
 use crate::{
     app::Deps,
@@ -16,44 +15,32 @@ use crate::{
 
 /// The level of the host at the last sample.
 #[derive(Debug, Clone, Default)]
-pub struct HostLevel(Arc<AtomicU8>);
+pub struct HostLevel(Arc<watch::Sender<Level>>);
 
 impl HostLevel {
     #[must_use]
     pub fn get(&self) -> Level {
-        match self.0.load(Ordering::Relaxed) {
-            0 => Level::Fine,
-            1 => Level::Warning,
-            _ => Level::Critical,
-        }
+        *self.0.borrow()
     }
 
-    /// Sets the level; called by the sampler and by tests.
-    pub fn set(&self, level: Level) {
-        let number = match level {
-            Level::Fine => 0,
-            Level::Warning => 1,
-            Level::Critical => 2,
-        };
-        self.0.store(number, Ordering::Relaxed);
+    /// Sets the level and returns the one before; called by the sampler and by tests.
+    pub fn set(&self, level: Level) -> Level {
+        self.0.send_replace(level)
     }
 }
 
 pub fn start(deps: &Deps, proc_root: PathBuf, period: Duration, level: &HostLevel) {
     let (deps, level) = (deps.clone(), level.clone());
     let lifecycle = deps.lifecycle.clone();
-    let gauge = Arc::new(std::sync::Mutex::new(Gauge::default()));
+    let gauge = Arc::new(Mutex::new(Gauge::default()));
     lifecycle.every("host monitor", period, move || {
         let (level, gauge, proc_root) = (level.clone(), gauge.clone(), proc_root.clone());
         let disk = deps.engine.get().ok().map(|served| PathBuf::from(&served.info.root));
         async move {
             let sample = tokio::task::spawn_blocking(move || sample(&proc_root, disk.as_deref())).await?;
-            let before = level.get();
-            let after = gauge
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .observe(&sample, Instant::now());
-            level.set(after);
+            let mut gauge = gauge.lock().unwrap_or_else(PoisonError::into_inner);
+            let after = gauge.observe(&sample, Instant::now());
+            let before = level.set(after);
             if before != after {
                 tracing::warn!(?before, ?after, ?sample, "level of the engine's host changed");
             }

@@ -15,7 +15,8 @@ use crate::{
 
 /// Starts the passes over engine and rows.
 pub fn start(deps: &Deps, lease: PassLease) {
-    let reconciler = Arc::new(Mutex::new(Reconciler::new(deps.clone(), lease)));
+    let reconciliation = Reconciliation::new(deps.clone());
+    let reconciler = Arc::new(Mutex::new(Reconciler { reconciliation, lease }));
     deps.lifecycle.every("sandbox reconcile", deps.settings.reconcile.period, move || {
         let reconciler = reconciler.clone();
         async move {
@@ -31,16 +32,11 @@ pub fn start(deps: &Deps, lease: PassLease) {
 /// A reconciliation and its lease.
 #[derive(Debug)]
 pub struct Reconciler {
-    reconciliation: Reconciliation,
-    lease: PassLease,
+    pub reconciliation: Reconciliation,
+    pub lease: PassLease,
 }
 
 impl Reconciler {
-    #[must_use]
-    pub fn new(deps: Deps, lease: PassLease) -> Self {
-        Self { reconciliation: Reconciliation::new(deps), lease }
-    }
-
     /// Makes one pass, if this replica has the lease.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use super::SLOW_ROUND;
 use crate::{
     app::{Deps, removal::Remover},
+    domain::sandbox::State,
     error::Result,
 };
 
@@ -21,7 +22,7 @@ const BATCH: i64 = 64;
 
 /// Starts the remover of the served engine.
 pub fn start(deps: &Deps, holder: &str) {
-    let (deps, remover) = (deps.clone(), Remover::new(deps.clone(), holder.to_owned()));
+    let (deps, remover) = (deps.clone(), Remover { deps: deps.clone(), holder: holder.to_owned() });
     let lifecycle = deps.lifecycle.clone();
     let poll = deps.settings.create.poll;
     lifecycle.supervise("sandbox remover", longest_silence(poll, 3, SLOW_ROUND), move |beat| {
@@ -48,7 +49,7 @@ pub fn start(deps: &Deps, holder: &str) {
 
 async fn round(deps: &Deps, remover: &Remover, scanner: &Scanner, permits: &Arc<Semaphore>) -> Result<()> {
     let expired = scanner.may_take(Instant::now());
-    for row in remover.list_unattended(expired, BATCH).await? {
+    for row in deps.list_unattended(State::Deleting, expired, BATCH).await? {
         let Ok(permit) = permits.clone().acquire_owned().await else { return Ok(()) };
         let remover = remover.clone();
         drop(deps.lifecycle.spawn("sandbox removal", async move {

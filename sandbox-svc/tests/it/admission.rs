@@ -62,7 +62,8 @@ async fn chat_svc_is_asked_only_about_unknown_owners_of_callers() {
     let mut server = JoinSet::new();
     server.spawn(served);
     let replica = &plane.replica;
-    let admission = Admission::new(replica.deps.pool.clone(), sessions, replica.sandboxes.clone());
+    let admission =
+        Admission { pool: replica.deps.pool.clone(), sessions, sandboxes: replica.sandboxes.clone() };
     let (owner, once) = (plane.owner(), Once::unkeyed());
     let caller = Principal::account(owner.account);
 

@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use sandbox_svc::testing::{
     Error,
     domain::{
-        exec::{CONTENT_BYTES, Call, Command, ExecState, Key, Record, ResolveOptions, Write},
+        exec::{CONTENT_BYTES, Call, CallId, Command, ExecState, Key, Record, ResolveOptions, Write},
         sandbox::{Cause, Sandbox, State},
     },
     engine::ContainerEngine,
@@ -64,7 +64,11 @@ async fn intend(plane: &Plane, sandbox: &Sandbox, name: &str, call: &Call) {
     let mut db = plane.replica.deps.pool.acquire().await.unwrap();
     let owner = sandbox.owner.unwrap();
     let now = plane.now();
-    assert!(store::execs::begin(&mut db, owner, sandbox.id, name, &call.hash(), now).await.unwrap());
+    assert!(
+        store::execs::begin(&mut db, CallId { owner, sandbox: sandbox.id, key: name }, &call.hash(), now)
+            .await
+            .unwrap()
+    );
 }
 
 #[tokio::test]
@@ -211,7 +215,10 @@ async fn a_caller_that_disconnects_does_not_end_the_call() {
     let mut db = plane.replica.deps.pool.acquire().await.unwrap();
     let owner = sandbox.owner.unwrap();
     loop {
-        let entry = store::execs::find(&mut db, owner, sandbox.id, "a").await.unwrap().unwrap();
+        let entry = store::execs::find(&mut db, CallId { owner, sandbox: sandbox.id, key: "a" })
+            .await
+            .unwrap()
+            .unwrap();
         if entry.record.state == ExecState::Finished {
             break assert_eq!(entry.record.outcome.unwrap().stdout, b"done\n");
         }

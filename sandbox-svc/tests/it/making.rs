@@ -198,7 +198,7 @@ async fn a_worker_adopts_the_container_of_one_that_died() {
     let made = plane.engine.create(&plane.spec(&job.sandbox)).await.unwrap();
     expire_lease(&plane, requested.id).await;
 
-    let survivor = Creator::new(plane.another().await.deps, "survivor".into());
+    let survivor = Creator { deps: plane.another().await.deps, holder: "survivor".into() };
     let taken = survivor.take_over(requested.id, job.sandbox.epoch).await.unwrap().unwrap();
     // Only one worker takes over.
     let late = plane.replica.creator.take_over(requested.id, job.sandbox.epoch).await.unwrap();

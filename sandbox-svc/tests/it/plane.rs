@@ -8,7 +8,8 @@ use sandbox_svc::{
     MIGRATOR,
     testing::{
         CreateSettings, Creator, Deps, EngineSlot, Execs, Files, Lifetimes, Metrics, Notices, PassLease,
-        PoolSettings, ReconcileSettings, Reconciler, Remover, RunDirectories, Sandboxes, Served, Settings,
+        PoolSettings, ReconcileSettings, Reconciler, Reconciliation, Remover, RunDirectories, Sandboxes,
+        Served, Settings,
         domain::{
             limits::LimiterSettings,
             sandbox::{Owner, Sandbox, State},
@@ -59,10 +60,10 @@ pub(crate) struct Replica {
 impl Replica {
     pub(crate) fn of(deps: Deps) -> Self {
         Self {
-            sandboxes: Sandboxes::new(deps.clone()),
-            execs: Execs::new(deps.clone()),
-            files: Files::new(deps.clone()),
-            creator: Creator::new(deps.clone(), "creator".into()),
+            sandboxes: Sandboxes { deps: deps.clone() },
+            execs: Execs { deps: deps.clone() },
+            files: Files { deps: deps.clone() },
+            creator: Creator { deps: deps.clone(), holder: "creator".into() },
             deps,
         }
     }
@@ -129,8 +130,8 @@ impl Plane {
 
     /// Carries out every committed removal, as far as it can be now.
     pub(crate) async fn remove_all(&self) {
-        let remover = Remover::new(self.replica.deps.clone(), "remover".into());
-        for row in remover.list_unattended(true, 100).await.unwrap() {
+        let remover = Remover { deps: self.replica.deps.clone(), holder: "remover".into() };
+        for row in remover.deps.list_unattended(State::Deleting, true, 100).await.unwrap() {
             // A failed removal is left for the next call, as the worker does.
             let _ = remover.remove(row.id, row.epoch).await;
         }
@@ -160,7 +161,7 @@ impl Plane {
         let name = format!("sandbox.{task}/{ENGINE}");
         let Deps { pool, lifecycle, .. } = &replica.deps;
         let ttl = Duration::from_secs(3);
-        PassLease::new(Singleton::new(name, ttl, &self.redis.redis(), pool, lifecycle))
+        PassLease { singleton: Singleton::new(name, ttl, &self.redis.redis(), pool, lifecycle), held: None }
     }
 
     pub(crate) fn lease(&self, task: &str) -> PassLease {
@@ -177,7 +178,7 @@ impl Plane {
             ReconcileSettings { period: Duration::from_millis(1), min_age, lease: Duration::from_secs(3) };
         let settings = Settings { reconcile, ..(*replica.deps.settings).clone() };
         let deps = Deps { settings: Arc::new(settings), ..replica.deps.clone() };
-        Reconciler::new(deps, self.lease_of(replica, "reconcile"))
+        Reconciler { reconciliation: Reconciliation::new(deps), lease: self.lease_of(replica, "reconcile") }
     }
 
     /// Removes the workspaces that are due, if the lease can be held.

@@ -73,7 +73,7 @@ async fn the_sandbox_of_another_account_does_not_exist() {
     let owner = plane.owner();
     let sandbox = plane.running(owner).await;
     let other = AccountId::new();
-    let found = plane.replica.sandboxes.find(other, sandbox.id).await;
+    let found = plane.replica.deps.find(other, sandbox.id).await;
     assert!(matches!(found, Err(Error::NotFound)), "{found:?}");
     let deleted = plane.replica.sandboxes.delete(other, sandbox.id, "other", &Once::unkeyed()).await;
     assert!(matches!(deleted, Err(Error::NotFound)), "{deleted:?}");
@@ -200,7 +200,7 @@ async fn a_repeated_delete_returns_the_same_sandbox() {
     }
     // A repetition needs one connection alone, and leaves no lock on the key.
     let one = PgConfig { max_connections: 1, ..plane.db.config("sandbox") };
-    let alone = Sandboxes::new(Deps { pool: Pool::lazy(&one).unwrap(), ..plane.replica.deps.clone() });
+    let alone = Sandboxes { deps: Deps { pool: Pool::lazy(&one).unwrap(), ..plane.replica.deps.clone() } };
     for _ in 0..2 {
         assert_eq!(alone.delete(owner.account, first.id, "test", &once).await.unwrap().id, first.id);
     }

@@ -282,7 +282,7 @@ async fn nothing_is_done_when_another_engine_answers() {
     // A removal does not accept the absence that the other engine reports, either.
     plane.delete(&sandbox).await;
     let epoch = plane.sandbox(sandbox.id).await.epoch;
-    let refused = Remover::new(replica.deps, "remover".into()).remove(sandbox.id, epoch).await;
+    let refused = Remover { deps: replica.deps, holder: "remover".into() }.remove(sandbox.id, epoch).await;
     assert!(matches!(refused, Err(Error::OtherEngine(_))), "{refused:?}");
     assert_eq!(plane.state(sandbox.id).await, State::Deleting);
     plane.remove_all().await;

@@ -10,19 +10,15 @@ use svc_core::{
 
 use super::{Creator, Job};
 use crate::{
-    app::{
-        WORKER,
-        served::{Served, host_error},
-    },
+    app::{WORKER, served::Served},
     domain::{
-        sandbox::{Cause, Sandbox, State},
+        sandbox::{Cause, Sandbox},
         transition::{Input, next},
     },
     engine::Observed,
     error::{Error, Result},
     store::{
-        engines, pool,
-        queue::{self, Unattended},
+        engines, pool, queue,
         sandboxes::{self as rows, ONE_CONTAINER_A_VOLUME, SandboxLeases},
     },
 };
@@ -51,12 +47,12 @@ impl Creator {
             }
             Observed::Unknown(error) => return Err(error.into()),
         };
-        // Makes the directory before the commit: no worker makes it again after a removal has revoked it.
-        let run_dir = served.run_dirs.make().map_err(host_error)?;
+        // Before the commit: no worker makes the directory again after a removal has revoked it.
+        let run_dir = served.run_dirs.make()?;
         let taken = self.commit(served, &sandbox, &run_dir, image).await;
         if !matches!(taken, Ok(Some(_)) | Err(Error::Pg(pg::Error::CommitUnknown(_)))) {
             let run_dirs = &served.run_dirs;
-            run_dirs.revoke(&run_dir).and_then(|()| run_dirs.discard(&run_dir)).map_err(host_error)?;
+            run_dirs.revoke(&run_dir).and_then(|()| run_dirs.discard(&run_dir))?;
         }
         match taken {
             // Another worker took it, or the last container with its volume still exists.
@@ -111,18 +107,7 @@ impl Creator {
         Ok(self.deps.commit_removal(tx, &idle, Cause::Retired, WORKER).await?.is_some())
     }
 
-    /// Lists at most `limit` sandboxes in creation without a worker. With `expired`, it also lists those with
-    /// an expired lease.
-    ///
-    /// # Errors
-    /// An error of Postgres, or [`Error::EngineUnknown`].
-    pub async fn list_abandoned(&self, expired: bool, limit: i64) -> Result<Vec<Unattended>> {
-        let engine = &self.deps.engine.get()?.info.id;
-        let mut db = self.deps.pool.acquire().await?;
-        Ok(queue::unattended(&mut db, engine, State::Creating, expired, limit).await?)
-    }
-
-    /// Takes over the creation of a sandbox, unless another process has taken it since its epoch was `seen`.
+    /// Takes over a sandbox in creation, unless its epoch grew since it was `seen`.
     ///
     /// # Errors
     /// Any error of Postgres; the sandbox is then not taken over.

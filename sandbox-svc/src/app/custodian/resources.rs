@@ -6,10 +6,7 @@ use std::{
 };
 
 use crate::{
-    app::{
-        Deps,
-        served::{Served, host_error},
-    },
+    app::{Deps, served::Served},
     domain::{
         residue::{RemovalOutcome, Resource, ResourceKind, RetryReason},
         spec::container_name,
@@ -126,7 +123,7 @@ async fn list(deps: &Deps, resources: &BTreeSet<Resource>) -> Result<HashSet<(Re
     let installation = &deps.settings.installation;
     let containers = served.engine.list(installation).await?;
     let volumes = served.engine.list_volumes(installation).await?;
-    let run_dirs = served.run_dirs.older_than(Duration::ZERO).map_err(host_error)?;
+    let run_dirs = served.run_dirs.older_than(Duration::ZERO)?;
     let containers = containers.into_iter().map(|container| (ResourceKind::Container, container.name));
     let volumes = volumes.into_iter().map(|volume| (ResourceKind::Volume, volume.name));
     let run_dirs = run_dirs.into_iter().map(|name| (ResourceKind::RunDirectory, name));

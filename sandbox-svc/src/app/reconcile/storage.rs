@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{LIVE, Reconciliation, check_lease, in_states};
 use crate::{
-    app::served::{Served, host_error},
+    app::served::Served,
     domain::{
         VolumeId,
         spec::{label, volume_name},
@@ -24,7 +24,7 @@ impl Reconciliation {
     /// Removes run directories that no live row names. Returns their number.
     pub(super) async fn run_dirs(&mut self, held: &Held, served: &Served) -> Result<usize> {
         let settings = &self.deps.settings.reconcile;
-        let listed = served.run_dirs.older_than(settings.min_age).map_err(host_error)?;
+        let listed = served.run_dirs.older_than(settings.min_age)?;
         let rows = in_states(&self.deps, served, &LIVE).await?;
         let used: HashSet<&str> =
             rows.iter().filter_map(|row| row.container.as_ref()).map(|c| c.run_dir.as_str()).collect();
