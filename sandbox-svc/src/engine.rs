@@ -92,6 +92,20 @@ impl<T> From<Result<T, Error>> for Observed<T> {
     }
 }
 
+impl<T> Observed<T> {
+    /// Returns what the engine has, or the error after which this is unknown.
+    ///
+    /// # Errors
+    /// That of [`Self::Unknown`].
+    pub fn known(self) -> Result<Option<T>, Error> {
+        match self {
+            Self::Present(present) => Ok(Some(present)),
+            Self::Absent => Ok(None),
+            Self::Unknown(error) => Err(error),
+        }
+    }
+}
+
 /// The result of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removal {

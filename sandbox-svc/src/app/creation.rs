@@ -123,7 +123,7 @@ impl Creator {
         steps.start(&id).await?;
         failpoint::hit("sandbox.create.started").await;
         let instance = steps.await_guest(&id).await?;
-        // Before any command of the session runs.
+        // The directory is sealed before any command of the session runs.
         served.run_dirs.seal(&container.run_dir)?;
         self.mark_running(served, &sandbox, instance).await?;
         self.deps.notices.sandbox_changed(sandbox.id).await;

@@ -93,8 +93,8 @@ impl Execs {
         let mut tx = keyed.tx().await?;
         execs::abandon_unused(&mut tx, keyed.id(), self.deps.now()).await?;
         let record = execs::find(&mut tx, keyed.id()).await?.ok_or(Error::NotFound)?.record;
-        // The remover holds the same lock when it marks calls as in doubt: either it did, or the call still
-        // runs.
+        // The remover holds the same lock when it marks calls as in doubt, so it has either marked this call,
+        // or the call still runs.
         let state = rows::lock(&mut tx, Some(account), id).await?.ok_or(Error::NotFound)?.state;
         tx.commit().await?;
         if record.state != ExecState::Running {
@@ -237,7 +237,7 @@ impl KeyedCall {
             Some(outcome) => execs::finish(&mut tx, self.id(), outcome, now).await?,
             None => execs::abandon(&mut tx, self.id(), now).await?,
         };
-        // The journal decides: another request may have settled the key before.
+        // Reads the journal again, because another request may have settled the key before.
         let settled = execs::find(&mut tx, self.id()).await?.ok_or(Error::NotFound)?;
         tx.commit().await?;
         Ok(settled.record)

@@ -18,7 +18,7 @@ use crate::{
         time::after,
         transition::{Input, InvalidTransition, next},
     },
-    engine::{ContainerId, Handle, Observed, Removal},
+    engine::{ContainerId, Handle, Removal},
     error::{Error, Result},
     store::{
         execs,
@@ -36,8 +36,9 @@ pub struct Remover {
 }
 
 impl Remover {
-    /// Removes what exists of a sandbox with a committed removal, unless its epoch grew since it was
-    /// `seen`. The lease of an unfinished removal is released, so that the next worker can repeat it.
+    /// Removes the container and the other resources of a sandbox in `deleting`, unless another process has
+    /// taken the removal since its epoch was `seen`. The lease of an unfinished removal is released, so that
+    /// the next worker can repeat it.
     ///
     /// # Errors
     /// Any error; the removal must then be repeated.
@@ -81,7 +82,7 @@ impl Remover {
         sandbox: &Sandbox,
         container: &Container,
     ) -> Result<bool> {
-        // From here on the engine refuses every create and start of this container.
+        // After this the engine refuses every create and start of this container.
         served.run_dirs.revoke(&container.run_dir)?;
         served.forget_guest(sandbox.id).await;
         let id = match &container.id {
@@ -96,11 +97,7 @@ impl Remover {
             Removal::Absent => {}
             Removal::InProgress => tracing::debug!(container = %id, "removal is running already"),
         }
-        match served.engine.observe(Handle::Id(&id)).await {
-            Observed::Absent => Ok(true),
-            Observed::Present(_) => Ok(false),
-            Observed::Unknown(error) => Err(error.into()),
-        }
+        Ok(served.engine.observe(Handle::Id(&id)).await.known()?.is_none())
     }
 
     /// Finds the container of an unconfirmed create by its name, and writes its id.
@@ -111,11 +108,7 @@ impl Remover {
         container: &Container,
     ) -> Result<Option<ContainerId>> {
         let name = container_name(sandbox.id, container.generation);
-        let found = match served.engine.observe(Handle::Name(&name)).await {
-            Observed::Absent => return Ok(None),
-            Observed::Unknown(error) => return Err(error.into()),
-            Observed::Present(found) => found,
-        };
+        let Some(found) = served.engine.observe(Handle::Name(&name)).await.known()? else { return Ok(None) };
         if found.sandbox() != Some((sandbox.id, container.generation)) {
             tracing::error!(container = %found.id, name, "another container has the sandbox's name");
             return Ok(None);

@@ -223,7 +223,7 @@ impl Sandboxes {
     }
 }
 
-/// Commits `tx` if `outcome` is a success. Otherwise it waits for the rollback: the caller's next try would
+/// Commits `tx` if `outcome` is a success. Otherwise rolls it back before the next attempt, which would
 /// conflict with the lock on the key.
 async fn end<T>(tx: Tx, outcome: Result<T>) -> Result<T> {
     match outcome {
@@ -245,8 +245,8 @@ impl Deps {
         rows::find(&mut db, Some(account), id).await?.ok_or(Error::NotFound)
     }
 
-    /// Lists at most `limit` sandboxes of the served engine in `state` without a worker. One with a lease that
-    /// ran out is among them only if `expired`.
+    /// Lists at most `limit` sandboxes of the served engine in `state` without a worker. With `expired`, it
+    /// also lists those with an expired lease.
     ///
     /// # Errors
     /// An error of Postgres, or [`Error::EngineUnknown`].
@@ -256,7 +256,7 @@ impl Deps {
         Ok(queue::unattended(&mut db, engine, state, expired, limit).await?)
     }
 
-    /// A new requested sandbox without owner, around a workspace.
+    /// Builds a new requested sandbox without owner, around a workspace.
     pub fn requested(&self, engine: String, volume: VolumeId) -> Sandbox {
         let now = self.now();
         Sandbox {

@@ -13,7 +13,7 @@ use crate::{
     domain::{
         VolumeId,
         host::Level,
-        pool::{Desired, Occupant, Slot, Step, may_fill, plan, retire_at},
+        pool::{Desired, Occupant, PoolState, Slot, Step, may_fill, plan, retire_at},
         sandbox::{Cause, Sandbox, State},
     },
     engine::Observed,
@@ -75,7 +75,7 @@ async fn fill(deps: &Deps, tx: &mut Tx, number: i32, retire_at: DateTime<Utc>) -
     volumes::insert(tx, volume, engine, None, deps.now()).await?;
     let sandbox = Sandbox {
         warm: true,
-        slot: Some(Slot::filling(number)),
+        slot: Some(Slot { number, state: PoolState::Filling }),
         retire_at: Some(retire_at),
         ..deps.requested(engine.clone(), volume)
     };

@@ -20,6 +20,7 @@ use rustix::{
     io::Errno,
 };
 use steward_proto::guest::v1::{self as wire, RecordState, guest_service_client::GuestServiceClient};
+use svc_core::id::SandboxId;
 use tokio::net::UnixStream;
 use tonic::{
     Code, Request, Status,
@@ -93,17 +94,6 @@ pub enum Refusal {
     Busy,
 }
 
-/// The identity that a guest reports.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hello {
-    /// Id of the sandbox that it was started for.
-    pub sandbox_id: String,
-    /// Generation of the sandbox that it was started for.
-    pub generation: i64,
-    /// The id that a guest chooses at each start; records last as long as the instance that keeps them.
-    pub instance: String,
-}
-
 /// Names a keyed call to a guest.
 #[derive(Debug, Clone, Copy)]
 pub struct Keyed<'a> {
@@ -141,16 +131,14 @@ impl Guest {
         Ok(Self(client))
     }
 
-    /// Asks the guest which sandbox and which instance it is.
-    pub async fn hello(&self) -> Result<Hello, Error> {
+    /// Returns the id that the guest chose at its start, if it was started for this generation of the
+    /// sandbox. Its records last as long as that instance.
+    pub async fn instance(&self, sandbox: SandboxId, generation: i64) -> Result<Option<String>, Error> {
         let request = within(wire::HelloRequest {}, SHORT_CALL);
         let hello = accepted(bounded(SHORT_CALL, self.0.clone().hello(request)).await)?;
+        let same = hello.sandbox_id == sandbox.to_string() && hello.generation == generation;
         match hello.instance.len() {
-            1..=64 => Ok(Hello {
-                sandbox_id: hello.sandbox_id,
-                generation: hello.generation,
-                instance: hello.instance,
-            }),
+            1..=64 => Ok(same.then_some(hello.instance)),
             _ => Err(Error::InvalidAnswer("an instance without a name")),
         }
     }

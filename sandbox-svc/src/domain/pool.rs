@@ -25,18 +25,6 @@ pub struct Slot {
     pub state: PoolState,
 }
 
-impl Slot {
-    #[must_use]
-    pub const fn filling(number: i32) -> Self {
-        Self { number, state: PoolState::Filling }
-    }
-
-    #[must_use]
-    pub const fn filled(self) -> Self {
-        Self { state: PoolState::Available, ..self }
-    }
-}
-
 /// A sandbox in a slot of the pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Occupant {

@@ -82,7 +82,8 @@ impl Identity {
     }
 }
 
-/// Names a container: one name for each generation, so a repeated create finds the first one's container.
+/// Returns a container's name. Each generation has its own, so a repeated create finds the container of the
+/// first one.
 #[must_use]
 pub fn container_name(sandbox: SandboxId, generation: i64) -> String {
     format!("steward-{sandbox}-{generation}")

@@ -12,7 +12,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::{
-    pool::Slot,
+    pool::{PoolState, Slot},
     sandbox::{Cause, Container, Sandbox, State},
     time::after,
 };
@@ -101,7 +101,7 @@ pub fn next(
             let Some(container) = &mut next.container else { return Err(refused) };
             container.instance = Some(instance);
             next.state = State::Running;
-            next.slot = next.slot.map(Slot::filled);
+            next.slot = next.slot.map(|slot| Slot { state: PoolState::Available, ..slot });
             next.running_at = Some(now);
             next.last_active_at = now;
             next.deadline_at = next.retire_at.unwrap_or_else(|| after(now, within));
@@ -168,7 +168,8 @@ mod tests {
             generation: 5,
             epoch: 3,
             warm: true,
-            slot: (state.is_pending() || state == State::Running).then_some(Slot::filling(1)),
+            slot: (state.is_pending() || state == State::Running)
+                .then_some(Slot { number: 1, state: PoolState::Filling }),
             retire_at: None,
             shape: Shape {
                 image: "image".into(),
@@ -258,7 +259,7 @@ mod tests {
     #[test]
     fn a_ready_slot_is_available_and_a_deleted_one_is_freed() {
         let ready = next(&sandbox(State::Creating), inputs()[2].clone(), at(0)).unwrap().unwrap();
-        assert_eq!(ready.slot, Some(Slot::filling(1).filled()));
+        assert_eq!(ready.slot, Some(Slot { number: 1, state: PoolState::Available }));
         assert_eq!((ready.running_at, ready.deadline_at), (Some(at(0)), at(100)));
         let deleted = next(&ready, inputs()[3].clone(), at(1)).unwrap().unwrap();
         assert_eq!(deleted.slot, None);

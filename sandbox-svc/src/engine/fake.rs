@@ -54,7 +54,7 @@ pub type StartHook = Arc<dyn Fn(&ContainerSpec) -> Box<dyn Send> + Send + Sync>;
 pub struct FakeEngine {
     id: String,
     world: Mutex<World>,
-    on_start: Option<StartHook>,
+    on_start: StartHook,
 }
 
 #[derive(Default)]
@@ -82,13 +82,13 @@ impl fmt::Debug for FakeEngine {
 impl FakeEngine {
     #[must_use]
     pub fn new(id: &str) -> Arc<Self> {
-        Arc::new(Self { id: id.to_owned(), world: Mutex::default(), on_start: None })
+        Self::on_start(id, Arc::new(|_| Box::new(())))
     }
 
     /// An engine that calls `hook` at each start of a container.
     #[must_use]
     pub fn on_start(id: &str, hook: StartHook) -> Arc<Self> {
-        Arc::new(Self { id: id.to_owned(), world: Mutex::default(), on_start: Some(hook) })
+        Arc::new(Self { id: id.to_owned(), world: Mutex::default(), on_start: hook })
     }
 
     pub fn add_image(&self, name: &str, id: &str) {
@@ -256,7 +256,7 @@ impl ContainerEngine for FakeEngine {
             }
             // The runtime mounts again at each start; Docker answers 400 or 500, depending on the release.
             check_binds(&inside.spec)?;
-            inside.running = self.on_start.as_ref().map(|hook| hook(&inside.spec));
+            inside.running = Some((self.on_start)(&inside.spec));
             inside.seen.state = ContainerState::Running;
             Ok(())
         };

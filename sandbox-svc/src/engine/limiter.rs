@@ -89,13 +89,7 @@ impl Limited {
     }
 
     async fn read<T: Send>(&self, read: impl Future<Output = Observed<T>> + Send) -> Observed<T> {
-        let answer = async {
-            match read.await {
-                Observed::Present(found) => Ok(Some(found)),
-                Observed::Absent => Ok(None),
-                Observed::Unknown(error) => Err(error),
-            }
-        };
+        let answer = async { read.await.known() };
         match self.call(&self.looks, self.limits.look_deadline, answer).await {
             Ok(Some(found)) => Observed::Present(found),
             Ok(None) => Observed::Absent,

@@ -32,15 +32,8 @@ impl TryFrom<&proto::ListSandboxesRequest> for Filter {
     fn try_from(request: &proto::ListSandboxesRequest) -> Result<Self, Invalid> {
         let session = Some(request.session_id.as_str()).filter(|id| !id.is_empty());
         let session = session.map(|id| SessionId::parse("session_id", id)).transpose()?;
-        let state = match request.status() {
-            proto::SandboxState::Unspecified => None,
-            proto::SandboxState::Requested => Some(State::Requested),
-            proto::SandboxState::Creating => Some(State::Creating),
-            proto::SandboxState::Running => Some(State::Running),
-            proto::SandboxState::Deleting => Some(State::Deleting),
-            proto::SandboxState::Gone => Some(State::Gone),
-            proto::SandboxState::Failed => Some(State::Failed),
-        };
+        let status = request.status();
+        let state = State::ALL.into_iter().find(|state| proto::SandboxState::from(*state) == status);
         Ok(Self { session, state })
     }
 }

@@ -25,7 +25,8 @@ pub struct SandboxHandler {
     pub files: Files,
 }
 
-/// The key of a call: the one in its message, else one derived from its `idempotency-key`, else a new one.
+/// Returns the key of a call: the key in its message, or else a key derived from its `idempotency-key`, or
+/// else a new one.
 fn call_key(method: &str, call: &Call, given: String) -> Result<Key, Invalid> {
     match call.key()? {
         Some(header) if given.is_empty() => Ok(Key::of_request(method, header)),

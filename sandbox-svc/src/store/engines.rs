@@ -34,12 +34,13 @@ pub async fn register(
 }
 
 /// Locks the engine's row until the transaction ends, and counts the sandboxes in creation on it. The lock
-/// orders concurrent takers, so that each counts those taken before.
+/// orders concurrent takers, so that each counts the sandboxes taken before.
 pub async fn lock_and_count_creating(db: &mut PgConnection, engine: &str) -> Result<i64> {
     sqlx::query!("SELECT id FROM engines WHERE id = $1 FOR NO KEY UPDATE", engine)
         .fetch_optional(&mut *db)
         .await?;
-    // A second statement, because its snapshot must include what was committed while the lock was awaited.
+    // Counts in a second statement, because its snapshot must include what was committed while the lock was
+    // awaited.
     Ok(sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!" FROM sandboxes WHERE engine_id = $1 AND state = 'creating'"#,
         engine,

@@ -5,8 +5,9 @@ use svc_core::{data::pg::Result, id::SandboxId};
 
 use crate::domain::sandbox::{Sandbox, State};
 
-/// Returns the sandbox of an engine to create next: those of sessions before those of the pool, then the
-/// oldest. The volume of a sandbox must be free; one for the pool is returned only if `warm`.
+/// Returns the sandbox of an engine to create next: sandboxes for sessions come before sandboxes for the
+/// pool, then the oldest first. The volume of a sandbox must be free; a sandbox for the pool is returned only
+/// if `warm`.
 pub async fn next_queued(db: &mut PgConnection, engine: &str, warm: bool) -> Result<Option<SandboxId>> {
     let id = sqlx::query_scalar!(
         "SELECT id

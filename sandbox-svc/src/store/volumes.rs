@@ -71,8 +71,8 @@ pub async fn assign(db: &mut PgConnection, id: VolumeId, owner: Owner) -> Result
 
 /// Starts the retention of a workspace after its sandbox ended, unless another sandbox is to mount it.
 pub async fn release(db: &mut PgConnection, id: VolumeId, retain_until: DateTime<Utc>) -> Result<()> {
-    // Locked first: a request that is about to use the workspace holds the row, and only a later statement
-    // sees the sandbox that it inserts.
+    // Locks the row first: a request that is about to use the workspace holds the row, and only a later
+    // statement sees the sandbox that it inserts.
     sqlx::query!("SELECT id FROM volumes WHERE id = $1 FOR NO KEY UPDATE", id.0)
         .fetch_optional(&mut *db)
         .await?;

@@ -14,6 +14,7 @@ use sandbox_svc::testing::{
     guest_program,
 };
 use serde_json::{Value, json};
+use svc_core::id::SandboxId;
 use tokio::time::sleep;
 
 use super::bench;
@@ -151,9 +152,10 @@ async fn a_command_over_its_memory_is_killed_and_the_guest_lives() {
 async fn keys_outlast_connections_and_files_are_read_and_written() {
     let (bench, _guard) = bench(guest_program());
     let mut running = running(&bench).await;
-    let hello = running.guest.hello().await.unwrap();
-    assert_eq!(hello.sandbox_id, running.spec.labels[label::SANDBOX]);
-    assert_eq!(hello.generation.to_string(), running.spec.labels[label::GENERATION]);
+    let sandbox = SandboxId::parse(label::SANDBOX, &running.spec.labels[label::SANDBOX]).unwrap();
+    let generation = running.spec.labels[label::GENERATION].parse().unwrap();
+    assert!(running.guest.instance(sandbox, generation).await.unwrap().is_some());
+    assert_eq!(running.guest.instance(sandbox, generation + 1).await.unwrap(), None);
     let first = sh(&running, "key", "echo once >> /workspace/ran").await;
     running.guest = Guest::connect(&running.run_dir).await.unwrap();
     assert_eq!(sh(&running, "key", "echo once >> /workspace/ran").await, first);

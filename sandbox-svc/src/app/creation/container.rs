@@ -138,15 +138,11 @@ impl Steps<'_> {
         let run_dir = self.served.run_dirs.path(&self.container.run_dir);
         let until = Instant::now() + self.deps.settings.create.guest_deadline;
         for attempts in 1.. {
-            let hello = async { Guest::connect(&run_dir).await?.hello().await };
-            match hello.await {
-                Ok(hello)
-                    if hello.sandbox_id == self.sandbox.id.to_string()
-                        && hello.generation == self.container.generation =>
-                {
-                    return Ok(hello.instance);
-                }
-                Ok(_) => return Err(Abort::GiveUp(Cause::GuestSilent)),
+            let (sandbox, generation) = (self.sandbox.id, self.container.generation);
+            let instance = async { Guest::connect(&run_dir).await?.instance(sandbox, generation).await };
+            match instance.await {
+                Ok(Some(instance)) => return Ok(instance),
+                Ok(None) => return Err(Abort::GiveUp(Cause::GuestSilent)),
                 Err(error) => {
                     tracing::trace!(%error, sandbox.id = %self.sandbox.id, "guest does not answer yet");
                 }

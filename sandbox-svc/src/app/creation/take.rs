@@ -15,7 +15,6 @@ use crate::{
         sandbox::{Cause, Sandbox},
         transition::{Input, next},
     },
-    engine::Observed,
     error::{Error, Result},
     store::{
         engines, pool, queue,
@@ -39,15 +38,11 @@ impl Creator {
             }
         };
         let Some(sandbox) = found else { return Ok(None) };
-        let image = match served.engine.image(&sandbox.shape.image).await {
-            Observed::Present(image) => image,
-            Observed::Absent => {
-                self.give_up(&sandbox, Cause::ImageMissing).await?;
-                return Ok(None);
-            }
-            Observed::Unknown(error) => return Err(error.into()),
+        let Some(image) = served.engine.image(&sandbox.shape.image).await.known()? else {
+            self.give_up(&sandbox, Cause::ImageMissing).await?;
+            return Ok(None);
         };
-        // Before the commit: no worker makes the directory again after a removal has revoked it.
+        // Makes the directory before the commit: no worker makes it again after a removal has revoked it.
         let run_dir = served.run_dirs.make()?;
         let taken = self.commit(served, &sandbox, &run_dir, image).await;
         if !matches!(taken, Ok(Some(_)) | Err(Error::Pg(pg::Error::CommitUnknown(_)))) {
@@ -107,7 +102,7 @@ impl Creator {
         Ok(self.deps.commit_removal(tx, &idle, Cause::Retired, WORKER).await?.is_some())
     }
 
-    /// Takes over a sandbox in creation, unless its epoch grew since it was `seen`.
+    /// Takes over the creation of a sandbox, unless another process has taken it since its epoch was `seen`.
     ///
     /// # Errors
     /// Any error of Postgres; the sandbox is then not taken over.

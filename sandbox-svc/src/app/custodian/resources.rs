@@ -11,7 +11,7 @@ use crate::{
         residue::{RemovalOutcome, Resource, ResourceKind, RetryReason},
         spec::container_name,
     },
-    engine::{self, Handle, Observed, Removal},
+    engine::{self, Handle, Removal},
     error::{Error, Result},
 };
 
@@ -67,20 +67,17 @@ async fn remove(served: &Served, resource: &Resource) -> RemovalOutcome {
 }
 
 async fn remove_container(served: &Served, name: &str) -> Result<RemovalOutcome, engine::Error> {
-    let found = match served.engine.observe(Handle::Name(name)).await {
-        Observed::Absent => return Ok(RemovalOutcome::Absent),
-        Observed::Unknown(error) => return Err(error),
-        Observed::Present(found) => found,
+    let Some(found) = served.engine.observe(Handle::Name(name)).await.known()? else {
+        return Ok(RemovalOutcome::Absent);
     };
     if found.sandbox().is_none_or(|(id, generation)| container_name(id, generation) != name) {
         tracing::error!(container = %found.id, name, "another container has the sandbox's name");
         return Ok(RemovalOutcome::Absent);
     }
     served.engine.remove(Handle::Id(&found.id)).await?;
-    match served.engine.observe(Handle::Id(&found.id)).await {
-        Observed::Absent => Ok(RemovalOutcome::Removed),
-        Observed::Present(_) => Ok(RemovalOutcome::Retry(RetryReason::UnderWay)),
-        Observed::Unknown(error) => Err(error),
+    match served.engine.observe(Handle::Id(&found.id)).await.known()? {
+        None => Ok(RemovalOutcome::Removed),
+        Some(_) => Ok(RemovalOutcome::Retry(RetryReason::UnderWay)),
     }
 }
 
