@@ -11,7 +11,7 @@ use svc_core::{
     },
 };
 
-use crate::domain::status;
+use crate::domain::{relay_state, status};
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -69,6 +69,9 @@ pub enum Error {
     /// The agent's status does not allow the request.
     #[error(transparent)]
     Status(#[from] status::Refused),
+    /// The message's machine refused an input, which only a fault of registry-svc can cause.
+    #[error("message refused a transition")]
+    Machine(#[from] relay_state::InvalidInput),
     #[error(transparent)]
     Idempotency(#[from] idempotency::Error),
     #[error(transparent)]
@@ -115,6 +118,7 @@ impl ServiceError for Error {
             Self::Status(refused @ status::Refused::NotPaused) => {
                 PublicError::new(FailedPrecondition, "AGENT_NOT_PAUSED", refused.to_string())
             }
+            Self::Machine(_) => PublicError::internal(),
             Self::Idempotency(error) => error.public(),
             Self::Custody(error) => error.public(),
             Self::Redis(error) => error.public(),

@@ -1,4 +1,4 @@
-//! The states of a relayed message, and [`next_state`], which decides how it may end without an answer.
+//! The states of a relayed message, and [`next_state`], which decides how they follow each other.
 
 /// The state of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,9 +41,14 @@ impl State {
     }
 }
 
-/// An event that ends a message without an answer.
+/// An event that changes a message's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Input {
+pub enum Input {
+    Dispatch,
+    /// The agent answered, with a result or an error.
+    Answer,
+    /// It is sent again later.
+    Requeue,
     GiveUp,
     Expire,
     /// The sender canceled the message before it was sent.
@@ -55,7 +60,7 @@ pub(crate) enum Input {
 /// An input that the message's state does not allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{input:?} is not allowed for a message that is {}", .state.word())]
-pub(crate) struct InvalidInput {
+pub struct InvalidInput {
     pub state: State,
     pub input: Input,
 }
@@ -63,17 +68,21 @@ pub(crate) struct InvalidInput {
 /// The state of a message after `input`.
 ///
 /// # Errors
-/// [`InvalidInput`] if the message has ended, or if it is dispatched and would expire or be canceled.
+/// [`InvalidInput`] if the message has ended, if it is dispatched and would expire or be canceled, or if it
+/// is queued and would be answered or requeued.
 pub(crate) fn next_state(state: State, input: Input) -> Result<State, InvalidInput> {
     use State::{Delivered, Dispatched, Dropped, Expired, Failed, Queued};
     match (state, input) {
+        (Queued | Dispatched, Input::Dispatch) => Ok(Dispatched),
+        (Dispatched, Input::Answer) => Ok(Delivered),
+        (Dispatched, Input::Requeue) => Ok(Queued),
         (Queued | Dispatched, Input::GiveUp) => Ok(Failed),
         // A dispatched message may arrive, so it does not expire.
         (Queued, Input::Expire) => Ok(Expired),
         (Queued, Input::Cancel) | (Queued | Dispatched, Input::Remove) => Ok(Dropped),
-        (Dispatched, Input::Expire | Input::Cancel) | (Delivered | Failed | Expired | Dropped, _) => {
-            Err(InvalidInput { state, input })
-        }
+        (Queued, Input::Answer | Input::Requeue)
+        | (Dispatched, Input::Expire | Input::Cancel)
+        | (Delivered | Failed | Expired | Dropped, _) => Err(InvalidInput { state, input }),
     }
 }
 
@@ -83,8 +92,11 @@ mod tests {
 
     #[test]
     fn every_state_and_input_has_an_answer() {
-        use State::{Dispatched as D, Dropped as P, Expired as E, Failed as F, Queued as Q};
+        use State::{Delivered as L, Dispatched as D, Dropped as P, Expired as E, Failed as F, Queued as Q};
         let table = [
+            (Input::Dispatch, Some(D), Some(D)),
+            (Input::Answer, None, Some(L)),
+            (Input::Requeue, None, Some(Q)),
             (Input::GiveUp, Some(F), Some(F)),
             (Input::Expire, Some(E), None),
             (Input::Cancel, Some(P), None),

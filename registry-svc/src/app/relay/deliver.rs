@@ -154,7 +154,8 @@ impl Deliverer {
                     // The deliverer of the message died, and the agent is not reachable now: the message is
                     // queued again, and may expire.
                     None if stands == State::Dispatched => {
-                        state::requeue(&mut tx, message.id, Problem::ConnectionLost, true).await?;
+                        let to = next_state(stands, Input::Requeue)?;
+                        state::requeue(&mut tx, message.id, to, Problem::ConnectionLost, true).await?;
                         break None;
                     }
                     None => break None,
@@ -167,7 +168,8 @@ impl Deliverer {
         let count = i32::try_from(ended.len()).unwrap_or(i32::MAX);
         let job = match job {
             Some(mut job) => {
-                state::dispatch(&mut tx, job.message.id).await?;
+                job.message.state = next_state(job.message.state, Input::Dispatch)?;
+                state::dispatch(&mut tx, job.message.id, job.message.state).await?;
                 job.message.attempts += 1;
                 job.message.arrivals += 1;
                 store::lanes::count_ended(&mut tx, &lane.lease, count).await?;
@@ -199,20 +201,22 @@ impl Deliverer {
     }
 
     async fn settle_once(&self, lane: &Lane, job: &Dispatched, verdict: &Verdict) -> Result<()> {
-        let (id, now) = (job.message.id, self.deps.clock.now());
+        let (id, from, now) = (job.message.id, job.message.state, self.deps.clock.now());
         let mut tx = Tx::for_subject(&self.deps.pool, Subject::Account { account: lane.account }).await?;
         store::lanes::lock_claimed(&mut tx, &lane.lease).await?;
         let (ended, after) = match verdict {
             Verdict::Delivered(outcome) => {
-                state::deliver(&mut tx, id, outcome, job.endpoint.version, now).await?;
+                let to = next_state(from, Input::Answer)?;
+                state::deliver(&mut tx, id, to, outcome, job.endpoint.version, now).await?;
                 (1, Duration::ZERO)
             }
             Verdict::Retry { after, problem, arrived } => {
-                state::requeue(&mut tx, id, *problem, *arrived).await?;
+                let to = next_state(from, Input::Requeue)?;
+                state::requeue(&mut tx, id, to, *problem, *arrived).await?;
                 (0, *after)
             }
             Verdict::GivenUp(problem) => {
-                state::end(&mut tx, id, State::Dispatched, State::Failed, *problem, now).await?;
+                state::end(&mut tx, id, from, next_state(from, Input::GiveUp)?, *problem, now).await?;
                 (1, Duration::ZERO)
             }
         };

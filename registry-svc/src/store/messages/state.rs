@@ -48,33 +48,38 @@ pub(crate) async fn next(db: &mut PgConnection, lane: Uuid) -> Result<Option<Nex
     .transpose()
 }
 
-/// Marks a message as dispatched. The attempt counts as arrived until [`requeue`] says that it did not.
-pub(crate) async fn dispatch(db: &mut PgConnection, id: Uuid) -> Result<(), pg::Error> {
+/// Marks a message as dispatched, which is state `to`. The attempt counts as arrived until [`requeue`] says
+/// that it did not.
+pub(crate) async fn dispatch(db: &mut PgConnection, id: Uuid, to: State) -> Result<(), pg::Error> {
     let done = sqlx::query!(
         "UPDATE relay_messages
-         SET state = 'dispatched', attempts = attempts + 1, arrivals = arrivals + 1
+         SET state = $2, attempts = attempts + 1, arrivals = arrivals + 1
          WHERE id = $1 AND state IN ('queued', 'dispatched')",
         id,
+        to as State,
     )
     .execute(db)
     .await?;
     ensure_affected(&done, 1)
 }
 
-/// Queues a dispatched message again. `arrived` says whether the attempt may have arrived.
+/// Queues a dispatched message again, which is state `to`; `arrived` says whether the attempt may have
+/// arrived.
 pub(crate) async fn requeue(
     db: &mut PgConnection,
     id: Uuid,
+    to: State,
     problem: Problem,
     arrived: bool,
 ) -> Result<(), pg::Error> {
     let done = sqlx::query!(
         "UPDATE relay_messages
-         SET state = 'queued', code = $2, arrivals = arrivals - $3
+         SET state = $4, code = $2, arrivals = arrivals - $3
          WHERE id = $1 AND state = 'dispatched'",
         id,
         problem.code(),
         i32::from(!arrived),
+        to as State,
     )
     .execute(db)
     .await?;
@@ -93,22 +98,24 @@ pub(crate) async fn requeue_all(db: &mut PgConnection, target: AgentId) -> Resul
     Ok(done.rows_affected())
 }
 
-/// Ends a dispatched message with the agent's answer.
+/// Ends a dispatched message with the agent's answer, in state `to`.
 pub(crate) async fn deliver(
     db: &mut PgConnection,
     id: Uuid,
+    to: State,
     outcome: &Outcome,
     version: Version,
     now: DateTime<Utc>,
 ) -> Result<(), pg::Error> {
     let done = sqlx::query!(
         "UPDATE relay_messages
-         SET state = 'delivered', code = '', answer = $2, answer_version = $3, settled_at = $4
+         SET state = $5, code = '', answer = $2, answer_version = $3, settled_at = $4
          WHERE id = $1 AND state = 'dispatched'",
         id,
         outcome.to_stored().to_string().into_bytes(),
         version as Version,
         now,
+        to as State,
     )
     .execute(db)
     .await?;
