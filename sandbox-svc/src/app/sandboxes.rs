@@ -84,7 +84,7 @@ impl Sandboxes {
             other => other.into(),
         })?;
         let outcome = self.find_or_write(&mut tx, owner, once).await;
-        let (sandbox, new) = end(tx, outcome).await?;
+        let (sandbox, new) = tx.end(outcome).await?;
         if new {
             self.deps.notices.work_for(&sandbox.engine).await;
         }
@@ -214,24 +214,12 @@ impl Sandboxes {
             let new = deleted.is_some();
             Ok((deleted.unwrap_or(sandbox), new))
         };
-        let outcome = outcome.await;
-        let (sandbox, new) = end(tx, outcome).await?;
+        let outcome: Result<_> = outcome.await;
+        let (sandbox, new) = tx.end(outcome).await?;
         if new {
             self.deps.notices.removal_committed(&sandbox).await;
         }
         Ok(sandbox)
-    }
-}
-
-/// Commits `tx` if `outcome` is a success. Otherwise rolls it back before the next attempt, which would
-/// conflict with the lock on the key.
-async fn end<T>(tx: Tx, outcome: Result<T>) -> Result<T> {
-    match outcome {
-        Ok(done) => tx.commit().await.map(|()| done).map_err(Error::from),
-        Err(error) => {
-            tx.rollback().await?;
-            Err(error)
-        }
     }
 }
 
