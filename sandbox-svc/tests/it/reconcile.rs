@@ -214,7 +214,7 @@ async fn only_run_directories_without_a_live_row_are_removed() {
 }
 
 #[tokio::test]
-async fn a_lease_lost_after_the_containers_saves_directories_and_volumes() {
+async fn a_lease_lost_in_a_pass_saves_directories_and_volumes() {
     for volume in [false, true] {
         let plane = Plane::start().await;
         let mut reconciler = plane.reconciler(&plane.replica);
