@@ -1,9 +1,9 @@
 //! registry-svc's configuration. `config.default.toml` documents every key and its default.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use serde::Deserialize;
-use svc_core::{base, wire::outbound::OutboundConfig};
+use svc_core::{base, run::config::Unusable, wire::outbound::OutboundConfig};
 
 pub type Config = base::Config<Settings>;
 
@@ -21,6 +21,10 @@ pub struct Settings {
 impl base::ServiceConfig for Settings {
     const NAME: &'static str = "registry-svc";
     const DEFAULTS: &'static str = include_str!("../config.default.toml");
+
+    fn check(&self) -> Result<(), Unusable> {
+        Unusable::check([(!self.retention.period.is_zero(), "retention.period", "must not be zero")])
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -77,7 +81,7 @@ pub struct RetentionConfig {
     pub period: Duration,
     #[serde(with = "humantime_serde")]
     pub messages: Duration,
-    pub batch: u32,
+    pub batch: NonZeroU32,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -115,6 +119,8 @@ pub struct RelayConfig {
 
 #[cfg(test)]
 mod tests {
+    use svc_core::base::ServiceConfig;
+
     use super::*;
 
     /// Loads the keys without a default, and `more`.
@@ -131,6 +137,14 @@ mod tests {
         assert_eq!(config.own.tokens.max_live_per_account, 200);
         assert_eq!(config.base.server.listen.port(), 7103);
         assert!(Config::load(None).unwrap_err().to_string().contains("url"));
+    }
+
+    #[test]
+    fn retention_without_period_or_batch_is_refused() {
+        let error = load("retention.batch = 0").unwrap_err().to_string();
+        assert!(error.contains("retention.batch"), "{error}");
+        let error = load("retention.period = '0s'").unwrap().own.check().unwrap_err();
+        assert!(error.to_string().contains("retention.period"), "{error}");
     }
 
     #[test]

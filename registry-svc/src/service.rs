@@ -80,7 +80,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
     let retention = Retention {
         pool: pool.clone(),
         clock,
-        batch: i64::from(settings.retention.batch),
+        batch: i64::from(settings.retention.batch.get()),
         messages: settings.retention.messages,
     };
     worker::start_retention(retention, settings.retention.period, &lifecycle);
