@@ -75,14 +75,14 @@ pub(crate) async fn append(db: &mut PgConnection, batch: &Batch) -> Result<Vec<T
     Ok(append!(db, batch, "")?)
 }
 
-/// Like [`append`], for a repetition after a lost answer, when the first attempt may be committed: existing
+/// Like [`append()`], for a repetition after a lost answer, when the first attempt may be committed: existing
 /// events under the same epoch are the writer's own.
 pub(crate) async fn append_again(db: &mut PgConnection, batch: &Batch) -> Result<Vec<TurnId>, pg::Error> {
     Ok(append!(db, batch, "ON CONFLICT (turn_id, seq) DO NOTHING")?)
 }
 
-/// Whether `epoch` runs the turn, as committed. It tells a fenced turn from a locked one after [`append`] did
-/// not return the turn.
+/// Whether `epoch` runs the turn, as committed. It tells a fenced turn from a locked one after [`append()`]
+/// did not return the turn.
 pub(crate) async fn is_held(db: &mut PgConnection, turn_id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
     let held = sqlx::query_scalar!(
         r#"SELECT epoch = $2 AND status = $3 AS "held!" FROM turns WHERE id = $1"#,
