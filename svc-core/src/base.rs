@@ -100,7 +100,7 @@ impl Starting {
     /// own part of the configuration beside itself.
     ///
     /// # Errors
-    /// [`StartError`] names what does not work. A port that is taken shows before anything else.
+    /// [`StartError`] names what does not work: the configuration first, then the ports, then the keys.
     pub async fn new<S: ServiceConfig>(
         config: Config<S>,
         lifecycle: Lifecycle,

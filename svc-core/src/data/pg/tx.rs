@@ -128,13 +128,21 @@ impl Tx {
     /// caller's next try does not meet a lock of this transaction.
     ///
     /// # Errors
-    /// That of the work, or as [`Self::commit`] and [`Self::rollback`].
+    /// The error of the work, even if the rollback fails too; else as [`Self::commit`].
     pub async fn end<T, E: From<Error>>(self, done: Result<T, E>) -> Result<T, E> {
         match done {
-            Ok(_) => self.commit().await?,
-            Err(_) => self.rollback().await?,
+            Ok(value) => {
+                self.commit().await?;
+                Ok(value)
+            }
+            Err(error) => {
+                // The caller gets the first error. Postgres rolls back by itself when the connection is lost.
+                if let Err(failed) = self.rollback().await {
+                    tracing::debug!(error = %crate::error::Chain(&failed), "rollback not confirmed");
+                }
+                Err(error)
+            }
         }
-        done
     }
 
     /// Rolls back and waits until Postgres has done so.
