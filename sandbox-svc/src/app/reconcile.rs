@@ -20,11 +20,7 @@ mod storage;
 
 use std::time::Instant;
 
-use svc_core::{
-    data::{lease::Held, pg},
-    id::SandboxId,
-    run::failpoint,
-};
+use svc_core::{data::lease::Held, id::SandboxId, run::failpoint};
 use uuid::Uuid;
 
 use super::{Deps, WORKER, served::Served};
@@ -71,7 +67,6 @@ pub struct Reconciliation {
 }
 
 impl Reconciliation {
-    #[must_use]
     pub fn new(deps: Deps) -> Self {
         Self {
             deps,
@@ -153,14 +148,6 @@ impl Reconciliation {
         }
         Ok(())
     }
-}
-
-/// Checks that the lease is still held, before an action on a final row, which writes nothing itself.
-async fn check_lease(held: &Held) -> Result<()> {
-    if held.lost().is_cancelled() {
-        return Err(pg::Error::Fenced("reconcile".into()).into());
-    }
-    Ok(held.tx().await?.commit().await?)
 }
 
 async fn in_states(deps: &Deps, served: &Served, states: &[State]) -> Result<Vec<Sandbox>> {

@@ -2,7 +2,6 @@
 
 use svc_core::data::{lease::Held, pg};
 
-use super::check_lease;
 use crate::{
     app::{Deps, served::Served},
     domain::{
@@ -58,7 +57,7 @@ pub(super) async fn adopt(deps: &Deps, held: &Held, served: &Served, container: 
 
 /// Removes a container with a final row. No transition leaves a final state, so only the lease is checked.
 pub(super) async fn remove_leftover(held: &Held, served: &Served, container: &Container) -> Result<()> {
-    check_lease(held).await?;
+    held.check().await?;
     tracing::warn!(container = %container.id, name = container.name, "container outlived its row");
     served.engine.remove(Handle::Id(&container.id)).await?;
     Ok(())

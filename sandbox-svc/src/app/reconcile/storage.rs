@@ -8,7 +8,7 @@ use std::{
 use svc_core::{data::lease::Held, error::Chain, run::failpoint};
 use uuid::Uuid;
 
-use super::{LIVE, Reconciliation, check_lease, in_states};
+use super::{LIVE, Reconciliation, in_states};
 use crate::{
     app::served::Served,
     domain::{
@@ -32,7 +32,7 @@ impl Reconciliation {
         let mut removed = 0;
         for name in &self.run_dirs.record(held.epoch(), &seen, settings.period, Instant::now()) {
             failpoint::hit("sandbox.reconcile.acting").await;
-            check_lease(held).await?;
+            held.check().await?;
             match served.run_dirs.revoke(name).and_then(|()| served.run_dirs.discard(name)) {
                 Ok(()) => removed += 1,
                 // The next pass finds the directory again; the rest of this pass continues.
@@ -63,7 +63,7 @@ impl Reconciliation {
             failpoint::hit("sandbox.reconcile.acting").await;
             if known.contains_key(&id) {
                 // The volume exists because a create was still under way when its row became final.
-                check_lease(held).await?;
+                held.check().await?;
                 tracing::warn!(volume.id = %id, "workspace outlived its row");
                 served.engine.remove_volume(&volume_name(id)).await?;
                 late += 1;

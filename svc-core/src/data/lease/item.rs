@@ -179,7 +179,6 @@ pub struct Scanner {
 impl Scanner {
     /// Builds the guard of a scanner of leases that last `ttl` and are renewed every third of it. The scanner
     /// must read at least every half of `ttl`.
-    #[must_use]
     pub const fn new(ttl: Duration) -> Self {
         Self { ttl, last: None, since: None }
     }
@@ -195,7 +194,6 @@ impl Scanner {
     }
 
     /// Returns whether reads have succeeded without a gap for one TTL, so that expired leases may be claimed.
-    #[must_use]
     pub fn may_take(&self, now: Instant) -> bool {
         let (Some(since), Some(last)) = (self.since, self.last) else { return false };
         let fresh = now.saturating_duration_since(last) <= self.ttl / 2;

@@ -53,7 +53,6 @@ pub struct Singleton {
 
 impl Singleton {
     /// Builds the task `name` (as `sandbox.reconcile/<engine>`, unique in the installation).
-    #[must_use]
     pub fn new(
         name: impl Into<Cow<'static, str>>,
         ttl: Duration,
@@ -127,15 +126,24 @@ pub struct Held {
 impl Held {
     /// Returns the token that fires when another replica acquired the lease or the lease could not be renewed
     /// in time. A pass should end then; if it does not notice, its writes are refused.
-    #[must_use]
     pub fn lost(&self) -> CancellationToken {
         self.lost.clone()
     }
 
     /// Returns the epoch of this lease.
-    #[must_use]
     pub const fn epoch(&self) -> i64 {
         self.epoch
+    }
+
+    /// Checks, before an act outside Postgres, that this replica still holds the lease.
+    ///
+    /// # Errors
+    /// [`pg::Error::Fenced`] if it does not.
+    pub async fn check(&self) -> Result<(), pg::Error> {
+        if self.lost.is_cancelled() {
+            return Err(self.fenced());
+        }
+        self.tx().await?.commit().await
     }
 
     /// Begins a transaction for rows of no subject; it commits only while this replica holds the lease.
@@ -165,7 +173,11 @@ impl Held {
             return Ok(());
         }
         self.lost.cancel();
-        Err(pg::Error::Fenced(self.name.clone()))
+        Err(self.fenced())
+    }
+
+    fn fenced(&self) -> pg::Error {
+        pg::Error::Fenced(self.name.clone())
     }
 }
 

@@ -245,6 +245,9 @@ async fn a_holder_without_redis_stops_by_itself() {
     let held = at.singleton(&at.redis.redis_through(proxy.address())).acquire().await.unwrap().unwrap();
     proxy.refuse();
     timeout(TTL * 2, held.lost().cancelled()).await.unwrap();
+    // No other replica has the lease yet, so Postgres alone would let it act.
+    let error = held.check().await.unwrap_err();
+    assert_eq!(error.to_string(), "lease test.sweep is lost");
 }
 
 #[tokio::test]
