@@ -41,7 +41,6 @@ pub struct Journal {
 }
 
 impl Journal {
-    #[must_use]
     pub fn start(config: JournalConfig, pool: Pool, wake: Wake, lifecycle: &Lifecycle) -> Self {
         let hub = Hub::start(config.hub_batches, wake, lifecycle);
         let config = Arc::new(config);
@@ -55,7 +54,6 @@ impl Journal {
     /// Opens the log of a turn for the worker that claimed it with `epoch`. `last_seq` is the turn's newest
     /// event, read after the claim was committed. The writer cancels `fenced` when it learns that another
     /// epoch runs the turn or that it is final.
-    #[must_use]
     pub fn open(&self, turn_id: TurnId, epoch: i64, last_seq: i64, fenced: CancellationToken) -> TurnLog {
         let writer = &self.writers[writer_of(turn_id, self.writers.len())];
         TurnLog::new(turn_id, epoch, last_seq, fenced, writer.clone(), self.hub.clone())
@@ -67,7 +65,6 @@ impl Journal {
     }
 
     /// Returns a reader of the turn's events after `seq`.
-    #[must_use]
     pub fn reader(&self, turn_id: TurnId, seq: i64) -> Reader {
         Reader::new(self.config.clone(), self.pool.clone(), &self.hub, turn_id, seq)
     }

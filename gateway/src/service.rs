@@ -60,7 +60,6 @@ pub struct Deps {
 
 impl Deps {
     /// Returns the collaborators of a real process.
-    #[must_use]
     pub fn real(metrics: Metrics) -> Self {
         Self { descriptors: steward_proto::DESCRIPTORS, clock: SystemClock::shared(), metrics, tokens: None }
     }

@@ -110,13 +110,11 @@ pub(crate) struct Located {
 
 impl Roots {
     /// Returns the roots of a sandbox: the workspace, and two directories that may only be read.
-    #[must_use]
     pub fn standard() -> Self {
         Self([WORKSPACE, "/tmp", "/home/user"].map(|path| (path.into(), path.into())).into())
     }
 
     /// Returns the standard roots under `base` instead of `/`.
-    #[must_use]
     pub fn under(base: &Path) -> Self {
         let moved = |path: PathBuf| base.join(path.strip_prefix("/").unwrap_or(&path));
         Self(Self::standard().0.into_iter().map(|(public, _)| (public.clone(), moved(public))).collect())

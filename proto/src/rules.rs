@@ -40,12 +40,10 @@ impl Place<'_> {
     /// The root: the request itself.
     pub const REQUEST: Self = Place { above: None, step: Step::Request };
 
-    #[must_use]
     pub fn field(&self, name: &'static str) -> Place<'_> {
         Place { above: Some(self), step: Step::Field(name) }
     }
 
-    #[must_use]
     pub fn item(&self, name: &'static str, index: usize) -> Place<'_> {
         Place { above: Some(self), step: Step::Item(name, index) }
     }
@@ -77,7 +75,6 @@ pub struct Violations {
 
 impl Violations {
     /// Whether more fields break a rule than a refusal lists: what is left need not be checked.
-    #[must_use]
     pub fn is_full(&self) -> bool {
         self.more
     }
@@ -116,7 +113,6 @@ pub fn check(request: &impl Check) -> Result<(), Status> {
 }
 
 /// Whether `text` is a UUID as the contract writes them: hyphenated, hex digits in either case.
-#[must_use]
 pub fn is_uuid(text: &str) -> bool {
     text.len() == 36
         && text.bytes().enumerate().all(|(at, byte)| match at {
@@ -126,7 +122,6 @@ pub fn is_uuid(text: &str) -> bool {
 }
 
 /// Nanoseconds of a duration, comparable whatever the signs of its parts.
-#[must_use]
 pub fn nanos(duration: &prost_types::Duration) -> i128 {
     i128::from(duration.seconds) * 1_000_000_000 + i128::from(duration.nanos)
 }
@@ -134,7 +129,6 @@ pub fn nanos(duration: &prost_types::Duration) -> i128 {
 /// A regular expression that is compiled once. The build refuses one that does not compile.
 pub type Pattern = std::sync::LazyLock<Result<regex::Regex, regex::Error>>;
 
-#[must_use]
 pub fn matches(pattern: &Pattern, text: &str) -> bool {
     pattern.as_ref().is_ok_and(|pattern| pattern.is_match(text))
 }

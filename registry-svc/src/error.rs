@@ -5,10 +5,8 @@ use std::time::Duration;
 use svc_core::{
     custody,
     data::{idempotency, pg, redis},
-    wire::{
-        error::{ErrorKind, Invalid, PublicError, ServiceError},
-        principal,
-    },
+    error::{ErrorKind, Invalid, PublicError, ServiceError},
+    wire::principal,
 };
 
 use crate::domain::{relay_state, status};

@@ -63,7 +63,6 @@ pub struct HostConfig {
 
 impl OwnConfig {
     /// Returns the settings of the use cases.
-    #[must_use]
     pub fn settings(&self) -> Settings {
         Settings {
             installation: self.installation.clone(),

@@ -62,7 +62,6 @@ pub enum Handle<'a> {
 }
 
 impl Handle<'_> {
-    #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
             Self::Id(id) => &id.0,
@@ -169,7 +168,6 @@ pub enum Error {
 
 impl Error {
     /// Whether the engine itself is at fault, not the request.
-    #[must_use]
     pub const fn is_outage(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::TimedOut(_) | Self::Busy | Self::BreakerOpen(_) => true,

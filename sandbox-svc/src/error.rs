@@ -85,7 +85,6 @@ pub enum Error {
 
 impl Error {
     /// Whether another worker or request changed the sandbox, or took it over, meanwhile.
-    #[must_use]
     pub const fn is_race(&self) -> bool {
         matches!(self, Self::Pg(pg::Error::Stale { .. } | pg::Error::Fenced(_) | pg::Error::Race(_)))
     }

@@ -42,7 +42,6 @@ impl RunDirectories {
         Ok(Self(base.canonicalize().map_err(failed("find"))?))
     }
 
-    #[must_use]
     pub fn base(&self) -> &Path {
         &self.0
     }
@@ -70,7 +69,6 @@ impl RunDirectories {
     }
 
     /// Returns the path of a directory.
-    #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }

@@ -46,25 +46,21 @@ pub use crate::{
 };
 
 /// The engine of this machine.
-#[must_use]
 pub fn docker() -> DockerEngine {
     DockerEngine::at(&docker_host())
 }
 
 /// Address at which the engine of this machine listens.
-#[must_use]
 pub fn docker_host() -> String {
     std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned())
 }
 
 /// Name of the small sandbox image, built if it is not there.
-#[must_use]
 pub fn sandbox_image() -> String {
     script("build-image.sh", &["busybox"])
 }
 
 /// The static guest program: the one that `STEWARD_GUEST` names, or built if it is not fresh.
-#[must_use]
 pub fn guest_program() -> PathBuf {
     match std::env::var_os("STEWARD_GUEST") {
         Some(guest) => guest.into(),

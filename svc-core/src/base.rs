@@ -154,19 +154,16 @@ pub struct Base {
 
 impl Base {
     /// Starts listening for wake-ups through Redis.
-    #[must_use]
     pub fn wake(&self) -> Wake {
         Wake::start(&self.redis, &self.lifecycle)
     }
 
     /// A name for this process as the holder of leases, new in every process.
-    #[must_use]
     pub fn lease_holder(&self) -> String {
         format!("{}/{}", self.starting.name, new_id())
     }
 
     /// Every method of the contract with who may call it.
-    #[must_use]
     pub const fn methods(&self) -> &Methods {
         &self.starting.methods
     }

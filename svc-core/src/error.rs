@@ -73,7 +73,6 @@ impl ErrorKind {
     ];
 
     /// Returns the row of the kind: codes, retryability and defaults.
-    #[must_use]
     pub const fn row(self) -> KindRow {
         const fn row(code: Code, http_status: u16, retryable: bool, reason: &'static str) -> KindRow {
             KindRow { code, http_status, retryable, reason, retry_after: None }
@@ -101,7 +100,6 @@ impl ErrorKind {
     }
 
     /// Returns the kind of a gRPC code; codes that Steward never sends count as `Internal`.
-    #[must_use]
     pub const fn from_code(code: Code) -> Self {
         match code {
             Code::InvalidArgument => Self::InvalidArgument,
@@ -173,7 +171,6 @@ impl PublicError {
 
     /// Builds the row of a defect: the caller learns nothing about it, the log has the error with its
     /// sources.
-    #[must_use]
     pub fn internal() -> Self {
         Self::of_kind(ErrorKind::Internal, "internal error")
     }
@@ -253,7 +250,6 @@ pub fn to_status(error: &dyn ServiceError) -> Status {
 }
 
 /// Builds a status with its google.rpc details.
-#[must_use]
 pub fn status(
     kind: ErrorKind,
     reason: &str,
@@ -277,13 +273,11 @@ pub fn status(
 }
 
 /// Returns the reason in a status, if its sender gave one.
-#[must_use]
 pub fn reason_of(status: &Status) -> Option<String> {
     status.get_details_error_info().filter(|info| info.domain == DOMAIN).map(|info| info.reason)
 }
 
 /// Returns the delay that a status asks for.
-#[must_use]
 pub fn retry_after_of(status: &Status) -> Option<Duration> {
     status.get_details_retry_info().and_then(|info| info.retry_delay)
 }

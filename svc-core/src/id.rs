@@ -5,7 +5,6 @@ use uuid::Uuid;
 use crate::error::Invalid;
 
 /// Makes a new identifier; later ones sort after earlier ones.
-#[must_use]
 pub fn new_id() -> Uuid {
     Uuid::now_v7()
 }
@@ -37,7 +36,6 @@ macro_rules! define_id {
         pub struct $name(pub ::uuid::Uuid);
 
         impl $name {
-            #[must_use]
             #[expect(clippy::new_without_default, reason = "each call makes another identifier")]
             pub fn new() -> Self {
                 Self($crate::id::new_id())

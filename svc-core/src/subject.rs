@@ -19,7 +19,6 @@ impl SubjectKind {
     pub const ALL: [Self; 2] = [Self::Account, Self::Session];
 
     /// Name in the database and in hashes.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Account => "account",
@@ -28,7 +27,6 @@ impl SubjectKind {
     }
 
     /// Returns the kind with this name.
-    #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
@@ -55,7 +53,6 @@ pub enum Subject {
 
 impl Subject {
     /// Builds a subject from its columns; the `account` of an account is ignored.
-    #[must_use]
     pub const fn new(kind: SubjectKind, id: Uuid, account: AccountId) -> Self {
         match kind {
             SubjectKind::Account => Self::Account { account: AccountId(id) },
@@ -63,7 +60,6 @@ impl Subject {
         }
     }
 
-    #[must_use]
     pub const fn kind(&self) -> SubjectKind {
         match self {
             Self::Account { .. } => SubjectKind::Account,
@@ -72,7 +68,6 @@ impl Subject {
     }
 
     /// Returns the id of the account or of the session itself.
-    #[must_use]
     pub const fn id(&self) -> Uuid {
         match self {
             Self::Account { account } => account.0,
@@ -81,7 +76,6 @@ impl Subject {
     }
 
     /// Returns the account that owns the subject, or is the subject.
-    #[must_use]
     pub const fn account(&self) -> AccountId {
         match self {
             Self::Account { account } | Self::Session { account, .. } => *account,
@@ -89,7 +83,6 @@ impl Subject {
     }
 
     /// Returns the session; `None` for an account.
-    #[must_use]
     pub const fn session(&self) -> Option<SessionId> {
         match self {
             Self::Account { .. } => None,
@@ -98,7 +91,6 @@ impl Subject {
     }
 
     /// Returns the name of the subject in ledgers that outlive it.
-    #[must_use]
     pub fn hash(&self) -> SubjectHash {
         SubjectHash::of(self.kind().name(), self.id())
     }
@@ -111,7 +103,6 @@ pub struct SubjectHash(pub [u8; 32]);
 
 impl SubjectHash {
     /// Hashes the `kind` ("session", "sandbox", "volume") and the id of an object.
-    #[must_use]
     pub fn of(kind: &str, id: Uuid) -> Self {
         let mut hash = Sha256::new();
         hash.update(kind.as_bytes());
@@ -121,7 +112,6 @@ impl SubjectHash {
     }
 
     /// Returns the 32 bytes of the hash.
-    #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

@@ -29,7 +29,6 @@ fn server_url(variable: &str) -> Url {
 ///
 /// The port lies below the range from which Linux takes ports of outgoing connections (32768 and up), so no
 /// other process gets it by chance before the server listens.
-#[must_use]
 pub fn free_address() -> SocketAddr {
     let mut rng = rand::rng();
     (0..64)

@@ -21,5 +21,3 @@ pub mod outbound;
 pub mod page;
 pub mod principal;
 pub mod server;
-
-pub use crate::error;

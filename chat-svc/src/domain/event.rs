@@ -162,7 +162,6 @@ impl TurnEvent {
             }
     }
 
-    #[must_use]
     pub fn payload(&self) -> Vec<u8> {
         // Serializing these types cannot fail: every key is a string.
         serde_json::to_vec(self).unwrap_or_default()

@@ -88,7 +88,6 @@ impl Upstream {
     }
 
     /// Returns the upstream's URL, as a client's `base_url`.
-    #[must_use]
     pub fn base_url(&self) -> String {
         base_url(self.address)
     }
@@ -104,13 +103,11 @@ impl Upstream {
     }
 
     /// All received requests, oldest first.
-    #[must_use]
     pub fn requests(&self) -> Vec<Received> {
         lock(&self.shared.requests).clone()
     }
 
     /// Number of answers that are still being sent.
-    #[must_use]
     pub fn under_way(&self) -> usize {
         self.shared.under_way.load(Ordering::SeqCst)
     }
@@ -124,20 +121,17 @@ impl Drop for Upstream {
 
 impl Reply {
     /// Starts a stream, for the methods below to continue.
-    #[must_use]
     pub fn stream() -> Self {
         let headers = vec![(CONTENT_TYPE.as_str(), "text/event-stream; charset=utf-8".to_owned())];
         Self { status: 200, headers, moves: Vec::new() }.delta(&json!({ "role": "assistant", "content": "" }))
     }
 
     /// A complete answer with this text.
-    #[must_use]
     pub fn text(text: &str) -> Self {
         Self::stream().say(text).finish("stop")
     }
 
     /// A refusal with this status and an error body of the API.
-    #[must_use]
     pub fn refusal(status: u16, code: &str, message: &str) -> Self {
         let body = json!({ "error": { "message": message, "type": code, "code": code } });
         Self {
@@ -147,7 +141,6 @@ impl Reply {
         }
     }
 
-    #[must_use]
     pub fn body(status: u16, content_type: &str, body: &str) -> Self {
         let headers = vec![(CONTENT_TYPE.as_str(), content_type.to_owned())];
         Self { status, headers, moves: vec![Move::Send(body.to_owned().into())] }

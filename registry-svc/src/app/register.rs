@@ -13,10 +13,11 @@ use svc_core::{
         idempotency::{Begin, Once, Opened},
         pg::{Pool, Tx},
     },
+    error::Invalid,
     id::{AccountId, AgentId},
     run::clock::SharedClock,
     subject::Subject,
-    wire::{error::Invalid, outbound::Outbound, principal::Principal},
+    wire::{outbound::Outbound, principal::Principal},
 };
 
 use super::{agents, heartbeat::SnapshotCache, tokens};

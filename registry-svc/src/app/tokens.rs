@@ -163,7 +163,7 @@ impl TokenResolver for Tokens {
         match self.authenticate(bearer).await {
             Ok(token) => Ok(token.principal()),
             Err(Error::TokenNotLive) => Err(auth::Error::Unauthenticated("token is not live")),
-            Err(error) => Err(auth::Error::Unavailable(svc_core::wire::error::Chain(&error).to_string())),
+            Err(error) => Err(auth::Error::Unavailable(svc_core::error::Chain(&error).to_string())),
         }
     }
 }

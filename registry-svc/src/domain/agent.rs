@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use svc_core::{
+    error::Invalid,
     id::{AccountId, AgentId},
-    wire::error::Invalid,
 };
 
 use super::status::{Health, Input, Refused, Status, next_status};

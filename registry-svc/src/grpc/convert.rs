@@ -6,11 +6,9 @@ pub(super) mod relay;
 
 use steward_proto::registry::v1 as proto;
 use svc_core::{
+    error::Invalid,
     id::AccountId,
-    wire::{
-        error::Invalid,
-        grpc::{parse_duration, timestamp},
-    },
+    wire::grpc::{parse_duration, timestamp},
 };
 
 use crate::{

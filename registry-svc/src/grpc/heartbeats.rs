@@ -5,12 +5,9 @@ use std::{pin::Pin, time::Duration};
 use futures::{Stream, StreamExt};
 use steward_proto::registry::v1 as proto;
 use svc_core::{
+    error::{ServiceError, to_status},
     id::AgentId,
-    wire::{
-        auth::Credential,
-        error::{ServiceError, to_status},
-        principal::Principal,
-    },
+    wire::{auth::Credential, principal::Principal},
 };
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;

@@ -3,7 +3,7 @@
 
 use prost_types::{ListValue, Struct, Value as Wire, value::Kind};
 use serde_json::{Map, Number, Value};
-use svc_core::wire::error::Invalid;
+use svc_core::error::Invalid;
 
 /// Maximum nesting of an object.
 const MAX_DEPTH: usize = 32;

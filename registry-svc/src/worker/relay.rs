@@ -9,8 +9,8 @@ use std::{sync::Arc, time::Duration};
 
 use svc_core::{
     data::lease::Scanner,
+    error::Chain,
     run::lifecycle::{Beat, Lifecycle, LoopResult, longest_silence},
-    wire::error::Chain,
 };
 use tokio::{
     sync::{Notify, Semaphore},

@@ -11,10 +11,7 @@ use steward_proto::{
         account_service_client::AccountServiceClient, auth_service_client::AuthServiceClient,
     },
 };
-use svc_core::{
-    id::AccountId,
-    wire::{error::reason_of, principal::Principal},
-};
+use svc_core::{error::reason_of, id::AccountId, wire::principal::Principal};
 use tonic::{Code, Status};
 
 use crate::plane::{Bearing, Plane, keyed};

@@ -110,7 +110,6 @@ struct Pending {
 }
 
 impl Custodian {
-    #[must_use]
     pub fn new(deps: Deps) -> Self {
         let remover = Remover { deps: deps.clone(), holder: format!("custodian/{}", new_id()) };
         Self { deps, remover }

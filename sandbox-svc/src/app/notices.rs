@@ -13,7 +13,6 @@ use crate::domain::sandbox::Sandbox;
 pub struct Notices(Wake);
 
 impl Notices {
-    #[must_use]
     pub const fn new(wake: Wake) -> Self {
         Self(wake)
     }

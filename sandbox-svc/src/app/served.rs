@@ -36,7 +36,6 @@ pub struct Served {
 }
 
 impl Served {
-    #[must_use]
     pub fn new(info: EngineInfo, engine: SharedEngine, run_dirs: RunDirectories) -> Self {
         let guests = Cache::builder().max_capacity(MAX_GUESTS).time_to_idle(GUEST_IDLE).build();
         Self { info, engine, run_dirs, guests }

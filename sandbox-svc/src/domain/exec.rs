@@ -41,13 +41,11 @@ pub struct Key(String);
 
 impl Key {
     /// Returns the caller's key; an empty text gives a new key.
-    #[must_use]
     pub fn given_or_new(text: String) -> Self {
         if text.is_empty() { Self(svc_core::id::new_id().to_string()) } else { Self(text) }
     }
 
     /// Derives a key from a request's `idempotency-key`: the same for the same method and key.
-    #[must_use]
     pub fn of_request(method: &str, key: &idempotency::Key) -> Self {
         let hash = Sha256::digest(format!("{method}\0{key}"));
         let hex = hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -55,12 +53,10 @@ impl Key {
     }
 
     /// Whether the key was derived from an `idempotency-key`.
-    #[must_use]
     pub fn is_of_request(&self) -> bool {
         self.0.starts_with(REQUEST_PREFIX)
     }
 
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -124,7 +120,6 @@ impl Command {
 
 impl Call {
     /// SHA-256 of every part that decides what the call does; a key that is used again must have the same.
-    #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         // Each part follows its length, so that no two calls give the same bytes.

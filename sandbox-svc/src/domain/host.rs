@@ -43,7 +43,6 @@ pub struct Sample {
 
 impl Sample {
     /// Returns the level of this sample alone, which is the level of its worst input.
-    #[must_use]
     pub fn level(&self) -> Level {
         let below = |value: f64, (critical, warning): (f64, f64)| match value {
             value if value < critical => Level::Critical,
@@ -88,7 +87,6 @@ impl Gauge {
 }
 
 /// Reads the available bytes of memory from the text of `/proc/meminfo`.
-#[must_use]
 pub fn memory_available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -97,7 +95,6 @@ pub fn memory_available(meminfo: &str) -> Option<u64> {
 
 /// Reads the share of the last ten seconds in which every process waited for memory, from the text of
 /// `/proc/pressure/memory`.
-#[must_use]
 pub fn memory_stalled(pressure: &str) -> Option<f64> {
     let line = pressure.lines().find_map(|line| line.strip_prefix("full "))?;
     let percent: f64 =

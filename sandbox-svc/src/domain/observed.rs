@@ -44,7 +44,6 @@ pub enum ContainerState {
 
 impl Container {
     /// Returns the sandbox and the generation that the labels name, if both labels can be read.
-    #[must_use]
     pub fn sandbox(&self) -> Option<(SandboxId, i64)> {
         let sandbox = SandboxId::parse(label::SANDBOX, self.labels.get(label::SANDBOX)?).ok()?;
         Some((sandbox, self.labels.get(label::GENERATION)?.parse().ok()?))
@@ -52,7 +51,6 @@ impl Container {
 
     /// Whether this is the container of `spec`: same name, image, mounts and labels, apart from the creation
     /// time.
-    #[must_use]
     pub fn matches(&self, spec: &ContainerSpec) -> bool {
         let mut mounts = spec.mounts.clone();
         mounts.sort();

@@ -58,7 +58,6 @@ pub enum Step {
 
 /// Plans the steps from the present occupants to the desired pool. Expired sandboxes are removed by the
 /// deadline worker, and replaced ones when the replacement starts to run; the plan has neither.
-#[must_use]
 pub fn plan(desired: &Desired, occupants: &[Occupant], now: DateTime<Utc>) -> Vec<Step> {
     let of = |number, state| occupants.iter().find(|occupant| occupant.slot == Slot { number, state });
     let fill = (0..desired.size).filter(|&number| {
@@ -74,14 +73,12 @@ pub fn plan(desired: &Desired, occupants: &[Occupant], now: DateTime<Utc>) -> Ve
 
 /// Returns whether the pool may request sandboxes now. It may not while the host is short of a resource, nor
 /// after `max_failures` of its sandboxes failed within the window that `recent_failures` were counted in.
-#[must_use]
 pub fn may_fill(host: Level, recent_failures: i64, max_failures: u32) -> bool {
     host == Level::Fine && recent_failures < i64::from(max_failures)
 }
 
 /// Returns when the sandbox in slot `number` of `size` retires. The first filling of a pool is staggered, so
 /// that its sandboxes do not all retire at once; later fillings keep those distances.
-#[must_use]
 pub fn retire_at(now: DateTime<Utc>, life: Duration, first: bool, number: i32, size: i32) -> DateTime<Utc> {
     let (number, size) = (u32::try_from(number).unwrap_or(0), u32::try_from(size).unwrap_or(1).max(1));
     let earlier = if first { life / size * number } else { Duration::ZERO };

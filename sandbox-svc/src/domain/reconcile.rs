@@ -64,7 +64,6 @@ pub enum Finding {
 }
 
 /// Compares a container of `engine` with its row. The row must have been read after the container was listed.
-#[must_use]
 pub fn judge(
     container: &Container,
     engine: &str,
@@ -99,7 +98,6 @@ pub enum Missing {
 }
 
 /// Returns the running sandboxes with a container that is not listed or has ended.
-#[must_use]
 pub fn missing(rows: &[Sandbox], listed: &[Container]) -> Vec<(SandboxId, Missing)> {
     let states: HashMap<&str, ContainerState> =
         listed.iter().map(|container| (container.id.0.as_str(), container.state)).collect();

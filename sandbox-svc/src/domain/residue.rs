@@ -19,7 +19,6 @@ impl ResourceKind {
     pub const ALL: [Self; 3] = [Self::Container, Self::Volume, Self::RunDirectory];
 
     /// Name of the kind in the contract.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Container => "docker.container",
@@ -40,7 +39,6 @@ pub struct Resource {
 
 impl Resource {
     /// Provider of the resource in the contract.
-    #[must_use]
     pub fn provider(&self) -> String {
         match self.kind {
             ResourceKind::Container | ResourceKind::Volume => format!("docker:{}", self.engine),
@@ -78,7 +76,6 @@ pub enum RetryReason {
 
 impl RetryReason {
     /// Code of the reason in the contract.
-    #[must_use]
     pub const fn code(self) -> &'static str {
         match self {
             Self::EngineUnavailable => "ENGINE_UNAVAILABLE",

@@ -27,7 +27,6 @@ impl State {
         [Self::Requested, Self::Creating, Self::Running, Self::Deleting, Self::Gone, Self::Failed];
 
     /// Whether no other state follows.
-    #[must_use]
     pub const fn is_final(self) -> bool {
         match self {
             Self::Gone | Self::Failed => true,
@@ -36,7 +35,6 @@ impl State {
     }
 
     /// Returns whether the sandbox may still run later.
-    #[must_use]
     pub const fn is_pending(self) -> bool {
         match self {
             Self::Requested | Self::Creating => true,
@@ -75,7 +73,6 @@ pub enum Cause {
 
 impl Cause {
     /// Its name in the contract.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Deleted => "DELETED",
@@ -94,7 +91,6 @@ impl Cause {
     }
 
     /// Whether a sandbox that never ran ends as failed for this cause, not as gone.
-    #[must_use]
     pub const fn is_failure(self) -> bool {
         match self {
             Self::CreateTimeout

@@ -71,7 +71,6 @@ pub struct Identity {
 
 impl Identity {
     /// Identifies `container` of `sandbox` in an installation.
-    #[must_use]
     pub fn of(installation: &str, sandbox: &Sandbox, container: &Container) -> Self {
         Self {
             installation: installation.to_owned(),
@@ -84,13 +83,11 @@ impl Identity {
 
 /// Returns a container's name. Each generation has its own, so a repeated create finds the container of the
 /// first one.
-#[must_use]
 pub fn container_name(sandbox: SandboxId, generation: i64) -> String {
     format!("steward-{sandbox}-{generation}")
 }
 
 /// Returns the name of a workspace's volume.
-#[must_use]
 pub fn volume_name(id: VolumeId) -> String {
     format!("steward-workspace-{id}")
 }
@@ -162,7 +159,6 @@ pub enum MountSource {
 
 impl ContainerSpec {
     /// Builds the container of `identity` with `shape`, from the image with id `image`, requested at `at`.
-    #[must_use]
     pub fn of(
         identity: &Identity,
         shape: &Shape,
@@ -232,7 +228,6 @@ pub struct VolumeSpec {
 impl VolumeSpec {
     /// Builds the volume of a sandbox's workspace. Its labels identify it to the reconciler if its row is
     /// lost.
-    #[must_use]
     pub fn of(installation: &str, sandbox: &Sandbox) -> Self {
         Self {
             name: volume_name(sandbox.volume),

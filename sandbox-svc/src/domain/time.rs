@@ -5,7 +5,6 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 /// Returns the time `within` after `now`, or the largest date if the sum does not fit in a date.
-#[must_use]
 pub fn after(now: DateTime<Utc>, within: Duration) -> DateTime<Utc> {
     TimeDelta::from_std(within)
         .ok()

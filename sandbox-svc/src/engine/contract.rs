@@ -34,7 +34,6 @@ pub struct Bench {
 }
 
 impl Bench {
-    #[must_use]
     pub fn new(engine: SharedEngine, image: &str, guest: PathBuf, installation: &str) -> Self {
         Self {
             engine,

@@ -42,7 +42,6 @@ pub struct DockerEngine {
 
 impl DockerEngine {
     /// Builds a client of the daemon at `host` (`unix://…` or `tcp://…`).
-    #[must_use]
     pub fn at(host: &str) -> Self {
         Self { host: host.to_owned(), client: OnceCell::new() }
     }

@@ -80,13 +80,11 @@ impl fmt::Debug for FakeEngine {
 }
 
 impl FakeEngine {
-    #[must_use]
     pub fn new(id: &str) -> Arc<Self> {
         Self::on_start(id, Arc::new(|_| Box::new(())))
     }
 
     /// An engine that calls `hook` at each start of a container.
-    #[must_use]
     pub fn on_start(id: &str, hook: StartHook) -> Arc<Self> {
         Arc::new(Self { id: id.to_owned(), world: Mutex::default(), on_start: hook })
     }
@@ -122,12 +120,10 @@ impl FakeEngine {
     }
 
     /// Lists the containers of every installation.
-    #[must_use]
     pub fn containers(&self) -> Vec<Container> {
         self.lock().containers.values().map(|inside| inside.seen.clone()).collect()
     }
 
-    #[must_use]
     pub fn calls(&self, verb: Verb) -> usize {
         self.lock().calls.get(&verb).copied().unwrap_or_default()
     }

@@ -43,7 +43,6 @@ pub struct Limited {
 }
 
 impl Limited {
-    #[must_use]
     pub fn new(engine: SharedEngine, limits: LimiterSettings, clock: SharedClock) -> Self {
         Self {
             engine,

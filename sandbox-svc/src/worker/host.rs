@@ -18,7 +18,6 @@ use crate::{
 pub struct HostLevel(Arc<watch::Sender<Level>>);
 
 impl HostLevel {
-    #[must_use]
     pub fn get(&self) -> Level {
         *self.0.borrow()
     }

@@ -9,11 +9,9 @@ use crate::{
         audit::{self, Act},
         pg::{self, Pool},
     },
+    error::ServiceError,
     subject::{Subject, SubjectKind},
-    wire::{
-        error::ServiceError,
-        page::{self, Page},
-    },
+    wire::page::{self, Page},
 };
 
 const SUBJECTS: &str = "custody.subjects";

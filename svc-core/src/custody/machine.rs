@@ -24,7 +24,6 @@ impl StepKind {
         [Self::Freeze, Self::Thaw, Self::Inventory, Self::Erase, Self::Verify, Self::Commit];
 
     /// Name of the step in the database.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Freeze => "freeze",
@@ -37,7 +36,6 @@ impl StepKind {
     }
 
     /// Returns the step with this name.
-    #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
@@ -96,7 +94,6 @@ pub enum Refused {
 }
 
 impl Refused {
-    #[must_use]
     pub const fn reason(self) -> &'static str {
         match self {
             Self::StaleEpoch { .. } => "STALE_EPOCH",

@@ -36,13 +36,11 @@ impl<C> Clone for CustodianHandler<C> {
 
 impl<C: Custodian> CustodianHandler<C> {
     /// Serves the custodian of `service`, as `chat-svc`.
-    #[must_use]
     pub fn new(service: &'static str, custodian: C) -> Self {
         Self { service, custodian: Arc::new(custodian) }
     }
 
     /// Returns the custodian as a tower service.
-    #[must_use]
     pub fn into_server(self) -> CustodianServiceServer<Self> {
         CustodianServiceServer::new(self)
     }

@@ -23,7 +23,6 @@ pub enum Class {
 
 impl Class {
     /// Returns the class with this name.
-    #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "session" => Some(Self::Session),

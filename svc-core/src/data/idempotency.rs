@@ -78,7 +78,6 @@ pub struct RequestHash([u8; 32]);
 
 impl RequestHash {
     /// Hashes a message of the contract. Equal messages must encode equally: their maps must be ordered.
-    #[must_use]
     pub fn of(message: &impl prost::Message) -> Self {
         Self(Sha256::digest(message.encode_to_vec()).into())
     }
@@ -174,7 +173,6 @@ impl Keyed {
 
 impl Once {
     /// Builds a request without a key, which is always the first.
-    #[must_use]
     pub const fn unkeyed() -> Self {
         Self(None)
     }
@@ -185,7 +183,6 @@ impl Once {
     }
 
     /// Separates the key from the same key of other callers of the account, as another agent.
-    #[must_use]
     pub fn scoped(&self, scope: impl fmt::Display) -> Self {
         Self(
             self.0

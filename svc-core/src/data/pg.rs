@@ -92,7 +92,6 @@ mod defaults {
 
 impl PgConfig {
     /// Builds the default configuration with this URL.
-    #[must_use]
     pub fn new(url: SecretString) -> Self {
         Self {
             url,
@@ -180,7 +179,6 @@ impl Pool {
     }
 
     /// Returns the sqlx pool, for single statements of a store.
-    #[must_use]
     pub const fn inner(&self) -> &PgPool {
         &self.0
     }

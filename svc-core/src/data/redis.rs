@@ -58,7 +58,6 @@ mod defaults {
 
 impl RedisConfig {
     /// Builds the default configuration with this URL.
-    #[must_use]
     pub fn new(url: SecretString) -> Self {
         Self {
             url,
@@ -92,7 +91,6 @@ pub enum Error {
 
 impl Error {
     /// Returns whether Redis is unreachable, as opposed to a refused command.
-    #[must_use]
     pub const fn is_down(&self) -> bool {
         matches!(self, Self::Down(_))
     }
@@ -108,7 +106,6 @@ impl ServiceError for Error {
 }
 
 /// Returns whether an error means that Redis is unreachable, as opposed to a refused command.
-#[must_use]
 pub fn is_down(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Io
@@ -191,13 +188,11 @@ impl Redis {
     }
 
     /// Returns the key of `family` for `id`.
-    #[must_use]
     pub fn key(&self, family: &KeyFamily, id: impl std::fmt::Display) -> String {
         format!("{}{}:{id}", self.0.prefix, family.name)
     }
 
     /// Returns the prefix of every key and channel.
-    #[must_use]
     pub fn prefix(&self) -> &str {
         &self.0.prefix
     }
@@ -231,7 +226,6 @@ impl Redis {
     }
 
     /// Returns whether Redis answered when it was last used. Sends nothing.
-    #[must_use]
     pub fn seems_up(&self) -> bool {
         let link = self.link();
         link.connection.is_some() || link.failures == 0

@@ -67,7 +67,6 @@ enum Order {
 
 impl Wake {
     /// Starts the hub of this process.
-    #[must_use]
     pub fn start(redis: &Redis, lifecycle: &Lifecycle) -> Self {
         let (orders, inbox) = mpsc::unbounded_channel();
         let hub = Arc::new(Hub { topics: Mutex::default(), orders });

@@ -12,13 +12,11 @@ pub struct Backoff {
 
 impl Backoff {
     /// Builds delays up to `first`, doubling to `most`.
-    #[must_use]
     pub const fn new(first: Duration, most: Duration) -> Self {
         Self { first, most }
     }
 
     /// Returns the upper bound of the delay after `failures` failures in a row (1 = the first failure).
-    #[must_use]
     pub fn ceiling(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         self.first.saturating_mul(1_u32 << doublings).min(self.most)
@@ -26,7 +24,6 @@ impl Backoff {
 
     /// Returns the delay after `failures` failures in a row: between half its ceiling and its ceiling, by
     /// `draw` in 0..1.
-    #[must_use]
     pub fn delay(&self, failures: u32, draw: f64) -> Duration {
         self.ceiling(failures).mul_f64(0.5 + draw.clamp(0.0, 1.0) / 2.0)
     }

@@ -141,7 +141,6 @@ impl Breaker {
         }
     }
 
-    #[must_use]
     pub fn position(&self, now: DateTime<Utc>) -> Position {
         match self.state {
             State::Closed { .. } => Position::Closed,

@@ -18,7 +18,6 @@ pub struct SystemClock;
 
 impl SystemClock {
     /// Builds the machine's clock for sharing.
-    #[must_use]
     pub fn shared() -> SharedClock {
         Arc::new(Self)
     }
@@ -40,7 +39,6 @@ pub struct MockClock(std::sync::Mutex<DateTime<Utc>>);
 #[cfg(any(test, feature = "test-util"))]
 impl MockClock {
     /// Builds a clock that stands at `now`.
-    #[must_use]
     pub fn at(now: DateTime<Utc>) -> Arc<Self> {
         Arc::new(Self(std::sync::Mutex::new(now)))
     }

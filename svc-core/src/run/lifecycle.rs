@@ -34,7 +34,6 @@ const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from
 
 /// Returns the maximum time without a tick at which a loop still counts as healthy: `periods` of its pauses,
 /// and `work` for one slow round.
-#[must_use]
 pub const fn longest_silence(period: Duration, periods: u32, work: Duration) -> Duration {
     period.saturating_mul(periods).saturating_add(work)
 }
@@ -101,7 +100,6 @@ impl Default for Lifecycle {
 
 impl Lifecycle {
     /// Builds a lifecycle without tasks.
-    #[must_use]
     pub fn new() -> Self {
         let hard = CancellationToken::new();
         Self {
@@ -114,13 +112,11 @@ impl Lifecycle {
     }
 
     /// Returns the token that fires when work should finish; it also fires with [`Self::hard`].
-    #[must_use]
     pub fn soft(&self) -> CancellationToken {
         self.soft.clone()
     }
 
     /// Returns the token that fires when work must end now.
-    #[must_use]
     pub fn hard(&self) -> CancellationToken {
         self.hard.clone()
     }
@@ -232,7 +228,6 @@ impl Lifecycle {
     }
 
     /// Returns the health of every supervised loop, by name.
-    #[must_use]
     pub fn loops(&self) -> Vec<LoopHealth> {
         let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
         loops

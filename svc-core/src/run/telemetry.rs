@@ -188,7 +188,6 @@ pub fn init(service: &'static str, config: &TelemetryConfig) -> Result<Telemetry
 }
 
 impl Telemetry {
-    #[must_use]
     pub fn metrics(&self) -> Metrics {
         self.metrics.clone()
     }
@@ -241,7 +240,6 @@ pub fn inject(span: &Span, headers: &mut HeaderMap) {
 
 /// Returns the context of `span` as a `traceparent`, to be stored with queued work; `None` while nothing is
 /// traced.
-#[must_use]
 pub fn traceparent(span: &Span) -> Option<String> {
     let mut headers = HeaderMap::new();
     inject(span, &mut headers);
@@ -269,7 +267,6 @@ pub fn link(span: &Span, traceparent: Option<&str>) {
 }
 
 /// Returns the trace id of a `traceparent`, 32 hex digits.
-#[must_use]
 pub fn trace_id(traceparent: &str) -> Option<&str> {
     let id = traceparent.split('-').nth(1)?;
     (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)

@@ -34,7 +34,6 @@ impl Floor {
 
 /// Prints the line. Returns whether the floor is met, allowing for noise. `show` writes a value with its
 /// unit.
-#[must_use]
 #[expect(clippy::print_stdout, reason = "a benchmark talks to a person")]
 pub fn compare(
     what: &str,
@@ -64,7 +63,6 @@ pub fn median(values: &mut [f64]) -> f64 {
     *values.get(values.len() / 2).expect("a value")
 }
 
-#[must_use]
 pub fn milliseconds(seconds: f64) -> String {
     format!("{:.2} ms", seconds * 1e3)
 }

@@ -68,32 +68,27 @@ impl TestDb {
         Self { server, name, stop: Some(stop), keeper: Some(keeper) }
     }
 
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Returns the server's address, as `127.0.0.1:5432`, for a [`FaultProxy`](super::FaultProxy).
-    #[must_use]
     pub fn address(&self) -> String {
         let host = self.server.host_str().expect("the test server is reached over TCP");
         format!("{host}:{}", self.server.port().unwrap_or(5432))
     }
 
     /// Returns the URL of a schema's run role.
-    #[must_use]
     pub fn url(&self, schema: &str) -> String {
         url_as(&self.server, &self.name, &format!("steward_{schema}"), schema)
     }
 
     /// Returns the URL of a schema's owner role.
-    #[must_use]
     pub fn owner_url(&self, schema: &str) -> String {
         url_as(&self.server, &self.name, &format!("steward_{schema}_owner"), schema)
     }
 
     /// Returns the URL of the superuser in this database.
-    #[must_use]
     pub fn superuser_url(&self) -> String {
         let mut url = self.server.clone();
         url.set_path(&self.name);
@@ -101,13 +96,11 @@ impl TestDb {
     }
 
     /// Returns the configuration of a service with this schema. The schema counts as migrated already.
-    #[must_use]
     pub fn config(&self, schema: &str) -> PgConfig {
         PgConfig { max_connections: 4, ..PgConfig::new(SecretString::from(self.url(schema))) }
     }
 
     /// Like [`Self::config`], reaching the server through `address`.
-    #[must_use]
     pub fn config_through(&self, schema: &str, address: std::net::SocketAddr) -> PgConfig {
         let mut url = Url::parse(&self.url(schema)).expect("made here");
         url.set_ip_host(address.ip()).expect("the URL has a host");
@@ -116,7 +109,6 @@ impl TestDb {
     }
 
     /// Opens a pool of the schema's run role with four connections.
-    #[must_use]
     pub fn pool(&self, schema: &str) -> Pool {
         Pool::lazy(&self.config(schema)).expect("made here")
     }

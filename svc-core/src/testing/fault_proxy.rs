@@ -46,7 +46,6 @@ impl FaultProxy {
         Self { address, state, _tasks: tasks }
     }
 
-    #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }

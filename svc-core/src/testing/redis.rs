@@ -20,27 +20,23 @@ pub struct TestRedis {
 
 impl TestRedis {
     /// A prefix on the test server.
-    #[must_use]
     #[expect(clippy::new_without_default, reason = "a default would hide that a server is needed")]
     pub fn new() -> Self {
         Self { server: server_url(SERVER), prefix: format!("steward-test-{}:", crate::id::new_id().simple()) }
     }
 
     /// Returns the server's address, for a [`FaultProxy`](super::FaultProxy).
-    #[must_use]
     pub fn address(&self) -> String {
         let host = self.server.host_str().expect("the test server is reached over TCP");
         format!("{host}:{}", self.server.port().unwrap_or(6379))
     }
 
     /// Returns a configuration for this prefix.
-    #[must_use]
     pub fn config(&self) -> RedisConfig {
         self.config_at(self.server.clone())
     }
 
     /// Like [`Self::config`], reaching the server through `address`.
-    #[must_use]
     pub fn config_through(&self, address: SocketAddr) -> RedisConfig {
         let mut url = self.server.clone();
         url.set_host(Some(&address.ip().to_string())).expect("the URL has a host");
@@ -48,13 +44,11 @@ impl TestRedis {
         self.config_at(url)
     }
 
-    #[must_use]
     pub fn redis(&self) -> Redis {
         Redis::lazy(&self.config()).expect("made here")
     }
 
     /// Opens a handle that reaches the server through `address`.
-    #[must_use]
     pub fn redis_through(&self, address: SocketAddr) -> Redis {
         Redis::lazy(&self.config_through(address)).expect("made here")
     }

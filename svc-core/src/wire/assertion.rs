@@ -157,7 +157,6 @@ impl Signer {
     }
 
     /// Returns the name that this process signs as.
-    #[must_use]
     pub fn issuer(&self) -> &str {
         &self.issuer
     }

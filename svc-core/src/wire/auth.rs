@@ -65,12 +65,10 @@ pub struct Authenticator {
 
 impl Authenticator {
     /// Builds an authenticator from the contract and the means of proof.
-    #[must_use]
     pub fn new(methods: Arc<Methods>, verifier: Verifier, tokens: Arc<dyn TokenResolver>) -> Self {
         Self { methods, verifier: Arc::new(verifier), tokens }
     }
 
-    #[must_use]
     pub fn methods(&self) -> &Methods {
         &self.methods
     }

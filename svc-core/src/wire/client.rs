@@ -21,12 +21,12 @@ use tracing::Instrument;
 use self::replicas::Replicas;
 pub use self::{replicas::REPLICA_STOPPING, sessions::Sessions};
 use crate::{
+    error::{self, ErrorKind, PublicError, ServiceError},
     id::AccountId,
     run::telemetry,
     wire::{
         assertion::{METADATA_KEY, Signer},
         deadline::{Deadline, GRPC_TIMEOUT},
-        error::{self, ErrorKind, PublicError, ServiceError},
         principal::Principal,
     },
 };
@@ -101,13 +101,11 @@ impl Peer {
         Ok(Self { name, replicas, signer, timeout: config.timeout })
     }
 
-    #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
     }
 
     /// Returns a caller in the name of this service, acting for a tenant or for itself.
-    #[must_use]
     pub fn acting_for(&self, account_id: Option<AccountId>) -> Caller {
         let principal = Principal::service(self.signer.issuer(), account_id);
         self.stating(principal)
@@ -115,7 +113,6 @@ impl Peer {
 
     /// Returns a caller in the name of `principal`. Peers accept another principal than the issuer only from
     /// the gateway.
-    #[must_use]
     pub fn stating(&self, principal: Principal) -> Caller {
         Caller { peer: self.clone(), principal: Arc::new(principal), deadline: None }
     }
@@ -194,19 +191,16 @@ pub struct CallError {
 }
 
 impl CallError {
-    #[must_use]
     pub fn new(peer: &'static str, status: Status) -> Self {
         Self { peer, reason: error::reason_of(&status), status }
     }
 
     /// Returns the peer's answer.
-    #[must_use]
     pub fn status(&self) -> &Status {
         &self.status
     }
 
     /// Returns whether the peer itself refused the call; otherwise the outcome of the call is unknown.
-    #[must_use]
     pub fn is_verdict(&self) -> bool {
         self.reason.is_some() && !matches!(self.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Internal)
     }

@@ -14,13 +14,11 @@ pub const GRPC_TIMEOUT: &str = "grpc-timeout";
 pub struct Deadline(pub Instant);
 
 impl Deadline {
-    #[must_use]
     pub fn after(timeout: Duration) -> Self {
         Self(Instant::now() + timeout)
     }
 
     /// Returns the time left; zero after the deadline.
-    #[must_use]
     pub fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
@@ -36,7 +34,6 @@ impl Deadline {
 }
 
 /// Reads gRPC's timeout format: up to eight digits and a unit of `H M S m u n`.
-#[must_use]
 pub fn parse_grpc_timeout(text: &str) -> Option<Duration> {
     let unit_at = text.len().checked_sub(1)?;
     let (digits, unit) = text.split_at_checked(unit_at)?;

@@ -17,11 +17,11 @@ use tonic::{Request, Status};
 
 use crate::{
     data::idempotency::{Key, Once, RequestHash},
+    error::{Invalid, PublicError, ServiceError},
     id::AccountId,
     wire::{
         auth::Credential,
         deadline::Deadline,
-        error::{Invalid, PublicError, ServiceError},
         page::{self, Page},
         principal::{self, Principal, Refused},
     },
@@ -37,7 +37,6 @@ pub struct MethodName(Arc<str>);
 
 impl MethodName {
     /// Reads the name from a gRPC path, as `/steward.chat.v1.ChatService/RunTurn`.
-    #[must_use]
     pub fn from_path(path: &str) -> Self {
         Self(path.trim_start_matches('/').into())
     }
@@ -96,7 +95,6 @@ impl Call {
         })
     }
 
-    #[must_use]
     pub const fn principal(&self) -> &Principal {
         &self.principal
     }
@@ -118,7 +116,6 @@ impl Call {
     }
 
     /// Returns the instant by which the call must be answered; `None` for streams.
-    #[must_use]
     pub const fn deadline(&self) -> Option<Deadline> {
         self.deadline
     }
@@ -157,7 +154,6 @@ pub fn parts<T, U: From<T>>(page: Page<T>) -> (Vec<U>, String) {
     (page.items.into_iter().map(U::from).collect(), page.next_page_token)
 }
 
-#[must_use]
 pub fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
     let nanos = i32::try_from(at.timestamp_subsec_nanos()).unwrap_or(999_999_999);
     prost_types::Timestamp { seconds: at.timestamp(), nanos }
@@ -175,7 +171,6 @@ pub fn parse_timestamp(field: &str, at: Option<prost_types::Timestamp>) -> Resul
         .ok_or_else(|| Invalid::new(field, "is no time"))
 }
 
-#[must_use]
 pub fn duration(duration: Duration) -> prost_types::Duration {
     let nanos = i32::try_from(duration.subsec_nanos()).unwrap_or_default();
     prost_types::Duration { seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), nanos }
@@ -198,7 +193,7 @@ mod tests {
     use super::*;
     use crate::{
         data::idempotency::HEADER,
-        wire::error::{ErrorKind, reason_of},
+        error::{ErrorKind, reason_of},
     };
 
     fn request(key: Option<&str>) -> Request<String> {

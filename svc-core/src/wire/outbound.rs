@@ -59,7 +59,6 @@ pub enum Refused {
 
 impl Refused {
     /// Problem, to be read after the field's name.
-    #[must_use]
     pub fn problem(self) -> &'static str {
         match self {
             Self::Malformed(problem) => problem,

@@ -7,7 +7,7 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::wire::error::Invalid;
+use crate::error::Invalid;
 
 /// Request field that holds a token.
 const TOKEN_FIELD: &str = "page_token";
@@ -35,7 +35,6 @@ pub fn size(requested: i32, default: u32, most: u32) -> Result<u32, Invalid> {
 /// Builds the token of the page of `listing` (as `chat.sessions`) that begins after `cursor`.
 ///
 /// A cursor that cannot be written as JSON becomes the empty token, which ends the listing.
-#[must_use]
 pub fn token<C: Serialize>(listing: &str, cursor: &C) -> String {
     serde_json::to_vec(&(VERSION, listing, cursor)).map_or_else(
         |error| {
@@ -72,7 +71,6 @@ pub struct Page<T> {
 impl<T> Page<T> {
     /// Cuts a page out of `rows`, the result of a query with `LIMIT size + 1`. If one row too many is there,
     /// the next page begins after the last item of this one.
-    #[must_use]
     pub fn cut<C: Serialize>(
         listing: &str,
         mut rows: Vec<T>,
@@ -89,7 +87,6 @@ impl<T> Page<T> {
         Self { items: rows, next_page_token }
     }
 
-    #[must_use]
     pub fn map<U>(self, each: impl FnMut(T) -> U) -> Page<U> {
         Page { items: self.items.into_iter().map(each).collect(), next_page_token: self.next_page_token }
     }

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 pub use steward_proto::common::v1::PrincipalKind as WireKind;
 
 use crate::{
+    error::{ErrorKind, PublicError, ServiceError},
     id::{AccountId, TokenId},
-    wire::error::{ErrorKind, PublicError, ServiceError},
 };
 
 /// The scope that allows everything.
@@ -96,7 +96,6 @@ crate::into_status!(Refused);
 
 impl Principal {
     /// Builds a service that acts for itself or for a tenant.
-    #[must_use]
     pub fn service(name: &str, account_id: Option<AccountId>) -> Self {
         Self {
             kind: PrincipalKind::Service,
@@ -108,7 +107,6 @@ impl Principal {
     }
 
     /// Builds a tenant with every scope, for tests and operator commands.
-    #[must_use]
     pub fn account(account_id: AccountId) -> Self {
         Self {
             kind: PrincipalKind::Account,
@@ -120,7 +118,6 @@ impl Principal {
     }
 
     /// Returns whether the credential allows `scope`. Admins and services are limited by kind, not by scope.
-    #[must_use]
     pub fn allows(&self, scope: &str) -> bool {
         scope.is_empty()
             || matches!(self.kind, PrincipalKind::Admin | PrincipalKind::Service)

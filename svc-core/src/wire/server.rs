@@ -106,7 +106,6 @@ pub struct Server {
 
 impl Server {
     /// Builds a server of the service called `name` ("chat-svc").
-    #[must_use]
     pub fn new(name: &'static str, config: ServerConfig, authenticator: Authenticator) -> Self {
         Self {
             name,

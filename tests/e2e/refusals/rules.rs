@@ -19,11 +19,11 @@ use steward_proto::{
 };
 use suite_tests::cluster::Cluster;
 use svc_core::{
+    error::reason_of,
     id::{AccountId, new_id},
     run::clock::SystemClock,
     wire::{
         assertion::{IdentityConfig, METADATA_KEY, Signer},
-        error::reason_of,
         principal::{Principal, PrincipalKind as Kinds},
     },
 };

@@ -2,7 +2,7 @@
 //! A snapshot that differs from the record in Postgres is corrected when beats are flushed.
 
 use moka::sync::Cache;
-use svc_core::{id::AgentId, wire::error::Chain};
+use svc_core::{error::Chain, id::AgentId};
 
 use crate::{
     domain::{

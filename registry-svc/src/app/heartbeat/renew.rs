@@ -9,7 +9,7 @@ use std::sync::{
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use svc_core::{id::AgentId, wire::error::Chain};
+use svc_core::{error::Chain, id::AgentId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::{Value, json};
-use svc_core::wire::{
+use svc_core::{
     error::Chain,
-    outbound::{self, Outbound, Target},
+    wire::outbound::{self, Outbound, Target},
 };
 
 use crate::domain::{

@@ -14,9 +14,9 @@ use svc_core::{
         lease::item,
         pg::{Pool, Tx},
     },
+    error::Chain,
     run::{clock::SharedClock, failpoint, telemetry},
     subject::Subject,
-    wire::error::Chain,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

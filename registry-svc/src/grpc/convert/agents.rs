@@ -1,9 +1,9 @@
 //! Agents, their registrations and their beats.
 
 use steward_proto::registry::v1 as proto;
-use svc_core::wire::{
+use svc_core::{
     error::Invalid,
-    grpc::{duration, timestamp},
+    wire::grpc::{duration, timestamp},
 };
 
 use super::super::json;

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use steward_proto::registry::v1 as proto;
 use svc_core::{
+    error::Invalid,
     id::AgentId,
-    wire::{deadline::Deadline, error::Invalid, grpc::timestamp},
+    wire::{deadline::Deadline, grpc::timestamp},
 };
 
 use crate::{

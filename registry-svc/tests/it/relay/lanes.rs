@@ -1,7 +1,7 @@
 //! Lanes: messages of one conversation keep their order, and no conversation waits for another.
 
 use steward_proto::registry::v1::{PauseAgentRequest, ResumeAgentRequest};
-use svc_core::wire::error::retry_after_of;
+use svc_core::error::retry_after_of;
 
 use super::*;
 

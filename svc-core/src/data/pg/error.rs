@@ -123,19 +123,16 @@ impl Error {
     }
 
     /// Returns whether the write broke the constraint with this name.
-    #[must_use]
     pub fn violates(&self, name: &str) -> bool {
         matches!(self, Self::Conflict { constraint, .. } if constraint == name)
     }
 
     /// Returns whether the same transaction may succeed if it is begun again at once.
-    #[must_use]
     pub const fn is_race(&self) -> bool {
         matches!(self, Self::Race(_))
     }
 
     /// Returns whether Postgres itself is unreachable, as opposed to one refused statement.
-    #[must_use]
     pub const fn is_outage(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::CommitUnknown(_))
     }

@@ -75,7 +75,6 @@ impl Methods {
     }
 
     /// Returns the method at a gRPC path.
-    #[must_use]
     pub fn get(&self, path: &str) -> Option<&Method> {
         self.0.get(path)
     }

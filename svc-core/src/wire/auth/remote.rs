@@ -22,7 +22,6 @@ pub struct RegistryTokens {
 }
 
 impl RegistryTokens {
-    #[must_use]
     pub fn new(registry: Peer) -> Self {
         Self { registry }
     }
@@ -43,7 +42,7 @@ impl TokenResolver for RegistryTokens {
             // two apart.
             Err(status)
                 if status.code() == Code::Unauthenticated
-                    && crate::wire::error::reason_of(&status).as_deref() == Some("TOKEN_NOT_LIVE") =>
+                    && crate::error::reason_of(&status).as_deref() == Some("TOKEN_NOT_LIVE") =>
             {
                 Err(Error::Unauthenticated("token is not live"))
             }

@@ -58,14 +58,12 @@ impl Expiry<[u8; 32], Option<Principal>> for ByVerdict {
 
 impl CachedTokens {
     /// Builds a cache of at most `capacity` tokens in front of `inner`.
-    #[must_use]
     pub fn new(inner: Arc<dyn TokenResolver>, capacity: u64) -> Self {
         Self::with_ttl(inner, capacity, TOKEN_TTL)
     }
 
     /// Builds a cache that keeps principals for `live`. A caller that checks its token again with a period of
     /// its own adds that period: the sum must not exceed [`TOKEN_TTL`].
-    #[must_use]
     pub fn with_ttl(inner: Arc<dyn TokenResolver>, capacity: u64, live: Duration) -> Self {
         Self {
             inner,

@@ -21,7 +21,7 @@ use tonic::{ConnectError, Status, body::Body, transport::Channel};
 use tower::{Service, ServiceExt};
 
 use super::BoxError;
-use crate::wire::error;
+use crate::error;
 
 /// Reason of a refusal by a replica that is stopping; another replica may be called at once.
 pub const REPLICA_STOPPING: &str = "REPLICA_STOPPING";

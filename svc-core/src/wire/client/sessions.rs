@@ -13,7 +13,6 @@ use crate::{
 pub struct Sessions(Peer);
 
 impl Sessions {
-    #[must_use]
     pub const fn new(chat: Peer) -> Self {
         Self(chat)
     }

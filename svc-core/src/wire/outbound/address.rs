@@ -29,7 +29,6 @@ pub enum Class {
 }
 
 /// Returns whether `address` may be dialled in `mode`.
-#[must_use]
 pub fn allows(mode: Mode, address: IpAddr) -> bool {
     match (classify(address), mode) {
         (Class::Public, Mode::Strict | Mode::Dev | Mode::Saas) => true,
@@ -42,7 +41,6 @@ pub fn allows(mode: Mode, address: IpAddr) -> bool {
 }
 
 /// Classifies an address; an IPv4 address in an IPv6 form counts as the IPv4 address.
-#[must_use]
 pub fn classify(address: IpAddr) -> Class {
     match address {
         IpAddr::V4(address) => classify_v4(address),

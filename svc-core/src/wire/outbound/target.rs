@@ -54,12 +54,10 @@ impl Target {
         Ok(Self(url))
     }
 
-    #[must_use]
     pub fn url(&self) -> &Url {
         &self.0
     }
 
-    #[must_use]
     pub fn peer(&self) -> Option<Peer<'_>> {
         Some(match self.0.host()? {
             Host::Domain(name) => Peer::Name(name),

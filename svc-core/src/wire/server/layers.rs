@@ -16,11 +16,11 @@ use tracing::Instrument;
 
 use super::ServerConfig;
 use crate::{
+    error::{self, ErrorKind, to_status},
     run::telemetry,
     wire::{
         auth::Authenticator,
         deadline::{Deadline, GRPC_TIMEOUT, parse_grpc_timeout},
-        error::{self, ErrorKind, to_status},
         grpc::MethodName,
     },
 };
