@@ -33,8 +33,6 @@ use crate::{
     },
 };
 
-const UNUSABLE_URL: &str = "is not a usable URL";
-
 /// Why a service could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -109,8 +107,10 @@ impl Starting {
         let Config { base: config, own } = config;
         own.check()?;
         // The sources may show the URL, which has a password.
-        let pool = Pool::lazy(&config.pg).map_err(|_| Unusable::new("pg.url", UNUSABLE_URL))?;
-        let redis = Redis::lazy(&config.redis).map_err(|_| Unusable::new("redis.url", UNUSABLE_URL))?;
+        let unusable = |key: &'static str| Unusable::new(key, "is not a usable URL");
+        let pool = Pool::lazy(&config.pg).map_err(|_| unusable("pg.url"))?;
+        config.pg.owner_options().map_err(|_| unusable("pg.migrate_url"))?;
+        let redis = Redis::lazy(&config.redis).map_err(|_| unusable("redis.url"))?;
         let bound = Bound::bind(&config.server).await?;
         let clock = SystemClock::shared();
         let methods = Methods::from_contract()?;

@@ -229,9 +229,16 @@ mod tests {
         providers::{Format as _, Toml},
     };
 
-    use super::*;
+    use secrecy::SecretString;
 
-    #[derive(Debug, Deserialize)]
+    use super::*;
+    use crate::{
+        base::{StartError, Starting},
+        error::Chain,
+        run::{lifecycle::Lifecycle, telemetry},
+    };
+
+    #[derive(Debug, Clone, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Sample {
         size: u32,
@@ -297,6 +304,28 @@ mod tests {
             let error = Figment::from(Toml::string(text)).extract::<RetentionConfig>().unwrap_err();
             assert_eq!(error.path, [key], "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn urls_are_checked_before_a_port_is_taken() {
+        let mut config = load("pg.url = 'postgres://localhost'").unwrap();
+        config.base.server.operator_listen = config.base.server.listen;
+        let metrics = telemetry::init(Sample::NAME, &config.base.telemetry).unwrap().metrics();
+        let start = |config| Starting::new(config, Lifecycle::new(), metrics.clone());
+        let bad = SecretString::from("postgres://u:hunter2@[");
+        for key in ["pg.url", "pg.migrate_url", "redis.url"] {
+            let mut config = config.clone();
+            match key {
+                "pg.url" => config.base.pg.url = bad.clone(),
+                "pg.migrate_url" => config.base.pg.migrate_url = Some(bad.clone()),
+                _ => config.base.redis.url = bad.clone(),
+            }
+            let error = start(config).await.unwrap_err();
+            assert_eq!(Chain(&error).to_string(), format!("configuration: {key} is not a usable URL"));
+        }
+        // With usable URLs the ports come next, and these two are one.
+        let error = start(config).await.unwrap_err();
+        assert!(matches!(error, StartError::Server(_)), "{error:?}");
     }
 
     #[test]

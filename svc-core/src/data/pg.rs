@@ -104,6 +104,14 @@ impl PgConfig {
         }
     }
 
+    /// Returns the options of a connection of the owner role; `None` without one.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] if its URL cannot be read.
+    pub(crate) fn owner_options(&self) -> Result<Option<PgConnectOptions>> {
+        self.migrate_url.as_ref().map(|url| self.options(url, true)).transpose()
+    }
+
     /// Returns the options of a connection at `url` with these limits; `unlimited` lifts the limit on
     /// statements.
     fn options(&self, url: &SecretString, unlimited: bool) -> Result<PgConnectOptions> {

@@ -207,6 +207,10 @@ async fn a_call_ends_at_its_deadline() {
 
 #[tokio::test]
 async fn a_request_with_many_errors_ends_no_other_call() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false);
+    let lines = lines.with_writer(Arc::new(log.reopen().unwrap())).finish();
+    let _subscribed = tracing::subscriber::set_default(lines);
     let plane = plane().await;
     let mut client = AuthServiceClient::new(plane.peer.acting_for(None));
     let mut other = client.clone();
@@ -216,6 +220,8 @@ async fn a_request_with_many_errors_ends_no_other_call() {
     let refused = refused.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(refused.message().ends_with("; and more"), "{refused}");
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    assert!(log.contains(r#"request has wrong fields fields=["sandbox_id", "argv[0]", "argv[1]""#), "{log}");
 }
 
 #[tokio::test]

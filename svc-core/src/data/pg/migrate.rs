@@ -60,10 +60,10 @@ pub enum MigrateError {
 /// # Errors
 /// [`MigrateError`]; a failed migration leaves no trace.
 pub async fn migrate(service: &Migrator, config: &PgConfig) -> Result<(), MigrateError> {
-    let Some(url) = &config.migrate_url else {
+    let Some(owner) = config.owner_options()? else {
         return check_migrated(service, &Pool::lazy(config)?).await;
     };
-    let mut connection = connect_once(&config.options(url, true)?).await?;
+    let mut connection = connect_once(&owner).await?;
     let done = apply(service, &mut connection).await;
     // Closing the connection also releases the lock.
     let closed = connection.close().await;

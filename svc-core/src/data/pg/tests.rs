@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::*;
 use crate::{
     error::{ErrorKind, ServiceError},
+    subject::SubjectKind,
     testing::{FaultProxy, TestDb},
 };
 
@@ -235,6 +236,18 @@ async fn limits_reach_the_server() {
             .unwrap();
         assert_eq!(set, want, "{name}");
     }
+}
+
+#[tokio::test]
+async fn the_error_of_the_work_outlives_a_failed_rollback() {
+    let (db, _) = db().await;
+    let proxy = FaultProxy::start(db.address()).await;
+    let pool = Pool::lazy(&db.config_through("chat", proxy.address())).unwrap();
+    let tx = Tx::system(&pool).await.unwrap();
+    proxy.refuse();
+    let work = Error::SubjectFrozen(SubjectKind::Session);
+    let error = tx.end(Err::<(), _>(work)).await.unwrap_err();
+    assert!(matches!(error, Error::SubjectFrozen(_)), "{error:?}");
 }
 
 fn owner_config(db: &TestDb, schema: &str) -> PgConfig {
