@@ -25,7 +25,33 @@ OPAQUE = {
     "env": "at most 128 KiB together",
     "path": "a path inside the sandbox",
 }
-# Refusals by status and code, printed at the end: each is a fact about the credential or the stored state.
+# Codes that say what is stored, who calls or what is reachable, which no schema can state.
+STATE = {
+    "AGENT_NOT_PAUSED",
+    "AGENT_PAUSED",
+    "ALREADY_EXISTS",
+    "ERASURE_STARTED",
+    "EXEC_KEY_REUSED",
+    "FAILED_PRECONDITION",
+    "FILE_DENIED",
+    "FILE_NOT_FOUND",
+    "FILE_NOT_USABLE",
+    "IDEMPOTENCY_IN_FLIGHT",
+    "IDEMPOTENCY_KEY_REUSED",
+    "LIMIT_REACHED",
+    "NOT_FOUND",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "SANDBOX_BUSY",
+    "SANDBOX_NOT_RUNNING",
+    "SANDBOX_RESTARTED",
+    "SCOPE_EXCEEDED",
+    "SUBJECT_FROZEN",
+    "TURN_FINAL",
+    "TURN_IN_FLIGHT",
+    "TURN_QUEUE_FULL",
+}
+# Refusals by status and code, printed at the end.
 REFUSALS = collections.Counter()
 atexit.register(lambda: print("Refusals:", *(f"{n} x {which}" for which, n in REFUSALS.items()), sep="\n  "))
 
@@ -98,3 +124,5 @@ def refused_for_state_alone(ctx, response, case):
     REFUSALS[f"{response.status_code} {problem['code']} {','.join(fields)}".strip()] += 1
     if response.status_code == 400:
         assert fields and all(field in OPAQUE for field in fields), problem
+    else:
+        assert problem["code"] in STATE, problem
