@@ -1,4 +1,5 @@
-//! Use cases: each makes its ids and times, lets `domain` decide, and owns its transactions.
+//! Use cases: each makes its ids and times, calls `domain` for the decision, and opens and commits its
+//! transactions.
 
 pub mod claims;
 pub mod dead_letters;

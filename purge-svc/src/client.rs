@@ -5,8 +5,8 @@ pub mod custodian;
 use self::custodian::CustodianClient;
 use crate::domain::custodian::Custodian;
 
-/// A client of every custodian. The type allows no roster with fewer, because a job that leaves one out must
-/// not count as an erasure.
+/// One client for each custodian. Every field is required, because a job that leaves a custodian out must not
+/// count as an erasure.
 #[derive(Debug, Clone)]
 pub struct Roster {
     pub chat: CustodianClient,

@@ -1,5 +1,5 @@
-//! Erasures without databases, wires or clocks: the job's state machine, its retry schedule, the chain of
-//! receipts, and the custodians that take part.
+//! The rules of erasures, without I/O: the job's state machine, its retry schedule, the chain of receipts,
+//! and the custodians that take part.
 
 pub mod custodian;
 pub mod dead_letter;

@@ -5,11 +5,12 @@
 //! custodian contract. It guarantees:
 //!
 //! * An accepted erasure is carried out although workers die (`app::drive`, `app::run`).
-//! * Nothing is erased while a hold stands, and nothing stops an erasure that has begun (`domain::job`).
-//! * A subject counts as erased only after every custodian has read back zero; an object that cannot be
-//!   deleted keeps its job from ending.
-//! * An erasure has one receipt, which is bound to the receipt before it. After it neither the receipt nor
-//!   the job names the subject (`domain::receipt`).
+//! * Nothing is erased while a hold is in force; neither a hold nor a cancellation stops an erasure that has
+//!   begun (`domain::job`).
+//! * A subject counts as erased only after every custodian has read back zero; a job does not end while an
+//!   object cannot be deleted.
+//! * An erasure has one receipt, which contains the hash of the receipt before it. Once it is written,
+//!   neither the receipt nor the job names the subject (`domain::receipt`).
 //!
 //! It never reads another service's tables.
 #![cfg_attr(not(feature = "test-util"), expect(unreachable_pub, reason = "tests reach it through `testing`"))]

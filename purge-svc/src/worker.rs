@@ -2,7 +2,7 @@
 //!
 //! | Task | Period | Use case |
 //! |---|---|---|
-//! | [`drive`] | `worker.poll`, or a wake-up | claims due jobs and runs them as far as they go |
+//! | [`drive`] | `worker.poll`, or a wake-up | claims due jobs and runs each until it waits or is final |
 //! | [`gauges`] | `worker.gauges_period` | counts open jobs and dead letters for the metrics |
 
 pub mod drive;

@@ -68,7 +68,8 @@ impl Claims {
         Ok(claims)
     }
 
-    /// Renews the lease of a claim until another process has taken the job.
+    /// Renews the lease of a claim until another process has taken the job, and then returns
+    /// [`pg::Error::Fenced`].
     pub async fn keep(&self, claim: &Claim) -> pg::Error {
         item::keep::<JobLeases>(&self.pool, &claim.lease, self.how.ttl).await
     }

@@ -48,8 +48,8 @@ impl DeadLetters {
         Ok(Page::cut(LISTING, found, size, |letter| letter.dead_letter_id))
     }
 
-    /// Resolves a letter: the operator says that the object can be deleted or is gone. With its last letter
-    /// the job resumes: it erases and reads back again. Repeating it changes nothing.
+    /// Resolves a letter: the operator says that the object can be deleted or is gone. When the last letter
+    /// of a job is resolved, the job continues with Erase and Verify. Repeating it changes nothing.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such letter.

@@ -1,9 +1,9 @@
 //! Drives a claimed job, one step at a time.
 //!
 //! A step calls the custodians over the network with no transaction open, records which of them answered, and
-//! then moves the job in one guarded write. A worker may die anywhere in between: the next worker calls
-//! again, with a higher epoch, and the custodians answer as before. A worker that lost its lease without
-//! noticing cannot write, and custodians refuse its epoch once they have seen a higher one.
+//! then moves the job to its next state in one guarded write. If the worker dies in between, the next worker
+//! calls again, with a higher epoch, and the custodians answer as before. A worker that lost its lease
+//! without noticing cannot write, and custodians refuse its epoch once they have seen a higher one.
 //!
 //! The point of no return ([`clear`]) and the receipt ([`commit`]) have a transaction each.
 
@@ -47,7 +47,7 @@ mod freeze;
 mod inventory;
 mod verify;
 
-/// How a step leaves a job.
+/// Tells what can be done with a job after a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// The step is done; the next may begin at once.
@@ -162,7 +162,7 @@ impl Driver {
         }
     }
 
-    /// Moves the job by `input`, in a transaction of its own.
+    /// Applies `input` to the job and stores the result, in a transaction of its own.
     async fn transition(&self, claim: &mut Claim, input: Input) -> Result<(), pg::Error> {
         let mut tx = Tx::system(&self.pool).await?;
         let moved = self.apply(&mut tx, claim, input, None, self.clock.now()).await?;
@@ -171,8 +171,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Moves the job by `input`, at `now`, as part of `tx`, audit row included. The caller updates the claim
-    /// after the commit.
+    /// Applies `input` to the job at `now` and stores the result, with the audit row if there is one, in
+    /// `tx`. Returns the new record; the caller puts it into the claim after the commit.
     async fn apply(
         &self,
         tx: &mut Tx,
@@ -243,7 +243,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Returns the next attempt after one failure more than `failures`.
+    /// Returns the time of the next attempt after `failures` + 1 failures in a row.
     fn retry(&self, failures: u32, asked: Option<Duration>) -> Retry {
         self.policy.retry(failures.saturating_add(1), asked, self.clock.now(), rand::random())
     }
@@ -282,7 +282,8 @@ impl Driver {
         tx.commit().await
     }
 
-    /// Begins a transaction in which no other worker can take the job.
+    /// Begins a transaction that locks the job's row, so that no other worker can claim the job before its
+    /// end.
     async fn fence(&self, claim: &Claim) -> Result<Tx, pg::Error> {
         let mut tx = Tx::system(&self.pool).await?;
         item::hold::<JobLeases>(&mut tx, &claim.lease).await?;
@@ -305,7 +306,7 @@ fn progress(claim: &Claim) -> Progress {
     }
 }
 
-/// Fail point after a job has reached `state`.
+/// Name of the fail point that is hit when a job has reached `state`.
 const fn passed(state: job::State) -> &'static str {
     match state {
         job::State::Working(Phase::Pending) => "purge.pending",
@@ -321,7 +322,7 @@ const fn passed(state: job::State) -> &'static str {
     }
 }
 
-/// Fail point between a custodian's answer and its record.
+/// Name of the fail point between a custodian's answer and the write that records it.
 const fn answered(step: Step) -> &'static str {
     match step {
         Step::Freeze => "purge.freeze.answered",

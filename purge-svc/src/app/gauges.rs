@@ -1,4 +1,4 @@
-//! Numbers of open jobs and dead letters, for the metrics.
+//! Counts open jobs and dead letters, for the metrics.
 
 use svc_core::data::{
     pg::{self, Pool},

@@ -1,4 +1,5 @@
-//! Holds: operators set, release and list them; every job reads them before the point of no return.
+//! Holds: operators set, release and list them. Workers read them before the freeze and at the point of no
+//! return.
 
 use chrono::{DateTime, Utc};
 use svc_core::{
@@ -85,7 +86,8 @@ impl Holds {
         tx.end(done).await
     }
 
-    /// Ends a hold before its end; jobs that wait for it become due at once. Repeating it changes nothing.
+    /// Ends a hold before its time. All jobs that wait for a hold become due at once, and read the holds
+    /// again. Repeating it changes nothing.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such hold.
@@ -111,8 +113,8 @@ impl Holds {
     async fn release_in(&self, tx: &mut Tx, id: Uuid, by: &str) -> Result<(Hold, bool), Error> {
         let now = self.clock.now();
         let hold = holds::find(tx, id).await?.ok_or(Error::NotFound(Entity::Hold))?;
-        // A worker that has just read the hold first stores the time until which its job waits; only then is
-        // the job woken here.
+        // Waits for a worker that has read the hold, until that worker has stored that its job waits. Only
+        // then can the release wake that job.
         holds::lock_subjects(tx, &[hold.subject_hash]).await?;
         let changed = holds::release(tx, id, by, now).await?;
         if changed {
@@ -127,7 +129,7 @@ impl Holds {
         holds::find(&mut db, hold_id).await?.ok_or(Error::NotFound(Entity::Hold))
     }
 
-    /// Returns one page of the holds that stand, newest first.
+    /// Returns one page of the holds in force, newest first.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the token is not one of this list.

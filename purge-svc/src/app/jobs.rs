@@ -78,8 +78,8 @@ impl Jobs {
         Self { deps }
     }
 
-    /// Accepts the erasure of a session, which is then carried out even if workers die. A repeated request
-    /// returns the same job, also when the session is already erased.
+    /// Accepts the erasure of a session; workers then carry it out. A repeated request returns the same job,
+    /// also when the session is already erased.
     ///
     /// # Errors
     /// [`Error::NotFound`] if the account has no such session.
@@ -175,7 +175,8 @@ impl Jobs {
         }))
     }
 
-    /// Cancels a job: it is thawed once every custodian has thawed. Repeating it changes nothing.
+    /// Cancels a job: a worker thaws the subject at every custodian, and the job ends as thawed. Repeating it
+    /// changes nothing.
     ///
     /// # Errors
     /// [`Error::ErasureStarted`] past the point of no return.

@@ -1,4 +1,4 @@
-//! The ledger of receipts, read from its beginning and checked link by link.
+//! Reads the ledger of receipts from its beginning and checks every receipt against the one before it.
 
 use svc_core::data::pg::Pool;
 
@@ -16,7 +16,7 @@ const PAGE: i64 = 500;
 pub struct Checked {
     /// The newest receipt before the first fault.
     pub head: Head,
-    /// The first fault, directly after `head`.
+    /// The fault of the receipt after `head`; `None` if the whole ledger is intact.
     pub broken: Option<Broken>,
 }
 

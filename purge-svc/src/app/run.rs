@@ -25,7 +25,7 @@ impl Runner {
         Self { claims, driver }
     }
 
-    /// Runs a job. Once `stop` fires, its present step is finished and its lease released.
+    /// Runs a job. Once `stop` fires, it finishes the present step and releases the lease.
     pub async fn run(&self, mut claim: Claim, stop: &CancellationToken) {
         let span = self.claims.span(&claim).await;
         let leased = claim.clone();
@@ -56,8 +56,9 @@ impl Runner {
         self.claims.release(claim).await;
     }
 
-    /// If Postgres is away or the outcome of a commit is unknown, the job is not at fault. Any other error
-    /// would repeat at once, so the job fails and waits.
+    /// Decides whether a database error counts as a failure of the job. It does not if Postgres is
+    /// unreachable or busy, or if the outcome of a commit is unknown. Any other error would recur at once, so
+    /// the job fails and waits.
     async fn on_database_error(&self, claim: &mut Claim, error: &pg::Error) {
         let purge_id = claim.job.purge_id;
         tracing::error!(purge.id = %purge_id, error = %Chain(error), "purge not driven");

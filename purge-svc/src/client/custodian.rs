@@ -1,4 +1,5 @@
-//! One custodian over gRPC: domain types go in and come out, and every answer is checked before it counts.
+//! Calls one custodian over gRPC: converts domain types to messages and back, and checks every answer before
+//! it returns it.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -20,7 +21,7 @@ use crate::domain::{
     job::Cause,
 };
 
-/// Maximum objects of an inventory that are returned together.
+/// Maximum objects that one call of [`Objects::next`] returns.
 const BATCH: usize = 500;
 
 /// Names the purge, the subject and the worker of a step.
@@ -32,7 +33,7 @@ pub struct StepCall {
     pub subject: Subject,
 }
 
-/// Why a custodian did not do a step.
+/// Reason for which a custodian did not do a step.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The custodian did not answer, or refused.
@@ -90,7 +91,7 @@ impl Error {
         }
     }
 
-    /// The delay that the custodian asked for.
+    /// Returns the delay before a retry that the custodian asked for, if any.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Call { source, .. } => source.retry_after(),
@@ -128,8 +129,8 @@ pub struct CustodianClient {
 }
 
 impl CustodianClient {
-    /// A client of the custodian at `peer`, which must declare the `required` kinds. `max_silence` is the
-    /// maximum time between two messages of its streams.
+    /// Builds a client of the custodian at `peer`, which must declare the `required` kinds. `max_silence` is
+    /// the maximum time between two messages of its streams.
     pub const fn new(
         custodian: Custodian,
         peer: Peer,
@@ -139,7 +140,7 @@ impl CustodianClient {
         Self { custodian, peer, required, max_silence }
     }
 
-    /// Asks what the custodian holds, and checks that it is the expected service with the required kinds.
+    /// Calls Describe, and checks that the custodian is the expected service and declares the required kinds.
     ///
     /// # Errors
     /// [`Error::Mismatch`] if it is not.
@@ -155,7 +156,7 @@ impl CustodianClient {
         Ok(description)
     }
 
-    /// Stops the subject's writers.
+    /// Calls Freeze: the custodian stops the subject's writers.
     ///
     /// # Errors
     /// [`Error`] unless the custodian says that it has.
@@ -166,7 +167,7 @@ impl CustodianClient {
         Ok(Frozen { known: answer.known, digest: digest(&answer) })
     }
 
-    /// Admits the subject's writers again.
+    /// Calls Thaw: the custodian admits the subject's writers again. Returns the SHA-256 of the answer.
     ///
     /// # Errors
     /// [`Error`] unless the custodian says that it has.
@@ -176,11 +177,11 @@ impl CustodianClient {
         Ok(digest(&self.answered(answer)?))
     }
 
-    /// Begins to list the subject's objects outside Postgres; every kind must be one of those in
+    /// Calls Inventory, which lists the subject's objects outside Postgres. Each must be of a kind in
     /// `description`.
     ///
     /// # Errors
-    /// [`Error`] if the custodian does not begin.
+    /// [`Error`] if the custodian refuses.
     pub async fn inventory<'a>(
         &'a self,
         call: &StepCall,
@@ -192,7 +193,8 @@ impl CustodianClient {
         Ok(Objects { client: self, description, stream, digest: Sha256::new() })
     }
 
-    /// Deletes, or continues to delete, the subject.
+    /// Calls Erase, which deletes the subject or a part of it. Returns what was deleted, and the SHA-256 of
+    /// the answer.
     ///
     /// # Errors
     /// [`Error`] unless the custodian says what it did.
@@ -206,7 +208,7 @@ impl CustodianClient {
         Ok((Erasure { rows, items, done: answer.done }, digest))
     }
 
-    /// Reads back how much is left of every kind in `description`.
+    /// Calls Verify: the custodian reads back how much is left of every kind in `description`.
     ///
     /// # Errors
     /// [`Error::Mismatch`] if a kind is left out.
@@ -233,7 +235,8 @@ impl CustodianClient {
         })
     }
 
-    /// Deletes the subject's head; its tombstone stays.
+    /// Calls Commit: the custodian deletes its own row of the subject and keeps the tombstone. Returns the
+    /// SHA-256 of the answer.
     ///
     /// # Errors
     /// [`Error`] unless the custodian says that it has.
@@ -298,7 +301,7 @@ impl Objects<'_> {
     /// Returns the next objects; an empty batch is the end.
     ///
     /// # Errors
-    /// [`Error`] if the list breaks off or names an undeclared kind; the objects so far are no inventory.
+    /// [`Error`] if the list breaks off or names an undeclared kind; the list is then incomplete.
     pub async fn next(&mut self) -> Result<Vec<ExternalObject>> {
         let mut batch = Vec::new();
         while batch.len() < BATCH {

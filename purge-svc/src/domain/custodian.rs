@@ -20,8 +20,8 @@ pub enum Custodian {
 }
 
 impl Custodian {
-    /// Every custodian, in the order of their names. A subject counts as erased when *each* of them has read
-    /// back zero; no job has fewer.
+    /// Every custodian, in the order of their names. Every job calls all of them: a subject counts as erased
+    /// when *each* has read back zero.
     pub const ALL: [Self; 3] = [Self::Chat, Self::Registry, Self::Sandbox];
 
     pub const fn service(self) -> &'static str {
@@ -37,8 +37,9 @@ impl Custodian {
         Self::ALL.into_iter().find(|custodian| custodian.service() == service)
     }
 
-    /// Returns the order of the commits: the custodian of the subject's head is last. While the head exists,
-    /// an operator can still find which subject the job is about.
+    /// Returns the order in which the custodians commit: the one that owns the subject (chat-svc a session,
+    /// registry-svc an account) is last. Until it has committed, an operator can still find which subject the
+    /// job is about.
     pub const fn commit_order(kind: SubjectKind) -> [Self; 3] {
         match kind {
             SubjectKind::Session => [Self::Sandbox, Self::Registry, Self::Chat],
@@ -63,7 +64,7 @@ pub struct Description {
     pub kinds: BTreeSet<String>,
 }
 
-/// Why a custodian cannot take part.
+/// Reason for which a custodian cannot take part in a job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ContractMismatch {
     /// Another service answers at the custodian's address.

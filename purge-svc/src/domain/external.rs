@@ -1,4 +1,4 @@
-//! Objects outside Postgres, and the judgement of a custodian's answer to Erase.
+//! Objects outside Postgres, and what the worker does after a custodian's answer to Erase.
 
 /// An object outside Postgres, as its custodian names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,7 +64,7 @@ pub struct Erasure {
     pub done: bool,
 }
 
-/// Next move after an answer to Erase.
+/// Next action of the worker after an answer to Erase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The custodian is done.
@@ -78,7 +78,8 @@ pub enum Verdict {
 }
 
 impl Erasure {
-    /// Judges the answer. "Done" does not count while an object still exists.
+    /// Returns what the worker does next. While an object still exists, `done` does not make the verdict
+    /// `Done`.
     pub fn verdict(&self) -> Verdict {
         let any = |outcome| self.items.iter().any(|item| item.outcome == outcome);
         let progress = self.rows > 0 || any(ItemOutcome::Deleted);

@@ -1,4 +1,4 @@
-//! Holds: the subjects that must not be erased, the basis for it, and its end.
+//! Holds: each names a subject that must not be erased, the legal basis, and an end.
 
 use chrono::{DateTime, Utc};
 use svc_core::subject::{Subject, SubjectHash, SubjectKind};
@@ -50,8 +50,8 @@ pub struct Hold {
     pub released_at: Option<DateTime<Utc>>,
 }
 
-/// Returns the hashes under which a hold on `subject` may stand: the account's first, because a hold on an
-/// account covers the account's sessions. Transactions lock them in this order.
+/// Returns the hashes of the subjects on which a hold keeps `subject` from being erased: the account's first,
+/// because a hold on an account covers the account's sessions. Transactions lock them in this order.
 pub fn covering(subject: &Subject) -> Vec<SubjectHash> {
     let account = SubjectHash::of(SubjectKind::Account.name(), subject.account().0);
     match subject.kind() {

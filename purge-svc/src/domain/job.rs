@@ -61,7 +61,8 @@ impl Phase {
 pub enum State {
     /// A step is running, or waits for its next attempt.
     Working(Phase),
-    /// The job waits for its cause to end, and continues from this phase by itself.
+    /// The job waits, because it is held, parked or found residue. A worker continues it from this phase when
+    /// the next attempt is due.
     Blocked(Phase),
     /// The job waits for an operator: an object cannot be deleted. It continues from [`Phase::Erasing`].
     DeadLettered,
@@ -139,7 +140,7 @@ pub enum StateLabel {
     Thawed,
 }
 
-/// The jobs of an account to list.
+/// Selects jobs of an account for a list; `None` selects all.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct JobFilter {
     pub state: Option<StateLabel>,
@@ -203,7 +204,7 @@ impl Cause {
     }
 }
 
-/// The part of a job that the machine reads and writes.
+/// The part of a job that the state machine reads and writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
     pub state: State,
@@ -213,7 +214,7 @@ pub struct Record {
     pub attempts: u32,
     /// Number of read-backs that found residue.
     pub rounds: u32,
-    /// Whether the tenant canceled the job; it is thawed once every custodian has thawed.
+    /// Whether the tenant canceled the job. A worker then thaws it at every custodian.
     pub canceling: bool,
     /// Workers claim the job from this time on.
     pub next_attempt_at: DateTime<Utc>,

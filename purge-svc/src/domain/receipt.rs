@@ -70,7 +70,7 @@ pub fn hex(bytes: &[u8; 32]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The newest link of a ledger.
+/// The newest receipt of a ledger: the one that the next receipt follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     /// Place of the newest receipt; 0 in an empty ledger.
@@ -131,9 +131,9 @@ pub fn verify<'a>(head: Head, receipts: impl IntoIterator<Item = &'a Receipt>) -
     })
 }
 
-/// Returns the SHA-256 of the canonical encoding: every field in order, numbers big-endian, texts and lists
-/// with their length before them, times in microseconds (the precision of Postgres). No two receipts have the
-/// same encoding.
+/// Returns the SHA-256 of the canonical encoding: every field in order, numbers big-endian, a length before
+/// each text and list, times in microseconds (the precision of Postgres). No two receipts have the same
+/// encoding.
 fn hash(seq: i64, previous: &[u8; 32], body: &Body) -> [u8; 32] {
     let mut encoding = Encoding(Sha256::new());
     encoding.bytes(FORMAT);

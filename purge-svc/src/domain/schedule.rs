@@ -2,7 +2,7 @@
 //! arguments.
 //!
 //! Delays double, with jitter, up to a maximum. A job that keeps failing is *parked*: its attempts are far
-//! apart, so that it leaves the workers to jobs that can progress. It is never canceled by itself.
+//! apart, so that it leaves the workers to jobs that can progress. No failure ends a job.
 
 use std::time::Duration;
 
@@ -27,8 +27,9 @@ pub struct Retry {
 }
 
 impl Policy {
-    /// Returns the next attempt after the `failures`th failure in a row (from 1) at `now`. A longer delay
-    /// that the custodian asked for is kept, up to the delay of a parked job. `draw` in 0..1 is the jitter.
+    /// Returns the next attempt after the `failures`th failure in a row (from 1) at `now`. If the custodian
+    /// asked for a longer delay, that delay is used, up to `parked`; a parked job ignores it. `draw` in 0..1
+    /// is the jitter.
     pub fn retry(&self, failures: u32, asked: Option<Duration>, now: DateTime<Utc>, draw: f64) -> Retry {
         let parked = failures >= self.max_failures;
         let delay = if parked {

@@ -1,6 +1,6 @@
 //! Triggers: why a subject is erased, and with which priority.
 
-/// Why a job exists; decides its priority when not all jobs can run at once.
+/// Why a job exists; decides the order in which due jobs are claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Trigger {
     /// A verified request of the person the data is about; the law sets a time limit.

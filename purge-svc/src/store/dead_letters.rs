@@ -111,7 +111,7 @@ pub async fn count_all_unresolved(db: &mut PgConnection) -> Result<i64> {
     Ok(count)
 }
 
-/// Lists unresolved letters, newest first, from after `after`.
+/// Lists unresolved letters, newest first; if `after` is given, only those older than that letter.
 pub async fn list(db: &mut PgConnection, after: Option<Uuid>, limit: i64) -> Result<Vec<DeadLetter>> {
     let letters = sqlx::query_as!(
         DeadLetter,

@@ -38,8 +38,8 @@ pub async fn copy(
     Ok(())
 }
 
-/// Stores the results for objects, also for those that were not on the list. An object that was gone stays
-/// gone.
+/// Stores the results for objects, also for those that were not on the list. Once an object is gone, later
+/// results do not change its row.
 pub async fn record_outcomes(
     db: &mut PgConnection,
     purge_id: PurgeId,

@@ -1,4 +1,4 @@
-//! Holds, and the locks that make a new hold and the point of no return see each other.
+//! Holds, and the locks under which a hold is set or released and a worker decides by it.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -43,8 +43,8 @@ impl TryFrom<HoldRow> for Hold {
     }
 }
 
-/// Locks the decision about holds on these subjects until the transaction ends; callers name the account
-/// before the session. The lock is advisory, because the row of the hold that matters may not exist yet.
+/// Locks these subjects' holds until the transaction ends. Callers pass the account before the session, so
+/// that they do not deadlock. The lock is advisory, because a hold that is being set has no row yet.
 pub async fn lock_subjects(db: &mut PgConnection, subjects: &[SubjectHash]) -> Result<()> {
     for subject in subjects {
         sqlx::query!(
@@ -57,7 +57,7 @@ pub async fn lock_subjects(db: &mut PgConnection, subjects: &[SubjectHash]) -> R
     Ok(())
 }
 
-/// Returns the latest end of the holds that stand on any of these subjects at `now`; `None` if there is none.
+/// Returns the latest end of the holds in force on any of these subjects at `now`; `None` if there is none.
 pub async fn held_until(
     db: &mut PgConnection,
     subjects: &[SubjectHash],
@@ -94,7 +94,7 @@ pub async fn insert(db: &mut PgConnection, hold: &Hold) -> Result<()> {
     Ok(())
 }
 
-/// Finds a hold, whether it stands or not.
+/// Finds a hold, also one that is released or over.
 pub async fn find(db: &mut PgConnection, id: Uuid) -> Result<Option<Hold>> {
     let row = sqlx::query_as!(
         HoldRow,
@@ -121,7 +121,7 @@ pub async fn release(db: &mut PgConnection, id: Uuid, by: &str, now: DateTime<Ut
     Ok(done.rows_affected() == 1)
 }
 
-/// Lists holds that stand at `now`, newest first, from after `after`.
+/// Lists holds in force at `now`, newest first; if `after` is given, only those older than that hold.
 pub async fn list(
     db: &mut PgConnection,
     after: Option<Uuid>,

@@ -1,4 +1,4 @@
-//! Stores and reads jobs; one statement alone writes their state.
+//! Stores and reads jobs. Their state is changed by [`save`] alone.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -150,7 +150,7 @@ pub async fn insert(db: &mut PgConnection, job: &NewJob<'_>) -> pg::Result<bool>
     Ok(done.rows_affected() == 1)
 }
 
-/// Finds the job of a subject that is not thawed.
+/// Finds the subject's job; a thawed one does not count.
 pub async fn find_by_subject(
     db: &mut PgConnection,
     account: AccountId,
@@ -198,7 +198,7 @@ pub async fn lock(
     row.map(Job::try_from).transpose()
 }
 
-/// Lists the jobs of an account, newest first, from after `after`.
+/// Lists the jobs of an account, newest first; if `after` is given, only those older than that job.
 pub async fn list(
     db: &mut PgConnection,
     account: AccountId,
@@ -206,7 +206,7 @@ pub async fn list(
     after: Option<PurgeId>,
     limit: i64,
 ) -> pg::Result<Vec<Job>> {
-    // Filters by hash, so that a job is found also after it has erased the session.
+    // Filters by hash, because a committed job no longer has the session's id.
     let subject = filter.session.map(|session| SubjectHash::of(SubjectKind::Session.name(), session.0));
     let rows = select!(
         "WHERE account_id = $1
@@ -241,8 +241,8 @@ pub async fn reread(db: &mut PgConnection, lease: &ItemLease) -> pg::Result<Opti
     row.map(Job::try_from).transpose()
 }
 
-/// Writes the state of a job; no other statement does. A worker gives the epoch of its lease, a caller gives
-/// none.
+/// Writes the state of a job; no other statement does. A worker gives the epoch of its lease; a request of a
+/// tenant or operator gives none.
 ///
 /// # Errors
 /// [`pg::Error::Stale`] if the row has changed since it was `read`, or another worker has the lease.
@@ -327,7 +327,7 @@ pub async fn is_past_return(db: &mut PgConnection, subject: SubjectHash) -> pg::
     Ok(past)
 }
 
-/// Makes jobs due that wait for a hold.
+/// Makes every job that waits for a hold due at `now`; returns their number.
 pub async fn wake_held(db: &mut PgConnection, now: DateTime<Utc>) -> pg::Result<u64> {
     let done = sqlx::query!(
         "UPDATE purge_jobs

@@ -1,4 +1,4 @@
-//! The ledger of receipts. The run role may only add to it and read it.
+//! The ledger of receipts. The service's database role may only insert and read.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -51,8 +51,8 @@ impl ReceiptRow {
     }
 }
 
-/// Locks the end of the ledger until the transaction ends, and reads it, so that receipts are added one at a
-/// time.
+/// Locks the end of the ledger until the transaction ends, and returns the newest receipt. The lock makes
+/// transactions append one after the other.
 pub async fn lock_head(db: &mut PgConnection) -> Result<Head> {
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('steward.purge.receipts', 0))")
         .execute(&mut *db)
@@ -66,10 +66,10 @@ pub async fn lock_head(db: &mut PgConnection) -> Result<Head> {
     }
 }
 
-/// Adds a receipt.
+/// Appends a receipt.
 ///
 /// # Errors
-/// [`svc_core::data::pg::Error::Conflict`] if the purge has one, or the place is taken.
+/// [`svc_core::data::pg::Error::Conflict`] if the purge has one, or another receipt has this number.
 pub async fn append(db: &mut PgConnection, receipt: &Receipt) -> Result<()> {
     let body = &receipt.body;
     sqlx::query!(

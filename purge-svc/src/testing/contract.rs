@@ -1,4 +1,4 @@
-//! The suite that every custodian passes, over gRPC: the simulator and the real services, in their own tests.
+//! The suite that every custodian passes, over gRPC: the simulator here, each real service in its own tests.
 //!
 //! ```ignore
 //! purge_svc::testing::contract::run(&MyService { .. }).await;
@@ -34,8 +34,7 @@ pub trait Owner: Sync {
     /// Returns a peer that calls the custodian as purge-svc.
     fn peer(&self) -> Peer;
 
-    /// Returns a subject that the custodian has not met: a session, unless the custodian has no data of
-    /// sessions.
+    /// Returns a new subject: a session, unless the custodian has no data of sessions.
     fn new_subject(&self) -> Subject {
         Subject::Session { account: AccountId::new(), session: SessionId::new() }
     }
@@ -153,7 +152,7 @@ impl<O: Owner> Suite<'_, O> {
         assert!(!self.owner.write(call.subject).await, "a later purge freezes again");
     }
 
-    /// Thawing before any freeze stops no writer.
+    /// Thaws a subject that is not frozen: its writers stay admitted, and only another purge can freeze it.
     async fn gives_up_what_it_never_began(&self) {
         for call in [self.seeded().await, self.new_call()] {
             let first = fine("Thaw before Freeze", self.client.thaw(&call).await);
@@ -210,7 +209,7 @@ impl<O: Owner> Suite<'_, O> {
         assert!(!self.owner.write(call.subject).await, "the subject stays with the first purge");
     }
 
-    /// A subject without data at this custodian is erased like any other, and its later writers are refused.
+    /// Erases a subject without data at this custodian, after which its writers are refused.
     async fn erases_what_it_never_met(&self) {
         let call = self.new_call();
         fine("Freeze", self.client.freeze(&call).await);

@@ -1,7 +1,7 @@
-//! A simulated custodian: it keeps its rows in memory, follows the machine of every real custodian, and can
+//! A simulated custodian: it keeps its rows in memory, uses the state machine of the real custodians, and can
 //! be made to fail, to lose answers, to leave residue, and to refuse to delete objects.
 //!
-//! It is served over gRPC ([`FakeCustodian::serve`]), so that tests meet a real peer on a real socket.
+//! It is served over gRPC ([`FakeCustodian::serve`]), so that tests call it through a real socket.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -29,7 +29,7 @@ pub use self::service::Serving;
 pub enum Fault {
     /// The simulator answers UNAVAILABLE and does nothing.
     Unavailable,
-    /// The simulator does the step, and its answer is lost.
+    /// The simulator does the step, but answers with an error as of a lost connection.
     LoseReply,
     /// The simulator does the step, and answers after [`FakeCustodian::resume`].
     Stall,
@@ -71,7 +71,7 @@ struct Inner {
     faults: HashMap<StepKind, VecDeque<Option<Fault>>>,
     /// Objects that cannot be deleted, with outcome and code.
     stuck: HashMap<String, (ItemOutcome, &'static str)>,
-    /// Rows that appear after the next erasure, as of a writer that was not stopped.
+    /// Number of rows that appear when the next erasure is done, as if a writer had not been stopped.
     residue: i64,
     calls: Vec<Called>,
     version: i32,
@@ -89,7 +89,7 @@ pub struct FakeCustodian {
     resumed: watch::Sender<()>,
 }
 
-/// Verdict of the machine on a call.
+/// How the state machine admits a call.
 pub(super) enum Admitted {
     /// The step was answered before; this is its answer.
     Replay(Vec<u8>),
@@ -187,7 +187,7 @@ impl FakeCustodian {
         self.inner().stuck.remove(object_id);
     }
 
-    /// Makes this many rows appear after the next erasure.
+    /// Makes this many rows appear when the next erasure is done.
     pub fn leave_residue(&self, rows: i64) {
         self.inner().residue = rows;
     }
@@ -235,13 +235,13 @@ impl FakeCustodian {
         self.inner().faults.get_mut(&step)?.pop_front()?
     }
 
-    /// Returns a receiver that changes with the next [`resume`](Self::resume). It is taken before a call is
+    /// Returns a receiver that the next [`resume`](Self::resume) notifies. A call takes it before it is
     /// counted, because a test that sees the call may resume at once.
     pub(super) fn resumption(&self) -> watch::Receiver<()> {
         self.resumed.subscribe()
     }
 
-    /// Counts a call, and admits it by the machine.
+    /// Counts a call, and asks the state machine whether to do the step or to repeat its answer.
     pub(super) fn admit(&self, step: &Step) -> Result<Admitted, NotAdmitted> {
         let mut inner = self.inner();
         inner.calls.push(Called { step: step.kind, epoch: step.epoch, subject: step.subject });
@@ -282,7 +282,8 @@ impl FakeCustodian {
         objects
     }
 
-    /// Deletes a chunk: returns deleted rows, results for objects, and whether nothing is left.
+    /// Deletes up to `chunk` rows and all objects that can be deleted. Returns the deleted rows by kind, the
+    /// result for each object, and whether nothing is left.
     pub(super) fn erase(&self, subject: Subject) -> (Vec<(String, i64)>, Vec<ItemResult>, bool) {
         let mut inner = self.inner();
         let (stuck, residue) = (inner.stuck.clone(), inner.residue);
@@ -309,7 +310,8 @@ impl FakeCustodian {
         (deleted, items, done)
     }
 
-    /// Counts what is left, by kind. Residue voids the stored answer of Erase.
+    /// Counts what is left, by kind. If anything is left, it drops the stored answer of Erase, so that the
+    /// next Erase deletes again.
     pub(super) fn verify(&self, step: &Step) -> Vec<(String, i64)> {
         let mut inner = self.inner();
         let kept = inner.meet(step.subject);

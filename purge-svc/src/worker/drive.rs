@@ -1,7 +1,6 @@
-//! Claims jobs that are due and runs each as far as it goes.
+//! Claims jobs that are due and runs each until it waits or is final.
 //!
-//! A candidate is a job that is not final, not dead-lettered, due, of a trigger that is switched on, and not
-//! leased by another worker. One loop in each process claims as many jobs as it has free places; each job
+//! One loop in each process claims as many jobs as it has free places (`store::claims` says which); each job
 //! runs in a task of its own. At a stop the present step is finished and the lease released.
 
 use std::{sync::Arc, time::Duration};

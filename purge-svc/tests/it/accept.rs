@@ -1,4 +1,5 @@
-//! Accepts erasures durably and once, and only of the caller's own sessions.
+//! Tests how erasures are accepted and listed: concurrent or repeated requests make one job, an account can
+//! erase only its own sessions, and an idempotency key belongs to one request.
 
 use chrono::TimeDelta;
 use futures::future::join_all;

@@ -1,4 +1,4 @@
-//! chat-svc as purge-svc meets it: a custodian that also knows which account has which session.
+//! A simulated chat-svc: a custodian that also answers which account has which session.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, task::Poll};
 
@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, body::Body, server::NamedService};
 
-/// Answers GetSession for the sessions of the simulator, to their account.
+/// Answers GetSession: an account has a session if the simulated custodian has data of it.
 #[derive(Clone)]
 pub(crate) struct FakeSessions {
     custodian: FakeCustodian,
@@ -27,7 +27,7 @@ pub(crate) struct FakeSessions {
 }
 
 impl FakeSessions {
-    /// Serves it beside `custodian`; returns its address.
+    /// Serves GetSession and `custodian` at one address, and returns it.
     pub(crate) async fn serve(
         custodian: FakeCustodian,
         verifier: Verifier,

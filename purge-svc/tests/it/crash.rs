@@ -1,4 +1,5 @@
-//! Workers that die, lose their lease, or lose answers: the erasure continues, and is receipted once.
+//! Tests workers that die, lose their lease, or lose answers: another worker continues the erasure, and it
+//! has one receipt in the end.
 
 use std::time::Duration;
 
@@ -143,7 +144,7 @@ async fn custodians_refuse_a_worker_that_lost_its_lease() {
     let (subject, purge_id) = plane.accepted().await;
     let mut slow = plane.claim().await.unwrap();
     plane.end_leases().await;
-    // The next worker has called every custodian and has no answer yet.
+    // Stalls the next worker's Freeze, so that every custodian has seen its epoch and none has answered.
     plane.owners().into_iter().for_each(|owner| owner.fail(StepKind::Freeze, Fault::Stall, 1));
     let mut successor = plane.claim().await.unwrap();
     let driver = plane.driver();
@@ -257,7 +258,7 @@ async fn a_replica_takes_over_from_one_that_hangs() {
     let hangs = async { while driver.advance(&mut hanging).await.unwrap() == Progress::Advanced {} };
     let takes_over = async {
         until_called(&plane.chat, StepKind::Erase, 1).await;
-        // From here on no worker renews that lease.
+        // Expires the lease of the hanging worker, which no task renews in this test.
         plane.end_leases().await;
         let lifecycle = Lifecycle::new();
         worker(&plane, &lifecycle, "replica").start();

@@ -1,4 +1,4 @@
-//! Erasures in which nothing fails.
+//! Tests erasures in which nothing fails.
 
 use purge_svc::testing::{
     Error,

@@ -1,4 +1,4 @@
-//! The order of jobs when not all can run at once.
+//! Tests the order in which due jobs are claimed.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use svc_core::{
 
 use crate::plane::Plane;
 
-/// Stores a job that became due some seconds ago.
+/// Stores a job that has been due for `due_since` seconds.
 async fn job(plane: &Plane, trigger: Trigger, due_since: i64) -> PurgeId {
     let purge_id = PurgeId::new();
     let due = plane.now() - TimeDelta::seconds(due_since);
@@ -97,7 +97,7 @@ async fn an_unreadable_row_does_not_delay_other_jobs() {
         .await
         .unwrap();
     let (subject, purge_id) = plane.accepted().await;
-    // The first claim gets the broken row, which then stays leased.
+    // The first claim leases the broken row and returns no job.
     assert!(plane.claim().await.is_none());
     assert_eq!(plane.run().await, Progress::Final);
     plane.assert_erased(subject, purge_id).await;

@@ -1,4 +1,4 @@
-//! Holds and cancellations before and after the point of no return.
+//! Tests holds and cancellations before and after the point of no return.
 
 use std::time::Duration;
 
@@ -191,7 +191,7 @@ async fn a_canceled_job_changes_nothing_and_may_be_repeated() {
         assert_ne!(second, purge_id);
         assert_eq!(plane.run().await, Progress::Final);
         plane.assert_erased(subject, second).await;
-        // The first job was cleared together with the second.
+        // The receipt of the second job also cleared the subject of the first.
         assert_eq!(plane.job(purge_id).await.subject, None);
     }
 }
@@ -200,7 +200,7 @@ async fn a_canceled_job_changes_nothing_and_may_be_repeated() {
 async fn a_late_freeze_of_a_canceled_job_is_refused() {
     let plane = Plane::new().await;
     let (subject, purge_id) = plane.accepted().await;
-    // The worker dies in the middle of the freeze; registry-svc was not reached.
+    // Freeze fails at registry-svc, so only the other custodians are frozen.
     plane.registry.fail(StepKind::Freeze, Fault::Unavailable, 1);
     assert_eq!(plane.run().await, Progress::Waits);
     plane.jobs.cancel(subject.account(), purge_id, &Once::unkeyed()).await.unwrap();

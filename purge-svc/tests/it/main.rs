@@ -1,4 +1,4 @@
-//! purge-svc against real Postgres, real Redis, and simulated custodians behind real sockets.
+//! Tests purge-svc with real Postgres, real Redis, and simulated custodians that are called over sockets.
 
 #[cfg(test)]
 mod accept;

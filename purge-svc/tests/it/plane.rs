@@ -1,4 +1,4 @@
-//! The parts of purge-svc: its use cases and drivers over a database of their own and three simulated
+//! Builds purge-svc's use cases and drivers for a test, with a database of their own and three simulated
 //! custodians.
 
 use std::{sync::Arc, time::Duration};
@@ -57,7 +57,7 @@ pub(crate) const POLICY: Policy = Policy {
     parked: Duration::from_secs(3600),
 };
 
-/// Maximum time of a custodian's answer.
+/// Maximum time for a custodian to answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) struct Plane {
@@ -75,7 +75,7 @@ pub(crate) struct Plane {
     pub(crate) roster: Roster,
     pub(crate) servings: Vec<Serving>,
     _redis: TestRedis,
-    /// The field stands last, so that it is dropped last.
+    /// Last field, because fields are dropped in order and the pool uses the database.
     pub(crate) db: TestDb,
 }
 
@@ -107,7 +107,7 @@ impl Plane {
         Self::requiring(&[]).await
     }
 
-    /// Requires chat-svc to declare these kinds.
+    /// Builds a plane in which chat-svc must declare these kinds.
     pub(crate) async fn requiring(kinds: &[&str]) -> Self {
         let db = TestDb::new(&[("purge", &MIGRATOR)]).await;
         let pool = db.pool("purge");
@@ -224,7 +224,8 @@ impl Plane {
         claim
     }
 
-    /// Drives a claimed job as far as it goes and ends its lease.
+    /// Runs a claimed job until it waits, is final, or another worker has it. In the first two cases it
+    /// expires the leases.
     pub(crate) async fn drive(&self, claim: &mut Claim) -> Progress {
         let driver = self.driver();
         loop {
@@ -239,8 +240,8 @@ impl Plane {
         }
     }
 
-    /// Claims and drives one due job. A worker that was cut off within a transaction keeps the job's row
-    /// locked for a moment, and a claim skips it.
+    /// Claims a due job and runs it. It tries for two seconds: the transaction of a worker that a test
+    /// dropped may still lock the job's row, and claims skip locked rows.
     pub(crate) async fn run(&self) -> Progress {
         for _ in 0..200 {
             if let Some(mut claim) = self.claim().await {
@@ -251,7 +252,8 @@ impl Plane {
         panic!("no job is due")
     }
 
-    /// Advances the clock to every next attempt and drives, until the job is final or dead-lettered.
+    /// Claims and drives due jobs until this job is committed, thawed or dead-lettered, and returns it.
+    /// Before each further attempt it advances the clock by two hours.
     pub(crate) async fn run_to_the_end(&self, purge_id: PurgeId) -> Job {
         for _ in 0..30 {
             if let Some(mut claim) = self.claim().await {
@@ -266,7 +268,7 @@ impl Plane {
         panic!("{:?} does not come to an end", self.job(purge_id).await)
     }
 
-    /// Ends every lease, as the passing of time does for a dead worker's lease.
+    /// Expires every lease, as if its worker had died some time ago.
     pub(crate) async fn end_leases(&self) {
         let mut db = self.pool.acquire().await.unwrap();
         sqlx::query(
@@ -287,7 +289,7 @@ impl Plane {
         receipts::page(&mut db, 0, 1000).await.unwrap()
     }
 
-    /// Acts in the audit log, in order.
+    /// Returns the acts in the audit log, in order.
     pub(crate) async fn acts(&self) -> Vec<String> {
         let mut db = self.pool.acquire().await.unwrap();
         sqlx::query_scalar("SELECT act FROM audit_log ORDER BY generation, act")
@@ -308,7 +310,8 @@ impl Plane {
         self.clock.now()
     }
 
-    /// Checks that nothing is left at any custodian, that there is one receipt, and that the ledger holds.
+    /// Checks that no custodian has data of the subject, that the job has one receipt, and that the ledger is
+    /// intact.
     pub(crate) async fn assert_erased(&self, subject: Subject, purge_id: PurgeId) {
         for owner in self.owners() {
             assert!(owner.is_erased(subject), "{} still has something", owner.custodian());

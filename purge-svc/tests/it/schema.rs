@@ -1,4 +1,5 @@
-//! The schema: annotations, enums, and ledgers that only grow.
+//! Tests the schema: every column is annotated, enums match the code, ledgers cannot be changed, and claims
+//! use an index.
 
 use purge_svc::{
     MIGRATOR,
@@ -106,7 +107,7 @@ async fn a_changed_ledger_is_found_out() {
 async fn claims_walk_the_index_of_what_is_due() {
     let plane = Plane::new().await;
     let mut owner = plane.db.owner("purge").await;
-    // Stores many final jobs and few due ones, which would slow down a walk over the whole table.
+    // Stores many final jobs, which would make a scan of the whole table slow.
     sqlx::query(
         "INSERT INTO purge_jobs
              (purge_id, account_id, subject_kind, subject_hash, trigger, priority, state, phase,

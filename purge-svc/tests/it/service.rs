@@ -1,4 +1,4 @@
-//! Tests the service as a whole: started as its program starts it, called as the gateway calls it.
+//! Tests the whole service: started like the program, and called like the gateway calls it.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Faults that stop an erasure, and the way in which it continues.
+//! Tests faults that stop an erasure, and how it continues after them.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ async fn letters(plane: &Plane) -> Vec<DeadLetter> {
     plane.dead_letters.list(50, "").await.unwrap().items
 }
 
-/// Waits for the first dead letter.
+/// Waits until there is a dead letter, and returns it.
 async fn first_letter(plane: &Plane) -> DeadLetter {
     loop {
         match letters(plane).await.pop() {
@@ -149,7 +149,8 @@ async fn a_letter_resolved_while_its_job_stops_is_not_lost() {
     let (subject, purge_id) = plane.accepted().await;
     let volume = format!("volume-{}", subject.id());
     plane.sandbox.jam(&volume, ItemOutcome::Permanent, "REFUSED");
-    // Registry stalls after the letter is written and before the job is dead-lettered.
+    // Stalls Erase at registry-svc: the letter of sandbox-svc is written meanwhile, but the job is
+    // dead-lettered only after registry-svc has answered.
     plane.registry.fail(StepKind::Erase, Fault::Stall, 1);
     let settle = async {
         let letter = first_letter(&plane).await;
@@ -192,7 +193,8 @@ async fn a_job_resolves_letters_of_objects_it_could_delete() {
     let (subject, purge_id) = plane.accepted().await;
     let volume = format!("volume-{}", subject.id());
     plane.sandbox.jam(&volume, ItemOutcome::Permanent, "REFUSED");
-    // The worker dies after the letter is written and before the job is dead-lettered.
+    // Stalls Erase at registry-svc, so that the worker dies after the letter is written and before the job is
+    // dead-lettered.
     plane.registry.fail(StepKind::Erase, Fault::Stall, 1);
     let mut claim = plane.claim().await.unwrap();
     tokio::select! {

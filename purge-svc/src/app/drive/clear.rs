@@ -9,9 +9,9 @@ use crate::{
 };
 
 impl Driver {
-    /// Passes the point of no return unless a hold stands. A hold that is set at the same time is either seen
-    /// here or refused there, because both take the same locks; the guarded write does the same for a
-    /// cancellation.
+    /// Passes the point of no return, unless a hold is in force; then the job waits until the hold ends.
+    /// Setting a hold takes the same locks, so a concurrent hold is either found here or refused to the
+    /// operator. A concurrent cancellation makes the guarded write fail.
     pub(super) async fn clear(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let covering = hold::covering(&claim.subject);
         let mut tx = Tx::system(&self.pool).await?;

@@ -1,5 +1,5 @@
-//! `verified → committed`: the custodians delete the subject's head, its own custodian last; then the
-//! receipt.
+//! `verified → committed`: each custodian deletes its row of the subject, the custodian that owns the subject
+//! last; then the receipt is written.
 
 use svc_core::{
     data::{idempotency, pg::Tx},
@@ -22,7 +22,7 @@ use crate::{
 };
 
 impl Driver {
-    /// Commits at every custodian, one after the other, then here.
+    /// Commits at the remaining custodians, one after the other, and then writes the receipt.
     pub(super) async fn commit(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let remaining = self.remaining(claim, Step::Commit).await?;
         for custodian in Custodian::commit_order(claim.subject.kind()) {
@@ -38,8 +38,8 @@ impl Driver {
         self.receipt(claim).await
     }
 
-    /// Writes the receipt, the audit row and the final state, and deletes everything here that names the
-    /// subject, in one transaction.
+    /// Writes the receipt, the audit row and the final state, and deletes all data of purge-svc that names
+    /// the subject, in one transaction.
     async fn receipt(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let (job, now) = (&claim.job, self.clock.now());
         let mut tx = Tx::system(&self.pool).await?;

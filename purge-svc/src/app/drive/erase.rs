@@ -1,4 +1,5 @@
-//! `erasing → erased`: every custodian deletes until it is done, in as many calls as it takes.
+//! `erasing → erased`: calls Erase at every custodian, repeatedly, until the custodian answers that it is
+//! done.
 
 use futures::future::join_all;
 use svc_core::{data::pg::Tx, id::new_id, run::failpoint};
@@ -17,7 +18,8 @@ use crate::{
     },
 };
 
-/// Maximum calls of one custodian in one run; after them the job waits, so that another job gets its place.
+/// Maximum calls of Erase to one custodian in one attempt. After them the job waits, so that the worker can
+/// take another job.
 const MAX_CALLS: u32 = 1000;
 
 impl Driver {
@@ -79,9 +81,9 @@ impl Driver {
         Ok(tx.commit().await?)
     }
 
-    /// Stops the job until an operator has resolved its dead letters. The job's row is locked first, as the
-    /// operator locks it: if the last letter was resolved a moment ago, the job only waits for its next
-    /// attempt.
+    /// Stops the job until an operator has resolved its dead letters. It locks the job's row first, as the
+    /// operator's request does: if that request has just resolved the last letter, the job only waits for its
+    /// next attempt.
     async fn dead_letter(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let mut tx = Tx::system(&self.pool).await?;
         jobs::lock(&mut tx, None, claim.job.purge_id).await?;

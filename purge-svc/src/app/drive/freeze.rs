@@ -11,12 +11,13 @@ use crate::{
 };
 
 impl Driver {
-    /// Freezes at every custodian, unless a hold stands, a custodian is away, or one lacks a required kind.
+    /// Freezes at every custodian, unless a hold is in force, a custodian does not answer, or one does not
+    /// declare a required kind.
     pub(super) async fn freeze(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let covering = hold::covering(&claim.subject);
         let mut tx = Tx::system(&self.pool).await?;
-        // Keeps the holds locked until the job waits: a release in between would wake it before it waits, and
-        // not afterwards.
+        // Keeps the holds locked until it is stored that the job waits. If an operator released the hold
+        // before that, the release would find no waiting job to wake.
         holds::lock_subjects(&mut tx, &covering).await?;
         if let Some(until) = holds::held_until(&mut tx, &covering, self.clock.now()).await? {
             let waits = self.apply(&mut tx, claim, Input::Held(until), None, self.clock.now()).await?;

@@ -1,4 +1,4 @@
-//! The machine of a job: its inputs, and the transition of each.
+//! The state machine of a job: its inputs, and the transition of each.
 
 use chrono::{DateTime, Utc};
 
@@ -12,13 +12,14 @@ pub enum Input {
     Frozen,
     /// Every external object is on the job's own list.
     Inventoried,
-    /// No hold stands, and none can be set after this: the point of no return.
+    /// No hold is in force on the subject, and none can be set from now on: the job passes the point of no
+    /// return.
     Cleared,
-    /// A hold stands until this time.
+    /// A hold is in force until this time.
     Held(DateTime<Utc>),
     /// Every custodian says that it deleted everything.
     Erased,
-    /// An object cannot be deleted, and a dead letter says so.
+    /// A custodian refused to delete an object; the dead letter is written.
     ItemsRefused,
     /// Every custodian read back zero.
     Clean,

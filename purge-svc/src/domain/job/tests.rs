@@ -1,4 +1,4 @@
-//! Compares the state machine with its table, for every state and input.
+//! Compares [`next`] with [`table`], for every state and input.
 
 use chrono::TimeDelta;
 use proptest::prelude::*;
@@ -41,7 +41,7 @@ fn inputs() -> [Input; 14] {
     ]
 }
 
-/// A cell of the table.
+/// Expected result of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cell {
     Goes(State),
@@ -74,7 +74,8 @@ const fn b(phase: Phase) -> Cell {
     Cell::Goes(State::Blocked(phase))
 }
 
-/// Returns one row for each input in the order of [`inputs`], with one column for each phase.
+/// Returns the expected result of each input, in the order of [`inputs`], for a job that is working or
+/// blocked in `phase`.
 fn table(phase: Phase) -> [Cell; 14] {
     use Phase::{Erased, Erasing, Frozen, Inventoried, Pending, Verified};
     let column = match phase {

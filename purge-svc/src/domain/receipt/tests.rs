@@ -1,4 +1,4 @@
-//! Tests that the chain of receipts shows every way to tamper with it.
+//! Tests that the check of the ledger finds every change to it.
 
 use chrono::TimeDelta;
 use proptest::prelude::*;
@@ -55,7 +55,7 @@ fn ledger() -> impl Strategy<Value = Vec<Receipt>> {
     })
 }
 
-/// Returns every way to change one receipt; each really changes it.
+/// Returns a copy of the receipt with one change; `way` in 0..16 selects it.
 fn tampered(receipt: &Receipt, way: u8) -> Receipt {
     let mut receipt = receipt.clone();
     let body = &mut receipt.body;
@@ -115,7 +115,8 @@ proptest! {
         }
     }
 
-    /// A changed receipt with a new hash makes the check fail at the next receipt, or at the known head.
+    /// Changes one receipt and hashes it again: the check fails at the next receipt, or, if there is none,
+    /// returns another head than the known one.
     #[test]
     fn a_resealed_receipt_breaks_its_successor_or_the_known_head(
         ledger in ledger(),
@@ -208,7 +209,7 @@ fn the_order_of_read_backs_does_not_matter() {
     );
 }
 
-/// The encoding is part of the ledger's meaning: a change of it would make every stored receipt look changed.
+/// Fixes the encoding, because after a change of it every stored receipt would look changed.
 #[test]
 fn the_encoding_stays_what_it_was() {
     let body = Body {

@@ -59,7 +59,8 @@ impl FakeCustodian {
         Ok(Serving { address, _open: closed.drop_guard() })
     }
 
-    /// Runs one call: fault, machine, effect, answer.
+    /// Answers one call: with the fault set for it, with the stored answer, or with the result of `effect`.
+    /// `effect` returns the answer, and whether to store it for repeated calls.
     async fn call<T: Message + Default>(
         &self,
         kind: StepKind,
@@ -86,7 +87,7 @@ impl FakeCustodian {
             // The status has no `ErrorInfo`, as when a transport reports a broken connection.
             Some(Fault::LoseReply) => Err(Status::unavailable("connection lost")),
             Some(Fault::Stall) => {
-                // The simulator is dropped.
+                // Fails only if the simulator is dropped, and then answers too.
                 let _changed = resumption.changed().await;
                 Ok(Response::new(answer))
             }
@@ -142,7 +143,7 @@ impl CustodianService for FakeCustodian {
         let objects = stream::iter(self.list(step.subject))
             .map(|object| Ok(proto::InventoryResponse { object: Some(wire_object(object)) }));
         match fault {
-            // The list breaks off before its end.
+            // Breaks off after the last object, so that the list is not known to be complete.
             Some(Fault::LoseReply) => {
                 let cut = stream::once(async { Err(Status::unavailable("connection lost")) });
                 Ok(Response::new(objects.chain(cut).boxed()))
