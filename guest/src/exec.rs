@@ -31,7 +31,8 @@ use crate::{
     records::{Outcome, Output},
 };
 
-/// Environment variable that every descendant of a command inherits, also if its parent has exited.
+/// Name of the environment variable that marks the processes of a command. Every descendant inherits it, so
+/// the guest also finds those with a parent that has exited.
 pub(crate) const MARK: &str = "STEWARD_EXEC";
 
 /// Exit code of a program that was not found, as shells report it.
@@ -44,7 +45,7 @@ pub(crate) struct Command {
     /// The program, looked up in the PATH of `env`.
     pub(crate) program: String,
     pub(crate) arguments: Vec<String>,
-    /// The environment; no variable of the guest is added.
+    /// The whole environment, to which only [`MARK`] is added: the command inherits no variable of the guest.
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) cwd: PathBuf,
     pub(crate) stdin: Bytes,
@@ -90,8 +91,8 @@ pub(crate) async fn run(command: Command, canceled: &CancellationToken, tasks: &
     Outcome { exit_code, stdout, stderr, timed_out, duration: started.elapsed() }
 }
 
-/// Returns the next mark. It contains the guest's process id, because guests without containers see the same
-/// `/proc`.
+/// Returns a mark that no other running command has. It contains the guest's process id, because guests that
+/// run without containers, as in tests, see the same `/proc`.
 fn next_mark() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     format!("{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
@@ -172,7 +173,7 @@ fn capture(pipe: pipe::Receiver, limit: usize, tasks: &TaskTracker) -> Capture {
 impl Capture {
     /// Tells the reader that the command has exited, and returns the output.
     async fn ended(self) -> Output {
-        // The send fails if the reader already found the end of the stream; then the output is waiting.
+        // The send fails if the reader has found the end of the stream before; it has sent the output then.
         let _ = self.ended.send(());
         self.output.await.unwrap_or_default()
     }
@@ -328,7 +329,8 @@ mod tests {
         assert!(started.elapsed() < Duration::from_secs(3));
     }
 
-    /// Starts a child in the same group, one in a session of its own, and one without a living parent.
+    /// Shell script that starts one child in its own process group, one in a session of its own, and one
+    /// without a living parent.
     const FAMILY: &str =
         "echo $STEWARD_EXEC; sleep 61 & setsid sleep 62 & (setsid sh -c 'sleep 63 & sleep 64' &) ; sleep 65";
 

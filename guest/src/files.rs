@@ -22,7 +22,7 @@ use rustix::{
     io::Errno,
 };
 
-/// Relative paths start here, and files are written only here.
+/// Path of the workspace. Relative paths start in it, and files are written only below it.
 pub(crate) const WORKSPACE: &str = "/workspace";
 
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
@@ -168,8 +168,8 @@ impl Located {
         Ok(rustix::fs::openat(CWD, &self.root, WALK, Mode::empty())?)
     }
 
-    /// Opens the parent directory with `step` and returns it with the last component; `None` for the root
-    /// itself.
+    /// Opens each directory from the root to the parent of this path with `step`. Returns the parent and the
+    /// last component of the path; for the root itself, returns the root and `None`.
     fn parent(
         &self,
         step: impl Fn(&OwnedFd, &str) -> Result<OwnedFd, Error>,
@@ -202,7 +202,7 @@ impl Located {
         if u64::try_from(stat.st_size).is_ok_and(|size| size > limit) {
             return Err(Error::TooLarge);
         }
-        // The file may grow while it is read.
+        // The file may grow while it is read, so the read stops one byte after the limit.
         let mut bytes = Vec::new();
         File::from(file).take(limit + 1).read_to_end(&mut bytes)?;
         match u64::try_from(bytes.len()) {
@@ -211,13 +211,13 @@ impl Located {
         }
     }
 
-    /// Checks, without changing anything, that a file can be written here.
+    /// Checks, without changing anything, that a file can be written at this path.
     ///
     /// # Errors
     /// Fails if a directory has its name, or if a component above is not a directory or not accessible.
     pub(crate) fn check_free(&self) -> Result<(), Error> {
         let (parent, name) = match self.parent(enter) {
-            // The write makes missing parents.
+            // The write makes missing parent directories.
             Err(Error::NotFound) => return Ok(()),
             Err(error) => return Err(error),
             Ok((_, None)) => return Err(Error::WrongKind("is a directory")),
@@ -248,7 +248,8 @@ impl Located {
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(&directory, ".", flags, Mode::empty())?;
-        // Holds at most `limit` entries: the first names found so far, with the last of them on top.
+        // Max-heap of the `limit` smallest names found so far: the largest of them is on top, and is removed
+        // when a smaller one is found.
         let mut first: BinaryHeap<ByName> = BinaryHeap::new();
         let mut more = false;
         for found in Dir::read_from(&directory)? {
@@ -337,7 +338,8 @@ impl<'a> Temporary<'a> {
 impl Drop for Temporary<'_> {
     fn drop(&mut self) {
         if !self.renamed {
-            // The write's own error is reported. If this fails too, one hidden file stays in the workspace.
+            // The caller gets the error of the write. If this removal fails too, one hidden file stays in the
+            // workspace.
             let _ = rustix::fs::unlinkat(self.parent, &self.name, AtFlags::empty());
         }
     }

@@ -1,6 +1,6 @@
 //! Kills a command and its descendants, including those that left its process group or have no living parent.
 //!
-//! The container does not let the guest make a control group, so it finds descendants in `/proc`: by process
+//! The guest may not create a control group in its container, so it finds descendants in `/proc`: by process
 //! group and session, by parent, and by a mark in their environment, which only a program that rewrites its
 //! own environment can remove.
 
@@ -13,7 +13,8 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::limits::KILL_SCANS;
 
-/// Kills `root`, its process group and its descendants; `mark` is the entry in their environment.
+/// Kills `root`, its process group and its descendants. `mark` is the entry `NAME=value` in their
+/// environment.
 pub(crate) fn tree(root: u32, mark: &str) {
     for _ in 0..KILL_SCANS {
         if let Some(group) = pid(root) {
@@ -31,7 +32,7 @@ pub(crate) fn tree(root: u32, mark: &str) {
     }
 }
 
-/// Ids of the living processes that have `mark` in their environment.
+/// Returns the ids of the living processes that have the entry `mark` in their environment.
 pub(crate) fn marked(mark: &str) -> impl Iterator<Item = u32> {
     processes()
         .into_iter()

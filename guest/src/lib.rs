@@ -1,12 +1,13 @@
-//! The program inside each sandbox: it runs commands and moves files for its host, over one Unix socket.
+//! The program inside each sandbox: it runs commands, and reads, writes and lists files, for sandbox-svc on
+//! the host, over one Unix socket.
 //!
-//! It stores the *records* of keyed calls (`records.rs`): in the life of one guest process, a key runs at
-//! most once, however often it is sent. Its memory is bounded (`limits.rs`), and its file calls follow no
-//! symbolic link (`files.rs`).
+//! It stores the *records* of keyed calls (`records.rs`): during the life of one guest process the call of a
+//! key runs at most once, however often it is sent. Its memory is bounded (`limits.rs`), and its file calls
+//! follow no symbolic link (`files.rs`).
 //!
 //! The guest is not a security boundary: the commands run as the same user and can kill or impersonate it.
-//! The container around them is the boundary; the host bounds and checks everything that it reads from this
-//! socket. When the guest ends, the container ends.
+//! The container around them is the boundary, and sandbox-svc bounds and checks everything that it reads from
+//! this socket. When the guest ends, the container ends.
 
 mod exec;
 mod files;
@@ -68,7 +69,8 @@ pub async fn serve(config: Config, stop: impl Future<Output = ()>) -> io::Result
         .map_err(io::Error::other)
 }
 
-/// Opens the socket under a temporary name and renames it: once a host sees the file, it can connect.
+/// Opens the socket under a temporary name and renames it, so that sandbox-svc can connect as soon as it sees
+/// the file.
 fn listen(run_dir: &Path) -> io::Result<UnixListener> {
     let temporary = run_dir.join(".guest.sock");
     match fs::remove_file(&temporary) {
@@ -76,7 +78,8 @@ fn listen(run_dir: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(&temporary)?;
-    // The host's service may run as any user. The directory above the run directory keeps other users out.
+    // sandbox-svc may run as any user. Other users of the host cannot enter the directory above the run
+    // directory.
     fs::set_permissions(&temporary, Permissions::from_mode(0o666))?;
     fs::rename(&temporary, run_dir.join(SOCKET_NAME))?;
     Ok(listener)

@@ -1,4 +1,4 @@
-//! Every limit of the guest. The fields of [`Limits`] differ in tests; the constants never change.
+//! Every limit of the guest. Tests set other values in [`Limits`]; the constants are the same everywhere.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ pub const BLOCKING_THREADS: usize = 8;
 /// Maximum bytes of a command's arguments, each with a closing zero byte.
 pub(crate) const ARGV_BYTES: usize = 1 << 20;
 
-/// Maximum bytes of an environment: of one request's and of the bound one.
+/// Maximum bytes of the environment variables of one Exec or Bind request: each name and value, and two more.
 pub(crate) const ENV_BYTES: usize = 256 << 10;
 
 /// Maximum entries of one directory listing.
@@ -29,7 +29,7 @@ pub(crate) const KILL_SCANS: usize = 16;
 /// Maximum amounts that one guest stores and accepts.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Keys. The guest never forgets one, so a full table refuses new keys.
+    /// Keys. The guest never deletes one, so a full table refuses new keys.
     pub keys: usize,
     /// Commands that run at the same time.
     pub running: usize,

@@ -5,7 +5,8 @@ use std::{env, io::Write, path::PathBuf, process::ExitCode, time::Duration};
 use steward_guest::{BLOCKING_THREADS, Config, Limits, Roots, serve};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A hundred years, which is longer than any sandbox lives.
+/// Time without work after which a blocking thread ends: a hundred years, so none ends during a sandbox's
+/// life.
 const KEEP_ALIVE: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 fn main() -> ExitCode {
@@ -41,7 +42,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     runtime.block_on(async {
         tokio::task::spawn_blocking(|| ()).await?;
         let mut terminate = signal(SignalKind::terminate())?;
-        // Ends without waiting for open calls, because the host decided to stop the container.
+        // Ends without waiting for open calls, because SIGTERM means that the container is being stopped.
         tokio::select! {
             served = serve(config, std::future::pending()) => served?,
             _ = terminate.recv() => {}

@@ -66,7 +66,7 @@ impl Output {
 pub(crate) enum KeyState {
     Running(Running),
     Finished(Arc<Outcome>),
-    /// The key was resolved before its call arrived: the call will never run.
+    /// Resolve was called with the key before the key's call arrived, so that call will never run.
     Abandoned,
 }
 
@@ -78,7 +78,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Kills the command. A call that ignores this, such as a file write, ends by itself.
+    /// Kills the command. A call that cannot be canceled, such as a file write, ends by itself.
     pub(crate) fn cancel(&self) {
         self.cancel.cancel();
     }
@@ -97,7 +97,7 @@ impl Running {
 
 #[derive(Debug)]
 pub(crate) enum Begin {
-    /// The key was unknown and is now running: the caller must make the call and finish the ticket.
+    /// The key was unknown and is now running. The caller must make the call and finish the ticket.
     New(Ticket, Running),
     /// The key is known: there is nothing to run.
     Known(KeyState),
@@ -198,7 +198,7 @@ impl Table {
     }
 }
 
-/// Given to the one caller that runs a key; it must call [`Ticket::finish`].
+/// The right to run the call of one key. Its holder must call [`Ticket::finish`].
 #[derive(Debug)]
 pub(crate) struct Ticket {
     records: Records,
@@ -208,7 +208,7 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    /// Fires when a request cancels the call.
+    /// Returns the token that fires when a request cancels the call.
     pub(crate) fn canceled(&self) -> CancellationToken {
         self.canceled.clone()
     }

@@ -35,7 +35,7 @@ pub(crate) struct Guest {
     limits: Limits,
     records: Records,
     tasks: TaskTracker,
-    /// Environment that the host set once for every later command.
+    /// Environment of every later command, as the last Bind request set it.
     bound: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
@@ -54,7 +54,7 @@ impl Guest {
     }
 
     fn check_instance(&self, instance: &str) -> Result<(), Status> {
-        // The caller relies on records of another instance, which this one does not have.
+        // The caller relies on the records of another instance, which this one does not have.
         if !instance.is_empty() && instance != self.instance {
             return Err(Status::aborted("this is another instance"));
         }
@@ -181,12 +181,13 @@ impl GuestService for Guest {
         if !self.records.contains(&key) {
             let target = located.clone();
             match blocking(move || target.check_free()).await? {
-                // After an unexpected error the write is tried; it reports the reason if it fails.
+                // An unexpected error refuses nothing here: if the write fails too, its record has the
+                // reason.
                 Ok(()) | Err(files::Error::Other(_)) => {}
                 Err(error) => return Err(file_status(&error)),
             }
         }
-        // A write is never canceled: it takes milliseconds, and stopping it halfway would help no caller.
+        // A write is not canceled, because it takes only milliseconds.
         let write = |_canceled| async move {
             let started = Instant::now();
             let outcome = match blocking(move || located.write(&content, mode)).await {

@@ -1,4 +1,4 @@
-//! The guest through its socket, as the host uses it.
+//! Tests the guest through its socket, as sandbox-svc uses it.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
@@ -59,7 +59,7 @@ async fn connect(socket: PathBuf) -> Client {
     GuestServiceClient::new(channel)
 }
 
-/// Makes the file `started`, and exits once the file `release` exists.
+/// Shell script that makes the file `started`, and exits once the file `release` exists.
 const UNTIL_RELEASED: &str = "touch started; while [ ! -e release ]; do sleep 0.01; done; echo done";
 
 fn sh(key: &str, script: &str) -> ExecRequest {

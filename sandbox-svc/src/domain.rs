@@ -1,4 +1,4 @@
-//! The rules of sandboxes, without I/O; time is an argument.
+//! The rules of sandboxes, without I/O. A function that needs the time gets it as an argument.
 
 pub mod exec;
 pub mod files;

@@ -1,8 +1,9 @@
-//! The container engine, with the few verbs that sandboxes need.
+//! The container engine, with the few calls that sandboxes need.
 //!
-//! An implementation answers present or absent only if the engine said so; every failure on the way there is
-//! [`Observed::Unknown`]. No verb retries. [`docker`] is the real engine. [`fake`] is a simulator that can
-//! stall, fail, lose replies and create late. [`contract`] tests both. Every caller goes through [`limiter`].
+//! An implementation returns [`Observed::Present`] or [`Observed::Absent`] only if the engine answered so;
+//! after every failure it returns [`Observed::Unknown`]. No call is retried here. [`docker`] is the real
+//! engine. [`fake`] is a simulator that can stall, fail, lose answers and create containers late.
+//! [`contract`] tests both. Every caller goes through [`limiter`].
 
 #[cfg(any(test, feature = "test-util"))]
 pub mod contract;
@@ -23,7 +24,7 @@ pub type SharedEngine = Arc<dyn ContainerEngine>;
 /// The verbs of an engine.
 #[async_trait]
 pub trait ContainerEngine: fmt::Debug + Send + Sync {
-    /// Reads the engine's identity and resources. The health probe calls it too.
+    /// Reads the engine's identity and resources. Also called every minute to check that the engine answers.
     async fn info(&self) -> Result<EngineInfo, Error>;
 
     /// Finds the id of the image with this name.
@@ -41,7 +42,7 @@ pub trait ContainerEngine: fmt::Debug + Send + Sync {
     /// Kills and removes a container, but not its named volumes.
     async fn remove(&self, handle: Handle<'_>) -> Result<Removal, Error>;
 
-    /// Lists every container of an installation in any state; fails rather than return only some.
+    /// Lists every container of an installation in any state. Fails if the list would be incomplete.
     async fn list(&self, installation: &str) -> Result<Vec<Container>, Error>;
 
     /// Creates a volume. Succeeds if one with this name and these labels exists.
@@ -50,7 +51,7 @@ pub trait ContainerEngine: fmt::Debug + Send + Sync {
     /// Removes a volume. Fails with [`Error::Conflict`] while a container mounts it.
     async fn remove_volume(&self, name: &str) -> Result<Removal, Error>;
 
-    /// Lists every volume of an installation; fails rather than return only some.
+    /// Lists every volume of an installation. Fails if the list would be incomplete.
     async fn list_volumes(&self, installation: &str) -> Result<Vec<Volume>, Error>;
 }
 
@@ -77,7 +78,7 @@ pub enum Observed<T> {
     Present(T),
     /// The engine answered that it does not have the object.
     Absent,
-    /// The engine did not answer, or failed. Callers never destroy anything because of this.
+    /// The engine did not answer, or failed. Callers never remove anything because of this.
     Unknown(Error),
 }
 
@@ -92,10 +93,10 @@ impl<T> From<Result<T, Error>> for Observed<T> {
 }
 
 impl<T> Observed<T> {
-    /// Returns what the engine has, or the error after which this is unknown.
+    /// Returns the object, or `None` if the engine does not have it.
     ///
     /// # Errors
-    /// That of [`Self::Unknown`].
+    /// The error of [`Self::Unknown`].
     pub fn known(self) -> Result<Option<T>, Error> {
         match self {
             Self::Present(present) => Ok(Some(present)),
@@ -112,7 +113,7 @@ pub enum Removal {
     Removed,
     /// The object did not exist.
     Absent,
-    /// Another removal of the object is running; read again.
+    /// Another removal of the object is running; it ends when a read finds the object absent.
     InProgress,
 }
 
@@ -155,10 +156,11 @@ pub enum Error {
     /// The engine gave no answer in time: it may have carried out the request, or may still do so.
     #[error("engine did not answer within {0:?}")]
     TimedOut(Duration),
-    /// Too many calls are waiting; the engine was not asked.
+    /// Too many calls are waiting, so no request was sent to the engine.
     #[error("too many calls wait for the engine")]
     Busy,
-    /// The circuit breaker is open for this long; the engine was not asked.
+    /// The circuit breaker is open, so no request was sent to the engine. The value is the time until the
+    /// breaker admits a call again.
     #[error("engine's circuit breaker is open after repeated failures")]
     BreakerOpen(Duration),
     /// The answer lacks a required part.
@@ -167,7 +169,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the engine itself is at fault, not the request.
+    /// Whether the engine did not answer or was not asked. The circuit breaker counts such an answer as a
+    /// failure.
     pub const fn is_outage(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::TimedOut(_) | Self::Busy | Self::BreakerOpen(_) => true,

@@ -25,7 +25,7 @@ const REQUEST_PREFIX: &str = "idempotency-key:";
 /// State of a keyed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ExecState {
-    /// Journaled; it may be on its way to the guest, or run.
+    /// Journaled; it may be on its way to the guest, or running.
     Running,
     /// It ended, and its outcome is journaled.
     Finished,
@@ -98,8 +98,8 @@ pub struct Write {
 }
 
 impl Command {
-    /// Refuses a call that the guest would refuse and that no rule of the contract covers, so that no call is
-    /// journaled that cannot run.
+    /// Checks what the contract's field rules do not cover, so that no call is journaled that the guest would
+    /// refuse.
     ///
     /// # Errors
     /// [`Invalid`] names the first field that is wrong.
@@ -119,7 +119,8 @@ impl Command {
 }
 
 impl Call {
-    /// SHA-256 of every part that decides what the call does; a key that is used again must have the same.
+    /// Returns the SHA-256 of every part that decides what the call does. A key may be used again only for a
+    /// call with the same hash.
     pub fn hash(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         // Each part follows its length, so that no two calls give the same bytes.

@@ -1,21 +1,22 @@
 //! The level of an engine's host, from what its kernel reports.
 //!
 //! One critical sample makes the level critical; two bad samples in a row make it a warning. The level
-//! improves one step at a time, each after two minutes of better samples. A missing input neither raises nor
-//! holds a level.
+//! improves one step at a time, each after two minutes of better samples. An input that could not be read has
+//! no effect on the level.
 
 use std::time::{Duration, Instant};
 
-/// Available memory in bytes below which a host is critical, and below which it is warned of.
+/// Bytes of available memory: below the first the level is `Critical`, below the second `Warning`.
 const MEMORY: (u64, u64) = (512 << 20, 1 << 30);
-/// Share of time in which every process waits for memory, above which a host is critical, and above which it
-/// is warned of.
+/// Share of time in which every process waits for memory: above the first the level is `Critical`, above the
+/// second `Warning`.
 const STALLED: (f64, f64) = (0.20, 0.05);
-/// Free share of the engine's disk below which a host is critical, and below which it is warned of.
+/// Free share of the engine's disk: below the first the level is `Critical`, below the second `Warning`.
 const DISK: (f64, f64) = (0.05, 0.15);
-/// Bad samples in a row that put a host into a warning, because a single one may be a short peak.
+/// Number of samples in a row, each worse than the level, that make it a warning. A single one may be a short
+/// peak.
 const BAD_SAMPLES: u32 = 2;
-/// Time of better samples before the level improves by one step.
+/// Time of better samples after which the level improves by one step.
 const RECOVERY: Duration = Duration::from_secs(120);
 
 /// How short of resources a host is.
@@ -68,7 +69,7 @@ pub struct Gauge {
 }
 
 impl Gauge {
-    /// Takes in a sample read at `now` and returns the level.
+    /// Adds a sample read at `now`, and returns the level after it.
     pub fn observe(&mut self, sample: &Sample, now: Instant) -> Level {
         let seen = sample.level();
         if seen >= self.level {

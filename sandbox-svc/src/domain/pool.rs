@@ -1,7 +1,7 @@
 //! The warm pool: its slots, the replacement of a sandbox in a slot, and the conditions for filling one.
 //!
 //! A slot is *filling* while its sandbox is created and *available* once it runs. A slot may have one sandbox
-//! of each kind, so a replacement runs before the sandbox that it replaces is retired.
+//! in each of the two states, so that a replacement runs before the sandbox that it replaces is retired.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub struct Occupant {
     pub slot: Slot,
     /// Id of its image, once its container is being created.
     pub image: Option<String>,
-    /// Whether it has the configured shape; no session claims a sandbox of another one.
+    /// Whether it has the configured shape; no session claims a sandbox with another shape.
     pub fits: bool,
     /// Time at which it retires unless a session claims it.
     pub retire_at: DateTime<Utc>,
@@ -52,12 +52,13 @@ pub struct Desired {
 pub enum Step {
     /// Request a sandbox for this slot.
     Fill(i32),
-    /// Retire the `index`th occupant.
+    /// Retire the occupant with this index.
     Retire(usize),
 }
 
-/// Plans the steps from the present occupants to the desired pool. Expired sandboxes are removed by the
-/// deadline worker, and replaced ones when the replacement starts to run; the plan has neither.
+/// Plans the steps from the present occupants to the desired pool. The plan retires neither expired
+/// sandboxes, which the deadline worker removes, nor replaced ones, which are removed when the replacement
+/// starts to run.
 pub fn plan(desired: &Desired, occupants: &[Occupant], now: DateTime<Utc>) -> Vec<Step> {
     let of = |number, state| occupants.iter().find(|occupant| occupant.slot == Slot { number, state });
     let fill = (0..desired.size).filter(|&number| {

@@ -32,7 +32,8 @@ impl ResourceKind {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Resource {
     pub kind: ResourceKind,
-    /// Id of the engine that has it, itself or on its host.
+    /// Id of the engine that has the container or the volume. For a run directory, the engine on the same
+    /// host.
     pub engine: String,
     pub name: String,
 }

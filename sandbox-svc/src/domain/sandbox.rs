@@ -52,7 +52,8 @@ pub enum Cause {
     Expired,
     /// Its session or account is being erased.
     Erased,
-    /// It grew too old in the pool, or the pool shrank.
+    /// The pool retired it: it was too old, was replaced or surplus, or a session's sandbox needed its
+    /// memory.
     Retired,
     /// It was not created in time.
     CreateTimeout,
@@ -145,7 +146,7 @@ pub struct Sandbox {
     /// Id of the engine it lives on.
     pub engine: String,
     pub state: State,
-    /// Version of the record; every change adds one.
+    /// Version of the record. Every transition and a claim from the pool add one; a use adds none.
     pub generation: i64,
     /// Fencing token of the worker that creates or removes it.
     pub epoch: i64,
@@ -153,7 +154,7 @@ pub struct Sandbox {
     pub warm: bool,
     /// Its place in the pool, until it is claimed or retired.
     pub slot: Option<Slot>,
-    /// When it leaves the pool unless a session claims it.
+    /// When it retires unless a session claims it.
     pub retire_at: Option<DateTime<Utc>>,
     pub shape: Shape,
     pub volume: VolumeId,

@@ -1,10 +1,10 @@
-//! The function that decides the next state of a sandbox; no other does. The store writes the result unless
-//! the row changed.
+//! [`next`] decides every change of a sandbox's state except a claim from the pool. The store writes its
+//! result only if the row is unchanged.
 //!
-//! * From `deleting` only a final state follows; a container is removed only in this state.
-//! * `gone` and `failed` need the container's confirmed absence. While the container's id was never
-//!   confirmed, they also need the time of every create that may be under way to be over
-//!   ([`Container::fence_until`]).
+//! * From `deleting` only a final state follows.
+//! * A container is removed in `deleting`; in a final state only if the engine created it late.
+//! * `gone` and `failed` need the container's confirmed absence. If the container's id was never confirmed,
+//!   they are reached only after [`Container::fence_until`], when the engine can no longer be creating it.
 //! * Every state that is not final has a deadline.
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::{
     time::after,
 };
 
-/// An event in the life of a sandbox. (A claim from the pool is one statement of the store.)
+/// An event in the life of a sandbox. A claim from the pool is not one: a statement of the store writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// A worker begins to create its container.
@@ -35,7 +35,7 @@ pub enum Input {
     Ready {
         /// The guest instance that answered.
         instance: String,
-        /// Time until its first use, unless it waits in the pool.
+        /// Maximum time until its first use. A sandbox in the pool has its retirement as deadline instead.
         within: Duration,
     },
     /// The sandbox is to be removed.
@@ -87,8 +87,8 @@ pub fn next(
                 fence_until: next.deadline_at,
             });
         }
-        // The id is accepted during a removal too: the remover that finds the container by name confirms its
-        // id this way.
+        // The id is accepted during a removal too: the remover that finds the container by its name writes
+        // the id with this input.
         (State::Creating | State::Deleting, Input::Made { container: id }) => {
             let Some(container) = &mut next.container else { return Err(refused) };
             match &container.id {
@@ -202,8 +202,8 @@ mod tests {
     #[test]
     fn every_state_meets_every_input() {
         use State::{Creating, Deleting, Failed, Gone, Requested, Running};
-        // One row for each state; the columns are take, made, ready, delete, absent. Some(None): nothing
-        // changes; None: refused.
+        // One row for each state; the columns are take, made, ready, delete, absent. `Some(None)`: the input
+        // changes nothing. `None`: it is refused.
         type Row = [Option<Option<State>>; 5];
         let table: [(State, Row); 6] = [
             (Requested, [Some(Some(Creating)), None, None, Some(Some(Deleting)), None]),

@@ -18,7 +18,7 @@ use crate::domain::{
     spec::{ContainerSpec, Identity, MountSources, VolumeSpec, label},
 };
 
-/// An engine under test, and the parts of its containers.
+/// An engine under test, and the parts that its containers are made of.
 #[derive(Debug)]
 pub struct Bench {
     pub engine: SharedEngine,
@@ -45,7 +45,7 @@ impl Bench {
         }
     }
 
-    /// A new container's specification, with an existing run directory.
+    /// Builds the specification of a new container, and makes its run directory and its volume.
     pub async fn spec(&self) -> ContainerSpec {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed);
         let identity = Identity {
@@ -163,7 +163,8 @@ pub async fn a_removed_container_is_absent_and_may_be_removed_again(bench: &Benc
     assert!(bench.engine.list(&bench.installation).await.unwrap().is_empty());
 }
 
-/// A revoked run directory fences every create and start that is still under way.
+/// Checks that a missing run directory stops creates and starts. Removals rely on it: after a directory is
+/// revoked, no create or start that is still under way succeeds.
 pub async fn a_container_needs_its_run_directory_to_be_created_or_started(bench: &Bench) {
     let refused = bench.spec().await;
     fs::remove_dir(bench.run_dir(&refused)).unwrap();

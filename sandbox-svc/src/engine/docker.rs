@@ -1,8 +1,8 @@
 //! Docker through its API; no other file uses the crate bollard.
 //!
-//! Connects on first use and negotiates the API version then, so a daemon that is away at start is only
-//! unreachable. The deadlines are those of [`super::limiter`]. A call that belongs to a trace is a client
-//! span in it, with the semantic conventions for HTTP.
+//! Connects on first use and negotiates the API version then, so if the daemon is down at start, only the
+//! calls until it is up fail. The deadlines are those of [`super::limiter`]. A call that belongs to a trace
+//! is recorded in it as a client span, with the semantic conventions for HTTP.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -66,7 +66,8 @@ impl DockerEngine {
         F: Future<Output = Result<T, BollardError>> + Send,
     {
         let span = match tracing::Span::current().is_none() {
-            // Periodic passes call without a trace; they would fill the store with spans.
+            // The periodic passes call without a trace, and a span for each of their calls would fill the
+            // trace store.
             true => tracing::Span::none(),
             false => tracing::info_span!(
                 "docker",
@@ -194,7 +195,7 @@ impl ContainerEngine for DockerEngine {
     }
 }
 
-/// The HTTP status that the daemon answered with, if it answered.
+/// Returns the HTTP status of the daemon's answer, if it answered.
 fn status_of(error: &Error) -> Option<u16> {
     match error {
         Error::NotFound => Some(404),

@@ -84,7 +84,7 @@ impl FakeEngine {
         Self::on_start(id, Arc::new(|_| Box::new(())))
     }
 
-    /// An engine that calls `hook` at each start of a container.
+    /// Builds an engine that calls `hook` at each start of a container.
     pub fn on_start(id: &str, hook: StartHook) -> Arc<Self> {
         Arc::new(Self { id: id.to_owned(), world: Mutex::default(), on_start: hook })
     }
@@ -98,8 +98,8 @@ impl FakeEngine {
         self.lock().faults.entry(verb).or_default().push_back(fault);
     }
 
-    /// Carries out the creates that [`Fault::Late`] delayed, as a daemon does that was stuck. Returns the
-    /// number of creates that succeeded.
+    /// Carries out the creates that [`Fault::Late`] delayed, as a daemon does that resumes after a stall.
+    /// Returns the number of creates that succeeded.
     pub fn arrive(&self) -> usize {
         let mut world = self.lock();
         let late = std::mem::take(&mut world.late);
@@ -114,7 +114,7 @@ impl FakeEngine {
         }
     }
 
-    /// Removes a container without a call of the service.
+    /// Removes a container, as if another program than the service had done it.
     pub fn vanish(&self, id: &ContainerId) {
         self.lock().containers.remove(id);
     }
@@ -132,7 +132,7 @@ impl FakeEngine {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `act`, or the next fault of the verb.
+    /// Runs `act`, or applies the verb's next fault.
     async fn call<T>(
         &self,
         verb: Verb,

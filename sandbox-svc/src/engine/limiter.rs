@@ -1,9 +1,9 @@
 //! Bounds on the calls to an engine: a deadline for each kind of call, a maximum number running and waiting,
 //! and a circuit breaker for an engine that does not answer.
 //!
-//! Every call goes through here, so a daemon that hangs blocks no more than this number of calls. Reads of
-//! one object have permits of their own, because they must work while creates are stuck. A deadline ends the
-//! wait, not the work of the daemon.
+//! Every call goes through here, so a daemon that hangs blocks no more calls than these maxima. Reads of one
+//! object have permits of their own, because they must work while creates hang. A deadline ends the caller's
+//! wait, not the daemon's work.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -68,7 +68,7 @@ impl Limited {
                 let _queued = self.waiting.try_acquire().map_err(|_| Error::Busy)?;
                 match timeout_at(until, permits.acquire()).await {
                     Ok(Ok(permit)) => permit,
-                    // The engine was not asked.
+                    // No permit became free before the deadline, so no request was sent to the engine.
                     Ok(Err(_)) | Err(_) => return Err(Error::Busy),
                 }
             }
