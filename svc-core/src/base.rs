@@ -1,8 +1,9 @@
 //! Configuration and start of every service with a database.
 //!
-//! A service declares its own keys ([`ServiceConfig`]); [`Config`] adds the tables that all services have.
-//! Starting has three parts: [`Starting::new`] checks everything that can be checked without changing
-//! anything, [`Starting::open`] migrates and connects, and [`Base::serve`] serves the gRPC services.
+//! A service declares its own keys ([`ServiceConfig`]); [`Config`] adds the tables that all services have. A
+//! service starts in three steps: [`Starting::new`] checks everything that can be checked without changing
+//! data, [`Starting::open`] migrates the database and connects to it, and [`Base::serve`] serves the gRPC
+//! services.
 
 mod config;
 
@@ -36,7 +37,7 @@ use crate::{
 /// Why a service could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Values of the configuration do not work together.
+    /// A value of the configuration cannot work, alone or together with another one.
     #[error(transparent)]
     Config(#[from] Unusable),
     /// A port is taken, or a service is not part of the contract.
@@ -48,7 +49,7 @@ pub enum StartError {
     /// The process's key or the trust file could not be loaded.
     #[error("load the keys")]
     Identity(#[from] LoadError),
-    /// The configuration of another service's address does not work.
+    /// The configured URLs of another service cannot be used.
     #[error("call the other services")]
     Peer(#[from] client::Error),
     #[error("prepare the database")]
@@ -69,7 +70,7 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// A failure of a part that only this service has.
+    /// Builds the error of a part that only this service has.
     pub fn part(
         part: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -78,7 +79,7 @@ impl StartError {
     }
 }
 
-/// A service that holds its ports and has read its keys and the contract, but has changed nothing yet.
+/// A service that has bound its ports and read its keys and the contract, but has not yet changed any data.
 #[derive(Debug)]
 pub struct Starting {
     name: &'static str,
@@ -94,11 +95,12 @@ pub struct Starting {
 }
 
 impl Starting {
-    /// Checks the configuration, takes the ports and reads the keys and the contract. Returns the service's
-    /// own part of the configuration beside itself.
+    /// Checks the configuration, binds the ports and reads the keys and the contract. Returns the starting
+    /// service and the configuration keys that only this service has.
     ///
     /// # Errors
-    /// [`StartError`] names what does not work: the configuration first, then the ports, then the keys.
+    /// [`StartError`] names what does not work. It checks the configuration first, then the ports, then the
+    /// keys.
     pub async fn new<S: ServiceConfig>(
         config: Config<S>,
         lifecycle: Lifecycle,
@@ -106,7 +108,7 @@ impl Starting {
     ) -> Result<(Self, S), StartError> {
         let Config { base: config, own } = config;
         own.check()?;
-        // The sources may show the URL, which has a password.
+        // The parser's error is dropped, because it may show the URL, which contains a password.
         let unusable = |key: &'static str| Unusable::new(key, "is not a usable URL");
         let pool = Pool::lazy(&config.pg).map_err(|_| unusable("pg.url"))?;
         config.pg.owner_options().map_err(|_| unusable("pg.migrate_url"))?;
@@ -119,7 +121,7 @@ impl Starting {
         Ok((Self { name, config, pool, redis, bound, clock, methods, verifier, lifecycle, metrics }, own))
     }
 
-    /// Signs this service's calls to other services.
+    /// Loads the key that signs this service's calls to other services.
     ///
     /// # Errors
     /// [`StartError::Identity`] if the key cannot be loaded.
@@ -127,7 +129,7 @@ impl Starting {
         Ok(Arc::new(Signer::load(self.name, &self.config.identity, self.clock.clone())?))
     }
 
-    /// Migrates the database, then connects to it and to Redis.
+    /// Migrates the database and checks that it answers. The service connects to Redis at the first use.
     ///
     /// # Errors
     /// [`StartError`] names what failed.
@@ -140,36 +142,36 @@ impl Starting {
     }
 }
 
-/// Parts that every service is built from.
+/// Parts of which every service is built, after its database was migrated.
 #[derive(Debug)]
 pub struct Base {
     pub pool: Pool,
     /// Redis, connected at the first use.
     pub redis: Redis,
-    /// The clock of use cases.
+    /// The clock that the service's use cases read.
     pub clock: SharedClock,
     pub lifecycle: Lifecycle,
     starting: Starting,
 }
 
 impl Base {
-    /// Starts listening for wake-ups through Redis.
+    /// Starts the task that receives wake-ups through Redis.
     pub fn wake(&self) -> Wake {
         Wake::start(&self.redis, &self.lifecycle)
     }
 
-    /// A name for this process as the holder of leases, new in every process.
+    /// Returns a name under which this process holds leases. Every call returns a new one.
     pub fn lease_holder(&self) -> String {
         format!("{}/{}", self.starting.name, new_id())
     }
 
-    /// Every method of the contract with who may call it.
+    /// Returns every method of the contract with the callers that it admits.
     pub const fn methods(&self) -> &Methods {
         &self.starting.methods
     }
 
     /// Starts the task that deletes expired idempotency keys. Every replica runs it; each skips the rows that
-    /// another has locked.
+    /// another replica has locked.
     pub fn delete_expired_keys(&self, config: &RetentionConfig) {
         let (pool, soft, batch) = (self.pool.clone(), self.lifecycle.soft(), i64::from(config.batch.get()));
         self.lifecycle.every("idempotency keys", config.period, move || {
@@ -186,8 +188,8 @@ impl Base {
         });
     }
 
-    /// Serves the services that `add` adds to the server, ready while the database answers. `tokens` resolves
-    /// API tokens; at most `remembered` of its answers are cached.
+    /// Serves the gRPC services that `add` adds to the server. The service is ready while the database
+    /// answers. `tokens` resolves API tokens; at most `remembered` of its answers are cached.
     ///
     /// # Errors
     /// [`StartError::Server`] if a service is not part of the contract.

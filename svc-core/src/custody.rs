@@ -1,23 +1,24 @@
-//! The part of custody that is the same in every service: which subjects may be written, and which purge
-//! erases them.
+//! The part of custody that is the same in every service: it records which subjects may be written and which
+//! purge erases them.
 //!
-//! One row per subject, never deleted: `live → frozen → erasing → erased`, with the highest epoch seen.
-//! Writers hold the row `FOR KEY SHARE` while it is live ([`Tx::for_subject`]); every step of a purge locks
-//! it `FOR UPDATE` ([`begin`]). That gives these guarantees:
+//! A service has one custody row for each subject that it knows. The row is never deleted. It has a state
+//! (`live → frozen → erasing → erased`) and the highest epoch of a step so far. A writer holds the row `FOR
+//! KEY SHARE` while it is live ([`Tx::for_subject`]); each step of a purge except `Thaw` locks it `FOR
+//! UPDATE` ([`begin`]) and so waits for the writers. That gives these guarantees:
 //!
-//! * When `Freeze` has answered, no write of the subject is in flight and none will begin.
-//! * A step of a lower epoch than the highest seen changes nothing. A step that was answered gets the same
-//!   answer again, byte for byte, without being done again.
-//! * `Thaw` is refused once `Erase` began, and is the last step of its purge. Steps that arrive after it
-//!   are refused, the `Freeze` too: a purge that was canceled before its freeze arrived stops no writer.
+//! * After `Freeze` has been answered, no transaction that writes the subject is open, and none can begin.
+//! * A step with an epoch below the highest one changes nothing. A step that was answered is not done again:
+//!   it gets the same answer, byte for byte.
+//! * `Thaw` is refused once `Erase` began, and is the last step of its purge. Later steps of that purge are
+//!   refused, also its `Freeze`: a purge that was canceled before its freeze arrived stops no writer.
 //! * `Commit` is refused unless a `Verify` of the same purge has found no residue.
 //!
-//! `Freeze` first marks the row frozen in a transaction of its own, then waits for the writers inside: `FOR
-//! KEY SHARE` overtakes a waiting `FOR UPDATE`, so on a busy subject the wait could otherwise last without
-//! end.
+//! `Freeze` first marks the row frozen in a transaction of its own, and then waits for the writers that
+//! already hold the row. The mark is needed because Postgres grants `FOR KEY SHARE` to new writers while a
+//! `FOR UPDATE` is waiting: on a busy subject `Freeze` could otherwise wait without end.
 //!
-//! Custody does not know which data a service keeps; the service erases and counts between [`begin`] and
-//! [`StepTx::finish`].
+//! Custody does not know which data a service keeps. The service deletes and counts its data between
+//! [`begin`] and [`StepTx::finish`].
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -78,7 +79,8 @@ pub enum Begin {
     Open(StepTx),
 }
 
-/// A step under way: its subject's row is locked, no writer is inside.
+/// A step in progress. Its transaction has locked the subject's custody row against other steps and, unless
+/// the step is `Thaw`, has waited for the subject's writers.
 #[derive(Debug)]
 #[must_use = "a step that is neither finished nor paused is rolled back"]
 pub struct StepTx {
@@ -87,15 +89,17 @@ pub struct StepTx {
 }
 
 impl StepTx {
-    /// Returns the transaction of the step, the only one that may write the subject now.
+    /// Returns the step's transaction. Unless the step is `Thaw`, no other transaction can write the subject
+    /// now.
     pub const fn tx(&mut self) -> &mut Tx {
         &mut self.tx
     }
 
-    /// Commits the step with its answer, the encoded response, which is repeated from now on.
+    /// Commits the step with its answer. `reply` is the encoded answer, which every repetition of the step
+    /// gets.
     ///
     /// # Errors
-    /// [`pg::Error`]; the step may then be begun again.
+    /// [`pg::Error`]; the caller may then begin the step again.
     pub async fn finish(mut self, reply: &[u8]) -> Result<(), pg::Error> {
         let done = sqlx::query(
             "INSERT INTO custody_steps (purge_id, step, kind, subject_id, epoch, reply)
@@ -113,8 +117,8 @@ impl StepTx {
         self.tx.commit().await
     }
 
-    /// Commits the work done so far without an answer: before work outside Postgres, or when `Erase` is to be
-    /// called again. The next [`begin`] of the same step opens it again.
+    /// Commits the work so far without an answer: before the service works outside Postgres, or when
+    /// purge-svc has to call `Erase` again. The next [`begin`] of the same step continues it.
     ///
     /// # Errors
     /// [`pg::Error`] if the work was not committed.
@@ -122,8 +126,8 @@ impl StepTx {
         self.tx.commit().await
     }
 
-    /// Commits a `Verify` that found residue. The answer of `Erase` is deleted, so that `Erase` is done
-    /// again; this step has no answer to repeat.
+    /// Commits a `Verify` that found residue, without an answer. It deletes the answer of `Erase`, so that
+    /// the next `Erase` of this purge deletes again.
     ///
     /// # Errors
     /// [`pg::Error`] if nothing was committed.
@@ -137,8 +141,8 @@ impl StepTx {
     }
 }
 
-/// Creates the row of a subject together with the subject, in the service that owns its head. A session is
-/// created in a transaction for its account.
+/// Creates the custody row of a subject, in the transaction that creates the subject. Only the service that
+/// owns accounts or sessions calls it; it creates a session in a transaction for the session's account.
 ///
 /// # Errors
 /// [`pg::Error::Conflict`] if the subject exists.
@@ -152,12 +156,13 @@ pub async fn create(tx: &mut Tx, subject: Subject) -> Result<(), pg::Error> {
     Ok(())
 }
 
-/// Begins a step of a purge, or returns its earlier answer. `Freeze` and `Thaw` create a row for a subject
-/// that this service does not know yet, so that a later writer, or a later freeze, is refused.
+/// Begins a step of a purge, or returns its earlier answer. If this service does not know the subject yet,
+/// `Freeze` and `Thaw` create its row: after the `Freeze` a new writer is refused, after the `Thaw` a late
+/// `Freeze` of this purge.
 ///
 /// # Errors
-/// [`Error::Refused`] if the step is not allowed now; [`pg::Error::LockTimeout`] if a writer is still inside
-/// after the lock timeout: call again.
+/// [`Error::Refused`] if the step is not allowed now; [`pg::Error::LockTimeout`] if a writer's transaction is
+/// still open after the lock timeout: call again.
 pub async fn begin(pool: &Pool, step: Step) -> Result<Begin, Error> {
     if step.kind == StepKind::Freeze {
         mark_frozen(pool, &step).await?;
@@ -190,10 +195,8 @@ pub async fn begin(pool: &Pool, step: Step) -> Result<Begin, Error> {
     }
 }
 
-/// Returns the custody of a subject; `None` if this service does not know the subject.
-///
-/// # Errors
-/// [`pg::Error`] if the row cannot be read.
+/// Returns the custody of a subject; `None` if this service does not know the subject, or knows it as a
+/// subject of another account.
 pub async fn record(connection: &mut PgConnection, subject: Subject) -> Result<Option<Record>, pg::Error> {
     let row: Option<Row> = sqlx::query_as(
         "SELECT account_id, state, epoch, purge_id FROM custody WHERE kind = $1 AND subject_id = $2",
@@ -205,7 +208,7 @@ pub async fn record(connection: &mut PgConnection, subject: Subject) -> Result<O
     Ok(row.filter(|row| row.account_id == subject.account().0).map(Row::into_record))
 }
 
-/// Lists subjects that are not erased, in a stable order, beginning after `after`.
+/// Lists at most `limit` subjects that are not erased, by kind and id, beginning after `after`.
 ///
 /// # Errors
 /// [`pg::Error`] if the rows cannot be read.
@@ -230,12 +233,13 @@ pub async fn list(
     Ok(rows.into_iter().map(|(kind, id, account)| Subject::new(kind, id, AccountId(account))).collect())
 }
 
-/// Does the first half of a freeze: after its commit no new writer is admitted. It does not wait for writers,
-/// because a plain update does not conflict with `FOR KEY SHARE`.
+/// Does the first half of a freeze: after its commit no new writer is admitted. It does not wait for the
+/// present writers, because a plain update does not conflict with `FOR KEY SHARE`.
 async fn mark_frozen(pool: &Pool, step: &Step) -> Result<(), Error> {
     let mut tx = Tx::system(pool).await?;
     tx.meet(step.subject).await?;
-    // In a statement of its own, so that the next one sees the answer to a concurrent thaw of this purge.
+    // Locks the row in a separate statement, so that the next statement's snapshot sees the answer of a
+    // concurrent thaw of this purge.
     sqlx::query("SELECT FROM custody WHERE kind = $1 AND subject_id = $2 FOR NO KEY UPDATE")
         .bind(step.subject.kind())
         .bind(step.subject.id())
@@ -301,7 +305,7 @@ async fn lock(tx: &mut Tx, step: &Step) -> Result<Record, Error> {
     }
 }
 
-/// Returns the answers to this purge so far.
+/// Returns the steps of this purge that were answered, with their answers.
 async fn answers(tx: &mut Tx, step: &Step) -> Result<Vec<(StepKind, Vec<u8>)>, Error> {
     let rows: Vec<(String, Uuid, Vec<u8>)> =
         sqlx::query_as("SELECT step, subject_id, reply FROM custody_steps WHERE purge_id = $1")

@@ -1,8 +1,9 @@
-//! Errors on their way to a caller: a closed set of kinds, one table, google.rpc details.
+//! Errors that callers receive: a closed set of kinds, one table of their codes, and google.rpc error
+//! details.
 //!
-//! An error enum of a service implements [`ServiceError`]; [`to_status`] is the only way from there to the
-//! wire. The caller reads [`PublicError`]. The operator reads `Display` and its sources, which [`to_status`]
-//! logs once. No driver message, host name, path or secret leaves the process.
+//! An error enum of a service implements [`ServiceError`]; only [`to_status`] turns it into a gRPC status.
+//! The caller reads its [`PublicError`]. The operator reads its `Display` text and its sources in the log,
+//! where [`to_status`] writes them once. No driver message, host name, path or secret is sent to the caller.
 
 use std::{borrow::Cow, error::Error as StdError, time::Duration};
 
@@ -13,7 +14,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 /// Domain of every `ErrorInfo` Steward sends.
 pub const DOMAIN: &str = "steward";
 
-/// Kind of an error: what the caller should do next.
+/// Kind of an error; each kind says what the caller should do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     InvalidArgument,
@@ -43,7 +44,7 @@ pub enum ErrorKind {
     Internal,
 }
 
-/// One row of the kind table.
+/// A row of the table of kinds, see [`ErrorKind::row`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KindRow {
     pub code: Code,
@@ -72,7 +73,8 @@ impl ErrorKind {
         Self::Internal,
     ];
 
-    /// Returns the row of the kind: codes, retryability and defaults.
+    /// Returns the kind's gRPC code, HTTP status, default reason, default delay, and whether the call may be
+    /// retried.
     pub const fn row(self) -> KindRow {
         const fn row(code: Code, http_status: u16, retryable: bool, reason: &'static str) -> KindRow {
             KindRow { code, http_status, retryable, reason, retry_after: None }
@@ -99,7 +101,7 @@ impl ErrorKind {
         }
     }
 
-    /// Returns the kind of a gRPC code; codes that Steward never sends count as `Internal`.
+    /// Returns the kind of a gRPC code. `Ok`, `Unknown`, `Unimplemented` and `DataLoss` count as `Internal`.
     pub const fn from_code(code: Code) -> Self {
         match code {
             Code::InvalidArgument => Self::InvalidArgument,
@@ -125,9 +127,9 @@ impl ErrorKind {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {problem}")]
 pub struct Invalid {
-    /// Path of the field as the contract names it, as `turn.input`.
+    /// Path of the field as the contract names it, for example `turn.input`.
     pub field: String,
-    /// Problem, to be read after the field's name.
+    /// Problem, as the rest of a sentence that begins with the field's name.
     pub problem: Cow<'static, str>,
 }
 
@@ -138,10 +140,10 @@ impl Invalid {
     }
 }
 
-/// The part of an error that the caller reads: one row of a service's error table.
+/// The part of an error that the caller reads. Each service maps its errors to such rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicError {
-    /// Kind, which fixes the gRPC code and the HTTP status.
+    /// Kind, which determines the gRPC code and the HTTP status.
     pub kind: ErrorKind,
     /// Stable machine-readable reason, UPPER_SNAKE.
     pub reason: Cow<'static, str>,
@@ -154,7 +156,7 @@ pub struct PublicError {
 }
 
 impl PublicError {
-    /// Builds a row with a reason of its own and the default delay of its kind.
+    /// Builds a row with this reason and with the default delay of the kind.
     pub fn new(
         kind: ErrorKind,
         reason: impl Into<Cow<'static, str>>,
@@ -164,12 +166,12 @@ impl PublicError {
         Self { kind, reason: reason.into(), message: message.into(), retry_after, invalid: Vec::new() }
     }
 
-    /// Builds a row with the default reason of its kind.
+    /// Builds a row with the default reason and the default delay of the kind.
     pub fn of_kind(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(kind, kind.row().reason, message)
     }
 
-    /// Builds the row of a defect: the caller learns nothing about it, the log has the error with its
+    /// Builds the row of a defect. The caller sees only "internal error"; the log has the error with its
     /// sources.
     pub fn internal() -> Self {
         Self::of_kind(ErrorKind::Internal, "internal error")
@@ -207,7 +209,8 @@ pub trait ServiceError: StdError {
     }
 }
 
-/// Converts the named [`ServiceError`]s of this crate into gRPC statuses, for `?` in handlers.
+/// Implements the conversion of these [`ServiceError`] types into gRPC statuses, so that handlers can use
+/// `?`. The types must belong to the calling crate.
 #[macro_export]
 macro_rules! into_status {
     ($($error:ty),+ $(,)?) => {$(
@@ -228,7 +231,7 @@ impl ServiceError for Invalid {
     }
 }
 
-/// Turns an error into the caller's status, and logs the error with its sources.
+/// Returns the status that the caller receives, and logs the error with its sources.
 pub fn to_status(error: &dyn ServiceError) -> Status {
     let PublicError { kind, reason, message, retry_after, invalid } = error.public();
     match kind {
@@ -249,7 +252,7 @@ pub fn to_status(error: &dyn ServiceError) -> Status {
     status(kind, &reason, message, retry_after, &invalid)
 }
 
-/// Builds a status with its google.rpc details.
+/// Builds a status with google.rpc details: the reason, the delay if any, and the wrong fields if any.
 pub fn status(
     kind: ErrorKind,
     reason: &str,
@@ -272,12 +275,12 @@ pub fn status(
     Status::with_error_details(kind.row().code, message, details)
 }
 
-/// Returns the reason in a status, if its sender gave one.
+/// Returns the reason that a Steward process put into the status; `None` if the status has no such reason.
 pub fn reason_of(status: &Status) -> Option<String> {
     status.get_details_error_info().filter(|info| info.domain == DOMAIN).map(|info| info.reason)
 }
 
-/// Returns the delay that a status asks for.
+/// Returns the delay after which the sender of the status asks the caller to retry.
 pub fn retry_after_of(status: &Status) -> Option<Duration> {
     status.get_details_retry_info().and_then(|info| info.retry_delay)
 }

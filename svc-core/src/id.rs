@@ -1,15 +1,16 @@
-//! Identifiers: UUIDv7, one type for each kind of object, so that one cannot stand for another.
+//! Identifiers: UUIDv7, with one type for each kind of object, so that the compiler refuses an id of the
+//! wrong kind.
 
 use uuid::Uuid;
 
 use crate::error::Invalid;
 
-/// Makes a new identifier; later ones sort after earlier ones.
+/// Returns a new identifier; identifiers sort in the order in which one process made them.
 pub fn new_id() -> Uuid {
     Uuid::now_v7()
 }
 
-/// Parses an identifier from a request: the hyphenated form in either case, no other form.
+/// Parses an identifier from a request. Only the hyphenated form is accepted, in upper or lower case.
 ///
 /// # Errors
 /// [`Invalid`] names `field`.
@@ -17,7 +18,7 @@ pub fn parse_id(field: &str, text: &str) -> Result<Uuid, Invalid> {
     if text.is_empty() {
         return Err(Invalid::new(field, "is required"));
     }
-    // Uuid also reads braces, URNs and undashed hex; an identifier should have one spelling.
+    // Uuid also reads braces, URNs and hex without hyphens; clients should write an identifier in one form.
     match text.len() {
         36 => Uuid::parse_str(text).map_err(|_| Invalid::new(field, "must be a UUID")),
         _ => Err(Invalid::new(field, "must be a UUID")),
@@ -73,7 +74,7 @@ macro_rules! define_id {
 define_id! {
     AccountId,
     SessionId,
-    /// A user's input on its way to its answer.
+    /// One user input and the work until its answer.
     TurnId,
     MessageId,
     /// A container with its workspace.

@@ -1,9 +1,9 @@
-//! The kit of every Steward service. It knows no business noun except ids and subjects of erasures. Services
-//! depend on this crate and on the contract, never on each other.
+//! Library shared by all Steward services. It contains no business logic except ids and the subjects of
+//! erasures. A service depends on this crate and on the contract, never on another service.
 //!
 //! | Module | Content |
 //! |---|---|
-//! | [`error`] | errors on their way to a caller: kinds, the public part, gRPC statuses |
+//! | [`error`] | errors that callers receive: kinds, the public part, gRPC statuses |
 //! | [`id`] | typed UUIDv7 ids |
 //! | [`subject`] | subjects of erasures and the state of their custody |
 //! | [`run`] | a process: configuration, lifecycle, clock, telemetry, back-off, breakers |
@@ -13,7 +13,7 @@
 //! | [`custody`] | a service's part in erasures |
 //! | `testing` | databases, servers and faults for tests (feature `test-util`) |
 //!
-//! A module uses only modules above it.
+//! A module may use only modules listed above it.
 
 pub mod base;
 pub mod custody;

@@ -52,7 +52,7 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// Builds a subject from its columns; the `account` of an account is ignored.
+    /// Builds a subject from its database columns. For an account `id` is its id, and `account` is ignored.
     pub const fn new(kind: SubjectKind, id: Uuid, account: AccountId) -> Self {
         match kind {
             SubjectKind::Account => Self::Account { account: AccountId(id) },
@@ -82,7 +82,7 @@ impl Subject {
         }
     }
 
-    /// Returns the session; `None` for an account.
+    /// Returns the session's id; `None` if the subject is an account.
     pub const fn session(&self) -> Option<SessionId> {
         match self {
             Self::Account { .. } => None,
@@ -90,14 +90,14 @@ impl Subject {
         }
     }
 
-    /// Returns the name of the subject in ledgers that outlive it.
+    /// Returns the hash that names the subject in ledgers that are kept after its erasure.
     pub fn hash(&self) -> SubjectHash {
         SubjectHash::of(self.kind().name(), self.id())
     }
 }
 
-/// SHA-256 of a kind and an id: names an object in ledgers that outlive it. An id has 74 random bits, so a
-/// reader who does not know the id cannot find it by trying.
+/// SHA-256 of an object's kind and id. It names the object in ledgers that are kept after its erasure. An id
+/// has 74 random bits, so a reader who does not know the id cannot find it by trying.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SubjectHash(pub [u8; 32]);
 

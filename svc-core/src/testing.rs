@@ -1,4 +1,5 @@
-//! Fixtures for the tests of every crate: a database and a Redis of their own, and connections that fail.
+//! Fixtures for the tests of every crate: a database and a Redis prefix for each test, and connections that
+//! fail on demand.
 //!
 //! Test code may panic; no service contains it.
 
@@ -16,8 +17,8 @@ use url::Url;
 
 pub use self::{db::TestDb, fault_proxy::FaultProxy, redis::TestRedis};
 
-/// Returns the server address that the environment variable `variable` names. There is no default: a test
-/// that found some other server by chance would pass on one machine only.
+/// Returns the server's URL from the environment variable `variable`. There is no default: a test that used
+/// whatever server it found would pass on one machine only.
 fn server_url(variable: &str) -> Url {
     let Ok(server) = std::env::var(variable) else {
         panic!("{variable} is not set: run tests with `make test`, or under `steward stack exec`");
@@ -25,10 +26,10 @@ fn server_url(variable: &str) -> Url {
     Url::parse(&server).expect("the test server's URL is one")
 }
 
-/// Returns a loopback address without a listener, for a server that needs its address in advance.
+/// Returns a loopback address on which no process listens, for a server that needs its address in advance.
 ///
-/// The port lies below the range from which Linux takes ports of outgoing connections (32768 and up), so no
-/// other process gets it by chance before the server listens.
+/// The port lies below the range from which Linux takes ports of outgoing connections (32768 and up), so
+/// Linux does not give it to a connection of another process before the server listens.
 pub fn free_address() -> SocketAddr {
     let mut rng = rand::rng();
     (0..64)

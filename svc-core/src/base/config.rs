@@ -1,4 +1,4 @@
-//! The configuration of a service: the tables that all services have, and the service's own keys beside them.
+//! The configuration of a service: tables that all services have, and beside them the service's own keys.
 
 use std::{fmt, marker::PhantomData, num::NonZeroU32, path::Path, time::Duration};
 
@@ -19,14 +19,14 @@ use crate::{
     wire::{assertion::IdentityConfig, server::ServerConfig},
 };
 
-/// The keys that only one service has.
+/// The configuration keys that only one service has.
 pub trait ServiceConfig: DeserializeOwned {
     /// The service's name, as `chat-svc`.
     const NAME: &'static str;
     /// Every key of the service with its default, as TOML.
     const DEFAULTS: &'static str;
 
-    /// Checks what the types of single keys cannot say.
+    /// Checks rules that the types of single keys cannot express, for example that one limit exceeds another.
     ///
     /// # Errors
     /// [`Unusable`] names the key.
@@ -35,7 +35,7 @@ pub trait ServiceConfig: DeserializeOwned {
     }
 }
 
-/// A service's whole configuration. All keys stand at the top level of one TOML file; an unknown key is
+/// A service's whole configuration. All its keys are at the top level of one TOML file; an unknown key is
 /// refused.
 #[derive(Debug, Clone)]
 pub struct Config<S> {
@@ -45,7 +45,8 @@ pub struct Config<S> {
     pub own: S,
 }
 
-/// Declares [`BaseConfig`] and how its tables are taken out of the file's.
+/// Declares [`BaseConfig`], and `Tables`, which collects its tables while the configuration file is
+/// deserialized.
 macro_rules! base_config {
     ($($(#[$doc:meta])* $table:ident: $type:ty,)+) => {
         /// The tables that all services with a database have.
@@ -80,11 +81,11 @@ macro_rules! base_config {
 }
 
 base_config! {
-    /// How the process stops, and its fail points.
+    /// How the process stops, and the fail points that tests arm.
     process: ProcessConfig,
     /// Traces, metrics and logs.
     telemetry: TelemetryConfig,
-    /// The process's key and the keys it trusts.
+    /// The process's own key, and the public keys that it trusts.
     identity: IdentityConfig,
     /// Addresses and limits of the server.
     server: ServerConfig,
@@ -92,14 +93,14 @@ base_config! {
     redis: RedisConfig,
 }
 
-/// The table `[retention]` of services in which only idempotency keys expire.
+/// The table `[retention]` of services that delete nothing but expired idempotency keys.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetentionConfig {
-    /// Time between two passes.
+    /// Time between two passes of the task that deletes.
     #[serde(deserialize_with = "positive")]
     pub period: Duration,
-    /// Maximum rows that one statement deletes.
+    /// Maximum number of rows that one statement deletes.
     pub batch: NonZeroU32,
 }
 
@@ -156,7 +157,7 @@ impl<'de, S: Deserialize<'de>> Deserialize<'de> for Config<S> {
     }
 }
 
-/// The keys of `map` without the base tables, which go to `tables` as they come.
+/// Presents `map` to the service's own type without the base tables, which it reads into `tables` instead.
 struct Own<'a, A> {
     map: A,
     tables: &'a mut Tables,
@@ -167,7 +168,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Own<'_, A> {
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
         let mut seed = seed;
-        // Inside the map's own call, which names the file of a key that `seed` refuses.
+        // `KeySeed` calls `seed` inside figment's `next_key_seed`, so that figment adds the file to the error
+        // if `seed` refuses the key.
         while let Some(key) = self.map.next_key_seed(KeySeed(seed))? {
             match key {
                 Key::Own(key) => return Ok(Some(key)),
@@ -185,7 +187,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Own<'_, A> {
     }
 }
 
-/// Reads a key: the name of a base table, or one for the seed inside.
+/// Reads a key: returns it if it names a base table; otherwise `K` reads it as a key of the service.
 struct KeySeed<K>(K);
 
 enum Key<K, V> {
@@ -206,7 +208,7 @@ impl<'de, K: DeserializeSeed<'de>> DeserializeSeed<'de> for KeySeed<K> {
     }
 }
 
-/// A key that the service does not have. The allowed keys include the base tables.
+/// A key that the service does not have. The error lists the allowed keys, the base tables included.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct KeyError(String);
@@ -323,7 +325,7 @@ mod tests {
             let error = start(config).await.unwrap_err();
             assert_eq!(Chain(&error).to_string(), format!("configuration: {key} is not a usable URL"));
         }
-        // With usable URLs the ports come next, and these two are one.
+        // All URLs are usable now, so the ports are bound next; both listeners have the same address.
         let error = start(config).await.unwrap_err();
         assert!(matches!(error, StartError::Server(_)), "{error:?}");
     }

@@ -1,4 +1,5 @@
-//! Answers of a purge's steps as records of a service: stored as JSON, read back when a step is repeated.
+//! Answers of a purge's steps as types of the service: stored as JSON, and read again when the step is
+//! repeated.
 
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::PgConnection;
@@ -9,12 +10,13 @@ use crate::{
     id::PurgeId,
 };
 
-/// Does `step` unless it was answered before, and returns its answer. `work` ends the step's transaction:
-/// [`StepTx::answer`] with the answer that is stored, or [`StepTx::pause`] without one, before work outside
-/// Postgres or if the step is to be called again. After work outside Postgres it calls this function again.
+/// Does `step` unless it was answered before, and returns its answer. `work` ends the step's transaction in
+/// one of two ways: [`StepTx::answer`] stores the answer; [`StepTx::pause`] stores none, before work outside
+/// Postgres or when purge-svc has to call the step again. After work outside Postgres, `work` calls this
+/// function again.
 ///
 /// # Errors
-/// As [`begin`], and the errors of `work`; [`pg::Error::Inconsistency`] if another record is stored.
+/// The errors of [`begin`] and of `work`; [`pg::Error::Inconsistency`] if the stored answer is not a `T`.
 pub async fn step<T, E>(
     pool: &Pool,
     step: Step,
@@ -30,10 +32,7 @@ where
     }
 }
 
-/// Returns the stored answer to the step `kind` of the same purge, if it was answered.
-///
-/// # Errors
-/// [`pg::Error`] if the answer cannot be read.
+/// Returns the stored answer to the step `kind` of the same purge; `None` if that step was not answered.
 pub async fn answer_of<T: DeserializeOwned>(
     connection: &mut PgConnection,
     step: Step,
@@ -49,10 +48,10 @@ pub async fn answer_of<T: DeserializeOwned>(
 }
 
 impl StepTx {
-    /// Commits the step with its answer, which is repeated from now on, and returns it.
+    /// Commits the step with its answer, which every repetition of the step gets, and returns the answer.
     ///
     /// # Errors
-    /// [`pg::Error`]; the step may then be begun again.
+    /// [`pg::Error`]; the caller may then begin the step again.
     pub async fn answer<T: Serialize + Sync>(self, answer: T) -> Result<T, pg::Error> {
         let purge = self.step.purge_id;
         let reply = serde_json::to_vec(&answer).map_err(|error| unreadable(purge, error))?;

@@ -1,4 +1,4 @@
-//! A service's part in erasures; [`super::server`] serves it.
+//! The trait that a service implements to take part in erasures; [`super::server`] serves it over gRPC.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
@@ -16,18 +16,18 @@ use crate::{
 
 const SUBJECTS: &str = "custody.subjects";
 
-/// Actor of erasures in the audit log.
+/// Name under which the audit log records erasures.
 pub const PURGE: &str = "purge-svc";
 
 /// Number of objects of each kind.
 pub type Counts = Vec<(String, i64)>;
 
-/// Kinds of data that a service keeps, for purge-svc to check before a purge begins.
+/// Kinds of data that a service keeps. purge-svc reads them before a purge begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
     /// Every kind of data that the service counts.
     pub kinds: Vec<String>,
-    /// Data that survives an erasure by design.
+    /// Kinds of data that an erasure keeps by design.
     pub survivors: Vec<String>,
 }
 
@@ -69,7 +69,7 @@ pub enum Outcome {
     Deleted,
     /// The object did not exist.
     AlreadyGone,
-    /// The object still exists, for the reason that this code names; `Erase` is to be called again.
+    /// The object still exists, for the reason that this code names; purge-svc has to call `Erase` again.
     Transient(&'static str),
 }
 
@@ -79,18 +79,19 @@ pub struct Erased {
     pub deleted: Counts,
     /// Results for objects outside Postgres.
     pub objects: Vec<(Object, Outcome)>,
-    /// Whether the erasure is complete.
+    /// Whether nothing is left to delete; otherwise purge-svc calls `Erase` again.
     pub done: bool,
 }
 
-/// An invariant with the ids that break it.
+/// An invariant, with the ids of the objects that violate it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invariant {
     pub name: &'static str,
     pub offenders: Vec<Uuid>,
 }
 
-/// A service's work in each step of a purge. Every step may be repeated, also while it is still being done.
+/// A service's work in each step of a purge. purge-svc may repeat every step, also while an earlier call of
+/// it still runs.
 pub trait Custodian: Send + Sync + 'static {
     /// Error of a step that was not done.
     type Error: ServiceError + From<Error> + Send + Sync + 'static;
@@ -107,20 +108,20 @@ pub trait Custodian: Send + Sync + 'static {
     /// Lists the subject's objects outside Postgres.
     fn inventory(&self, step: Step) -> impl Future<Output = Result<Vec<Object>, Self::Error>> + Send;
 
-    /// Deletes as much as fits into one call.
+    /// Deletes as much of the subject's data as one call may take, and returns whether all of it is deleted.
     fn erase(&self, step: Step) -> impl Future<Output = Result<Erased, Self::Error>> + Send;
 
-    /// Counts the data that is left.
+    /// Counts the data of the subject that still exists.
     fn verify(&self, step: Step) -> impl Future<Output = Result<Verified, Self::Error>> + Send;
 
-    /// Deletes the subject's head; only the tombstone remains.
+    /// Deletes the row that represents the subject itself (its head). Only the custody row remains.
     fn commit(&self, step: Step) -> impl Future<Output = Result<Committed, Self::Error>> + Send;
 
-    /// Runs the custody invariants.
+    /// Checks the custody invariants, and returns each with the objects that violate it.
     fn check_invariants(&self) -> impl Future<Output = Result<Vec<Invariant>, Self::Error>> + Send;
 }
 
-/// Answers a step without work.
+/// Answers a step for which the service has nothing to do, with `reply`.
 ///
 /// # Errors
 /// The errors of [`super::begin`].
@@ -133,10 +134,11 @@ pub async fn answer<T: Serialize + DeserializeOwned + Send + Sync>(
 }
 
 impl StepTx {
-    /// Ends a `Verify` that counted `residue`; its answer is stored only if nothing is left.
+    /// Ends a `Verify` that counted `residue`. If all counts are zero, the answer is stored; otherwise
+    /// `Erase` has to be done again.
     ///
     /// # Errors
-    /// [`pg::Error`]; the step may then be begun again.
+    /// [`pg::Error`]; the caller may then begin the step again.
     pub async fn finish_verify(
         self,
         residue: Counts,
@@ -150,10 +152,10 @@ impl StepTx {
         Ok(reply)
     }
 
-    /// Ends a `Commit` at `at`, with its act in the audit log.
+    /// Ends a `Commit` and records the erasure in the audit log; `at` is the time of both.
     ///
     /// # Errors
-    /// [`pg::Error`]; the step may then be begun again.
+    /// [`pg::Error`]; the caller may then begin the step again.
     pub async fn finish_commit(mut self, at: chrono::DateTime<chrono::Utc>) -> Result<Committed, pg::Error> {
         let Step { subject, epoch, .. } = self.step;
         let act = Act {
@@ -171,7 +173,7 @@ impl StepTx {
     }
 }
 
-/// Returns a page of the subjects that are not erased; `after` comes from [`after`].
+/// Returns a page of at most `size` subjects that are not erased; `after` comes from [`after`].
 ///
 /// # Errors
 /// [`pg::Error`] if the subjects cannot be read.
@@ -185,10 +187,10 @@ pub async fn subjects(
     Ok(Page::cut(SUBJECTS, rows, size, |last| (last.kind() == SubjectKind::Session, last.id())))
 }
 
-/// Returns the subject after which the page of a token begins.
+/// Returns the subject after which the page of this token begins; `None` for the first page.
 ///
 /// # Errors
-/// [`crate::error::Invalid`] if the token is of another listing.
+/// [`crate::error::Invalid`] if the token is not a token of this listing.
 pub fn after(token: &str) -> Result<Option<(SubjectKind, Uuid)>, crate::error::Invalid> {
     let cursor = page::cursor::<(bool, Uuid)>(SUBJECTS, token)?;
     Ok(cursor.map(|(session, id)| (if session { SubjectKind::Session } else { SubjectKind::Account }, id)))

@@ -1,4 +1,4 @@
-//! The state machine of a subject's custody, pure.
+//! The state machine of a subject's custody, without I/O.
 
 use crate::{
     id::PurgeId,
@@ -45,7 +45,8 @@ impl StepKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
     pub purge_id: PurgeId,
-    /// Epoch of the purge; from 1, it only grows for a subject.
+    /// Epoch of purge-svc's claim on the purge, at least 1. Each later claim on a purge of the same subject
+    /// has a higher one.
     pub epoch: i64,
     pub subject: Subject,
     pub kind: StepKind,
@@ -54,23 +55,23 @@ pub struct Step {
 /// Custody of a subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record {
-    /// Whether the subject may be written.
+    /// State, which determines whether the subject may be written.
     pub state: State,
     pub epoch: i64,
-    /// The purge that erases the subject, or the last one that did.
+    /// The purge that last changed this record; `None` before the first one.
     pub purge_id: Option<PurgeId>,
 }
 
 /// A step that is not allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// A purge with a higher epoch came before.
+    /// A step with a higher epoch came before.
     #[error("epoch is lower than {seen}, which was seen already")]
     StaleEpoch { seen: i64 },
     /// An epoch is at least 1.
     #[error("epoch must be at least 1")]
     NoEpoch,
-    /// Another purge holds the subject, and this step is not the first of its purge.
+    /// Another purge has the subject, and this step may not take it over.
     #[error("another purge has this subject")]
     OtherPurge,
     /// The purge began with another subject.
@@ -79,13 +80,13 @@ pub enum Refused {
     /// The purge was canceled.
     #[error("this purge was canceled")]
     Thawed,
-    /// The step needs a freeze first.
+    /// The subject must be frozen first.
     #[error("subject is not frozen")]
     NotFrozen,
-    /// The step needs an erasure first.
+    /// `Erase` must begin first.
     #[error("subject is not erased")]
     NotErased,
-    /// The step needs a read-back without residue first.
+    /// A `Verify` without residue must be answered first.
     #[error("erasure is not verified")]
     NotVerified,
     /// The purge can no longer be canceled.
@@ -109,7 +110,8 @@ impl Refused {
     }
 }
 
-/// Returns the state of the subject after `step`, given the steps that its purge has `answered`.
+/// Checks whether `step` is allowed, and returns the state of the subject after it. `answered` are the steps
+/// of its purge that were answered.
 ///
 /// # Errors
 /// [`Refused`] if the step is not allowed.
@@ -134,8 +136,8 @@ pub fn admit(
     }
     let ours = record.purge_id == Some(step.purge_id);
     if !ours {
-        // Only a freeze of a higher epoch takes a subject over from another purge; a subject without a purge
-        // accepts a cancellation before its freeze.
+        // Only a freeze with a higher epoch takes a subject over from another purge. A live subject also
+        // accepts the thaw of a purge that is canceled before its freeze.
         match (step.kind, record.state) {
             (StepKind::Freeze, _) | (StepKind::Thaw, State::Live) => {}
             (_, State::Live) => return Err(Refused::NotFrozen),
@@ -151,7 +153,8 @@ pub fn admit(
             Err(Refused::NotFrozen)
         }
 
-        // A purge that is canceled before its freeze arrived changes nothing: the freeze will be refused.
+        // The thaw of a purge that is canceled before its freeze arrives changes nothing: the freeze will be
+        // refused.
         (StepKind::Thaw, State::Live | State::Frozen) => Ok(State::Live),
         (StepKind::Erase, State::Frozen) => Ok(State::Erasing),
         (StepKind::Verify | StepKind::Commit, State::Frozen) => Err(Refused::NotErased),

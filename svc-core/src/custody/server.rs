@@ -1,4 +1,4 @@
-//! `CustodianService`, served for any [`Custodian`]; purge-svc is its only caller.
+//! The gRPC `CustodianService` for any [`Custodian`]; only purge-svc may call it.
 
 use std::{sync::Arc, vec};
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::wire::{grpc::timestamp, page};
 
-/// Version of the custody contract.
+/// Version of the custody contract that `Describe` returns.
 const CONTRACT: i32 = 1;
 
 /// Default and maximum page size of ListAll.
@@ -35,12 +35,12 @@ impl<C> Clone for CustodianHandler<C> {
 }
 
 impl<C: Custodian> CustodianHandler<C> {
-    /// Serves the custodian of `service`, as `chat-svc`.
+    /// Builds the handler for the custodian of `service`, for example `chat-svc`.
     pub fn new(service: &'static str, custodian: C) -> Self {
         Self { service, custodian: Arc::new(custodian) }
     }
 
-    /// Returns the custodian as a tower service.
+    /// Returns the handler as a tower service.
     pub fn into_server(self) -> CustodianServiceServer<Self> {
         CustodianServiceServer::new(self)
     }

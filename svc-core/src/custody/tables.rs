@@ -1,9 +1,10 @@
-//! The tables in which a service keeps subjects, declared once: the order in which an erasure deletes from
-//! them, their counts, and the invariant that an erased subject has no rows left.
+//! The tables in which a service keeps data of subjects. From one declaration come the order in which an
+//! erasure deletes from the tables, the counts of their rows, and the invariant that an erased subject has no
+//! rows left.
 //!
-//! [`custody_tables!`](crate::custody_tables) puts the statements together from literals when the crate is
-//! built, so there is nothing that could be injected. The compiler does not check them against the schema: a
-//! service's schema test calls [`Tables::differences`], and its custody tests run every statement.
+//! [`custody_tables!`](crate::custody_tables) concatenates the SQL statements from literals when the crate is
+//! built, so no input can be injected. The compiler does not check them against the schema: a service's
+//! schema test calls [`Tables::differences`], and its custody tests run every statement.
 
 use std::collections::BTreeSet;
 
@@ -20,39 +21,42 @@ use crate::{
     subject::Subject,
 };
 
-/// Maximum rows that one call of Erase deletes, so that the call ends well before its caller's timeout.
+/// Maximum number of rows that one call of `Erase` deletes, so that the call ends well before purge-svc's
+/// timeout.
 pub const ERASE_AT_ONCE: i64 = 20_000;
 
-/// Maximum rows that one statement deletes.
+/// Maximum number of rows that one statement deletes.
 const ERASE_BATCH: i64 = 2_000;
 
-/// A table with rows of subjects.
+/// A table that contains rows of subjects.
 #[derive(Debug, Clone, Copy)]
 pub struct Table {
-    /// Name of the table in the contract, as `chat.messages`.
+    /// Name of the table in the contract, for example `chat.messages`.
     pub kind: &'static str,
     /// Name of the table in the schema.
     pub name: &'static str,
-    /// Deletes up to `$3` rows of account `$1`, session `$2`.
+    /// SQL that deletes up to `$3` rows of account `$1`, and only those of session `$2` unless it is NULL.
     pub delete: &'static str,
 }
 
-/// The tables of a service. Made by [`custody_tables!`](crate::custody_tables).
+/// The tables of a service, declared with [`custody_tables!`](crate::custody_tables).
 #[derive(Debug, Clone, Copy)]
 pub struct Tables {
-    /// The tables that Erase deletes from and Verify counts, in the order of deletion.
+    /// The tables that `Erase` deletes from and `Verify` counts, in the order of deletion.
     pub erased: &'static [Table],
-    /// The table of subjects' heads, which Commit deletes from.
+    /// The table with the subjects' own rows (accounts or sessions). `Commit` deletes from it last. `None` in
+    /// a service that does not own subjects.
     pub head: Option<Table>,
-    /// Counts the rows of account `$1`, session `$2`, and returns the time of the count.
+    /// SQL that counts the rows of account `$1` and session `$2` in each table, and returns the counts with
+    /// their time.
     pub count: &'static str,
-    /// Checks for any row, heads included, of account `$1`, session `$2`.
+    /// SQL that returns whether account `$1` and session `$2` have a row in any table, `head` included.
     pub any: &'static str,
-    /// Lists up to `$1` erased subjects with a row, heads included.
+    /// SQL that lists up to `$1` erased subjects that still have a row in any table, `head` included.
     pub leftovers: &'static str,
 }
 
-/// Declares the tables of a service:
+/// Declares the tables of a service, in the order in which `Erase` deletes from them:
 ///
 /// ```ignore
 /// custody_tables! {
@@ -64,15 +68,17 @@ pub struct Tables {
 /// }
 /// ```
 ///
-/// A row of a table belongs to the account in its column `account_id` and to the session in `session_id`,
-/// unless the declaration says otherwise:
+/// The string before `=>` is the table's name in the contract, the word after it the table. A row belongs to
+/// the account in its column `account_id` and to the session in its column `session_id`, unless the
+/// declaration says otherwise:
 ///
-/// * `agents(account_id)` names the account's column; there is none for sessions.
-/// * `sessions(account_id, id)` names both.
-/// * `turn_events through turns by turn_id`: it belongs to the subject of its row in `turns`, found by `id`.
-/// * `volumes if "state = 'gone'"`: only such rows may be deleted. All are counted.
-///
-/// The tables come in the order in which they are deleted from.
+/// * `head`: the table has the subject's own row. `Erase` does not delete it, `Commit` deletes it last.
+/// * `agents(account_id)` names the column of the account; the rows belong to no session.
+/// * `sessions(account_id, id)` names the columns of the account and of the session.
+/// * `turn_events through turns by turn_id`: a row belongs to the account and session of the row of `turns`
+///   with its `turn_id` as `id`.
+/// * `volumes if "state = 'gone'"`: `Erase` deletes only rows that satisfy the condition; `Verify` counts
+///   all.
 #[macro_export]
 macro_rules! custody_tables {
     (
@@ -105,7 +111,7 @@ macro_rules! custody_tables {
                 )+
                 "0]::bigint[], clock_timestamp()",
             ),
-            // The head first: its key answers for a live subject.
+            // The head comes first: for a live subject Postgres finds that row by its key and skips the rest.
             any: concat!(
                 "SELECT ",
                 $("EXISTS (SELECT FROM ", $crate::custody_rows!(owned $head $head_columns), ") OR ",)?
@@ -126,8 +132,8 @@ macro_rules! custody_tables {
     };
 }
 
-/// The parts from which [`custody_tables!`](crate::custody_tables) puts statements together. A row of the
-/// table is `r`, the row of the parent `o`, the custody row `c`.
+/// Parts of SQL from which [`custody_tables!`](crate::custody_tables) builds its statements. In them `r` is a
+/// row of the table, `o` the row of its parent and `c` the custody row.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! custody_rows {
@@ -178,12 +184,12 @@ macro_rules! custody_rows {
 }
 
 impl Tables {
-    /// Returns the kinds that Erase deletes and Verify counts, as the contract names them.
+    /// Returns the contract's names of the tables that `Erase` deletes from and `Verify` counts.
     pub fn kinds(&self) -> impl Iterator<Item = &'static str> + use<> {
         self.erased.iter().map(|table| table.kind)
     }
 
-    /// Returns whether there is a row of `subject`.
+    /// Returns whether any table, the head included, has a row of `subject`.
     ///
     /// # Errors
     /// [`pg::Error`] if the rows cannot be read.
@@ -192,9 +198,9 @@ impl Tables {
         Ok(sqlx::query_scalar(self.any).bind(account).bind(session).fetch_one(db).await?)
     }
 
-    /// Deletes up to [`ERASE_AT_ONCE`] rows of `subject`, table by table, and adds their numbers to
-    /// `deleted`. Returns whether the end was reached; otherwise it is to be called again, in another
-    /// transaction.
+    /// Deletes up to [`ERASE_AT_ONCE`] rows of `subject`, table by table, and adds the number of each table
+    /// to `deleted`. Returns true if no row that may be deleted is left; if false, the caller commits and
+    /// calls again.
     ///
     /// # Errors
     /// [`pg::Error`] if the rows were not deleted.
@@ -214,7 +220,7 @@ impl Tables {
         Ok(true)
     }
 
-    /// Like [`Self::delete`], for one table.
+    /// Does the same as [`Self::delete`], but only for the table that the contract calls `kind`.
     ///
     /// # Errors
     /// [`pg::Error`] if the rows were not deleted.
@@ -232,10 +238,10 @@ impl Tables {
         Ok(gone < ERASE_AT_ONCE)
     }
 
-    /// Deletes all heads of `subject`.
+    /// Deletes the rows of `subject` in the head's table.
     ///
     /// # Errors
-    /// [`pg::Error`] if the heads were not deleted.
+    /// [`pg::Error`] if the rows were not deleted.
     pub async fn delete_heads(&self, db: &mut PgConnection, subject: Subject) -> Result<(), pg::Error> {
         if let Some(head) = &self.head {
             head.delete(db, subject, i64::MAX, &mut Counts::new()).await?;
@@ -243,8 +249,8 @@ impl Tables {
         Ok(())
     }
 
-    /// Counts the rows of `subject`, table by table, zeros included; returns the time by the database's
-    /// clock.
+    /// Counts the rows of `subject` in each table, zeros included. Also returns the time of the count, by the
+    /// clock of Postgres.
     ///
     /// # Errors
     /// [`pg::Error`] if the rows cannot be counted.
@@ -259,7 +265,7 @@ impl Tables {
         Ok((self.kinds().map(str::to_owned).zip(counts).collect(), at))
     }
 
-    /// Returns up to `limit` erased subjects with rows left. There should be none.
+    /// Returns up to `limit` erased subjects that still have rows. A correct service has none.
     ///
     /// # Errors
     /// [`pg::Error`] if the rows cannot be read.
@@ -267,8 +273,8 @@ impl Tables {
         Ok(sqlx::query_scalar(self.leftovers).bind(limit).fetch_all(db).await?)
     }
 
-    /// Returns the tables that are declared but not annotated as a session's or an account's in the live
-    /// schema, and the tables that are annotated so but not declared.
+    /// Returns the tables by which the declaration and the live schema differ: those that are declared but
+    /// not annotated with the class `session` or `account`, and those that are annotated so but not declared.
     ///
     /// # Errors
     /// [`pg::Error`] if the catalogue cannot be read.
@@ -286,7 +292,7 @@ impl Tables {
 }
 
 impl Table {
-    /// Deletes up to `limit` rows in batches, adds their number to `deleted` and returns it.
+    /// Deletes up to `limit` rows of `subject` in batches, adds their number to `deleted` and returns it.
     async fn delete(
         &self,
         db: &mut PgConnection,

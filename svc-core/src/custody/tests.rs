@@ -1,4 +1,5 @@
-//! Custody against a real Postgres: races first.
+//! Tests custody against a real Postgres: a freeze and the subject's writers, repeated and concurrent steps,
+//! stale epochs, cancellation, and the permissions of the run role.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// A service that knows one session of one account.
+    /// Builds a service that knows one session of one account.
     async fn new() -> Self {
         let db = TestDb::new(&[("chat", &Migrator::DEFAULT)]).await;
         let config = crate::data::pg::PgConfig { max_connections: 12, ..db.config("chat") };
@@ -90,7 +91,8 @@ async fn a_busy_subject_can_still_be_frozen() {
         let (pool, subject) = (at.pool.clone(), at.session);
         writers.spawn(async move {
             let mut written = 0_u32;
-            // Each writer is inside for most of the time, so that there is never a moment without one.
+            // Each of the eight writers holds the row most of the time, so that at every moment some writer
+            // holds it.
             loop {
                 match Tx::for_subject(&pool, subject).await {
                     Ok(tx) => {
@@ -191,7 +193,7 @@ async fn a_step_of_a_stale_epoch_changes_nothing() {
             "{kind:?}"
         );
     }
-    // A step with the same epoch of another purge changes nothing either.
+    // A step of another purge with the same epoch changes nothing either.
     assert_eq!(at.refused(step(at.session, old, 2, StepKind::Erase)).await, Refused::OtherPurge);
     assert_eq!(at.state().await, CustodyState::Frozen);
 }
@@ -218,8 +220,8 @@ async fn a_freeze_after_its_own_thaw_is_refused_without_effect() {
     let at = Fixture::new().await;
     let purge = PurgeId::new();
     let thaw = at.open(step(at.session, purge, 1, StepKind::Thaw)).await;
-    // The purge is canceled before it began, while its freeze is still on its way: the freeze waits for the
-    // row.
+    // The purge is canceled before it began, and its freeze arrives late: the freeze waits for the thaw's
+    // lock.
     let late = begin(&at.pool, step(at.session, purge, 1, StepKind::Freeze));
     tokio::pin!(late);
     assert!(timeout(Duration::from_millis(300), &mut late).await.is_err(), "it overtook the thaw");
@@ -250,7 +252,7 @@ async fn an_erased_subject_stays_erased() {
     at.open(at_step(StepKind::Erase)).await.pause().await.unwrap();
     assert_eq!(at.refused(at_step(StepKind::Thaw)).await, Refused::ErasureStarted);
     at.done(at_step(StepKind::Erase)).await;
-    // The first read-back finds residue: the answer of Erase no longer counts.
+    // The first `Verify` finds residue, so the answer of `Erase` is no longer valid.
     at.open(at_step(StepKind::Verify)).await.found_residue().await.unwrap();
     assert_eq!(at.refused(at_step(StepKind::Commit)).await, Refused::NotVerified);
     at.done(at_step(StepKind::Erase)).await;
@@ -264,7 +266,7 @@ async fn an_erased_subject_stays_erased() {
         let error = tx.unwrap_err();
         assert!(matches!(error, pg::Error::SubjectNotFound { erased: true, .. }), "{error:?}");
     }
-    // The account is not erased, and the list tells the two apart.
+    // Only the session is erased, so the list still contains the account.
     let listed = list(&mut at.pool.acquire().await.unwrap(), None, 10).await.unwrap();
     assert_eq!(listed, [Subject::Account { account: at.account }]);
 }

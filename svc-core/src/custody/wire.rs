@@ -1,5 +1,4 @@
-//! Custody on the wire: the parts of `steward.custody.v1` that every custodian reads and writes in the same
-//! way.
+//! Conversions of the messages of `steward.custody.v1` that every service makes in the same way.
 
 use steward_proto::custody::v1 as proto;
 use tonic::{Request, Status};
@@ -18,7 +17,7 @@ use crate::{
 /// The only service that may call a custodian.
 const CALLER: &str = "purge-svc";
 
-/// Returns the message of a request from purge-svc.
+/// Returns the message of a request if purge-svc sent it.
 ///
 /// # Errors
 /// `PERMISSION_DENIED` for every other caller.
@@ -30,10 +29,10 @@ pub fn from_purge<T>(request: Request<T>) -> Result<T, Status> {
     Err(to_status(&auth::Error::Denied(caller.subject_id.clone())))
 }
 
-/// Reads the step of a request of this kind.
+/// Converts the step of a request into a [`Step`] of this kind.
 ///
 /// # Errors
-/// [`Invalid`] names the field.
+/// [`Invalid`] names the field that is missing or wrong.
 pub fn step(step: Option<proto::Step>, kind: StepKind) -> Result<Step, Invalid> {
     let step = step.ok_or_else(|| Invalid::new("step", "is required"))?;
     let purge_id = PurgeId::parse("step.purge_id", &step.purge_id)?;
