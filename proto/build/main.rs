@@ -1,5 +1,5 @@
-//! Builds the contract: protox (no protoc) makes the descriptor set; from it come the prost and tonic code
-//! and the checks of field rules.
+//! Builds the contract with protox, so that no protoc is needed: the descriptor set, the code of prost and
+//! tonic, and the checks of field rules.
 
 mod rules;
 
@@ -22,13 +22,14 @@ fn main() -> Result {
 
     let mut compiler = protox::Compiler::new([&root])?;
     compiler.include_imports(true).include_source_info(true).open_files(&files)?;
-    // Encoded by protox itself: prost_types would lose the custom options (auth, http, sse, rules).
+    // protox encodes the set, because prost_types would lose the custom options (auth, http, sse, rules).
     let descriptors = compiler.encode_file_descriptor_set();
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("contract.binpb"), &descriptors)?;
     fs::write(out.join("rules.rs"), rules::generate(&compiler.descriptor_pool())?)?;
 
-    // Ordered maps give a request one encoding: idempotency keys compare requests by its hash.
+    // Maps are ordered, so that equal requests have equal bytes: an idempotency key stores a hash of them, by
+    // which a service recognizes that the key is used for another request.
     tonic_prost_build::configure()
         .bytes(".")
         .btree_map(".")

@@ -1,5 +1,5 @@
-//! Generates `impl Check` (see `src/rules.rs`) for every message of a request from the rules beside its
-//! fields.
+//! Generates `impl Check` (see `src/rules.rs`) for every message that a request contains, from the rules of
+//! its fields in the contract.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use protox::prost_reflect::{
 
 use super::Result;
 
-/// Texts for patterns that a caller does not understand at a glance.
+/// Problem texts for patterns that are hard to read.
 const PATTERNS: [(&str, &str); 8] = [
     ("^[A-Za-z0-9_-]*$", "is not a token of this listing"),
     ("^[A-Za-z0-9_.:/-]{1,128}$", "must be 1 to 128 of [A-Za-z0-9_.:/-]"),
@@ -27,10 +27,12 @@ const PATTERNS: [(&str, &str); 8] = [
     ),
 ];
 
-/// The condition under which a value breaks a rule, as Rust over `value`, and the problem it then has.
+/// A condition in Rust, over the variable `value`, that is true if the value breaks a rule, and the text of
+/// the problem.
 type Broken = (String, String);
 
-/// The checks of every message that a request of a Steward service may hold.
+/// Returns the Rust code of the checks: for every message in a request of a Steward service, and empty checks
+/// for the responses.
 pub fn generate(pool: &DescriptorPool) -> Result<String> {
     let find = |name: &str| pool.get_extension_by_name(name).ok_or(format!("{name} is not declared"));
     let mut generator = Generator {
@@ -64,7 +66,7 @@ pub fn generate(pool: &DescriptorPool) -> Result<String> {
 struct Generator {
     field: ExtensionDescriptor,
     oneof: ExtensionDescriptor,
-    /// Names of the statics that hold compiled patterns.
+    /// The pattern of each generated static, with the name of that static.
     patterns: BTreeMap<String, String>,
 }
 
@@ -100,7 +102,8 @@ impl Generator {
         Ok(code)
     }
 
-    /// Checks `value`, a field as prost declares it, at `at`.
+    /// Returns the code that checks a field. In it, `value` is the field as prost declares it, which is an
+    /// `Option` if the field tracks presence, and `at` is its place.
     fn field(&mut self, field: &FieldDescriptor) -> Result<String> {
         if !field.supports_presence() {
             return self.value(field);
@@ -118,7 +121,8 @@ impl Generator {
         })
     }
 
-    /// Checks `value`, a field that is set, at `at`.
+    /// Returns the code that checks a field that is set. In it, `value` is the field's value and `at` its
+    /// place.
     fn value(&mut self, field: &FieldDescriptor) -> Result<String> {
         let rules = self.rules(field);
         let mut broken = Vec::new();
@@ -212,7 +216,7 @@ impl Generator {
         Ok(())
     }
 
-    /// Rules of an item, key or value.
+    /// Returns the rules of an item, key or value, each as the condition that breaks it.
     fn each(&mut self, kind: &Kind, rules: &DynamicMessage) -> Result<Vec<Broken>> {
         let mut broken = Vec::new();
         for (part, rule) in rules.fields() {
@@ -253,7 +257,8 @@ impl Generator {
                     let texts = strings(texts);
                     let problem = match texts.len() {
                         0..=4 => format!("must be one of {}", texts.join(", ")),
-                        // Every item of a list may have this problem.
+                        // Does not list them, because each item of a list may have this problem and the text
+                        // would be long.
                         many => format!("must be one of the {many} values that the contract lists"),
                     };
                     (format!("!{texts:?}.contains(&value.as_str())"), problem)
@@ -290,7 +295,7 @@ impl Generator {
         extension(&field.options(), &self.field)
     }
 
-    /// Whether a field of the message, or of a message in it, has a rule.
+    /// Returns whether a field of the message, or of a message in it, has a rule.
     fn has_rules(&self, message: &MessageDescriptor, seen: &mut BTreeSet<String>) -> bool {
         seen.insert(message.full_name().to_owned())
             && (message.oneofs().any(|oneof| extension(&oneof.options(), &self.oneof).is_some())
@@ -301,7 +306,7 @@ impl Generator {
     }
 }
 
-/// The condition under which a number or duration lies out of its bounds.
+/// Returns the condition under which a number or duration is out of its bounds.
 fn range(least: Option<Value>, most: Option<Value>) -> Option<Broken> {
     let is_duration = [&least, &most].into_iter().flatten().any(|bound| bound.as_message().is_some());
     let value = if is_duration { "nanos(value)" } else { "*value" };
@@ -321,7 +326,7 @@ fn range(least: Option<Value>, most: Option<Value>) -> Option<Broken> {
     })
 }
 
-/// Nanoseconds in the largest unit of which they are a multiple.
+/// Writes a duration in the largest unit of which it is a whole multiple.
 fn time(nanos: i128) -> String {
     const UNITS: [(i128, &str); 5] = [
         (86_400_000_000_000, "days"),
@@ -335,7 +340,7 @@ fn time(nanos: i128) -> String {
     format!("{} {name}", nanos / length)
 }
 
-/// A bound as an integer; of a duration, its nanoseconds.
+/// Returns a bound as an integer; the bound of a duration in nanoseconds.
 fn number(bound: Value) -> i128 {
     let field = |name: &str| {
         let value =
@@ -350,7 +355,8 @@ fn number(bound: Value) -> i128 {
     }
 }
 
-/// `if … else if … else`, one branch a rule; `then` is done when no rule is broken.
+/// Chains the rules to `if … else if … else`, so that only the first broken rule is reported; `then` runs if
+/// none is broken.
 fn chain(broken: &[Broken], then: &str) -> String {
     let mut branches: Vec<_> = broken
         .iter()
@@ -362,7 +368,7 @@ fn chain(broken: &[Broken], then: &str) -> String {
     branches.join(" else ")
 }
 
-/// The condition under which `value` is what a field has that is not set, or the opposite.
+/// Returns the condition that `value` is the default value of the field, or, without `is`, that it is not.
 fn is_zero(field: &FieldDescriptor, is: bool) -> String {
     let number = |zero: &str| format!("*value {} {zero}", if is { "==" } else { "!=" });
     match field.kind() {
@@ -399,7 +405,7 @@ fn real_oneof(field: &FieldDescriptor) -> Option<String> {
     field.containing_oneof().filter(|oneof| !oneof.is_synthetic()).map(|oneof| oneof.name().to_owned())
 }
 
-/// The message and every message in it, except Google's.
+/// Collects the message and every message in it, except Google's.
 fn reach(message: &MessageDescriptor, reached: &mut BTreeMap<String, MessageDescriptor>) {
     let name = message.full_name().to_owned();
     let seen = reached.contains_key(&name) || message.is_map_entry() || name.starts_with("google.");
@@ -412,12 +418,13 @@ fn reach(message: &MessageDescriptor, reached: &mut BTreeMap<String, MessageDesc
     }
 }
 
-/// The Rust path of a type: `crate::chat::v1::Turn` for `steward.chat.v1.Turn`.
+/// Returns the Rust path of a type: `crate::chat::v1::Turn` for `steward.chat.v1.Turn`.
 fn path(full_name: &str) -> String {
     full_name.replacen("steward", "crate", 1).replace('.', "::")
 }
 
-/// The last part of a path as a module: `crate::purge::v1::set_hold_request`.
+/// Turns the last part of a path into the name of a module, where prost puts the oneofs of a message:
+/// `crate::purge::v1::set_hold_request`.
 fn snake(path: &str) -> String {
     let (module, name) = path.rsplit_once("::").unwrap_or_default();
     let snake = name.chars().enumerate().fold(String::new(), |mut snake, (at, c)| {

@@ -1,9 +1,8 @@
 //! The field rules of the contract (`buf.validate`), checked on every request that a gRPC server decodes.
 //!
-//! `build/rules.rs` generates one [`Check`] for each message from the rules beside its fields.
-//! [`CheckedCodec`] is the codec of every generated client and server, so a request that breaks a rule
-//! reaches no handler, whether it comes alone or on a stream. Rules stand on requests only: the checks of
-//! responses are empty.
+//! `build/rules.rs` generates one [`Check`] for each message from the rules of its fields. [`CheckedCodec`]
+//! is the codec of every generated client and server, so no handler gets a request that breaks a rule,
+//! neither a single request nor one on a stream. Only requests have rules: the checks of responses are empty.
 
 use std::{fmt, marker::PhantomData};
 
@@ -22,7 +21,8 @@ pub trait Check {
     fn check(&self, _at: &Place<'_>, _found: &mut Violations) {}
 }
 
-/// The place of a field in a request. It borrows what it is made of: only a violation allocates.
+/// The place of a field in a request. It borrows its parts, so that it allocates only when a violation is
+/// reported.
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'a> {
     above: Option<&'a Place<'a>>,
@@ -63,7 +63,8 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-/// Maximum violations of one refusal; because its status must fit into the headers of HTTP/2.
+/// Maximum violations in one refusal, because its status is sent in HTTP/2 headers, which are limited in
+/// size.
 const MAX_VIOLATIONS: usize = 8;
 
 /// The fields of one request that break a rule, at most [`MAX_VIOLATIONS`] of them.
@@ -74,12 +75,13 @@ pub struct Violations {
 }
 
 impl Violations {
-    /// Whether more fields break a rule than a refusal lists: what is left need not be checked.
+    /// Whether more fields break a rule than a refusal lists. The remaining fields need not be checked.
     pub fn is_full(&self) -> bool {
         self.more
     }
 
-    /// `problem` completes a sentence that begins with the field's name.
+    /// Adds a violation of the field at `at`. `problem` completes a sentence that begins with the field's
+    /// name.
     pub fn add(&mut self, at: Place<'_>, problem: &'static str) {
         if self.listed.len() < MAX_VIOLATIONS {
             self.listed.push(FieldViolation::new(at.to_string(), problem));
@@ -88,7 +90,7 @@ impl Violations {
         }
     }
 
-    /// INVALID_ARGUMENT with the fields in its details, if there are any.
+    /// Returns INVALID_ARGUMENT with the violations in its details, if there are any.
     fn into_result(self) -> Result<(), Status> {
         if self.listed.is_empty() {
             return Ok(());
@@ -121,7 +123,7 @@ pub fn is_uuid(text: &str) -> bool {
         })
 }
 
-/// Nanoseconds of a duration, comparable whatever the signs of its parts.
+/// Returns a duration in nanoseconds.
 pub fn nanos(duration: &prost_types::Duration) -> i128 {
     i128::from(duration.seconds) * 1_000_000_000 + i128::from(duration.nanos)
 }
