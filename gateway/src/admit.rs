@@ -35,8 +35,9 @@ pub(crate) const JSON: &str = "application/json";
 #[derive(Debug, Clone)]
 pub(crate) struct Admission {
     tokens: Arc<dyn TokenResolver>,
-    /// Resolves the tokens of streams. The time in this cache plus the period of a stream's checks is at most
-    /// `TOKEN_TTL`.
+    /// Resolves the tokens of streams while they are open. It caches a result for `streams.recheck`, and each
+    /// stream checks its token with that period: together at most `TOKEN_TTL`, within which a revocation must
+    /// take effect.
     fresh_tokens: Arc<dyn TokenResolver>,
     rate: RateLimiter,
     concurrency: Concurrency,
@@ -46,14 +47,14 @@ pub(crate) struct Admission {
 
 #[derive(Debug)]
 pub(crate) struct Admitted {
-    /// The caller; `None` if the method is public.
+    /// The caller with its credential; `None` if the method is public.
     pub(crate) caller: Option<(Principal, Credential)>,
-    /// Counts the request until it is dropped.
+    /// The request counts against the limits until this permit is dropped.
     pub(crate) permit: RequestPermit,
 }
 
 impl Admission {
-    /// Builds the checks. They resolve a token with `tokens` unless its principal is cached.
+    /// Builds the checks. `tokens` resolves a token whenever its principal is not in the cache.
     pub(crate) fn new(config: &Config, tokens: Arc<dyn TokenResolver>, rate: RateLimiter) -> Self {
         let cached = config.tokens.remembered;
         Self {
@@ -66,7 +67,8 @@ impl Admission {
         }
     }
 
-    /// Admits the caller that sent `headers`. Writes its rate limit into `answer`, also when it is refused.
+    /// Admits the caller that sent `headers`. Writes the rate limit's headers into `answer`, also if the
+    /// caller is refused later.
     ///
     /// # Errors
     /// 401 without a valid token, 403 if the method does not serve the caller, 429 if the caller exceeds a
@@ -92,10 +94,10 @@ impl Admission {
         Ok(Admitted { caller: Some((principal, credential)), permit })
     }
 
-    /// Counts a stream until the permit is dropped.
+    /// Counts a stream against the limits until the returned permit is dropped.
     ///
     /// # Errors
-    /// 429 if the caller has too many streams, 503 if the gateway has.
+    /// 429 if the caller has too many streams, 503 if the process has too many.
     pub(crate) fn stream(&self, principal: Option<&Principal>) -> Result<StreamPermit, Problem> {
         self.concurrency.stream(principal)
     }

@@ -1,8 +1,8 @@
-//! The HTTP edge: one generic HTTP API for every RPC of the contract.
+//! The gateway: the public HTTP API, with one generic implementation for every RPC of the contract.
 //!
-//! The gateway authenticates callers, limits them, turns HTTP/JSON into gRPC and back, and streams events. It
-//! stores nothing durable, and leaves every business decision to the services. Any number of gateways run
-//! side by side; they share only the rate limits in Redis, and run without it.
+//! It authenticates callers, limits them, turns HTTP/JSON into gRPC and back, and streams events. It stores
+//! nothing durable, and leaves every business decision to the services. Any number of gateways run side by
+//! side; they share only the rate limits in Redis, and work without Redis.
 //!
 //! | Module | Contents |
 //! |---|---|
@@ -14,7 +14,7 @@
 //! | `stack`, `layer` | the layers around every request |
 //! | `server` | the public listener and its connections |
 //! | `openapi` | the API's description, made from the table |
-//! | `service` | start-up: the only place that wires and spawns |
+//! | `service` | start-up: builds all parts and spawns their tasks |
 
 #![cfg_attr(not(feature = "test-util"), expect(unreachable_pub, reason = "`testing` exports these items"))]
 

@@ -1,9 +1,8 @@
 //! Writes the OpenAPI 3.1 document as a pure function of the [`Table`], so it describes exactly the routes
 //! that are served.
 //!
-//! Descriptions are the contract's own comments. `gateway/openapi.json` is this document of the present
-//! contract, kept in the repository so that a review shows every change of the HTTP API; a test compares the
-//! two.
+//! Descriptions are the contract's own comments. `gateway/openapi.json` is this document for the current
+//! contract; it is committed so that a review shows every change of the HTTP API. A test compares the two.
 
 mod comments;
 mod rules;
@@ -181,8 +180,8 @@ fn query_parameters(route: &Route) -> Vec<FieldPath> {
             match field.kind().as_message() {
                 _ if taken => {}
                 _ if text::is_text(&field) && !field.is_map() => found.push(path),
-                // Deeper fields are served too, but not listed, because a message within itself has no end of
-                // them.
+                // Deeper fields may be used too, but are not listed, because a message that contains itself
+                // has no end of them.
                 Some(inner) if !field.is_list() && !field.is_map() && depth < 2 => {
                     open.push((name, inner.clone(), depth + 1));
                 }
@@ -200,7 +199,7 @@ fn body(route: &Route, schemas: &mut Schemas<'_>) -> Option<Value> {
         BodyRule::Whole => schemas.message_without(&route.rpc.input(), &route.variables),
         BodyRule::Field(field) => schemas.input(field),
     };
-    // A body is optional if it needs no field besides the fields of the path.
+    // A body is optional if it has no required field besides those that the path fills.
     let by_path = |field: &FieldDescriptor| route.variables.iter().any(|v| v.fields().first() == Some(field));
     let required = match &route.body {
         BodyRule::None => false,

@@ -2,8 +2,8 @@
 //!
 //! `code` identifies the cause for programs, `retryable` says whether the same request may succeed later,
 //! `Retry-After` says after how many seconds (429 and 503 always have it), and `errors` lists the invalid
-//! fields. A caller reads only a text that a Steward service wrote for callers. The texts of transports,
-//! drivers and defects are only logged.
+//! fields. A caller gets only texts that a Steward service wrote for callers. Texts of transports, drivers
+//! and defects are only logged.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -19,7 +19,7 @@ pub(crate) const MEDIA_TYPE: &str = "application/problem+json";
 /// The `type` of a problem is this prefix and the code.
 pub(crate) const TYPE_PREFIX: &str = "urn:steward:problem:";
 
-/// Retry-After of a 429 or 503 if the service gave none.
+/// Retry-After of a 429 or 503 if the service did not send one.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The error response of a request, without the request id.
@@ -44,7 +44,7 @@ pub(crate) struct Problem {
 pub(crate) struct FieldProblem {
     /// Path of the field, such as `turn.input`.
     pub(crate) field: String,
-    /// Completes the sentence "`field` …".
+    /// Completes the sentence "`field` …", as in "must be a UUID".
     pub(crate) detail: Cow<'static, str>,
 }
 
@@ -105,7 +105,7 @@ impl Problem {
         Self::new(ErrorKind::NotFound, "ROUTE_NOT_FOUND", "there is nothing at this path")
     }
 
-    /// Builds the problem of a method that the path does not serve; it serves `allowed`.
+    /// Builds the problem of a method that the path does not serve; `allowed` are the methods that it serves.
     pub(crate) fn method_not_allowed(allowed: &[Method]) -> Self {
         let allow = allowed.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
         let detail = format!("this path serves {allow}");
@@ -132,7 +132,7 @@ impl Problem {
         self
     }
 
-    /// Writes the body as one line of JSON.
+    /// Returns the body, one line of JSON.
     pub(crate) fn document(&self, request_id: &str) -> String {
         let document = Document {
             r#type: format!("{TYPE_PREFIX}{}", self.code),
@@ -149,7 +149,7 @@ impl Problem {
         serde_json::to_string(&document).unwrap_or_default()
     }
 
-    /// Returns whole seconds, rounded up: a retry before the time would only fail again.
+    /// Returns whole seconds, rounded up, because a retry before the time would only fail again.
     fn retry_after_seconds(&self) -> Option<u64> {
         let must = matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
         let after = self.retry_after.or(must.then_some(DEFAULT_RETRY_AFTER))?;
@@ -171,7 +171,8 @@ impl Problem {
     }
 }
 
-/// The problem is an extension of the response until `layer/problems.rs` writes it with the request id.
+/// Puts the problem into an extension of the response; `layer/problems.rs` takes it out and writes the body
+/// with the request id.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();
@@ -180,13 +181,13 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Turns a gRPC status into a problem; no other place does.
+/// Turns a gRPC status into a problem. This is the only place that does so.
 impl From<Status> for Problem {
     fn from(status: Status) -> Self {
         let info = status.get_details_error_info().filter(|info| info.domain == error::DOMAIN);
         let kind = kind_of(&status, info.is_some());
         let row = kind.row();
-        // Without Steward's details the text is from a transport or a library: it may contain hosts and
+        // Without Steward's details the text is from a transport or a library, and may contain hosts and
         // paths.
         let public = info.is_some() && kind != ErrorKind::Internal;
         let code = match info {
@@ -243,7 +244,7 @@ fn kind_of(status: &Status, steward: bool) -> ErrorKind {
         Code::Unavailable | Code::Cancelled => ErrorKind::Unavailable,
         Code::ResourceExhausted => ErrorKind::ResourceExhausted,
         Code::DeadlineExceeded => ErrorKind::DeadlineExceeded,
-        // Every error of a Steward service has details, so a library made this one.
+        // Every error of a Steward service has details, so this one was made by a library.
         Code::Ok
         | Code::Unknown
         | Code::InvalidArgument
@@ -260,7 +261,7 @@ fn kind_of(status: &Status, steward: bool) -> ErrorKind {
     }
 }
 
-/// Whether the channel's own timeout ended the call; its status code is `Cancelled` then.
+/// Returns whether the channel's own timeout ended the call, which gives the status code `Cancelled`.
 fn is_timeout(status: &Status) -> bool {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {

@@ -9,8 +9,8 @@ use http::Method;
 
 use crate::problem::Problem;
 
-/// Refuses a method that a route here does not serve. The answer names GET; a route that serves another
-/// method sets its own answer.
+/// Refuses a method that a route of this module does not serve. The answer allows GET and HEAD; a route that
+/// serves another method has its own fallback.
 pub(crate) async fn method_not_allowed() -> Response {
     Problem::method_not_allowed(&[Method::GET, Method::HEAD]).into_response()
 }

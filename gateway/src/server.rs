@@ -3,8 +3,8 @@
 //! TLS and HTTP/2 are the job of a load balancer in front of the gateway. A request's head is limited in size
 //! and time; a connection that is idle for the same time is closed; the kernel detects dead peers. At a stop
 //! the listener stays open for `drain_delay`, so that load balancers see that the gateway is not ready. Then
-//! it accepts no connection, ends streams, lets running requests finish and closes idle connections. The
-//! process's grace period limits all of this.
+//! the gateway accepts no connection, ends streams, lets running requests finish and closes idle connections.
+//! The process's grace period limits the time for all of this.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -48,7 +48,7 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let _closed = stop.closed.drop_guard();
     let slots = Arc::new(Semaphore::new(config.max));
-    // The set ends its connections when this task ends.
+    // Dropping the set, when this task ends, ends its connections.
     let mut connections = JoinSet::new();
     let closing = async {
         stop.soft.cancelled().await;

@@ -1,4 +1,4 @@
-//! Starts the gateway; no other file builds its parts and spawns its tasks.
+//! Starts the gateway: builds its parts and spawns their tasks; no other file does.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
@@ -31,8 +31,8 @@ use crate::{
     transcode::{Transcoder, call::Upstreams},
 };
 
-/// Each service's short name, in the contract and the configuration, and its full name, the audience of
-/// assertions.
+/// Each service's short name, used in the contract and the configuration, and its full name, which is the
+/// audience of assertions.
 const SERVICES: [(&str, &str); 4] =
     [("chat", "chat-svc"), ("sandbox", "sandbox-svc"), ("registry", "registry-svc"), ("purge", "purge-svc")];
 
@@ -54,7 +54,7 @@ pub struct Deps {
     /// Clock for the times in assertions.
     pub clock: SharedClock,
     pub metrics: Metrics,
-    /// Resolves API tokens; `None` is registry-svc.
+    /// Resolves API tokens; `None` asks registry-svc.
     pub tokens: Option<Arc<dyn TokenResolver>>,
 }
 
@@ -135,7 +135,8 @@ impl Gateway {
         let peers = upstreams.peers().map(|(name, peer)| (name.to_owned(), peer.clone())).collect();
         let readiness = Readiness::watch(peers, lifecycle);
         let document = routes::openapi::Document(Bytes::from(openapi::document(&table).to_string()));
-        // Fires when the listener closes. Streams end then, not when the gateway stops being ready.
+        // Fires when the listener closes; open streams then end. They do not end earlier, when the gateway
+        // only stops being ready.
         let drain = CancellationToken::new();
         let transcoder = Transcoder::new(table, admission, upstreams, config.streams, drain.clone());
         let router = stack::public(transcoder, readiness.clone(), document, a2a, &config.cors.origins);

@@ -36,7 +36,7 @@ pub(crate) fn public(
     layers(router, origins)
 }
 
-/// Each `layer` call wraps the ones above it, so a request passes the last one first.
+/// Adds the layers. Each `layer` call wraps the ones above it, so a request passes the last one first.
 fn layers(router: Router, origins: &[Origin]) -> Router {
     router
         // Answers preflight requests of browsers.

@@ -2,8 +2,8 @@
 //!
 //! A route is one HTTP binding of one RPC: method and path template, the fields that the body, the path
 //! variables and `Last-Event-ID` fill, the permitted callers, the service, and the form of the answer. The
-//! table is immutable. A binding that the gateway cannot serve is an [`Error`] at start, so that a request
-//! never finds one. RPCs without `google.api.http` have no route; they are available over gRPC alone.
+//! table is immutable. A binding that the gateway cannot serve is an [`Error`] at start, so that no request
+//! can meet it. RPCs without `google.api.http` have no route; they are available over gRPC only.
 
 mod options;
 mod router;
@@ -28,7 +28,7 @@ pub(crate) use self::{
     template::Template,
 };
 
-/// Why a contract cannot be served. `rpc`, `first` and `second` are full names of methods.
+/// The reason why a contract cannot be served. `rpc`, `first` and `second` are full names of methods.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("descriptor set does not decode")]
@@ -101,8 +101,8 @@ impl Table {
         for rpc in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
             let unservable = |problem| Error::Unservable { rpc: rpc.full_name().to_owned(), problem };
             let auth = options.auth(&rpc).map_err(unservable)?;
-            // Every method needs the option, also one without an HTTP binding: without it nothing says who
-            // may call.
+            // Every method needs the option, also one without an HTTP binding: otherwise nothing says who may
+            // call it.
             let auth = auth.ok_or_else(|| Error::AuthMissing { rpc: rpc.full_name().to_owned() })?;
             for binding in options.bindings(&rpc).map_err(unservable)? {
                 routes.push(Arc::new(route(&options, &rpc, auth.clone(), binding).map_err(unservable)?));
@@ -152,7 +152,7 @@ impl Table {
     /// Finds the route of a request. `path` is still percent-encoded.
     ///
     /// # Errors
-    /// [`NoMatch`] tells an unknown path from a known path with other methods.
+    /// [`NoMatch`]: no route has this path, or only routes of other methods have it.
     pub(crate) fn find<'t, 'p>(&'t self, method: &Method, path: &'p str) -> Result<Matched<'t, 'p>, NoMatch> {
         self.router.find(&self.routes, method, path)
     }

@@ -1,5 +1,5 @@
-//! The transcoder: turns one HTTP request into one RPC and back, for every route of the table, without code
-//! for single RPCs.
+//! The transcoder: turns one HTTP request into one RPC and the answer back into HTTP. The same code serves
+//! every route of the table.
 //!
 //! match ([`Table::find`]) → admit ([`crate::admit`]) → decode ([`decode`]) → call ([`call`]) → encode
 //! ([`json`], [`sse`]). Every step fails with a [`Problem`]. The body is read after admission, and the
@@ -45,7 +45,7 @@ struct Inner {
 }
 
 impl Transcoder {
-    /// Serves the routes of `table`; `drain` ends the streams.
+    /// Builds a transcoder for the routes of `table`; firing `drain` ends its streams.
     pub(crate) fn new(
         table: Table,
         admission: Admission,
@@ -101,7 +101,7 @@ impl Inner {
             body: &body,
         };
         let message = decode::decode(route, input)?;
-        // Frees the memory: the message has its own copy.
+        // Frees the body's memory: the message has its own copy.
         drop(body);
         match &route.answer {
             Answer::Json => {

@@ -32,14 +32,14 @@ pub(crate) enum RequestClass {
     Long,
 }
 
-/// Counts a request until it is dropped.
+/// The request counts against its limits until this permit is dropped.
 #[derive(Debug)]
 pub(crate) struct RequestPermit {
     _permit: OwnedSemaphorePermit,
     caller: Option<CallerPermit>,
 }
 
-/// Counts a stream until it is dropped.
+/// The stream counts against its limits until this permit is dropped.
 #[derive(Debug)]
 pub(crate) struct StreamPermit {
     _permit: OwnedSemaphorePermit,
@@ -56,7 +56,7 @@ impl Concurrency {
         }
     }
 
-    /// Counts a request of the process.
+    /// Counts a request against the limit of the process.
     ///
     /// # Errors
     /// 503 at the limit.
@@ -65,8 +65,8 @@ impl Concurrency {
         Ok(RequestPermit { _permit: permit, caller: None })
     }
 
-    /// Counts a request for the account of `principal`; an account and its agents share a limit. A principal
-    /// without an account has a limit of its own.
+    /// Counts a request against the limit of the account of `principal`; an account and its agents share a
+    /// limit. A principal without an account has a limit of its own.
     ///
     /// # Errors
     /// 429 at the limit.
@@ -90,7 +90,8 @@ impl Concurrency {
         Ok(())
     }
 
-    /// Counts a stream of the process and of `principal`. All callers of public streams share a limit.
+    /// Counts a stream against the limits of the process and of `principal`. All callers of public streams
+    /// share a limit.
     ///
     /// # Errors
     /// 503 at the limit of the process, 429 at the limit of the principal.
@@ -116,7 +117,7 @@ struct CallerLimit {
     max: usize,
 }
 
-/// Counts one of a caller's requests or streams until it is dropped.
+/// One of a caller's requests or streams, which counts against its limit until this permit is dropped.
 #[derive(Debug)]
 struct CallerPermit {
     caller: String,
@@ -128,7 +129,7 @@ impl CallerLimit {
         Self { held: Arc::default(), max }
     }
 
-    /// Counts one more for `caller`; `None` at the limit.
+    /// Counts one more for `caller`, unless it is at the limit: then returns `None`.
     fn take(&self, caller: String) -> Option<CallerPermit> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let count = held.entry(caller.clone()).or_default();

@@ -1,7 +1,8 @@
 //! The rate limit: one token bucket in Redis for each principal, shared by every replica.
 //!
-//! While Redis does not answer, each process counts in buckets of its own: a caller then gets at most the
-//! limit times the number of replicas. The metric `gateway.rate_limit.local` counts such requests.
+//! While Redis does not answer, each process uses buckets in its own memory, so a caller gets at most the
+//! limit times the number of replicas. The metric `gateway.rate_limit.local` counts requests that were
+//! limited in this way.
 
 use std::{
     sync::{Arc, LazyLock, Mutex, PoisonError},
@@ -30,7 +31,8 @@ use crate::{
     problem::Problem,
 };
 
-/// Maximum buckets in this process's memory; the least recently used is dropped, and then counts as full.
+/// Maximum buckets in this process's memory. At this number the cache evicts one that is used rarely; its
+/// caller then starts again with a full bucket.
 const MAX_LOCAL: u64 = 100_000;
 
 /// Keys of the buckets in Redis.
@@ -56,7 +58,7 @@ type Key = [u8; 32];
 impl RateLimiter {
     pub(crate) fn new(config: &RateLimitConfig, redis: Redis) -> Self {
         let policy = Policy { per_second: config.per_second, burst: config.burst };
-        // After this time an unused bucket is full, and can be dropped.
+        // After this time an unused bucket is full, so the cache can drop it: a new bucket is full too.
         let fills_in = Duration::from_secs_f64(f64::from(policy.burst) / f64::from(policy.per_second));
         let idle = fills_in + Duration::from_secs(1);
         Self {

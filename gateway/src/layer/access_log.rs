@@ -18,7 +18,7 @@ use crate::table::Route;
 #[derive(Debug, Clone)]
 pub(crate) struct MatchedRoute(pub(crate) Arc<Route>);
 
-/// Logs and measures when the response begins. The end of a stream is logged by the stream.
+/// Logs and measures when the response begins. The end of a stream is logged in `transcode/sse.rs`.
 pub(crate) async fn layer(State(duration): State<Histogram<f64>>, request: Request, next: Next) -> Response {
     let start = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
@@ -39,7 +39,8 @@ pub(crate) async fn layer(State(duration): State<Histogram<f64>>, request: Reque
     response
 }
 
-/// Methods that HTTP does not define share one label.
+/// Returns the method as a label. Methods that HTTP does not define share one label, because callers could
+/// make any number of them.
 fn label(method: &http::Method) -> &'static str {
     match *method {
         http::Method::GET => "GET",

@@ -1,4 +1,4 @@
-//! Lets browser applications call, if the configuration lists their origin.
+//! Lets browser applications call the API if the configuration lists their origin.
 //!
 //! An application must set the token header itself; the gateway reads no cookie, so a browser never adds a
 //! credential on its own.

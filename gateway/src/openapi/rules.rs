@@ -74,7 +74,7 @@ fn print_string(rules: &StringRules, required: bool, schema: &mut Value) {
     if required && rules.well_known.is_none() {
         schema["minLength"] = 1.into();
     }
-    // A character has at least one byte.
+    // A character has at least one byte, so a limit of bytes is also one of characters.
     if let Some(most) = rules.max_len.or(rules.max_bytes) {
         schema["maxLength"] = most.into();
     }
@@ -104,8 +104,8 @@ fn escape(text: &str) -> String {
         .collect()
 }
 
-/// Matches durations between two bounds, as JSON writes them. Only whole seconds are exact as an upper bound,
-/// and only powers of ten up to a second as a lower one.
+/// Returns a pattern that matches durations between two bounds, as JSON writes them. The pattern is exact
+/// only if the upper bound is in whole seconds and the lower one is 0 or a power of ten up to a second.
 fn durations(least: i128, most: Option<i128>) -> String {
     let most = most.map_or(MAX_SECONDS, |most| most / SECOND);
     let mut whole = numbers(most);
@@ -121,7 +121,7 @@ fn durations(least: i128, most: Option<i128>) -> String {
     format!("^(({})(\\.[0-9]{{1,9}})?|{})s$", whole.join("|"), forms.join("|"))
 }
 
-/// Matches the numbers from 1 up to, but without, `most`.
+/// Returns patterns that together match the numbers from 1 to `most` - 1.
 fn numbers(most: i128) -> Vec<String> {
     let digits = most.to_string();
     let mut forms = Vec::new();

@@ -41,7 +41,7 @@ impl<'c> Schemas<'c> {
         }
         let name = component(message.full_name());
         if !self.done.contains_key(&name) {
-            // Reserves a place first, because a message may contain itself.
+            // Reserves the name first, because a message may contain itself.
             self.done.insert(name.clone(), Value::Null);
             let schema = self.message_without(message, &[]);
             self.done.insert(name.clone(), schema);
@@ -49,7 +49,7 @@ impl<'c> Schemas<'c> {
         json!({ "$ref": format!("#/components/schemas/{name}") })
     }
 
-    /// Returns the fields of a message, without the ones that the path fills.
+    /// Returns the schema of a message's fields, without the fields that the path fills.
     pub(super) fn message_without(&mut self, message: &MessageDescriptor, taken: &[FieldPath]) -> Value {
         let of_request = self.in_requests.contains(message.full_name());
         let mut properties = Map::new();

@@ -12,7 +12,7 @@ fn table() -> Table {
     Table::decode(steward_proto::DESCRIPTORS).unwrap()
 }
 
-/// Sorts the members of every object by name, whatever order the JSON library keeps.
+/// Sorts the members of every object by name, because the JSON library may keep another order.
 fn sorted(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
@@ -39,7 +39,7 @@ fn the_committed_document_matches_the_contract() {
     assert!(changes.is_empty(), "the HTTP API changed (UPDATE_OPENAPI=1 renews the document):\n{changes}");
 }
 
-/// Collects JSON pointers to the differences.
+/// Collects the JSON pointers at which two documents differ.
 fn differences(at: &str, old: &Value, new: &Value, found: &mut Vec<String>) {
     match (old, new) {
         (Value::Object(old), Value::Object(new)) => {

@@ -114,7 +114,7 @@ impl Inner {
     }
 }
 
-/// Returns the text of a header; empty if it is missing.
+/// Returns the text of a header; empty if the header is missing.
 fn text(headers: &HeaderMap, name: &str) -> Result<String, Problem> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().map_or(Ok(""), HeaderValue::to_str);

@@ -1,9 +1,9 @@
 //! `/healthz`, `/readyz` and `/metrics`.
 //!
 //! A running process is live. It is ready if every service has answered its health check once since the
-//! start, at least one answered the last check, and the process is not stopping. When one service is away
-//! later, only its routes fail. The gateway stays ready then: if every gateway left the load balancer, the
-//! outage of one service would become an outage of all.
+//! start, at least one answered the last check, and the process is not stopping. If one service fails later,
+//! only its routes fail and the gateway stays ready: otherwise every gateway would leave the load balancer,
+//! and the outage of one service would become an outage of all.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -95,7 +95,7 @@ impl Readiness {
 
 async fn check((name, peer): (String, Peer)) -> (String, bool) {
     let mut client = HealthClient::new(peer.acting_for(None).by(Deadline::after(TIMEOUT)));
-    // Makes no spans, because the checks would outnumber all other traces.
+    // Makes no spans, because they would outnumber all other traces.
     let untraced = tracing::subscriber::NoSubscriber::new();
     let serving =
         match client.check(HealthCheckRequest { service: String::new() }).with_subscriber(untraced).await {

@@ -1,9 +1,9 @@
 //! Finds the route for a method and a path.
 //!
 //! The router library supports one parameter in each segment and no `:verb`. So the verb is cut off first,
-//! and each pair of method and verb has a tree of its own. If no route has the verb, the path is tried again
-//! with the verb as part of its last segment, because an identifier may contain a colon. Values stay
-//! percent-encoded: `a%2Fb` is one segment.
+//! and each pair of method and verb has a tree of its own. If no route matches with the verb, the path is
+//! tried again with the verb as part of its last segment, because an identifier may contain a colon. Values
+//! stay percent-encoded: `a%2Fb` is one segment.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -26,7 +26,7 @@ pub(crate) enum NoMatch {
     Method(Vec<Method>),
 }
 
-/// Trees by verb, then by method.
+/// A tree of paths for each verb and method.
 #[derive(Debug, Default)]
 pub(super) struct Router {
     by_verb: HashMap<Option<String>, HashMap<Method, matchit::Router<usize>>>,

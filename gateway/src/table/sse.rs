@@ -45,8 +45,8 @@ impl SseFields {
 /// Finds the request field that `Last-Event-ID` fills.
 pub(super) fn resume_field(options: &Options, rpc: &MethodDescriptor) -> Result<Option<FieldPath>, String> {
     let mut resume = None;
-    // A request may contain a stored event, with the roles of an answer's frame. In a request these roles
-    // have no meaning.
+    // A request may contain a stored event with roles of its own. Of the roles in a request, only
+    // `Last-Event-ID` has a meaning.
     for (role, path) in
         marked(options, &rpc.input()).into_iter().filter(|(role, _)| *role == SseRole::LastEventId)
     {
@@ -83,7 +83,7 @@ fn marked(options: &Options, message: &MessageDescriptor) -> Vec<(SseRole, Field
         open: &mut HashSet<String>,
         found: &mut Vec<(SseRole, FieldPath)>,
     ) {
-        // A recursive type is entered once.
+        // Does not enter a type that is inside itself.
         if !open.insert(message.full_name().to_owned()) {
             return;
         }

@@ -46,7 +46,8 @@ impl Template {
         self.segments.iter().filter_map(Segment::variable)
     }
 
-    /// Writes the template with the name that `name` returns for each variable's number and field.
+    /// Writes the template. `name` gets the number and the field of each variable and returns the text to
+    /// write in the braces.
     pub(crate) fn render(&self, mut name: impl FnMut(usize, &str) -> String) -> String {
         let mut text = String::new();
         let mut variable = 0;

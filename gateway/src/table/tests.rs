@@ -20,7 +20,7 @@ fn the_contract_can_be_served() {
     assert_eq!(events.route.auth.scope, "sessions:read");
 }
 
-/// A contract with one service and these methods.
+/// Decodes a contract with one service that has these methods.
 fn with(methods: &str) -> Result<Table, Error> {
     table(&format!(
         r#"syntax = "proto3";
@@ -110,7 +110,7 @@ fn an_unsupported_contract_is_refused_at_start() {
 
 #[test]
 fn an_unsupported_part_of_the_http_rule_is_refused() {
-    // Uses Google's own declaration: response_body = 12, in a message of the same name.
+    // Adds a field to HttpRule that our declaration of google.api.http lacks, as Google's own one has it.
     let source = r#"syntax = "proto3";
         package steward.chat.probe;
         import "google/api/annotations.proto";

@@ -1,5 +1,5 @@
-//! Calls the service of a route with dynamic messages. It copies some headers of the HTTP request; no other
-//! header reaches the service.
+//! Calls the service of a route with dynamic messages. Copies the request id, the trace context and the
+//! idempotency key of the HTTP request to the call; no other header reaches the service.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -57,6 +57,8 @@ pub(crate) struct Context {
 }
 
 impl Upstreams {
+    /// Returns the services that the routes of `table` need.
+    ///
     /// # Errors
     /// Fails if the service of a route has no peer, or if a timeout names a method without a route.
     pub(crate) fn new(
@@ -79,12 +81,12 @@ impl Upstreams {
         })
     }
 
-    /// The services with their short names.
+    /// Returns the services with their short names.
     pub(crate) fn peers(&self) -> impl Iterator<Item = (&str, &Peer)> {
         self.peers.iter().map(|(name, peer)| (name.as_str(), peer))
     }
 
-    /// Requests are long if their method has a timeout of its own.
+    /// Returns the class of a route's requests: long if the configuration sets a timeout for the method.
     pub(crate) fn class(&self, route: &Route) -> RequestClass {
         if self.timeouts.contains_key(route.rpc.full_name()) {
             RequestClass::Long

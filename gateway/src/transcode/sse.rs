@@ -3,7 +3,7 @@
 //! A frame's `id` is the journal's cursor and its `data` the journal's bytes, unchanged. A stream ends in one
 //! of four ways:
 //! - The service has finished it.
-//! - It failed, or the service's message cannot be framed: the last frame is `event: problem`, without an id.
+//! - The service failed, or its message cannot be framed: the last frame is `event: problem`, without an id.
 //! - The caller's credential was revoked: the last frame is `event: problem`, without an id.
 //! - This process stops: the last frame is a comment, so that the client reconnects with its last id.
 
@@ -37,7 +37,7 @@ use crate::{
 
 pub(crate) const MEDIA_TYPE: &str = "text/event-stream";
 
-/// State of a stream before the answer begins.
+/// State of a service's stream when the answer begins.
 #[derive(Debug)]
 pub(super) enum First {
     Message(DynamicMessage),
@@ -67,8 +67,8 @@ enum Step {
     Silence,
 }
 
-/// Waits for the first message for at most `wait`: an error in this time gets an HTTP status of its own, and
-/// a stream without a message begins afterwards.
+/// Waits for the first message for at most `wait`. An error in this time is answered with its own HTTP
+/// status; after it the answer begins without a message.
 ///
 /// # Errors
 /// The status with which the service ended the stream.
@@ -81,7 +81,7 @@ pub(super) async fn first(upstream: &mut Streaming<DynamicMessage>, wait: Durati
     }
 }
 
-/// Builds the response with `first` and every later message.
+/// Builds the response with `first` and every later message of `upstream`.
 pub(super) fn answer(
     route: Arc<Route>,
     fields: SseFields,
@@ -161,7 +161,7 @@ fn frames(
                 break;
             }
         }
-        // Ends the service's stream before the permit allows another one.
+        // Ends the service's stream before another stream can use the permit.
         drop(upstream);
         drop(permit);
     }
@@ -178,7 +178,8 @@ async fn revoked(credential: Option<Credential>, period: Duration) -> auth::Erro
     }
 }
 
-/// Records an open stream in the metrics. If it is dropped before `end` is set, the client has disconnected.
+/// Counts an open stream in the metrics. Dropping it records the end; if `end` was not set, the client has
+/// disconnected.
 struct Open {
     end: &'static str,
     since: Instant,

@@ -12,7 +12,7 @@ use serde::de::value::StrDeserializer;
 
 use crate::{problem::Problem, table::FieldPath};
 
-/// Both alphabets of base64, with or without padding: the second one needs no escaping in a URI.
+/// Both alphabets of base64, with or without padding. The second alphabet needs no escaping in a URI.
 const BASE64: [GeneralPurpose; 2] = {
     const LENIENT: GeneralPurposeConfig =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
@@ -52,7 +52,8 @@ pub(super) fn set(message: &mut DynamicMessage, path: &FieldPath, text: &str) ->
     Ok(())
 }
 
-/// Whether a field can be sent as text: scalars, and well-known types with a string as their JSON form.
+/// Returns whether a field can be sent as text: scalars, and well-known types with a string as their JSON
+/// form.
 pub(crate) fn is_text(field: &FieldDescriptor) -> bool {
     match field.kind() {
         Kind::Message(message) => is_text_message(message.full_name()),
@@ -111,7 +112,7 @@ fn value(field: &FieldDescriptor, text: &str) -> Result<Value, Complaint> {
             .find_map(|base64| base64.decode(text).ok())
             .map_or_else(|| Err("must be base64".into()), |bytes| Ok(Value::Bytes(bytes.into()))),
         Kind::Message(message) if is_text_message(message.full_name()) => {
-            // The JSON reader also reads these forms.
+            // These types have strings as their JSON form, which the reader of JSON parses.
             DynamicMessage::deserialize(message, StrDeserializer::<serde::de::value::Error>::new(text))
                 .map(Value::Message)
                 .map_err(|error| format!("is refused: {error}").into())

@@ -1,4 +1,4 @@
-//! The A2A route of agents, which passes bodies unread.
+//! Tests the A2A route of agents, which passes bodies to registry-svc without parsing them.
 
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder};
@@ -16,7 +16,7 @@ use crate::{
 
 const PATH: &str = "/v1/agents/01a1fd0f-0ed5-7359-9f29-5438df5e435c/a2a";
 
-/// A request with spacing that a parser would not preserve.
+/// A request with white space that would be lost if the gateway parsed and rewrote it.
 const BODY: &str = "{ \"jsonrpc\":\"2.0\" ,\"id\": 1.0, \"method\":\"message/send\",\"params\":{ } }";
 
 fn send(gateway: &TestGateway, body: &str) -> RequestBuilder {
@@ -122,12 +122,12 @@ async fn callers_are_admitted_and_limited_as_everywhere() {
         assert_eq!(status == 405, headers.get("allow").is_some_and(|allow| allow == "POST"));
     }
     assert_eq!(gateway.upstream.count(), 0);
-    // The contract's own routes work as usual.
+    // Routes of the contract work as usual beside it.
     gateway.get("/v1/agents/x").send().await.unwrap();
     assert_eq!(gateway.upstream.only_call().path, "/steward.registry.v1.AgentService/GetAgent");
 }
 
-/// Errors of the relay itself.
+/// Errors of registry-svc's relay, by kind and code.
 #[derive(Debug)]
 struct Refusal(ErrorKind, &'static str);
 
@@ -151,7 +151,7 @@ async fn what_the_relay_refuses_is_a_problem() {
         (ErrorKind::NotFound, "NOT_FOUND", 404),
         (ErrorKind::ResourceExhausted, "AGENT_BUSY", 429),
         (ErrorKind::Unavailable, "UNAVAILABLE", 503),
-        // The gateway remembers the token as valid; it was revoked meanwhile.
+        // The gateway still has the token in its cache as valid; registry-svc knows that it was revoked.
         (ErrorKind::Unauthenticated, "TOKEN_NOT_LIVE", 401),
     ] {
         let refuse = move |_: Call| async move { Err(error::to_status(&Refusal(kind, code))) };
@@ -159,8 +159,8 @@ async fn what_the_relay_refuses_is_a_problem() {
         let (status, _, document) = problem(send(&gateway, BODY)).await;
         assert_eq!((status.as_u16(), document["code"].as_str()), (want, Some(code)), "{document}");
     }
-    // A service that refuses the gateway's own assertion, or answers without an HTTP status, shows a defect
-    // of Steward: 500.
+    // If a service refuses the gateway's own assertion, or answers without an HTTP status, this is a defect
+    // of Steward and not the caller's fault: 500.
     let refuse =
         |_: Call| async { Err(error::to_status(&Refusal(ErrorKind::Unauthenticated, "UNAUTHENTICATED"))) };
     let (status, _, document) = problem(send(&TestGateway::open(refuse).await, BODY)).await;

@@ -1,4 +1,4 @@
-//! Authentication, scopes and revocation.
+//! Tests authentication, scopes and the revocation of tokens.
 
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ async fn a_credential_that_cannot_be_checked_is_a_503() {
     let (status, _, document) = problem(gateway.get("/v1/sessions")).await;
     assert_eq!((status.as_u16(), document["retryable"].as_bool()), (503, Some(true)));
     assert!(!document.to_string().contains("10.0.0.9"), "{document}");
-    // The gateway does not cache an outage.
+    // The gateway does not cache the failed lookup.
     gateway.tokens.away(false);
     assert_eq!(gateway.get("/v1/sessions").send().await.unwrap().status(), 200);
 }
@@ -115,7 +115,7 @@ async fn verdicts_are_remembered_good_ones_for_longer() {
 async fn no_body_is_read_of_a_caller_that_is_refused() {
     let gateway = TestGateway::open(echo).await;
     let mut stream = TcpStream::connect(gateway.address).await.unwrap();
-    // The body is announced and never sent.
+    // The head announces a body that is never sent.
     let head = "POST /v1/sessions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
                 content-length: 1000000\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -141,7 +141,7 @@ async fn tokens_are_resolved_at_the_registry() {
     })
     .await;
     let gateway = TestGateway::open(echo).await;
-    // A gateway as a process builds it: only the registry knows tokens.
+    // Builds this gateway as a real process does: it resolves tokens at registry-svc.
     let mut config = config(gateway.files(), gateway.upstream.address);
     config.peers.get_mut("registry").unwrap().urls = vec![format!("http://{}", registry.address)];
     let deps = gateway::testing::Deps::real(crate::test_gateway::metrics());

@@ -1,4 +1,4 @@
-//! Bad requests: each answer names the fault, and none reaches a service.
+//! Tests bad requests: each answer names the fault, and no bad request reaches a service.
 
 use reqwest::{Method, RequestBuilder, header};
 use steward_proto::sandbox::v1::WriteFileResponse;
@@ -232,7 +232,7 @@ async fn a_body_over_the_cap_is_refused_announced_or_not() {
     };
     assert_eq!(send(body(900).into()).send().await.unwrap().status(), 200);
     assert_eq!(problem(send(body(1000).into())).await.2["code"], "PAYLOAD_TOO_LARGE");
-    // Without a length, the gateway notices the limit while it reads.
+    // The body has no content-length, so the gateway finds that it is too long while it reads.
     let chunks = futures::stream::repeat_with(|| Ok::<_, std::io::Error>("x".repeat(100)));
     let (status, _, document) = problem(send(reqwest::Body::wrap_stream(chunks))).await;
     assert_eq!((status.as_u16(), &document["code"]), (413, &serde_json::json!("PAYLOAD_TOO_LARGE")));

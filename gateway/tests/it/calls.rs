@@ -1,4 +1,4 @@
-//! Unary calls: the request at the service, its answer at the caller, and errors.
+//! Tests unary calls: the request that the service gets, the answer that the caller gets, and errors.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ async fn a_request_reaches_its_service_in_its_callers_name() {
     assert!(call.header("traceparent").unwrap().contains("0af7651916cd43dd8448eb211c80319c"));
     assert_eq!(call.header("tracestate"), Some("a=b"));
     assert!(call.header("grpc-timeout").is_some());
-    // The length belongs to the message, not to the caller's JSON.
+    // A content-length is that of the gRPC message, not that of the caller's JSON.
     let length = (5 + request.encoded_len()).to_string();
     assert!(call.header("content-length").is_none_or(|stated| stated == length));
     for absent in ["authorization", "cookie", "x-other", "host"] {
@@ -155,7 +155,7 @@ async fn a_refusal_of_a_service_is_passed_on_with_its_reason() {
         ("race", 409, "ABORTED", true),
         ("denied", 403, "PERMISSION_DENIED", false),
         ("large", 413, "PAYLOAD_TOO_LARGE", false),
-        // The service refused the gateway's own assertion, which is not the caller's fault.
+        // The service refused the gateway's own assertion, which is a defect of Steward.
         ("assertion", 500, "INTERNAL", false),
         ("defect", 500, "INTERNAL", false),
         ("foreign", 500, "INTERNAL", false),
@@ -191,7 +191,7 @@ async fn a_service_that_is_away_is_a_503_until_it_is_back() {
     assert_eq!((status.as_u16(), document["retryable"].as_bool()), (503, Some(true)));
     let text = document.to_string();
     assert!(!text.contains(&nowhere.port().to_string()) && !text.contains("tcp"), "{text}");
-    // Other services are reachable meanwhile.
+    // The routes of other services still work.
     assert_eq!(gateway.get("/v1/purges/7").send().await.unwrap().status(), StatusCode::OK);
 }
 
@@ -232,7 +232,7 @@ async fn a_caller_can_shorten_the_wait_and_not_lengthen_it() {
         assert_eq!((status.as_u16(), &document["code"]), (504, &json!("DEADLINE_EXCEEDED")));
         assert!((least..most).contains(&took), "{header}: {value} took {took} ms");
     }
-    // The call's deadline travels along, so that the service stops too.
+    // The gateway sends the deadline to the service, so that the service stops in time too.
     for call in gateway.upstream.calls() {
         let sent = call.header("grpc-timeout").unwrap().trim_end_matches('m').parse::<u64>().unwrap();
         assert!(sent <= 2000, "{sent}");

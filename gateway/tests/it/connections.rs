@@ -1,4 +1,4 @@
-//! Clients that are slow, greedy or do not speak HTTP.
+//! Tests clients that send slowly, send too much or do not speak HTTP.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn exchange(gateway: &TestGateway, pieces: &[&str], pause: Duration) -> (S
     }
     let mut answer = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
-    // A reset is a close, too.
+    // A reset closes the connection too, so an error of the read is accepted.
     let _closed = read.expect("the connection is closed");
     (String::from_utf8_lossy(&answer).into_owned(), start.elapsed())
 }
@@ -48,7 +48,7 @@ async fn a_head_that_does_not_come_closes_the_connection() {
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
         assert!((400..2000).contains(&took.as_millis()), "{took:?}");
     }
-    // A byte from time to time does not extend the time limit.
+    // Sending single bytes does not extend the time limit.
     let drip: Vec<&str> = "GET / HTTP/1.1\r\nhost: x".split("").collect();
     let (_, took) = exchange(&gateway, &drip, Duration::from_millis(60)).await;
     assert!(took < Duration::from_secs(3), "{took:?}");
@@ -100,7 +100,7 @@ async fn a_client_too_many_waits_for_a_place() {
     let gateway =
         TestGateway::with(steward_proto::DESCRIPTORS, |config| config.connections.max = 1, echo).await;
     let first = TcpStream::connect(gateway.address).await.unwrap();
-    // The connection takes the only place, and sends nothing.
+    // This connection uses the only slot and sends nothing.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let (answer, ()) = tokio::join!(gateway.get("/v1/sessions").send(), async {
         tokio::time::sleep(Duration::from_millis(300)).await;

@@ -1,4 +1,4 @@
-//! Draining at a stop.
+//! Tests how the gateway drains when it is stopped.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ async fn streams_end_cleanly_so_that_their_clients_come_back() {
     // An idle connection must not delay the end of the process.
     let _idle = gateway.get("/healthz").send().await.unwrap();
     let (text, (outcome, took)) = tokio::join!(response.text(), gateway.stop(Duration::from_secs(10)));
-    // The body ends without a transport error.
+    // The body ends without a transport error, so that the client can read all of it.
     let text = text.unwrap();
     assert!(text.starts_with("id: 1\n") && text.ends_with("come back with your last id\n\n"), "{text}");
     assert!(!text.contains("event: problem"), "{text}");

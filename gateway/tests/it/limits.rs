@@ -1,4 +1,4 @@
-//! Limits per caller and per process.
+//! Tests the limits of each caller and of the process.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn limited(redis: svc_core::data::redis::RedisConfig, per_second: u32, bur
     gateway
 }
 
-/// Counts the requests of `count` that were answered 200; the rest must be answered 429.
+/// Sends `count` requests and returns the number that were answered 200; the rest must be answered 429.
 async fn passed(gateway: &TestGateway, token: &str, count: usize) -> usize {
     let mut passed = 0;
     for _ in 0..count {
@@ -84,7 +84,7 @@ async fn without_redis_each_gateway_counts_alone() {
     assert_eq!(passed(&gateway, crate::test_gateway::TOKEN, 3).await, 3);
 
     proxy.refuse();
-    // The bucket of the process was full.
+    // The process's own bucket is full at first: 5 requests pass, plus those that fit while it refills.
     let alone = passed(&gateway, crate::test_gateway::TOKEN, 8).await;
     assert!((5..=7).contains(&alone), "{alone}");
     let metrics = gateway
@@ -98,7 +98,7 @@ async fn without_redis_each_gateway_counts_alone() {
         .unwrap();
     assert!(metrics.contains("gateway_rate_limit_local"), "{metrics}");
 
-    // A Redis that neither answers nor refuses costs a bounded wait.
+    // If Redis neither answers nor refuses, each request waits for a limited time only.
     proxy.pass();
     tokio::time::sleep(Duration::from_millis(2500)).await;
     proxy.stall();
@@ -107,7 +107,7 @@ async fn without_redis_each_gateway_counts_alone() {
     assert!((4..=5).contains(&other), "{other}");
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 
-    // Once Redis is back, the shared bucket decides.
+    // Once Redis answers again, the bucket in Redis decides.
     proxy.cut();
     proxy.pass();
     tokio::time::sleep(Duration::from_millis(2500)).await;
@@ -132,7 +132,7 @@ async fn more_requests_than_can_be_carried_are_shed() {
     };
     let (first, second, ()) = tokio::join!(slow(), slow(), third);
     assert_eq!((first.as_u16(), second.as_u16()), (504, 504));
-    // The places of the ended requests are free again.
+    // The ended requests no longer count against the limit.
     assert_eq!(slow().await.as_u16(), 504);
 }
 
@@ -150,7 +150,7 @@ async fn one_caller_cannot_take_every_stream() {
     other.subject_id = "other".to_owned();
     gateway.tokens.add("stw_other", other);
     let open = |token: &'static str| gateway.anonymous(Method::GET, "/v1/turns/7/events").bearer_auth(token);
-    // Open streams are not open requests: the request limit is not reached.
+    // Open streams do not count as requests: the request limit of 1 is not reached.
     let first = open(crate::test_gateway::TOKEN).send().await.unwrap();
     let second = open(crate::test_gateway::TOKEN).send().await.unwrap();
     assert_eq!((first.status().as_u16(), second.status().as_u16()), (200, 200));

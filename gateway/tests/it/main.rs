@@ -1,4 +1,5 @@
-//! The gateway over real sockets: a real listener in front, a real gRPC server behind, one file a behaviour.
+//! Tests the gateway over real sockets: clients connect to its real listener, and it calls a real gRPC
+//! server. One file for each behaviour.
 
 #[cfg(test)]
 mod a2a;

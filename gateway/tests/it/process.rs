@@ -1,4 +1,4 @@
-//! The program: start, refusal of a bad configuration, exit codes.
+//! Tests the program: its start, its refusal of a bad configuration, its exit codes.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ struct Program {
 }
 
 impl Program {
-    /// Files of a gateway on a free port, with services that do not exist.
+    /// Writes the files of a gateway on a free port, with services that do not exist.
     fn new(further: &str) -> Self {
         let files = tempfile::tempdir().unwrap();
         let address = free_address();

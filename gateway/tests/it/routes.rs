@@ -1,4 +1,4 @@
-//! Routes that are not in the contract.
+//! Tests the routes that are not in the contract.
 
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ async fn only_pages_of_configured_origins_may_call() {
     assert!(
         !ask("https://evil.example").await.unwrap().headers().contains_key("access-control-allow-origin")
     );
-    // A page must be able to read a refusal, too.
+    // A web page must be able to read a refusal too.
     let refused = gateway.anonymous(Method::GET, "/v1/sessions").header("origin", ours).send().await.unwrap();
     assert_eq!(
         (refused.status().as_u16(), &refused.headers()["access-control-allow-origin"]),

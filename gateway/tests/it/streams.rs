@@ -1,4 +1,4 @@
-//! Event streams: arrival, resumption, and the four ways in which they end.
+//! Tests event streams: events arrive at once, a client can resume, and a stream ends in one of four ways.
 
 use std::{
     pin::pin,
@@ -45,7 +45,7 @@ async fn whole(response: Response) -> String {
     tokio::time::timeout(Duration::from_secs(10), response.text()).await.expect("the stream ends").unwrap()
 }
 
-/// Reads until `text` has come.
+/// Reads until the body contains `text`, and returns everything read.
 async fn read_until(body: &mut (impl Stream<Item = reqwest::Result<Bytes>> + Unpin), text: &str) -> String {
     let mut read = String::new();
     while !read.contains(text) {
@@ -140,7 +140,7 @@ async fn an_error_before_the_first_event_has_a_status_of_its_own() {
         let gone = status(ErrorKind::NotFound, "TURN_NOT_FOUND", "there is no such turn", None, &[]);
         match call.decode::<StreamTurnEventsRequest>().turn_id.as_str() {
             "at-once" => Err(gone),
-            // The service has begun to answer, and fails with its first item.
+            // The service has accepted the call, and fails as its first item.
             _ => stream_of(stream::once(async move {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 Err(gone)
@@ -246,7 +246,7 @@ async fn a_revoked_token_ends_its_streams_within_five_seconds() {
     let response = gateway.get(EVENTS).send().await.unwrap();
     let mut body = Box::pin(response.bytes_stream());
     read_until(&mut body, "id: 1\n").await;
-    // The registry is away, so the token may still be valid: this is no revocation.
+    // The token cannot be looked up, so it may still be valid: the stream must not end as if it were revoked.
     gateway.tokens.away(true);
     tokio::time::sleep(Duration::from_millis(4500)).await;
     gateway.tokens.away(false);
@@ -289,7 +289,8 @@ async fn a_slow_reader_holds_the_service_back() {
     tokio::time::sleep(Duration::from_millis(1000)).await;
     let after_a_second = *sent.lock().unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    // The buffers on the way are full, and the gateway reads no more from the service.
+    // The client reads nothing, so all buffers up to the service are full and the gateway reads no more from
+    // it.
     assert!(*sent.lock().unwrap() <= after_a_second + 10, "{after_a_second}");
     assert!(after_a_second * 10_000 < 64 * 1024 * 1024, "{after_a_second}");
     drop(response);

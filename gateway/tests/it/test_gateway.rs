@@ -1,4 +1,4 @@
-//! A gateway for one test, with its tokens and one server that plays every service.
+//! A gateway for one test, with its tokens and one server that answers for every service.
 
 use std::{
     collections::HashMap,
@@ -66,7 +66,7 @@ pub(crate) fn principal(kind: PrincipalKind, scopes: &[&str]) -> Principal {
     }
 }
 
-/// Tokens that a test can revoke, in a registry that it can take away.
+/// The tokens that are valid. A test can revoke them, and can make every lookup fail.
 #[derive(Debug, Default)]
 pub(crate) struct Tokens {
     live: Mutex<HashMap<String, Principal>>,
@@ -104,7 +104,7 @@ impl TokenResolver for Tokens {
     }
 }
 
-/// A running gateway with one server behind it that plays every service.
+/// A running gateway with one server behind it that answers for every service.
 #[derive(Debug)]
 pub(crate) struct TestGateway {
     pub(crate) address: SocketAddr,
@@ -117,7 +117,7 @@ pub(crate) struct TestGateway {
 }
 
 impl TestGateway {
-    /// Serves the plane's contract; `handler` plays every service.
+    /// Serves the plane's contract; `handler` answers for every service.
     pub(crate) async fn open<F, Fut>(handler: F) -> Self
     where
         F: Fn(Call) -> Fut + Send + Sync + 'static,
@@ -187,7 +187,7 @@ impl TestGateway {
         self.request(Method::POST, path).json(body)
     }
 
-    /// Stops the gateway; returns the outcome and the time it took.
+    /// Stops the gateway. Returns the outcome and the time that the stop took.
     pub(crate) async fn stop(&self, grace: Duration) -> (Outcome, Duration) {
         let start = tokio::time::Instant::now();
         self.lifecycle.stop();
@@ -195,7 +195,7 @@ impl TestGateway {
     }
 }
 
-/// A configuration with every service at `upstream` and no Redis.
+/// Returns a configuration with every service at `upstream` and without Redis.
 pub(crate) fn config(files: &Path, upstream: SocketAddr) -> Config {
     let mut config = Config::load(None).unwrap();
     let any = "127.0.0.1:0".parse().unwrap();
@@ -216,7 +216,8 @@ pub(crate) fn metrics() -> Metrics {
     telemetry("")
 }
 
-/// Telemetry that is sent to `collector`. It starts once a process: the first caller decides.
+/// Starts telemetry that is sent to `collector`. A process has one telemetry, so only the first call has an
+/// effect.
 pub(crate) fn telemetry(collector: &str) -> Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     let start = || {

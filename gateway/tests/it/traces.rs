@@ -1,4 +1,4 @@
-//! One trace from the caller through the gateway to the service.
+//! Tests that one trace leads from the caller through the gateway to the service.
 
 use std::time::Duration;
 
@@ -31,7 +31,8 @@ async fn the_callers_trace_reaches_the_service_through_each_hop() {
     assert_ne!(sent[2], CALLER);
 
     let spans = exported(&collector, b"http.route").await;
-    // The names of both spans, the route as a template, and the caller's parent id.
+    // The spans have the names of both hops, with the route as a template, and (below) the caller's span as
+    // parent.
     for text in ["GET /v1/turns/{turn_id}", "steward.chat.v1.ChatService/GetTurn", "request.id"] {
         assert!(contains(&spans, text.as_bytes()), "{text} in {}", String::from_utf8_lossy(&spans));
     }
@@ -49,7 +50,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// Every span that the collector received, once `part` is among them.
+/// Waits until the collector has received `part`, and returns everything received.
 async fn exported(collector: &Upstream, part: &[u8]) -> Vec<u8> {
     for _ in 0..150 {
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -1,4 +1,4 @@
-//! A gRPC server that answers any method as the test says and records the calls.
+//! A gRPC server that answers every method as the test says and records the calls.
 
 use std::{
     future::Future,
@@ -35,14 +35,14 @@ type Handler =
 pub(crate) struct Call {
     pub(crate) path: String,
     pub(crate) metadata: MetadataMap,
-    /// The caller that the gateway asserted, verified.
+    /// The caller in the gateway's assertion, which was verified.
     pub(crate) principal: Option<Principal>,
     pub(crate) message: Bytes,
-    /// Decreases the count of open calls when dropped.
+    /// The call counts as open until every clone of this is dropped.
     pub(crate) open: OpenCall,
 }
 
-/// Counts one open call until it is dropped.
+/// Counts one open call until it is dropped. A clone counts as one more.
 #[derive(Debug)]
 pub(crate) struct OpenCall(Arc<AtomicUsize>);
 
@@ -75,7 +75,7 @@ impl Call {
     }
 }
 
-/// The server; ends when dropped.
+/// The server. Dropping it stops it.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
@@ -85,7 +85,7 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    /// Answers every method with `handler`, and its health check.
+    /// Starts a server that answers every method with `handler`, and health checks by itself.
     pub(crate) async fn start<F, Fut>(verifiers: Vec<Verifier>, handler: F) -> Self
     where
         F: Fn(Call) -> Fut + Send + Sync + 'static,
@@ -144,14 +144,14 @@ impl Upstream {
         calls[0].clone()
     }
 
-    /// Counts the calls that are not over: the calls that the handlers still hold.
+    /// Returns how many calls the handlers still hold.
     pub(crate) fn open_calls(&self) -> usize {
-        // Each recorded call counts one.
+        // Subtracts the records: each holds a clone that counts as one.
         self.open.load(Ordering::SeqCst) - self.calls.lock().unwrap().len()
     }
 }
 
-/// One message as the whole answer.
+/// Returns an answer that is one message.
 pub(crate) fn one(message: &impl Message) -> Result<Answer, Status> {
     Ok(stream::iter([Ok(Bytes::from(message.encode_to_vec()))]).boxed())
 }
@@ -189,7 +189,7 @@ impl ServerStreamingService<Bytes> for Service {
     }
 }
 
-/// A codec that passes bytes through.
+/// A codec that passes the bytes of messages through.
 #[derive(Debug, Clone, Copy)]
 struct RawCodec;
 

@@ -9,7 +9,7 @@ use crate::table::{Table, testing::probe};
 
 static TABLE: LazyLock<Table> = LazyLock::new(probe);
 
-/// Decodes a request to its message, or to the invalid fields.
+/// Decodes a request. Returns its message, or the first invalid field.
 fn request(
     method: &str,
     uri: &str,
@@ -158,7 +158,7 @@ fn the_last_event_id_fills_its_field() {
     assert_eq!(watch("/v1/probes/a:watch?after=7", Some("7")), Ok(both));
     assert_eq!(watch("/v1/probes/a:watch?after=8", Some("7")), Err("after".to_owned()));
     assert_eq!(watch("/v1/probes/a:watch", None), Ok(json!({"text": "a"})));
-    // The service decides whether it is a valid cursor.
+    // The gateway passes any text on; the service decides whether it is a valid cursor.
     assert_eq!(
         watch("/v1/probes/a:watch", Some("no cursor")),
         Ok(json!({"text": "a", "after": "no cursor"}))
@@ -167,7 +167,7 @@ fn the_last_event_id_fills_its_field() {
     assert_eq!(request("GET", "/v1/probes/a", Some("7"), ""), Ok(json!({"text": "a"})));
 }
 
-/// Pieces that make valid paths and queries likely.
+/// Generates pieces from which valid paths and queries are likely.
 fn piece() -> impl Strategy<Value = String> {
     prop_oneof![
         "[ -~]{0,12}",
@@ -211,7 +211,7 @@ fn piece() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Texts that are valid JSON, or nearly.
+/// Generates texts that are valid JSON, or nearly.
 fn json_like() -> impl Strategy<Value = Vec<u8>> {
     let token = prop::sample::select(vec![
         "{",

@@ -1,6 +1,6 @@
-//! Refuses errors that the JSON reader accepts or cannot name: repeated names (also in different spellings),
-//! unknown names, integers that lost digits as floating point numbers, and text after the value. The reader
-//! itself checks types.
+//! Refuses errors that the JSON reader accepts, or reports without a field: repeated names (also in different
+//! spellings), unknown names, integers that lost digits as floating point numbers, and text after the value.
+//! The reader itself checks types.
 
 use std::{borrow::Cow, collections::HashSet, fmt};
 
@@ -35,7 +35,7 @@ enum Shape {
     Integer,
     /// Any value. Its objects must not repeat a name.
     Any,
-    /// No value is right, because the name before it is wrong for this reason.
+    /// No value is accepted, because the name before it is wrong; the text says why.
     Refused(&'static str),
 }
 

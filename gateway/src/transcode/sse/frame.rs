@@ -14,7 +14,7 @@ use crate::{
 /// Name of the event that ends a failed stream.
 const PROBLEM_EVENT: &str = "problem";
 
-/// Writes the frame of one message. An error is a defect of the service.
+/// Returns the frame of one message. An error is a defect of the service.
 pub(super) fn event(fields: &SseFields, message: &DynamicMessage) -> Result<Bytes, Cow<'static, str>> {
     let word = |path: &Option<FieldPath>| -> Result<String, Cow<'static, str>> {
         let value = path.as_ref().and_then(|path| get(message, path));
@@ -37,12 +37,12 @@ pub(super) fn event(fields: &SseFields, message: &DynamicMessage) -> Result<Byte
     Ok(frame(&id, &event, data))
 }
 
-/// Writes the last frame of a failed stream. It has no id, so that a client resumes after its last event.
+/// Returns the last frame of a failed stream. It has no id, so that a client resumes after its last event.
 pub(super) fn problem(problem: &Problem, request_id: &str) -> Bytes {
     frame("", PROBLEM_EVENT, &problem.document(request_id))
 }
 
-/// Writes a comment: clients ignore it, and proxies see traffic.
+/// Returns a comment, which clients ignore; it shows proxies that the connection is in use.
 pub(super) fn comment(text: &str) -> Bytes {
     Bytes::from(format!(": {text}\n\n"))
 }
@@ -60,7 +60,8 @@ fn frame(id: &str, event: &str, data: &str) -> Bytes {
     if !event.is_empty() {
         line("event", event);
     }
-    // Each of the three line ends would end the field. A client joins the lines with "\n".
+    // A line of data must not contain a line end, of which there are three kinds. A client joins the lines
+    // with "\n".
     let mut rest = data;
     while let Some(end) = rest.find(['\n', '\r']) {
         let (this, after) = rest.split_at(end);
