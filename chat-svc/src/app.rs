@@ -1,5 +1,5 @@
-//! Use cases: they make every id and time, own the transactions, and tell readers and workers what was
-//! committed.
+//! Use cases. They create all ids, read the clock, own the transactions, and notify readers and workers after
+//! a commit.
 
 pub(crate) mod claims;
 pub(crate) mod custodian;

@@ -1,4 +1,5 @@
-//! Pure types and transitions: time and ids come in, decisions go out. No I/O, no database, no wire types.
+//! Pure types and transitions: callers pass in the time and the ids, functions return decisions. No I/O, no
+//! database, no wire types.
 
 pub(crate) mod event;
 pub(crate) mod failover;

@@ -1,5 +1,5 @@
-//! All SQL of chat-svc. Every function takes the connection of a transaction that `app` began, writes exactly
-//! its arguments, and filters by tenant wherever a caller names a row.
+//! All SQL of chat-svc. The caller passes in the connection, so it decides what is one transaction. A
+//! function filters by tenant if a client names the row.
 
 pub(crate) mod claims;
 pub(crate) mod erasure;
@@ -26,7 +26,7 @@ pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
 /// One page of a listing.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slice {
-    /// The last item of the page before.
+    /// Id of the last item of the previous page.
     pub after: Option<Uuid>,
     /// Maximum items of the page.
     pub size: u32,

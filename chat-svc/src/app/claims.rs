@@ -28,9 +28,10 @@ impl Claims {
 
     /// Claims up to `limit` turns; returns false if there were fewer.
     ///
-    /// Turns that were handed over, and with `expired` turns with an expired lease, come first. Queued turns
-    /// are searched from `scan_from` on, which moves to the last claimed turn. Each batch is passed to
-    /// `start` before the next claim: a claimed turn that does not start would idle until its lease expires.
+    /// It first claims turns that another worker handed over and, if `expired` is set, turns with an expired
+    /// lease. Then it claims queued turns with an id of at least `scan_from`, and sets `scan_from` to the
+    /// last one claimed. It passes each batch to `start` before the next claim, because a claimed turn that
+    /// is not started would idle until its lease expires.
     pub(crate) async fn claim(
         &self,
         scan_from: &mut Uuid,

@@ -1,7 +1,8 @@
-//! chat-svc's part of an erasure: it stops the turns of a subject, deletes its rows and counts them.
+//! chat-svc's part of an erasure: it stops a subject's turns, deletes the subject's rows, and counts those
+//! left.
 //!
 //! [`svc_core::custody`] decides which writers and steps are allowed, and replays the answers of repeated
-//! steps. The stored answers are the records of this module, not messages of the contract.
+//! steps. Answers are stored in types such as `Erased`, not as messages of the contract.
 
 use serde::{Deserialize, Serialize};
 use svc_core::{
@@ -101,7 +102,7 @@ impl custodian::Custodian for Custodian {
         .await
     }
 
-    /// chat-svc keeps nothing outside Postgres.
+    /// Returns no objects, because chat-svc keeps nothing outside Postgres.
     async fn inventory(&self, step: Step) -> Result<Vec<Object>> {
         custodian::answer(&self.pool, step, Done {}).await?;
         Ok(Vec::new())

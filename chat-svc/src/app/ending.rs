@@ -46,7 +46,7 @@ impl Answer {
     }
 }
 
-/// An ending as written; it is published after the commit.
+/// Result of an ending. The caller publishes it after the commit.
 #[derive(Debug)]
 pub(crate) struct Ended {
     /// The turn after its end.

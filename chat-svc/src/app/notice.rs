@@ -39,7 +39,7 @@ impl Notices {
         let (outbox, mut inbox) = mpsc::channel::<Notice>(BACKLOG);
         let own = *id::new_id().as_bytes();
         let (sender, hard) = (wake.clone(), lifecycle.hard());
-        // The task ends with the last handle.
+        // The task ends when the last `Notices` is dropped.
         drop(lifecycle.spawn("turn notices", async move {
             while let Some(Some(notice)) = hard.run_until_cancelled(inbox.recv()).await {
                 if let Some(payload) = encode(own, notice) {
@@ -55,7 +55,7 @@ impl Notices {
         self.send(Notice::Waits(id));
     }
 
-    /// Says that a turn was ended, and that `next`, the session's next turn, can be claimed.
+    /// Says that a turn was ended, and that `next`, the session's next queued turn, can be claimed.
     pub(crate) fn turn_ended(&self, id: TurnId, next: Option<TurnId>) {
         self.send(Notice::Ended(id));
         if let Some(next) = next {

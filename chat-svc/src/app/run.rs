@@ -1,9 +1,9 @@
 //! Reads and writes of a worker that runs a turn; every write is fenced by the turn's epoch.
 //!
-//! A write is one transaction: it takes custody of the session, proves under the turn's row lock that this
-//! epoch still runs the turn, writes the change with the events that show it, and commits; only then are
-//! the events published. Events without a change of their own (deltas, the start of a step) go through the
-//! [`TurnLog`] and are flushed before any such transaction, so that sequence numbers stay in order.
+//! A write is one transaction: it locks the session's custody rows, checks under the lock on the turn's row
+//! that this epoch still runs the turn, writes the change with the events that show it, and commits. Only
+//! then are the events published. Events that change no other row (deltas, the start of a step) go through
+//! the [`TurnLog`], which is flushed before each such transaction, so that sequence numbers stay in order.
 
 use std::time::Instant;
 
@@ -123,7 +123,7 @@ impl Run {
         self.deadline
     }
 
-    /// Waits for a reason to stop.
+    /// Waits until the run must stop, and returns why.
     pub(crate) async fn interrupted(&self) -> RunError {
         tokio::select! {
             biased;
@@ -210,7 +210,8 @@ impl Run {
         Ok(calls)
     }
 
-    /// Records the usage of a failed attempt, and shows `follow`, its consequence for the open step.
+    /// Records the usage of a failed attempt, and shows `follow`, the reset or splice of the open step, if
+    /// any.
     pub(crate) async fn give_up_attempt(
         &self,
         attempt: &Attempt,
@@ -304,7 +305,7 @@ impl Run {
         Ok(message)
     }
 
-    /// Begins a transaction that holds the turn's row at this epoch.
+    /// Begins a transaction, locks the turn's row in it, and checks that this epoch still runs the turn.
     async fn begin(&self, progress: Progress) -> Result<Tx, RunError> {
         let turn = &self.turn;
         let mut tx = Tx::for_subject(&self.deps.pool, turn.subject()).await?;
@@ -330,7 +331,7 @@ fn call_event(journaled: &JournaledCall) -> TurnEvent {
         call: journaled.key.call,
         call_id: journaled.call.id.clone(),
         name: journaled.call.name.clone(),
-        // A model client refuses arguments that are not one JSON object.
+        // The model client has refused arguments that are not one JSON object, so they can be parsed.
         arguments: serde_json::from_str(&journaled.call.arguments).unwrap_or(serde_json::Value::Null),
     }
 }

@@ -68,8 +68,8 @@ impl RunningTurns {
         Registration { running: self.clone(), turn_id, epoch }
     }
 
-    /// Stops the turn's driver, if this process runs it, when Postgres says that its epoch no longer runs the
-    /// turn.
+    /// Stops the turn's driver in this process, if there is one and its epoch no longer runs the turn
+    /// according to Postgres.
     pub(crate) async fn check(&self, turn_id: TurnId) -> Result<(), pg::Error> {
         let Some(running) = self.lock().get(&turn_id).cloned() else { return Ok(()) };
         let mut db = self.pool.acquire().await?;

@@ -182,8 +182,8 @@ impl Turns {
     /// Cancels a turn, queued or running. Canceling it again changes nothing.
     pub(crate) async fn cancel(&self, account_id: AccountId, id: TurnId, once: &Once) -> Result<Turn> {
         let turn = self.get(account_id, id).await?;
-        // A final turn is answered without a transaction, because an erasure that froze its session has ended
-        // it.
+        // A final turn is answered without a transaction: if an erasure ended it, its session is frozen and
+        // refuses transactions.
         match turn.standing.status {
             TurnStatus::Canceled => return Ok(turn),
             status @ (TurnStatus::Completed | TurnStatus::Failed) => return Err(Error::TurnFinal(status)),
@@ -228,7 +228,7 @@ impl Turns {
         Ok(self.journal.reader(id, cursor.seq))
     }
 
-    /// Returns a reader of all events of a turn that the caller has just read or created.
+    /// Returns a reader of all events of `turn`, to which the caller has already checked the access.
     pub(crate) fn read_all(&self, turn: &Turn) -> Reader {
         self.journal.reader(turn.id, 0)
     }

@@ -1,7 +1,7 @@
-//! The events of a turn, in the one form in which they are stored and sent.
+//! Events of a turn. They are stored and sent in the same form.
 //!
-//! A payload is one JSON object, `type` first. It is made once, when the event is stored; every client gets
-//! the same bytes. Sequence numbers count from 1 without a gap within a turn.
+//! A payload is one JSON object with `type` as its first key. Every client gets the stored bytes. Sequence
+//! numbers count from 1 without a gap within a turn.
 
 use std::{fmt, str::FromStr};
 
@@ -21,7 +21,8 @@ pub(crate) const MAX_DELTA_BYTES: usize = 16 * 1024;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub enum TurnEvent {
-    /// A worker started; `attempt` counts the workers that have run the turn.
+    /// A worker runs the turn; stored once, before the first step. `attempt` is the number of claims so far;
+    /// it is above 1 if earlier workers ended before they stored an event.
     #[serde(rename = "turn.started")]
     TurnStarted { attempt: i32 },
     /// A model of the route is asked. Everything up to the step's commit can still be voided by a reset.
@@ -31,7 +32,8 @@ pub enum TurnEvent {
     TextDelta { step: i32, text: String },
     #[serde(rename = "reasoning.delta")]
     ReasoningDelta { step: i32, text: String },
-    /// The model calls a tool; the intent is committed.
+    /// The model calls a tool. This event is committed together with the call's row in the journal, before
+    /// the call is sent to a sandbox.
     #[serde(rename = "tool.call")]
     ToolCall {
         step: i32,
@@ -85,15 +87,15 @@ pub enum TurnEvent {
         from_model: String,
         /// The model that continues it.
         to_model: String,
-        /// Bytes of text that stay.
+        /// Bytes of the first model's text that stay valid.
         kept_bytes: i64,
         cause: String,
     },
     /// Final: the answer is stored as `message_id`. `elapsed_ms` counts from the turn's acceptance.
     #[serde(rename = "turn.completed")]
     TurnCompleted { message_id: MessageId, finish_reason: String, elapsed_ms: i64 },
-    /// Final: the turn failed. `message` is the cause for people; `message_id` keeps the partial answer, if
-    /// any.
+    /// Final: the turn failed. `message` is the cause as a sentence for users; `message_id` keeps the partial
+    /// answer, if any.
     #[serde(rename = "turn.failed")]
     TurnFailed { cause: String, message: String, message_id: Option<MessageId>, elapsed_ms: i64 },
     /// Final: the turn was canceled. `message_id` keeps the partial answer, if any.
@@ -173,7 +175,7 @@ impl TurnEvent {
     }
 
     /// Builds the last event of a turn with this ending. `message_id` is the message that holds its answer or
-    /// partial answer; `None` is returned if a completed turn has none.
+    /// partial answer. Returns `None` if a completed turn has no message.
     pub(crate) fn ending(
         ending: Ending,
         message_id: Option<MessageId>,
@@ -213,33 +215,34 @@ pub struct StoredEvent {
     pub payload: bytes::Bytes,
 }
 
-/// The open step of a turn, read back from its events.
+/// The step of a turn that was started last, read back from its events. It is open unless its message is
+/// stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct OpenStep {
-    /// Its number; 0 if no step is open.
+    /// Its number; 0 if no step was started.
     pub step: i32,
     pub attempt: i32,
-    /// Its first event; a reset voids from here.
+    /// Sequence number of its `step.started`; a reset voids the events from here on.
     pub from_seq: i64,
     /// The model that was asked last.
     pub model: String,
     pub text: String,
     pub reasoning: String,
-    /// Whether a reset has voided it.
+    /// Whether a reset has voided it since its last `step.started`.
     pub voided: bool,
     /// Whether the last attempt's usage is recorded, as known or unknown.
     pub settled: bool,
 }
 
 impl OpenStep {
-    /// Reads the events after the last committed step.
+    /// Reads the events since the turn's last `step.started`.
     pub(crate) fn read(events: &[StoredEvent]) -> Self {
         let mut open = Self::default();
         for stored in events {
             match serde_json::from_slice(&stored.payload) {
                 Ok(TurnEvent::StepStarted { step, attempt, model }) => {
-                    // A silent retry adds a start to a step that has shown nothing, so nothing more becomes
-                    // void.
+                    // A retry starts a step again only if none of its content was shown, so a reset need not
+                    // void the events before this one.
                     open = Self { step, attempt, model, from_seq: stored.seq, ..Self::default() };
                 }
                 // Another model continues the text: nothing is void.
@@ -255,7 +258,8 @@ impl OpenStep {
                     open.reasoning.clear();
                     open.voided = true;
                 }
-                // A failed attempt is settled before the next one starts, and the turn may end in between.
+                // The usage of a failed attempt is recorded before the next attempt starts. If the turn ends
+                // between the two, it must not be recorded again.
                 Ok(TurnEvent::Usage { step, attempt, .. })
                     if (step, attempt) == (open.step, open.attempt) =>
                 {
@@ -277,8 +281,8 @@ impl OpenStep {
         open
     }
 
-    /// Returns the visible content as parts of a message. The order of interleaved reasoning and text is
-    /// lost; no model reads the reasoning of a step that did not end.
+    /// Returns the visible content as parts of a message. The order in which reasoning and text alternated is
+    /// lost; no model is sent the reasoning of an unfinished step.
     pub(crate) fn parts(&self) -> Vec<Part> {
         let reasoning = (!self.reasoning.is_empty())
             .then(|| Part::Reasoning { text: self.reasoning.clone(), signature: None });
@@ -296,7 +300,7 @@ impl OpenStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cursor {
     pub turn_id: TurnId,
-    /// The last event seen; 0 is before the first.
+    /// Sequence number of the last event that the client has seen; 0 if none.
     pub seq: i64,
 }
 
@@ -307,7 +311,8 @@ impl fmt::Display for Cursor {
 }
 
 impl Cursor {
-    /// Parses the caller's `field` and checks that it belongs to `turn_id`; empty is the beginning.
+    /// Parses `text`, the value of the request's `field`, and checks that it names an event of `turn_id`. An
+    /// empty text is the position before the first event.
     ///
     /// # Errors
     /// [`Invalid`] if the text is not a cursor, or a cursor of another turn.

@@ -1,17 +1,19 @@
-//! Decides what follows a failed model call: the walk over a route, without I/O.
+//! Decides what follows a failed model call: a retry, the next model of the route, or the turn's failure. No
+//! I/O.
 //!
-//! A route is an ordered list of models. A [`Walk`] moves through it forwards only and lives as long as its
-//! turn. It keeps three rules in every order of events:
+//! A route is an ordered list of models. A [`Walk`] is the position of one turn in its route; it only moves
+//! forwards. It follows three rules:
 //!
-//! * **Before anything of the open step is visible**, a failed call is repeated silently: on the same model
-//!   while that may help ([`FailureClass::retry_may_help`]) and retries are left, else on the next model.
-//! * **Once something is visible**, the same model is not asked again, and an event says so. The next model
-//!   continues the text ([`Next::Splice`]) if it can and only text was shown; else the step is voided
-//!   ([`Next::Reset`]).
-//! * **If the request itself is at fault**, the walk gives up.
+//! * **While clients have seen no content of the open step**, a failed call is repeated and no event voids
+//!   anything: on the same model while that may help ([`FailureClass::retry_may_help`]) and retries are left,
+//!   else on the next model.
+//! * **Once clients have seen content**, the model that failed is not asked again. The next model continues
+//!   the text ([`Next::Splice`]) if it can and only text was shown; else the step is voided
+//!   ([`Next::Reset`]). Clients get an event for either.
+//! * **If the request itself is invalid**, the walk gives up, because no model accepts it.
 //!
-//! The caller asks the breaker of the next model *before* it acts on a [`Next`] (before it writes a reset or
-//! sleeps a delay), and calls [`Walk::refused`] if the breaker is open.
+//! Before the caller acts on a [`Next`] (writes a reset, sleeps a delay), it asks the circuit breaker of that
+//! model. If the breaker is open, it calls [`Walk::refused`].
 
 use std::time::Duration;
 
@@ -25,7 +27,8 @@ pub(crate) struct RetryPolicy {
     /// Maximum retries on the same model before the next one is asked.
     pub retries: u32,
     pub backoff: Backoff,
-    /// Longest pause before a retry; an upstream that asks for more is not retried.
+    /// Maximum delay before a retry on the same model. If the upstream asks for a longer one (Retry-After),
+    /// the next model of the route is asked at once instead.
     pub longest_wait: Duration,
 }
 
@@ -39,7 +42,7 @@ impl Default for RetryPolicy {
     }
 }
 
-/// One model of a route, as far as the walk needs to know it.
+/// Properties of one model of a route that the walk needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Candidate {
     /// Whether it can continue an answer that another model began.
@@ -56,7 +59,8 @@ pub(crate) struct Failure {
 /// The part of the open step that clients have seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Shown {
-    /// The step's first event, if any content is visible; a reset voids from here.
+    /// Sequence number of the step's first event; `None` if no content is visible. A reset voids the events
+    /// from here on.
     pub from_seq: Option<i64>,
     /// Bytes of visible text.
     pub text_bytes: usize,
@@ -64,13 +68,13 @@ pub(crate) struct Shown {
     pub beyond_text: bool,
 }
 
-/// The next action. `candidate` is a place in the route, `attempt` the number of the attempt at the step,
+/// The next action. `candidate` is an index into the route, `attempt` the number of the attempt at the step,
 /// from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Ask this model after `delay`; clients do not learn about the attempt before.
+    /// Ask this model after `delay`. No content of an earlier attempt is visible.
     Ask { candidate: usize, attempt: i32, delay: Duration },
-    /// Let this model continue the visible text, of which `kept_bytes` stay.
+    /// Let this model continue the visible text, of which `kept_bytes` stay valid.
     Splice { candidate: usize, attempt: i32, kept_bytes: usize, cause: ResetCause },
     /// Void the step's events from `from_seq` on, then ask this model.
     Reset { candidate: usize, attempt: i32, from_seq: i64, cause: ResetCause },
@@ -85,7 +89,7 @@ pub(crate) struct Walk {
     policy: RetryPolicy,
     at: usize,
     attempt: i32,
-    /// Failed calls of `at` within this step.
+    /// Failed calls to the model at `at` within this step.
     failed_here: u32,
     /// Why the open step needs another attempt; clients read it in the reset or splice.
     cause: Option<ResetCause>,
@@ -108,8 +112,8 @@ impl Walk {
         self.ask_here(Shown::default())
     }
 
-    /// Repeats the step that a lost worker had open, on the same model, because the loss is not that model's
-    /// failure. `attempts` is the number of attempts that the step has had.
+    /// Repeats the step that the previous worker left open, on the same model: the worker failed, not the
+    /// model. `attempts` is the number of attempts that the step has had.
     pub(crate) fn take_over(&mut self, attempts: i32, shown: Shown) -> Next {
         self.attempt = attempts;
         self.failed_here = 0;
@@ -117,7 +121,7 @@ impl Walk {
         self.ask_here(shown)
     }
 
-    /// Decides after a failed call. `draw` in 0..1 spreads the delay.
+    /// Decides what follows a failed call. `draw`, a random number in 0..1, is the jitter of the delay.
     pub(crate) fn failed(&mut self, failure: Failure, shown: Shown, draw: f64) -> Next {
         let Failure { class, retry_after } = failure;
         self.last_failure = Some(class);
@@ -140,7 +144,7 @@ impl Walk {
         self.ask_here(shown)
     }
 
-    /// Decides after the next model's breaker refused the call. The call was not made, so it counts neither
+    /// Decides what follows if the next model's breaker is open. The call was not made, so it counts neither
     /// as a failure nor as an attempt.
     pub(crate) fn refused(&mut self, shown: Shown) -> Next {
         self.attempt -= 1;
@@ -165,7 +169,7 @@ impl Walk {
     fn give_up(&self) -> Next {
         let primary = match (self.last_failure, self.cause) {
             (Some(last), _) => last,
-            // The lost worker's stream ended with it.
+            // No model failed: the previous worker was lost, which cut its stream.
             (None, Some(ResetCause::Takeover)) => FailureClass::Cut,
             // The breakers of all remaining models are open.
             (None, _) => FailureClass::Transient,

@@ -26,7 +26,7 @@ pub(crate) enum FailureClass {
 /// Effect of a failure on the health of its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HealthEffect {
-    /// The endpoint did what it should.
+    /// The endpoint works: it answered, and refused the call.
     None,
     /// Counts as one failure.
     Failure,
@@ -78,8 +78,8 @@ impl FailureClass {
         }
     }
 
-    /// Whether the same model may succeed on a retry. It may not after a refusal, which would repeat; not
-    /// after a rate limit, which needs a pause; and not after a stall, which has used up its timeout.
+    /// Whether a retry on the same model may succeed. False for example after a refusal, which it would
+    /// repeat; after a rate limit, which needs a pause; and after a stall, which has used up its timeout.
     pub(crate) const fn retry_may_help(self) -> bool {
         match self {
             Self::Transient | Self::Cut | Self::Malformed => true,

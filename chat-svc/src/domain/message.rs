@@ -1,6 +1,7 @@
 //! Messages of a session, in parts.
 //!
-//! The serde form of [`Part`] is the stored form and what clients read: changing it means migrating rows.
+//! [`Part`] is stored in its serde form, and clients read the same form: a change needs a migration of stored
+//! rows.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -171,8 +172,8 @@ pub(crate) fn storable(mut message: Message) -> Message {
 pub(crate) struct History {
     newest_first: Vec<Message>,
     bytes: usize,
-    /// The limits are reached before the last turn's question was found. Of that turn only its final answer
-    /// is kept, and older messages are skipped up to its question.
+    /// True if the limits were reached before the last turn's question was found. Of that turn only the final
+    /// answer is kept; messages before it are skipped up to its question.
     wants_question: bool,
 }
 
@@ -217,11 +218,11 @@ impl History {
     }
 }
 
-/// Result that a model reads for a call that its turn did not make.
+/// Result that a model reads for a call that was never sent, because its turn ended first.
 pub(crate) const NOT_CARRIED_OUT: &str = "not carried out: the turn ended first";
 
-/// Adds the missing tool results in place, because providers refuse a history without them. A call that its
-/// turn did not make (the turn was canceled or failed) gets [`NOT_CARRIED_OUT`].
+/// Adds the result [`NOT_CARRIED_OUT`] for every tool call that has none, in the place where the result
+/// belongs. A canceled or failed turn may leave such calls, and providers refuse a history that has them.
 pub(crate) fn with_all_results(history: Vec<Message>) -> Vec<Message> {
     let mut whole: Vec<Message> = Vec::with_capacity(history.len());
     let mut open: Vec<ToolCall> = Vec::new();

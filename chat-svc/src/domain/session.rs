@@ -44,7 +44,8 @@ pub(crate) enum Admission {
     QueueFull,
 }
 
-/// Decides on a new input. `open` are the session's turns that are not final, at most `max_open`.
+/// Decides on a new input. `open` are the session's turns that are not final. With [`InputPolicy::Queue`] a
+/// session may have at most `max_open` of them.
 pub(crate) fn admit(policy: InputPolicy, open: &[TurnId], max_open: usize) -> Admission {
     if open.is_empty() {
         return Admission::Accept;

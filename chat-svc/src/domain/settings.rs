@@ -1,4 +1,5 @@
-//! Sections of the configuration that the journal and the clients take as they are.
+//! Sections of the configuration that are passed unchanged to the journal, the sandbox client and the model
+//! clients.
 
 use std::time::Duration;
 

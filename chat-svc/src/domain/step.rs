@@ -1,10 +1,10 @@
-//! One model step, without I/O: the events of one model call come in; events for clients and the step's
-//! record go out.
+//! One model step, without I/O: takes the events of one model call, returns events for clients and at its end
+//! the step's record.
 //!
 //! A [`Step`] decides
 //!
-//! * what clients see: text and reasoning as they arrive; a tool call is shown only once its intent is
-//!   committed, which does not happen here;
+//! * what clients see: text and reasoning as they arrive, but no tool call (`app::run` shows it once its
+//!   intent is committed);
 //! * what the record holds: every part in order of arrival, adjacent deltas as one;
 //! * whether the call succeeded: an empty or unfinished message is a failure;
 //! * when the call has been silent for too long ([`Clocks`]).
@@ -99,7 +99,8 @@ impl Step {
     /// [`StepError`] if the event is malformed or a clock has run out.
     pub(crate) fn handle(&mut self, event: ModelEvent, now: Instant) -> Result<Option<TurnEvent>, StepError> {
         self.clocks.restart(&event, now);
-        // A stream that is never silent must still obey the clocks that its events do not restart.
+        // Checks the clocks after every event too, because a stream that is never silent may exceed a clock
+        // that its events do not restart.
         if let Some(firing) = self.clocks.fired(now) {
             return Err(firing.into());
         }
@@ -142,8 +143,8 @@ impl Step {
         if !self.has_content {
             return Err(StepError::Empty);
         }
-        // Upstreams contradict themselves ("stop" with tool calls, "tool_calls" without any): the calls
-        // decide.
+        // The finish reason of some upstreams contradicts the calls ("stop" with tool calls, "tool_calls"
+        // without any); the calls decide.
         let finish = match (self.calls > 0, reason) {
             (true, _) => FinishReason::ToolUse,
             (false, FinishReason::ToolUse) => FinishReason::EndTurn,

@@ -17,8 +17,8 @@ pub(crate) struct CallKey {
 }
 
 impl CallKey {
-    /// Returns the key that sandbox-svc gets with the `dispatch`-th dispatch, from 1. A next dispatch is made
-    /// only after sandbox-svc abandoned the key of the one before, which it then refuses.
+    /// Returns the idempotency key that is sent to sandbox-svc with this dispatch; the first has number 1.
+    /// Another dispatch is made only after sandbox-svc has abandoned the previous key, which it then refuses.
     pub(crate) fn exec_key(&self, dispatch: i32) -> String {
         let Self { turn_id, step, call } = self;
         match dispatch {
@@ -42,7 +42,7 @@ pub enum ToolCallState {
 }
 
 impl ToolCallState {
-    /// The state of a call with this result.
+    /// Returns the state of a call with this result.
     pub(crate) const fn of(result: &Rendered) -> Self {
         if result.in_doubt { Self::InDoubt } else { Self::Finished }
     }
@@ -66,7 +66,7 @@ impl StopOutcome {
     const ATTEMPTS: i32 = 16;
     const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-    /// Returns the pause after the `tries`-th attempt without an outcome; `None` after the last.
+    /// Returns the pause after attempt number `tries`, if it had no outcome; `None` after the last attempt.
     pub(crate) fn pause_after(tries: i32) -> Option<Duration> {
         let doublings = u32::try_from(tries.max(1) - 1).unwrap_or(0).min(6);
         (tries < Self::ATTEMPTS).then(|| Duration::from_secs(1 << doublings).min(Self::LONGEST_PAUSE))

@@ -116,7 +116,8 @@ impl BuiltIn {
 }
 
 impl ActTool {
-    /// Returns the longest time that the call may run; writing a file takes no time that matters.
+    /// Returns the longest time that the call may run; zero for writing a file, which takes no noticeable
+    /// time.
     pub(crate) const fn longest(&self) -> Duration {
         match self {
             Self::Shell { timeout, .. } => *timeout,

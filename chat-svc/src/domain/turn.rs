@@ -43,7 +43,8 @@ impl Turn {
 pub enum TurnStatus {
     /// Accepted, waiting for a worker.
     Queued,
-    /// A worker holds its lease, or held it and another worker takes the turn over next.
+    /// A worker holds its lease; or the lease was released or has expired, and another worker claims the turn
+    /// next.
     Running,
     /// Final: the answer is stored.
     Completed,
@@ -141,7 +142,7 @@ impl Ending {
         }
     }
 
-    /// Stable reason; empty for an answer.
+    /// Stable reason for clients; empty if the turn completed.
     pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::Completed => "",
@@ -159,7 +160,7 @@ pub struct Standing {
     pub epoch: i64,
     /// Version of the row.
     pub generation: i64,
-    /// Workers that have run the turn.
+    /// Number of claims so far.
     pub attempts: i32,
     /// Claims since the turn last made progress.
     pub no_progress_claims: i32,
@@ -178,7 +179,7 @@ pub(crate) enum Input {
     Claim,
     /// Its worker committed a step or a tool's result.
     Advance,
-    /// Its worker hands it over: the worker stops, the turn continues elsewhere.
+    /// Its worker stops and hands the turn over; another worker may claim it at once.
     Release,
     /// Its worker ends it.
     End(Ending),
@@ -223,7 +224,8 @@ pub(crate) fn next(
             ..changed
         }),
         (Running, Input::Advance) => Ok(Standing { no_progress_claims: 0, ..changed }),
-        // A handed-over turn does not lack progress: deployments must not poison a long turn.
+        // The claim of a turn that was handed over does not count as one without progress: repeated
+        // deployments must not fail a long turn as poisoned.
         (Running, Input::Release) => {
             Ok(Standing { no_progress_claims: (standing.no_progress_claims - 1).max(0), ..changed })
         }
@@ -233,7 +235,7 @@ pub(crate) fn next(
     }
 }
 
-/// Why a turn that was just claimed must fail instead of running; `None` if it may run.
+/// Returns why a turn that was just claimed must fail instead of running; `None` if it may run.
 pub(crate) fn refuse_claim(
     standing: &Standing,
     max_no_progress: i32,

@@ -1,6 +1,6 @@
 //! Claims of turns. One claimer task per process asks for a batch at a time.
 //!
-//! Both statements must write the same as [`crate::domain::turn::next`] returns for `Input::Claim`. They need
+//! Both statements must write the same as [`crate::domain::turn::next`] returns for `Input::Claim`. They lock
 //! no custody row: an erasure ends every turn of its subject in the transaction that freezes it, and a final
 //! turn is never claimed.
 
@@ -27,10 +27,10 @@ pub(crate) struct Bounds {
     pub of_account: i64,
 }
 
-/// Claims queued turns, from the id `scan_from` on, that are the first open turn of their session.
+/// Claims queued turns with an id of at least `scan_from` that are the first open turn of their session.
 ///
-/// `scan_from` skips what earlier claims left at the head of the index: dead entries, and turns that wait for
-/// another turn of their session.
+/// The caller uses `scan_from` to skip the head of the index, where earlier claims left dead entries and
+/// turns that wait for another turn of their session.
 pub(crate) async fn claim_queued(
     db: &mut PgConnection,
     owner: &str,

@@ -32,7 +32,7 @@ pub(crate) async fn blank_heads(db: &mut PgConnection, subject: Subject) -> Resu
     Ok(())
 }
 
-/// Lists turns that have events although they do not exist. There should be none.
+/// Lists ids of turns that have events but no row. There should be none.
 pub(crate) async fn list_orphan_events(db: &mut PgConnection, limit: i64) -> Result<Vec<Uuid>, pg::Error> {
     let ids = sqlx::query_scalar!(
         r#"SELECT DISTINCT turn_id AS "turn_id: Uuid"

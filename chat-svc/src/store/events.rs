@@ -35,7 +35,7 @@ impl Batch {
     }
 }
 
-/// `$conflict` follows the insert.
+/// `$conflict` is the `ON CONFLICT` clause of the insert, or empty.
 macro_rules! append {
     ($db:expr, $batch:expr, $conflict:literal) => {
         sqlx::query_scalar!(
@@ -75,14 +75,15 @@ pub(crate) async fn append(db: &mut PgConnection, batch: &Batch) -> Result<Vec<T
     Ok(append!(db, batch, "")?)
 }
 
-/// Like [`append()`], for a repetition after a lost answer, when the first attempt may be committed: existing
-/// events under the same epoch are the writer's own.
+/// Like [`append()`], for a repetition after the answer of Postgres was lost, so that the first attempt may
+/// be committed. Existing events are skipped: while the epoch runs the turn, only this writer can have stored
+/// them.
 pub(crate) async fn append_again(db: &mut PgConnection, batch: &Batch) -> Result<Vec<TurnId>, pg::Error> {
     Ok(append!(db, batch, "ON CONFLICT (turn_id, seq) DO NOTHING")?)
 }
 
-/// Whether `epoch` runs the turn, as committed. It tells a fenced turn from a locked one after [`append()`]
-/// did not return the turn.
+/// Whether the committed row says that `epoch` runs the turn. If [`append()`] did not return a turn, it was
+/// fenced if this is false, and locked if this is true.
 pub(crate) async fn is_held(db: &mut PgConnection, turn_id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
     let held = sqlx::query_scalar!(
         r#"SELECT epoch = $2 AND status = $3 AS "held!" FROM turns WHERE id = $1"#,

@@ -1,4 +1,5 @@
-//! Messages. A turn's rows are its input and its committed steps, which a worker does not repeat.
+//! Reads and writes of messages. The messages of a turn are its input and its committed steps; a worker that
+//! takes the turn over does not repeat those steps.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, types::Json};

@@ -68,8 +68,8 @@ pub(crate) async fn list(
     Ok(sessions)
 }
 
-/// Locks the session's row, so that its inputs are admitted one after the other, and takes the ordinal of its
-/// next turn. Returns `None` if the tenant has no such session.
+/// Locks the session's row, so that its inputs are admitted one after the other. Returns its input policy and
+/// the ordinal of its next turn, or `None` if the tenant has no such session.
 pub(crate) async fn next_ordinal(
     db: &mut PgConnection,
     account_id: AccountId,

@@ -11,7 +11,8 @@ use svc_core::{
 
 use crate::domain::tool_call::{CallKey, DueStop, StopOutcome, ToolCallState};
 
-/// Marks every call of a turn that may be running as due: it was sent, and has no result or is in doubt.
+/// Marks those calls of the turn as due that may still run: they were sent, and have no result or are in
+/// doubt.
 pub(crate) async fn mark_due(
     db: &mut PgConnection,
     turn_id: TurnId,

@@ -334,7 +334,7 @@ pub async fn renew(
 }
 
 /// Hands a turn over: any worker may claim it at once, and that claim does not count as a claim without
-/// progress.
+/// progress. Returns false if `epoch` no longer runs the turn.
 pub async fn release(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
     let result = sqlx::query!(
         "UPDATE turns

@@ -25,7 +25,8 @@ fn model(class: FailureClass) -> ResetCause {
 #[test]
 fn every_failure_class_has_its_next_move() {
     use FailureClass::*;
-    // class, nothing shown, text shown; on a route of two models without prefill.
+    // Each row: failure class, next move if no content was shown, next move if text was shown. Neither of the
+    // two models in the route can continue a text.
     let again = |class| (class, "same", "reset");
     let on = |class| (class, "next", "reset");
     let stop = |class| (class, "stop", "stop");

@@ -1,8 +1,8 @@
-//! The clocks of a model call, without I/O: the time comes in.
+//! Time limits of a model call, without I/O: callers pass in the time.
 //!
-//! Data from the upstream restarts three of them: any byte restarts *bytes* (a keep-alive shows that the
+//! Data from the upstream restarts three clocks: any byte restarts *bytes* (a keep-alive shows that the
 //! connection is open), any event restarts *liveness* (the upstream works), and only content, reasoning and
-//! tool calls restart *progress* (the model advances). The *deadline* is the turn's and does not move.
+//! tool calls restart *progress* (the model advances). No event moves the *deadline*, which is the turn's.
 
 use std::{
     fmt,
@@ -82,7 +82,7 @@ impl Clocks {
         Self { limits, bytes_at: now, event_at: now, progress_at: now, deadline }
     }
 
-    /// Restarts the clocks that `event` restarts.
+    /// Restarts the bytes clock, and the liveness and progress clocks if this kind of event restarts them.
     pub(crate) const fn restart(&mut self, event: &ModelEvent, now: Instant) {
         self.bytes_at = now;
         match event {
@@ -100,7 +100,7 @@ impl Clocks {
         }
     }
 
-    /// The first instant at which a clock runs out.
+    /// Returns the first instant at which a clock runs out.
     pub(crate) fn poll_timeout(&self) -> Instant {
         let [bytes, liveness, progress] = self.ends().map(|(_, end, _)| end);
         bytes.min(liveness).min(progress).min(self.deadline)

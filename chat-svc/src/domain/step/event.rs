@@ -12,7 +12,7 @@ pub(crate) enum ModelEvent {
     /// Next part of the reasoning. Never empty.
     ReasoningDelta(String),
     /// `bytes` of a tool call's arguments arrived; the call follows as [`ModelEvent::ToolCall`]. It counts as
-    /// progress, but clients do not see it: a call that is cut in the middle does not exist.
+    /// progress, but is not shown, because a call that is cut off is discarded.
     ToolCallDelta { bytes: usize },
     /// A complete tool call.
     ToolCall(ToolCall),
@@ -20,11 +20,11 @@ pub(crate) enum ModelEvent {
     Usage(Usage),
     /// The model ended its message. Only usage may follow.
     Finish(FinishReason),
-    /// A sign of life without content.
+    /// The connection or the upstream is alive, but sent no content.
     Pulse(Pulse),
 }
 
-/// A sign of life without content: it comes from the connection or from the upstream.
+/// Evidence that the connection or the upstream is alive, without content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pulse {
     /// Bytes arrived (a keep-alive comment): the connection is alive, though perhaps only to a proxy.

@@ -29,7 +29,8 @@ fn call(id: &str) -> ModelEvent {
 
 const DONE: ModelEvent = ModelEvent::Finish(FinishReason::EndTurn);
 
-/// Feeds events at one instant; returns the shown events and the step's result.
+/// Passes the events to a new step, all at the same time. Returns the events that the step shows, and its
+/// record or error.
 fn run(events: impl IntoIterator<Item = ModelEvent>) -> (Vec<TurnEvent>, Result<StepRecord, StepError>) {
     let now = Instant::now();
     let mut step = step_at(now);
@@ -120,7 +121,8 @@ fn a_spliced_step_continues_the_kept_text() {
 #[test]
 fn each_clock_restarts_with_its_own_kind_of_event() {
     let start = Instant::now();
-    // Sends one event at second 9, then nothing; each row names the clock that fires, and the second.
+    // Each row: an event at second 9 with nothing after it, the clock that runs out, and the second at which
+    // it does.
     let table = [
         (ModelEvent::Pulse(Pulse::Bytes), Clock::Bytes, 19),
         (ModelEvent::Pulse(Pulse::Event), Clock::Bytes, 19),
@@ -133,7 +135,8 @@ fn each_clock_restarts_with_its_own_kind_of_event() {
         assert_eq!(step.fired(start + at * SECOND - Duration::from_millis(1)), None);
         assert_eq!(step.fired(start + at * SECOND).unwrap().clock, clock);
     }
-    // The same event every 9 seconds without end: the bytes clock never fires, another one does.
+    // Each row: an event that comes every 9 seconds without end, the clock that runs out (never the bytes
+    // clock), and the second at which it does.
     let endless = [
         (ModelEvent::Pulse(Pulse::Bytes), Clock::Liveness, 27),
         (ModelEvent::Pulse(Pulse::Event), Clock::Progress, 36),

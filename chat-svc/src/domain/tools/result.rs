@@ -106,7 +106,7 @@ impl Outcome {
 }
 
 fn exec(result: &ExecResult) -> String {
-    // Each stream gets half of the room, and the part that the other stream does not need.
+    // Each stream gets half of the space, and in addition what the other stream leaves of its half.
     let room = MAX_RESULT_BYTES - FRAME_BYTES;
     let half = room / 2;
     let stderr_room = half.max(room.saturating_sub(result.stdout.len()));

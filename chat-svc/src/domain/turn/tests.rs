@@ -37,7 +37,8 @@ const INPUTS: [Input; 9] = [
     Input::Cancel(CancelCause::Erased),
 ];
 
-/// Status, and change of epoch, attempts and claims without progress, after each input; `None` = refused.
+/// Returns the status after `input`, and by how much the epoch, the attempts and the claims without progress
+/// change; `None` if the input is refused.
 fn expected(from: TurnStatus, input: Input) -> Option<(TurnStatus, i64, i32, i32)> {
     use TurnStatus::{Canceled, Completed, Failed, Queued, Running};
     match (from, input) {
