@@ -6,7 +6,7 @@
 //! * A cold create from the request to the guest's answer, compared with creating and starting a container of
 //!   the same configuration without waiting for an answer from it.
 //!
-//! A ratio below its floor by more than the noise fails.
+//! The benchmark fails if a ratio exceeds its bound by more than the noise.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a benchmark may fail")]
 
@@ -129,7 +129,7 @@ impl Ground {
         self.remover.remove(id, epoch).await.expect("remove");
     }
 
-    /// The specification of a container of the configured shape.
+    /// Builds the specification of a container of the configured shape.
     async fn spec(&self) -> ContainerSpec {
         let identity = Identity {
             installation: self.installation.0.clone(),
@@ -184,7 +184,7 @@ fn config(base: &tempfile::TempDir, installation: &Installation) -> Config {
     Config::load(Some(&file)).expect("a configuration")
 }
 
-/// Prints one line. Returns whether `ours` took at most the share `floor` of `bare`.
+/// Prints one line. Returns whether `ours` took at most the share `floor` of the time of `bare`.
 fn line(what: &str, ours: &mut [f64], bare: (&str, &mut [f64]), floor: f64) -> bool {
     compare(what, ours, bare, Floor::AtMost(floor), milliseconds)
 }

@@ -1,4 +1,4 @@
-//! Use cases: they make ids and times, own transactions, and decide what follows a failure.
+//! Use cases: they choose ids and times, begin and commit transactions, and decide what follows a failure.
 
 pub mod admission;
 pub mod creation;
@@ -59,8 +59,9 @@ impl Deps {
         self.clock.now()
     }
 
-    /// Commits a sandbox to its removal in `tx`, which must hold its row. Returns `None` if the removal is
-    /// committed already. The removal cannot be undone after the commit, so the audit log records it here.
+    /// Commits a sandbox to its removal in `tx`, which must have locked the row. Returns `None` if the
+    /// removal is committed already. The removal cannot be undone after the commit, so the audit log records
+    /// it here.
     async fn commit_removal(
         &self,
         tx: &mut Tx,
@@ -97,7 +98,7 @@ async fn audit_workspace(tx: &mut Tx, volume: VolumeId, by: &str, at: DateTime<U
     Ok(audit::record(tx, &act).await?)
 }
 
-/// The custody subject of an owner's data.
+/// Returns the custody subject of an owner's data.
 const fn subject(owner: Owner) -> Subject {
     Subject::Session { account: owner.account, session: owner.session }
 }

@@ -1,3 +1,3 @@
-//! The guest inside each sandbox, as a peer.
+//! Client of the guest in each sandbox.
 
 pub mod guest;

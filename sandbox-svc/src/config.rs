@@ -52,7 +52,7 @@ pub struct EngineConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostConfig {
-    /// Directory in which its kernel shows its state.
+    /// Directory with the kernel's files about the host, as `/proc`.
     pub proc_root: PathBuf,
     /// Time between two samples.
     #[serde(with = "humantime_serde")]

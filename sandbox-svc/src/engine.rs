@@ -113,7 +113,7 @@ pub enum Removal {
     Removed,
     /// The object did not exist.
     Absent,
-    /// Another removal of the object is running; it ends when a read finds the object absent.
+    /// Another removal of the object is running; a later read shows when the object is gone.
     InProgress,
 }
 

@@ -18,7 +18,7 @@ use crate::{
 /// Result of a use case.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Delay before a caller reads a sandbox again that is being created.
+/// Time after which a caller should ask again about a sandbox that is being created.
 const SOON: Duration = Duration::from_secs(1);
 
 /// Why a use case failed.

@@ -1,4 +1,4 @@
-//! The wire: take the call, parse the message, call the use case, answer.
+//! gRPC handlers: each one takes the call, parses the message, calls the use case and answers.
 
 mod convert;
 pub mod sandbox;

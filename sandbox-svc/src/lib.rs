@@ -1,13 +1,14 @@
 //! Sandboxes: one hardened container for each session.
 //!
 //! Owns engines, sandboxes, the warm pool, the journal of execs, and workspaces. Guarantees that a session
-//! has at most one live sandbox, that every container has a row or a committed intent, that no row says
-//! `gone` while its container exists or can still start, and that a keyed call runs at most once. Treats a
-//! timeout as unknown, never as a fact, and destroys nothing that is unknown. Does not know turns.
+//! has at most one live sandbox, that a row names each container before the engine is asked to create it,
+//! that no row says `gone` while its container exists or can still start, and that a keyed call runs at most
+//! once. After a timeout of the engine the state of the object is unknown, and nothing is removed because of
+//! it. Does not know turns.
 //!
-//! `grpc` (the wire) → `app` (use cases) → `domain` (pure), `store` (all SQL), `engine` (Docker), `client`
-//! (the guests), `run_dirs` (the fence); `worker` runs the background tasks; `service` wires
-//! them.
+//! `grpc` (handlers) → `app` (use cases) → `domain` (pure), `store` (all SQL), `engine` (Docker), `client`
+//! (the guests), `run_dirs` (directories without which no container starts); `worker` runs the background
+//! tasks; `service` builds and connects them.
 #![expect(unreachable_pub, reason = "`testing` exports items that the crate's own tests use")]
 
 mod app;

@@ -35,7 +35,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Records that a sandbox runs, `after` its request.
+    /// Records the time `after` from the request for a sandbox until it ran.
     pub fn created(&self, sandbox: &Sandbox, after: TimeDelta) {
         self.creations.record(after.as_seconds_f64(), &[KeyValue::new("warm", sandbox.warm)]);
     }

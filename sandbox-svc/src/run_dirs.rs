@@ -1,9 +1,9 @@
 //! Run directories: one for each container, on the engine's host, with the guest's socket in it.
 //!
 //! The engine neither creates nor starts a container without its run directory. So a worker makes the
-//! directory *before* it commits the creation of the container, never after, and *revokes* it as soon as the
-//! removal is committed: one rename, whatever the sandbox does in it. The files inside belong to the sandbox:
-//! they are removed without being read and without following links.
+//! directory *before* it commits the creation of the container, never after. It *revokes* the directory as
+//! soon as the removal is committed, by one rename, which works whatever files the sandbox has put into it.
+//! These files are removed without being read and without following links.
 
 use std::{
     fs, io,
@@ -73,11 +73,11 @@ impl RunDirectories {
         self.0.join(name)
     }
 
-    /// Renames a directory away, so that no container can be created or started with it. Succeeds if it is
+    /// Renames a directory, so that no container can be created or started with it. Succeeds if it is
     /// missing.
     ///
     /// # Errors
-    /// [`Error`] if the directory may still be in place.
+    /// [`Error`] if the directory may still have its name.
     pub fn revoke(&self, name: &str) -> Result<(), Error> {
         let revoked = self.path(&format!("{REVOKED}{name}"));
         change(name, "revoke", || fs::rename(self.path(name), revoked))
@@ -119,8 +119,8 @@ impl RunDirectories {
     }
 }
 
-/// Changes a directory unless it is missing. Only names that [`RunDirectories::make`] gives are touched: the
-/// mount of an orphaned container may name any path.
+/// Runs `change` on a directory; a missing one is no error. Ignores names that [`RunDirectories::make`]
+/// cannot have given, because the mount of an orphaned container may name any path.
 fn change(name: &str, step: &'static str, change: impl FnOnce() -> io::Result<()>) -> Result<(), Error> {
     if name.len() != 32 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(());

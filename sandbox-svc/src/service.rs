@@ -1,4 +1,4 @@
-//! The composition root: no other file builds the parts and spawns the tasks.
+//! The composition root: builds the parts of the service, connects them and starts its tasks.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ use crate::{
     worker::engine::{self, EngineDeps},
 };
 
-/// Maximum API tokens that are cached, for five seconds each.
+/// Maximum API tokens of which the answer of registry-svc is cached, for five seconds each.
 const MAX_TOKENS: u64 = 100_000;
 
 /// Starts sandbox-svc on `lifecycle`: binds its ports, migrates, spawns its tasks and returns. The engine may

@@ -1,4 +1,4 @@
-//! The items that the crate's own tests and benchmarks use, and the artefacts that they run on a real engine.
+//! The items of this crate that tests and benchmarks use, and the artefacts that they run on a real engine.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::{
@@ -45,22 +45,23 @@ pub use crate::{
     worker::{PassLease, host::HostLevel, pool, reconcile::Reconciler},
 };
 
-/// The engine of this machine.
+/// Returns the Docker engine of this machine.
 pub fn docker() -> DockerEngine {
     DockerEngine::at(&docker_host())
 }
 
-/// Address at which the engine of this machine listens.
+/// Returns the address at which the engine of this machine listens.
 pub fn docker_host() -> String {
     std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned())
 }
 
-/// Name of the small sandbox image, built if it is not there.
+/// Returns the name of the small sandbox image, which is built if it is missing.
 pub fn sandbox_image() -> String {
     script("build-image.sh", &["busybox"])
 }
 
-/// The static guest program: the one that `STEWARD_GUEST` names, or built if it is not fresh.
+/// Returns the path of the static guest program: `STEWARD_GUEST` if set, or else one that is built if it is
+/// not up to date.
 pub fn guest_program() -> PathBuf {
     match std::env::var_os("STEWARD_GUEST") {
         Some(guest) => guest.into(),
@@ -75,7 +76,7 @@ fn script(name: &str, arguments: &[&str]) -> String {
     String::from_utf8(run.stdout).unwrap().trim().to_owned()
 }
 
-/// An installation of one test's own; when dropped, every container and volume with its label is gone.
+/// An installation for one test. On drop, every container and volume with its label is removed.
 #[derive(Debug)]
 pub struct Installation(pub String);
 
@@ -101,7 +102,8 @@ fn sweep(list: &[&str], remove: &[&str], filter: &str) {
     let found: Vec<&str> = text.lines().collect();
     if !found.is_empty() {
         let removed = run(&[remove, &found].concat());
-        // Panicking here, in a drop, would hide what the test found; the next list would show what is left.
+        // Does not panic if the test panics already: a second panic would abort the process and hide the
+        // first.
         assert!(std::thread::panicking() || removed.is_ok_and(|removed| removed.status.success()));
     }
 }

@@ -1,4 +1,4 @@
-//! Requests for a sandbox, after a check that the session belongs to the account.
+//! Handles requests for a sandbox: checks first that the session belongs to the account.
 
 use svc_core::{
     custody,
@@ -29,8 +29,8 @@ pub struct Admission {
 
 impl Admission {
     /// Returns the session's live sandbox, or requests one. The first request for a session makes the account
-    /// its owner here, so chat-svc is asked first. A service of the plane knows the owner, so for its
-    /// requests chat-svc is not asked.
+    /// its owner here, so chat-svc is asked before whether the account has the session. It is not asked if
+    /// the account is the recorded owner, or if the caller is another service, which knows the owner.
     ///
     /// # Errors
     /// [`Error::SessionNotFound`] if the session belongs to another account or does not exist;

@@ -2,10 +2,11 @@
 //!
 //! The row names the container, its run directory and its image before the engine is asked. So when a worker
 //! dies, the next one repeats the same request, finds the container of the first worker by its name, and
-//! adopts it if it matches. A worker that lost its lease or its sandbox does no harm: the first step of a
-//! removal revokes the run directory, and without it the engine neither creates nor starts the container.
+//! adopts it if it matches. A worker that resumes after its sandbox was deleted creates no container: a
+//! removal first revokes the run directory, and without it the engine neither creates nor starts the
+//! container.
 //!
-//! [`take`] chooses a sandbox and commits its creation, [`container`] works through the engine's steps.
+//! [`take`] chooses a sandbox and commits its creation, [`container`] asks the engine for each step.
 
 mod container;
 mod take;
@@ -47,7 +48,7 @@ pub struct Job {
 enum Abort {
     /// No further attempt can succeed; the sandbox is committed to removal for this cause.
     GiveUp(Cause),
-    /// The sandbox stays as it is for the next worker.
+    /// The sandbox stays as it is, and the next worker continues.
     Retry(Error),
 }
 
@@ -141,7 +142,7 @@ impl Creator {
         Ok(after)
     }
 
-    /// Writes that a sandbox runs. In the pool it retires the sandbox that it replaces.
+    /// Writes that a sandbox runs. If it is in the pool, commits the sandbox that it replaces to removal.
     async fn mark_running(&self, served: &Served, sandbox: &Sandbox, instance: String) -> Result<()> {
         let input = Input::Ready { instance, within: self.deps.settings.lifetimes.idle };
         let Some(after) = next(sandbox, input, self.deps.now())? else { return Ok(()) };

@@ -1,15 +1,15 @@
 //! sandbox-svc's part in an erasure: it freezes, removes and counts what it stores of a subject.
 //!
-//! A freeze keeps writers out and commits sandboxes that do not run yet to removal. Running ones stay, so
-//! that a thaw returns them. An erasure commits everything to removal in one transaction, and then carries
-//! the removals out as [`super::removal`] does. Before it deletes the last row, it looks for the resources of
-//! the inventory once more, because after that only the inventory has their names.
+//! A freeze refuses later writes and commits sandboxes that do not run yet to removal. Running ones stay, so
+//! that the session has them again after a thaw. Erase commits everything to removal in one transaction, and
+//! then carries the removals out as [`super::removal`] does. Before it deletes the last row, it removes what
+//! exists of the resources in the inventory once more, because after that only the inventory has their names.
 //!
 //! Verify asks Postgres, the engine and its host. If the engine does not answer, or another process serves
-//! it, the count is unknown and never zero.
+//! it, Verify fails; it never counts zero then.
 //!
-//! [`svc_core::custody`] decides which writers and steps are allowed, and replays the answers of repeated
-//! steps. The stored answers are the records of this module.
+//! [`svc_core::custody`] decides which writes and steps are allowed, and returns the stored answer to a
+//! repeated step. [`Listed`] and [`Erased`] are such answers.
 
 mod resources;
 
@@ -45,7 +45,7 @@ use crate::{
     },
 };
 
-/// Longest time that one Erase keeps removing, because its caller waits for 30 s.
+/// Longest time that one Erase keeps removing. It is below the time for which purge-svc waits for an answer.
 const ERASE_TIME: Duration = Duration::from_secs(20);
 /// Time between two reads of the progress of the removals, which other workers carry out, too.
 const REMOVAL_POLL: Duration = Duration::from_millis(100);
@@ -100,12 +100,12 @@ pub struct Custodian {
     remover: Remover,
 }
 
-/// The state of a subject with a committed removal.
+/// State of a subject after everything of it is committed to removal.
 struct Pending {
     /// Sandboxes that are not final yet.
     sandboxes: Vec<Sandbox>,
     resources: BTreeSet<Resource>,
-    /// Whether rows are left that exceed the limit of one call.
+    /// Whether journaled calls are left, because one call of Erase deletes a limited number of rows.
     more: bool,
 }
 
@@ -129,7 +129,8 @@ impl custodian::Custodian for Custodian {
         Description { kinds, survivors: Vec::new() }
     }
 
-    /// Stops every writer of the subject, and commits its sandboxes that do not run yet to removal.
+    /// Freezes the subject, so that writes are refused, and commits its sandboxes that do not run yet to
+    /// removal.
     async fn freeze(&self, step: Step) -> Result<Frozen> {
         custody::step(&self.deps.pool, step, async |mut open| {
             let known = TABLES.any(open.tx(), step.subject).await?;
@@ -153,7 +154,7 @@ impl custodian::Custodian for Custodian {
         Ok(listed?.resources.into_iter().map(Object::from).collect())
     }
 
-    /// Removes as much as one call can.
+    /// Commits everything of the subject to removal, and removes what it can within [`ERASE_TIME`].
     async fn erase(&self, step: Step) -> Result<custodian::Erased> {
         let until = Instant::now() + ERASE_TIME;
         let mut deleted = Counts::new();
@@ -207,7 +208,7 @@ impl custodian::Custodian for Custodian {
         .await
     }
 
-    /// Commits the erasure. This service has no head row to delete; the tombstone stays.
+    /// Commits the erasure. This service has no head row to delete; the subject's tombstone stays.
     async fn commit(&self, step: Step) -> Result<Committed> {
         custody::step(&self.deps.pool, step, async |open| Ok(open.finish_commit(self.deps.now()).await?))
             .await
@@ -252,8 +253,8 @@ impl Custodian {
         Ok((Pending { sandboxes, resources, more }, ended))
     }
 
-    /// Carries out the removals on the served engine; other replicas do so on their engines. Returns the
-    /// reason if a removal must be repeated.
+    /// Carries out the removals on the served engine; other replicas do so on their engines. If a removal
+    /// failed, returns why it must be repeated.
     async fn remove(&self, sandboxes: &[Sandbox]) -> Option<RetryReason> {
         let Ok(served) = self.deps.engine.get() else {
             return Some(RetryReason::EngineUnavailable);

@@ -48,7 +48,8 @@ impl Execs {
     pub async fn call(&self, account: AccountId, id: SandboxId, key: Key, call: Call) -> Result<Record> {
         let sandbox = self.deps.find(account, id).await?;
         let owner = sandbox.owner.ok_or(Error::NotFound)?;
-        // Checks this before the intent, so that a call that this process cannot send is not journaled.
+        // Checks before the intent that this process serves the engine, so that a call that it cannot send is
+        // not journaled.
         self.deps.engine.of(&sandbox)?;
         let keyed = KeyedCall { deps: self.deps.clone(), owner, sandbox, key };
         let first = match keyed.record_intent(&call.hash()).await? {
@@ -75,8 +76,8 @@ impl Execs {
         sent.await.ok().flatten().unwrap_or(Err(Error::Stopping))
     }
 
-    /// Returns the record of a key. A key that was never used, or that never arrived at the guest, becomes
-    /// abandoned.
+    /// Returns the record of a key, after a cancel or a wait as `options` say. A key that was never used, or
+    /// that never arrived at the guest, becomes abandoned.
     ///
     /// # Errors
     /// [`Error::Guest`] if the guest that runs the call does not answer.
@@ -112,14 +113,14 @@ impl Execs {
     }
 }
 
-/// Returns whether the guest refused a call for good. After a `Busy` refusal a repetition may succeed.
+/// Returns whether the guest will refuse the call again. After a `Busy` refusal a repetition may succeed.
 fn is_lasting_refusal(error: &guest::Error) -> bool {
     matches!(error, guest::Error::Refused { why, .. } if *why != Refusal::Busy)
 }
 
 /// The journal's answer before a call is sent.
 enum Intent {
-    /// The call ended before.
+    /// The call must not be sent: it has this record.
     Settled(Record),
     /// The call must be sent.
     Open {
@@ -170,8 +171,8 @@ impl KeyedCall {
         Ok(Intent::Open { first })
     }
 
-    /// Returns the error for a key that was used for another call. It names the header if the caller sent
-    /// one.
+    /// Returns the error for a key that was used for another call. It names the `idempotency-key` header if
+    /// the key was derived from it.
     fn key_reused(&self) -> Error {
         match self.key.is_of_request() {
             true => idempotency::Error::Reused.into(),
@@ -180,7 +181,8 @@ impl KeyedCall {
     }
 
     /// Deletes the intent of a call that the guest refused. The guest refuses before it records a key, so the
-    /// key is unused. Only the request that wrote the intent does this, and not after a `Busy` refusal.
+    /// key may be used for another call. Only the request that wrote the intent does this, and not after a
+    /// `Busy` refusal.
     async fn withdraw_intent(&self) -> Result<()> {
         let mut tx = self.tx().await?;
         execs::withdraw(&mut tx, self.id()).await?;
@@ -215,7 +217,7 @@ impl KeyedCall {
         Keyed { key: self.key.as_str(), instance: container.instance.as_deref().unwrap_or_default() }
     }
 
-    /// Journals the guest's answer about the key.
+    /// Journals the guest's answer about the key. Returns the record that the journal then has.
     async fn settle(&self, answer: Result<Record, guest::Error>) -> Result<Record> {
         let record = match answer {
             Ok(record) => record,
@@ -243,8 +245,8 @@ impl KeyedCall {
         Ok(settled.record)
     }
 
-    /// Commits a sandbox to removal after its guest restarted. The guest's records are lost, so no further
-    /// call could be kept from running twice. The session's next sandbox gets its workspace.
+    /// Commits a sandbox to removal after its guest restarted. The guest's records are lost, so a repeated
+    /// call could run twice. The session's next sandbox gets its workspace.
     async fn end_restarted(&self) -> Result<()> {
         let mut tx = self.tx().await?;
         let locked = rows::lock(&mut tx, Some(self.owner.account), self.sandbox.id).await?;
@@ -258,8 +260,7 @@ impl KeyedCall {
         Ok(())
     }
 
-    /// Waits until the removal of the sandbox settles the key, and returns the record, or the one after
-    /// `wait`.
+    /// Waits at most `wait` until the removal of the sandbox settles the key, and returns the record.
     async fn await_absence(&self, wait: Duration) -> Result<Record> {
         let soft = self.deps.lifecycle.soft();
         let until = Instant::now() + wait;

@@ -1,4 +1,4 @@
-//! Reads of a sandbox's files. A write is a keyed call: [`super::execs`].
+//! Reads and lists the files of a sandbox. A write is a keyed call: [`super::execs`].
 
 use bytes::Bytes;
 use svc_core::id::{AccountId, SandboxId};
@@ -54,7 +54,7 @@ impl Files {
         }
     }
 
-    /// Drops the connection to a guest that did not answer.
+    /// Returns the guest's answer. If the guest did not answer, drops the cached connection to it.
     async fn checked<T>(&self, sandbox: &Sandbox, answer: Result<T, guest::Error>) -> Result<T> {
         if let Err(guest::Error::Unreachable(_) | guest::Error::TimedOut) = &answer {
             self.deps.engine.of(sandbox)?.forget_guest(sandbox.id).await;

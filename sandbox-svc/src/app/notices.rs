@@ -8,7 +8,7 @@ use svc_core::{
 
 use crate::domain::sandbox::Sandbox;
 
-/// Publishes and subscribes; cheap to clone.
+/// Publishes wake-ups and subscribes to them; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Notices(Wake);
 

@@ -1,19 +1,20 @@
 //! Compares what the engine and its host have with the rows, in both directions.
 //!
-//! The order of reads makes it safe. Running rows are read *before* the listing: a container that is then not
-//! listed was absent while its row said running. Other rows are read *after* the listing: a container without
-//! a row then existed without one. A listing counts only if it is complete and comes from the expected
-//! engine. Each difference must be seen twice, a period apart, under the same lease.
+//! The order of the reads prevents false differences. Rows that are `running` are read *before* the listing,
+//! so a container that is not listed was absent while its row said `running`. The rows of the listed
+//! containers are read *after* the listing, so a container without a row had none when it was listed. A
+//! listing counts only if it is complete and comes from the expected engine. A difference must be seen twice,
+//! a period apart, under the same lease.
 //!
-//! * A container without a row gets a row that is `deleting`; if the insert conflicts, there is a row after
-//!   all.
+//! * A container without a row gets a row that is `deleting`, unless the insert shows that a row exists now.
 //! * A container with a final row is removed by its full id.
 //! * A container that contradicts its row is left alone and logged.
-//! * A running row with a lost or ended container is committed to removal, which confirms the absence.
+//! * A running row with a lost or ended container is committed to removal, which confirms that the container
+//!   is absent.
 //! * A run directory without a live row is removed.
 //! * A volume without a row gets a row and the usual retention; a volume with a final row is removed.
 //!
-//! A replica that was suspended finds its lease taken before it writes or removes anything.
+//! Before each write or removal the lease is checked, so a replica that was suspended meanwhile does nothing.
 
 mod orphan;
 mod storage;
@@ -56,7 +57,7 @@ pub struct Report {
     pub contradictory: usize,
 }
 
-/// The sightings of past passes.
+/// Reconciles one engine, and remembers which differences the past passes saw.
 #[derive(Debug)]
 pub struct Reconciliation {
     deps: Deps,
@@ -77,7 +78,7 @@ impl Reconciliation {
         }
     }
 
-    /// Makes one pass under the lease `held`, and acts on what an earlier pass saw, too.
+    /// Makes one pass under the lease `held`. Acts on differences that an earlier pass saw, too.
     ///
     /// # Errors
     /// Any error; the next pass then does the rest.
@@ -155,7 +156,7 @@ async fn in_states(deps: &Deps, served: &Served, states: &[State]) -> Result<Vec
     Ok(rows::in_states(&mut db, &served.info.id, states).await?)
 }
 
-/// Commits a running row to removal if its container is still lost or ended. Returns whether it was.
+/// Commits a running row to removal if its container is still lost or ended. Returns whether it did.
 async fn end_missing(deps: &Deps, held: &Held, served: &Served, id: SandboxId, how: Missing) -> Result<bool> {
     let row = {
         let mut db = deps.pool.acquire().await?;

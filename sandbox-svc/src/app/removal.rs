@@ -36,9 +36,9 @@ pub struct Remover {
 }
 
 impl Remover {
-    /// Removes the container and the other resources of a sandbox in `deleting`, unless another process has
-    /// taken the removal since its epoch was `seen`. The lease of an unfinished removal is released, so that
-    /// the next worker can repeat it.
+    /// Removes the container and the other resources of a sandbox in `deleting`. Does nothing if another
+    /// process has taken the removal since the caller read its epoch as `seen`. Releases the lease of an
+    /// unfinished removal, so that the next worker can repeat it.
     ///
     /// # Errors
     /// Any error; the removal must then be repeated.
@@ -61,7 +61,7 @@ impl Remover {
         ended.map(|_| ())
     }
 
-    /// Returns whether the sandbox is final.
+    /// Carries out the steps. Returns whether the sandbox is final.
     async fn run_steps(&self, sandbox: &Sandbox) -> Result<bool> {
         let served = self.deps.engine.get()?;
         if let Some(container) = &sandbox.container {
@@ -100,7 +100,8 @@ impl Remover {
         Ok(served.engine.observe(Handle::Id(&id)).await.known()?.is_none())
     }
 
-    /// Finds the container of an unconfirmed create by its name, and writes its id.
+    /// Finds the container of an unconfirmed create by its name, and writes its id. Returns `None` if it is
+    /// absent.
     async fn find_by_name(
         &self,
         served: &Served,
@@ -123,7 +124,7 @@ impl Remover {
     }
 
     /// Writes that a sandbox is final, marks its running calls as in doubt, and starts its workspace's
-    /// retention.
+    /// retention. Returns `false` if a create of its container may still be under way.
     async fn confirm_absence(&self, served: &Served, id: SandboxId) -> Result<bool> {
         let now = self.deps.now();
         // The transaction checks no custody, because the removals of an erasure end here, too.

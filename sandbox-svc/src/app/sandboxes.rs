@@ -33,17 +33,18 @@ use crate::{
 const LISTING: &str = "sandbox.sandboxes";
 /// Time between two reads of a row that a caller waits for, because a wake-up can be lost.
 pub(super) const POLL: Duration = Duration::from_secs(1);
-/// Maximum attempts to create; each lost race means that another request succeeded, so few are needed.
+/// Maximum attempts of one request. An attempt fails only if another request of the session succeeds at the
+/// same time, so few are needed.
 const MAX_ATTEMPTS: u32 = 5;
-/// Minimum time before its retirement that a claimed sandbox must have, because a claim and the retirement of
-/// the same sandbox must not meet.
+/// Minimum time before its retirement at which a pooled sandbox can still be claimed, so that it is not
+/// retired during the claim.
 const MIN_LIFE: Duration = Duration::from_secs(5);
 
 /// A sandbox with its position in the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     pub sandbox: Sandbox,
-    /// Number of sandboxes that are created first, while this one is requested.
+    /// Number of queued sandboxes that are created before this one; 0 if this one is not queued.
     pub position: i64,
 }
 
@@ -233,7 +234,7 @@ impl Deps {
         rows::find(&mut db, Some(account), id).await?.ok_or(Error::NotFound)
     }
 
-    /// Lists at most `limit` sandboxes of the served engine in `state` without a worker. With `expired`, it
+    /// Lists at most `limit` sandboxes of the served engine in `state` without a lease. With `expired`, it
     /// also lists those with an expired lease.
     ///
     /// # Errors
@@ -244,7 +245,7 @@ impl Deps {
         Ok(queue::unattended(&mut db, engine, state, expired, limit).await?)
     }
 
-    /// Builds a new requested sandbox without owner, around a workspace.
+    /// Builds a new requested sandbox without owner, which is to mount the workspace `volume`.
     pub fn requested(&self, engine: String, volume: VolumeId) -> Sandbox {
         let now = self.now();
         Sandbox {

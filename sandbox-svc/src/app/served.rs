@@ -74,8 +74,8 @@ impl Served {
     /// Records that the engine answered this replica.
     ///
     /// # Errors
-    /// [`Error::OtherRunDirectories`] if sandboxes of the engine have their run directories in another place:
-    /// to revoke a directory of this replica would then fence nothing.
+    /// [`Error::OtherRunDirectories`] if sandboxes of the engine have their run directories in another place.
+    /// This replica could not revoke those, so its removals would stop no create or start.
     pub async fn register(&self, pool: &Pool, clock: &SharedClock) -> Result<()> {
         let base = self.run_dirs.base().display().to_string();
         let mut tx = Tx::system(pool).await?;
@@ -91,7 +91,7 @@ impl Served {
 pub struct EngineSlot(Arc<OnceLock<Served>>);
 
 impl EngineSlot {
-    /// Fills the slot; a second engine is dropped.
+    /// Sets the engine and returns it. If one is set already, returns that one and drops `served`.
     pub fn fill(&self, served: Served) -> &Served {
         self.0.get_or_init(|| served)
     }

@@ -87,17 +87,19 @@ pub struct PoolSettings {
     pub failure_window: Duration,
 }
 
-/// The reconciliation of rows and engine.
+/// Settings of the reconciliation of rows and engine.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReconcileSettings {
-    /// Time between two passes, and between two sightings that count.
+    /// Minimum time between two passes, and between two sightings of a difference before it is acted on. Also
+    /// the time between two removals of expired workspaces.
     #[serde(with = "humantime_serde")]
     pub period: Duration,
     /// Containers and directories younger than this are left alone.
     #[serde(with = "humantime_serde")]
     pub min_age: Duration,
-    /// Time to live of the lease of the replica that reconciles.
+    /// Time to live of the lease of the replica that reconciles; also of the replica that fills the pool, and
+    /// of the one that removes workspaces.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
 }

@@ -1,6 +1,6 @@
 //! Keeps the warm pool at its size: requests sandboxes for empty slots, retires surplus ones.
 //!
-//! Slots are filled through the queue of all sandboxes, after those of sessions.
+//! These requests are in the same queue as those of sessions, and are served after them.
 
 use chrono::{DateTime, Utc};
 use svc_core::{
@@ -21,7 +21,7 @@ use crate::{
     store::{pool, sandboxes as rows, volumes},
 };
 
-/// Takes the steps from the present pool to the desired one.
+/// Requests and retires sandboxes until the pool is as configured.
 ///
 /// # Errors
 /// An error of Postgres, or of a lease that was lost; the steps before it are committed.
@@ -82,7 +82,7 @@ async fn fill(deps: &Deps, tx: &mut Tx, number: i32, retire_at: DateTime<Utc>) -
     Ok(rows::insert(tx, &sandbox).await?)
 }
 
-/// Retires a sandbox, unless a session claimed it since it was listed.
+/// Retires a sandbox, unless a session has claimed it since it was listed.
 async fn retire(deps: &Deps, tx: &mut Tx, id: SandboxId) -> Result<()> {
     match rows::lock(tx, None, id).await? {
         Some(sandbox) if sandbox.slot.is_some() => {

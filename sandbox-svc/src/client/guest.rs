@@ -1,9 +1,9 @@
 //! The host's side of the guest: it reaches the guest's socket, and decides which answers are accepted.
 //!
 //! A process in the sandbox may have put any file into the run directory. So the directory and the socket are
-//! opened without following links, the socket only if it is a socket, and the connection goes through that
-//! descriptor (`/proc/self/fd/N`), which no rename can redirect. Every call has a deadline, every message a
-//! maximum size, and an answer is accepted only if it matches the question.
+//! opened without following links, the file must be a socket, and the connection goes through its descriptor
+//! (`/proc/self/fd/N`), which no rename can redirect. Every call has a deadline, every message a maximum
+//! size, and an answer is accepted only if it matches the request.
 
 use std::{
     io,
@@ -70,10 +70,10 @@ pub enum Error {
         /// Error message of the guest, truncated. It is shown to the caller and decides nothing.
         message: String,
     },
-    /// Another guest instance answers, without the records of the one that was asked for.
+    /// Another guest instance answers, which does not have the records of the requested one.
     #[error("guest restarted and lost its records")]
     OtherInstance,
-    /// The answer contradicts the question or the protocol.
+    /// The answer contradicts the request or the protocol.
     #[error("guest sent an invalid answer: {0}")]
     InvalidAnswer(&'static str),
 }
@@ -88,7 +88,7 @@ pub enum Refusal {
     TooLarge,
     /// The user of the sandbox has no permission.
     Denied,
-    /// The path is not of the kind that was asked for.
+    /// The path contains a symbolic link, or names an object of the wrong kind.
     NotUsable,
     /// Too many calls run, or the guest has no room for another key.
     Busy,
@@ -211,7 +211,7 @@ impl Guest {
     }
 }
 
-/// Opens the socket without following links, so that no link in the run directory can lead to another file.
+/// Opens the socket without following links, so that a link in the run directory leads to no other file.
 fn open_socket(run_dir: &Path) -> Result<OwnedFd, Error> {
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let run_dir = rustix::fs::openat(CWD, run_dir, directory, Mode::empty())

@@ -1,5 +1,5 @@
-//! [`next`] decides every change of a sandbox's state except a claim from the pool. The store writes its
-//! result only if the row is unchanged.
+//! [`next`] decides every change of a sandbox's state; no other function does. The store writes its result
+//! only if the row is unchanged.
 //!
 //! * From `deleting` only a final state follows.
 //! * A container is removed in `deleting`; in a final state only if the engine created it late.

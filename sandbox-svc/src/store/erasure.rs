@@ -56,7 +56,7 @@ pub async fn list_run_dirs(db: &mut PgConnection, subject: Subject) -> Result<Ve
     Ok(rows.into_iter().map(|row| (row.engine_id, row.run_dir)).collect())
 }
 
-/// Lists the subject's workspaces with an absence that is not confirmed: id and engine.
+/// Lists the subject's workspaces that may still exist: id and engine.
 pub async fn list_volumes(db: &mut PgConnection, subject: Subject) -> Result<Vec<(VolumeId, String)>> {
     let (account, session) = ids(subject);
     let rows = sqlx::query!(
@@ -72,7 +72,7 @@ pub async fn list_volumes(db: &mut PgConnection, subject: Subject) -> Result<Vec
     Ok(rows.into_iter().map(|row| (VolumeId(row.id), row.engine_id)).collect())
 }
 
-/// Commits the subject's workspaces to removal, except those that a sandbox still mounts.
+/// Commits the subject's workspaces to removal, except those of a sandbox that is not final.
 pub async fn begin_removal(db: &mut PgConnection, subject: Subject) -> Result<()> {
     let (account, session) = ids(subject);
     sqlx::query!(
@@ -90,7 +90,7 @@ pub async fn begin_removal(db: &mut PgConnection, subject: Subject) -> Result<()
     Ok(())
 }
 
-/// Writes that the absence of the subject's workspaces is confirmed. Returns those of this call.
+/// Writes that the absence of the subject's workspaces is confirmed. Returns those that this call changed.
 pub async fn confirm_removal(
     db: &mut PgConnection,
     subject: Subject,

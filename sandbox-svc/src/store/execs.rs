@@ -48,7 +48,7 @@ pub async fn abandon_unused(db: &mut PgConnection, call: CallId<'_>, now: DateTi
     Ok(())
 }
 
-/// Deletes the intent of a call that did not happen.
+/// Deletes the intent of a call that the guest refused.
 pub async fn withdraw(db: &mut PgConnection, call: CallId<'_>) -> Result<()> {
     sqlx::query!(
         "DELETE FROM execs

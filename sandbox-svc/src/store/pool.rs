@@ -22,7 +22,8 @@ pub struct Wanted<'a> {
     pub lives_until: DateTime<Utc>,
 }
 
-/// Takes the oldest pooled sandbox that fits for `owner`. Returns its id and volume.
+/// Assigns the oldest pooled sandbox that meets `wanted` to `owner`, with `deadline_at` as its next deadline.
+/// Returns its id and volume, or `None` if there is none.
 ///
 /// # Errors
 /// `pg::Error::Conflict` on [`ONE_LIVE_A_SESSION`](super::sandboxes::ONE_LIVE_A_SESSION) if the session got

@@ -23,9 +23,9 @@ svc_core::item_lease! {
     pub struct SandboxLeases: "sandboxes", "id"
 }
 
-/// Unique index: a session has one live sandbox.
+/// Name of the unique index that allows a session one live sandbox.
 pub const ONE_LIVE_A_SESSION: &str = "sandboxes_one_live_a_session";
-/// Unique index: a volume has one container.
+/// Name of the unique index that allows a volume one container.
 pub const ONE_CONTAINER_A_VOLUME: &str = "sandboxes_one_container_a_volume";
 
 struct SandboxRow {
@@ -280,7 +280,8 @@ pub async fn trace(db: &mut PgConnection, id: SandboxId) -> Result<Option<String
 /// lease; `lease` gives the holder and the time to live of a new one.
 ///
 /// # Errors
-/// `pg::Error::Stale` if the row changed; `pg::Error::Conflict` on [`ONE_CONTAINER_A_VOLUME`].
+/// `pg::Error::Stale` if the row changed; `pg::Error::Conflict` on [`ONE_CONTAINER_A_VOLUME`] if another
+/// container may use the volume.
 pub async fn update(
     db: &mut PgConnection,
     before: &Sandbox,
@@ -325,9 +326,9 @@ pub async fn update(
     ensure_affected(&done, 1)
 }
 
-/// Records a use and moves the deadline, to at most `longest` after the sandbox began to run. Writes nothing
-/// and returns `false` if it does not run. The generation stays, because a use is no transition; the deadline
-/// worker reads the deadline again under the row's lock.
+/// Records a use and extends the deadline to `deadline_at`, but to at most `longest` after the sandbox began
+/// to run. Writes nothing and returns `false` if it does not run. The generation stays, because a use is no
+/// transition; the deadline worker reads the deadline again under the row's lock.
 pub async fn touch(
     db: &mut PgConnection,
     owner: Owner,

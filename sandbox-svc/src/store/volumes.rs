@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use crate::domain::{VolumeId, sandbox::Owner};
 
-/// Unique index: a session has one live workspace.
+/// Name of the unique index that allows a session one live workspace.
 pub const ONE_VOLUME_A_SESSION: &str = "volumes_one_a_session";
 
-/// Writes a new workspace. One of the pool has no owner.
+/// Writes a new workspace; one for the pool has no owner.
 pub async fn insert(
     db: &mut PgConnection,
     id: VolumeId,
@@ -139,7 +139,7 @@ pub async fn are_gone(db: &mut PgConnection, ids: &[Uuid]) -> Result<HashMap<Vol
     Ok(rows.into_iter().map(|row| (VolumeId(row.id), row.gone)).collect())
 }
 
-/// Writes a row for a volume without one, with a retention as after the end of a sandbox.
+/// Writes a row for a volume without one. It is retained until `retain_until`, as after the end of a sandbox.
 pub async fn adopt(
     db: &mut PgConnection,
     id: VolumeId,

@@ -1,8 +1,8 @@
 //! Creates queued sandboxes, for sessions first and then for the pool, and takes over abandoned ones.
 //!
 //! Candidates: rows of this engine that are `requested`; and rows that are `creating` with a lease that was
-//! released, or that ran out while this process read Postgres for a whole lease. No queued row is taken while
-//! the host is critical, and none for the pool while it is warned of.
+//! released, or that expired while this process could read Postgres for at least the lease's time to live. No
+//! queued row is taken while the host's level is critical, and none for the pool while it is a warning.
 
 use std::sync::Arc;
 

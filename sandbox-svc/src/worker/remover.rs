@@ -1,6 +1,7 @@
 //! Carries out committed removals of this engine, a few at a time.
 //!
-//! Candidates: rows that are `deleting` with no lease, or with one that was released or ran out.
+//! Candidates: rows that are `deleting` with no lease, or with one that was released, or that expired while
+//! this process could read Postgres for at least the lease's time to live.
 
 use std::sync::Arc;
 

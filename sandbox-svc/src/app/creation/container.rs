@@ -19,7 +19,7 @@ use crate::{
 
 /// Delay before an engine that did not answer is asked again.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-/// Maximum start attempts that the engine may refuse; a transient refusal usually clears within them.
+/// Number of refused starts after which the sandbox is given up. A transient refusal usually ends before.
 const MAX_START_REFUSALS: u32 = 3;
 /// Time between two connection attempts to a new guest.
 const GUEST_POLL: Duration = Duration::from_millis(10);
@@ -46,7 +46,8 @@ impl Steps<'_> {
         ContainerSpec::of(&identity, &sandbox.shape, &container.image, &mounts, sandbox.created_at)
     }
 
-    /// Waits before the next attempt after `failures`, or gives up at the sandbox's deadline.
+    /// Waits before the next attempt after `failures` of them; after the sandbox's deadline, gives it up
+    /// instead.
     async fn wait_to_retry(&self, failures: u32) -> Result<(), Abort> {
         // The delay has no jitter, because one engine has few workers.
         sleep(RETRY.delay(failures, 0.5)).await;

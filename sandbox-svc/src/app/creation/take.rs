@@ -23,8 +23,8 @@ use crate::{
 };
 
 impl Creator {
-    /// Takes the next queued sandbox of the engine, unless the cap is reached; one for the pool only if
-    /// `warm`.
+    /// Takes the next queued sandbox of the engine and commits its creation; a sandbox for the pool only if
+    /// `warm`. Returns `None` if none is queued, the cap is reached, or the host has no memory left to allot.
     ///
     /// # Errors
     /// Any error; no sandbox is then taken.
@@ -42,7 +42,8 @@ impl Creator {
             self.give_up(&sandbox, Cause::ImageMissing).await?;
             return Ok(None);
         };
-        // Makes the directory before the commit: no worker makes it again after a removal has revoked it.
+        // Makes the run directory before the commit. No worker makes it after the commit, so it is not
+        // there again after a removal has revoked it.
         let run_dir = served.run_dirs.make()?;
         let taken = self.commit(served, &sandbox, &run_dir, image).await;
         if !matches!(taken, Ok(Some(_)) | Err(Error::Pg(pg::Error::CommitUnknown(_)))) {
@@ -75,7 +76,7 @@ impl Creator {
         let needed = allotted.total + sandbox.shape.memory_bytes;
         if needed > budget {
             tracing::debug!(?allotted, budget, sandbox.id = %sandbox.id, "no memory left to allot");
-            // A session's sandbox displaces one of the pool, unless pending removals free enough memory.
+            // A session's sandbox displaces one of the pool, unless pending removals will free enough memory.
             let displaces = !sandbox.warm && needed - allotted.deleting > budget;
             if displaces && self.shrink_pool(&mut tx, sandbox).await? {
                 tx.commit().await?;
@@ -92,7 +93,8 @@ impl Creator {
         Ok(Some(Job { sandbox: taken, lease }))
     }
 
-    /// Retires the oldest pooled sandbox on the engine of `sandbox`. Returns whether there was one.
+    /// Commits the oldest pooled sandbox on the engine of `sandbox` to removal. Returns whether there was
+    /// one.
     async fn shrink_pool(&self, tx: &mut Tx, sandbox: &Sandbox) -> Result<bool> {
         let Some(id) = pool::oldest(tx, &sandbox.engine).await? else { return Ok(false) };
         let Some(idle) = rows::lock(tx, None, id).await? else { return Ok(false) };
@@ -102,7 +104,8 @@ impl Creator {
         Ok(self.deps.commit_removal(tx, &idle, Cause::Retired, WORKER).await?.is_some())
     }
 
-    /// Takes over the creation of a sandbox, unless another process has taken it since its epoch was `seen`.
+    /// Takes over the creation of a sandbox. Returns `None` if another process has taken it since the caller
+    /// read its epoch as `seen`.
     ///
     /// # Errors
     /// Any error of Postgres; the sandbox is then not taken over.
@@ -129,7 +132,7 @@ impl Creator {
     }
 }
 
-/// Bytes of memory that may be allotted to the sandboxes of a host.
+/// Returns how many bytes of memory may be allotted to the sandboxes of a host.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,

@@ -15,8 +15,8 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Removes the `resources` that still exist. Their rows are final, so a container that exists was created
-/// late.
+/// Removes the `resources` that still exist, and returns the outcome of each. Their rows are final, so a
+/// container exists only if the engine created it late.
 pub(super) async fn remove_all(
     deps: &Deps,
     resources: BTreeSet<Resource>,

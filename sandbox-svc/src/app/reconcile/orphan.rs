@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Inserts a row that is `deleting` for a container without one; the remover then removes the container.
-/// Returns `false` if there is a row after all.
+/// Returns `false` if a row exists now.
 pub(super) async fn adopt(deps: &Deps, held: &Held, served: &Served, container: &Container) -> Result<bool> {
     let Some((id, generation)) = container.sandbox() else { return Ok(false) };
     let now = deps.now();
@@ -40,7 +40,7 @@ pub(super) async fn adopt(deps: &Deps, held: &Held, served: &Served, container: 
         }),
         cause: Some(Cause::Orphaned),
         deadline_at: after(now, deps.settings.lifetimes.removal),
-        // The row gets a new volume id: the container's volume is reconciled by its own labels.
+        // The row gets a new volume id, because the container's volume is reconciled by its own labels.
         ..deps.requested(served.info.id.clone(), VolumeId::new())
     };
     let mut tx = held.tx().await?;
