@@ -123,7 +123,7 @@ mod tests {
 
     use super::*;
 
-    /// Loads the keys without a default, and `more`.
+    /// Loads a file with the keys that have no default, and `more`.
     fn load(more: &str) -> Result<Config, svc_core::run::config::Error> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let text = format!("pg.url = 'postgres://x@localhost/x'\nredis.url = 'redis://localhost'\n{more}");

@@ -1,4 +1,4 @@
-//! The nouns and rules of registry-svc, without I/O: pure types and transitions; times are arguments.
+//! The types and rules of registry-svc, without I/O; times are arguments.
 
 pub(crate) mod a2a;
 pub(crate) mod account;

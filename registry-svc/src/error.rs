@@ -1,4 +1,4 @@
-//! Why a request failed, and the public error that its caller gets.
+//! Reasons for which a request failed, and the public error that its caller gets.
 
 use std::time::Duration;
 
@@ -67,14 +67,14 @@ pub enum Error {
     /// The agent's status does not allow the request.
     #[error(transparent)]
     Status(#[from] status::Refused),
-    /// The message's machine refused an input, which only a fault of registry-svc can cause.
+    /// The message's state machine refused an input, which only a fault of registry-svc can cause.
     #[error("message refused a transition")]
     Machine(#[from] relay_state::InvalidInput),
     #[error(transparent)]
     Idempotency(#[from] idempotency::Error),
     #[error(transparent)]
     Custody(#[from] custody::Error),
-    /// Redis failed during an erasure, which cannot do without it.
+    /// Redis failed during an erasure, which has to delete data in it.
     #[error(transparent)]
     Redis(#[from] redis::Error),
     #[error(transparent)]

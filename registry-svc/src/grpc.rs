@@ -1,4 +1,4 @@
-//! The gRPC services: take the call, parse its message, call the use case, answer.
+//! gRPC handlers: each parses its request, calls one use case and converts the result.
 
 pub(crate) mod accounts;
 pub(crate) mod agents;

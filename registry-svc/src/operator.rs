@@ -65,8 +65,8 @@ impl Operator {
         Ok(revoked)
     }
 
-    /// Returns the oldest account of this name, which is created if there is none, with a token of it:
-    /// `known` if that is a valid token of the account, else a new one.
+    /// Returns the oldest account of this name and a valid token of it. It creates the account if there is
+    /// none, and a token unless `known` is a valid token of the account.
     pub async fn ensure_account_and_token(&self, name: &str, known: Option<&SecretString>) -> Result<Issued> {
         check_name(name)?;
         let mut tx = Tx::system(&self.pool).await?;

@@ -1,4 +1,4 @@
-//! The composition root: the only place that builds the parts and starts the tasks.
+//! Builds all parts of registry-svc and starts its tasks; no other file does.
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ use crate::{
     worker,
 };
 
-/// Announcement periods for which a replica is fresh.
+/// Number of announcement periods for which a replica counts as connected after its last announcement.
 const REPLICA_PERIODS: u32 = 3;
 
 /// The service's name in assertions and telemetry.
@@ -99,7 +99,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
     })
 }
 
-/// The relay, the deliverer behind it, and the hint by which the relay wakes the dispatcher.
+/// Builds the relay, the deliverer of its messages, and the hint with which the relay wakes the dispatcher.
 fn relay_of(
     config: &RelayConfig,
     base: &Base,

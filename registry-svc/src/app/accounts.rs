@@ -22,7 +22,7 @@ use crate::{
     store,
 };
 
-/// The listing that page tokens name.
+/// Name of this list in page tokens, so that a token of another list is refused.
 const LISTING: &str = "registry.accounts";
 
 /// Use cases of accounts.

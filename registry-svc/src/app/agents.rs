@@ -31,7 +31,7 @@ use crate::{
     store,
 };
 
-/// The listing that page tokens name.
+/// Name of this list in page tokens, so that a token of another list is refused.
 const LISTING: &str = "registry.agents";
 
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +49,7 @@ pub struct Enrolment {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// The ids of a creation, as an idempotency key stores them.
+/// The ids of a created agent and its enrolment, as they are stored with the idempotency key.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Made {
     agent: AgentId,
@@ -123,7 +123,7 @@ impl Agents {
         Ok(Page::cut(LISTING, rows, page_size, |last| last.id))
     }
 
-    /// Issues an enrolment, and revokes an unused one.
+    /// Issues an enrolment of an agent, and revokes its earlier unused one.
     pub(crate) async fn issue_enrolment(
         &self,
         caller: &Principal,
@@ -142,7 +142,7 @@ impl Agents {
             if agent.status == Status::Removed {
                 return Err(Refused::Removed.into());
             }
-            // Writes the record too, so that concurrent calls for one agent run one by one.
+            // Raises the record's generation, so that only one of two concurrent calls for an agent succeeds.
             let next = Agent { generation: agent.generation + 1, ..agent };
             store::agents::update(&mut tx, &next, next.generation - 1).await?;
             store::tokens::revoke_of_agent(&mut tx, account, id, &[TokenKind::Enrolment], now).await?;

@@ -1,12 +1,12 @@
 //! registry-svc's part of an erasure: it lists, deletes and counts the data of an account. It has no data of
 //! a session, and takes part so that a session's erasure is complete.
 //!
-//! Inventory lists the beats in Redis, because once the agents' rows are deleted only the inventory has their
-//! ids. A beat that arrives during the erasure may put one back: Verify finds it, and the erasure runs again,
-//! when the agent's token no longer exists.
+//! Inventory lists the agents that may have beats in Redis: once the agents' rows are deleted, no other row
+//! has their ids. A beat that arrives during the erasure may write to Redis again. Verify then finds it and
+//! the erasure runs again; by then the agent's token no longer exists.
 //!
-//! [`svc_core::custody`] decides which writers and steps are allowed, and replays the answers of repeated
-//! steps. The stored answers are the records of this module.
+//! [`svc_core::custody`] decides which writers and steps are allowed, and answers repeated steps with the
+//! stored answer, which is a [`Listed`] or [`Erased`].
 
 use std::collections::BTreeSet;
 
@@ -73,7 +73,7 @@ fn object(agent: Uuid) -> Object {
     Object { kind: BEATS.to_owned(), provider: "redis".to_owned(), id: agent.to_string() }
 }
 
-/// The data of accounts in Postgres and Redis.
+/// Does the steps of an erasure on the data in Postgres and Redis.
 #[derive(Debug, Clone)]
 pub(crate) struct Custodian {
     pool: Pool,
@@ -87,7 +87,8 @@ impl Custodian {
         Self { pool, clock, beats, cache }
     }
 
-    /// Deletes agents in this process and in Redis. Unlike elsewhere, an error of Redis is returned.
+    /// Deletes the agents' data in this process and in Redis. An error of Redis is returned, because an
+    /// erasure must not leave data in it.
     async fn forget(&self, agents: &BTreeSet<Uuid>) -> Result<()> {
         if agents.is_empty() {
             return Ok(());
@@ -126,7 +127,7 @@ impl custodian::Custodian for Custodian {
         Ok(listed.await?.into())
     }
 
-    /// Deletes the agents' data in Redis, then the rows, and blanks the account's row.
+    /// Deletes the agents' data in Redis, blanks the account's row and deletes all other rows.
     async fn erase(&self, step: Step) -> Result<custodian::Erased> {
         let erased = custody::step(&self.pool, step, async |mut open| {
             let forgotten = agents(open.tx(), step).await?;
@@ -192,13 +193,14 @@ impl custodian::Custodian for Custodian {
     }
 }
 
-/// The kinds that Describe declares and Verify counts. Commit deletes the account's row, which is not one of
-/// them.
+/// Returns the kinds that Describe declares and Verify counts. Commit deletes the account's row, which is not
+/// one of them.
 pub fn kinds() -> impl Iterator<Item = &'static str> {
     TABLES.kinds().chain([BEATS])
 }
 
-/// The agents of the subject: those that exist, and those that the inventory listed before.
+/// Returns the agents of the subject: those that exist, and those that the inventory listed before they were
+/// deleted.
 async fn agents(tx: &mut Tx, step: Step) -> Result<BTreeSet<Uuid>> {
     let Subject::Account { account } = step.subject else { return Ok(BTreeSet::new()) };
     let listed = custody::answer_of::<Listed>(tx, step, StepKind::Inventory).await?;

@@ -1,13 +1,13 @@
 //! Heartbeats: keep an agent online, or bring it back.
 //!
-//! A beat that changes nothing costs a place in a batch for Redis ([`renew`]); its vitals are written to
-//! Postgres every few seconds together with those of other agents ([`flush`]). A beat that changes the
-//! agent's status goes through its record, under the account's custody. A beat counts only in the incarnation
-//! that sent it: a beat that was on its way when the agent was marked offline, paused or registered again
-//! changes nothing.
+//! A beat that leaves the record as it is only renews the agent's deadline in Redis, in a batch with other
+//! beats ([`renew`]); its vitals are written to Postgres every few seconds together with those of other
+//! agents ([`flush`]). A beat that changes the agent's status updates the record, in a transaction that locks
+//! the account's custody row. If the cached snapshot and the record have different incarnations, the beat
+//! changes nothing: it was on its way when the agent was marked offline, paused or registered again.
 //!
-//! While Redis is away or empty, beats are answered from memory and from Postgres, and no agent is marked
-//! offline.
+//! While Redis is unreachable or empty, beats are answered from memory and from Postgres, and no agent is
+//! marked offline.
 
 mod cache;
 mod flush;
@@ -44,10 +44,11 @@ use crate::{
     store::{self, beats::BeatStore},
 };
 
-/// Maximum attempts to write a record that other writers change meanwhile.
+/// Maximum attempts to write a record if concurrent writers change it.
 const ATTEMPTS: u32 = 4;
 
-/// Interval after a beat of an earlier incarnation, so that the agent soon beats in the present one.
+/// Maximum time until the next beat after a beat of an earlier incarnation, so that the agent soon beats in
+/// the present one.
 const SOON: Duration = Duration::from_secs(1);
 
 /// Retention of replicas in Redis after their last announcement.
@@ -60,11 +61,11 @@ pub(crate) struct Sender {
     pub agent: AgentId,
 }
 
-/// The reply to a beat.
+/// The reply to a beat: the agent's status and the time of its next beat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BeatReply {
     pub status: Status,
-    /// The time until the agent should beat again.
+    /// Time from the reply to the agent's next beat.
     pub next_beat_in: Duration,
 }
 
@@ -78,15 +79,15 @@ pub(crate) struct HeartbeatDeps {
     pub cache: SnapshotCache,
     pub renewer: Renewer,
     pub flusher: Flusher,
-    /// Maximum beats that go through records at once.
+    /// Maximum beats that read and write records at once.
     pub max_record_writes: usize,
 }
 
-/// Takes beats. Cheap to clone.
+/// Handles beats of agents. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Heartbeats {
     deps: HeartbeatDeps,
-    /// Bounds the beats that go through records, because other requests need connections too.
+    /// Bounds the beats that read and write records at once, because other requests need connections too.
     record_writes: Arc<Semaphore>,
     metrics: BeatMetrics,
 }
@@ -97,7 +98,7 @@ impl Heartbeats {
         Self { deps, record_writes, metrics: BeatMetrics::default() }
     }
 
-    /// Takes one beat.
+    /// Handles one beat.
     ///
     /// # Errors
     /// [`Error::NotFound`] or [`Error::Status`] if the agent is removed.
@@ -122,7 +123,7 @@ impl Heartbeats {
         }
     }
 
-    /// Announces in Redis that this replica takes beats. Without Redis there is nothing to announce.
+    /// Announces in Redis that this replica takes beats; does nothing if Redis is unreachable.
     ///
     /// # Errors
     /// [`redis::Error`] if Redis refused the announcement.

@@ -2,8 +2,8 @@
 //!
 //! The credential names the agent. An enrolment is used up in the transaction that creates the agent's token,
 //! so that of two processes with one enrolment only one becomes the agent. A process that lost the answer
-//! needs a new enrolment from the tenant; registering with it also revokes the lost token. An idempotency key
-//! is the credential's: with another credential the same key is a new registration.
+//! needs a new enrolment from the tenant; registering with it also revokes the lost token. Idempotency keys
+//! are kept for each credential: the same key with another credential is a new registration.
 
 use std::time::Duration;
 
@@ -34,7 +34,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Registered {
     pub agent: Agent,
-    /// The secret of the agent's token, only in the first answer to a registration with an enrolment.
+    /// The secret of the agent's new token. `None` if the agent registered with its own token, or if the
+    /// request was repeated.
     pub secret: Option<Secret>,
     /// The time until the agent's first beat.
     pub next_beat_in: Duration,
@@ -76,7 +77,7 @@ impl Register {
         let id = AgentId::parse("agent_id", &caller.subject_id).map_err(|_| Error::TokenNotLive)?;
         let token_id = caller.token_id.ok_or(Error::TokenNotLive)?;
         let once = once.scoped(token_id);
-        // A repetition is answered whatever its URLs resolve to now.
+        // Answers a repetition before the URLs are checked, since they may resolve to other addresses now.
         if let Some(agent) = self.find_repeated(account, &once).await? {
             return Ok(self.registered(agent, None));
         }
@@ -94,7 +95,7 @@ impl Register {
             };
             // Locks the agent before its tokens: removals and enrolments use the same order.
             store::agents::lock(&mut tx, account, id).await?;
-            // The authentication may be a few seconds old; this read decides.
+            // The caller may have been authenticated from a cache a few seconds old; this read decides.
             let token = store::tokens::find_and_lock(&mut tx, token_id).await?;
             let token = token
                 .filter(|token| token.is_live(now) && token.holder.agent() == Some(id))
@@ -123,7 +124,7 @@ impl Register {
         Ok(self.registered(agent, secret))
     }
 
-    /// Finds the agent of a registration that is a repetition.
+    /// Finds the agent of a repeated registration; `None` if the request is not a repetition.
     async fn find_repeated(&self, account: AccountId, once: &Once) -> Result<Option<Agent>> {
         let id = match once.open::<AgentId>(&self.pool, Some(account)).await? {
             Opened::Replay(id) => id,

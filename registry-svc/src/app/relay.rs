@@ -1,9 +1,9 @@
-//! The relay: passes A2A messages to agents, storing each one first.
+//! The relay: stores A2A messages and passes them to agents.
 //!
 //! An accepted message is in Postgres, in the lane of its conversation, and ends delivered, failed, expired
-//! or dropped. Its sender waits for the agent's answer up to a limit. After that, or if the agent is away,
-//! the sender gets a task that represents the message and can be polled. The same message sent again (same
-//! sender, same A2A message id) is answered and not sent twice.
+//! or dropped. Its sender waits for the agent's answer up to a limit. After that, or if the agent is not
+//! reachable, the sender gets a task that represents the message and can be polled. If a sender repeats a
+//! message (same A2A message id, same content), no second message is stored; it gets the answer to the first.
 //!
 //! [`deliver`] delivers the stored messages, whether or not their senders wait.
 
@@ -143,8 +143,8 @@ impl Relay {
     }
 }
 
-/// Tenants and services read every message of the tenant; an agent reads the messages that it sent or was
-/// sent.
+/// Returns whether the caller may read a message. Tenants and services read every message of the tenant; an
+/// agent reads the messages that it sent or was sent.
 fn may_read(caller: &Principal, message: &Message) -> bool {
     match caller.kind {
         PrincipalKind::Account | PrincipalKind::Service | PrincipalKind::Admin => true,

@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// Why a sweep ended early.
+/// Reason for which a sweep ended early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SweepError {
     #[error("read silent agents from Redis")]
@@ -55,8 +55,8 @@ pub(crate) struct SweepDeps {
     pub seeder: Seeder,
     pub schedule: BeatSchedule,
     pub limits: SweepLimits,
-    /// Time for which a replica counts as present after it announced itself; the sweep judges its agents in
-    /// that time.
+    /// Time after its last announcement for which a replica counts as connected to Redis. The sweep may mark
+    /// its agents offline in that time.
     pub replica_fresh: Duration,
 }
 
@@ -94,7 +94,8 @@ impl Sweep {
         }
     }
 
-    /// Evaluates every silent agent. `timeout` is the silence timeout for a fleet of this size.
+    /// Marks the silent agents, page by page. `timeout` is the silence timeout for the present number of
+    /// agents.
     async fn mark_pages(&self, held: &Held, timeout: Duration) -> Result<(), SweepError> {
         let fresh = self.deps.replica_fresh;
         let gone = self.deps.schedule.probation().max(fresh);
@@ -110,7 +111,8 @@ impl Sweep {
         }
     }
 
-    /// Marks the silent agents of a page; returns how many of the other agents keep a deadline in the past.
+    /// Marks the silent agents of a page as offline; returns how many of the agents that it did not mark keep
+    /// a deadline in the past. The next page skips them.
     async fn mark_page(
         &self,
         held: &Held,

@@ -30,7 +30,7 @@ use crate::{
     store,
 };
 
-/// The listing that page tokens name.
+/// Name of this list in page tokens, so that a token of another list is refused.
 const LISTING: &str = "registry.tokens";
 
 /// A request for a token.
@@ -44,7 +44,7 @@ pub(crate) struct NewToken {
     pub ttl: Option<Duration>,
 }
 
-/// A created token. Only the first answer to its request carries the secret.
+/// A created token. Only the first answer to its request contains the secret.
 #[derive(Debug, Clone)]
 pub struct Created {
     pub token: Token,
@@ -118,7 +118,7 @@ impl Tokens {
         Ok(Page::cut(LISTING, rows, page_size, |last| last.id))
     }
 
-    /// Revokes a token; a revoked one stays as it is.
+    /// Revokes a token. Revoking it again changes nothing.
     pub(crate) async fn revoke(
         &self,
         caller: &Principal,
@@ -156,7 +156,7 @@ impl Tokens {
     }
 }
 
-/// registry-svc authenticates its own callers without a call.
+/// Authenticates the callers of registry-svc itself, without a gRPC call.
 #[async_trait::async_trait]
 impl TokenResolver for Tokens {
     async fn resolve(&self, bearer: &str) -> Result<Principal, auth::Error> {

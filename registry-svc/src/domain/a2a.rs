@@ -1,8 +1,8 @@
 //! The agent-to-agent protocol (A2A), as far as the relay needs it: JSON-RPC requests of versions 0.2, 0.3
 //! and 1.0 in one form, and the translation between the versions.
 //!
-//! A repair (a message without an id, `content` instead of `parts`) is made only for what real 0.2 clients
-//! send. Every other deviation is an error that carries the request's id.
+//! The relay repairs a request (a message without an id, `content` instead of `parts`) only where real 0.2
+//! clients send it so. Every other deviation is an error with the request's id.
 
 mod envelope;
 mod result;
@@ -44,7 +44,8 @@ impl Version {
         }
     }
 
-    /// The version that an agent's card states for `url`; else the newest version in the card; else 0.3.
+    /// Returns the version that an agent's card states for `url`; if it states none for it, the newest
+    /// version in the card; without any, 0.3.
     pub fn of_card(card: Option<&Value>, url: &str) -> Self {
         let Some(card) = card else { return Self::V03 };
         let interfaces = card.get("supportedInterfaces").and_then(Value::as_array);

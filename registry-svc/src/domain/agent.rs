@@ -36,9 +36,10 @@ pub struct Agent {
     pub role: String,
     pub status: Status,
     pub status_changed_at: DateTime<Utc>,
-    /// Version of the record; every change of status makes a new one.
+    /// Version of the record. Every change except a flush of vitals increases it.
     pub generation: i64,
-    /// A beat counts only in the incarnation that sent it.
+    /// Number of the agent's incarnation. Every event but a beat begins a new one; a beat of an earlier one
+    /// changes nothing.
     pub incarnation: i64,
     pub delivery_mode: DeliveryMode,
     pub url: Option<String>,

@@ -92,7 +92,7 @@ impl Beat {
             .within_bounds()
     }
 
-    /// Whether the beat leaves the record as it is in `known`.
+    /// Returns whether the record stays as it is in `known` after this beat, apart from vitals.
     pub(crate) fn changes_nothing(&self, known: &Snapshot) -> bool {
         let vitals = self.vitals_after(known.judges_itself);
         vitals.judges_itself == known.judges_itself
@@ -100,7 +100,7 @@ impl Beat {
     }
 }
 
-/// A beat to be written to the agent's record.
+/// The vitals of a beat, to be written to the agent's record.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct BeatRecord {
     pub agent: AgentId,
@@ -137,9 +137,9 @@ pub(crate) struct SweepLimits {
     pub period: Duration,
     /// Time that every agent gets to beat once after a pause, or after a mass silence.
     pub probation: Duration,
-    /// Maximum agents that may be silent at once without being a mass silence.
+    /// If at most this number of agents is silent, it is no mass silence.
     pub max_silent: u32,
-    /// Share of all agents that may be silent at once without being a mass silence.
+    /// If at most this share of all agents is silent, it is no mass silence.
     pub max_silent_share: f64,
 }
 
@@ -148,7 +148,7 @@ pub(crate) struct SweepLimits {
 pub(crate) struct BeatSchedule {
     pub min_interval: Duration,
     pub max_interval: Duration,
-    /// Beats a second from all agents together; with more agents, each agent beats less often.
+    /// Target of beats a second from all agents together; with more agents, each agent beats less often.
     pub target_per_second: u32,
     /// Beats that an agent may miss.
     pub missed_beats: u32,
@@ -156,7 +156,8 @@ pub(crate) struct BeatSchedule {
     pub grace: Duration,
 }
 
-/// Share of the interval by which a beat is moved, so that agents that started together drift apart.
+/// Maximum share of the interval by which a beat is moved at random, so that agents that started together do
+/// not beat together.
 const JITTER: f64 = 0.1;
 
 impl BeatSchedule {

@@ -6,7 +6,7 @@ use svc_core::run::backoff::Backoff;
 
 use super::a2a::Outcome;
 
-/// Why a message ended without an answer, or was queued again.
+/// Reason for which a message ended without an answer, or was queued again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Problem {
     /// No connection could be opened.

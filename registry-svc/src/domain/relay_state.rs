@@ -77,7 +77,7 @@ pub(crate) fn next_state(state: State, input: Input) -> Result<State, InvalidInp
         (Dispatched, Input::Answer) => Ok(Delivered),
         (Dispatched, Input::Requeue) => Ok(Queued),
         (Queued | Dispatched, Input::GiveUp) => Ok(Failed),
-        // A dispatched message may arrive, so it does not expire.
+        // A dispatched message may have arrived, so it does not expire.
         (Queued, Input::Expire) => Ok(Expired),
         (Queued, Input::Cancel) | (Queued | Dispatched, Input::Remove) => Ok(Dropped),
         (Queued, Input::Answer | Input::Requeue)

@@ -160,8 +160,7 @@ mod tests {
             AwaitingAgent as A, Degraded as D, Offline as F, Online as O, Paused as P, Removed as R,
         };
         let (gone, paused, not) = (Err(Refused::Removed), Err(Refused::Paused), Err(Refused::NotPaused));
-        // The results stand in the order of Status::ALL: awaiting, online, degraded, offline, paused,
-        // removed.
+        // Results in the order of Status::ALL: awaiting, online, degraded, offline, paused, removed.
         let table: Vec<(&str, [Result<Status, Refused>; 6])> = vec![
             ("register", [Ok(O), Ok(O), Ok(O), Ok(O), paused, gone]),
             ("beat, well", [Ok(O), Ok(O), Ok(O), Ok(O), Ok(P), gone]),

@@ -1,4 +1,4 @@
-//! `AgentService`: agents, as their tenant and they themselves use it.
+//! `AgentService`: agents, for their tenants and for the agents themselves.
 
 use steward_proto::registry::v1::{
     self as proto,

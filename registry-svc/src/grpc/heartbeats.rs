@@ -1,4 +1,4 @@
-//! Beats on the wire: one by one, or on a stream.
+//! Handles beats that arrive one by one or on a stream.
 
 use std::{pin::Pin, time::Duration};
 
@@ -45,7 +45,7 @@ impl BeatHandler {
         Ok(self.heartbeats.beat(sender, &beat).await?.into())
     }
 
-    /// Takes the beats of a stream and replies to them in order.
+    /// Handles the beats of a stream and replies to them in order.
     pub(super) fn replies(
         self,
         sender: Sender,

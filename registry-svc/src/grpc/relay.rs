@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use crate::app::relay::Relay;
 
-/// Bytes of a message on the wire in addition to its body.
+/// Maximum bytes of a relay request in addition to the A2A body.
 const ENVELOPE: usize = 64 * 1024;
 
 #[derive(Debug, Clone)]
@@ -22,8 +22,8 @@ pub(crate) struct RelayHandler {
 
 impl RelayHandler {
     pub(crate) fn into_server(self) -> RelayServiceServer<Self> {
-        // The use case refuses a body over the limit with its own error; tonic refuses a body of twice the
-        // limit.
+        // The use case refuses a body over the limit with an error of its own. tonic's limit is twice as
+        // high, and only protects memory.
         let most = 2 * self.max_request + ENVELOPE;
         RelayServiceServer::new(self).max_decoding_message_size(most)
     }

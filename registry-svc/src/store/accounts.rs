@@ -37,7 +37,7 @@ pub(crate) async fn find_by_name(db: &mut PgConnection, name: &str) -> Result<Op
     Ok(account)
 }
 
-/// Lists accounts, newest first, from after `before`.
+/// Lists accounts, newest first; if `before` is given, only those older than that account.
 pub(crate) async fn list(
     db: &mut PgConnection,
     before: Option<AccountId>,

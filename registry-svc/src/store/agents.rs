@@ -1,4 +1,4 @@
-//! Rows of agents, one at a time. [`super::liveness`] has the statements about many.
+//! Rows of a tenant's agents. [`super::liveness`] has the statements that write many agents at once.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -137,8 +137,8 @@ pub(crate) async fn lock(db: &mut PgConnection, account: AccountId, id: AgentId)
     Ok(())
 }
 
-/// Lists a tenant's agents that are not removed, of one status if `status` is given, newest first, from after
-/// `before`.
+/// Lists a tenant's agents that are not removed, of one status if `status` is given, newest first; if
+/// `before` is given, only those older than that agent.
 pub(crate) async fn list(
     db: &mut PgConnection,
     account: AccountId,

@@ -1,7 +1,8 @@
 //! Beats in Redis: each agent's deadline, the replica that took its last beat, and its snapshot.
 //!
-//! All of it may be lost. A caller that finds the generation mark missing puts the agents back that are alive
-//! in Postgres ([`BeatStore::seed`], then [`BeatStore::mark`]). Every time in Redis is Redis's own clock.
+//! All of it may be lost. A caller that finds the generation key missing writes the agents that are alive in
+//! Postgres to Redis ([`BeatStore::seed`], then [`BeatStore::mark`]). All times in Redis are from Redis's
+//! clock.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -16,7 +17,7 @@ use svc_core::{
 
 use crate::domain::beat::{DeadlineChange, Snapshot, SweepLimits};
 
-/// Maximum agents in one script, because Redis runs nothing else meanwhile.
+/// Maximum agents in one script, because Redis runs no other command meanwhile.
 pub(crate) const BATCH: usize = 256;
 
 pub(crate) const AGENT_KEYS: KeyFamily =
@@ -82,7 +83,7 @@ pub(crate) struct SilentPage {
     pub agents: Vec<(AgentId, Option<Snapshot>)>,
 }
 
-/// The beats of all agents, as one replica writes them. Cheap to clone.
+/// Reads and writes the beats of agents, as one replica. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct BeatStore {
     redis: Redis,
@@ -94,7 +95,7 @@ impl BeatStore {
     pub(crate) fn new(redis: Redis, replica: String) -> Self {
         let agent = |id: &str| redis.key(&AGENT_KEYS, id);
         let system = |id: &str| redis.key(&SYSTEM_KEYS, id);
-        // The keys stand in the order of common.lua.
+        // The order of the keys is that of common.lua.
         let keys = [
             system("generation"),
             agent("deadlines"),
@@ -165,7 +166,8 @@ impl BeatStore {
     }
 
     /// Gives living agents `time` to beat; agents that have a deadline already only if `extend`. `run` is the
-    /// run id that the first page of a seeding returned. Returns `None` if that Redis was replaced meanwhile.
+    /// Redis run id that the first page of this seeding returned. Returns the run id; `None` if Redis now has
+    /// another, because it was replaced.
     pub(crate) async fn seed(
         &self,
         run: Option<&str>,
@@ -190,14 +192,17 @@ impl BeatStore {
         Ok(answered)
     }
 
-    /// Ends a seeding; returns `false` if Redis was replaced since the seeding began.
+    /// Marks Redis as completely seeded by writing the generation key. `run` is the run id that
+    /// [`seed`](Self::seed) returned. If Redis has another run id by now, it writes nothing and returns
+    /// `false`.
     pub(crate) async fn mark(&self, run: &str) -> Result<bool, Error> {
         let mut script = self.with_keys(&MARK);
         script.arg(run).arg(svc_core::id::new_id().simple().to_string());
         self.redis.script(&script).await
     }
 
-    /// Announces that this replica takes beats. Replicas silent for `retention` are deleted.
+    /// Announces that this replica takes beats. Deletes replicas that were last announced more than
+    /// `retention` ago.
     pub(crate) async fn announce(&self, retention: Duration) -> Result<(), Error> {
         let mut script = self.with_keys(&ANNOUNCE);
         script.arg(&self.replica).arg(millis(retention));
@@ -220,8 +225,8 @@ impl BeatStore {
         })
     }
 
-    /// Lists a page of silent agents, after the first `skip`. A replica is fresh for `fresh` after its last
-    /// announcement, and gone after `gone`.
+    /// Lists a page of silent agents, after the first `skip`. A replica is connected for `fresh` after its
+    /// last announcement, and gone after `gone`.
     pub(crate) async fn silent(
         &self,
         page: usize,

@@ -1,7 +1,7 @@
 //! Lanes: conversations with agents, each leased by the worker that delivers its messages.
 //!
 //! `ready_at` is the time from which a lane may be claimed. It is NULL while the lane has no message to
-//! deliver and while its agent is not reachable. The transaction that makes an agent reachable sets it again
+//! deliver and while its agent is not reachable; the transaction that makes the agent reachable sets it again
 //! ([`wake`]).
 
 use std::time::Duration;
@@ -151,7 +151,7 @@ pub(crate) async fn lock(db: &mut PgConnection, lane: Uuid) -> Result<(), pg::Er
     Ok(())
 }
 
-/// Counts `ended` messages off a lane that stays claimed.
+/// Subtracts `ended` messages from those that a lane has pending; the lane stays claimed.
 pub(crate) async fn count_ended(
     db: &mut PgConnection,
     lease: &ItemLease,
@@ -198,7 +198,7 @@ pub(crate) async fn release(
     ensure_affected(&done, 1).map_err(|_| pg::Error::Fenced("relay_lanes".into()))
 }
 
-/// Counts a canceled message off a lane, claimed or not.
+/// Subtracts a canceled message from those that a lane has pending, claimed or not.
 pub(crate) async fn count_canceled(db: &mut PgConnection, lane: Uuid) -> Result<(), pg::Error> {
     let done = sqlx::query!(
         "UPDATE relay_lanes
@@ -224,8 +224,8 @@ pub(crate) async fn wake(db: &mut PgConnection, target: AgentId) -> Result<u64, 
     Ok(done.rows_affected())
 }
 
-/// Changes the delivery mode of an agent's lanes and fences the workers that hold them; returns the number of
-/// lanes.
+/// Changes the delivery mode of an agent's lanes and ends their leases, so that the workers that hold them
+/// cannot write any more; returns the number of lanes.
 pub(crate) async fn change_mode(
     db: &mut PgConnection,
     target: AgentId,
@@ -243,7 +243,8 @@ pub(crate) async fn change_mode(
     Ok(done.rows_affected())
 }
 
-/// Empties the lanes of an agent that is removed and fences the workers that hold them.
+/// Empties the lanes of an agent that is removed and ends their leases, so that the workers that hold them
+/// cannot write any more.
 pub(crate) async fn close(db: &mut PgConnection, target: AgentId) -> Result<(), pg::Error> {
     sqlx::query!(
         "UPDATE relay_lanes

@@ -1,4 +1,4 @@
-//! The beats and the silence of agents in Postgres, many agents a statement.
+//! Writes beats to Postgres and marks silent agents offline, many agents in one statement.
 //!
 //! Each statement locks the custody rows of the accounts it writes, so that an erasure waits for it, and
 //! locks agents in the order of their ids, so that replicas do not deadlock.
@@ -28,8 +28,8 @@ impl From<Row> for AgentLiveness {
     }
 }
 
-/// Writes beats and returns the agents written. Beats of an agent that is in another incarnation by now,
-/// removed or being erased are left out.
+/// Writes beats and returns the agents written. Beats of an agent that is removed, being erased, or in
+/// another incarnation by now are left out.
 pub(crate) async fn write_beats(
     db: &mut PgConnection,
     beats: &[BeatRecord],
@@ -99,7 +99,7 @@ pub(crate) async fn find(db: &mut PgConnection, agents: &[AgentId]) -> Result<Ve
     Ok(rows.into_iter().map(AgentLiveness::from).collect())
 }
 
-/// Lists online and degraded agents by id, from after `after`.
+/// Lists online and degraded agents by id; if `after` is given, only those with a higher id.
 pub(crate) async fn list_alive(
     db: &mut PgConnection,
     after: Option<AgentId>,
@@ -120,8 +120,8 @@ pub(crate) async fn list_alive(
     Ok(rows.into_iter().map(AgentLiveness::from).collect())
 }
 
-/// Marks silent agents as offline, beginning their next incarnation, and returns those marked. An agent is
-/// left alone if it is in another incarnation by now, or if any replica wrote a beat of it at or after
+/// Marks silent agents as offline, which begins their next incarnation, and returns those marked. An agent is
+/// not marked if it is in another incarnation by now, or if any replica wrote a beat of it at or after
 /// `heard_since`.
 pub(crate) async fn mark_offline(
     db: &mut PgConnection,

@@ -100,7 +100,7 @@ pub(crate) async fn find_and_lock(db: &mut PgConnection, id: TokenId) -> Result<
     row.map(Token::try_from).transpose()
 }
 
-/// Finds a token of an account itself, not of one of its agents.
+/// Finds a token of an account itself; a token of one of its agents is not found.
 pub(crate) async fn find(
     db: &mut PgConnection,
     account: AccountId,
@@ -114,7 +114,8 @@ pub(crate) async fn find(
     query.fetch_optional(db).await?.map(Token::try_from).transpose()
 }
 
-/// Lists the tokens of an account itself, newest first, from after `before`.
+/// Lists the tokens of an account itself, newest first; if `before` is given, only those older than that
+/// token.
 pub(crate) async fn list(
     db: &mut PgConnection,
     account: AccountId,

@@ -1,5 +1,5 @@
-//! Keeps agents' liveness: renews deadlines, flushes beats, announces this replica, and sweeps for silent
-//! agents (one replica at a time).
+//! Tasks about beats: renews deadlines, flushes beats, announces this replica, and sweeps for silent agents
+//! (one replica at a time).
 
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ pub(crate) fn start_sweep(
     });
 }
 
-/// Runs one pass if this replica gets the lease.
+/// Runs one sweep if this replica gets the lease.
 async fn pass(sweep: &Sweep, singleton: &Singleton, add_missing: bool) -> LoopResult {
     let Some(held) = singleton.acquire().await? else { return Ok(()) };
     if add_missing {

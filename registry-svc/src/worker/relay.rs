@@ -2,8 +2,8 @@
 //! ends expired messages.
 //!
 //! A lane is a candidate if and only if its agent is a push agent, its `ready_at` has passed, and it has no
-//! valid lease. A lane with an expired lease is claimed only after this process has been in touch with
-//! Postgres for the time of a lease, so that its worker could renew after an outage.
+//! valid lease. A lane with an expired lease is claimed only after this process has reached Postgres for the
+//! duration of a lease. After an outage of Postgres the lane's worker can thus renew its lease first.
 
 use std::{sync::Arc, time::Duration};
 
@@ -82,8 +82,8 @@ impl Dispatcher {
             let free = self.slots.available_permits().min(BATCH);
             let claimed = if free == 0 { 0 } else { self.claim(&mut scanner, free).await? };
             beat.tick();
-            // A claim that took fewer lanes than were free may have met an account at its limit; the next
-            // claim passes over that account.
+            // Claims again at once if any lane was claimed. A claim may return fewer lanes than there are
+            // free places because of an account at its limit, which the next claim skips.
             if claimed > 0 {
                 continue;
             }
@@ -113,7 +113,7 @@ impl Dispatcher {
     }
 
     fn start(&self, lane: Lane) {
-        // The slot is free: only this task takes slots, and it claims no more lanes than there are free
+        // The slot is free: only this task takes slots, and it claims at most as many lanes as there are free
         // slots.
         let Ok(slot) = self.slots.clone().try_acquire_owned() else { return };
         let this = self.clone();

@@ -1,4 +1,4 @@
-//! Accounts, API tokens, and authentication.
+//! Tests accounts, API tokens, and authentication.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -28,7 +28,7 @@ impl Plane {
         AccountServiceClient::new(self.bearer(secret).await)
     }
 
-    /// A new account with a token that has every scope; returns its id and the token.
+    /// Creates an account with a token that has every scope; returns its id and the token's secret.
     pub(crate) async fn tenant(&self, name: &str) -> (String, String) {
         let issued = self.operator().ensure_account_and_token(name, None).await.unwrap();
         (issued.account_id.unwrap().to_string(), issued.secret.expose_secret().to_owned())
@@ -310,7 +310,7 @@ async fn a_prompt_repetition_meets_no_request_under_way() {
         let request = RevokeTokenRequest { account_id: account.clone(), token_id: token.token_id.clone() };
         admin.revoke_token(keyed("known", request)).await.unwrap();
     }
-    // An operator's key about an account is erased with the account.
+    // The key of an operator's request about an account belongs to the account, and is erased with it.
     let account: uuid::Uuid = account.parse().unwrap();
     let keys: i64 = sqlx::query_scalar("SELECT count(*) FROM idempotency_keys WHERE account_id = $1")
         .bind(account)

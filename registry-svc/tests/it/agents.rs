@@ -1,4 +1,4 @@
-//! Agents: create, enrol, register, pause, remove.
+//! Tests how agents are created, enrolled, registered, paused and removed.
 
 use steward_proto::registry::v1::{
     Agent, AgentStatus, CreateAgentRequest, DeliveryMode, Enrolment, GetAgentRequest, IssueEnrolmentRequest,
@@ -20,7 +20,7 @@ impl Plane {
         AgentServiceClient::new(self.bearer(secret).await)
     }
 
-    /// A new agent of a tenant, registered at `url`; returns the agent and its token.
+    /// Creates an agent of a tenant and registers it at `url`; returns the agent and its token's secret.
     pub(crate) async fn registered(&self, tenant: &mut Agents, url: &str) -> (Agent, String) {
         let (agent, enrolment) = create(tenant, "worker").await;
         let registered = register(&mut self.agents(&enrolment.secret).await, url).await.unwrap();
@@ -74,7 +74,7 @@ async fn an_enrolment_makes_one_process_the_agent() {
     let me = plane.accounts(&registered.secret).await.who_am_i(WhoAmIRequest {}).await.unwrap();
     let me = me.into_inner().principal.unwrap();
     assert_eq!((&me.subject_id, &me.account_id), (&agent.agent_id, &account));
-    // With its own token it registers at every start, and gets no other token.
+    // The process registers again with its own token, and gets no other token.
     let again = register(&mut plane.agents(&registered.secret).await, "http://127.0.0.1:10/").await.unwrap();
     assert_eq!((again.secret.as_str(), again.agent.unwrap().url.as_str()), ("", "http://127.0.0.1:10/"));
 }

@@ -1,4 +1,5 @@
-//! Erasures at registry-svc: of an account with all its data, and of a session, of which it has no data.
+//! Tests erasures at registry-svc: of an account with all its data, and of a session, of which it has no
+//! data.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -143,7 +144,7 @@ async fn a_beat_that_arrives_after_the_erasure_is_found_and_deleted() {
     assert!(!remembered(&plane, &agent.agent_id).await);
 }
 
-/// registry-svc as the owner of accounts.
+/// registry-svc as the suite of purge-svc calls it.
 struct Served<'a> {
     plane: &'a Plane,
 }

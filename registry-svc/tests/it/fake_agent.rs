@@ -1,5 +1,5 @@
-//! A small simulator of a push agent: A2A over JSON-RPC, strict about its version, and scripted by the texts
-//! of the messages that it gets.
+//! A simulated push agent: A2A over JSON-RPC. It refuses requests that are not in its A2A version. A test
+//! scripts its reaction to the text of a message.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -30,7 +30,7 @@ pub(crate) enum Dialect {
     V10,
 }
 
-/// An agent's reaction to a message, in place of the echo.
+/// An agent's reaction to a message, instead of the echo.
 #[derive(Debug, Clone)]
 pub(crate) enum Act {
     /// Answers with a task of its own.
@@ -62,7 +62,7 @@ pub(crate) struct FakeAgent {
     pub(crate) address: SocketAddr,
     agent: Arc<Agent>,
     server: JoinSet<()>,
-    /// The port, while the agent is away.
+    /// The port, while the agent does not accept connections.
     socket: Option<TcpSocket>,
 }
 
@@ -75,7 +75,7 @@ struct Agent {
 }
 
 impl FakeAgent {
-    /// An agent that has its port and refuses connections.
+    /// Builds an agent that has its port and refuses connections.
     pub(crate) fn away(dialect: Dialect) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -191,7 +191,7 @@ enum Call {
 }
 
 impl Agent {
-    /// Reads a request that is entirely in this agent's version.
+    /// Parses a request. Fails, with the wrong part, if it is not entirely in this agent's version.
     fn read(&self, headers: &HeaderMap, request: &Value) -> Result<Call, String> {
         let (version, send, get, role) = match self.dialect {
             Dialect::V03 => ("0.3", "message/send", "tasks/get", "user"),
@@ -221,7 +221,7 @@ impl Agent {
         }))
     }
 
-    /// Answers with the text, and with the number of messages so far.
+    /// Answers with the text, and with the number of messages received so far.
     fn echo(&self, arrived: &Arrived) -> Value {
         let text = format!("{} #{}", arrived.text, self.arrived.lock().unwrap().len());
         let id = format!("answer to {}", arrived.message_id);

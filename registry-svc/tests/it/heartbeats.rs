@@ -1,4 +1,4 @@
-//! Heartbeats: which agents stay online, and which go offline.
+//! Tests which agents stay online and which go offline.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use crate::{
 
 const URL: &str = "http://127.0.0.1:9/a2a";
 
-/// The silence timeout is 0.74 s, and a probation takes 0.52 s.
+/// Shortens all periods: the silence timeout is 0.74 s, and a probation takes 0.52 s.
 fn fast(config: &mut Config) {
     let heartbeat = &mut config.own.heartbeat;
     heartbeat.shortest_interval = Duration::from_millis(200);
@@ -49,7 +49,7 @@ async fn beat(agent: &mut Agents, request: HeartbeatRequest) -> BeatAnswer {
     agent.heartbeat(request).await.unwrap().into_inner().answer.unwrap()
 }
 
-/// Waits until an agent has the status `want`; returns the time that took.
+/// Waits until an agent has the status `want`; returns the time until then.
 async fn until(tenant: &mut Agents, agent: &Agent, want: AgentStatus) -> Duration {
     let start = Instant::now();
     loop {
@@ -259,7 +259,7 @@ async fn a_replica_without_redis_keeps_its_agents_online() {
 
 #[tokio::test]
 async fn the_sweep_grants_the_interval_that_replies_ask_for() {
-    // The replies ask two agents for 2 s instead of 0.2 s, and the silence timeout is 4.7 s.
+    // The replies ask the two agents for a beat every 2 s instead of 0.2 s, and the silence timeout is 4.7 s.
     let slow = |config: &mut Config| {
         config.own.heartbeat.wanted_per_second = 1;
         config.own.heartbeat.longest_interval = Duration::from_secs(2);
@@ -336,7 +336,7 @@ async fn a_mass_silence_gives_all_agents_one_grace_period() {
     for agent in &all {
         until(&mut tenant, agent, AgentStatus::Offline).await;
     }
-    // The agents had the rest of the silence timeout, then the grace once more.
+    // The agents had the silence timeout, and then a probation of 2.2 s.
     assert!(start.elapsed() >= Duration::from_millis(2200), "{:?}", start.elapsed());
     let metrics = plane.metrics().render().unwrap();
     let braked = metrics.lines().find(|line| line.starts_with("registry_sweeps_braked")).unwrap();
@@ -360,7 +360,7 @@ async fn several_replicas_mark_a_silent_agent_once() {
 async fn a_flush_corrects_a_stale_snapshot() {
     let Tenant { plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
     beat(&mut process, well()).await;
-    // The state that a sweep leaves if it dies between Postgres and Redis.
+    // A sweep that dies after its write to Postgres and before its write to Redis leaves this state.
     plane.mark_offline_in_postgres(&agent.agent_id).await;
     keep_beating(&mut process, Duration::from_millis(600)).await;
     assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online);

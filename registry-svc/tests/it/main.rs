@@ -1,4 +1,4 @@
-//! registry-svc over real sockets, on a real Postgres and Redis: one file a behaviour.
+//! Tests registry-svc over real sockets, with a real Postgres and a real Redis.
 
 #[cfg(test)]
 mod accounts;

@@ -1,4 +1,4 @@
-//! Operator commands on the database.
+//! Tests the operator commands that write to the database.
 
 use secrecy::ExposeSecret;
 use steward_proto::registry::v1::{CreateAccountRequest, ListAccountsRequest, WhoAmIRequest};

@@ -1,4 +1,4 @@
-//! registry-svc as the tests start it, and its clients.
+//! Starts registry-svc for a test, and builds clients of it.
 
 use std::{
     net::SocketAddr,

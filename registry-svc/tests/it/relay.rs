@@ -1,4 +1,4 @@
-//! The relay: messages to push agents.
+//! Tests how the relay passes messages to push agents.
 
 mod faults;
 mod lanes;
@@ -56,7 +56,7 @@ impl Sent {
     }
 }
 
-/// Short periods and delays.
+/// Sets short periods and delays.
 fn quick(config: &mut Config) {
     let relay = &mut config.own.relay;
     relay.lease = Duration::from_secs(1);
@@ -66,7 +66,7 @@ fn quick(config: &mut Config) {
     relay.longest_retry = Duration::from_millis(200);
 }
 
-/// Short periods, and a sender that waits for 0.2 s.
+/// Sets short periods, and lets a sender wait for 0.2 s only.
 fn impatient(config: &mut Config) {
     quick(config);
     config.own.relay.wait = Duration::from_millis(200);
@@ -129,12 +129,12 @@ impl Scene {
         sqlx::query_scalar(sql).fetch_one(&mut self.plane.db.owner("registry").await).await.unwrap()
     }
 
-    /// The agent's process restarts as a push agent.
+    /// Registers the agent's process again, as a push agent.
     async fn register_again(&self) {
         register(&mut self.plane.agents(&self.token).await, &self.fake).await.unwrap();
     }
 
-    /// The agent's process restarts as a poll agent.
+    /// Registers the agent's process again, as a poll agent.
     async fn register_as_asking(&self) {
         let request = RegisterAgentRequest { delivery_mode: DeliveryMode::Poll.into(), ..Default::default() };
         self.plane.agents(&self.token).await.register_agent(request).await.unwrap();
@@ -226,7 +226,7 @@ async fn a_message_is_stored_before_it_is_sent() {
     let release = scene.fake.hold("hi");
     let (sent, ()) = tokio::join!(scene.say(None, "hi"), async {
         scene.hears(1).await;
-        // The agent has the message and has not answered: it is stored by now.
+        // The agent has the message and has not answered, and the message is stored already.
         let stored = "SELECT count(*) FROM relay_messages WHERE state = 'dispatched' AND attempts = 1";
         assert_eq!(scene.count(stored).await, 1);
         release.notify_one();
@@ -396,7 +396,7 @@ async fn agents_and_messages_of_another_tenant_are_not_found() {
     for request in [message_03("m", None, "x"), about_task("tasks/get", &sent.message)] {
         assert_eq!(refusal(post(&mut foreign, &id, "", &request).await), not_found);
     }
-    // The tenant does not even learn that the body is wrong.
+    // The answer does not show that the body is wrong.
     assert_eq!(refusal(raw(&mut foreign, &id, "9", b"{".to_vec()).await), not_found);
     let request = GetRelayMessageRequest { relay_message_id: sent.message.clone() };
     assert_eq!(refusal(foreign.get_relay_message(request.clone()).await), not_found);

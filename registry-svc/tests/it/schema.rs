@@ -1,4 +1,4 @@
-//! The custody annotations of the schema, and the labels of its enums.
+//! Tests the custody annotations of the schema, and the labels of its enums.
 
 use registry_svc::{
     MIGRATOR,

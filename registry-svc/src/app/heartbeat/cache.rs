@@ -1,5 +1,5 @@
-//! Snapshots of agents between beats: in Redis for every replica, and in this process for when Redis is away.
-//! A snapshot that differs from the record in Postgres is corrected when beats are flushed.
+//! Caches snapshots of agents: in Redis for all replicas, and in this process for the time when Redis is
+//! unreachable. A snapshot that differs from the record in Postgres is corrected when beats are flushed.
 
 use moka::sync::Cache;
 use svc_core::{error::Chain, id::AgentId};
@@ -40,8 +40,8 @@ impl SnapshotCache {
         self.put_all(&[(agent.id, Snapshot::from(agent), deadline)]).await;
     }
 
-    /// Caches snapshots read from Postgres, and deletes those of removed agents. While Redis is away only
-    /// this process is updated; Redis is seeded when it is back.
+    /// Caches snapshots read from Postgres, and deletes those of removed agents. While Redis is unreachable,
+    /// only the cache of this process is updated; Redis is seeded later.
     pub(crate) async fn put_all(&self, agents: &[(AgentId, Snapshot, DeadlineChange)]) {
         let (removed, present): (Vec<_>, Vec<_>) =
             agents.iter().copied().partition(|(_, snapshot, _)| snapshot.status == Status::Removed);

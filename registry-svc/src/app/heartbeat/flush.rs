@@ -1,7 +1,7 @@
-//! Writes the vitals of beats to Postgres, many agents a statement.
+//! Writes the vitals of beats to Postgres, many agents in one statement.
 //!
-//! Only the latest beat of each agent is written. A beat of an agent that is removed or in another
-//! incarnation shows that the cached snapshot is stale, and the flush corrects it.
+//! Only the latest beat of each agent is written. If a beat could not be written because its agent is removed
+//! or in another incarnation, the cached snapshot is stale, and the flush corrects it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -45,7 +45,7 @@ impl Flusher {
     /// Writes all collected beats.
     ///
     /// # Errors
-    /// Fails if a batch could not be written; the next flush writes it and the ones after it.
+    /// Fails if a batch could not be written; the beats not written yet stay for the next flush.
     pub(crate) async fn flush(&self) -> Result<()> {
         let taken = std::mem::take(&mut *self.beats.lock().unwrap_or_else(PoisonError::into_inner));
         let mut beats: Vec<_> = taken.into_values().collect();

@@ -1,7 +1,7 @@
 //! Renews agents' deadlines in Redis, many beats in one script.
 //!
-//! Batches form by themselves: beats that arrive while [`IN_FLIGHT`] batches are on their way wait and are
-//! sent together. Every waiting beat is answered; without Redis the answer is [`Renewed::RedisAway`].
+//! While [`IN_FLIGHT`] batches wait for Redis, further beats queue up and are then sent together. Every
+//! queued beat is answered; if Redis is unreachable, the answer is [`Renewed::RedisAway`].
 
 use std::sync::{
     Arc,
@@ -25,7 +25,7 @@ const IN_FLIGHT: usize = 2;
 /// Maximum queued beats; the senders of more wait for a place.
 const QUEUE: usize = 64 * BATCH;
 
-/// Whether an agent's deadline was renewed.
+/// Result of renewing an agent's deadline in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Renewed {
     Yes {
@@ -48,7 +48,7 @@ struct Queued {
     answer: oneshot::Sender<Renewed>,
 }
 
-/// The task behind [`Renewer`].
+/// Sends the beats that [`Renewer`] queues to Redis.
 #[derive(Debug)]
 pub(crate) struct RenewTask {
     queue: mpsc::Receiver<Queued>,
@@ -56,7 +56,7 @@ pub(crate) struct RenewTask {
 }
 
 impl Renewer {
-    /// A renewer, and the task that must run for it.
+    /// Builds a renewer, and the task that must run for it.
     pub(crate) fn new(beats: BeatStore, seeder: Seeder, schedule: BeatSchedule) -> (Self, RenewTask) {
         let (sender, queue) = mpsc::channel(QUEUE);
         let alive = Arc::<AtomicU64>::default();
@@ -67,14 +67,14 @@ impl Renewer {
     /// Renews the deadline of an agent that beat.
     pub(crate) async fn renew(&self, agent: AgentId) -> Renewed {
         let (answer, answered) = oneshot::channel();
-        // The task ends at a stop; beats that come later count as beats without Redis.
+        // The task ends at a stop; beats that come later get the same answer as without Redis.
         match self.queue.send(Queued { agent, answer }).await {
             Ok(()) => answered.await.unwrap_or(Renewed::RedisAway),
             Err(_) => Renewed::RedisAway,
         }
     }
 
-    /// The number of agents with a deadline, as of the latest batch.
+    /// Returns the number of agents with a deadline in Redis, as of the latest batch.
     pub(crate) fn alive(&self) -> u64 {
         self.alive.load(Ordering::Relaxed)
     }
@@ -121,11 +121,11 @@ impl Batches {
         }
     }
 
-    /// Returns the snapshot of each agent; `None` without Redis.
+    /// Returns the snapshot of each agent; `None` if Redis could not renew the deadlines.
     async fn renew(&self, agents: &[AgentId]) -> Option<Vec<Option<Snapshot>>> {
         let expected = self.alive.load(Ordering::Relaxed);
         let timeout = self.schedule.silence_timeout(self.schedule.interval(expected));
-        // Tries a second time after a seeding; a Redis that must be seeded again then counts as away.
+        // Tries again after one seeding. If Redis must be seeded once more, the deadlines are not renewed.
         for _ in 0..2 {
             match self.beats.renew(agents, timeout).await {
                 Ok(Renewal::Renewed { alive, known }) => {

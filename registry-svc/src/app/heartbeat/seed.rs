@@ -1,7 +1,7 @@
-//! Puts living agents into a Redis that does not have them.
+//! Seeds Redis: writes the living agents to a Redis that does not have them.
 //!
-//! Every agent that is online or degraded in Postgres gets a probation, in which it must beat. Redis is
-//! marked as seeded afterwards, and only if it is the Redis in which the seeding began.
+//! Every agent that is online or degraded in Postgres gets a probation, in which it must beat. Afterwards
+//! Redis is marked as seeded, but only if it is still the server in which the seeding began.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::store::{self, beats::BeatStore};
 /// Agents read at once.
 const PAGE: i64 = 1000;
 
-/// Why Redis was not seeded.
+/// Reason for which Redis was not seeded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SeedError {
     #[error("read the living agents")]
@@ -31,7 +31,8 @@ pub(crate) struct Seeder {
     pool: Pool,
     beats: BeatStore,
     probation: Duration,
-    /// This process holds the lock while it seeds. Several processes may seed at once, which does no harm.
+    /// Locked while this process seeds. Several processes may seed at once, because each writes the same
+    /// agents.
     seeding: Arc<Mutex<()>>,
 }
 
@@ -40,7 +41,8 @@ impl Seeder {
         Self { pool, beats, probation, seeding: Arc::default() }
     }
 
-    /// Puts in every living agent and marks Redis as seeded. Begins again if Redis was replaced meanwhile.
+    /// Writes every living agent to Redis and marks it as seeded. Begins again if Redis was replaced
+    /// meanwhile.
     pub(crate) async fn seed(&self) -> Result<(), SeedError> {
         let _seeding = self.seeding.lock().await;
         loop {
@@ -52,12 +54,13 @@ impl Seeder {
         }
     }
 
-    /// Puts in living agents that are missing, such as an agent that registered while Redis was away.
+    /// Writes living agents that Redis lacks, such as an agent that registered while Redis was unreachable.
     pub(crate) async fn add_missing(&self) -> Result<(), SeedError> {
         self.put_all(false).await.map(drop)
     }
 
-    /// Puts in every living agent; `None` if Redis was replaced meanwhile.
+    /// Writes every living agent to Redis and returns its run id; `None` if Redis was replaced meanwhile.
+    /// `extend` also extends deadlines that exist.
     async fn put_all(&self, extend: bool) -> Result<Option<String>, SeedError> {
         let (mut run, mut after, mut put) = (None, None, 0);
         loop {

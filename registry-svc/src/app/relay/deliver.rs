@@ -40,7 +40,7 @@ use crate::{
     store::{self, lanes::LaneLeases, messages::state},
 };
 
-/// Time between attempts to write an outcome while Postgres is away.
+/// Time between attempts to write an outcome while Postgres is unreachable.
 const SETTLE_RETRY: Duration = Duration::from_millis(500);
 
 /// Expired messages ended in one statement.
@@ -57,7 +57,7 @@ pub(crate) struct DelivererDeps {
     pub replica: String,
     /// Duration of a lane's lease; the worker renews it after every third.
     pub lease: Duration,
-    /// Maximum time for writing an outcome while Postgres is away.
+    /// Maximum time for writing an outcome while Postgres is unreachable.
     pub settle_timeout: Duration,
     pub retries: RetryPolicy,
 }
@@ -81,7 +81,7 @@ impl Deliverer {
         Self { deps, metrics: Deliveries::default() }
     }
 
-    /// The lease of a lane.
+    /// Returns the duration of a lane's lease.
     pub(crate) fn lease(&self) -> Duration {
         self.deps.lease
     }
@@ -185,8 +185,8 @@ impl Deliverer {
         Ok(job)
     }
 
-    /// Writes the outcome of an attempt. It is retried while Postgres is away, because an answer that is not
-    /// written makes the agent do the work again.
+    /// Writes the outcome of an attempt. It retries while Postgres is unreachable, because without a stored
+    /// answer the message is sent again and the agent does the work twice.
     async fn settle(&self, lane: &Lane, job: &Dispatched, verdict: &Verdict) -> Result<()> {
         let until = Instant::now() + self.deps.settle_timeout;
         loop {

@@ -50,7 +50,7 @@ impl Reply {
         }
     }
 
-    /// The task that represents a stored message.
+    /// Builds the reply that shows a stored message as a task.
     pub(super) fn task(envelope: &Envelope, message: &Message) -> Self {
         let body = stored(&message.id.to_string(), message).task_of(envelope);
         Self { http_status: 200, body, version: Some(envelope.version), message: Some(message.id) }

@@ -1,4 +1,4 @@
-//! Sends a message: stores it, then waits until it has ended or the sender's time is over.
+//! Sends a message: stores it, then waits until it has ended or the sender's deadline is near.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ impl Relay {
             created_at: now,
             expires_at: now + limits.ttl,
         };
-        // The waiter subscribes before the message is stored, so that it misses nothing.
+        // Subscribes before the message is stored, so that no notification is missed.
         let waiter = self.deps.waiters.subscribe(message.id);
         let (message, waiter) = match self.store(&message).await? {
             Stored::New(message) => (*message, waiter),
@@ -131,7 +131,7 @@ impl Relay {
         }
     }
 
-    /// Reads the message until it has ended, at most until `until`.
+    /// Waits until the message has ended, at most until `until`, and returns it as last read.
     async fn wait_until_settled(
         &self,
         mut message: Message,

@@ -1,6 +1,6 @@
-//! Senders of this process that wait for the end of their messages.
+//! The senders of this process that wait for the end of their messages.
 //!
-//! A notification is a hint: the sender then reads the stored message. If another replica settles the
+//! A notification is a hint: the sender then reads the stored message. If another replica delivers the
 //! message, no notification comes; the sender finds the outcome when it next reads the message.
 
 use std::{

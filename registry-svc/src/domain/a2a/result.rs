@@ -1,4 +1,4 @@
-//! The caller's answer: the agent's own, or a task that represents a message without an answer.
+//! Builds the caller's answer: the agent's own, or a task that represents a message without an answer.
 
 use serde_json::{Value, json};
 
@@ -86,7 +86,7 @@ impl TaskState {
     }
 }
 
-/// A stored message, as far as the task that represents it shows it.
+/// The part of a stored message that the task about it shows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StoredMessage<'a> {
     /// The id in the relay, which is the id of the task.
@@ -133,7 +133,7 @@ impl StoredMessage<'_> {
         json!({ "jsonrpc": "2.0", "id": envelope.id, "result": result })
     }
 
-    /// The agent's own task, or a task completed by the agent's message.
+    /// Returns the agent's own task, or builds a completed task from the agent's message.
     fn answered(&self, result: &Value, from: Version, to: Version) -> Option<Value> {
         let (is_task, _) = unwrapped(result, from)?;
         let sent = Call::Send { params: Value::Null, ids: self.ids.clone() };

@@ -94,7 +94,7 @@ pub(crate) fn result_for(call: &Call, result: &Value, from: Version, to: Version
     }
 }
 
-/// The content of a result of sending, and whether it is a task.
+/// Returns whether the result of sending is a task (or else a message), and its content.
 pub(super) fn unwrapped(result: &Value, version: Version) -> Option<(bool, &Value)> {
     match version {
         Version::V03 => match result.get("kind").and_then(Value::as_str) {
@@ -113,7 +113,7 @@ pub(super) fn unwrapped(result: &Value, version: Version) -> Option<(bool, &Valu
     }
 }
 
-/// A task or message as the result of sending in `version`.
+/// Wraps a task or message as `version` does in the result of sending.
 pub(super) fn wrapped(is_task: bool, inner: Value, version: Version) -> Value {
     match (version, is_task) {
         (Version::V10, true) => json!({ "task": inner }),

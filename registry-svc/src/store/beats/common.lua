@@ -1,11 +1,11 @@
 -- Included at the top of every script about beats.
 --
 -- KEYS: 1 generation  2 deadlines  3 snapshots  4 replica of the last beat  5 replicas  6 last sweep
---       7 a probation runs  8 a probation for a mass silence began
+--       7 exists while a probation runs  8 exists for some time after a probation for a mass silence began
 --
--- The generation is "<random>:<run id of this Redis>", written when a seeding ends. If it is missing, or
+-- The generation key is "<random>:<run id of this Redis>", written when a seeding ends. If it is missing, or
 -- names the run id of another Redis, the other keys are incomplete and the caller must seed first. Times are
--- Redis's own.
+-- those of Redis's clock.
 
 local function now_ms()
   local time = redis.call('TIME')

@@ -1,6 +1,7 @@
--- Takes the beats of up to 256 agents. ARGV: 1 replica 2 milliseconds until an agent is silent 3… agents
--- Returns false if Redis must be seeded first, else {agents with a deadline, snapshot or false of each
--- agent}.
+-- Takes the beats of up to 256 agents.
+-- ARGV: 1 replica  2 milliseconds until an agent is silent  3… agents
+-- Returns false if Redis must be seeded first, else {number of agents with a deadline, snapshots}, with one
+-- snapshot, or false, for each agent.
 
 if not is_seeded() then return false end
 local now = now_ms()

@@ -1,8 +1,8 @@
--- Lists a page of agents with a deadline in the past. ARGV: 1 page size 2 agents to skip 3 milliseconds for
--- which a replica is fresh 4 milliseconds after which a
---       replica is gone
+-- Lists a page of agents with a deadline in the past.
+-- ARGV: 1 page size  2 agents to skip  3 milliseconds for which a replica is connected after its announcement
+--       4 milliseconds after which it is gone
 -- Returns {agents scanned, agent, snapshot or '', …}. An agent is left out while the replica of its last beat
--- is neither fresh nor gone: that replica may take beats that Redis does not see.
+-- is neither connected nor gone: that replica may take beats that Redis does not see.
 
 local now = now_ms()
 local found = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', ARGV[2], ARGV[1])

@@ -1,6 +1,6 @@
--- Begins a sweep. ARGV: 1 period in milliseconds 2 probation in milliseconds 3 number and 4 share of silent
--- agents above which
---       the silence is a mass silence
+-- Begins a sweep.
+-- ARGV: 1 period in milliseconds  2 probation in milliseconds
+--       3 number and 4 share of silent agents; if both are exceeded, it is a mass silence
 -- Returns {'unseeded' | 'probation' | 'mass_silence' | 'proceed', silent agents, all agents}.
 
 if not is_seeded() then return {'unseeded', 0, 0} end
@@ -21,8 +21,8 @@ if silent <= tonumber(ARGV[3]) or silent <= all * tonumber(ARGV[4]) then
   return {'proceed', silent, all}
 end
 
--- A mass silence is more likely a fault of the plane: all agents get one probation. Agents that are silent
--- after it are marked.
+-- A mass silence is more likely a fault of the services than of the agents: all agents get one probation.
+-- Agents that are silent after it are marked offline.
 if redis.call('GET', KEYS[8]) then return {'proceed', silent, all} end
 redis.call('SET', KEYS[8], '1', 'PX', probation + 10 * period)
 redis.call('SET', KEYS[7], '1', 'PX', probation)

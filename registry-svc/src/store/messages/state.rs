@@ -1,5 +1,5 @@
-//! Changes of a message's state. Each is one guarded UPDATE, in the transaction that holds the message's
-//! lane.
+//! Changes a message's state. Each function is one UPDATE that checks the state, in the transaction that has
+//! locked the message's lane.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -86,7 +86,7 @@ pub(crate) async fn requeue(
     ensure_affected(&done, 1)
 }
 
-/// Queues every dispatched message of an agent again, after its lanes' workers were fenced.
+/// Queues every dispatched message of an agent again, after the leases of its lanes were ended.
 pub(crate) async fn requeue_all(db: &mut PgConnection, target: AgentId) -> Result<u64, pg::Error> {
     let done = sqlx::query!(
         "UPDATE relay_messages SET state = 'queued', code = $2 WHERE target_id = $1 AND state = 'dispatched'",

@@ -1,4 +1,4 @@
-//! Replicas that die, stop, stall or lose their database while they deliver a message.
+//! Tests replicas that die, stop, stall or lose their database while they deliver a message.
 
 use std::{os::unix::process::ExitStatusExt, process::Stdio};
 
@@ -8,14 +8,14 @@ use tokio::process::Command;
 
 use super::*;
 
-/// Accepts messages and delivers none.
+/// Configures a replica that accepts messages and delivers none.
 fn accepts_only(config: &mut Config) {
     impatient(config);
     config.own.relay.max_dispatches = 0;
 }
 
 impl Scene {
-    /// Runs a replica in its own process that delivers messages and dies at `point`.
+    /// Starts a replica in its own process, which delivers messages and is killed at the fail point `point`.
     async fn die_at(&self, point: &str) {
         let config = self.plane.config_file(&format!(
             "[process]\nfailpoints = '{point}=kill@1'\n[outbound]\nmode = 'dev'\n\

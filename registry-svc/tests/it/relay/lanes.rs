@@ -1,4 +1,4 @@
-//! Lanes: messages of one conversation keep their order, and no conversation waits for another.
+//! Tests lanes: messages of one conversation keep their order, and no conversation waits for another.
 
 use steward_proto::registry::v1::{PauseAgentRequest, ResumeAgentRequest};
 use svc_core::error::retry_after_of;

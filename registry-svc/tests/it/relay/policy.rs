@@ -1,4 +1,4 @@
-//! The outbound policy: which URLs agents may register, and which the relay calls.
+//! Tests the outbound policy: which URLs agents may register, and which the relay calls.
 
 use svc_core::wire::outbound::Mode;
 
