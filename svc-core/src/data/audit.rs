@@ -1,7 +1,7 @@
-//! One row for each irreversible act, written with the transition that commits it.
+//! The audit log: one row for each irreversible act, written in the transaction that commits the act.
 //!
-//! The key is (act, subject, generation): committing an act a second time fails its transaction. The run role
-//! can insert and read, nothing else. Rows name subjects by hash and actors by id.
+//! The primary key is (act, subject, generation), so a transaction that commits the same act a second time
+//! fails. The run role can only insert and read rows. Rows name subjects by hash and actors by id.
 
 use chrono::{DateTime, Utc};
 
@@ -10,10 +10,10 @@ pub use crate::subject::SubjectHash;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Act<'a> {
-    /// Name of the act, as `session.tombstoned`.
+    /// Name of the act, for example `session.erased`.
     pub act: &'static str,
     pub subject: SubjectHash,
-    /// Generation of the record that the act made.
+    /// Generation of the record that the act changed, for example the epoch of a purge.
     pub generation: i64,
     /// Actor: id of a principal, or name of a service or task.
     pub principal_id: &'a str,
@@ -23,7 +23,7 @@ pub struct Act<'a> {
 /// Writes the row of an act.
 ///
 /// # Errors
-/// [`pg::Error::Conflict`] on `audit_log_pkey` if the act was recorded before: the transaction must not
+/// [`pg::Error::Conflict`] on `audit_log_pkey` if the act was recorded before. The caller must then not
 /// commit.
 pub async fn record(tx: &mut Tx, act: &Act<'_>) -> Result<(), pg::Error> {
     sqlx::query(

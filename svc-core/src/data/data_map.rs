@@ -1,8 +1,8 @@
-//! The schema as a map of its data: the class of each table and column for erasures, read from its comment.
+//! Reads from the schema which class each table and column has for erasures.
 //!
-//! A comment reads `custody=<class>; <text>`. Every service tests that its live schema has no table or column
-//! without one ([`unannotated`]). The classes of Redis key families stand in the code
-//! ([`crate::data::redis::KeyFamily`]).
+//! The comment on a table or column reads `custody=<class>; <text>`. Every service tests that no table or
+//! column of its live schema lacks a class ([`unannotated`]). The classes of Redis key families are in the
+//! code ([`crate::data::redis::KeyFamily`]).
 
 use sqlx::PgConnection;
 
@@ -38,7 +38,7 @@ impl Class {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub table: String,
-    /// The column; `None` is the table itself.
+    /// Name of the column; `None` for the table itself.
     pub column: Option<String>,
     /// Class for erasures; `None` if the comment names none.
     pub class: Option<Class>,
@@ -55,7 +55,7 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// Reads every table and column of the role's schema. Partitions count as their table.
+/// Reads every table and column of the role's schema. Partitions of a table are left out.
 ///
 /// # Errors
 /// [`pg::Error`] if the catalogue cannot be read.
@@ -100,7 +100,7 @@ fn parse(comment: &str) -> (Option<Class>, &str) {
         return (None, comment);
     };
     let text = text.trim();
-    // A class without a description is incomplete.
+    // A comment with a class but without a description counts as one without a class.
     (Class::from_name(class).filter(|_| !text.is_empty()), text)
 }
 

@@ -1,8 +1,8 @@
-//! Requests that may be repeated without taking effect twice.
+//! Idempotency keys: a request with a key may be repeated, and takes effect once.
 //!
-//! The row (account, method, key) is written in the transaction of the effect: both are committed or neither.
-//! The row holds the hash of the request and the ids of the objects that it made; a repetition reads these
-//! objects and answers with their present state. Rows count for 24 hours.
+//! The transaction of the effect also writes a row (account, method, key), so both are committed or neither.
+//! The row has the hash of the request and the ids of the objects that the request made; a repetition reads
+//! these objects and answers with their present state. A row is valid for 24 hours.
 //!
 //! ```ignore
 //! let slot = match once.begin::<SessionId>(&mut tx, Some(account)).await? {
@@ -27,20 +27,20 @@ use crate::{
     id::{AccountId, SessionId},
 };
 
-/// Header and metadata that carry the key.
+/// HTTP header and gRPC metadata key that carry the idempotency key.
 pub const HEADER: &str = "idempotency-key";
 
-/// Time for which a key counts.
+/// Time for which a key is valid. After it, the same key begins a new request.
 pub const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 const MAX_KEY: usize = 255;
 
-/// A key as a caller chose it: 1 to 255 visible ASCII characters.
+/// An idempotency key, chosen by the caller: 1 to 255 visible ASCII characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key(String);
 
 impl Key {
-    /// Reads the key in the metadata of a request, if there is one.
+    /// Reads the key from the metadata of a request; `None` if the request has no key.
     ///
     /// # Errors
     /// [`Invalid`] names the header.
@@ -77,13 +77,14 @@ fn malformed() -> Invalid {
 pub struct RequestHash([u8; 32]);
 
 impl RequestHash {
-    /// Hashes a message of the contract. Equal messages must encode equally: their maps must be ordered.
+    /// Hashes a message of the contract. Equal messages must have equal encodings, so maps in them must be
+    /// ordered.
     pub fn of(message: &impl prost::Message) -> Self {
         Self(Sha256::digest(message.encode_to_vec()).into())
     }
 }
 
-/// Identity of a mutation, by which a repetition is recognized: method, key and content.
+/// Identity of a request that changes data: its method, key and content. A repetition has the same identity.
 #[derive(Debug, Clone)]
 pub struct Once(Option<Keyed>);
 
@@ -96,36 +97,39 @@ struct Keyed {
 
 #[derive(Debug)]
 pub enum Begin<T> {
-    /// The request is new, or has no key: do it, then [`Slot::finish`].
+    /// The request is new, or has no key. The caller does it and then calls [`Slot::finish`].
     First(Slot),
-    /// The request was done before and made these objects.
+    /// The request was done before. The value is what [`Slot::finish`] stored: the ids of the objects that it
+    /// made.
     Replay(T),
 }
 
 #[derive(Debug)]
 pub enum Opened<T> {
-    /// The request is new, or has no key: do it in this transaction, then [`Slot::finish`].
+    /// The request is new, or has no key. The caller does it in this transaction and then calls
+    /// [`Slot::finish`].
     First(Tx, Slot),
-    /// The request was done before and made these objects.
+    /// The request was done before. The value is what [`Slot::finish`] stored: the ids of the objects that it
+    /// made.
     Replay(T),
 }
 
-/// The exclusive use of a key, until its transaction ends.
+/// The right to use a key until the transaction ends: it holds the key's advisory lock.
 #[derive(Debug)]
 #[must_use = "without a record of its effect a key does not protect it"]
 pub struct Slot {
-    /// The request and its account or nil; `None` for a request without a key.
+    /// The request, and its account or the nil UUID; `None` for a request without a key.
     keyed: Option<(Keyed, Uuid)>,
     session: Option<SessionId>,
 }
 
-/// A request with a key that was not done.
+/// A request was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The key was used for another request.
+    /// The key belongs to another request of the same method.
     #[error("idempotency key was used for another request")]
     Reused,
-    /// Another transaction is doing the request.
+    /// Another transaction is doing a request with this key.
     #[error("a request with this idempotency key is under way")]
     InFlight,
     /// The stored result cannot be read, or the result cannot be stored.
@@ -156,8 +160,8 @@ impl ServiceError for Error {
 }
 
 impl Keyed {
-    /// Returns the advisory lock of (account, method, key). If two of them collide by chance, one caller is
-    /// asked to try again.
+    /// Returns the number of the advisory lock of (account, method, key). If two keys have the same number by
+    /// chance, a concurrent caller gets [`Error::InFlight`] and retries.
     fn lock(&self, scope: Uuid) -> i64 {
         let mut hash = Sha256::new();
         hash.update(b"steward.idempotency\0");
@@ -172,17 +176,18 @@ impl Keyed {
 }
 
 impl Once {
-    /// Builds a request without a key, which is always the first.
+    /// Builds a request without a key. It is always treated as new.
     pub const fn unkeyed() -> Self {
         Self(None)
     }
 
-    /// Builds a request of `method` (as `steward.chat.v1.ChatService/CreateSession`) with a key.
+    /// Builds a request of `method` (for example `steward.chat.v1.ChatService/CreateSession`) with a key.
     pub fn new(method: impl Into<Arc<str>>, key: Key, hash: RequestHash) -> Self {
         Self(Some(Keyed { method: method.into(), key, hash }))
     }
 
-    /// Separates the key from the same key of other callers of the account, as another agent.
+    /// Returns this request with its key valid only within `scope`, for example one API token, so that other
+    /// callers of the same account can use the same key for their requests.
     pub fn scoped(&self, scope: impl fmt::Display) -> Self {
         Self(
             self.0
@@ -191,11 +196,11 @@ impl Once {
         )
     }
 
-    /// Begins the request: the first statement in the transaction of its effect. Keys belong to an account,
-    /// or to no account for operators and for services that act for no tenant.
+    /// Begins the request. Call it as the first statement in the transaction of the request's effect. A key
+    /// belongs to `account`; keys of operators, and of services that act for no tenant, belong to no account.
     ///
     /// # Errors
-    /// [`Error::InFlight`] at once, without waiting, if another transaction does the same request;
+    /// [`Error::InFlight`] at once, without waiting, if another transaction is doing a request with this key;
     /// [`Error::Reused`] if the key belongs to another request.
     pub async fn begin<T: DeserializeOwned>(
         &self,
@@ -211,8 +216,8 @@ impl Once {
         if !locked {
             return Err(Error::InFlight);
         }
-        // Reads in a separate statement: its snapshot must be newer than the lock, to see what the previous
-        // holder committed.
+        // Reads in a separate statement, because its snapshot must be newer than the lock to see what the
+        // previous holder of the lock committed.
         let row: Option<(Vec<u8>, serde_json::Value)> = sqlx::query_as(
             "SELECT request_hash, result
              FROM idempotency_keys
@@ -230,9 +235,9 @@ impl Once {
         }
     }
 
-    /// Like [`Self::begin`], in a [`Tx::system`] of its own. Unless the request is the first, that
-    /// transaction is rolled back before this returns, so that the caller's next try does not meet the key's
-    /// lock.
+    /// Begins a [`Tx::system`] and calls [`Self::begin`] in it. Unless the request is new, that transaction
+    /// is rolled back before this function returns, so that the caller's retry does not find the key still
+    /// locked.
     ///
     /// # Errors
     /// The errors of [`Self::begin`].
@@ -253,13 +258,13 @@ impl Once {
 }
 
 impl Slot {
-    /// Binds the key to the session of the effect, so that both are erased together.
+    /// Assigns the key to the session that the request changes, so that both are erased together.
     pub const fn of_session(mut self, session: SessionId) -> Self {
         self.session = Some(session);
         self
     }
 
-    /// Records the ids of the objects that the request made: the last statement before the commit.
+    /// Records the ids of the objects that the request made. Call it as the last statement before the commit.
     ///
     /// # Errors
     /// [`Error::Pg`]; the transaction must not commit then.

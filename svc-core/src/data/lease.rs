@@ -1,10 +1,12 @@
-//! Leases: the right to work on an object, and the fence against writers without it.
+//! Leases. A lease gives one holder the right to work on an object; a fence refuses the writes of a process
+//! that has lost its lease.
 //!
-//! * [`item`]: leases on rows (turns, creates, purge jobs, lanes, schedules). Columns of the row, judged by
-//!   the database's clock, no Redis. The time only permits a claim; the epoch alone decides which holder may
-//!   write.
-//! * [`singleton`]: leases on tasks of which one replica runs a pass (reconcilers, sweeps, probes). Redis
-//!   decides which replica may try, Postgres fences.
+//! * [`item`]: leases on rows (turns, creates, purge jobs, lanes, schedules), kept in columns of the row. The
+//!   clock of Postgres decides when a lease has expired and may be claimed. An expired lease alone stops no
+//!   writer: each claim raises the row's epoch, and a write with an older epoch is refused. Redis is not
+//!   used.
+//! * [`singleton`]: leases on tasks of which one replica at a time runs a pass (reconcilers, sweeps, probes).
+//!   A lock in Redis decides which replica may try; Postgres refuses writes of a replica that lost the lease.
 
 pub mod item;
 pub mod singleton;

@@ -1,11 +1,13 @@
-//! Domain enums as Postgres enums: the domain knows no driver, so a store declares how its values are stored.
+//! Domain enums as Postgres enums. The domain does not depend on sqlx, so the store declares how the values
+//! of a domain enum are stored.
 //!
 //! ```ignore
 //! svc_core::pg_enum!(AgentStatus as "agent_status" { Online => "online", Offline => "offline" });
 //! ```
 //!
-//! makes the enum a column, a parameter and (as `&[T]`) an array for sqlx. The labels stand in the code
-//! twice, here and in a migration; [`labels`] reads the database's for the test that compares them.
+//! lets sqlx read the enum from a column and bind it as a parameter, also as an array (`&[T]`). The labels
+//! are written twice, here and in a migration; a test reads those of the database with [`labels`] and
+//! compares them.
 
 use sqlx::PgConnection;
 
@@ -19,7 +21,7 @@ pub trait PgEnum: Copy + 'static {
     const LABELS: &'static [(Self, &'static str)];
 }
 
-/// Stores a domain enum of this crate as a Postgres enum; see [the module](self).
+/// Stores a domain enum of the calling crate as a Postgres enum; see [the module](self).
 #[macro_export]
 macro_rules! pg_enum {
     ($enum:ty as $type:literal { $($variant:ident => $label:literal),+ $(,)? }) => {

@@ -1,11 +1,13 @@
-//! Redis, which holds only data that may be lost: singleton locks, liveness, wake-ups, rate limits, breakers.
+//! Connection to Redis, which holds only data that may be lost: singleton locks, liveness, wake-ups, rate
+//! limits, circuit breakers.
 //!
-//! One multiplexed connection a process, with short time limits. While Redis is down a call fails within them
-//! or at once: one call at a time tries to connect again, with back-off. Redis is no readiness check, because
-//! no service answers 503 for Redis alone; callers match on [`Error::Down`] and continue without it.
+//! A process has one multiplexed connection, with short time limits. While Redis is unreachable, one call at
+//! a time tries to connect again, with back-off, and fails within the limits; every other call fails at once.
+//! Readiness does not depend on Redis, because no service answers 503 for Redis alone: callers match on
+//! [`Error::Down`] and continue without it.
 //!
-//! This does not build on redis-rs' `ConnectionManager`, which keeps a connection after time-outs: it
-//! would never leave a peer that vanished without closing (a lost host, a stalled proxy).
+//! redis-rs' `ConnectionManager` is not used, because it keeps a connection after time-outs: it would never
+//! give up the connection to a server that vanished without closing it (a lost host, a stalled proxy).
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -26,7 +28,7 @@ use crate::{
     run::backoff::Backoff,
 };
 
-/// Delay before the next attempt to connect.
+/// Delay after a failed attempt to connect.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
 
 /// Address and limits of a service's Redis. Only `url` has no default.
@@ -34,13 +36,13 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_s
 #[serde(deny_unknown_fields)]
 pub struct RedisConfig {
     pub url: SecretString,
-    /// Prefix of every key and channel; one for an installation.
+    /// Prefix of every key and channel. All services of one installation use the same prefix.
     #[serde(default = "defaults::key_prefix")]
     pub key_prefix: String,
-    /// Maximum time to connect.
+    /// Maximum time to open a connection.
     #[serde(default = "defaults::timeout", with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// Maximum wait for an answer.
+    /// Maximum wait for the answer to a command.
     #[serde(default = "defaults::timeout", with = "humantime_serde")]
     pub response_timeout: Duration,
 }
@@ -68,10 +70,10 @@ impl RedisConfig {
     }
 }
 
-/// Keys of one purpose, with their class for erasures. Every key is made from a family ([`Redis::key`]).
+/// Keys of one purpose, with their class for erasures. Every key is built from a family with [`Redis::key`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyFamily {
-    /// Start of the family's keys after the installation's prefix, as `hb`.
+    /// Start of the family's keys after the installation's prefix, for example `hb`.
     pub name: &'static str,
     /// Class of the keys for erasures.
     pub class: Class,
@@ -81,10 +83,10 @@ pub struct KeyFamily {
 /// An error of Redis.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Redis is unreachable, or was moments ago.
+    /// Redis is unreachable, or was at the last attempt to connect and the back-off is not over.
     #[error("Redis is unreachable")]
     Down(#[source] Option<RedisError>),
-    /// Redis refused a command: a defect.
+    /// Redis refused a command: a defect of this program.
     #[error("Redis refused a command")]
     Refused(#[source] RedisError),
 }
@@ -113,7 +115,7 @@ pub fn is_down(error: &RedisError) -> bool {
         | ErrorKind::ClusterConnectionNotFound
         | ErrorKind::MasterNameNotFoundBySentinel
         | ErrorKind::NoValidReplicasFoundBySentinel => true,
-        // Redis answers, but is loading, or is a replica without its primary.
+        // Redis answers, but is loading its data, or is a replica without its primary.
         ErrorKind::Server(kind) => matches!(
             kind,
             ServerErrorKind::BusyLoading
@@ -122,7 +124,7 @@ pub fn is_down(error: &RedisError) -> bool {
                 | ServerErrorKind::ReadOnly
                 | ServerErrorKind::TryAgain
         ),
-        // A connection that is closed under a pending request shows as a parse error or as a client error.
+        // If the connection closes while a request waits, the driver reports a parse error or a client error.
         _ => error.is_connection_dropped() || error.is_timeout() || error.is_unrecoverable_error(),
     }
 }
@@ -138,14 +140,14 @@ struct Inner {
     connect_timeout: Duration,
     response_timeout: Duration,
     link: Mutex<Link>,
-    /// Held by the call that connects.
+    /// Locked by the one call that is connecting.
     connecting: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Link {
     connection: Option<Connected>,
-    /// Failed attempts to connect since the last success.
+    /// Number of failed attempts to connect since the last success.
     failures: u32,
     /// Instant before which no call tries to connect.
     retry_at: Option<Instant>,
@@ -209,8 +211,8 @@ impl Redis {
         self.judge(&connected, answer)
     }
 
-    /// Runs a script, by its hash where Redis knows it. Scripts are files, kept in
-    /// `static X: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("x.lua")))`.
+    /// Runs a script by its hash, and loads it first if the server does not know it. Scripts are files, kept
+    /// in `static X: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("x.lua")))`.
     pub async fn script<T: FromRedisValue>(&self, invocation: &ScriptInvocation<'_>) -> Result<T, Error> {
         let mut connected = self.connected().await?;
         let answer = invocation.invoke_async(&mut connected.connection).await;
@@ -225,13 +227,14 @@ impl Redis {
         self.query(&redis::cmd("PING")).await
     }
 
-    /// Returns whether Redis answered when it was last used. Sends nothing.
+    /// Returns false if the last attempt to connect failed. Sends nothing; before the first use it returns
+    /// true.
     pub fn seems_up(&self) -> bool {
         let link = self.link();
         link.connection.is_some() || link.failures == 0
     }
 
-    /// Opens a connection for subscriptions.
+    /// Opens a separate connection for subscriptions.
     pub(crate) async fn pubsub(&self) -> Result<redis::aio::PubSub, Error> {
         let limit = self.0.connect_timeout + self.0.response_timeout;
         match tokio::time::timeout(limit, self.0.client.get_async_pubsub()).await {
@@ -248,7 +251,7 @@ impl Redis {
         self.0.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the connection; makes one if there is none and the back-off is over.
+    /// Returns the connection. If there is none and the back-off is over, opens one.
     async fn connected(&self) -> Result<Connected, Error> {
         let failures = {
             let link = self.link();
@@ -260,8 +263,8 @@ impl Redis {
             }
             link.failures
         };
-        // The first calls wait for the connection together; after a failure one call tries and the rest fail
-        // at once.
+        // Before the first failure all calls wait for the one that connects. After a failure one call tries
+        // to connect, and the rest fail at once.
         let _alone = if failures == 0 {
             self.0.connecting.lock().await
         } else {
@@ -279,7 +282,7 @@ impl Redis {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.0.connect_timeout))
             .set_response_timeout(Some(self.0.response_timeout));
-        // The limits above leave out parts of the handshake.
+        // The limits in `config` do not cover the whole handshake, so another one does.
         let limit = self.0.connect_timeout + self.0.response_timeout;
         let made =
             tokio::time::timeout(limit, self.0.client.get_multiplexed_async_connection_with_config(&config))
@@ -307,13 +310,14 @@ impl Redis {
         }
     }
 
-    /// Drops the connection if the answer shows that it is broken.
+    /// Maps the error of an answer, and drops the connection if the error means that it is broken.
     fn judge<T>(&self, connected: &Connected, answer: Result<T, RedisError>) -> Result<T, Error> {
         answer.map_err(|error| {
             let error = classify(error);
             if error.is_down() {
                 let mut link = self.link();
-                // Several calls may fail with one connection; only the first failure counts.
+                // Several calls may fail on one connection. Only the first of them drops it; a newer
+                // connection stays.
                 if link.connection.as_ref().is_some_and(|held| held.number == connected.number) {
                     link.connection = None;
                 }

@@ -1,14 +1,17 @@
-//! Wake-ups: hints between replicas that something is worth reading, over Redis pub/sub.
+//! Wake-ups: hints that replicas send each other over Redis pub/sub when there is something new to read in
+//! Postgres.
 //!
-//! A hint may be lost, doubled or late, and without Redis there are none. So a reader
+//! A hint may be lost, doubled or late, and while Redis is unreachable there are none. Therefore a reader
 //!
-//! 1. subscribes ([`Wake::subscribe`] returns when Redis has confirmed it, or is known to be unreachable),
-//! 2. reads Postgres from its cursor to the head,
-//! 3. waits with [`Subscription::next`], which returns [`Hint::Look`] at least once every `poll` (a second,
-//!    while the reader is unfinished) and whenever hints may have been lost, and continues with 2.
+//! 1. subscribes ([`Wake::subscribe`] returns when Redis has confirmed the subscription or is known to be
+//!    unreachable),
+//! 2. reads Postgres from its cursor to the newest row,
+//! 3. waits with [`Subscription::next`] and continues with step 2. `next` returns [`Hint::Look`] when hints
+//!    may have been lost, and after the time `poll` without a hint (one second, while the reader is
+//!    unfinished).
 //!
-//! One connection a process carries every subscription. It is watched with pings and replaced when it fails;
-//! the topics are then subscribed again, and every reader receives [`Hint::Look`].
+//! All subscriptions of a process share one connection. A task, the hub, pings it and replaces it when it
+//! fails; the hub then subscribes to the topics again and sends [`Hint::Look`] to every reader.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,23 +27,25 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{data::redis::Redis, run::lifecycle::Lifecycle};
 
-/// Maximum pending hints of a slow reader; beyond it the reader receives [`Hint::Look`] instead.
+/// Maximum number of hints that wait for a slow reader. A reader that falls further behind receives
+/// [`Hint::Look`].
 const BACKLOG: usize = 256;
 
-/// Maximum subscriptions in one round trip.
+/// Maximum number of orders that the hub handles together.
 const BATCH: usize = 256;
 
-/// Period of the pings: a peer that vanished sends nothing by itself.
+/// Time between two pings. Without them the hub would not notice a server that vanished without closing the
+/// connection.
 const PING_PERIOD: Duration = Duration::from_secs(2);
 
-/// Delay before the next connection.
+/// Delay before the hub opens a new connection.
 const RECONNECT: Duration = Duration::from_millis(500);
 
 /// A hint to a subscriber.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hint {
     Message(Bytes),
-    /// Read Postgres again: hints may have been lost, or `poll` is over.
+    /// The reader should read Postgres again: hints may have been lost, or none came within `poll`.
     Look,
 }
 
@@ -59,14 +64,14 @@ struct Hub {
 
 #[derive(Debug)]
 enum Order {
-    /// Subscribe, and report when the subscription is made or impossible.
+    /// Subscribe to the channel, and report when that is done. The report fails if Redis is unreachable.
     Open(String, oneshot::Sender<()>),
-    /// Unsubscribe, unless a reader came back meanwhile.
+    /// Unsubscribe from the channel, unless it has a reader again.
     Close(String),
 }
 
 impl Wake {
-    /// Starts the hub of this process.
+    /// Starts this process's hub, the task that holds the connection.
     pub fn start(redis: &Redis, lifecycle: &Lifecycle) -> Self {
         let (orders, inbox) = mpsc::unbounded_channel();
         let hub = Arc::new(Hub { topics: Mutex::default(), orders });
@@ -81,8 +86,8 @@ impl Wake {
         Self { redis: redis.clone(), hub }
     }
 
-    /// Sends a hint to the subscribers of `topic`, if Redis is there. It never fails: readers that depend on
-    /// the fact also poll.
+    /// Sends a hint to the subscribers of `topic`. If Redis is unreachable, the hint is lost; readers poll as
+    /// well, so that is no error.
     pub async fn publish(&self, topic: &str, payload: &[u8]) {
         let mut command = redis::cmd("PUBLISH");
         command.arg(self.channel(topic)).arg(payload);
@@ -91,8 +96,9 @@ impl Wake {
         }
     }
 
-    /// Sends a hint to the subscribers of several topics in one round trip. Returns the number of receivers
-    /// that Redis counts among its own connections: 0 if Redis is down.
+    /// Sends hints to the subscribers of several topics in one round trip. Returns the number of connections
+    /// that received them, added over all messages: one for each process that subscribes to the topic.
+    /// Returns 0 if Redis is unreachable.
     pub async fn publish_all<'a>(&self, messages: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> u64 {
         let mut pipeline = redis::pipe();
         for (topic, payload) in messages {
@@ -111,7 +117,8 @@ impl Wake {
         }
     }
 
-    /// Subscribes to `topic`. A hint published after this returns arrives, if Redis is there and stays.
+    /// Subscribes to `topic`. A hint that is published after this function returns is received, provided that
+    /// Redis is reachable and stays so.
     pub async fn subscribe(&self, topic: &str) -> Subscription {
         let channel = self.channel(topic);
         let receiver = {
@@ -120,7 +127,8 @@ impl Wake {
         };
         let (done, confirmed) = oneshot::channel();
         if self.hub.orders.send(Order::Open(channel.clone(), done)).is_ok() {
-            // No answer means that Redis is down: the subscription follows when Redis is back.
+            // No confirmation in time means that Redis is unreachable: the hub subscribes when it has a
+            // connection again.
             let _answer = tokio::time::timeout(self.redis.response_timeout(), confirmed).await;
         }
         Subscription { channel, receiver: Some(receiver), hub: self.hub.clone() }
@@ -131,7 +139,7 @@ impl Wake {
     }
 }
 
-/// Hints of one topic.
+/// A reader's subscription to one topic.
 #[derive(Debug)]
 pub struct Subscription {
     channel: String,
@@ -140,13 +148,13 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Returns the next hint. Without Redis it never comes.
+    /// Waits for the next hint. While Redis is unreachable it waits without end.
     pub async fn recv(&mut self) -> Hint {
         let Some(receiver) = &mut self.receiver else { return pending().await };
         match receiver.recv().await {
             Ok(hint) => hint,
             Err(broadcast::error::RecvError::Lagged(_)) => Hint::Look,
-            // The hub has ended with the process's soft stop.
+            // The hub has ended, because the process is stopping.
             Err(broadcast::error::RecvError::Closed) => pending().await,
         }
     }
@@ -174,7 +182,7 @@ impl Hub {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Passes a hint to the readers of one channel, if the channel still has readers.
+    /// Sends a hint to the readers of a channel, if it still has any.
     fn tell(&self, channel: &str, hint: Hint) {
         if let Some(sender) = self.topics().get(channel) {
             let _readers = sender.send(hint);
@@ -188,7 +196,7 @@ impl Hub {
     }
 }
 
-/// Keeps one connection while it works, then makes another.
+/// Opens a connection and serves it until it breaks, again and again.
 async fn run(redis: Redis, hub: Arc<Hub>, mut inbox: mpsc::UnboundedReceiver<Order>) {
     let mut reported = false;
     loop {
@@ -206,8 +214,8 @@ async fn run(redis: Redis, hub: Arc<Hub>, mut inbox: mpsc::UnboundedReceiver<Ord
             }
             Err(_) => {}
         }
-        // Subscribers stop waiting for a confirmation; the next connection begins with the topics wanted
-        // then.
+        // Drops the orders that arrive meanwhile, so that subscribers stop waiting for a confirmation. The
+        // next connection begins with the topics that have readers then.
         let _over = tokio::time::timeout(RECONNECT, async {
             while let Some(order) = inbox.recv().await {
                 drop(order);
@@ -217,13 +225,13 @@ async fn run(redis: Redis, hub: Arc<Hub>, mut inbox: mpsc::UnboundedReceiver<Ord
     }
 }
 
-/// Sending half of a connection.
+/// The sending half of a connection, with the maximum wait for an answer.
 struct Link {
     sink: PubSubSink,
     limit: Duration,
 }
 
-/// A connection that does not work.
+/// Means that the connection does not work.
 struct Broken;
 
 impl Link {
@@ -249,7 +257,8 @@ impl Link {
     }
 }
 
-/// Serves one connection until it breaks.
+/// Serves one connection until it breaks: subscribes to all topics that have readers, passes on hints,
+/// carries out orders, and sends pings.
 async fn serve(
     hub: &Hub,
     inbox: &mut mpsc::UnboundedReceiver<Order>,
@@ -287,8 +296,8 @@ async fn serve(
     }
 }
 
-/// Subscribes and unsubscribes for a batch of orders, in two round trips. It reads from the hub whether a
-/// topic is still wanted, so an outdated order does no harm.
+/// Carries out a batch of orders, in one round trip for all new subscriptions and one for all that end.
+/// Whether a topic still has readers is read from the hub, so an outdated order has no effect.
 async fn obey(
     hub: &Hub,
     link: &mut Link,
@@ -321,7 +330,7 @@ async fn obey(
     }
     open.extend(opening);
     for done in waiting {
-        // The reader may have stopped waiting.
+        // The subscriber may have stopped waiting for this confirmation.
         let _heard = done.send(());
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The audit log against a real Postgres.
+//! Tests the audit log against a real Postgres: an act is recorded once, and the run role cannot change rows.
 
 use sqlx::migrate::Migrator;
 

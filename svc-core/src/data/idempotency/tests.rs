@@ -1,4 +1,5 @@
-//! Idempotent requests against a real Postgres.
+//! Tests idempotency keys against a real Postgres: repetitions, reuse, concurrent requests, expiry and
+//! erasure.
 
 use sqlx::migrate::Migrator;
 
@@ -25,7 +26,7 @@ impl Fixture {
         Asked { account: Some(self.account), method: METHOD, key: self.key.clone(), hash }
     }
 
-    /// Does a request to its end. Returns whether it was the first, and the id that it made.
+    /// Does a request and commits it. Returns whether it was new, and the id that the request has made.
     async fn run(&self, request: &Asked, made: Uuid) -> Result<(bool, Uuid), Error> {
         let mut tx = Tx::system(&self.pool).await?;
         match request.begin(&mut tx).await? {

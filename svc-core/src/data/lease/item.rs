@@ -1,21 +1,21 @@
 //! Leases on rows.
 //!
 //! The row has three columns: `lease_owner text`, `lease_until timestamptz`, `epoch bigint NOT NULL DEFAULT
-//! 0`. [`item_lease!`](crate::item_lease) names the table; the statements are put together when the crate is
-//! built, from literals, so there is nothing that could be injected. A store that takes a row together with a
-//! change of its status writes its own statement in the same form:
+//! 0`. [`item_lease!`](crate::item_lease) declares the table. It concatenates the SQL statements from
+//! literals when the crate is built, so no input can be injected. A store that changes the row's status with
+//! the claim writes its own statement in the same form:
 //!
 //! ```sql
 //! UPDATE turns
 //! SET epoch = epoch + 1, lease_owner = $3, lease_until = now() + make_interval(secs => $4),
 //!     status = 'running'
-//! WHERE turn_id = $1 AND epoch = $2                       -- as seen: no process was faster
+//! WHERE turn_id = $1 AND epoch = $2                       -- no other process has claimed it
 //!   AND (lease_until IS NULL OR lease_until < now())      -- expired
 //! ```
 //!
-//! and every write under the lease carries `AND epoch = $mine` in the same row, or holds the row with
-//! [`hold`] where it writes to other rows. A holder may renew an expired lease that no process has claimed,
-//! and continue.
+//! Every write of the holder to the leased row has the condition `AND epoch = $mine`. Before it writes to
+//! other rows, the holder locks the leased row with [`hold`]. A holder may renew an expired lease that no
+//! process has claimed, and continue.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -28,21 +28,21 @@ use crate::{
     error::Chain,
 };
 
-/// A table with leased rows. Made by [`item_lease!`](crate::item_lease).
+/// A table with leased rows, declared with [`item_lease!`](crate::item_lease).
 pub trait ItemLeases {
     /// Name of the table, for errors.
     const NAME: &'static str;
-    /// Claims a row: id, epoch as seen, owner, seconds.
+    /// SQL that claims a row. Parameters: id, epoch that the caller read, owner, seconds.
     const TAKE: &'static str;
-    /// Renews a lease: id, epoch, owner, seconds.
+    /// SQL that renews a lease. Parameters: id, epoch, owner, seconds.
     const RENEW: &'static str;
-    /// Releases a lease: id, epoch, owner.
+    /// SQL that releases a lease. Parameters: id, epoch, owner.
     const RELEASE: &'static str;
-    /// Locks the row against a claim: id, epoch.
+    /// SQL that locks the row, so that no process can claim it. Parameters: id, epoch.
     const HOLD: &'static str;
 }
 
-/// Declares a type that stands for the leases of a table: `item_lease! { /// Turns being run. pub struct
+/// Declares a type that represents the leases of a table: `item_lease! { /// Turns being run. pub struct
 /// TurnLeases: "turns", "turn_id" }`.
 #[macro_export]
 macro_rules! item_lease {
@@ -77,15 +77,16 @@ macro_rules! item_lease {
 pub struct ItemLease {
     /// Key of the row.
     pub id: Uuid,
-    /// Epoch of this lease; only a claim increases it.
+    /// Epoch of this lease. Each claim of the row raises it by 1; nothing else changes it.
     pub epoch: i64,
     pub owner: String,
 }
 
-/// Claims the row unless another process did since its epoch was `seen`, or its lease has not expired.
+/// Claims the row for `owner`. `seen` is the epoch that the caller read. Returns `None` if another process
+/// has claimed the row since then, or the present lease has not expired.
 ///
 /// # Errors
-/// [`pg::Error`] if Postgres did not decide.
+/// [`pg::Error`] if Postgres did not run the statement.
 pub async fn take<L: ItemLeases>(
     connection: &mut PgConnection,
     id: Uuid,
@@ -103,10 +104,10 @@ pub async fn take<L: ItemLeases>(
     Ok(epoch.map(|epoch| ItemLease { id, epoch, owner: owner.to_owned() }))
 }
 
-/// Renews a lease, also an expired one that no process has claimed.
+/// Renews a lease. An expired lease can still be renewed if no process has claimed the row.
 ///
 /// # Errors
-/// [`pg::Error::Fenced`] if another process claimed the row.
+/// [`pg::Error::Fenced`] if another process claimed the row, or the lease was released.
 pub async fn renew<L: ItemLeases>(
     connection: &mut PgConnection,
     lease: &ItemLease,
@@ -122,9 +123,9 @@ pub async fn renew<L: ItemLeases>(
     if done.rows_affected() == 1 { Ok(()) } else { Err(pg::Error::Fenced(Cow::Borrowed(L::NAME))) }
 }
 
-/// Renews a lease every third of `ttl` until another process has claimed the row, and returns
-/// [`pg::Error::Fenced`]. Errors of Postgres do not end it: until the row is claimed, the epoch still lets
-/// the holder write.
+/// Renews a lease every third of `ttl`. Returns [`pg::Error::Fenced`] when another process has claimed the
+/// row. Other errors of Postgres are logged and the renewal is tried again: until another process claims the
+/// row, the holder may write even if the lease has expired.
 pub async fn keep<L: ItemLeases>(pool: &Pool, lease: &ItemLease, ttl: Duration) -> pg::Error {
     loop {
         tokio::time::sleep(ttl / 3).await;
@@ -142,8 +143,8 @@ pub async fn keep<L: ItemLeases>(pool: &Pool, lease: &ItemLease, ttl: Duration) 
     }
 }
 
-/// Releases a lease, so that the next holder need not wait for its expiry. A lease that another process has
-/// claimed stays with that process.
+/// Releases a lease, so that the next holder need not wait until it expires. If another process has claimed
+/// the row, that process keeps its lease.
 ///
 /// # Errors
 /// [`pg::Error`] if the lease was not released; it then expires.
@@ -155,7 +156,8 @@ pub async fn release<L: ItemLeases>(
     Ok(())
 }
 
-/// Locks the leased row until the transaction ends, so that its writes to other rows are fenced too.
+/// Locks the leased row until the transaction ends, so that no process can claim it while the transaction
+/// writes to other rows.
 ///
 /// # Errors
 /// [`pg::Error::Fenced`] if another process claimed the row.
@@ -165,10 +167,12 @@ pub async fn hold<L: ItemLeases>(connection: &mut PgConnection, lease: &ItemLeas
     held.map(|_| ()).ok_or(pg::Error::Fenced(Cow::Borrowed(L::NAME)))
 }
 
-/// Keeps a scanner from claiming leases that expired only because Postgres was unreachable.
+/// Decides when a worker that scans for expired leases may claim them: not while they may have expired only
+/// because Postgres was unreachable.
 ///
-/// After an outage every holder needs the chance to renew before any process claims: a scanner that lost
-/// contact waits one TTL. A scanner that just started waits too, since it cannot know whether it had contact.
+/// After an outage each holder must have the chance to renew its lease first, so a worker that could not
+/// reach Postgres waits for one TTL. A worker that just started waits too, because it does not know whether
+/// there was an outage.
 #[derive(Debug, Clone)]
 pub struct Scanner {
     ttl: Duration,
@@ -177,14 +181,15 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// Builds the guard of a scanner of leases that last `ttl` and are renewed every third of it. The scanner
-    /// must read at least every half of `ttl`.
+    /// Builds a scanner for leases that last `ttl` and are renewed every third of `ttl`. The worker must read
+    /// Postgres at least once every half of `ttl`.
     pub const fn new(ttl: Duration) -> Self {
         Self { ttl, last: None, since: None }
     }
 
-    /// Records a successful read of Postgres at `now`. After a gap of more than half a TTL contact counts as
-    /// lost: a holder may have renewed a third of a TTL before the gap and be about to expire.
+    /// Records that the worker read Postgres at `now`. A gap of more than half a TTL counts as an outage: a
+    /// holder that renewed a third of a TTL before the gap could not renew during it, and its lease may
+    /// expire soon.
     pub fn reached(&mut self, now: Instant) {
         let unbroken = self.last.is_some_and(|last| now.saturating_duration_since(last) <= self.ttl / 2);
         if !unbroken {
@@ -193,7 +198,8 @@ impl Scanner {
         self.last = Some(now);
     }
 
-    /// Returns whether reads have succeeded without a gap for one TTL, so that expired leases may be claimed.
+    /// Returns whether the worker has read Postgres for one TTL without such a gap, so that it may claim
+    /// expired leases.
     pub fn may_take(&self, now: Instant) -> bool {
         let (Some(since), Some(last)) = (self.since, self.last) else { return false };
         let fresh = now.saturating_duration_since(last) <= self.ttl / 2;

@@ -1,16 +1,20 @@
 //! Leases on tasks of which one replica at a time runs a pass.
 //!
-//! In this order, each step a condition of the next:
+//! A replica takes these steps in order, and goes to the next one only if the step succeeds:
 //!
-//! 1. Redis `SET key token NX PX ttl`; from then on a task renews it every third of the TTL.
-//! 2. Postgres `epoch + 1, holder = token`: waits for guarded writes in flight, and ends all later ones.
-//! 3. Redis again: still this token, at least half of the TTL left. A holder that slept between 1 and 2 and
-//!    lost Redis meanwhile fences the other replicas for a moment, but never acts.
-//! 4. The pass. Each of its writes is made in [`Held::tx`], which holds the row `FOR SHARE` with its epoch
-//!    and holder: a stopped, cut off or slow holder writes nothing once another replica is at step 2.
+//! 1. In Redis: `SET key token NX PX ttl`. From then on a background task renews the key every third of the
+//!    TTL.
+//! 2. In Postgres: `epoch + 1, holder = token`. The statement waits for the previous holder's guarded
+//!    transactions; guarded transactions that it begins later are refused.
+//! 3. In Redis again: the key still has this token, with at least half of the TTL left. Otherwise the replica
+//!    does not run the pass. It may have been suspended between 1 and 2 and have lost the key; step 2 has
+//!    then fenced the present holder, which must acquire the lease again.
+//! 4. The pass. It makes each of its writes in [`Held::tx`], which locks the lease's row `FOR SHARE` if epoch
+//!    and holder are still its own. A suspended, disconnected or slow holder therefore writes nothing after
+//!    another replica has done step 2.
 //!
-//! Without Redis there is no pass. Work of a pass outside Postgres must be intent-first, because only writes
-//! to Postgres are fenced.
+//! While Redis is unreachable no replica runs a pass. Postgres fences only writes to Postgres, so a pass that
+//! acts elsewhere must first record its intent in Postgres.
 
 use std::{borrow::Cow, sync::LazyLock, time::Duration};
 
@@ -36,7 +40,7 @@ pub const KEYS: KeyFamily = KeyFamily {
     text: "Token of the replica that runs a singleton task",
 };
 
-/// Returns the time left, in milliseconds, if the token is ours, else -1.
+/// Script that returns the milliseconds until the key expires if it has our token, otherwise -1.
 static LEFT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("left.lua")));
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("release.lua")));
@@ -64,7 +68,8 @@ impl Singleton {
         Self { name: name.into(), ttl, redis, pool, lifecycle }
     }
 
-    /// Tries to acquire the lease; `None` if another replica holds it or Redis is down.
+    /// Tries to acquire the lease. Returns `None` if another replica holds it, if Redis is unreachable, or if
+    /// after the Postgres step the Redis lock is lost or has less than half of its TTL left.
     ///
     /// # Errors
     /// [`pg::Error`] if Postgres could not be reached.
@@ -78,7 +83,8 @@ impl Singleton {
         if !lock.take(self.ttl).await {
             return Ok(None);
         }
-        // From here on the lock is renewed. It is released when the guard is dropped, on every way out.
+        // From here on a task renews the lock. When `guard` is dropped, on every return path, the task
+        // releases it.
         let (lost, dropped) = (CancellationToken::new(), CancellationToken::new());
         let keeper = keep(lock.clone(), self.ttl, asked + self.ttl, lost.clone(), dropped.clone());
         drop(self.lifecycle.spawn("singleton lease", keeper));
@@ -112,7 +118,7 @@ impl Singleton {
     }
 }
 
-/// The lease, until it is dropped or lost.
+/// An acquired lease. Dropping it releases the lock in Redis.
 #[derive(Debug)]
 pub struct Held {
     name: Cow<'static, str>,
@@ -124,21 +130,21 @@ pub struct Held {
 }
 
 impl Held {
-    /// Returns the token that fires when another replica acquired the lease or the lease could not be renewed
-    /// in time. A pass should end then; if it does not notice, its writes are refused.
+    /// Returns the token that fires when another replica has acquired the lease or the lease could not be
+    /// renewed in time. The pass should end then; if it continues, its writes in [`Self::tx`] are refused.
     pub fn lost(&self) -> CancellationToken {
         self.lost.clone()
     }
 
-    /// Returns the epoch of this lease.
+    /// Returns the number of this acquisition: each one raises the epoch by 1.
     pub const fn epoch(&self) -> i64 {
         self.epoch
     }
 
-    /// Checks, before an act outside Postgres, that this replica still holds the lease.
+    /// Checks that this replica still holds the lease. A pass calls it before it acts outside Postgres.
     ///
     /// # Errors
-    /// [`pg::Error::Fenced`] if it does not.
+    /// [`pg::Error::Fenced`] if this replica no longer holds the lease.
     pub async fn check(&self) -> Result<(), pg::Error> {
         if self.lost.is_cancelled() {
             return Err(self.fenced());
@@ -146,20 +152,21 @@ impl Held {
         self.tx().await?.commit().await
     }
 
-    /// Begins a transaction for rows of no subject; it commits only while this replica holds the lease.
+    /// Begins a transaction for rows of no subject. No replica can acquire the lease before the transaction
+    /// ends.
     ///
     /// # Errors
-    /// [`pg::Error::Fenced`] if this replica does not hold the lease.
+    /// [`pg::Error::Fenced`] if another replica has acquired the lease.
     pub async fn tx(&self) -> Result<Tx, pg::Error> {
         let mut tx = Tx::system(&self.pool).await?;
         self.guard(&mut tx).await?;
         Ok(tx)
     }
 
-    /// Makes a transaction depend on this lease: no replica can acquire it before the transaction ends.
+    /// Makes `tx` depend on this lease: no replica can acquire the lease before the transaction ends.
     ///
     /// # Errors
-    /// [`pg::Error::Fenced`] if another replica acquired the lease.
+    /// [`pg::Error::Fenced`] if another replica has acquired the lease.
     pub async fn guard(&self, tx: &mut Tx) -> Result<(), pg::Error> {
         let held: Option<i32> = sqlx::query_scalar(
             "SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 AND holder = $3 FOR SHARE",
@@ -181,7 +188,7 @@ impl Held {
     }
 }
 
-/// This process's token at a key of Redis.
+/// A lock in Redis: a key with this process's token as its value.
 #[derive(Debug, Clone)]
 struct Lock {
     redis: Redis,
@@ -208,7 +215,8 @@ impl Lock {
     }
 }
 
-/// Renews the lock until it is dropped or lost, then releases it if the token is still ours.
+/// Renews the lock until the [`Held`] is dropped or the lock is lost, then deletes the key if it still has
+/// this process's token.
 async fn keep(
     lock: Lock,
     ttl: Duration,
@@ -224,7 +232,7 @@ async fn keep(
             () = tokio::time::sleep_until(until) => { lost.cancel(); break }
             () = tokio::time::sleep(pause) => {}
         }
-        // The time counts from before the request: the key lives at least that long.
+        // `until` is reckoned from before the request, so the key in Redis does not expire earlier.
         let asked = Instant::now();
         let renewed: Result<bool, _> =
             lock.redis.script(RENEW.key(&lock.key).arg(lock.token.to_string()).arg(millis(ttl))).await;

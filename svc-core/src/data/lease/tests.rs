@@ -1,4 +1,5 @@
-//! Leases against a real Postgres and Redis: a holder that lost its lease can no longer write.
+//! Tests leases against a real Postgres and Redis: of two processes one gets the lease, it keeps the lease
+//! while it renews it, and after it has lost the lease it can no longer write.
 
 use std::time::Duration;
 
@@ -20,14 +21,14 @@ use crate::{
 };
 
 crate::item_lease! {
-    /// Rows made for these tests.
+    /// Leases on the table `jobs`, which these tests create.
     struct Jobs: "jobs", "job_id"
 }
 
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(100);
 
-/// TTL of singleton leases here.
+/// TTL of the singleton leases in these tests.
 const TTL: Duration = Duration::from_millis(900);
 
 fn jobs() -> Migrator {
@@ -97,7 +98,7 @@ async fn write(connection: &mut PgConnection, writer: &str) {
     sqlx::query("INSERT INTO results VALUES ($1)").bind(writer).execute(connection).await.unwrap();
 }
 
-/// Waits until the lease can be acquired: the one before it must first expire.
+/// Acquires the lease as soon as the previous one was released or has expired.
 async fn acquire_soon(singleton: &Singleton) -> Held {
     let asked = Instant::now();
     loop {
@@ -221,7 +222,8 @@ async fn a_holder_without_redis_writes_nothing_after_a_takeover() {
     proxy.stall();
     let fresh = acquire_soon(&at.singleton(&at.redis.redis())).await;
 
-    // The old holder may not have noticed, as after SIGSTOP and SIGCONT; Postgres has.
+    // As after SIGSTOP and SIGCONT, the old holder may not know that it lost the lease; Postgres refuses its
+    // write.
     let error = stale.tx().await.unwrap_err();
     assert!(matches!(error, pg::Error::Fenced(_)), "{error:?}");
     timeout(TTL, stale.lost().cancelled()).await.unwrap();
@@ -245,7 +247,7 @@ async fn a_holder_without_redis_stops_by_itself() {
     let held = at.singleton(&at.redis.redis_through(proxy.address())).acquire().await.unwrap().unwrap();
     proxy.refuse();
     timeout(TTL * 2, held.lost().cancelled()).await.unwrap();
-    // No other replica has the lease yet, so Postgres alone would let it act.
+    // No other replica has acquired the lease yet, so the check in Postgres alone would pass.
     let error = held.check().await.unwrap_err();
     assert_eq!(error.to_string(), "lease test.sweep is lost");
 }
@@ -275,7 +277,7 @@ async fn a_taker_that_loses_redis_on_the_way_does_not_act() {
     let (old_way, new_way) =
         (FaultProxy::start(at.redis.address()).await, FaultProxy::start(at.redis.address()).await);
     let old = at.singleton(&at.redis.redis_through(old_way.address())).acquire().await.unwrap().unwrap();
-    // The write in flight makes the new holder wait between Redis and its epoch.
+    // This open transaction makes the new holder wait after the Redis step, in the Postgres step.
     let tx = old.tx().await.unwrap();
     old_way.stall();
     sleep(TTL + SHORT).await;

@@ -1,4 +1,4 @@
-//! Tests of the handle on Redis against a real server, behind a proxy that fails.
+//! Tests the connection to a real Redis, also through a proxy that stalls, refuses and cuts connections.
 
 use super::*;
 use crate::testing::{FaultProxy, TestRedis};
@@ -11,7 +11,7 @@ fn set(redis: &Redis, value: i32) -> Cmd {
     command
 }
 
-/// Waits until Redis is used again.
+/// Waits until a call reaches Redis again.
 async fn back(redis: &Redis) {
     let asked = Instant::now();
     while redis.ping().await.is_err() {
@@ -30,7 +30,7 @@ async fn commands_pipelines_and_scripts_are_answered() {
     let (a, b): (i32, Option<i32>) =
         redis.pipeline(redis::pipe().get(&key).get(redis.key(&FAMILY, "b"))).await.unwrap();
     assert_eq!((a, b), (7, None));
-    // A script that the server has never seen is loaded by the call.
+    // The server does not know this script yet, so the call loads it.
     let script =
         redis::Script::new(&format!("return redis.call('GET', KEYS[1]) + 1 -- {}", crate::id::new_id()));
     assert_eq!(redis.script::<i32>(&script.key(&key)).await.unwrap(), 8);
@@ -66,7 +66,7 @@ async fn a_dead_redis_costs_little_and_is_found_again() {
     for fail in [FaultProxy::refuse, FaultProxy::stall] {
         fail(&proxy);
         let asked = Instant::now();
-        // The test waits for two time limits: one until the present connection is found dead, one for a new
+        // Waits for two time limits: one until the present connection counts as broken, one for a new
         // connection.
         while redis.seems_up() {
             let error = redis.ping().await.unwrap_err();
@@ -85,7 +85,7 @@ async fn a_dead_redis_costs_little_and_is_found_again() {
     }
 }
 
-/// The time that one attempt to connect may take.
+/// Returns the maximum time of one attempt to connect, with 200 ms for a busy machine.
 fn proxy_limit(redis: &Redis) -> Duration {
     redis.0.connect_timeout + redis.0.response_timeout + Duration::from_millis(200)
 }
@@ -98,7 +98,7 @@ async fn a_cut_connection_is_replaced_at_once() {
     redis.ping().await.unwrap();
     proxy.cut();
     tokio::time::sleep(Duration::from_millis(50)).await;
-    // The first call waits until it finds out that Redis is away.
+    // This call finds the connection closed and fails; the next one opens a new connection.
     assert!(redis.ping().await.unwrap_err().is_down());
     redis.ping().await.unwrap();
 }

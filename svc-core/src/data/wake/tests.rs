@@ -1,4 +1,4 @@
-//! Wake-ups through a real Redis, behind a proxy that fails.
+//! Tests wake-ups through a real Redis, also behind a proxy that cuts and stalls connections.
 
 use tokio::time::{Instant, timeout};
 
@@ -11,7 +11,7 @@ fn message(text: &'static str) -> Hint {
     Hint::Message(Bytes::from_static(text.as_bytes()))
 }
 
-/// Returns the next message, and skips [`Hint::Look`], which the hub also sends when its connection is new.
+/// Returns the next message. Skips [`Hint::Look`], which the hub also sends after it has connected.
 async fn next_message(subscription: &mut Subscription) -> Hint {
     timeout(SOON, async {
         loop {
@@ -25,7 +25,7 @@ async fn next_message(subscription: &mut Subscription) -> Hint {
     .unwrap()
 }
 
-/// Publishes until the hint arrives, because the test cannot see whether the hub has connected.
+/// Publishes until a hint arrives, because the test cannot see when the hub has connected. Returns that hint.
 async fn publish_until_heard(wake: &Wake, topic: &str, subscription: &mut Subscription) -> Hint {
     let asked = Instant::now();
     loop {
@@ -41,7 +41,7 @@ async fn publish_until_heard(wake: &Wake, topic: &str, subscription: &mut Subscr
 async fn every_replica_gets_hints_published_after_subscribing() {
     let (server, lifecycle) = (TestRedis::new(), Lifecycle::new());
     let (here, there) = (Wake::start(&server.redis(), &lifecycle), Wake::start(&server.redis(), &lifecycle));
-    // The hubs connect while there is no listener.
+    // The hubs connect before there is any subscription.
     let mut ears = Vec::new();
     for wake in [&here, &here, &there] {
         ears.push(wake.subscribe("turn:1").await);
@@ -105,11 +105,11 @@ async fn after_an_outage_readers_look_and_get_hints_again() {
     publish_until_heard(&publisher, "turn:1", &mut subscription).await;
     for fail in [FaultProxy::cut, FaultProxy::stall] {
         fail(&proxy);
-        // Waits long enough for a ping to remain unanswered.
+        // Waits until the hub has noticed that a ping gets no answer.
         tokio::time::sleep(PING_PERIOD + Duration::from_secs(1)).await;
         publisher.publish("turn:1", b"lost or not").await;
         proxy.pass();
-        // [`Hint::Look`] comes from the hub, because `recv` has no timer.
+        // This [`Hint::Look`] comes from the hub, because `recv` does not poll.
         while timeout(SOON, subscription.recv()).await.unwrap() != Hint::Look {}
         publish_until_heard(&publisher, "turn:1", &mut subscription).await;
     }
@@ -126,7 +126,7 @@ async fn without_redis_no_call_waits_and_readers_poll() {
     wake.publish("turn:1", b"unheard").await;
     assert_eq!(subscription.next(Duration::from_millis(100)).await, Hint::Look);
     assert!(asked.elapsed() < Duration::from_secs(2), "took {:?}", asked.elapsed());
-    // The hub subscribes when Redis is back.
+    // The hub subscribes when Redis is reachable again.
     proxy.pass();
     publish_until_heard(&wake, "turn:1", &mut subscription).await;
 }
