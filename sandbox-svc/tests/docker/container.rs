@@ -1,4 +1,4 @@
-//! The real container: its isolation, and calls through its guest.
+//! Tests a real container: its isolation, and calls through its guest.
 
 use std::{collections::HashMap, fs, path::PathBuf, process::Command as Process, time::Duration};
 
@@ -176,7 +176,7 @@ async fn keys_outlast_connections_and_files_are_read_and_written() {
 async fn a_link_in_place_of_the_socket_leads_nowhere() {
     let (bench, _guard) = bench(guest_program());
     let running = running(&bench).await;
-    // The link resolves on the host, to a socket that answers.
+    // The host would follow the link to a socket that answers.
     let swap = "rm /run/steward/guest.sock && ln -s /var/run/docker.sock /run/steward/guest.sock";
     assert_eq!(sh(&running, "swap", swap).await.exit_code, 0);
     assert!(fs::symlink_metadata(running.run_dir.join("guest.sock")).unwrap().is_symlink());

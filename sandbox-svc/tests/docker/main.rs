@@ -1,4 +1,4 @@
-//! Tests on the real engine. Each test has its own installation and removes all of its objects.
+//! Tests with the real engine. Each test has its own installation and removes all of its objects.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod container;

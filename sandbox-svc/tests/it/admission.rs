@@ -1,4 +1,5 @@
-//! A sandbox is created only for a session of the account, by what is recorded here or by chat-svc's answer.
+//! Tests that a sandbox is created only for a session of the account: sandbox-svc checks the owner that it
+//! has recorded, or asks chat-svc.
 
 use std::{
     convert::Infallible,

@@ -1,5 +1,5 @@
-//! An erasure at sandbox-svc: writers are stopped, containers and volumes removed, and an engine that does
-//! not answer never counts as an empty one.
+//! Tests an erasure in sandbox-svc: writes are refused, containers and volumes are removed, and an engine
+//! that does not answer is never counted as empty.
 
 use std::time::Duration;
 
@@ -341,7 +341,7 @@ async fn the_custodian_passes_the_common_contract() {
     let plane = Plane::start().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let peer = peer("sandbox-svc", listener.local_addr().unwrap());
-    // A layer of the server proves the caller; here it is always purge-svc.
+    // The real server authenticates its callers; this one takes each of them for purge-svc.
     let from_purge = |mut request: tonic::Request<()>| {
         request.extensions_mut().insert(Principal::service("purge-svc", None));
         Ok(request)

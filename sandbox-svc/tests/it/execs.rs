@@ -1,4 +1,4 @@
-//! Keyed calls: each runs at most once, whatever replica, answer or connection is lost.
+//! Tests keyed calls: each runs at most once, also if a replica, an answer or a connection is lost.
 
 use std::{
     collections::BTreeMap,
@@ -118,7 +118,7 @@ async fn an_unsent_intent_is_abandoned_when_it_is_resolved() {
     let argv = &["sh", "-c", "touch ran"];
     intend(&plane, &sandbox, "a", &command(argv)).await;
     assert_eq!(resolve(&plane, &sandbox, "a", Duration::ZERO).await.unwrap().state, ExecState::Abandoned);
-    // A late arrival of the call does not run.
+    // The call arrives later and does not run.
     assert_eq!(run(&plane, &sandbox, "a", argv).await.unwrap().state, ExecState::Abandoned);
     assert!(!plane.files(&sandbox).join("workspace/ran").exists());
 }
@@ -211,7 +211,7 @@ async fn a_caller_that_disconnects_does_not_end_the_call() {
         () = started => {}
     }
     fs::write(workspace.join("allowed"), "").unwrap();
-    // The journal gets the outcome without a caller.
+    // The outcome is journaled although no caller waits for it.
     let mut db = plane.replica.deps.pool.acquire().await.unwrap();
     let owner = sandbox.owner.unwrap();
     loop {
@@ -329,7 +329,7 @@ async fn a_restarted_guest_runs_no_earlier_call() {
     let plane = Plane::start().await;
     let sandbox = plane.running(plane.owner()).await;
     intend(&plane, &sandbox, "a", &command(&["touch", "ran"])).await;
-    // An operator restarts the container: the guest's records are lost.
+    // An operator restarts the container, so the guest's records are lost.
     let container = plane.engine.containers()[0].id.clone();
     plane.engine.exit(&container);
     plane.engine.start(&container).await.unwrap();
@@ -340,7 +340,7 @@ async fn a_restarted_guest_runs_no_earlier_call() {
     plane.served().forget_guest(sandbox.id).await;
     let answer = run(&plane, &sandbox, "b", &["touch", "ran"]).await;
     assert!(matches!(answer, Err(Error::Guest(guest::Error::OtherInstance))), "{answer:?}");
-    // No further call can run there, so the sandbox is removed and its calls end in doubt.
+    // No further call can run in this sandbox, so it is removed and its calls end in doubt.
     let ended = plane.sandbox(sandbox.id).await;
     assert_eq!((ended.state, ended.cause), (State::Deleting, Some(Cause::GuestRestarted)));
     assert_eq!(resolve(&plane, &sandbox, "a", Duration::ZERO).await.unwrap().state, ExecState::Running);

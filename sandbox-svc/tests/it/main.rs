@@ -1,4 +1,4 @@
-//! sandbox-svc with real Postgres and Redis, and with a simulated engine that runs the real guest.
+//! Tests sandbox-svc with real Postgres and Redis, and with a simulated engine that runs the real guest.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod admission;

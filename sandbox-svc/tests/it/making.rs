@@ -1,4 +1,4 @@
-//! Creating containers while the engine or the worker fails.
+//! Tests the creation of containers while the engine or the worker fails.
 
 use std::time::Duration;
 
@@ -96,7 +96,7 @@ async fn the_cap_bounds_the_creations_of_all_replicas_together() {
 #[tokio::test]
 async fn no_more_memory_is_allotted_than_the_host_may_give() {
     let plane = Plane::start().await;
-    // The host has 16 GiB of memory, and 24 GiB may be allotted; a sandbox needs one.
+    // The host has 16 GiB of memory, and 24 GiB may be allotted; a sandbox needs 1 GiB.
     for _ in 0..25 {
         plane.create(plane.owner()).await;
     }

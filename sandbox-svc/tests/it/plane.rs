@@ -1,4 +1,4 @@
-//! sandbox-svc without its workers: each test decides when a worker acts.
+//! Runs sandbox-svc without its workers: each test decides when a worker acts.
 
 use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -181,20 +181,20 @@ impl Plane {
         Reconciler { reconciliation: Reconciliation::new(deps), lease: self.lease_of(replica, "reconcile") }
     }
 
-    /// Removes the workspaces that are due, if the lease can be held.
+    /// Removes the workspaces that are due. Panics if the lease cannot be acquired.
     pub(crate) async fn remove_workspaces(&self, lease: &mut PassLease) {
         let held = lease.hold().await.unwrap().unwrap();
         workspaces::remove_due(&self.replica.deps, held).await.unwrap();
     }
 
-    /// The use cases' dependencies with a pool of `size`.
+    /// Returns the use cases' dependencies, with a pool of `size`.
     pub(crate) fn with_pool(&self, size: u16) -> Deps {
         let deps = &self.replica.deps;
         let pool = PoolSettings { size, ..deps.settings.pool.clone() };
         Deps { settings: Arc::new(Settings { pool, ..(*deps.settings).clone() }), ..deps.clone() }
     }
 
-    /// The container that the service creates for a sandbox.
+    /// Returns the specification of the container that the service creates for a sandbox.
     pub(crate) fn spec(&self, sandbox: &Sandbox) -> ContainerSpec {
         let container = sandbox.container.as_ref().unwrap();
         let identity = Identity::of(&self.replica.deps.settings.installation, sandbox, container);
@@ -206,7 +206,7 @@ impl Plane {
         ContainerSpec::of(&identity, &sandbox.shape, &container.image, &mounts, sandbox.created_at)
     }
 
-    /// The root of a sandbox's files on this machine.
+    /// Returns the directory on this machine that is the root of a sandbox's files.
     pub(crate) fn files(&self, sandbox: &Sandbox) -> std::path::PathBuf {
         self.base.path().join("fs").join(sandbox.id.to_string())
     }
@@ -302,7 +302,7 @@ fn limits() -> LimiterSettings {
     }
 }
 
-/// The service `name` at `address`, called by purge-svc.
+/// Builds a client with which purge-svc calls the service `name` at `address`.
 pub(crate) fn peer(name: &'static str, address: SocketAddr) -> Peer {
     let config = PeerConfig { urls: vec![format!("http://{address}")], timeout: Duration::from_secs(30) };
     let (private, _) = assertion::generate_key().unwrap();
@@ -333,7 +333,8 @@ fn guests(base: std::path::PathBuf) -> StartHook {
         let stop = ended.clone();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            // The end of a container ends the processes in it; dropping the runtime does the same.
+            // The end of a container ends the processes in it; here dropping the runtime ends the guest's
+            // tasks.
             runtime.block_on(async {
                 tokio::select! {
                     served = steward_guest::serve(config, std::future::pending()) => served.unwrap(),

@@ -1,4 +1,5 @@
-//! The warm pool: filled after the sessions, each sandbox claimed once and replaced before it retires.
+//! Tests the warm pool: it is filled after the sessions' requests, and each of its sandboxes is claimed at
+//! most once and replaced before it retires.
 
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ async fn a_claim_takes_the_oldest_and_the_next_pass_fills_its_place() {
     assert_eq!((claimed.owner, claimed.slot), (Some(owner), None));
     assert_eq!(claimed.generation, oldest.generation + 1);
     assert_eq!(plane.engine.calls(Verb::Create), creates, "a claim creates no container");
-    // The sandbox belongs to the session now, and works.
+    // The sandbox now belongs to the session, and its guest runs commands.
     assert_eq!(plane.create(owner).await.id, claimed.id);
     let record = super::execs::run(&plane, &claimed, "a", &["echo", "hi"]).await.unwrap();
     assert_eq!(record.outcome.unwrap().stdout, b"hi\n");

@@ -1,4 +1,4 @@
-//! Requests of sessions for a sandbox.
+//! Tests requests for a session's sandbox: queued, repeated, concurrent, and by another account.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ async fn concurrent_requests_without_a_workspace_get_one_sandbox() {
     plane.remove_all().await;
     plane.clock.advance(Duration::from_secs(604_800));
     plane.remove_workspaces(&mut plane.lease("volumes")).await;
-    // The session is known and its workspace is removed. Open four connections, so that requests run
+    // The session is known and its workspace is removed. Opens four connections, so that the requests run
     // concurrently.
     drop(futures::future::join_all((0..4).map(|_| plane.replica.deps.pool.acquire())).await);
     let asked = futures::future::join_all((0..16).map(|_| plane.create(owner))).await;
@@ -152,7 +152,8 @@ async fn a_listing_filters_by_state() {
     }
 }
 
-/// A request of `method` with the key `k` and the content `message`.
+/// Identifies a request of `method` with the idempotency key `k`; a request with another `message` is a
+/// different one.
 pub(crate) fn keyed(method: &'static str, message: &str) -> Once {
     Once::new(method, "k".parse().unwrap(), RequestHash::of(&message.to_owned()))
 }
@@ -198,7 +199,7 @@ async fn a_repeated_delete_returns_the_same_sandbox() {
         let deleted = sandboxes.delete(owner.account, first.id, "test", &once).await.unwrap();
         assert_eq!((deleted.id, deleted.state), (first.id, State::Deleting));
     }
-    // A repetition needs one connection alone, and leaves no lock on the key.
+    // A repetition needs only one connection to Postgres, and leaves no lock on the key.
     let one = PgConfig { max_connections: 1, ..plane.db.config("sandbox") };
     let alone = Sandboxes { deps: Deps { pool: Pool::lazy(&one).unwrap(), ..plane.replica.deps.clone() } };
     for _ in 0..2 {

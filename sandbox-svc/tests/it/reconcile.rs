@@ -1,4 +1,4 @@
-//! Reconciliation of engine and rows: no object leaks, and no live sandbox is destroyed.
+//! Tests the reconciliation of engine and rows: no object leaks, and no live sandbox is destroyed.
 
 use std::time::Duration;
 
@@ -153,7 +153,7 @@ async fn a_container_with_a_final_row_is_removed() {
     let sandbox = plane.running(plane.owner()).await;
     plane.delete(&sandbox).await;
     plane.remove_all().await;
-    // The daemon restores the container, with a run directory.
+    // The daemon restores the container, and a run directory exists for it.
     let mut restored = sandbox.clone();
     restored.container.as_mut().unwrap().run_dir = plane.served().run_dirs.make().unwrap();
     plane.engine.create(&plane.spec(&restored)).await.unwrap();
@@ -174,7 +174,8 @@ async fn sightings_under_another_lease_do_not_count() {
     for _ in 0..3 {
         assert_eq!(pass(&mut second).await, Report::default());
     }
-    // Once the first reconciler is gone, the second one begins with no sightings.
+    // Dropping the first reconciler releases its lease. The second one then acquires it, and starts without
+    // sightings: its first pass must act on nothing.
     drop(first);
     let mut passes = 0;
     while pass(&mut second).await.orphans == 0 {

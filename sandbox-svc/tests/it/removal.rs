@@ -1,4 +1,4 @@
-//! Removing sandboxes: no row says `gone` while its container exists or can still start.
+//! Tests the removal of sandboxes: no row says `gone` while its container exists or can still start.
 
 use std::{fs, time::Duration};
 
@@ -124,7 +124,8 @@ async fn a_workspace_for_the_next_sandbox_gets_no_retention() {
     let owner = plane.owner();
     let sandbox = plane.running(owner).await;
     plane.delete(&sandbox).await;
-    // A request for the session's next sandbox holds the workspace while the last one's removal ends.
+    // A request for the session's next sandbox has the workspace's row locked while the last one's removal
+    // ends.
     let mut tx = Tx::system(&plane.replica.deps.pool).await.unwrap();
     assert!(store::volumes::keep_of_session(&mut tx, owner).await.unwrap().is_some());
     let made = async {

@@ -1,4 +1,4 @@
-//! The live schema agrees with the code.
+//! Tests that the schema in Postgres agrees with the code.
 
 use sandbox_svc::{
     MIGRATOR,
