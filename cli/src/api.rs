@@ -22,7 +22,8 @@ pub(crate) const TOKEN_FILE: &str = "token";
 pub(crate) const ADMIN_TOKEN_FILE: &str = "admin-token";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum silence of a stream: three times the 15 s after which the gateway sends a comment.
+/// Maximum time in which a stream may send nothing: three times the 15 s after which the gateway sends a
+/// comment.
 const READ_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// The plane to call, and the token to call it with.
@@ -36,7 +37,7 @@ pub(crate) struct Target {
     pub(crate) token: Option<String>,
 }
 
-/// A plane's URL with a token for it.
+/// Client of one plane: its URL, and a token for its calls.
 #[derive(Debug, Clone)]
 pub struct Api {
     http: Client,
@@ -44,7 +45,7 @@ pub struct Api {
     token: String,
 }
 
-/// A problem document: the plane refused a request, or failed.
+/// A problem document, with which the plane refused a request or reported that it failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail} ({code}, HTTP {status})")]
 pub struct Refusal {

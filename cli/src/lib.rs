@@ -1,8 +1,8 @@
 //! `steward`: every service as a subcommand, the development stack, and operator commands.
 //!
-//! It contains everything that a developer's machine needs to run the plane (except packages:
-//! `scripts/packages`), and plans the local plane that the end-to-end suites start. It has no business rule
-//! and no SQL.
+//! It does everything that a developer's machine needs to run the plane, except installing packages
+//! (`scripts/packages`). It also plans the local plane that the end-to-end suites start. It has no business
+//! rule and no SQL.
 //!
 //! | Module | Contents |
 //! |---|---|
@@ -34,7 +34,7 @@ struct Args {
     command: Either,
 }
 
-// `serve` starts a runtime of its own, as the services' programs do.
+// `serve` is separate because it starts a runtime of its own, as the services' programs do.
 #[derive(Debug, Subcommand)]
 enum Either {
     Serve(serve::Args),

@@ -24,7 +24,7 @@ pub use self::{
 
 /// Maximum traces kept when the plane starts; older ones are removed.
 const MAX_TRACES: usize = 500;
-/// Maximum size of a trace's file; spans that arrive after it is reached are dropped.
+/// Maximum size of a trace's file. Spans that arrive for a larger file are dropped.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ impl Traces {
         &self.directory
     }
 
-    /// Removes the oldest traces, beyond [`MAX_TRACES`].
+    /// Removes the oldest traces, so that [`MAX_TRACES`] are left.
     pub(crate) fn prune(&self) -> Result<()> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.directory)? {

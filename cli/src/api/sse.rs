@@ -5,7 +5,7 @@ use reqwest::Response;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Frame {
-    /// The cursor after this event; empty if the frame has no `id`.
+    /// The cursor that continues after this event; empty if the frame has no `id`.
     pub id: String,
     /// The event's kind; empty if the frame has no `event`.
     pub event: String,
@@ -63,7 +63,7 @@ impl Parser {
         None
     }
 
-    /// Takes one line; an empty one ends the frame.
+    /// Reads one line. An empty line ends the frame, which is returned.
     fn line(&mut self, line: &str) -> Option<Frame> {
         if line.is_empty() {
             return std::mem::take(&mut self.begun).then(|| std::mem::take(&mut self.frame));

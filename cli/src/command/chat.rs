@@ -1,7 +1,7 @@
 //! `steward chat`: runs one turn and prints its events as they arrive.
 //!
-//! If the stream breaks, the command reads on after the last event that it printed. The turn does not depend
-//! on this command: ending the command does not stop the turn.
+//! If the stream breaks, the command opens another one after the last event that it printed. The turn runs in
+//! the plane: ending this command does not stop it.
 
 use std::{
     path::Path,
@@ -18,7 +18,7 @@ use crate::api::{
     sse::{Frame, Frames},
 };
 
-/// Maximum time without a stream before the command fails.
+/// Maximum time in which no stream can be opened; then the command fails.
 const RESUME_TIMEOUT: Duration = Duration::from_secs(120);
 const RESUME_PAUSE: Duration = Duration::from_millis(500);
 /// Maximum characters of a new session's title.
@@ -77,7 +77,7 @@ enum Ending {
     Otherwise(String),
 }
 
-/// Prints a turn's events until its last one; opens another stream when one breaks.
+/// Prints a turn's events until its last one. If a stream breaks, opens another one.
 async fn follow(api: &Api, mut frames: Frames, screen: &mut Screen) -> Result<Ending> {
     let mut broken_since: Option<Instant> = None;
     loop {
@@ -99,13 +99,14 @@ async fn follow(api: &Api, mut frames: Frames, screen: &mut Screen) -> Result<En
                 broken_since = None;
             }
             Err(error) if is_final(&error) => return Err(error),
-            // The plane is still away. Reading the ended stream again reports that until the timeout.
+            // The plane cannot be reached yet. The next pass reads the ended stream, which fails again, and
+            // retries until the timeout.
             Err(_) => {}
         }
     }
 }
 
-/// Whether the plane refused the request and trying again would not help.
+/// Returns whether the plane refused the request for a reason that a retry would not change.
 fn is_final(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Refusal>().is_some_and(|refusal| !refusal.retryable)
 }

@@ -1,7 +1,7 @@
 //! `steward dev`: runs the whole plane on this machine until Ctrl-C.
 //!
-//! It stops everything that it started: services, then sandboxes, then servers. Data stays for the next
-//! start.
+//! At the end it stops everything that it started: services, then sandboxes, then servers. Data stays for the
+//! next start.
 
 pub(crate) mod sandboxes;
 mod screen;
@@ -184,9 +184,9 @@ async fn ensure_tokens(home: &Home, database: &Database) -> Result<()> {
     let issued = operator.ensure_account_and_token("dev", known.as_ref()).await?;
     let is_new = known.is_none_or(|known| known.expose_secret() != issued.secret.expose_secret());
     if is_new || !home.path(ADMIN_TOKEN_FILE).is_file() {
-        // The database is new, so an operator's token of an older one is not valid either; or an earlier
-        // start ended between the two writes. The account's token is written last, so its file exists only if
-        // both exist.
+        // If the account's token is new, the database may be new too, and then an operator's token of an older
+        // database is not valid. The account's token is written last: if a start ends between the two writes,
+        // the next one writes both.
         let admin = operator.create_admin_token("steward dev").await?;
         home.write_secret(ADMIN_TOKEN_FILE, admin.secret.expose_secret())?;
         home.write_secret(TOKEN_FILE, issued.secret.expose_secret())?;
@@ -200,7 +200,8 @@ async fn image(args: &Args, engine: &Engine, stages: Stages) -> Result<String> {
     if let Some(image) = &args.image {
         return Ok(image.clone());
     }
-    // Leaves standard error to the terminal, so that progress shows; `Command::output` would capture it.
+    // Leaves standard error to the terminal, so that the script's progress shows; `Command::output` would
+    // capture it.
     let build = Command::new("deploy/sandbox/build-image.sh")
         .env("DOCKER_HOST", engine.host())
         .stdout(std::process::Stdio::piped())

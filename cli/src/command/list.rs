@@ -65,8 +65,8 @@ impl Kind {
     }
 }
 
-/// Prints pages until the end of the list or the limit. If a list does not have a filter, the API refuses the
-/// request.
+/// Prints the objects page by page, until the end of the list or the limit. The API refuses a filter that the
+/// list does not have.
 pub(crate) async fn run(home: &Path, args: &Args) -> Result<ExitCode> {
     let (path, field, token_file) = args.kind.endpoint(args.session.as_deref())?;
     let api = Api::open(home, &args.target, token_file)?;

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// Runs the service that `start` starts, with the configuration that `args` names.
+/// Runs the service that `start` starts, with the configuration file of `args`.
 fn serve<C, Fut, E>(args: &Args, start: impl FnOnce(C, Lifecycle, Metrics) -> Fut) -> ExitCode
 where
     C: Configured,

@@ -1,4 +1,4 @@
-//! `steward stack exec`: Postgres, Redis and Docker around one command.
+//! `steward stack exec`: runs one command with Postgres, Redis and Docker.
 
 use std::{path::Path, process::ExitCode};
 

@@ -1,7 +1,7 @@
 //! `steward token create`: makes API tokens of accounts, and of operators.
 //!
-//! A token of an account is made through the public API, which takes an operator's token. An operator's token
-//! is made directly in the registry's database, which takes registry-svc's configuration.
+//! A token of an account is created through the public API, which requires an operator's token. An operator's
+//! token is created directly in the registry's database, which requires registry-svc's configuration.
 
 use std::{
     path::{Path, PathBuf},

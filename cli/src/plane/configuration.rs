@@ -1,6 +1,6 @@
 //! Makes the configuration file of each process of a local plane.
 //!
-//! A file has only the values that differ from the service's defaults: addresses, keys, URLs. Suites add
+//! A file has only the values that differ from the service's defaults: addresses, keys, URLs. Test suites add
 //! overrides, such as leases of one second.
 
 use std::{collections::BTreeMap, path::Path};
@@ -88,7 +88,7 @@ fn owner(service: Service, plane: &Plane, servers: &Servers, state: &Path) -> Re
     Ok(table)
 }
 
-/// Switches every trigger on. They are off by default, because an erasure cannot be undone.
+/// Turns every trigger on. They are off by default, because an erasure cannot be undone.
 fn purge(plane: &Plane) -> Table {
     let mut table = peers(plane, &[Service::Chat, Service::Sandbox, Service::Registry]);
     set(&mut table, "triggers", TRIGGERS.map(Value::from).to_vec());

@@ -24,8 +24,7 @@ pub struct Database {
 }
 
 impl Database {
-    /// Returns the database `name` in the cluster at the URL `admin`; its roles have the password in that
-    /// URL.
+    /// Returns the database `name` in the cluster at the URL `admin`. Its roles get the password in that URL.
     pub fn at(admin: &str, name: &str) -> Result<Self> {
         let admin: Url = admin.parse().with_context(|| format!("{DATABASE_URL} is not a URL"))?;
         let password =

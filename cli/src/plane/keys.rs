@@ -16,7 +16,7 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Opens the home's keys for `issuers`; makes those that do not exist.
+    /// Returns the home's keys for `issuers`. Makes the pairs that do not exist, and writes the trust file.
     pub fn ensure(home: &Home, issuers: &[&str]) -> Result<Self> {
         let directory = home.directory("keys")?;
         let keys = Self { directory };

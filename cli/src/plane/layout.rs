@@ -36,7 +36,7 @@ impl Layout {
             .with_context(|| format!("write {}", path.display()))
     }
 
-    /// Reads the file without locking the home: `steward dev` has it locked.
+    /// Reads the file without opening the home, which `steward dev` has locked.
     pub(crate) fn read(home: &Path) -> Result<Self> {
         let path = home.join(FILE);
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;

@@ -48,7 +48,8 @@ pub(crate) async fn check(http: &Client, operator_url: &str) -> Result<String, S
     if ready {
         return Ok("ready".to_owned());
     }
-    // A service lists the checks that fail under "missing"; the gateway lists the state of each service.
+    // A service lists its failed checks under "missing"; the gateway lists the state of each service under
+    // "services".
     let missing = body["missing"].as_object().into_iter().flatten();
     let away = body["services"].as_object().into_iter().flatten().filter(|(_, state)| *state != "serving");
     let parts = missing

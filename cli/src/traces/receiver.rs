@@ -30,7 +30,7 @@ use super::{Span, Traces};
 
 const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
-/// Stores exports. The exporter gets the error, if there is one.
+/// Stores exports. An error is sent to the exporter.
 pub trait Sink: Clone + Send + Sync + 'static {
     fn spans(&self, export: ExportTraceServiceRequest) -> Result<()>;
 
@@ -60,7 +60,7 @@ pub struct Receiver<S> {
 }
 
 impl<S: Sink> Receiver<S> {
-    /// Listens on `port`; 0 is any free port.
+    /// Listens on `port`; if it is 0, on any free port.
     pub async fn bind(port: u16, sink: S) -> Result<Self> {
         let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port))
             .await

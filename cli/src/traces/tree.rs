@@ -16,8 +16,8 @@ const SHOWN: &[&str] = &[
     "rpc.response.status_code",
 ];
 
-/// Renders one line for each span: start time, duration, service, name. A span is shown at the top if its
-/// parent is missing: not finished yet, or in a process that does not export here.
+/// Writes one line for each span: start time, duration, service, name. A span is shown at the top if its
+/// parent is missing, because the parent has not ended yet or its process does not export here.
 pub fn render(spans: &[Span]) -> String {
     let known: BTreeSet<&str> = spans.iter().map(|span| span.span_id.as_str()).collect();
     let mut children: BTreeMap<&str, Vec<&Span>> = BTreeMap::new();
@@ -35,8 +35,8 @@ pub fn render(spans: &[Span]) -> String {
     text
 }
 
-/// Returns the children of `parent`, latest first: the caller pushes them on a stack and pops the earliest
-/// first.
+/// Returns the children of `parent`, latest first: the caller pushes them on a stack, so that the earliest is
+/// on top.
 fn roots<'a>(children: &BTreeMap<&str, Vec<&'a Span>>, parent: &str) -> impl Iterator<Item = &'a Span> {
     let mut spans = children.get(parent).cloned().unwrap_or_default();
     spans.sort_by_key(|span| std::cmp::Reverse(span.start_ns));

@@ -22,14 +22,14 @@ use tokio::{
 
 use crate::{home::Home, process::Daemon};
 
-/// Label of sandboxes and volumes; its value names the plane that made them.
+/// Label of sandboxes and their volumes; its value names the plane that made them.
 pub const INSTALLATION_LABEL: &str = "steward.installation";
 
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 /// Maximum bytes in the path of a Unix socket, without the closing zero byte.
 const MAX_SOCKET_PATH: usize = 107;
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Pause before each removal round. The later rounds wait for removals that another process has started.
+/// Pause before each round of removals. The later rounds wait for removals that another process has started.
 const REMOVAL_PAUSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 
@@ -37,7 +37,7 @@ const REMOVAL_PAUSES: [Duration; 4] =
 pub const STOP: &[(Signal, Duration)] =
     &[(Signal::TERM, Duration::from_secs(20)), (Signal::KILL, Duration::from_secs(5))];
 
-/// An engine, by its address.
+/// The address of an engine, for calls to it.
 #[derive(Debug, Clone)]
 pub struct Engine {
     host: String,
@@ -59,7 +59,7 @@ pub struct Volume {
     pub labels: BTreeMap<String, String>,
 }
 
-/// Finds an engine that answers, or starts a private one; returns the process of a private one.
+/// Returns an engine that answers, or starts a private one and returns its process too.
 pub(crate) async fn start(home: &Home) -> Result<(Engine, Option<Daemon>)> {
     if let Ok(host) = env::var("DOCKER_HOST") {
         let engine = Engine::at(host);
@@ -83,7 +83,7 @@ pub(crate) async fn start(home: &Home) -> Result<(Engine, Option<Daemon>)> {
     Ok((engine, Some(daemon)))
 }
 
-/// Starts a private engine, even if another one answers. This takes root.
+/// Starts a private engine, even if another engine answers. This process must run as root.
 pub async fn start_private(home: &Home) -> Result<(Engine, Daemon)> {
     let socket = socket_path(home)?;
     let private = Engine::at(format!("unix://{}", socket.display()));
@@ -213,8 +213,8 @@ impl Engine {
             }
         };
         let (status, body) = timeout(TIMEOUT, answer).await.context("wait for the engine")??;
-        // 304 says that the container is stopped already. 404 and 409 of a removal say that it is done or
-        // running.
+        // 304 says that the container is stopped already. To a removal, 404 says that the object is gone, and
+        // 409 that its removal is in progress or that a container uses the volume.
         match (method, status) {
             (_, 200..=299 | 304) | ("POST" | "DELETE", 404) | ("DELETE", 409) => Ok(body),
             _ => bail!("the Docker engine answered {status} to {method} {path}: {}", body.trim()),
@@ -227,7 +227,7 @@ async fn exchange(
     method: &str,
     path: &str,
 ) -> Result<(u16, String)> {
-    // With HTTP/1.0 the body has no chunks and ends with the connection.
+    // With HTTP/1.0 the body is not sent in chunks and ends with the connection.
     stream.write_all(format!("{method} {path} HTTP/1.0\r\nHost: docker\r\n\r\n").as_bytes()).await?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await?;

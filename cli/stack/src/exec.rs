@@ -14,8 +14,8 @@ use crate::{
     terminal::Stages,
 };
 
-/// Variable with the name of one test run. At the end, sandboxes are removed if their label begins with this
-/// name.
+/// Variable with the name of one test run. When the run ends, every sandbox with a label that begins with
+/// this name is removed.
 pub const TEST_RUN: &str = "STEWARD_TEST_RUN";
 
 #[derive(Debug, Clone, Args)]
@@ -45,7 +45,7 @@ pub async fn run(home: &Path, args: &ExecArgs) -> Result<ExitCode> {
     };
     let run = format!("test-{}", std::process::id());
     let result = run_inside(&stack, &run, &args.command, &mut stops).await;
-    // A killed test process leaves its containers.
+    // A test process that was killed has not removed its containers.
     let removed = stack.engine.remove_installations(|installation| installation.starts_with(&run)).await;
     stack.down().await?;
     removed?;

@@ -1,9 +1,10 @@
 //! `.steward/`, the home: the directory with all data of the development stack.
 //!
-//! One process at a time has the home open; an advisory lock ends with that process. Secrets are files of
-//! mode 0600. One kind of data may be outside: a server that may not run as root cannot use a home below a
-//! directory that its user cannot enter. Its data is then in `/var/tmp`, and a file in the home records the
-//! path for `steward clean`.
+//! Only one process can have a home open: it holds an advisory lock on a file in the home, which the kernel
+//! releases when the process exits. Secrets are files of mode 0600. The data of Postgres may be outside the
+//! home: as root, `steward` runs Postgres as another user, because Postgres refuses to run as root. If that
+//! user cannot enter every directory down to the home, the data is in `/var/tmp`, and a file in the home
+//! records the path for `steward clean`.
 
 use std::{
     collections::BTreeMap,
@@ -29,14 +30,14 @@ pub struct Home {
 }
 
 impl Home {
-    /// Opens a home; makes the directory if it does not exist.
+    /// Opens and locks a home; makes the directory if it does not exist.
     ///
     /// # Errors
-    /// Fails if another process has it open.
+    /// Fails if another process has the home open.
     pub fn open(root: &Path) -> Result<Self> {
         fs::create_dir_all(root).with_context(|| format!("make {}", root.display()))?;
         let root = root.canonicalize().with_context(|| format!("find {}", root.display()))?;
-        // The user of Postgres must be able to reach its data in the home, but not to list the home.
+        // The user that Postgres runs as must be able to enter the home, but not to list it.
         fs::set_permissions(&root, fs::Permissions::from_mode(0o711))?;
         let lock = lock(&root.join("lock"))?;
         Ok(Self { root, _lock: lock })
@@ -46,7 +47,7 @@ impl Home {
         &self.root
     }
 
-    /// The path of `name` in the home.
+    /// Returns the path of `name` in the home.
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
@@ -59,7 +60,7 @@ impl Home {
         Ok(path)
     }
 
-    /// Makes a directory that only `user` can read: in the home if the user can enter it, otherwise in
+    /// Makes a directory that only `user` can read: in the home if the user can enter the home, otherwise in
     /// `/var/tmp`. The home records a path in `/var/tmp`.
     pub(crate) fn directory_for(&self, name: &str, user: Option<&User>) -> Result<PathBuf> {
         let Some(user) = user else {
@@ -81,8 +82,8 @@ impl Home {
                 chown(&path, Some(user.uid), Some(user.gid))?;
             }
             Err(error) => return Err(error).with_context(|| format!("inspect {}", path.display())),
-            // The directory must be ours: the name can be guessed, and every user can make a directory in
-            // /var/tmp.
+            // Every user can make a directory in /var/tmp, and the name can be guessed. So a directory that
+            // exists is used only if it belongs to `user` and no other user can enter it.
             Ok(there)
                 if !there.is_dir() || there.uid() != user.uid || there.permissions().mode() & 0o077 != 0 =>
             {
@@ -162,7 +163,7 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
-/// Whether every user can enter every directory down to `path`.
+/// Returns whether every user can enter every directory down to `path`.
 fn is_open(path: &Path) -> Result<bool> {
     for directory in path.ancestors() {
         if fs::metadata(directory)?.permissions().mode() & 0o001 == 0 {
@@ -172,7 +173,7 @@ fn is_open(path: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// Computes the FNV-1a hash of a path, for names in `/var/tmp` that differ from checkout to checkout.
+/// Computes the FNV-1a hash of a path. It makes the names in `/var/tmp` of two checkouts differ.
 fn fingerprint(path: &Path) -> u64 {
     path.as_os_str()
         .as_encoded_bytes()

@@ -1,8 +1,8 @@
 //! The servers that Steward uses, for development and tests: Postgres, Redis and a Docker engine.
 //!
-//! The user's own servers are used where the environment names them. Otherwise private ones are started, with
-//! their data in one directory, and stopped at the end. The crate does not depend on Steward's services, so
-//! that it builds when they do not: `make sqlx` needs a Postgres before the services compile.
+//! Where environment variables name the user's own servers, they are used. Otherwise private ones are
+//! started, with their data in one directory, and stopped at the end. The crate does not depend on Steward's
+//! services, so that it builds when they do not: `make sqlx` needs a Postgres before the services compile.
 
 pub mod docker;
 pub mod exec;

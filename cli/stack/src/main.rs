@@ -1,4 +1,5 @@
-//! `steward-stack`: runs one command on its own servers, as `steward stack exec` does.
+//! The program `steward-stack`: runs one command with the servers that it starts, as `steward stack exec`
+//! does.
 
 use std::{path::PathBuf, process::ExitCode};
 

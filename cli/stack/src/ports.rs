@@ -1,4 +1,4 @@
-//! TCP ports on the loopback address: free ones, and the process that listens on a taken one.
+//! TCP ports on the loopback address: finds free ones, and the process that listens on a port.
 
 use std::{
     fmt, fs,
@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, bail};
 use rand::RngExt;
 
-/// Ports below the range in which Linux chooses ports of outgoing connections (32768 and up), so that a
+/// Ports below the range from which Linux chooses the ports of outgoing connections (32768 and up), so that a
 /// server's port is still free when the server is started again.
 const PORTS: Range<u16> = 20_000..32_768;
 
@@ -26,7 +26,7 @@ pub(crate) fn free_port(accept: impl Fn(u16) -> bool) -> Result<u16> {
     bail!("no free port on the loopback address")
 }
 
-/// Whether the port can be bound now.
+/// Returns whether the port can be bound now.
 pub fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
@@ -44,7 +44,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Finds the process that listens on a TCP port; `None` also if it belongs to another user.
+/// Finds the process that listens on a TCP port. Returns `None` also if that process belongs to another user.
 pub fn holder(port: u16) -> Option<Holder> {
     let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()

@@ -1,7 +1,7 @@
-//! A private Postgres: it has a cluster in the home, a port on the loopback address, a password and no Unix
-//! socket.
+//! A private Postgres. Its cluster is in the home; it listens on a port of the loopback address, with a
+//! password and without a Unix socket.
 //!
-//! Data stays between runs. `fsync` is on, so that crash tests here prove the same as in production.
+//! Data stays between runs. `fsync` is on, so that a crash in a test has the same effects as in production.
 
 use std::{
     fs,
@@ -31,11 +31,11 @@ pub(crate) const STOP: &[(Signal, Duration)] = &[
 #[derive(Debug)]
 pub(crate) struct Postgres {
     pub(crate) daemon: Daemon,
-    /// URL of the superuser's own database.
+    /// URL of the database `postgres`, with the role of the superuser.
     pub(crate) url: String,
 }
 
-/// Starts the home's server; the first start makes the cluster.
+/// Starts the home's server; the first start makes its cluster.
 pub(crate) async fn start(home: &Home) -> Result<Postgres> {
     let user = User::for_servers(&["postgres", "nobody"])?;
     let data = home.directory_for("postgres", user.as_ref())?.join("data");
@@ -71,7 +71,7 @@ pub(crate) async fn start(home: &Home) -> Result<Postgres> {
 }
 
 fn initialise(binaries: &Path, data: &Path, password: &str, user: Option<&User>) -> Result<()> {
-    // An interrupted first start leaves a directory without PG_VERSION and without data.
+    // A first start that was interrupted leaves a directory without the file PG_VERSION, and without data.
     if data.exists() {
         fs::remove_dir_all(data)?;
     }
@@ -117,8 +117,8 @@ fn accepts(binaries: &Path, port: u16) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Finds the directory of the server's programs: of the version that made the data, or of the newest if there
-/// is no data.
+/// Finds the directory of the server's programs: those of the version that made the data, or of the newest
+/// version if there is no data.
 fn find(data: &Path) -> Result<PathBuf> {
     let wanted = fs::read_to_string(data.join("PG_VERSION")).ok().map(|version| version.trim().to_owned());
     let mut installed = installed()?;

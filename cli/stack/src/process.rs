@@ -1,8 +1,9 @@
-//! The processes that the stack starts: recorded on disk, stopped in order, found again after a crash.
+//! The processes that the stack starts. Each is recorded on disk, so that a later `steward` can stop it if
+//! this one crashes.
 //!
 //! A record contains the process id and the tick at which the kernel started the process, so that another
-//! process with a reused id is never signalled. A daemon leads its own process group: a terminal's Ctrl-C
-//! reaches `steward` alone, which then stops its daemons in the right order.
+//! process with a reused id never gets a signal. A daemon leads its own process group: Ctrl-C in a terminal
+//! signals `steward` only, which then stops its daemons in the right order.
 
 use std::{
     fs::{self, File},
@@ -30,8 +31,8 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a server in its own process group, with `input` as its standard input and `logs/<name>.log` for
-    /// its output.
+    /// Starts a server in its own process group. `input` is its standard input; its output is appended to
+    /// `logs/<name>.log`.
     pub(crate) fn start(home: &Home, name: &str, mut command: Command, input: &str) -> Result<Self> {
         let log = home.directory("logs")?.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log)?;
@@ -89,7 +90,8 @@ impl Daemon {
         format!("{}\n(from {})", tail.join("\n"), self.log.display())
     }
 
-    /// Sends each signal in turn and waits the given time for its effect, until the server has exited.
+    /// Sends the signals one after the other, until the server has exited. After each it waits at most the
+    /// given time.
     pub async fn stop(mut self, signals: &[(Signal, Duration)]) -> Result<()> {
         let pid = Pid::from_child(&self.child);
         for (signal, wait) in signals {
@@ -109,8 +111,8 @@ impl Daemon {
     }
 }
 
-/// Stops a process that an earlier `steward` left running when it was killed. Returns its id if there was
-/// one.
+/// Stops a process that an earlier `steward` left running when it was killed. Returns its id, or `None` if
+/// there was none.
 pub async fn end_leftover(record: &Path, signals: &[(Signal, Duration)]) -> Result<Option<u32>> {
     let Some(pid) = recorded(record)? else {
         return Ok(None);
@@ -129,7 +131,7 @@ pub async fn end_leftover(record: &Path, signals: &[(Signal, Duration)]) -> Resu
     bail!("leftover process {pid} of {} does not stop", record.display())
 }
 
-/// Writes the record of a process. A process that has already exited gets none.
+/// Writes the record of a process. If the process has already exited, writes no record.
 pub fn remember(record: &Path, pid: u32) -> Result<()> {
     let Some(start) = start_tick(pid) else {
         return forget(record);

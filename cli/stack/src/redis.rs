@@ -60,7 +60,7 @@ fn find() -> Result<&'static str> {
     }
 }
 
-/// Whether the server answers. Without the password it answers a PING with an error, which is enough.
+/// Returns whether the server answers. Without the password it answers a PING with an error, which is enough.
 async fn answers(port: u16) -> bool {
     async fn ping(port: u16) -> Result<bool> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;

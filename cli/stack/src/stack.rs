@@ -1,5 +1,5 @@
-//! Postgres, Redis and a Docker engine: the user's own servers where the environment names them, and private
-//! ones otherwise. Private servers are stopped with the stack.
+//! The servers of a stack: Postgres, Redis and a Docker engine. The user's own are used where the environment
+//! names them; private ones are started otherwise, and stopped with the stack.
 
 use std::{env, fs, time::Duration};
 
@@ -67,7 +67,7 @@ impl Stack {
         }
     }
 
-    /// Stops servers that an earlier run, or an interrupted start, left running.
+    /// Stops servers that an earlier run or an interrupted start left running.
     pub async fn end_leftovers(home: &Home, stages: Stages) -> Result<()> {
         for (name, signals) in SERVERS {
             if let Some(pid) = process::end_leftover(&home.path(&format!("run/{name}.pid")), signals).await? {
@@ -77,7 +77,8 @@ impl Stack {
         Ok(())
     }
 
-    /// Whether the engine is the user's own. Removing the home does not remove sandboxes from such an engine.
+    /// Returns whether the engine is the user's own. If it is, removing the home does not remove the
+    /// sandboxes on it.
     pub fn engine_is_yours(&self) -> bool {
         self.owned.iter().all(|(daemon, _)| daemon.name() != DOCKERD)
     }
@@ -98,7 +99,7 @@ impl Stack {
     }
 }
 
-/// Joins several errors to one, with each on a line.
+/// Joins several errors to one error with one line for each.
 fn report<T>(errors: &[anyhow::Error]) -> Result<T> {
     bail!(errors.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("\n"))
 }

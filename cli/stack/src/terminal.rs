@@ -1,6 +1,6 @@
 //! Output for a person: lines on standard output, and the stages of a start with their times.
 //!
-//! Writing to a closed standard output is an error of the command, never a panic.
+//! If standard output is closed, the command fails with an error; it never panics.
 
 use std::{
     fmt::Display,
@@ -30,13 +30,13 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Counts from the time `ahead` ago, to include a build before the start.
+    /// Counts the seconds from `ahead` before now, to include a build that ran before this process.
     pub fn since(ahead: Duration) -> Self {
         let now = Instant::now();
         Self { started: now.checked_sub(ahead).unwrap_or(now), silent: false }
     }
 
-    /// Reports nothing, for commands that run another program on the same output.
+    /// Reports nothing. For commands that run another program on the same output.
     pub fn silent() -> Self {
         Self { started: Instant::now(), silent: true }
     }

@@ -1,4 +1,4 @@
-//! The unprivileged user that servers run as when `steward` runs as root.
+//! The unprivileged user as which servers run when `steward` runs as root.
 
 use std::{fs, os::unix::process::CommandExt, process::Command};
 
@@ -11,8 +11,8 @@ pub(crate) struct User {
 }
 
 impl User {
-    /// Finds the first of `names` that exists, if this process is root. Otherwise returns `None`: servers
-    /// then run as the caller's user.
+    /// Finds the first of `names` that is a user of this machine, if this process is root. Otherwise returns
+    /// `None`: servers then run as the caller's user.
     pub(crate) fn for_servers(names: &[&str]) -> Result<Option<Self>> {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);

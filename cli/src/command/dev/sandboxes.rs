@@ -8,13 +8,13 @@ use steward_stack::{Engine, Home, docker::INSTALLATION_LABEL, home::read_if_exis
 /// File with the addresses of the user's own engines on which sandboxes were made, one address a line.
 const ENGINES: &str = "engines";
 
-/// Returns the label value of this home's sandboxes. It tells them from the sandboxes of other homes on the
+/// Returns the label value of this home's sandboxes. It distinguishes them from those of other homes on the
 /// same engine.
 pub(crate) fn installation(home: &Home) -> Result<String> {
     Ok(format!("dev-{}", home.secret("installation")?.get(..12).unwrap_or_default()))
 }
 
-/// Records an engine of the user's own, so that [`remove`] finds its sandboxes.
+/// Records an engine that is the user's own, so that [`remove`] finds the sandboxes on it.
 pub(crate) fn record_engine(home: &Home, engine: &Engine) -> Result<()> {
     let mut hosts = recorded(home)?;
     if hosts.iter().any(|host| host == engine.host()) {

@@ -1,4 +1,4 @@
-//! The last screen of a start: the plane's URL, and commands to paste.
+//! The text printed at the end of a start: the plane's URL, and commands to paste.
 
 use std::{
     env,
@@ -44,7 +44,7 @@ fn curl(url: &str, token: &Path) -> String {
     )
 }
 
-/// Returns the path relative to the working directory, if it is below it.
+/// Returns the path relative to the working directory if it is inside that directory.
 fn near(path: &Path) -> PathBuf {
     let here = env::current_dir().ok();
     here.and_then(|here| path.strip_prefix(here).map(Path::to_owned).ok()).unwrap_or_else(|| path.to_owned())

@@ -1,8 +1,10 @@
-//! Supervises the processes of the local plane: starts them, restarts those that crash, stops them together.
+//! Supervises the processes of the local plane: starts them, restarts those that crash, and stops them
+//! together.
 //!
-//! Each child leads its own process group, so a terminal's Ctrl-C reaches the supervisor alone. Each line of
-//! its output is printed with its name in front. Its standard input is a pipe; it stops by itself when the
-//! pipe closes, so that a supervisor that is killed leaves nothing running.
+//! Each child leads its own process group, so that Ctrl-C in a terminal signals the supervisor only. Each
+//! line of a child's output is printed with the child's name in front. The child's standard input is a pipe
+//! from the supervisor. A child stops when the pipe closes, so none keeps running if the supervisor is
+//! killed.
 
 use std::{
     ffi::OsString,
@@ -31,18 +33,19 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Exit code of a process that refuses its configuration, for which another start would change nothing.
+/// Exit code of a process that refuses its configuration. It is not restarted, because it would refuse it
+/// again.
 const BAD_CONFIGURATION: i32 = 64;
 
 const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
-/// After this run time the count of crashes starts again at one.
+/// If a child ran for longer than this, its next crash counts as the first.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
-/// Maximum wait for a child to drain. A service's own limit is 25 s.
+/// Maximum time for a child to drain. A service's own limit is 25 s.
 const DRAIN: Duration = Duration::from_secs(28);
 /// Signals that stop a child of an earlier supervisor, each with the time to wait for its effect.
 pub(super) const STOP: &[(Signal, Duration)] =
     &[(Signal::TERM, DRAIN), (Signal::KILL, Duration::from_secs(5))];
-/// Maximum wait for the last lines of a child that has exited.
+/// Maximum time to wait for the last lines of a child that has exited.
 const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// A child process to keep running.
@@ -93,7 +96,7 @@ impl Supervisor {
         self.children.spawn(keeper.run());
     }
 
-    /// Waits until a child cannot be kept running; the error names it and the reason.
+    /// Waits until a child cannot be kept running. Returns an error with its name and the reason.
     pub(super) async fn failure(&mut self) -> anyhow::Error {
         match self.children.join_next().await {
             Some(Ok(Err(error))) => error,
@@ -102,7 +105,7 @@ impl Supervisor {
         }
     }
 
-    /// Stops every child. Children that still drain when `kill_now` resolves are killed.
+    /// Stops every child. When `kill_now` resolves, children that still drain are killed.
     pub(super) async fn stop(mut self, kill_now: impl Future<Output = ()>) -> Result<()> {
         self.stop.cancel();
         let mut kill_now = std::pin::pin!(kill_now);
@@ -126,7 +129,7 @@ impl Supervisor {
     }
 }
 
-/// Writes the children's lines to the terminal and to a file; each start of the plane empties the file.
+/// Writes the children's lines to the terminal and to a file, which is emptied at each start of the plane.
 #[derive(Debug)]
 struct Output {
     file: Mutex<File>,
@@ -177,8 +180,7 @@ impl Keeper {
         loop {
             let started = Instant::now();
             let mut child = self.start()?;
-            // Holds the pipe open until the child has exited, because the child stops by itself when it
-            // closes.
+            // Keeps the pipe open until the child has exited: the child stops when the pipe closes.
             let stdin = child.stdin.take();
             let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
             let mut watch = std::pin::pin!(self.watch(child));
@@ -248,7 +250,7 @@ impl Keeper {
         status.with_context(|| format!("wait for {name}"))
     }
 
-    /// Sends SIGTERM, then SIGKILL if the child does not drain in time or is to be killed now.
+    /// Sends SIGTERM. If the child does not drain in time, or if `kill` fires, sends SIGKILL.
     async fn end(
         &self,
         pid: Option<Pid>,

@@ -2,7 +2,7 @@ use std::{fs, path::Path, sync::LazyLock};
 
 use super::*;
 
-/// A supervisor with children that are shells; they append what happens to the file `events`.
+/// A supervisor with shells as its children. Each child appends its events to the file `events`.
 struct Stage {
     directory: tempfile::TempDir,
     supervisor: Supervisor,
