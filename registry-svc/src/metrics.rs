@@ -17,7 +17,7 @@ fn meter() -> Meter {
 pub(crate) struct Beats(Counter<u64>);
 
 impl Default for Beats {
-    /// The counter, with every combination of labels at zero.
+    /// Makes the counter, with every combination of labels at zero.
     fn default() -> Self {
         let counter = meter()
             .u64_counter("registry.beats")
@@ -57,7 +57,7 @@ pub(crate) struct Sweeps {
 }
 
 impl Default for Sweeps {
-    /// The counters, at zero.
+    /// Makes the counters, each at zero.
     fn default() -> Self {
         let silent = meter()
             .u64_counter("registry.agents.silent")

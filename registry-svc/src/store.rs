@@ -1,5 +1,6 @@
 //! All SQL and all Redis commands of registry-svc. Functions write exactly what they are given; their callers
-//! make ids and times, and own the transaction. Every query for a tenant's rows takes the tenant.
+//! make ids and times, and own the transaction. Every query for a tenant's rows has the tenant in its
+//! condition.
 
 pub(crate) mod accounts;
 pub(crate) mod agents;

@@ -44,7 +44,7 @@ impl Claims {
         Self { pool, clock, how: Arc::new(how) }
     }
 
-    /// Length of a lease.
+    /// Returns the length of a lease.
     pub fn ttl(&self) -> Duration {
         self.how.ttl
     }

@@ -306,7 +306,7 @@ fn progress(claim: &Claim) -> Progress {
     }
 }
 
-/// Name of the fail point that is hit when a job has reached `state`.
+/// Returns the name of the fail point that is hit when a job has reached `state`.
 const fn passed(state: job::State) -> &'static str {
     match state {
         job::State::Working(Phase::Pending) => "purge.pending",
@@ -322,7 +322,7 @@ const fn passed(state: job::State) -> &'static str {
     }
 }
 
-/// Name of the fail point between a custodian's answer and the write that records it.
+/// Returns the name of the fail point between a custodian's answer and the write that records it.
 const fn answered(step: Step) -> &'static str {
     match step {
         Step::Freeze => "purge.freeze.answered",

@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// Topic on which workers hear of due jobs.
+/// Topic on which workers are notified of due jobs.
 pub const TOPIC: &str = "purge.jobs";
 
 const LISTING: &str = "purge.jobs";

@@ -35,7 +35,7 @@ impl ItemOutcome {
         }
     }
 
-    /// Whether the object no longer exists.
+    /// Returns whether the object no longer exists.
     pub const fn is_gone(self) -> bool {
         match self {
             Self::Deleted | Self::AlreadyGone => true,

@@ -4,10 +4,10 @@
 //!
 //! * Steps are done in order, and each only after *every* custodian has done the step before it.
 //! * Between `inventoried` and `erasing` lies the point of no return. Before it a job can be canceled
-//!   (`thawed`) or wait for a hold; after it neither can stop it.
-//! * A job is committed from `verified` alone, and residue leads back to `erasing`.
-//! * `blocked` and `dead_lettered` keep the phase from which the job continues. A blocked job continues by
-//!   itself, a dead-lettered one after an operator has resolved its letters.
+//!   (`thawed`) or wait for a hold; after it, neither is possible.
+//! * Only a job that is `verified` is committed; a job that found residue goes back to `erasing`.
+//! * `blocked` and `dead_lettered` keep the phase from which the job continues: a blocked job at its next
+//!   attempt, a dead-lettered one after an operator has resolved its letters.
 //!
 //! It does not know which services are custodians. Delays come from [`super::schedule`].
 
@@ -47,7 +47,7 @@ impl Phase {
     pub const ALL: [Self; 6] =
         [Self::Pending, Self::Frozen, Self::Inventoried, Self::Erasing, Self::Erased, Self::Verified];
 
-    /// Whether the job can still be canceled without loss.
+    /// Returns whether the job can still be canceled without loss.
     pub const fn is_cancelable(self) -> bool {
         match self {
             Self::Pending | Self::Frozen | Self::Inventoried => true,
@@ -91,7 +91,7 @@ impl State {
         Self::Thawed,
     ];
 
-    /// Phase of the job; `None` once it is final.
+    /// Returns the phase of the job; `None` once it is final.
     pub const fn phase(self) -> Option<Phase> {
         match self {
             Self::Working(phase) | Self::Blocked(phase) => Some(phase),

@@ -33,7 +33,7 @@ impl Trigger {
         Self::ALL.into_iter().find(|trigger| trigger.name() == name)
     }
 
-    /// Place in the queue; lower numbers are claimed first.
+    /// Returns the priority; jobs with a lower number are claimed first.
     pub const fn priority(self) -> i16 {
         match self {
             Self::SubjectRequest => 0,

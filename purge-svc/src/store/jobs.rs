@@ -182,7 +182,7 @@ pub async fn find(
     row.map(Job::try_from).transpose()
 }
 
-/// Like [`find`], and locks the job until the transaction ends.
+/// Finds a job as [`find`] does, and locks it until the transaction ends.
 pub async fn lock(
     db: &mut PgConnection,
     account: Option<AccountId>,
@@ -313,7 +313,7 @@ pub async fn clear_subject(db: &mut PgConnection, subject: &Subject) -> pg::Resu
     Ok(())
 }
 
-/// Whether a job of the subject has passed the point of no return.
+/// Returns whether a job of the subject has passed the point of no return.
 pub async fn is_past_return(db: &mut PgConnection, subject: SubjectHash) -> pg::Result<bool> {
     let past = sqlx::query_scalar!(
         r#"SELECT EXISTS (

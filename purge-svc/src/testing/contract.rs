@@ -114,7 +114,7 @@ impl<O: Owner> Suite<'_, O> {
         assert!(self.owner.write(neighbour).await, "another subject lives on");
     }
 
-    /// A repeated step is answered as before, with a higher epoch too.
+    /// Checks that a repeated step gets the same answer, also with a higher epoch.
     async fn repeats_its_answers(&self) {
         let call = self.seeded().await;
         let again = StepCall { epoch: call.epoch + 1, ..call };
@@ -146,7 +146,7 @@ impl<O: Owner> Suite<'_, O> {
         // Sends a late freeze of the same purge.
         refused("Freeze after Thaw", self.client.freeze(&call).await, "PURGE_THAWED");
         assert!(self.owner.write(call.subject).await, "a thaw is the last word of its purge");
-        // Another purge may come later, with a higher epoch.
+        // Another purge of the subject may freeze it later, with a higher epoch.
         let later = StepCall { purge_id: PurgeId::new(), epoch: call.epoch + 1, ..call };
         fine("Freeze", self.client.freeze(&later).await);
         assert!(!self.owner.write(call.subject).await, "a later purge freezes again");

@@ -136,14 +136,14 @@ impl FakeCustodian {
         live
     }
 
-    /// Whether there is data of this subject under this account.
+    /// Returns whether there is data of this subject under this account.
     pub fn has(&self, subject: Subject) -> bool {
         let inner = self.inner();
         let kept = inner.subjects.get(&subject.id());
         kept.is_some_and(|kept| kept.account == subject.account().0 && !kept.holdings.is_empty())
     }
 
-    /// Whether nothing of a subject is left but its tombstone.
+    /// Returns whether nothing of a subject is left but its tombstone.
     pub fn is_erased(&self, subject: Subject) -> bool {
         let inner = self.inner();
         inner
@@ -156,7 +156,7 @@ impl FakeCustodian {
         self.inner().subjects.get(&subject.id()).is_none_or(|kept| kept.record.state == CustodyState::Live)
     }
 
-    /// Number of rows of a subject.
+    /// Returns the number of rows of a subject.
     pub fn rows(&self, subject: Subject) -> i64 {
         self.inner().subjects.get(&subject.id()).map_or(0, |kept| kept.holdings.rows.values().sum())
     }
@@ -206,7 +206,7 @@ impl FakeCustodian {
         self.inner().calls.clone()
     }
 
-    /// Number of calls of a step.
+    /// Returns the number of calls of a step.
     pub fn count(&self, step: StepKind) -> usize {
         self.inner().calls.iter().filter(|called| called.step == step).count()
     }
@@ -268,7 +268,7 @@ impl FakeCustodian {
         kept.answers.entry(step.purge_id.0).or_default().push((step.kind, answer));
     }
 
-    /// Whether there is data of a subject.
+    /// Returns whether there is data of a subject.
     pub(super) fn knows(&self, subject: Subject) -> bool {
         !self.inner().meet(subject).holdings.is_empty()
     }

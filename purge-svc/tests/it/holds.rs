@@ -122,7 +122,7 @@ async fn nothing_stops_an_erasure_that_has_begun() {
     assert_eq!(late.reason(), "ERASURE_STARTED");
     let late = plane.jobs.cancel(subject.account(), purge_id, &Once::unkeyed()).await.unwrap_err();
     assert_eq!(late.reason(), "ERASURE_STARTED");
-    // A hold on the whole account still protects its other data.
+    // A hold on the whole account can still be set, and protects its other data.
     hold(&plane, SubjectKind::Account, subject.account().0).await.unwrap();
     plane.run_to_the_end(purge_id).await;
     plane.assert_erased(subject, purge_id).await;

@@ -175,7 +175,7 @@ impl Plane {
         Driver::new(pool, self.roster.clone(), self.clock.clone(), POLICY, Metrics::new())
     }
 
-    /// A session with data at every custodian.
+    /// Makes a session with data at every custodian.
     pub(crate) fn session(&self) -> Subject {
         self.session_of(AccountId::new())
     }
@@ -204,7 +204,7 @@ impl Plane {
         self.jobs.accept(&Self::demand(subject)).await.unwrap()
     }
 
-    /// A session with an accepted erasure.
+    /// Makes a session and accepts its erasure.
     pub(crate) async fn accepted(&self) -> (Subject, PurgeId) {
         let subject = self.session();
         let shown = self.accept(subject).await;

@@ -134,7 +134,7 @@ impl Heartbeats {
         }
     }
 
-    /// Applies a beat to the agent's record.
+    /// Applies a beat to the agent's record in Postgres.
     async fn apply(&self, sender: Sender, beat: &Beat, known: Option<Snapshot>) -> Result<BeatReply> {
         // The semaphore is never closed.
         let _permit = self.record_writes.acquire().await.ok();
@@ -165,7 +165,7 @@ impl Heartbeats {
         let vitals = beat.vitals_after(agent.vitals.judges_itself);
         let next = agent.after(Input::Beat(vitals.health()), now)?;
         let next = if next.status == agent.status && vitals.judges_itself == agent.vitals.judges_itself {
-            // The record already has the change; only the cache did not.
+            // The record already has the change; only the snapshot was old.
             tx.rollback().await?;
             self.write_later(sender, &Snapshot::from(&agent), beat);
             agent

@@ -1,8 +1,8 @@
 //! API tokens of accounts, and the authentication of bearer tokens.
 //!
-//! A secret leaves this service once, in the answer to the request that created it. A repetition of that
-//! request gets the token without its secret. A caller cannot create a token with more scopes or a longer
-//! life than its own.
+//! A secret is returned once, in the answer to the request that created it. A repetition of that request gets
+//! the token without its secret. A caller cannot create a token with more scopes or a longer life than its
+//! own.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ pub(crate) struct Tokens {
 }
 
 impl Tokens {
-    /// `max_live` bounds the valid tokens of one account.
+    /// Builds the use cases; `max_live` bounds the valid tokens of one account.
     pub(crate) fn new(pool: Pool, clock: SharedClock, max_live: u32) -> Self {
         Self { pool, clock, max_live }
     }
@@ -129,7 +129,7 @@ impl Tokens {
         let account = account_of(caller, account)?;
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
         let done = async {
-            // The key is the account's also for an operator, so that it is erased with the account.
+            // An operator's key belongs to the account too, so that it is erased with the account.
             let (id, slot) = match once.begin::<TokenId>(&mut tx, Some(account)).await? {
                 Begin::Replay(id) => (id, None),
                 Begin::First(slot) => (id, Some(slot)),
@@ -200,8 +200,8 @@ pub(crate) async fn revoke(tx: &mut Tx, id: TokenId, by: &str, now: DateTime<Utc
     Ok(true)
 }
 
-/// Checks the caller's own token: it must be valid now, whatever a cache says, and must not expire before the
-/// new one.
+/// Checks the caller's own token in Postgres, not in the cache: it must be valid now, and must not expire
+/// before the new one.
 async fn check_creator(
     tx: &mut Tx,
     caller: &Principal,

@@ -68,7 +68,7 @@ impl Version {
         if new { Self::V10 } else { Self::V03 }
     }
 
-    /// The value of the `A2A-Version` header.
+    /// Returns the value of the `A2A-Version` header.
     pub const fn header(self) -> &'static str {
         match self {
             Self::V03 => "0.3",
@@ -87,7 +87,7 @@ pub enum Code {
     MethodNotFound,
     InvalidParams,
     TaskNotFound,
-    /// The task was sent to the agent already.
+    /// The message was sent to the agent already, or has ended.
     TaskNotCancelable,
     /// The relay does not translate push notification settings.
     PushNotSupported,
@@ -117,7 +117,7 @@ impl Code {
         }
     }
 
-    /// The HTTP status of an answer with this code.
+    /// Returns the HTTP status of an answer with this code.
     pub const fn http_status(self) -> u16 {
         match self {
             Self::TaskNotFound => 404,
@@ -145,12 +145,12 @@ pub struct RpcError {
 }
 
 impl RpcError {
-    /// An error without a request id.
+    /// Builds an error without a request id.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), id: Value::Null }
     }
 
-    /// The same error with the id of its request.
+    /// Returns the error with the id of its request.
     pub fn with_id(self, id: &Value) -> Self {
         Self { id: id.clone(), ..self }
     }

@@ -126,7 +126,7 @@ impl Registration {
         Ok(Self { delivery_mode, url: (!url.is_empty()).then(|| url.to_owned()), card })
     }
 
-    /// Every URL in the registration with its field: the agent's own, and the interfaces of its card.
+    /// Returns every URL in the registration with its field: the agent's URL, and those in its card.
     pub fn urls(&self) -> Vec<(String, String)> {
         let mut urls: Vec<_> = self.url.iter().map(|url| ("url".to_owned(), url.clone())).collect();
         let Some(card) = &self.card else { return urls };

@@ -85,8 +85,8 @@ pub(crate) struct Beat {
 }
 
 impl Beat {
-    /// The vitals after this beat, within bounds. `judges_itself` of the beat takes effect before the health
-    /// in the same beat is evaluated.
+    /// Returns the vitals after this beat, within bounds. `judges_itself` of the beat takes effect before the
+    /// health in the same beat is evaluated.
     pub(crate) fn vitals_after(&self, judges_itself: bool) -> Vitals {
         Vitals { judges_itself: self.judges_itself.unwrap_or(judges_itself), ..self.vitals.clone() }
             .within_bounds()
@@ -161,7 +161,7 @@ pub(crate) struct BeatSchedule {
 const JITTER: f64 = 0.1;
 
 impl BeatSchedule {
-    /// The time between two beats of an agent while `alive` agents beat.
+    /// Returns the time between two beats of an agent while `alive` agents beat.
     pub(crate) fn interval(&self, alive: u64) -> Duration {
         let seconds =
             u32::try_from(alive).map_or(f64::MAX, f64::from) / f64::from(self.target_per_second.max(1));
@@ -170,17 +170,17 @@ impl BeatSchedule {
             .clamp(self.min_interval, self.max_interval)
     }
 
-    /// The time until an agent's next beat, by `draw` in 0..1.
+    /// Returns the time until an agent's next beat; `draw` in 0..1 is the jitter.
     pub(crate) fn next_beat(&self, interval: Duration, draw: f64) -> Duration {
         interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * draw.clamp(0.0, 1.0))
     }
 
-    /// The silence after which an agent that beats every `interval` is offline.
+    /// Returns the silence after which an agent that beats every `interval` is offline.
     pub(crate) fn silence_timeout(&self, interval: Duration) -> Duration {
         interval.mul_f64(1.0 + JITTER) * self.missed_beats.max(1) + self.grace
     }
 
-    /// The time that every living agent gets to beat once, when earlier beats may have been lost.
+    /// Returns the time that every living agent gets to beat once, when earlier beats may have been lost.
     pub(crate) fn probation(&self) -> Duration {
         self.max_interval.mul_f64(1.0 + JITTER) + self.grace
     }

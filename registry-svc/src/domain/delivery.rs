@@ -33,7 +33,7 @@ pub(crate) enum Problem {
 }
 
 impl Problem {
-    /// The code that callers read; it never changes.
+    /// Returns the code that callers read. Codes are part of the API and never change.
     pub(crate) const fn code(self) -> &'static str {
         match self {
             Self::Unreachable => "UNREACHABLE",

@@ -69,7 +69,7 @@ pub(crate) struct NextMessage {
 }
 
 impl NewMessage {
-    /// The key of its lane: messages with the same key arrive in order.
+    /// Returns the key of its lane: messages with the same key arrive in order.
     pub(crate) fn lane_key(&self) -> String {
         // The prefixes keep context ids and message ids apart.
         match &self.ids.context {

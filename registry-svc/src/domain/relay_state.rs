@@ -28,7 +28,7 @@ impl State {
         }
     }
 
-    /// The state as callers read it.
+    /// Returns the state as callers read it.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -65,7 +65,7 @@ pub struct InvalidInput {
     pub input: Input,
 }
 
-/// The state of a message after `input`.
+/// Returns the state of a message after `input`.
 ///
 /// # Errors
 /// [`InvalidInput`] if the message has ended, if it is dispatched and would expire or be canceled, or if it

@@ -27,7 +27,7 @@ impl Status {
     pub const ALL: [Self; 6] =
         [Self::AwaitingAgent, Self::Online, Self::Degraded, Self::Offline, Self::Paused, Self::Removed];
 
-    /// Whether the relay delivers messages to the agent.
+    /// Returns whether the relay delivers messages to the agent.
     pub const fn is_reachable(self) -> bool {
         match self {
             Self::Online | Self::Degraded => true,
@@ -43,7 +43,7 @@ pub struct Health {
     pub wedged: bool,
     /// Share of the agent's requests that failed since its last beat, 0 to 1.
     pub error_rate: f64,
-    /// The agent judges its own health: `wedged` counts, `error_rate` does not.
+    /// The agent judges its own health: `wedged` decides its status, `error_rate` does not.
     pub judges_itself: bool,
 }
 
@@ -71,7 +71,7 @@ pub enum Refused {
     NotPaused,
 }
 
-/// The status after `input`; the same status if the input changes nothing.
+/// Returns the status after `input`, which may be the same.
 ///
 /// # Errors
 /// [`Refused`] if the agent is removed, if a paused agent registers, or if an agent is resumed that is not
@@ -116,8 +116,8 @@ impl Health {
 }
 
 impl Input {
-    /// Whether the input begins a new incarnation, in which beats of the one before change nothing. Every
-    /// input but a beat does.
+    /// Returns whether the input begins a new incarnation, in which beats of the earlier one change nothing.
+    /// Every input but a beat does.
     pub const fn begins_incarnation(self) -> bool {
         match self {
             Self::Register | Self::Silence | Self::Pause | Self::Resume | Self::Remove => true,

@@ -17,7 +17,7 @@ use svc_core::{
 /// Random bytes of a secret.
 pub(crate) const ENTROPY_BYTES: usize = 32;
 
-/// Characters of a secret that are stored as plain text, to tell tokens apart.
+/// Characters of a secret that are stored as plain text, so that people can tell tokens apart.
 const PREFIX: usize = TOKEN_PREFIX.len() + 8;
 
 const ENROLMENT_SCOPES: [&str; 1] = ["agent:register"];
@@ -46,7 +46,7 @@ impl Secret {
         Self(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(entropy)).into())
     }
 
-    /// The secret as text, to be shown once.
+    /// Returns the secret as text, to be shown once.
     pub fn reveal(&self) -> &str {
         self.0.expose_secret()
     }
@@ -181,7 +181,7 @@ impl Holder {
 }
 
 impl Token {
-    /// Whether the token is valid at `now`.
+    /// Returns whether the token is valid at `now`.
     pub fn is_live(&self, now: DateTime<Utc>) -> bool {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|at| at > now)
     }

@@ -120,7 +120,7 @@ impl BeatStore {
             None => return Ok(Renewal::Unseeded),
             Some(answer) => answer,
         };
-        // An unreadable snapshot counts as missing: the beat then goes through the record.
+        // An unreadable snapshot counts as missing: the beat is then applied to the record.
         let known = known.into_iter().map(|text| text.and_then(|text| text.parse().ok())).collect();
         Ok(Renewal::Renewed { alive, known })
     }
@@ -155,7 +155,7 @@ impl BeatStore {
         Ok(())
     }
 
-    /// Whether Redis holds any data of an agent.
+    /// Returns whether Redis has any data of an agent.
     pub(crate) async fn has(&self, agent: AgentId) -> Result<bool, Error> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("ZSCORE").arg(&self.keys[1]).arg(agent.to_string());

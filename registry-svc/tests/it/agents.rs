@@ -295,7 +295,7 @@ async fn changes_of_an_agent_take_an_idempotency_key() {
 
     tenant.pause_agent(pause()).await.unwrap();
     tenant.resume_agent(resume()).await.unwrap();
-    // A repetition takes no effect, and answers with the present record.
+    // A repetition changes nothing, and is answered with the present record.
     for answer in [
         tenant.pause_agent(pause()).await.unwrap().into_inner().agent,
         tenant.resume_agent(resume()).await.unwrap().into_inner().agent,

@@ -34,7 +34,7 @@ use crate::{
 
 const URL: &str = "http://127.0.0.1:9/a2a";
 
-/// purge-svc's client of registry-svc.
+/// Builds purge-svc's client of registry-svc.
 fn remote(peer: Peer) -> CustodianClient {
     CustodianClient::new(Name::Registry, peer, BTreeSet::new(), Duration::from_secs(10))
 }
@@ -56,7 +56,7 @@ async fn rows_of(plane: &Plane, account: Uuid) -> i64 {
     .unwrap()
 }
 
-/// Whether Redis has any data of an agent.
+/// Returns whether Redis has any data of an agent.
 async fn remembered(plane: &Plane, agent: &str) -> bool {
     let redis = plane.redis.redis();
     let keys: Vec<String> =

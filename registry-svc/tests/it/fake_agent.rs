@@ -89,7 +89,7 @@ impl FakeAgent {
         }
     }
 
-    /// An agent that accepts connections.
+    /// Starts an agent that accepts connections.
     pub(crate) fn start(dialect: Dialect) -> Self {
         let mut agent = Self::away(dialect);
         agent.come();
@@ -103,7 +103,7 @@ impl FakeAgent {
         self.server.spawn(async move { axum::serve(listener, router).await.unwrap() });
     }
 
-    /// The URL that the relay calls.
+    /// Returns the URL that the relay calls.
     pub(crate) fn url(&self) -> String {
         format!("http://{}/a2a", self.address)
     }
@@ -132,17 +132,17 @@ impl FakeAgent {
         release
     }
 
-    /// The messages that arrived.
+    /// Returns the messages that arrived.
     pub(crate) fn arrived(&self) -> Vec<Arrived> {
         self.agent.arrived.lock().unwrap().clone()
     }
 
-    /// The texts of the messages that arrived.
+    /// Returns the texts of the messages that arrived.
     pub(crate) fn heard(&self) -> Vec<String> {
         self.arrived().into_iter().map(|arrived| arrived.text).collect()
     }
 
-    /// The ids of the tasks that callers read.
+    /// Returns the ids of the tasks that callers read.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.agent.asked.lock().unwrap().clone()
     }

@@ -162,7 +162,7 @@ impl Plane {
         redis.query::<redis::Value>(&command).await.unwrap();
     }
 
-    /// The generation and incarnation of an agent's record.
+    /// Returns the generation and incarnation of an agent's record.
     pub(crate) async fn generation_of(&self, agent_id: &str) -> (i64, i64) {
         let id: uuid::Uuid = agent_id.parse().unwrap();
         let mut db = self.db.owner("registry").await;
@@ -187,39 +187,39 @@ impl Plane {
         .unwrap();
     }
 
-    /// The metrics of this process.
+    /// Returns the metrics of this process.
     pub(crate) fn metrics(&self) -> Metrics {
         metrics()
     }
 
-    /// Operator commands on this plane's database.
+    /// Returns the operator commands on this plane's database.
     pub(crate) fn operator(&self) -> Operator {
         Operator::new(self.db.pool("registry"))
     }
 
-    /// A channel that presents an API token to replica `number`.
+    /// Connects to replica `number`; every call carries an API token.
     pub(crate) async fn bearer_at(&self, number: usize, secret: &str) -> Bearing {
         let url = format!("http://{}", self.replicas[number].address);
         let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
         InterceptedService::new(channel, Bearer(format!("Bearer {secret}").parse().unwrap()))
     }
 
-    /// A channel that presents an API token to the first replica.
+    /// Connects to the first replica; every call carries an API token.
     pub(crate) async fn bearer(&self, secret: &str) -> Bearing {
         self.bearer_at(0, secret).await
     }
 
-    /// The first replica, called by another service.
+    /// Returns a peer that calls the first replica as chat-svc.
     pub(crate) fn as_service(&self) -> Peer {
         self.peer(self.keys.service.clone())
     }
 
-    /// The first replica, called by purge-svc.
+    /// Returns a peer that calls the first replica as purge-svc.
     pub(crate) fn as_purge(&self) -> Peer {
         self.peer(self.keys.purge.clone())
     }
 
-    /// The first replica, called by the gateway.
+    /// Returns a peer that calls the first replica as the gateway.
     pub(crate) fn as_gateway(&self) -> Peer {
         self.peer(self.keys.gateway.clone())
     }
@@ -245,14 +245,14 @@ impl Interceptor for Bearer {
     }
 }
 
-/// A request with an idempotency key.
+/// Builds a request with an idempotency key.
 pub(crate) fn keyed<T>(key: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("idempotency-key", key.parse().unwrap());
     request
 }
 
-/// Telemetry is shared by all replicas of this process.
+/// Returns the metrics that all replicas of this process share.
 fn metrics() -> Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     METRICS

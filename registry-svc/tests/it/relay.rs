@@ -45,12 +45,12 @@ struct Sent {
 }
 
 impl Sent {
-    /// The text of the agent's answer, for a caller of 0.3.
+    /// Returns the text of the agent's answer, for a caller of 0.3.
     fn text(&self) -> &str {
         self.body["result"]["parts"][0]["text"].as_str().unwrap_or_else(|| panic!("{self:?}"))
     }
 
-    /// The HTTP status, and the code of the JSON-RPC error.
+    /// Returns the HTTP status, and the code of the JSON-RPC error.
     fn error(&self) -> (i32, i64) {
         (self.status, self.body["error"]["code"].as_i64().unwrap_or_else(|| panic!("{self:?}")))
     }
@@ -92,7 +92,7 @@ impl Scene {
         Self::of(FakeAgent::start(Dialect::V03), |_| {}).await
     }
 
-    /// The relay, called with another token.
+    /// Connects to the relay with another token.
     async fn relay_of(&self, secret: &str) -> Relay {
         RelayServiceClient::new(self.plane.bearer(secret).await)
     }

@@ -43,7 +43,7 @@ impl Driver {
     async fn receipt(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let (job, now) = (&claim.job, self.clock.now());
         let mut tx = Tx::system(&self.pool).await?;
-        // Moves the job first, because a worker that lost it must not hold the ledger's lock.
+        // Moves the job first: a worker that lost the job then fails here, before it locks the ledger.
         let committed = self.apply(&mut tx, claim, Input::Receipted, None, now).await?;
         let head = receipts::lock_head(&mut tx).await?;
         let receipt = Receipt::seal(

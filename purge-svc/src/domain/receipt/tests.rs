@@ -153,7 +153,7 @@ proptest! {
         prop_assert!(gap);
     }
 
-    /// The encoding writes lengths before texts, so that no text can move from one field into the next.
+    /// Checks that lengths are encoded before texts, so that no text can move from one field into the next.
     #[test]
     fn fields_do_not_run_into_each_other(name in "[a-z]{2,10}", cut in 1_usize..2) {
         let two = |first: &str, second: &str| {

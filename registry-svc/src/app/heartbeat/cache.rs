@@ -21,12 +21,12 @@ pub(crate) struct SnapshotCache {
 }
 
 impl SnapshotCache {
-    /// `capacity` bounds the agents cached in this process.
+    /// Builds an empty cache; `capacity` bounds the agents cached in this process.
     pub(crate) fn new(beats: BeatStore, capacity: u64) -> Self {
         Self { beats, local: Cache::new(capacity) }
     }
 
-    /// Caches, in this process, a snapshot read from Redis.
+    /// Caches a snapshot read from Redis in this process.
     pub(crate) fn insert_local(&self, agent: AgentId, snapshot: Snapshot) {
         self.local.insert(agent, snapshot);
     }

@@ -48,7 +48,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// The endpoint of an agent; `None` unless it is a reachable push agent.
+    /// Returns the endpoint of an agent; `None` unless it is a reachable push agent.
     pub(crate) fn of(agent: &Agent) -> Option<Self> {
         let callable = agent.status.is_reachable() && agent.delivery_mode == DeliveryMode::Push;
         let url = agent.url.clone().filter(|_| callable)?;
@@ -129,7 +129,7 @@ impl AgentClient {
     }
 }
 
-/// `Retry-After` in seconds. A date is ignored, because the agent's clock may differ.
+/// Parses `Retry-After` in seconds. A date is ignored, because the agent's clock may differ.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }

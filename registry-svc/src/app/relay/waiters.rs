@@ -77,7 +77,7 @@ mod tests {
         let (first, second) = (waiters.subscribe(message), waiters.subscribe(message));
         waiters.notify(svc_core::id::new_id());
         assert!(tokio::time::timeout(Duration::from_millis(20), first.notified()).await.is_err());
-        // The notification comes before the waiter asks.
+        // Notifies before the waiters wait.
         waiters.notify(message);
         first.notified().await;
         second.notified().await;

@@ -110,7 +110,7 @@ fn task_id(params: &Map<String, Value>) -> Result<String, RpcError> {
     id_of(params, "id")?.ok_or_else(|| invalid("params.id is required"))
 }
 
-/// An optional id; an empty one counts as absent.
+/// Returns an optional id; an empty one counts as absent.
 fn id_of(object: &Map<String, Value>, key: &str) -> Result<Option<String>, RpcError> {
     match object.get(key) {
         None | Some(Value::Null) => Ok(None),

@@ -45,7 +45,7 @@ impl Outcome {
         }
     }
 
-    /// The answer to `envelope` by an agent of version `from`, in the caller's version.
+    /// Returns the answer to `envelope` by an agent of version `from`, in the caller's version.
     ///
     /// # Errors
     /// [`RpcError`] `-32006` if the result does not fit the method.
@@ -99,7 +99,8 @@ pub(crate) struct StoredMessage<'a> {
 }
 
 impl StoredMessage<'_> {
-    /// The answer to a message that the agent has not answered yet: a task with the id of the stored message.
+    /// Builds the answer to a message that the agent has not answered yet: a task with the id of the stored
+    /// message.
     pub(crate) fn queued_task(&self, envelope: &Envelope) -> Value {
         let state = if self.state == State::Dispatched { TaskState::Working } else { TaskState::Submitted };
         let metadata = json!({ "queued": true, "state": self.state.word() });
@@ -107,7 +108,7 @@ impl StoredMessage<'_> {
         json!({ "jsonrpc": "2.0", "id": envelope.id, "result": wrapped(true, task, envelope.version) })
     }
 
-    /// The task that represents the message, for a caller that reads it by the message's id.
+    /// Builds the task that represents the message, for a caller that reads it by the message's id.
     pub(crate) fn task_of(&self, envelope: &Envelope) -> Value {
         let version = envelope.version;
         let task_in = |state| {
@@ -149,7 +150,7 @@ impl StoredMessage<'_> {
     }
 
     fn task(&self, state: TaskState, metadata: Value, version: Version) -> Value {
-        // A message without a context id gets its own id as the conversation.
+        // A message without a context id is a conversation of its own, named by the message id.
         let context = self.ids.context.as_ref().unwrap_or(&self.ids.message);
         let mut task = json!({
             "id": self.id,

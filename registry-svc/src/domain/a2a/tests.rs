@@ -181,7 +181,7 @@ fn a_message_that_cannot_be_repaired_is_refused() {
     assert_eq!(error.code.number(), -32602);
 }
 
-/// The same message in both versions.
+/// Returns the same message in both versions.
 fn both() -> (Value, Value) {
     let old = json!({
         "kind": "message", "role": "user", "messageId": "m", "contextId": "c", "metadata": {"x": 1},

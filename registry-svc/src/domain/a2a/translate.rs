@@ -186,7 +186,7 @@ fn part_for(part: &Value, to: Version) -> Value {
     }
 }
 
-/// `{kind: file, file: {bytes | uri, mimeType, name}}` becomes `{raw | url, mediaType, filename}`.
+/// Translates `{kind: file, file: {bytes | uri, mimeType, name}}` to `{raw | url, mediaType, filename}`.
 fn part_for_10(part: &Map<String, Value>) -> Value {
     let mut new = part.clone();
     new.remove("kind");

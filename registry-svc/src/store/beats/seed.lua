@@ -1,4 +1,4 @@
--- Puts in agents that are alive in Postgres and gives each of them time to beat.
+-- Writes agents that are alive in Postgres, and gives each of them time to beat.
 -- ARGV: 1 run id at the beginning of the seeding, '' on the first page  2 milliseconds
 --       3 '1' to extend deadlines that are here already  then pairs of agent and snapshot
 -- Returns the run id; if it differs from ARGV[1], the seeding must begin again.

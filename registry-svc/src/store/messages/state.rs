@@ -163,8 +163,9 @@ pub(crate) async fn drop_all(
     Ok(done.rows_affected())
 }
 
-/// Ends up to `limit` expired messages and returns their ids. Lanes that another transaction has locked are
-/// left for the next call; accounts that are being erased are left to the erasure.
+/// Ends up to `limit` expired messages and returns their ids. It skips lanes that another transaction has
+/// locked, until the next call, and accounts that are being erased, because the erasure deletes their
+/// messages.
 pub(crate) async fn expire(
     db: &mut PgConnection,
     limit: i64,
