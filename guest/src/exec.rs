@@ -129,8 +129,8 @@ fn start(command: &Command, mark: &str) -> io::Result<Spawned> {
     Ok((child, stdout, stderr))
 }
 
-/// Makes a pipe that this process reads without blocking. `Child`'s own streams have no read that tells
-/// "empty now" from "closed" without waiting.
+/// Makes a pipe that this process reads without blocking. `Child`'s own streams have no read without waiting
+/// that distinguishes an empty pipe from a closed one.
 fn pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
     let (reader, writer) = io::pipe()?;
     Ok((pipe::Receiver::from_owned_fd(reader.into())?, writer.into()))

@@ -9,7 +9,8 @@ pub const BLOCKING_THREADS: usize = 8;
 /// Maximum bytes of a command's arguments, each with a closing zero byte.
 pub(crate) const ARGV_BYTES: usize = 1 << 20;
 
-/// Maximum bytes of the environment variables of one Exec or Bind request: each name and value, and two more.
+/// Maximum bytes of the environment variables of one Exec or Bind request, each with two bytes for `=` and
+/// the closing zero byte.
 pub(crate) const ENV_BYTES: usize = 256 << 10;
 
 /// Maximum entries of one directory listing.

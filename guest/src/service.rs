@@ -181,8 +181,8 @@ impl GuestService for Guest {
         if !self.records.contains(&key) {
             let target = located.clone();
             match blocking(move || target.check_free()).await? {
-                // An unexpected error refuses nothing here: if the write fails too, its record has the
-                // reason.
+                // After an unexpected error the write is tried nevertheless. If it fails too, its record has
+                // the reason.
                 Ok(()) | Err(files::Error::Other(_)) => {}
                 Err(error) => return Err(file_status(&error)),
             }

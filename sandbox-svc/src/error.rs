@@ -157,7 +157,8 @@ fn guest(error: &guest::Error) -> PublicError {
             "OUTCOME_UNKNOWN",
             "outcome unknown: repeat with the same key, or resolve it",
         ),
-        // A process in the sandbox replaced the guest, or the guest restarted: only another sandbox helps.
+        // A process in the sandbox replaced the guest, or the guest restarted: the caller needs another
+        // sandbox.
         guest::Error::OtherInstance => unreachable(ErrorKind::FailedPrecondition, "SANDBOX_RESTARTED"),
         guest::Error::NotASocket => unreachable(ErrorKind::FailedPrecondition, "SANDBOX_UNREACHABLE"),
         guest::Error::RunDirectory(_) | guest::Error::NoSocket | guest::Error::InvalidAnswer(_) => {

@@ -28,7 +28,7 @@ use crate::{
     worker::engine::{self, EngineDeps},
 };
 
-/// Maximum API tokens of which the answer of registry-svc is cached, for five seconds each.
+/// Maximum API tokens in the cache of registry-svc's answers; each stays for at most five seconds.
 const MAX_TOKENS: u64 = 100_000;
 
 /// Starts sandbox-svc on `lifecycle`: binds its ports, migrates, spawns its tasks and returns. The engine may

@@ -36,13 +36,13 @@ pub struct PassLease {
 }
 
 impl PassLease {
-    /// Returns the lease if this replica has it or can take it.
+    /// Returns the lease if this replica has it or can acquire it now, or else `None`.
     ///
     /// # Errors
     /// [`pg::Error`] if Postgres did not record the new holder.
     pub async fn hold(&mut self) -> Result<Option<&Held>, pg::Error> {
         if self.held.as_ref().is_none_or(|held| held.lost().is_cancelled()) {
-            // The old lease is released before a new one is taken, which it would conflict with.
+            // Releases the old lease first, because the new one cannot be acquired while it is held.
             self.held = None;
             self.held = self.singleton.acquire().await?;
         }

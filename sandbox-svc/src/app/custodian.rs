@@ -6,7 +6,7 @@
 //! exists of the resources in the inventory once more, because after that only the inventory has their names.
 //!
 //! Verify asks Postgres, the engine and its host. If the engine does not answer, or another process serves
-//! it, Verify fails; it never counts zero then.
+//! it, Verify fails instead of reporting zero.
 //!
 //! [`svc_core::custody`] decides which writes and steps are allowed, and returns the stored answer to a
 //! repeated step. [`Listed`] and [`Erased`] are such answers.

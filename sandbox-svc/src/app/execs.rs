@@ -120,7 +120,7 @@ fn is_lasting_refusal(error: &guest::Error) -> bool {
 
 /// The journal's answer before a call is sent.
 enum Intent {
-    /// The call must not be sent: it has this record.
+    /// The key is settled, so the call is not sent. The value is the key's record.
     Settled(Record),
     /// The call must be sent.
     Open {

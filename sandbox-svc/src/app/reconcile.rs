@@ -78,7 +78,7 @@ impl Reconciliation {
         }
     }
 
-    /// Makes one pass under the lease `held`. Acts on differences that an earlier pass saw, too.
+    /// Makes one pass under the lease `held`. Acts only on differences that an earlier pass saw, too.
     ///
     /// # Errors
     /// Any error; the next pass then does the rest.

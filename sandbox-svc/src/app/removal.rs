@@ -127,7 +127,7 @@ impl Remover {
     /// retention. Returns `false` if a create of its container may still be under way.
     async fn confirm_absence(&self, served: &Served, id: SandboxId) -> Result<bool> {
         let now = self.deps.now();
-        // The transaction checks no custody, because the removals of an erasure end here, too.
+        // The transaction does not check custody, because the removals of a frozen subject end here, too.
         let mut tx = Tx::system(&self.deps.pool).await?;
         let Some(sandbox) = rows::lock(&mut tx, None, id).await? else { return Ok(true) };
         let gone = match next(&sandbox, Input::Absent, now) {

@@ -67,7 +67,7 @@ pub enum Error {
     #[error("guest refused the call ({why:?}): {message}")]
     Refused {
         why: Refusal,
-        /// Error message of the guest, truncated. It is shown to the caller and decides nothing.
+        /// Error message of the guest, truncated. It is only shown to the caller.
         message: String,
     },
     /// Another guest instance answers, which does not have the records of the requested one.

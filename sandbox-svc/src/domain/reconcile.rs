@@ -2,7 +2,7 @@
 //!
 //! A difference is acted on only when it was seen twice, a period apart, under the same lease, so that an
 //! operation under way has had time to end. A container's age, labels and row decide what is done with it;
-//! one of unknown age is left alone.
+//! one without a row is left alone while it is young or its age is unknown.
 
 use std::{
     collections::HashMap,

@@ -1,8 +1,8 @@
 //! Docker through its API; no other file uses the crate bollard.
 //!
-//! Connects on first use and negotiates the API version then, so if the daemon is down at start, only the
-//! calls until it is up fail. The deadlines are those of [`super::limiter`]. A call that belongs to a trace
-//! is recorded in it as a client span, with the semantic conventions for HTTP.
+//! Connects on first use and negotiates the API version then. If the daemon is down when this process starts,
+//! calls fail until the daemon runs. The deadlines are those of [`super::limiter`]. A call that belongs to a
+//! trace is recorded in it as a client span, with the semantic conventions for HTTP.
 
 use std::{collections::HashMap, time::Duration};
 

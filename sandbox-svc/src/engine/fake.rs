@@ -250,7 +250,8 @@ impl ContainerEngine for FakeEngine {
             if inside.seen.state == ContainerState::Running {
                 return Ok(());
             }
-            // The runtime mounts again at each start; Docker answers 400 or 500, depending on the release.
+            // Each start mounts the sources again, so it fails if one is missing. Docker answers 400 or 500,
+            // depending on the release.
             check_binds(&inside.spec)?;
             inside.running = Some((self.on_start)(&inside.spec));
             inside.seen.state = ContainerState::Running;

@@ -46,8 +46,8 @@ impl Steps<'_> {
         ContainerSpec::of(&identity, &sandbox.shape, &container.image, &mounts, sandbox.created_at)
     }
 
-    /// Waits before the next attempt after `failures` of them; after the sandbox's deadline, gives it up
-    /// instead.
+    /// Waits before the attempt that follows `failures` failed ones. Gives the sandbox up once its deadline
+    /// has passed.
     async fn wait_to_retry(&self, failures: u32) -> Result<(), Abort> {
         // The delay has no jitter, because one engine has few workers.
         sleep(RETRY.delay(failures, 0.5)).await;

@@ -42,8 +42,8 @@ impl Creator {
             self.give_up(&sandbox, Cause::ImageMissing).await?;
             return Ok(None);
         };
-        // Makes the run directory before the commit. No worker makes it after the commit, so it is not
-        // there again after a removal has revoked it.
+        // Makes the run directory before the commit. No worker makes it afterwards, so it stays absent once a
+        // removal has revoked it.
         let run_dir = served.run_dirs.make()?;
         let taken = self.commit(served, &sandbox, &run_dir, image).await;
         if !matches!(taken, Ok(Some(_)) | Err(Error::Pg(pg::Error::CommitUnknown(_)))) {
@@ -51,7 +51,7 @@ impl Creator {
             run_dirs.revoke(&run_dir).and_then(|()| run_dirs.discard(&run_dir))?;
         }
         match taken {
-            // Another worker took it, or the last container with its volume still exists.
+            // Another worker took it, or the session's last container still mounts its volume.
             Err(error) if error.is_race() => Ok(None),
             Err(Error::Pg(error)) if error.violates(ONE_CONTAINER_A_VOLUME) => Ok(None),
             taken => taken,
