@@ -1,7 +1,8 @@
 //! Compares the event journal with bare multi-row inserts of the same rows, in batches of the same size, over
 //! as many connections, without fencing, order and readers.
 //!
-//! Fails if the journal is slower than its floor, beyond the noise.
+//! Fails if the journal writes fewer events per second than [`FLOOR`] allows (a share of the inserts' rate),
+//! beyond the noise.
 
 #![expect(clippy::expect_used, reason = "a benchmark may fail")]
 
@@ -55,7 +56,7 @@ fn rate(began: Instant) -> f64 {
     events / began.elapsed().as_secs_f64()
 }
 
-/// An event that does not merge with its neighbours: each is a row, as in the baseline.
+/// Returns an event that does not merge with its neighbours, so that each is a row, as in the baseline.
 fn event(number: usize) -> TurnEvent {
     let step = i32::try_from(number).expect("few events");
     TurnEvent::TextDelta { step, text: "a token or two".to_owned() }

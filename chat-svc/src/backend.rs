@@ -1,4 +1,4 @@
-//! Inner loops that can run a turn.
+//! Backends of turns: loops that ask models and execute tools until a turn has its answer.
 
 pub(crate) mod native;
 pub(crate) mod route;
@@ -13,8 +13,8 @@ use crate::app::{
     run::{Run, RunError},
 };
 
-/// One inner loop. It takes a turn from its last committed step to its answer. Everything it writes goes
-/// through [`Run`], so a fenced loop writes nothing more.
+/// Runs turns. It continues a turn from its last committed step until its answer. All its writes go through
+/// [`Run`], so it writes nothing more once another worker has claimed the turn.
 #[async_trait]
 pub(crate) trait TurnBackend: fmt::Debug + Send + Sync {
     /// Runs the turn to its answer.

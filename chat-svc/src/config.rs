@@ -154,7 +154,7 @@ impl ServiceConfig for Settings {
 mod tests {
     use super::*;
 
-    /// Writes the keys that have no default, and `more`.
+    /// Loads a file with the keys that have no default, followed by `more`.
     fn load(more: &str) -> Result<Config, svc_core::run::config::Error> {
         let file = tempfile::NamedTempFile::new().unwrap();
         let text = format!("pg.url = 'postgres://x@localhost/x'\nredis.url = 'redis://localhost'\n{more}");

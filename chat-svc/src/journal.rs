@@ -59,7 +59,7 @@ impl Journal {
         TurnLog::new(turn_id, epoch, last_seq, fenced, writer.clone(), self.hub.clone())
     }
 
-    /// Publishes the events that a committed transaction added to a turn without its worker.
+    /// Publishes the events that a committed cancel, interruption or erasure added to a turn.
     pub(crate) fn announce(&self, turn_id: TurnId, events: Vec<StoredEvent>) {
         self.hub.publish(turn_id, events);
     }

@@ -1,4 +1,4 @@
-//! The composition root: no other file builds the parts and spawns the tasks.
+//! The composition root: only this file builds the parts of chat-svc and starts its background tasks.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -122,7 +122,8 @@ fn native(settings: &Settings) -> NativeConfig {
     }
 }
 
-/// The configured routes, with a client for every model. [`Settings`] has checked the names.
+/// Builds the configured routes, with a client for every model. [`Settings`] has checked that the models
+/// exist.
 fn routes(settings: &Settings) -> Result<Routes, StartError> {
     let mut models = BTreeMap::new();
     for (name, section) in &settings.models {

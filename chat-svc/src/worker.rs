@@ -2,10 +2,10 @@
 //!
 //! | Task | Period | What it does |
 //! |---|---|---|
-//! | [`claimer`] | a notice, or every second | claims queued and lapsed turns, and starts their drivers |
-//! | [`driver`] | one per turn | runs the turn and ends, hands over or leaves it |
-//! | [`leases`] | a third of a lease | renews the leases of all running turns with one statement |
-//! | [`stops`] | every second | stops calls that still run although their turn has ended |
+//! | [`claimer`] | every notice and `scan_period` | claims turns that no worker runs, starts their drivers |
+//! | [`driver`] | once per claimed turn | runs the turn and ends, hands over or leaves it |
+//! | [`leases`] | every `renew_period` | renews the leases of all running turns with one statement |
+//! | [`stops`] | every `scan_period` | stops calls that may still run although their turn has ended |
 
 pub(crate) mod claimer;
 pub(crate) mod driver;

@@ -2,8 +2,8 @@
 //! answers.
 //!
 //! It starts from the committed state: the turn's messages are its completed steps, journaled calls are
-//! executed or resolved, and the step that a lost worker had open starts again. [`Attempt`] takes one step to
-//! its answer.
+//! executed or resolved, and the step that the previous worker left open starts again. [`Attempt`] asks
+//! models until one step has its answer.
 
 mod attempt;
 
@@ -107,7 +107,8 @@ impl TurnBackend for Native {
         conversation.extend(own.iter().map(|stored| stored.message.clone()));
         let answered = own.iter().filter(|stored| stored.message.role == Role::Assistant);
         let mut step = answered.map(|stored| stored.step).max().unwrap_or(0);
-        // A step is complete only with its tool results.
+        // A step with tool calls is complete only with their results, so its calls are executed or resolved
+        // first.
         if own.last().is_some_and(|last| last.message.tool_calls().next().is_some()) {
             let calls = run.calls(step).await?;
             conversation.push(self.execute(run, step, calls).await?);

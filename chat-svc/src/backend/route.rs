@@ -40,7 +40,7 @@ impl Routes {
     }
 }
 
-/// Returns the route in the form that the walk over it needs.
+/// Returns the properties of the route's models that a [`Walk`](crate::domain::failover::Walk) needs.
 pub(crate) fn candidates(models: &[RouteModel]) -> Vec<Candidate> {
     models.iter().map(|model| Candidate { prefill: model.prefill }).collect()
 }

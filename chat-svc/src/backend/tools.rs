@@ -27,9 +27,9 @@ use crate::{
     },
 };
 
-/// Maximum times that an abandoned call is sent again, even after `resolve_timeout`. The number is limited
-/// because each attempt uses up a key at the sandbox; a replica or an engine that is away for a moment must
-/// not fail the tool.
+/// Number of times that an abandoned call is sent again even if `resolve_timeout` has passed since it was
+/// first abandoned. Within `resolve_timeout` the number is not limited. A replica of sandbox-svc or an engine
+/// that is unreachable for a moment must not fail the tool.
 const RESENDS: usize = 5;
 const NEVER_TAKEN: &str = "The session's sandbox did not take the call. It was not carried out.";
 
@@ -41,7 +41,7 @@ pub(crate) struct Toolbox {
 /// Result of a dispatch.
 enum Sent {
     Over(Outcome),
-    /// The call did not run and never will: it may be sent again.
+    /// The call did not run and never will under its key: it may be sent again under the next one.
     Abandoned,
 }
 
@@ -178,7 +178,7 @@ impl Toolbox {
                     }
                     None => {
                         silent_since = Instant::now();
-                        // Waits a moment, so that immediate answers do not cause a stream of requests.
+                        // Pauses between requests also if sandbox-svc answers "running" at once.
                         let pause = tokio::time::sleep_until(asked_at + config.resolve_pause);
                         interruptible(run, pause).await?;
                     }
@@ -238,7 +238,8 @@ fn finished(result: ExecResult, tool: &ActTool) -> Outcome {
         }
         ActTool::WriteFile { .. } => Outcome::Failed { message: result.stderr },
         ActTool::Shell { timeout, .. } => {
-            // A later resolve reports only that the command was killed; the call names its timeout.
+            // The record of a resolve has the command's duration in place of its timeout, so the call's
+            // timeout is used.
             Outcome::Exec(ExecResult { timed_out: result.timed_out.map(|_| *timeout), ..result })
         }
     }
@@ -254,7 +255,7 @@ fn unusable(error: &CallFailed) -> Outcome {
     }
 }
 
-/// Does `work` unless the run has to end first.
+/// Awaits `work`, or returns why the run must end first.
 async fn interruptible<T>(run: &Run, work: impl Future<Output = T>) -> Result<T, RunError> {
     tokio::select! {
         biased;

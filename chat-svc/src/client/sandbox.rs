@@ -1,4 +1,4 @@
-//! sandbox-svc as chat-svc calls it: finds a session's sandbox and makes keyed calls in it.
+//! Client of sandbox-svc: finds a session's sandbox and makes calls with a key in it.
 //!
 //! Every method distinguishes a refusal ([`CallFailed::Refused`]: the call had no effect, and the text may be
 //! shown) from a lost answer ([`CallFailed::Unknown`]: the call may or may not have had an effect).
@@ -153,7 +153,7 @@ impl Sandboxes {
         Ok(answer.into_inner().content.to_vec())
     }
 
-    /// Lists a directory. The flag is set if it has more entries.
+    /// Lists a directory. Returns true with the entries if it has more of them.
     pub(crate) async fn list_files(
         &self,
         account: AccountId,

@@ -142,7 +142,7 @@ fn value(json: serde_json::Value) -> Value {
     let kind = match json {
         serde_json::Value::Null => Kind::NullValue(0),
         serde_json::Value::Bool(truth) => Kind::BoolValue(truth),
-        // The contract's numbers are doubles; every number in a part fits.
+        // The contract's numbers are doubles. No part of a message has a number that a double cannot hold.
         serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(f64::NAN)),
         serde_json::Value::String(text) => Kind::StringValue(text),
         serde_json::Value::Array(items) => {

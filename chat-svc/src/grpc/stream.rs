@@ -38,7 +38,7 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// The streams end with `lifecycle`. A client may take no event for `slow_reader`.
+    /// Streams end when `lifecycle` stops, or when their client has taken no event for `slow_reader`.
     pub(crate) fn new(lifecycle: Lifecycle, slow_reader: Duration) -> Self {
         Self { lifecycle, slow_reader }
     }

@@ -36,7 +36,7 @@ const NO_SUBSCRIBER_PAUSE: Duration = Duration::from_millis(5);
 pub(super) enum News {
     /// Committed events, in order, without a gap.
     Committed(Arc<[StoredEvent]>),
-    /// The turn no longer runs in this process.
+    /// A log of the turn was closed, so the turn may no longer run in this process.
     Closed,
 }
 
@@ -52,7 +52,7 @@ struct Turns {
 pub(super) struct Hub {
     capacity: usize,
     turns: Arc<Mutex<Turns>>,
-    /// Signs this process's hints, so that it can ignore them.
+    /// Content of this process's hints, by which it recognizes and ignores them.
     own: Bytes,
     wake: Wake,
     outbox: mpsc::Sender<TurnId>,
@@ -62,7 +62,7 @@ impl Hub {
     pub(super) fn start(capacity: usize, wake: Wake, lifecycle: &Lifecycle) -> Self {
         let (outbox, inbox) = mpsc::channel(OUTBOX);
         let own = Bytes::from(id::new_id().as_bytes().to_vec());
-        // The task ends with the last handle.
+        // The task ends when the last `Hub` is dropped.
         let send = send_hints(wake.clone(), own.clone(), inbox);
         let hard = lifecycle.hard();
         drop(lifecycle.spawn("journal hints", async move { hard.run_until_cancelled(send).await }));
@@ -83,7 +83,7 @@ impl Hub {
         *self.turns().run.entry(turn_id).or_default() += 1;
     }
 
-    /// Counts a log of the turn that was closed.
+    /// Counts a log of the turn that was closed, and informs the turn's readers in this process.
     pub(super) fn leave(&self, turn_id: TurnId) {
         let mut turns = self.turns();
         if let Entry::Occupied(mut logs) = turns.run.entry(turn_id) {
@@ -110,7 +110,7 @@ impl Hub {
         *sender == self.own
     }
 
-    /// Forgets a turn without readers in this process.
+    /// Removes the turn's channel if it has no reader in this process.
     pub(super) fn forget_unread(&self, turn_id: TurnId) {
         let mut turns = self.turns();
         if turns.read.get(&turn_id).is_some_and(|sender| sender.receiver_count() == 0) {
@@ -118,7 +118,7 @@ impl Hub {
         }
     }
 
-    /// Passes on committed events.
+    /// Passes committed events to the readers of this process, and sends a hint to other processes.
     pub(super) fn publish(&self, turn_id: TurnId, events: Vec<StoredEvent>) {
         if events.is_empty() {
             return;

@@ -1,9 +1,10 @@
-//! Serves one client a turn's events, from any cursor, on any replica: each once, in order, to the end.
+//! Serves one client the events of a turn after any cursor, on any replica: each event once, in order, up to
+//! the turn's last one.
 //!
 //! A reader first subscribes to the hub, and to hints if the turn does not run in this process. Then it reads
-//! Postgres from its cursor to the newest event, and takes the hub's events that it has not sent. It reads
-//! Postgres again after a gap, after a hint, and after a second without news while the turn is not final. The
-//! bytes are always the stored ones.
+//! Postgres from its cursor to the newest event, and takes from the hub the events that it has not sent. It
+//! reads Postgres again after a gap, after a hint, and after `poll` without news while the turn is not final.
+//! The bytes are always the stored ones.
 
 use std::{sync::Arc, time::Duration};
 
@@ -95,12 +96,13 @@ impl Reader {
 
     async fn read(&mut self) -> Result<Vec<StoredEvent>, ReadError> {
         let mut db = self.pool.acquire().await?;
-        // Reads in this order: once the turn is final, the page after it is complete.
+        // Reads the status before the page: if the turn is final, no event can follow the page unread.
         let open = events::is_open(&mut db, self.turn_id).await?.ok_or(ReadError::Gone)?;
         let limit = self.config.page_events;
         let page = events::list_after(&mut db, self.turn_id, self.last_seq, limit).await?;
         self.behind = i64::try_from(page.len()).is_ok_and(|read| read == limit);
-        // Ends here only for a cursor at the end; otherwise the last event is read and ends the stream.
+        // Ends here only if the cursor is at the turn's last event; otherwise that event is read and ends the
+        // stream.
         self.done = !open && page.is_empty();
         Ok(page)
     }

@@ -1,12 +1,12 @@
-//! The writers: each commits the next batch as soon as the last one ended.
+//! The writers: each commits its next batch as soon as the previous one has ended.
 //!
 //! One statement locks each turn of the batch, checks its epoch, writes its events and returns the turns
 //! written. For the other turns a second statement finds the reason: if the worker is fenced, the writer
 //! drops the events and signals the worker; if the row was locked, it keeps the events for the next batch. A
 //! failed batch is written again turn by turn, one after the other.
 //!
-//! A writer numbers the events of its turns after adjacent deltas were merged, so that one event of a client
-//! is one row.
+//! A writer first merges adjacent deltas and then assigns sequence numbers, so that each event of a client is
+//! one row.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -48,7 +48,7 @@ const LOCKED_PAUSE: Duration = Duration::from_millis(2);
 /// that costs a round trip, and the next connection has not cached this writer's plans and pages.
 const KEEP_CONNECTION: Duration = Duration::from_millis(100);
 
-/// Another epoch runs the turn, or it is final.
+/// Another epoch runs the turn, or the turn is final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the turn's epoch was passed")]
 pub struct Fenced;
@@ -105,7 +105,7 @@ impl Writer {
             locked: BTreeMap::new(),
             held: None,
         };
-        // The task ends with the last handle, after the workers' flushes.
+        // The task ends when the last `Writer` is dropped, which is after the last flush of the workers.
         drop(lifecycle.spawn("journal writer", task.run(lifecycle.hard())));
         Self { queue, room: Arc::new(Semaphore::new(max_queued_bytes)), max_queued_bytes }
     }
@@ -267,7 +267,8 @@ impl Task {
         while taken < self.config.max_batch_events {
             let Some(entry) = self.held.take().or_else(|| self.entries.try_recv().ok()) else { break };
             let turn = entry.turn();
-            // A turn that this process handed over and claimed again has a new log.
+            // This process handed the turn over and claimed it again; the events of the new epoch go into the
+            // next batch.
             if portions.get(&turn.turn_id).is_some_and(|portion| portion.turn.epoch != turn.epoch) {
                 self.held = Some(entry);
                 break;
@@ -436,7 +437,7 @@ impl Portion {
 }
 
 /// Whether a later attempt may succeed. Only errors about the written rows are permanent; any other error,
-/// known or unknown, may be a server that comes back.
+/// known or unknown, may be part of an outage.
 fn is_transient(error: &pg::Error) -> bool {
     !matches!(error, pg::Error::Conflict { .. } | pg::Error::Inconsistency { .. })
 }

@@ -1,7 +1,7 @@
-//! One breaker per upstream endpoint, shared by its models and clients.
+//! Circuit breakers, one per upstream endpoint; all models and clients of the endpoint share it.
 //!
-//! [`LocalBreakers`] keeps the breakers in this process. [`verdict`] turns an outcome into the verdict on an
-//! endpoint.
+//! [`LocalBreakers`] keeps the breakers in this process. [`verdict`] turns the outcome of a call into the
+//! verdict that its endpoint's breaker records.
 
 use std::{
     collections::BTreeMap,

@@ -1,8 +1,9 @@
-//! Capabilities of models by their normalized id; an unknown model gets the safest ones.
+//! Capabilities of models by their normalized id. A model without a row in the table gets
+//! [`Capabilities::UNKNOWN`].
 //!
 //! One model has many names: `gpt-4o`, `openai/gpt-4o-2024-11-20`, `us.anthropic.claude-…-v1:0`.
 //! [`normalise`] reduces them to one; the longest matching prefix in the table decides. A row states only
-//! capabilities that were checked with that family. A missing row loses a feature but never fails a turn.
+//! capabilities that were checked with that family.
 
 /// Capabilities of one model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,11 +15,11 @@ pub(crate) struct Capabilities {
     pub parallel_tools: bool,
     /// Whether the model reads images in the input.
     pub images: bool,
-    /// The request field that bounds its answer.
+    /// The request field that limits the output tokens of its answer.
     pub limit: LimitField,
 }
 
-/// Names of the bound on output tokens in Chat Completions.
+/// Names of the limit on output tokens in Chat Completions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LimitField {
     /// `max_tokens`: every server knows it, but OpenAI's reasoning models refuse it.
@@ -28,8 +29,8 @@ pub(crate) enum LimitField {
 }
 
 impl Capabilities {
-    /// The safest assumption: text in, text out. Tools are offered nevertheless: a server without tools
-    /// answers 4xx, while a turn that silently has none is useless.
+    /// Assumed for a model without a row: text in, text out. Tools are offered nevertheless: a server that
+    /// cannot call tools answers 4xx, but a turn that silently lacks its tools is useless.
     pub(crate) const UNKNOWN: Self = Self {
         prefill: false,
         tools: true,
@@ -91,8 +92,8 @@ const TABLE: &[(&str, Capabilities)] = &[
     ("qwen",                    row(false,  true,  false,   false, Tokens)),
 ];
 
-/// Normalizes a model's id: lower case, without a path or region in front, and a date, revision or tag
-/// behind.
+/// Normalizes a model's id: lower case, without the path or region before the name and without the dates,
+/// revisions and tags after it.
 pub(crate) fn normalise(model: &str) -> String {
     let id = model.trim().to_ascii_lowercase();
     // Removes a path: "openrouter/openai/gpt-4o", "models/gemini-…".

@@ -1,6 +1,7 @@
 //! The contract of [`ModelClient`], run on every implementation.
 //!
-//! A [`Subject`] makes its client meet each [`Case`]; the expected events are the same for all.
+//! A [`Subject`] sets its upstream up for a [`Case`], so that the client's next call meets it; the expected
+//! events are the same for all clients.
 
 use std::{sync::Arc, time::Duration};
 
@@ -47,7 +48,7 @@ pub(super) trait Subject: Send {
     /// Returns a client that meets `case` with its next call, and the request for that call.
     async fn prepare(&mut self, case: Case) -> (Arc<dyn ModelClient>, ModelRequest);
 
-    /// Number of calls that the upstream still answers.
+    /// Returns the number of calls that the upstream still answers.
     async fn calls_under_way(&self) -> usize;
 }
 

@@ -81,7 +81,7 @@ impl ModelClient for Demo {
     }
 }
 
-/// Skips the timer for a zero delay, because it would cost a millisecond.
+/// Waits for `delay`. A zero delay uses no timer, because a timer takes at least a millisecond.
 async fn wait(delay: Duration) {
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;

@@ -1,8 +1,8 @@
 //! Any endpoint that speaks OpenAI's Chat Completions: OpenAI itself, gateways, vLLM, llama.cpp and similar
 //! servers.
 //!
-//! One call is one streaming POST. Nothing is retried, no redirect is followed, and the answer is bounded (an
-//! event, an error body, the time between bytes). Error texts are for operators only
+//! One call is one streaming POST. Nothing is retried and no redirect is followed. Limits apply to the bytes
+//! of an event, the bytes of an error body, and the time between bytes. Error texts are for operators only
 //! ([`super::model_client::Detail`]); the key is never logged. [`decode`] reads the stream without I/O,
 //! [`request`] builds requests, [`refusal`] classifies refusals.
 
@@ -157,7 +157,8 @@ fn events(response: Response, idle: Duration) -> ModelStream {
             };
             let chunk = match chunk {
                 Ok(Some(chunk)) => chunk,
-                // A finished message needs nothing more from its connection.
+                // The body has ended; `decoder.end` fails if the message is not finished. After a finished
+                // message, an error of the connection does no harm.
                 Ok(None) => break,
                 Err(_) if decoder.is_finished() => break,
                 Err(error) => Err(error)?,
@@ -200,7 +201,7 @@ async fn not_a_stream(response: Response) -> ModelError {
 
 fn is_event_stream(response: &Response) -> bool {
     let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    // Some servers omit the header; then the content decides.
+    // Some servers omit the header; then the decoder checks the content.
     content_type.is_none_or(|value| value.trim_start().to_ascii_lowercase().starts_with("text/event-stream"))
 }
 
@@ -216,7 +217,7 @@ async fn beginning(response: Response) -> String {
             }
         }
     };
-    // After a timeout, the bytes so far are the body.
+    // After a timeout, uses the bytes that have arrived.
     let _complete = tokio::time::timeout(ERROR_BODY_TIMEOUT, read).await;
     String::from_utf8_lossy(&body).into_owned()
 }

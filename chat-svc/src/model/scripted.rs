@@ -81,7 +81,7 @@ impl Upstream {
         Ok(Self { address, shared, server: server.abort_handle() })
     }
 
-    /// Returns a URL without a listener.
+    /// Returns a URL at which no server listens.
     pub async fn refusing() -> io::Result<String> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         Ok(base_url(listener.local_addr()?))
@@ -295,7 +295,8 @@ async fn answer(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byt
                 Move::Wait(delay) => tokio::time::sleep(delay).await,
                 Move::Hang => std::future::pending().await,
                 Move::Abort => {
-                    // Earlier chunks leave the process only while the body is pending.
+                    // Waits, because the server writes earlier chunks to the socket only while the body is
+                    // pending.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     break Err(io::Error::other("broken off by script"));
                 }

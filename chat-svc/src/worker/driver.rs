@@ -1,4 +1,5 @@
-//! Drives one claimed turn: opens its run, runs its loop, and ends, hands over or leaves it.
+//! Drives one claimed turn: opens its run, lets the backend find the answer, and ends, hands over or leaves
+//! the turn.
 //!
 //! Every driver of a turn, on any replica, works in a span of the trace that the turn's row names.
 

@@ -1,4 +1,5 @@
-//! A scripted upstream fails in every possible way, before and after its first text: the next model answers.
+//! Tests failover: a scripted upstream fails in every way that [`ways`] lists, and the next model of the
+//! route answers.
 //!
 //! Both speak Chat Completions over real sockets. The turn always completes, and the text that a client sees
 //! after applying every `reset` is the stored text.
@@ -24,10 +25,10 @@ const BEGUN: &str = "one two three ";
 /// Idle timeout of both models: long for a loopback connection, short for a test.
 const IDLE: Duration = Duration::from_millis(400);
 
-/// How the first model fails, and how many resets clients see.
+/// A way in which the first model fails, and the number of resets that clients see.
 struct Way {
     name: &'static str,
-    /// Replies to its requests in order; the last one repeats. Without replies, it has no listener.
+    /// Replies to its requests in order; the last one repeats. Without replies, no server listens at its URL.
     replies: Vec<Reply>,
     resets: usize,
     cause: &'static str,
@@ -37,7 +38,7 @@ fn way(name: &'static str, replies: Vec<Reply>, resets: usize, cause: &'static s
     Way { name, replies, resets, cause }
 }
 
-/// Every way in which the first model fails: before its first visible token, after it, or in the step after a
+/// Returns the failures of the first model: before its first visible token, after it, or in the step after a
 /// committed one.
 fn ways() -> Vec<Way> {
     let (silent, spoken) = (Reply::stream, || Reply::stream().say(BEGUN));

@@ -1,4 +1,5 @@
-//! The event journal alone: fenced, in order, without repetition, and bounded, even if Postgres fails.
+//! Tests the event journal alone: a fenced log stores no event, any other log stores each event once and in
+//! order, and the queue is bounded, even while Postgres fails.
 
 use std::{sync::Arc, time::Duration};
 
@@ -64,7 +65,7 @@ impl Fixture {
         journal(config, &self.pool, &self.redis, &self.lifecycle)
     }
 
-    /// A running turn at epoch 1.
+    /// Inserts a running turn with epoch 1 and a lease that has just expired.
     pub(crate) async fn turn(&self) -> TurnId {
         let (account, session, turn) = (AccountId::new(), SessionId::new(), TurnId::new());
         let mut db = self.db.owner("chat").await;
@@ -180,7 +181,7 @@ async fn a_fenced_worker_commits_nothing_and_is_signalled() {
         .unwrap();
     let taken = take_over(&mut db, "other", Duration::from_secs(9), true, 10).await.unwrap();
     assert_eq!(taken.len(), 2);
-    // The second turn returns to its worker's epoch, as if that worker had claimed it.
+    // Sets the second turn back to epoch 1, so that its worker is not fenced.
     sqlx::query("UPDATE turns SET epoch = 1 WHERE id = $1").bind(other.0).execute(&mut *db).await.unwrap();
 
     stale.append(text("after")).await.unwrap();

@@ -1,4 +1,5 @@
-//! Starts chat-svc for tests, and the actors that use it.
+//! Starts replicas of chat-svc for tests, and clients that call them as a tenant, as the gateway or as
+//! purge-svc.
 
 use std::{
     net::SocketAddr,
@@ -156,23 +157,23 @@ impl Plane {
         config
     }
 
-    /// A tenant at replica `number`.
+    /// Returns a client of replica `number` for the account.
     pub(crate) fn tenant_at(&self, number: usize, account: AccountId) -> Tenant {
         let caller = self.peer(number, &self.keys.gateway).stating(Principal::account(account));
         Tenant { account, client: ChatServiceClient::new(caller) }
     }
 
-    /// A new tenant at the first replica.
+    /// Returns a client of the first replica for a new account.
     pub(crate) fn tenant(&self) -> Tenant {
         self.tenant_at(0, AccountId::new())
     }
 
-    /// purge-svc at the first replica.
+    /// Returns a client of the first replica's custodian that calls as purge-svc.
     pub(crate) fn purge(&self) -> CustodianServiceClient<Caller> {
         CustodianServiceClient::new(self.peer(0, &self.keys.purge).acting_for(None))
     }
 
-    /// The gateway at the first replica, with a stated principal.
+    /// Returns a caller of the first replica: the gateway, which states `principal`.
     pub(crate) fn stating(&self, principal: Principal) -> Caller {
         self.peer(0, &self.keys.gateway).stating(principal)
     }
@@ -225,12 +226,12 @@ impl Tenant {
         all(stream).await
     }
 
-    /// The events of a turn after a cursor, to its end.
+    /// Returns a turn's events after a cursor, up to the last one.
     pub(crate) async fn events(&mut self, turn: &str, after: &str) -> Vec<Event> {
         all(self.follow(turn, after).await).await
     }
 
-    /// The events of a turn after a cursor, as they arrive.
+    /// Opens a stream of a turn's events after a cursor.
     pub(crate) async fn follow(
         &mut self,
         turn: &str,
@@ -297,13 +298,13 @@ impl Carries for StreamTurnEventsResponse {
     }
 }
 
-/// A stream to its end.
+/// Reads a stream to its end.
 pub(crate) async fn all<T: Carries>(stream: impl Stream<Item = Result<T, Status>>) -> Vec<Event> {
     let collect = stream.map(|item| item.unwrap().event()).collect();
     tokio::time::timeout(TIMEOUT, collect).await.expect("the stream ends")
 }
 
-/// A stream until an event of this kind.
+/// Reads a stream up to the first event of this kind. Returns the events read.
 pub(crate) async fn until<T: Carries>(
     stream: &mut (impl Stream<Item = Result<T, Status>> + Unpin),
     kind: &str,
@@ -321,7 +322,7 @@ pub(crate) async fn until<T: Carries>(
     seen
 }
 
-/// The visible text after all events: the answer without the text that a reset voided.
+/// Returns the text that is visible after all events: the answer without the text that resets voided.
 pub(crate) fn visible_text(events: &[Event]) -> String {
     let mut texts: Vec<(i64, String)> = Vec::new();
     for event in events {
@@ -361,7 +362,7 @@ pub(crate) fn count(events: &[Event], kind: &str) -> usize {
     events.iter().filter(|event| event.kind == kind).count()
 }
 
-/// Repeats a question until it has an answer.
+/// Calls `ask` until it returns a value. Panics after [`TIMEOUT`].
 pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asking = async {
         loop {
@@ -381,7 +382,7 @@ pub(crate) fn keyed<T>(key: &str, message: T) -> Request<T> {
     request
 }
 
-/// Telemetry is initialized once per process, for all its replicas.
+/// Returns the metrics of this process. Telemetry is initialized once, for all replicas in the process.
 pub(crate) fn metrics() -> Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     METRICS

@@ -64,7 +64,7 @@ async fn a_slow_reader_reads_postgres_and_misses_nothing() {
     assert_eq!(seen, fixture.stored(turn).await, "byte for byte");
 }
 
-/// The poll period is long, so that events arrive only through the hub or after a hint.
+/// The poll period is long, so that the reader gets events only through the hub or after a hint.
 #[tokio::test]
 async fn a_reader_subscribes_to_hints_only_for_remote_turns() {
     let config = JournalConfig { poll: Duration::from_mins(10), ..config() };

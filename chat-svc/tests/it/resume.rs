@@ -1,4 +1,4 @@
-//! Reading a turn's events: from any cursor, on any replica, each once and in order.
+//! Tests reading of a turn's events: after any cursor, on any replica, each event once and in order.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! A sandbox-svc of the test's own: it obeys the contract of keyed calls, counts what really ran, and can
-//! lose its answers.
+//! A fake sandbox-svc for tests: it executes a call with a key once, records which calls ran, and can lose
+//! its answers.
 
 use std::{
     collections::HashMap,
@@ -37,7 +37,7 @@ struct State {
     stopped: Vec<String>,
     /// Duration of a command.
     takes: Duration,
-    /// ResolveExec is not answered.
+    /// ResolveExec fails, as if its answer was lost.
     mute: bool,
 }
 
@@ -101,7 +101,7 @@ impl FakeSandbox {
         self.state.lock().unwrap().mute = mute;
     }
 
-    /// Keys that were canceled while it answered.
+    /// Returns the keys for which a cancel was received while `mute` was not set.
     pub(crate) fn stopped(&self) -> Vec<String> {
         self.state.lock().unwrap().stopped.clone()
     }
@@ -140,7 +140,7 @@ impl Served {
         }
     }
 
-    /// Executes a keyed call once, however often it is sent.
+    /// Executes a call with this key once, also if it is sent again.
     async fn once(&self, key: &str, stdout: String) -> Result<ExecRecord, Status> {
         let (takes, swallow) = {
             let mut state = self.state.lock().unwrap();

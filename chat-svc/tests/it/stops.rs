@@ -1,4 +1,4 @@
-//! Calls of an ended turn are stopped, by any replica that is left.
+//! Tests that calls of an ended turn are stopped, by any replica that runs.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     plane::{Plane, Tenant, eventually, until},
 };
 
-/// Starts a turn with a command that takes a minute, and waits until the command runs.
+/// Starts a turn that calls a command, and waits until the call has arrived at the fake sandbox-svc.
 async fn busy(plane: &Plane, tenant: &mut Tenant, session: &str) -> String {
     let turn = tenant.say(session, "run make").await.turn_id;
     until(&mut tenant.follow(&turn, "").await, "tool.call").await;
@@ -27,7 +27,7 @@ async fn cancel(tenant: &mut Tenant, turn: &str) {
     tenant.client.cancel_turn(CancelTurnRequest { turn_id: turn.to_owned() }).await.unwrap();
 }
 
-/// The stop of the turn's first call: outcome, attempts, and whether another attempt is due.
+/// Returns the stop of the turn's first call: outcome, attempts, and whether another attempt is due.
 async fn stop_of(plane: &Plane, turn: &str) -> (Option<StopOutcome>, i32, bool) {
     let first = "SELECT stop, stop_tries, stop_due_at IS NOT NULL FROM tool_calls
                   WHERE turn_id = $1 AND step = 1";
@@ -153,7 +153,8 @@ async fn a_stopped_call_that_did_not_arrive_never_runs() {
 
 #[tokio::test]
 async fn another_replica_repeats_an_unanswered_stop() {
-    // The replica may be killed during a stop; another one repeats it 13 s later.
+    // If the replica is killed during an attempt, another one can claim the stop 13 s later: STOP_WAIT (2 s),
+    // the margin of the call (1 s), and the margin of the claim (10 s).
     let briefly = |config: &mut Config| config.own.sandbox.call_margin = Duration::from_secs(1);
     let mut plane = Plane::with(briefly).await;
     plane.sandbox.commands_take(Duration::from_secs(60));

@@ -1,4 +1,5 @@
-//! A turn outlives the process that runs it, at every fail point, and continues from the last committed step.
+//! Tests takeovers: a worker is killed at each fail point, and another one continues its turn from the last
+//! committed step.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,8 @@ use crate::plane::{
     Carries, Event, Plane, Tenant, assert_whole, count, eventually, kinds, until, visible_text,
 };
 
-/// A plane after its first worker stopped at a fail point and was killed, and the events of a client that
-/// read from the killed replica first and from its heir afterwards.
+/// A plane in which the first replica reached a fail point and was killed. `heir` is a client of the second
+/// replica; `events` were read from the first replica until it was killed, then from the second.
 struct Taken {
     plane: Plane,
     heir: Tenant,
@@ -41,7 +42,7 @@ async fn take_over_at(point: &str, input: &str, there: &'static str) -> Taken {
         (plane.number(there).await > 0).then_some(())
     })
     .await;
-    // After this time committed events have been shown; the rest is lost with the process.
+    // Lets committed events reach the client; the other events are lost with the process.
     tokio::time::sleep(Duration::from_millis(200)).await;
     plane.kill(0);
     let killed = Instant::now();
@@ -112,7 +113,7 @@ async fn a_worker_killed_while_ending_the_turn_is_replaced() {
     let messages = taken.heir.messages(&taken.session).await;
     assert_eq!(messages.len(), 2, "one answer is stored");
     assert_eq!(messages[1].text, visible_text(&taken.events));
-    // The lost attempt has unknown usage, the second one known usage.
+    // The lost attempt has unknown usage, the second attempt has known usage.
     let unknown = taken.plane.number("SELECT count(*) FROM usage_ledger WHERE unknown").await;
     let settled = taken.plane.number("SELECT count(*) FROM usage_ledger").await;
     assert_eq!((unknown, settled), (1, 2));
@@ -189,7 +190,8 @@ async fn a_turn_that_kills_its_workers_fails() {
 
 #[tokio::test]
 async fn a_slow_worker_keeps_a_turn_that_was_not_taken_over() {
-    // The replica cannot renew in time: its lease expires again and again, and there is no other worker.
+    // The lease is so short that the replica may renew it too late. No other worker can take the turn over,
+    // and this one has no free slot.
     let plane = Plane::with(|config| {
         config.own.worker.lease_ttl = Duration::from_millis(200);
         config.own.worker.renew_period = Duration::from_millis(100);

@@ -1,5 +1,5 @@
-//! Tools: their calls are journaled before they are sent, executed at most once, and in doubt if no service
-//! can tell.
+//! Tests tool calls: they are journaled before they are sent, are executed at most once, and are in doubt if
+//! no service knows whether they ran.
 
 use std::time::Duration;
 

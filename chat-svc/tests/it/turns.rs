@@ -57,7 +57,7 @@ async fn a_repeated_request_creates_one_turn() {
     assert_eq!(first, second, "byte for byte");
     assert_eq!(tenant.messages(&session).await.len(), 2);
     let other = CreateTurnRequest { session_id: session, input: "say once".to_owned() };
-    // The same key of another method is another request.
+    // The same key with another method is another request.
     assert!(tenant.client.create_turn(keyed("k", other)).await.is_ok());
 }
 
@@ -256,7 +256,8 @@ async fn a_model_that_fails_before_any_text_is_retried_silently() {
     assert!(events.iter().filter(|e| e.kind == "usage").all(|e| e.json()["unknown"] == true));
 }
 
-/// Two models that fail alike; `prefill` is whether the second one can continue the first one's text.
+/// Adds a second demo model to the default route; both models fail in the same way. `prefill` is whether the
+/// second one can continue the first one's text.
 fn two_models(prefill: bool) -> impl FnOnce(&mut Config) {
     move |config| {
         let demo = ModelSection::Demo { pace: Duration::from_millis(1), prefill: Some(prefill) };

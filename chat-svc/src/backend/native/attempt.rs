@@ -1,8 +1,9 @@
 //! One step of a turn: asks the models of the route until one ends its message.
 //!
-//! [`Walk`] decides which model is asked, and whether the text that clients saw stays after a failed call.
-//! [`Step`] decides which events and record follow from the model's answer, and for how long the model may be
-//! silent. No model is read while the journal's queue is full, and none is asked inside a transaction.
+//! [`Walk`] decides which model is asked, and whether the text that clients saw stays valid after a failed
+//! call. [`Step`] decides which events and which record follow from the model's answer, and for how long the
+//! model may be silent. While the journal's queue is full, the model's stream is not read. No model is asked
+//! inside a transaction.
 
 use std::time::Instant;
 
@@ -40,7 +41,7 @@ pub(super) struct Attempt<'a> {
     step: i32,
     /// Content of the step that clients see.
     shown: Shown,
-    /// Its text, for a model that continues it.
+    /// The step's visible text, which the next model may continue.
     kept: String,
     /// The failed attempt that is not in the usage ledger yet.
     unsettled: Option<usage::Attempt>,
@@ -50,7 +51,7 @@ pub(super) struct Attempt<'a> {
 enum CallError {
     Model(ModelError),
     Step(StepError),
-    /// The run ends, whatever the model does.
+    /// The run must end; the model did not fail.
     Run(RunError),
 }
 
@@ -66,12 +67,12 @@ impl<'a> Attempt<'a> {
         Self { native, run, models, conversation, step, shown, kept, unsettled: None }
     }
 
-    /// Decides on the first call of a new step, or of the step that a lost worker left `open`.
+    /// Returns the first action of a new step, or of the step that the previous worker left `open`.
     pub(super) fn begin(&mut self, open: Option<OpenStep>, walk: &mut Walk) -> Next {
         let Some(open) = open else { return walk.begin_step() };
         self.load_visible(&open);
         if !(open.voided || open.settled) {
-            // The lost worker did not record the usage, so it is unknown.
+            // The previous worker did not record the usage, so it is unknown.
             self.unsettled = Some(self.attempt(open.attempt, open.model, None));
         }
         walk.take_over(open.attempt, self.shown)
@@ -116,8 +117,8 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Prepares the step for the next call: records the last attempt's usage, shows a reset or a splice,
-    /// waits.
+    /// Prepares the next call: records the usage of the failed attempt, shows a reset, a splice or the start
+    /// of the step, and waits for the delay.
     async fn prepare(&mut self, next: &Next, attempt: i32, model: &RouteModel) -> Result<(), RunError> {
         let follow = match next {
             Next::Ask { .. } | Next::GiveUp { .. } => None,

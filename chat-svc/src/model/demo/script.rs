@@ -203,11 +203,11 @@ impl<'a> Conversation<'a> {
     }
 }
 
-/// The tool calls that an input asks for: steps in order, each with the calls of one message. Empty if any
-/// part of the input is something else.
+/// Returns the tool calls that an input asks for: one item per step, with the calls of one message. Empty if
+/// any part of the input is no tool call.
 fn tool_steps(input: &str) -> Vec<Vec<Call>> {
     let calls = |step: &str| step.lines().map(tool_call).collect::<Option<Vec<_>>>();
-    // A "then" without a call after it belongs to the command: "run if true; then echo yes; fi".
+    // A "then" without a call after it is part of the command: "run if true; then echo yes; fi".
     let mut steps: Vec<String> = Vec::new();
     for part in input.split(" then ") {
         match steps.last_mut() {
@@ -351,7 +351,7 @@ impl Writer {
     }
 
     fn count(&mut self, to: u64, pace: Duration) {
-        // A prefill holds the first numbers.
+        // A prefill contains the numbers that were sent before.
         let from = words(&self.prefill).filter_map(|word| word.trim().parse::<u64>().ok()).max().unwrap_or(0);
         for number in from + 1..=to {
             if !self.spend() {
@@ -375,7 +375,7 @@ impl Writer {
             let arguments = arguments.to_string();
             self.output_tokens += words(&arguments).count() as u64 + 1;
             self.items.push(Item::Say(ModelEvent::ToolCallDelta { bytes: arguments.len() }));
-            // The id is unique within the conversation's newest turn, and the same in a repeated call.
+            // The id is unique within the turn, and the same if the model call is repeated.
             let id = format!("demo_{}_{}", round + 1, index + 1);
             self.items.push(Item::Say(ModelEvent::ToolCall(ToolCall {
                 id,

@@ -33,7 +33,7 @@ impl SpanExporter for Kept {
 }
 
 impl Kept {
-    /// A subscriber that exports here.
+    /// Returns a subscriber that exports its spans to `self`.
     fn subscriber(&self) -> impl Subscriber + Send + Sync + 'static {
         let provider = SdkTracerProvider::builder().with_simple_exporter(self.clone()).build();
         tracing_subscriber::registry()
@@ -62,7 +62,8 @@ fn request(input: &str) -> ModelRequest {
     }
 }
 
-/// The span of one call of the demo model, heard to its end or dropped after `events`.
+/// Returns the span of one call to the demo model. The stream is dropped after `events` items, or at its end
+/// if it has fewer.
 async fn span_of(input: &str, capture_content: bool, events: usize) -> SpanData {
     let kept = Kept::default();
     let call = async {

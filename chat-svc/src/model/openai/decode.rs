@@ -1,8 +1,9 @@
-//! The chunks of a streaming chat completion, without I/O: frames in, model events out.
+//! Decodes the chunks of a streaming chat completion, without I/O: callers pass in frames and get model
+//! events.
 //!
-//! Compatible servers differ in what they omit and repeat; everything unambiguous is accepted. Usage and the
-//! end are reported last, when the stream is over: some servers send usage after the finish reason, some
-//! before, some twice.
+//! Compatible servers omit and repeat different fields; everything unambiguous is accepted. Usage and the
+//! finish are reported after the whole stream was read, because some servers send usage after the finish
+//! reason, some before, some twice.
 
 use std::collections::VecDeque;
 
@@ -157,8 +158,10 @@ impl Decoder {
         self.done
     }
 
-    /// Ends the stream. Returns the tool calls, the usage and the finish, or the reason for which the answer
-    /// is incomplete.
+    /// Ends the stream. Returns the remaining events: tool calls, usage and the finish.
+    ///
+    /// # Errors
+    /// The reason for which the answer is incomplete.
     pub(super) fn end(mut self) -> Result<Vec<ModelEvent>, ModelError> {
         let Some(mut finish) = self.finish else { return Err(ModelError::Cut { source: None }) };
         if self.refused && finish == FinishReason::EndTurn {
@@ -172,7 +175,7 @@ impl Decoder {
                     calls += 1;
                     events.push(ModelEvent::ToolCall(call));
                 }
-                // The token limit cut the call's arguments, so the call does not exist.
+                // The token limit cut the call's arguments, so the call is dropped.
                 Err(_) if finish == FinishReason::MaxTokens => {}
                 Err(error) => return Err(error),
             }
@@ -180,7 +183,7 @@ impl Decoder {
         if !self.has_content && calls == 0 {
             return Err(ModelError::Empty { finish });
         }
-        // Some servers end a message with tool calls on "stop".
+        // Some servers give a message with tool calls the finish reason "stop".
         if calls > 0 && finish == FinishReason::EndTurn {
             finish = FinishReason::ToolUse;
         }

@@ -1,4 +1,4 @@
-//! Classifies an upstream's refusals, before its stream and inside it.
+//! Classifies an upstream's errors: answers with an error status, and errors inside a stream.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(super) fn classify(status: u16, retry_after: Option<Duration>, body: &str) -
     }
 }
 
-/// Reads the error from a payload that has one in place of an answer.
+/// Reads the error from a payload that has one in place of an answer. Returns `None` if it has none.
 pub(super) fn in_band(payload: &str) -> Option<ModelError> {
     let value: Value = serde_json::from_str(payload).ok()?;
     value.get("error").filter(|error| !error.is_null()).map(of_error)
@@ -43,7 +43,8 @@ pub(super) fn of_error(error: &Value) -> ModelError {
     ModelError::InBand { code, detail: said.detail }
 }
 
-/// Reads the pause in Retry-After: seconds, or a date, which is compared with the upstream's own clock.
+/// Reads the pause in Retry-After: seconds, or a date. The date is compared with the upstream's own clock
+/// (the Date header).
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let after = text(RETRY_AFTER)?;
@@ -69,7 +70,7 @@ impl Said {
     fn in_body(body: &str) -> Self {
         match serde_json::from_str::<Value>(body) {
             Ok(value) if value.get("error").is_some() => Self::in_error(&value["error"]),
-            // The body is not JSON, or is cut in the middle: only the text is left.
+            // The body is not JSON, was cut off, or has no `error`: keeps it as text.
             Ok(_) | Err(_) => Self { codes: Vec::new(), detail: Detail::new(body) },
         }
     }

@@ -49,7 +49,7 @@ pub(super) fn body(request: &ModelRequest) -> Value {
     Value::Object(body)
 }
 
-/// Writes a plain text if possible, because not every server accepts parts.
+/// Returns a plain text if the message has no image, because not every server accepts a list of parts.
 fn user(message: &Message, images: bool) -> Value {
     let has_image = message.parts.iter().any(|part| matches!(part, Part::Image { .. }));
     if !has_image {
@@ -70,7 +70,7 @@ fn user(message: &Message, images: bool) -> Value {
         .collect()
 }
 
-/// Leaves out reasoning, for which this API has no signature, and messages with nothing else.
+/// Returns the message without reasoning, for which this API has no signature; `None` if it has nothing else.
 fn assistant(message: &Message) -> Option<Value> {
     let text = message.text();
     let calls: Vec<_> = message

@@ -4,7 +4,7 @@ use serde_json::json;
 use super::*;
 use crate::model::model_client::FailureClass;
 
-/// Events of a stream with these payloads.
+/// Decodes a stream with these payloads. Returns its events without the pulses.
 fn decode(payloads: impl IntoIterator<Item = Value>) -> Result<Vec<ModelEvent>, ModelError> {
     let mut decoder = Decoder::default();
     for payload in payloads {
