@@ -9,7 +9,7 @@
 //! it, Verify fails instead of reporting zero.
 //!
 //! [`svc_core::custody`] decides which writes and steps are allowed, and returns the stored answer to a
-//! repeated step. [`Listed`] and [`Erased`] are such answers.
+//! repeated step. `Listed` and `Erased` are such answers.
 
 mod resources;
 
@@ -154,7 +154,7 @@ impl custodian::Custodian for Custodian {
         Ok(listed?.resources.into_iter().map(Object::from).collect())
     }
 
-    /// Commits everything of the subject to removal, and removes what it can within [`ERASE_TIME`].
+    /// Commits everything of the subject to removal, and removes what it can within `ERASE_TIME`.
     async fn erase(&self, step: Step) -> Result<custodian::Erased> {
         let until = Instant::now() + ERASE_TIME;
         let mut deleted = Counts::new();
