@@ -1,13 +1,13 @@
 //! Measures the delay that Steward adds to a model's stream. 200 clients watch 200 turns on a plane of real
-//! processes; for the baseline, 200 clients read the same upstream through a bare proxy that stores nothing.
+//! processes. For the baseline, 200 clients read the same upstream through a proxy that stores nothing.
 //!
-//! The upstream speaks the real wire format and writes the time of sending into every chunk, so that the
-//! receiver knows each chunk's age. No stream sends before all are open, and the first and last chunks of a
-//! stream do not count: this measures 200 streams in progress, not 200 that begin or end together. The
-//! benchmark compares the 99th percentiles of a round. A chunk through the plane is committed before it is
-//! shown, so the plane is allowed one commit and 2 ms more. The time of a commit is measured in the same
-//! round by an independent client that inserts single rows at its own times. The benchmark also prints the
-//! processor time that an event costs in the gateway and chat-svc.
+//! The upstream speaks the wire format of a real model and writes the time of sending into every chunk, so
+//! that the receiver knows each chunk's age. No stream sends before all are open, and the first and last
+//! chunks of a stream are not measured: the benchmark measures 200 streams in progress, not 200 that begin or
+//! end together. It compares the 99th percentiles of a round. A chunk through the plane is committed before
+//! it is shown, so the plane is allowed one commit and 2 ms more than the proxy. The time of a commit is
+//! measured in the same round by an independent client that inserts single rows at times of its own. The
+//! benchmark also prints the processor time that an event costs in the gateway and chat-svc.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark talks to a person and may fail")]
 
@@ -31,22 +31,23 @@ use svc_core::testing::bench::{Floor, ROUNDS, compare, median, milliseconds};
 use tokio::{net::TcpListener, sync::Barrier, task::JoinSet};
 
 const STREAMS: usize = 200;
-/// Chunks of a stream that are measured.
+/// Chunks of each stream that are measured.
 const CHUNKS: u32 = 60;
-/// Chunks at the beginning and at the end of a stream, each time as many, that are not measured.
+/// Chunks at the beginning of each stream, and again at its end, that are not measured.
 const AROUND: u32 = 10;
-/// Time between two chunks of one stream. It makes ten chunks a second, 2,000 over all streams. The machine
-/// also runs the upstream, the clients and the servers; a rate that fills its processors would measure their
-/// queue, not the plane.
+/// Time between two chunks of one stream: 10 chunks a second, 2,000 over all streams. The machine also runs
+/// the upstream, the clients and the servers. At a rate that uses all of its processors, the benchmark would
+/// measure the wait for a processor, not the plane.
 const PACE: Duration = Duration::from_millis(100);
 const ALLOWANCE: Duration = Duration::from_millis(2);
-/// Commits a second that the bare client begins, even if the last one has not ended.
+/// Commits a second that the independent client begins. Each has its own time, even if the one before it has
+/// not ended.
 const COMMITS: u32 = 200;
-/// Byte before the time at which a chunk was sent, in microseconds since [`START`].
+/// Byte in front of the time at which a chunk was sent, in microseconds since [`START`].
 const MARK: u8 = b'@';
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-/// All streams and the commit client begin together here.
+/// All streams and the client that commits wait here, so that they begin together.
 static ALL_OPEN: LazyLock<Barrier> = LazyLock::new(|| Barrier::new(STREAMS + 1));
 
 fn main() -> ExitCode {
@@ -111,7 +112,7 @@ fn show(seconds: &mut [f64]) -> String {
     milliseconds(median(seconds))
 }
 
-/// Counters of the plane's processes.
+/// Counters of the plane's processes, read at one moment.
 struct Reading {
     gateway: Duration,
     chat: Duration,
@@ -132,8 +133,9 @@ impl Reading {
     }
 }
 
-/// Measures the ages of single rows at their commit, in seconds, while the counted chunks are sent. Each row
-/// has its own due time, so the wait for the row before it counts, as it does for a chunk.
+/// Measures the ages of single rows at their commit, in seconds, during the time in which the measured chunks
+/// are sent. An age begins at the time at which the row was due, so it includes the wait for the row before
+/// it, as the age of a chunk does.
 async fn commit_rows(mut db: PgConnection) -> Vec<f64> {
     sqlx::raw_sql("CREATE TABLE IF NOT EXISTS bare_commits (content text)").execute(&mut db).await.unwrap();
     ALL_OPEN.wait().await;
@@ -143,7 +145,7 @@ async fn commit_rows(mut db: PgConnection) -> Vec<f64> {
     let end = due + counted;
     let mut ages = Vec::new();
     while due < end {
-        // The time is random, so that it is not in step with the chunks.
+        // The time is random in each period, so that the commits do not coincide with the chunks.
         let this = due + period.mul_f64(rand::random::<f64>());
         tokio::time::sleep_until(this).await;
         sqlx::query("INSERT INTO bare_commits VALUES ('a token')").execute(&mut db).await.unwrap();
@@ -160,13 +162,13 @@ async fn serve(servers: &mut JoinSet<()>, router: Router) -> SocketAddr {
     address
 }
 
-/// The upstream: sends a chunk at every tick, with the time of sending.
+/// The upstream: sends a chunk every [`PACE`], with the time of sending.
 async fn speak() -> Response {
     const LAST: u32 = CHUNKS + 2 * AROUND;
     let chunks = stream::unfold((0, tokio::time::Instant::now()), |(number, due)| async move {
         let due = if number == 0 {
             ALL_OPEN.wait().await;
-            // Streams that begin together would send together, as real models do not.
+            // Streams that begin together would send together, which real models do not.
             tokio::time::Instant::now() + PACE.mul_f64(rand::random::<f64>())
         } else {
             due
@@ -208,7 +210,7 @@ fn now() -> u128 {
     START.elapsed().as_micros()
 }
 
-/// Measures the ages of the chunks, in seconds.
+/// Starts a turn for each stream and returns the ages of all measured chunks, in seconds.
 async fn through_the_plane(tenant: &Tenant) -> Vec<f64> {
     let client = Client::new();
     let mut turns = JoinSet::new();
@@ -235,7 +237,7 @@ async fn through_the_proxy(proxy: &str) -> Vec<f64> {
     calls.join_all().await.concat()
 }
 
-/// Reads a stream to its end and returns the age of every chunk at arrival.
+/// Reads a stream to its end and returns the age of every measured chunk at its arrival.
 async fn ages(mut answer: reqwest::Response) -> Vec<f64> {
     assert!(answer.status().is_success(), "{answer:?}");
     let (mut ages, mut tail) = (Vec::new(), Vec::new());

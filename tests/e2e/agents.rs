@@ -1,4 +1,5 @@
-//! Agents, seen by their tenants and their own processes: enrolment, heartbeats and relayed messages.
+//! Tests agents as their tenants and their own processes use them: enrolment, heartbeats and relayed
+//! messages.
 
 use std::time::Duration;
 
@@ -95,7 +96,8 @@ async fn an_agent_enrols_beats_and_answers_in_both_versions() {
         let fake = FakeAgent::start(dialect);
         let agent = enrol(&cluster, &ada, &format!("{dialect:?}"), &fake).await;
 
-        // The agent reports its health; its own tenant sees it, another tenant does not.
+        // The agent reports its health; its own tenant sees the status, another tenant does not see the
+        // agent.
         for (rate, want) in [(0.0, "ONLINE"), (0.9, "DEGRADED"), (0.0, "ONLINE")] {
             let beat = json!({ "beat": { "errorRate": rate, "activeTasks": 1, "currentTask": "thinking" } });
             let answer = agent.api.post("/v1/agents:heartbeat", &beat).await.unwrap()["answer"].clone();
@@ -109,11 +111,11 @@ async fn an_agent_enrols_beats_and_answers_in_both_versions() {
         assert_eq!(mallory.api.get("/v1/agents").await.unwrap()["agents"], json!([]));
         assert_eq!(refusal(mallory.api.get(&format!("/v1/agents/{}", agent.id)).await).status, 404);
 
-        // Reports the same on a stream, which agents have over gRPC.
+        // Reports the same over a stream, which agents can use over gRPC.
         stream_beats(&mut cluster, &agent).await;
         assert_eq!(status(&ada, &agent.id).await, "AGENT_STATUS_DEGRADED");
 
-        // Both protocol versions are answered by an agent that speaks one of them.
+        // Callers of both protocol versions get an answer from an agent that speaks one of them.
         let marker = format!("marker-{}", new_id().simple());
         let (code, headers, old) = send(&cluster, &ada.token, &agent.id, "", &message_03(&marker)).await;
         assert_eq!((code.as_u16(), &headers["a2a-version"]), (200, &"0.3".parse().unwrap()), "{old}");
@@ -131,7 +133,8 @@ async fn an_agent_enrols_beats_and_answers_in_both_versions() {
         assert_eq!((&stored["state"], &stored["attempts"]), (&json!("RELAY_STATE_DELIVERED"), &json!(1)));
         assert_eq!(refusal(mallory.api.get(&format!("/v1/relay/messages/{id}")).await).status, 404);
 
-        // A repeated request is the same message; a request of another tenant does not reach the agent.
+        // A repeated request is the same message. A request of another tenant, or one of the wrong version,
+        // does not reach the agent.
         let (_, _, again) = send(&cluster, &ada.token, &agent.id, "1.0", &message_10(&marker)).await;
         assert_eq!(again, new);
         let foreign = send(&cluster, &mallory.token, &agent.id, "", &message_03("x")).await;

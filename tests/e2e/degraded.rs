@@ -1,4 +1,4 @@
-//! A server or service is away: everything that does not need it keeps working.
+//! Tests a plane in which one server or service is down: everything that does not need it keeps working.
 
 use serde_json::json;
 use suite_tests::{actors::refusal, cluster::Cluster};

@@ -1,4 +1,4 @@
-//! `steward dev` as a developer uses it, from an empty directory to a stopped plane.
+//! Tests `steward dev` as a developer uses it, from an empty directory to a stopped plane.
 
 use std::{
     fs,
@@ -78,7 +78,7 @@ impl Dev {
         (output.status.success(), text)
     }
 
-    /// The command that the last screen shows under `heading`.
+    /// Returns the command that the last screen shows under `heading`.
     fn offered(&self, heading: &str) -> String {
         let at = self.printed.iter().position(|line| line.trim() == heading);
         let Some(at) = at else { panic!("no {heading:?} in\n{}", self.printed.join("\n")) };
@@ -137,7 +137,7 @@ fn steward(home: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
     command.args(arguments).env("STEWARD_HOME", home).env("STEWARD_GUEST", guest());
     command.env("STEWARD_IMAGE", image(&std::env::var("DOCKER_HOST").unwrap_or_default()));
-    // `steward dev` starts its own servers, even if this run of the suites has some.
+    // `steward dev` must start its own servers, even if this run of the suites has some.
     for variable in
         ["STEWARD_DATABASE_URL", "STEWARD_REDIS_URL", "STEWARD_URL", "STEWARD_TOKEN", "STEWARD_STARTED"]
     {
@@ -156,7 +156,7 @@ async fn dev_starts_a_plane_that_heals_and_stops_completely() {
 
     dev.follow_the_screen().await;
 
-    // A second `steward dev` in one directory is refused, and its message names the first.
+    // A second `steward dev` in the same directory is refused, with a message that names the first process.
     let (well, refusal) = dev.run(&["dev", "--port", &free_address().port().to_string()]).await;
     assert!(!well && refusal.contains(&format!("process {}", dev.child.id().unwrap())), "{refusal}");
     let other = directory.path().join("other");
@@ -181,7 +181,7 @@ async fn dev_starts_a_plane_that_heals_and_stops_completely() {
         assert!(rustix::process::test_kill_process(pid).is_err(), "process {pid} still runs");
     }
 
-    // Data, keys and token are there at the next start.
+    // At the next start, data, keys and token are as before.
     let token = fs::read_to_string(home.join("token")).unwrap();
     let mut again = Dev::start(&home, free_address().port());
     again.until_open().await;
@@ -189,7 +189,7 @@ async fn dev_starts_a_plane_that_heals_and_stops_completely() {
     let (well, answer) = again.run(&["chat", "say still there"]).await;
     assert!(well && answer.contains("still there"), "{answer}");
     assert!(again.interrupt().await.contains("data stays in"));
-    // The engine may be the machine's own, so sandboxes would stay on it.
+    // The engine may be the machine's own, on which sandboxes would stay without this.
     let output = steward(&home, &["clean"]).output().await.unwrap();
     assert!(output.status.success(), "{output:?}");
 }
@@ -215,7 +215,8 @@ async fn cleaning_removes_our_containers_from_a_shared_engine() {
     let docker = docker::Engine { host: engine.host().to_owned() };
     let neighbour = docker.line(&["create", "--label", &foreign, &image(engine.host()), "true"]).await;
 
-    // An engine that does not answer may still have sandboxes: nothing is removed, above all not its address.
+    // An engine that does not answer may still have sandboxes. So nothing is removed, above all not the file
+    // with the engine's address.
     fs::write(home.join("engines"), "unix:///nowhere/docker.sock").unwrap();
     let output = steward(&home, &["clean"]).output().await.unwrap();
     let refusal = String::from_utf8_lossy(&output.stderr);

@@ -1,8 +1,8 @@
-//! Tests that an erasure is complete: a tenant's text is found in each place that holds it before an erasure,
-//! and in no place afterwards.
+//! Tests that an erasure is complete: before it, a tenant's text is found in each place that stores it; after
+//! it, in no place.
 //!
-//! The search itself is tested first ([`suite_tests::residue`]): it must find a text planted in each kind of
-//! place, also in the places that by design never hold one, such as logs, traces, Redis and images.
+//! The search itself ([`suite_tests::residue`]) is tested first: it must find a text planted in each kind of
+//! place, also in places that never store one by design, such as logs, traces, Redis and images.
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 
 const PURGED_WITHIN: Duration = Duration::from_secs(60);
 
-/// A text that occurs nowhere else.
+/// Returns a text that occurs nowhere else.
 fn marker(kind: &str) -> String {
     format!("{kind}-{}", new_id().simple())
 }
@@ -55,7 +55,7 @@ pub(crate) async fn purge(tenant: &Tenant, session: &str) -> String {
     answer["purge"]["purgeId"].as_str().unwrap().to_owned()
 }
 
-/// Searches again after every process has stopped and so has sent its telemetry and written its files.
+/// Stops every process, so that all telemetry is sent and all files are written, and searches again.
 async fn stays_gone(mut cluster: Cluster, texts: &[&str]) {
     cluster.stop_processes().await;
     cluster.assert_captured();
@@ -116,8 +116,8 @@ async fn the_search_finds_a_text_planted_in_each_kind_of_place() {
     }
     fs::write(cluster.home().join("logs").join(&planted), "").unwrap();
 
-    // Uses a separate installation, because this plane would remove a container of its own installation that
-    // has no row.
+    // Uses a separate installation label, because this plane would remove a container of its own installation
+    // that has no row.
     let docker = Engine { host: cluster.engine.host().to_owned() };
     let scratch = format!("{}-scratch", cluster.installation());
     let label = format!("steward.installation={scratch}");
@@ -185,13 +185,14 @@ async fn a_purged_session_is_gone_and_its_receipt_names_the_readers() {
 
     tenant.say(&session, &format!("remember {said}")).await;
     tenant.say(&session, &format!("write secret.txt {file}")).await;
-    // The tool's output does not occur in the input.
+    // The tool's output occurs in no input.
     tenant.say(&session, &format!("run printf '%s%s' {half} {other}")).await;
     let turns = format!("/v1/sessions/{session}/turns");
     let turn = tenant.api.post_once(&turns, &json!({"input": format!("say {body}")}), &key).await.unwrap();
     tenant.watch(turn["turn"]["turnId"].as_str().unwrap(), "").await.assert_whole();
 
-    // Starts a call that still runs, with a secret in its environment and one in memory.
+    // Starts a call that still runs during the purge, with a secret in its environment and one in a memory
+    // filesystem.
     let sandbox = sandbox_of(&tenant, &session).await;
     let command = format!("echo {memory} > /tmp/secret; exec sleep 600");
     let request = json!({
@@ -201,7 +202,7 @@ async fn a_purged_session_is_gone_and_its_receipt_names_the_readers() {
     let (api, execs) = (tenant.api.clone(), format!("/v1/sandboxes/{sandbox}/execs"));
     under_way.spawn(async move { api.post(&execs, &request).await });
 
-    // A hold keeps the purge from continuing while its custody key is looked at.
+    // A hold keeps the purge from erasing anything until the search below has found every text.
     let hold = json!({
         "sessionId": session, "basis": "HOLD_BASIS_LEGAL_CLAIM", "reference": "case/1",
         "endsAt": "2100-01-01T00:00:00Z",
@@ -250,7 +251,7 @@ async fn a_purged_session_is_gone_and_its_receipt_names_the_readers() {
     assert_eq!(refusal(tenant.api.get(&format!("/v1/sessions/{session}")).await).status, 404);
     assert_eq!(refusal(tenant.api.post(&turns, &json!({"input": "again"})).await).status, 404);
     assert_eq!(refusal(tenant.api.get(&format!("/v1/sandboxes/{sandbox}")).await).status, 404);
-    // Another session of the same tenant is unchanged.
+    // Another session of the same tenant keeps its data.
     assert_found(&cluster.search(&[&stays]).await, &[(&stays, "volume steward-workspace-")]);
     assert!(tenant.say(&kept, "read kept.txt").await.text().contains(&stays));
     stays_gone(cluster, &texts).await;
@@ -265,7 +266,7 @@ async fn a_turn_and_an_upload_in_flight_leave_nothing() {
     tenant.say(&session, "run true").await.assert_whole();
     let sandbox = sandbox_of(&tenant, &session).await;
 
-    // Starts long uploads, one after the other, until one is refused.
+    // Uploads without pause in four tasks, each until one upload is refused.
     let mut uploads = JoinSet::new();
     for writer in 0..4 {
         let (api, path) = (tenant.api.clone(), format!("/v1/sandboxes/{sandbox}/files:write"));
@@ -281,7 +282,7 @@ async fn a_turn_and_an_upload_in_flight_leave_nothing() {
             }
         });
     }
-    // Starts a turn with a tool that writes without end, and queues a turn behind it.
+    // Starts a turn with a command that writes without end, and queues a turn behind it.
     let running = tenant
         .begin(&session, &format!("run while true; do echo {shell} | tee -a loop.txt; sleep 0.01; done"))
         .await;

@@ -1,5 +1,5 @@
-//! The fault suites: processes die, sleep or stop, and servers go away, while the plane works. `make soak`
-//! runs them with full counts.
+//! The fault suites: processes are killed, suspended or stopped, and servers go down, while the plane works.
+//! `make soak` runs these suites with full counts.
 
 mod fencing;
 mod kills;

@@ -1,4 +1,5 @@
-//! The whole plane as its users see it: through the public API, on real servers, with processes that die.
+//! Tests the whole plane as its users see it: through the public API, on real servers, with processes that
+//! are killed.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that meets what it does not expect fails")]
 

@@ -1,7 +1,7 @@
 //! Runs README.md word for word: every `console` block runs in one shell, in order, and must print the lines
 //! that the page shows.
 //!
-//! In expected output `…` stands for anything on its line; a line of `…` alone for any number of lines.
+//! In expected output `…` matches any text on its line; a line that is only `…` matches any number of lines.
 
 use std::{
     fs,
@@ -34,7 +34,7 @@ async fn what_the_readme_shows_is_what_happens() {
 
     let script: String = steps.iter().map(|step| format!("{}\necho '{MARK}'\n", step.command)).collect();
     let path = format!("{}:{}", program().parent().unwrap().display(), std::env::var("PATH").unwrap());
-    // A command that hangs appears as one that printed nothing.
+    // If a command hangs, the report shows that it printed nothing.
     let mut shell = Command::new("timeout");
     shell
         .args(["90", "bash", "-c", &script])
@@ -60,7 +60,7 @@ async fn what_the_readme_shows_is_what_happens() {
     cluster.stop().await;
 }
 
-/// Commands of the `console` blocks, each with the lines shown below it.
+/// Returns the commands of the `console` blocks, each with the lines shown below it.
 fn steps(page: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     let mut inside = false;
@@ -99,7 +99,7 @@ fn matches_line(expected: &str, line: &str) -> bool {
     for part in parts {
         open = true;
         match rest.find(part) {
-            // The last part must stand at the end of the line.
+            // The last part must be at the end of the line.
             Some(_) if rest.ends_with(part) && !part.is_empty() && expected.ends_with(part) => return true,
             Some(at) => rest = &rest[at + part.len()..],
             None => return false,

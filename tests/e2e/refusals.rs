@@ -1,8 +1,9 @@
-//! Bad requests to the whole plane: each answer names the fault and reveals nothing else, and no request
-//! leaves a trace.
+//! Tests bad requests to the whole plane: each answer names the fault and reveals nothing else, and no
+//! request leaves a trace.
 //!
-//! One cluster, one table of requests. After every request each table of the database has as many rows as
-//! before; at the end no process has logged an error, and the target of a symbolic link was not touched.
+//! Sends a table of requests to one cluster. After every request each table of the database must have as many
+//! rows as before. At the end no process may have logged an error, and the target of a symbolic link must not
+//! have been connected to.
 
 mod cases;
 mod rules;
@@ -32,7 +33,7 @@ use tokio::net::UnixListener;
 const KEY: &str = "a-key";
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Texts that no answer may contain, in lower case: addresses, programs, paths and sources of ours, and
+/// Texts that no answer may contain, in lower case: addresses, programs, paths and sources of the plane, and
 /// credentials.
 const OURS: [&str; 15] = [
     "127.0.0.1",
@@ -60,13 +61,13 @@ struct Scene {
     ada: Tenant,
     bob: Tenant,
     session: String,
-    /// A turn that has ended, and one more.
+    /// Two turns that have ended.
     turns: [String; 2],
     /// Cursor of the first turn's last event.
     cursor: String,
     /// A page token of the sessions' listing.
     page: String,
-    /// A running sandbox with links that lead out of it.
+    /// A running sandbox with symbolic links that lead out of its workspace.
     sandbox: String,
     /// A running sandbox in which a program replaced the guest's socket by a symbolic link.
     usurped: String,
@@ -75,7 +76,7 @@ struct Scene {
     tokens: Tokens,
 }
 
-/// Credentials that are invalid or have few scopes.
+/// Credentials that are invalid, or that have few scopes.
 struct Tokens {
     expired: String,
     revoked: String,
@@ -112,7 +113,8 @@ impl Scene {
         let command = json!({ "key": "links", "argv": ["sh", "-c", links] });
         let made = ada.api.post(&format!("/v1/sandboxes/{sandbox}/execs"), &command).await.unwrap();
         assert_eq!(made["exec"]["exitCode"].as_i64().unwrap_or(0), 0, "{made}");
-        // The caller lost the answer and repeats the command: it runs once.
+        // The caller loses the answer and repeats the request, as the same idempotency key allows: the
+        // command must run once.
         let counted = json!({ "argv": ["sh", "-c", "echo once >> counted"] });
         for _ in 0..2 {
             let url = format!("/v1/sandboxes/{sandbox}/execs");
@@ -153,8 +155,8 @@ impl Scene {
         request.header(header::CONTENT_TYPE, "application/json").body(body.to_owned())
     }
 
-    /// Replaces a sandbox's socket with a link to a socket of the host, and counts the connections to the
-    /// socket of the host.
+    /// Replaces the socket of a sandbox's guest by a symbolic link to another socket of the host. Returns a
+    /// counter of the connections to that socket.
     async fn usurp(&self) -> Arc<AtomicUsize> {
         let mut db = PgConnection::connect(&self.cluster.database.admin_url().unwrap()).await.unwrap();
         let query = "SELECT container_run_dir FROM sandbox.sandboxes WHERE id = $1::text::uuid";
@@ -194,13 +196,14 @@ impl Tokens {
         let gone = Client::new().delete(path).bearer_auth(&tenant.token).send().await.unwrap();
         assert_eq!(gone.status(), 200);
         let reader = make(&["sessions:read"], None).await;
-        // The gateway remembers a valid token for five seconds, so this one is not used before it is revoked.
+        // The gateway caches a valid token for five seconds, so the revoked token must not have been used
+        // before it was revoked.
         tokio::time::sleep(Duration::from_millis(300)).await;
         Self { expired, revoked, reader }
     }
 }
 
-/// A session's sandbox, once it runs.
+/// Requests a session's sandbox and returns its id once it runs.
 async fn sandbox(tenant: &Tenant, session: &str) -> String {
     let made = tenant.api.post("/v1/sandboxes", &json!({ "sessionId": session })).await.unwrap();
     let id = made["sandbox"]["sandboxId"].as_str().unwrap().to_owned();
@@ -212,7 +215,7 @@ async fn sandbox(tenant: &Tenant, session: &str) -> String {
     id
 }
 
-/// The difference between an answer and the expected one, if any.
+/// Returns the difference between an answer and the expected one, if there is one.
 async fn defect(response: Response, case: &Case) -> Option<String> {
     let status = response.status().as_u16();
     let header = |name: &str| {
@@ -240,8 +243,8 @@ async fn defect(response: Response, case: &Case) -> Option<String> {
 #[tokio::test]
 async fn a_bad_request_learns_its_fault_and_leaves_nothing() {
     let scene = Scene::set().await;
-    // No call may have reached the guest of this sandbox before, because an open connection would still work
-    // after the link.
+    // No call may have reached the guest of this sandbox before, because a connection that is open would
+    // still work after the socket was replaced.
     let connections = scene.usurp().await;
     let cases = scene.cases();
     assert!(cases.len() >= 40, "{}", cases.len());

@@ -1,4 +1,4 @@
-//! Two replicas of every service: no behaviour may depend on a single one.
+//! Tests two replicas of every service: no behaviour may depend on there being one.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -7,7 +7,7 @@ use steward::{api::Api, plane::Service};
 use suite_tests::{actors::Tenant, cluster::Cluster, eventually::eventually};
 use tokio::task::JoinSet;
 
-/// Number of turns, so large that each of two workers gets some.
+/// Number of turns, enough that each of two workers gets some.
 const TURNS: usize = 8;
 
 async fn doubled() -> Cluster {
@@ -15,7 +15,7 @@ async fn doubled() -> Cluster {
     builder.start().await
 }
 
-/// The same tenant, through each gateway.
+/// Returns the same tenant for each gateway.
 fn gateways(cluster: &Cluster, tenant: &Tenant) -> Vec<Tenant> {
     let urls = cluster.plane.urls(Service::Gateway);
     urls.iter().map(|url| Tenant { api: Api::at(url, &tenant.token).unwrap(), ..tenant.clone() }).collect()
@@ -28,7 +28,7 @@ async fn two_replicas_of_each_service_survive_the_loss_of_one() {
     let gateways = gateways(&cluster, &tenant);
     assert_eq!(gateways.len(), 2);
 
-    // Turns begun at one gateway, watched at the other, and resumed at the first.
+    // Each turn is begun at one gateway, watched at the other, and read from the middle at the first.
     let mut turns = JoinSet::new();
     for number in 0..TURNS {
         let (here, there) = (gateways[number % 2].clone(), gateways[(number + 1) % 2].clone());

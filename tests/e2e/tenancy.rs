@@ -1,4 +1,4 @@
-//! Authentication, and the separation of tenants.
+//! Tests authentication and the separation of tenants.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn the_id_of_a_session_gives_no_access_to_it() {
     let cluster = Cluster::builder().start().await;
     let (ada, bob) = (cluster.tenant("ada").await, cluster.tenant("bob").await);
     let session = ada.session().await;
-    // Before the owner's first sandbox, sandbox-svc does not know the session.
+    // At this time sandbox-svc does not know the session yet: its owner has no sandbox.
     let taken = refusal(bob.api.post("/v1/sandboxes", &json!({ "sessionId": session })).await);
     assert_eq!((taken.status, taken.code.as_str()), (404, "NOT_FOUND"));
     let none = "00000000-0000-7000-8000-000000000000";

@@ -1,4 +1,4 @@
-//! Tools run in the session's own sandbox: real containers, one a session, removed with the session.
+//! Tests tools: they run in the session's own sandbox, a real container that is removed with the session.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use suite_tests::{cluster::Cluster, eventually::eventually, residue::docker::Eng
 use crate::erasure::{committed, purge};
 
 const WARM_WITHIN: Duration = Duration::from_secs(60);
-/// Maximum time to stop a call: workers look every second, and the guest kills at once.
+/// Maximum time to stop a call: workers look for calls to stop every second, and the guest kills at once.
 const STOPPED_WITHIN: Duration = Duration::from_secs(10);
 
 #[tokio::test]
@@ -60,8 +60,8 @@ async fn a_sandboxed_program_changes_neither_host_nor_guest() {
     .await;
     assert_eq!(host.matches("ermission denied").count(), 4, "{host}");
 
-    // The command uses every process it may have until its timeout: the guest cannot start another thread,
-    // and threads idle for ten seconds have ended.
+    // The command uses every process that the sandbox allows until its timeout. The guest cannot start
+    // another thread then, and its threads that were idle for ten seconds have ended.
     let sandboxes = tenant.api.get(&format!("/v1/sandboxes?session_id={session}")).await.unwrap();
     let execs = format!("/v1/sandboxes/{}/execs", sandboxes["sandboxes"][0]["sandboxId"].as_str().unwrap());
     let crowd = "(while :; do sleep 60 & done) 2> /dev/null; sleep 60 & wait";
@@ -100,7 +100,7 @@ async fn a_session_claims_a_warm_sandbox_and_the_pool_refills() {
     let left = cluster.volumes().await;
     assert!(left.len() == 1 && left != volumes, "{left:?}");
 
-    // The purge did not harm the sandbox of the pool: the next session gets it, and it is empty.
+    // The purge did not remove the sandbox of the pool: the next session gets it, and its workspace is empty.
     let session = tenant.session().await;
     let seen = tenant.say(&session, "run ls -A; echo works").await;
     assert_eq!(container_of(&cluster, &session).await, next);
@@ -148,14 +148,14 @@ async fn a_canceled_turn_leaves_no_command_and_a_usable_session() {
     cluster.stop().await;
 }
 
-/// Command lines of the sleeping processes in a container.
+/// Returns the command lines of the sleeping processes in a container.
 async fn sleeping(docker: &Engine, container: &str) -> Vec<String> {
     let list = String::from_utf8(docker.run(&["top", container, "-eo", "pid,args"]).await).unwrap();
     let lines = list.lines().filter_map(|line| Some(line.trim().split_once(' ')?.1.trim().to_owned()));
     lines.filter(|line| line.starts_with("sleep ")).collect()
 }
 
-/// A container of the pool that runs and can be claimed.
+/// Returns the id of a container of the pool that runs and can be claimed.
 async fn warm(cluster: &Cluster) -> Option<String> {
     let rows = "SELECT container_id FROM sandbox.sandboxes WHERE pool_state = 'available'";
     let id: String =
@@ -164,7 +164,7 @@ async fn warm(cluster: &Cluster) -> Option<String> {
     containers.iter().any(|container| container.id == id && container.state == "running").then_some(id)
 }
 
-/// The container in which a session's tools run.
+/// Returns the id of the container in which a session's tools run.
 async fn container_of(cluster: &Cluster, session: &str) -> String {
     let row = "SELECT container_id FROM sandbox.sandboxes
                 WHERE session_id = $1::text::uuid AND state = 'running'";

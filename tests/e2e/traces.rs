@@ -1,8 +1,8 @@
-//! One turn is one trace over all its processes: every hop, its SQL, its containers, and no span without a
-//! parent.
+//! Tests that one turn is one trace over all processes that it uses: every hop, its SQL, its containers, and
+//! no span without a parent.
 //!
-//! Spans arrive over OTLP at the cluster's receiver. Every process is stopped, and so has sent its last
-//! spans, before they are checked: a span that is missing then was never made.
+//! Spans arrive over OTLP at the cluster's receiver. Before they are checked, every process is stopped, and
+//! so has sent its last spans: a span that is missing then was never made.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ use suite_tests::{
 };
 use svc_core::id::new_id;
 
-/// The services through which a turn with a tool call goes; each but the first has a database.
+/// The services through which a turn with a tool call goes; each except the gateway has a database.
 const HOPS: [&str; 4] = ["gateway", "chat-svc", "sandbox-svc", "registry-svc"];
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -50,12 +50,12 @@ impl Trace {
         self.0.get(&span.parent_span_id)
     }
 
-    /// A span and its ancestors, up to the first that is missing.
+    /// Returns a span and its ancestors, up to the first one that is missing.
     fn lineage<'a>(&'a self, span: &'a Span) -> impl Iterator<Item = &'a Span> {
         std::iter::successors(Some(span), |span| self.parent(span))
     }
 
-    /// The only span with a property.
+    /// Returns the only span for which `is` holds.
     fn only(&self, what: &str, is: impl Fn(&Span) -> bool) -> &Span {
         let found: Vec<&Span> = self.all().filter(|span| is(span)).collect();
         assert_eq!(found.len(), 1, "{what}\n{self}");
@@ -69,7 +69,8 @@ impl Trace {
         }
     }
 
-    /// Panics unless every hop has a span, each database was queried and the engine was called.
+    /// Panics unless every hop has a span, each database was queried, and the engine was called to make a
+    /// sandbox.
     fn assert_has_every_part(&self) {
         self.assert_has_services();
         for service in HOPS {
@@ -93,7 +94,7 @@ impl Trace {
         }
     }
 
-    /// The calls to the engine that created the only sandbox.
+    /// Returns the calls to the engine that created and started the only sandbox.
     fn making(&self) -> [&Span; 2] {
         ["/containers/create", "/containers/{id}/start"].map(|path| {
             let call =
@@ -155,7 +156,7 @@ async fn a_turn_with_a_tool_call_is_one_tree_through_every_process() {
         let waited = trace.lineage(call).any(|span| span.name == "execute_tool shell");
         assert!(waited, "no span waited for {}\n{trace}", call.name);
     }
-    // Follows the trace from the gateway to the command and back, hop by hop.
+    // Finds the hops from the gateway to the command in the sandbox.
     let exec = trace.only("one exec", |span| span.name.ends_with("GuestService/Exec"));
     let mut hops: Vec<&str> = trace.lineage(exec).map(|span| span.service.as_str()).collect();
     hops.dedup();
@@ -174,9 +175,9 @@ async fn a_turn_that_was_taken_over_continues_its_trace() {
     let mut cluster = Cluster::builder().replicas(Service::Chat, 2).start().await;
     let tenant = cluster.tenant("tracer").await;
     let session = tenant.session().await;
-    // With "chat-2" down, "chat" certainly claims the turn.
+    // While "chat-2" is down, only "chat" can claim the turn.
     cluster.process("chat-2").kill().await;
-    // The gateway still lists "chat-2" for a while; calls routed to it are refused.
+    // The gateway sends some calls to "chat-2" until it notices that the replica is down; these calls fail.
     let input = json!({ "input": "run sleep 8; echo first then run echo second" });
     let path = format!("/v1/sessions/{session}/turns");
     let accepted = async || unmet(&cluster, &tenant).await.api.post(&path, &input).await.ok();
@@ -203,7 +204,7 @@ async fn a_turn_that_was_taken_over_continues_its_trace() {
     assert!(seen.text().contains("first") && seen.text().contains("second"), "{}", seen.text());
     let attempts = "SELECT attempts::text FROM chat.turns WHERE id = $1::text::uuid";
     assert_eq!(column(&cluster, attempts, &turn).await, "2");
-    // The trace context that every attempt continues.
+    // Reads the trace context that every attempt continues.
     let traceparent = "SELECT traceparent FROM chat.turns WHERE id = $1::text::uuid";
     let traceparent = column(&cluster, traceparent, &turn).await;
     let [_, trace_id, root, _] = traceparent.split('-').collect::<Vec<_>>()[..] else {

@@ -1,4 +1,4 @@
-//! A turn as its client sees it: every event once, in order, and the same bytes in every replay.
+//! Tests a turn as its client sees it: every event once, in order, and the same bytes in every replay.
 
 use serde_json::json;
 use suite_tests::{actors::refusal, cluster::Cluster};

@@ -184,9 +184,9 @@ async fn ensure_tokens(home: &Home, database: &Database) -> Result<()> {
     let issued = operator.ensure_account_and_token("dev", known.as_ref()).await?;
     let is_new = known.is_none_or(|known| known.expose_secret() != issued.secret.expose_secret());
     if is_new || !home.path(ADMIN_TOKEN_FILE).is_file() {
-        // If the account's token is new, the database may be new too, and then an operator's token of an older
-        // database is not valid. The account's token is written last: if a start ends between the two writes,
-        // the next one writes both.
+        // If the account's token is new, the database may be new too, and then an operator's token of an
+        // older one is not valid. The account's token is written last: if a start ends between the two
+        // writes, the next one writes both.
         let admin = operator.create_admin_token("steward dev").await?;
         home.write_secret(ADMIN_TOKEN_FILE, admin.secret.expose_secret())?;
         home.write_secret(TOKEN_FILE, issued.secret.expose_secret())?;

@@ -1,7 +1,7 @@
-//! Stale actors on a real engine: a replica that was stopped past its lease and then resumes writes nothing,
-//! creates nothing and removes nothing.
+//! Tests that stale processes are fenced on a real engine: a replica that was suspended past its lease and
+//! then resumes writes nothing, creates nothing and removes nothing.
 //!
-//! Two replicas of sandbox-svc serve one engine. "sandbox" is stopped, by SIGSTOP or at a fail point;
+//! Two replicas of sandbox-svc serve one engine. "sandbox" is suspended, by SIGSTOP or at a fail point;
 //! "sandbox-2" keeps running. The tests read rows, the engine's containers and volumes, run directories, and
 //! the engine's event log, which also shows objects that existed only for a moment.
 
@@ -27,7 +27,8 @@ use suite_tests::{
 use svc_core::id::new_id;
 
 const SOON: Duration = Duration::from_secs(30);
-/// The running replica holds its lease this long before it acts, so that the stopped one can resume and try.
+/// Makes the running replica wait 5 s with its lease before it acts, so that the suspended one can resume and
+/// try to act first.
 const HELD: &str = "sandbox.reconcile.acting=sleep:5000";
 
 struct Scene {
@@ -35,8 +36,8 @@ struct Scene {
     tenant: Tenant,
 }
 
-/// Starts a plane with two replicas of sandbox-svc. Objects soon reach the age at which a reconciler acts,
-/// and a workspace is removed with its sandbox.
+/// Starts a plane with two replicas of sandbox-svc. A reconciler acts on objects that are 2 s old, and a
+/// workspace is removed with its sandbox.
 async fn scene(settings: &str) -> Scene {
     let cluster = Cluster::builder()
         .replicas(Service::Sandbox, 2)
@@ -61,7 +62,7 @@ impl Scene {
         PgConnection::connect(&self.cluster.database.admin_url().unwrap()).await.unwrap()
     }
 
-    /// Every row that a worker may write, without the columns of leases.
+    /// Returns every row that a worker may write, without the columns of leases of sandboxes.
     async fn rows(&self) -> Vec<String> {
         let mut db = self.db().await;
         sqlx::query_scalar(
@@ -78,7 +79,7 @@ impl Scene {
         .unwrap()
     }
 
-    /// Epoch of the reconciler's lease.
+    /// Returns the epoch of the reconciler's lease; 0 before the first.
     async fn epoch(&self) -> i64 {
         let query =
             "SELECT coalesce(max(epoch), 0) FROM sandbox.leases WHERE name LIKE 'sandbox.reconcile/%'";
@@ -90,7 +91,7 @@ impl Scene {
         eventually("the lease is taken", SOON, look).await;
     }
 
-    /// A column of a sandbox's row, as text; `None` without a row.
+    /// Returns a column of a sandbox's row as text; `None` without a row.
     async fn column(&self, sandbox: &str, column: &str) -> Option<String> {
         let query =
             format!("SELECT to_jsonb(s) ->> '{column}' FROM sandbox.sandboxes s WHERE id = '{sandbox}'");
@@ -106,12 +107,12 @@ impl Scene {
         eventually(format!("{sandbox} is {state}"), SOON, look).await;
     }
 
-    /// Requests a sandbox for a new session.
+    /// Requests a sandbox for a new session and returns its id.
     async fn request(&self) -> String {
         let session = self.tenant.session().await;
         let look = async || {
-            // A stopped replica does not answer and a starting one may refuse, so the row decides whether the
-            // sandbox was requested.
+            // A suspended replica does not answer and a starting one may refuse, so the row decides whether
+            // the sandbox was requested.
             let body = json!({ "sessionId": session });
             let post = self.tenant.api.post("/v1/sandboxes", &body);
             let _answer = tokio::time::timeout(Duration::from_secs(2), post).await;
@@ -134,7 +135,7 @@ impl Scene {
         sandbox
     }
 
-    /// Creates and deletes a sandbox; returns its id once all its objects are gone.
+    /// Creates and deletes a sandbox. Returns its id once its volume is removed too.
     async fn gone(&self) -> String {
         let sandbox = self.running().await;
         self.delete(&sandbox).await;
@@ -178,7 +179,7 @@ impl Scene {
         names
     }
 
-    /// Everything outside Postgres: containers with their states, volumes, run directories.
+    /// Lists everything outside Postgres: containers with their states, volumes, run directories.
     async fn objects(&self) -> Vec<String> {
         let mut objects: Vec<String> = self.run_dir_names();
         let containers = self.cluster.containers().await;
@@ -188,14 +189,14 @@ impl Scene {
         objects
     }
 
-    /// The objects with one of these parts in their name.
+    /// Lists the objects that have one of these parts in their name.
     async fn traces(&self, parts: &[&str]) -> Vec<String> {
         let mut objects = self.objects().await;
         objects.retain(|object| parts.iter().any(|part| object.contains(part)));
         objects
     }
 
-    /// The events of this installation's containers: "create steward-…-2".
+    /// Lists the events of this installation's containers since that time, as "create steward-…-2".
     fn events(&self, since: SystemTime) -> Vec<String> {
         let seconds = |at: SystemTime| {
             let since = at.duration_since(UNIX_EPOCH).unwrap();
@@ -214,7 +215,7 @@ impl Scene {
         lines.lines().map(event).collect()
     }
 
-    /// How often "sandbox" has logged `text` since it was started.
+    /// Counts how often "sandbox" has logged `text` since it was started.
     fn logged(&mut self, text: &str) -> usize {
         count(self.cluster.process("sandbox").log_file(), text)
     }
@@ -225,7 +226,7 @@ impl Scene {
     }
 }
 
-/// The objects on which a reconciler acts.
+/// The kinds of object that a reconciler acts on.
 #[derive(Debug, Clone, Copy)]
 enum Stray {
     /// A container without a row; the reconciler would write a row.
@@ -246,7 +247,7 @@ impl Stray {
     const ALL: [Self; 6] =
         [Self::Orphan, Self::Leftover, Self::Lost, Self::RunDirectory, Self::Volume, Self::LateVolume];
 
-    /// Makes the objects that [`Self::plant`] needs.
+    /// Prepares what [`Self::plant`] needs and returns the id of the sandbox, volume or directory.
     async fn prepare(self, scene: &Scene) -> String {
         match self {
             Self::Orphan | Self::Volume => new_id().to_string(),
@@ -289,7 +290,7 @@ impl Stray {
         }
     }
 
-    /// Whether the reconciler has acted on it.
+    /// Returns whether the reconciler has acted on the object.
     async fn is_settled(self, scene: &Scene, id: &str) -> bool {
         let state = scene.column(id, "state").await;
         let objects = scene.objects().await;
@@ -302,9 +303,9 @@ impl Stray {
     }
 }
 
-/// A reconciler's log line when the fence refuses its write.
+/// Part of the log line of a reconciler that lost its lease, so that its write was refused.
 const REFUSED: &str = "lease sandbox.reconcile";
-/// Log lines of "sandbox" that would show that it had acted.
+/// Log lines that "sandbox" would have written if it had acted.
 const ACTS: [&str; 4] = [
     "container without a row found",
     "container outlived its row",
@@ -320,8 +321,8 @@ async fn a_reconciler_stopped_past_its_lease_changes_nothing() {
     let mut in_the_act = 0;
     for round in 0..rounds {
         let stray = Stray::ALL[round % Stray::ALL.len()];
-        // Stops it in the middle of a pass, when it is about to act on an object seen twice; in every fourth
-        // round at a random moment, by SIGSTOP.
+        // A fail point stops it in the middle of a pass, when it is about to act on an object that it saw
+        // twice. In every fourth round SIGSTOP stops it at a random moment.
         let act = round % 4 != 3;
         in_the_act += usize::from(act);
         let anywhere = Duration::from_millis(chance.random_range(0..3000));
@@ -337,8 +338,8 @@ async fn a_reconciler_stopped_past_its_lease_changes_nothing() {
 }
 
 impl Scene {
-    /// Does one round: "sandbox" holds the lease and is stopped when it is about to act on `stray`, or after
-    /// the time `anywhere`; "sandbox-2" takes the lease; "sandbox" resumes before "sandbox-2" acts.
+    /// Does one round: "sandbox" holds the lease and is suspended when it is about to act on `stray`, or
+    /// after the time `anywhere`; "sandbox-2" takes the lease; "sandbox" resumes before "sandbox-2" acts.
     async fn stopped_and_woken(&mut self, stray: Stray, anywhere: Option<Duration>) {
         let seen = self.kill_both().await;
         self.cluster.process("sandbox").arm("sandbox.reconcile.acting=stop");
@@ -372,7 +373,7 @@ impl Scene {
         assert_eq!(self.objects().await, objects, "{stray:?}\n{}", self.cluster.logs());
         assert_eq!(self.events(since), Vec::<String>::new(), "{stray:?}\n{}", self.cluster.logs());
 
-        // The holder of the lease acts.
+        // "sandbox-2", which holds the lease, acts.
         let look = async || stray.is_settled(self, &id).await.then_some(());
         eventually(format!("{stray:?} is settled"), SOON, look).await;
         assert_eq!(self.epoch().await, stale + 1, "{stray:?}: the lease was taken again");
@@ -383,8 +384,8 @@ impl Scene {
 }
 
 impl Scene {
-    /// Waits until "sandbox" answers again. If SIGSTOP hit it before the armed fail point, it stops there
-    /// once more.
+    /// Waits until "sandbox" answers again. If SIGSTOP suspended it before it reached the armed fail point,
+    /// the fail point suspends it once more; then it is resumed again.
     async fn until_awake(&mut self) {
         let woken = Instant::now();
         while let Err(error) = self.cluster.plane.until_ready(Duration::from_secs(1)).await {

@@ -1,8 +1,8 @@
-//! Workers die at every critical moment, and at random ones: turns continue, clients miss nothing and see
-//! nothing twice, and the effects of tools happen once.
+//! Kills workers at every critical moment, and at random ones: turns continue, clients miss no event and see
+//! none twice, and each effect of a tool happens once.
 //!
-//! The oracle is a client that logged every byte of every event over all its connections, together with the
-//! journal, the stored messages and a file in the sandbox to which the tools append.
+//! Checks against a client that logged every byte of every event over all its connections, the journal, the
+//! stored messages, and a file in the sandbox to which the tools append.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use suite_tests::{
 };
 use tokio::task::JoinSet;
 
-/// Fail points between two commits.
+/// Fail points, each between two commits of a turn.
 const POINTS: [&str; 6] = [
     "chat.turn.claimed",
     "chat.tool.intended",
@@ -31,12 +31,12 @@ const POINTS: [&str; 6] = [
     "chat.journal.committed",
     "chat.turn.finishing",
 ];
-/// Total number of rounds for which the suite does one round at each fail point.
+/// Rounds of the whole suite for each kill at each fail point: of 32 rounds, two are at each fail point.
 const SHARE: usize = 16;
-/// Maximum random kills for each one that must interrupt a turn: a kill may find the victim without one.
+/// Maximum random kills per kill that must interrupt a turn. A random kill may hit a worker without a turn.
 const MISSES: usize = 4;
 const REPLICAS: [&str; 2] = ["chat", "chat-2"];
-/// Maximum time from a death to the next event.
+/// Maximum time from the death of a worker to the next event.
 const PROMISE: Duration = Duration::from_secs(15);
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -50,7 +50,7 @@ struct Range {
     effects: BTreeMap<String, Vec<String>>,
     chance: StdRng,
     volleys: usize,
-    /// Duration of a volley without a kill.
+    /// Duration of a round of turns without a kill.
     usual: Duration,
     tally: Tally,
 }
@@ -75,7 +75,7 @@ impl Range {
         Self { cluster, tenant, sessions, effects, chance, volleys: 0, usual: Duration::ZERO, tally }
     }
 
-    /// Runs a volley without a kill.
+    /// Runs a round of turns without a kill.
     async fn peace(&mut self) {
         let begun = Instant::now();
         let testimonies = self.volley().join_all().await;
@@ -83,7 +83,7 @@ impl Range {
         self.hear(&testimonies, None).await;
     }
 
-    /// Starts a turn in every session, each with a client.
+    /// Starts a round: a turn in every session, each watched by a client.
     fn volley(&mut self) -> JoinSet<Testimony> {
         self.volleys += 1;
         let mut clients = JoinSet::new();
@@ -105,7 +105,8 @@ impl Range {
         clients
     }
 
-    /// Kills a worker at a fail point, at its first or second passing, while both workers have turns.
+    /// Kills a worker at a fail point, the first or second time that it passes there, while turns run in all
+    /// sessions.
     async fn die_at(&mut self, point: &'static str, victim: &str) {
         let passing = self.chance.random_range(1..=2);
         let process = self.cluster.process(victim);
@@ -116,7 +117,7 @@ impl Range {
         process.run();
         self.cluster.plane.until_ready(TIMEOUT).await.unwrap();
         let before = self.cluster.process(victim).hits(point);
-        // Either worker may claim a turn, so one volley may pass the point too seldom.
+        // The other worker may claim the turns, so this one may not pass the point often enough in one round.
         for _ in 0..20 {
             let mut clients = pin!(self.volley().join_all());
             let death = tokio::select! {
@@ -138,7 +139,7 @@ impl Range {
         panic!("{victim} never passed {point} {passing} times\n{}", self.cluster.logs());
     }
 
-    /// Kills a worker at a random moment of a volley and starts it again after a random pause.
+    /// Kills a worker at a random moment of a round, and starts it again after a random pause.
     async fn die_sometime(&mut self) {
         let victim = *REPLICAS.choose(&mut self.chance).unwrap();
         let alive = self.chance.random_range(Duration::ZERO..self.usual);
@@ -156,7 +157,7 @@ impl Range {
         self.tally.struck += usize::from(self.was_taken_over(&testimonies).await);
     }
 
-    /// Whether a turn of a volley was begun by one worker and ended by another.
+    /// Returns whether a turn was begun by one worker and ended by another.
     async fn was_taken_over(&self, testimonies: &[Testimony]) -> bool {
         let turns: Vec<&str> = testimonies.iter().map(|testimony| testimony.turn.as_str()).collect();
         let query = "SELECT count(*) FROM chat.turns WHERE id = ANY($1::text[]::uuid[]) AND attempts > 1";
@@ -165,7 +166,8 @@ impl Range {
         count > 0
     }
 
-    /// Checks the records of the clients of a volley.
+    /// Checks the clients' records of a round. If a worker died at `died`, also checks the time until the
+    /// next event.
     async fn hear(&mut self, testimonies: &[Testimony], died: Option<Instant>) {
         for testimony in testimonies {
             self.cluster.verify(&self.tenant, testimony).await;
@@ -201,7 +203,8 @@ async fn a_dying_worker_loses_nothing_and_repeats_nothing() {
     let at_each = (total / SHARE).max(2);
     let (chance, seed) = chance();
     let mut range = Range::open(chance).await;
-    // Every session gets its sandbox before the first kill: other suites test the creation.
+    // Every session gets its sandbox before the first kill, because other suites test the creation of
+    // sandboxes.
     range.peace().await;
     range.peace().await;
 

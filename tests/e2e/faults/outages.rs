@@ -1,5 +1,5 @@
-//! Takes Postgres, Redis or Docker away for ten seconds during turns and beats. Callers get 503 with
-//! Retry-After, or no error. No accepted work is lost or done twice, no agent is marked silent, and no
+//! Tests outages: Postgres, Redis or Docker is down for ten seconds during turns and beats. Callers get 503
+//! with Retry-After, or no error. No accepted work is lost or done twice, no agent is marked silent, and no
 //! container is left over.
 
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use suite_tests::{
 };
 
 const AWAY: Duration = Duration::from_secs(10);
-/// Maximum time from the return of the server to a plane that answers everything.
+/// Maximum time from the end of an outage until the plane answers every call.
 const RECOVERY: Duration = Duration::from_secs(5);
 /// Agents beat every second and count as silent after about five seconds, half of [`AWAY`].
 const BEATS: &str = "
@@ -35,7 +35,7 @@ struct Scene {
     /// Two sessions with turns that only produce text, then one with a sandbox.
     sessions: Vec<String>,
     agents: Vec<Agent>,
-    /// Time of each agent's last change of status.
+    /// For each agent, the time at which its status last changed.
     since: Vec<Value>,
     /// Expected lines of the file in the sandbox.
     effects: Vec<String>,
@@ -64,7 +64,7 @@ impl Scene {
     }
 
     /// Starts the load: a turn that only produces text, and one with a tool that runs through the outage.
-    /// From here on agents beat.
+    /// From then on the agents beat.
     async fn load(&mut self) -> Load {
         let mut before = Vec::new();
         for agent in &self.agents {
@@ -96,7 +96,7 @@ impl Scene {
         }
         for (agent, since) in self.agents.iter().zip(&self.since) {
             let standing = self.tenant.standing(agent).await;
-            // The agent is online now, and was so without an interruption.
+            // The agent is online now, and its status has not changed since the load began.
             let always = standing["status"] == "AGENT_STATUS_ONLINE" && standing["statusChangedAt"] == *since;
             assert!(always, "{standing}, before since {since}\n{}", self.cluster.logs());
         }
@@ -155,7 +155,7 @@ async fn redis_away_and_flushed_disturbs_no_client() {
         scene.cluster.lose_redis().await;
         tokio::time::sleep(AWAY).await;
         scene.cluster.regain_redis().await;
-        // Waits long enough to mark an agent silent if the empty Redis had lost its beats.
+        // Waits long enough that an agent would be marked silent if its beats had been lost with Redis.
         tokio::time::sleep(RECOVERY * 2).await;
         let outcome = load.end().await;
         outcome.assert_civil(false);
@@ -179,7 +179,7 @@ async fn docker_away_or_hung_delays_new_sandboxes_only() {
             } else {
                 docker.refuse();
             }
-            // A session without a sandbox waits for one.
+            // A session without a sandbox must wait for one.
             let newcomer = scene.tenant.session().await;
             load.turn(&scene.tenant, &newcomer, "run echo mine >> effects; cat effects");
             sandboxes += 1;
@@ -212,8 +212,8 @@ async fn a_docker_restart_ends_containers_and_loses_no_work() {
         scene.cluster.start_engine().await;
         let outcome = load.end().await;
         outcome.assert_civil(false);
-        // The container ended in the middle of a command. Its session continues in a new container on the
-        // same workspace, where the command is not repeated.
+        // The container ended in the middle of a command. The session continues in a new container on the
+        // same workspace, and the command is not repeated.
         scene.settle(&outcome).await;
         let alone = async || {
             let containers = scene.cluster.containers().await;

@@ -1,5 +1,5 @@
-//! Turns outlive processes: the replica that runs one is killed, frozen or stopped, and another replica
-//! continues it.
+//! Tests that turns outlive processes: the replica that runs a turn is killed, suspended or stopped, and
+//! another replica continues the turn.
 
 use std::time::{Duration, Instant};
 
@@ -16,11 +16,11 @@ use tokio::task::JoinSet;
 
 use crate::erasure::{committed, purge};
 
-/// An input with a turn that is long enough for every fault of these tests.
+/// An input with a turn of 6 s, so that each fault of these tests happens while it runs.
 const INPUT: &str = "count to 60 every 100ms";
-/// Maximum time from a death to the next event of another replica, at production times.
+/// Maximum time from the death of a replica to the next event of another one, with production times.
 const PROMISE: Duration = Duration::from_secs(15);
-/// Maximum time from SIGTERM to the end.
+/// Maximum time from SIGTERM to the end of a process.
 const DRAIN: Duration = Duration::from_secs(25);
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -31,12 +31,12 @@ struct Scene {
     clients: JoinSet<Testimony>,
 }
 
-/// A turn that runs on the replica "chat" with "chat-2" standing by, and a client that watches it.
+/// Starts a turn on the replica "chat" and a client that watches it; "chat-2" runs too and has no turn.
 async fn scene(builder: Builder) -> Scene {
     let mut cluster = builder.replicas(Service::Chat, 2).start().await;
     let tenant = cluster.tenant("survivor").await;
     let session = tenant.session().await;
-    // With "chat-2" down, "chat" certainly claims the turn.
+    // While "chat-2" is down, only "chat" can claim the turn.
     cluster.process("chat-2").kill().await;
     let mut scene = Scene { cluster, tenant, session: session.clone(), clients: JoinSet::new() };
     scene.run(&session, INPUT).await;
@@ -60,8 +60,8 @@ impl Scene {
         watch(&mut self.clients, &self.tenant, &turn);
     }
 
-    /// Waits for the end, checks the client's record and returns the time after `moment` in which the client
-    /// saw nothing.
+    /// Waits for the end and checks the client's record. Returns the longest time after `moment` in which a
+    /// client saw no event.
     async fn ends_well(&mut self, moment: Instant) -> Duration {
         let mut longest = Duration::ZERO;
         while let Some(testimony) = self.clients.join_next().await {
@@ -83,7 +83,7 @@ impl Scene {
     }
 }
 
-/// Checks that every number is there once, after resets.
+/// Checks that the visible answer counts from 1 to 60 and has each number once.
 fn assert_counted(seen: &Seen) {
     let numbers: Vec<String> = (1..=60).map(|number| number.to_string()).collect();
     let text = seen.text();
@@ -97,7 +97,7 @@ async fn a_killed_replica_is_replaced_within_fifteen_seconds() {
     let mut cluster = Cluster::builder().production_times().replicas(Service::Chat, 2).start().await;
     let tenant = cluster.tenant("survivor").await;
     let (talking, working) = (tenant.session().await, tenant.session().await);
-    // The sandbox exists before the fault. With "chat-2" down, "chat" certainly claims the turns.
+    // The sandbox exists before the fault. While "chat-2" is down, only "chat" can claim the turns.
     tenant.say(&working, "run touch effects").await;
     cluster.process("chat-2").kill().await;
     let mut scene = Scene { cluster, tenant, session: working.clone(), clients: JoinSet::new() };
@@ -105,8 +105,8 @@ async fn a_killed_replica_is_replaced_within_fifteen_seconds() {
     scene.run(&working, "run echo once >> effects; sleep 4 then run echo twice >> effects").await;
     scene.cluster.process("chat-2").run();
     scene.cluster.plane.until_ready(TIMEOUT).await.unwrap();
-    // The tool runs now; the next worker finds its result. Otherwise the tool's own time would count as
-    // silence too.
+    // The tool runs when the worker dies, and the next worker finds its result. If the tool began only after
+    // the takeover, its own 4 s would count as silence.
     let runs = async || {
         let count = "SELECT count(*) FROM sandbox.execs WHERE state = 'running'";
         let count: i64 =
@@ -130,7 +130,7 @@ async fn a_frozen_replica_writes_nothing_when_it_wakes() {
     let mut scene = scene(Cluster::builder()).await;
     scene.cluster.process("chat").freeze();
     tokio::time::sleep(Duration::from_secs(4)).await;
-    // "chat" resumes in the middle of the other replica's attempt, with text still in its buffers.
+    // "chat" resumes while the other replica runs the turn, and still has text in its buffers.
     scene.cluster.process("chat").thaw();
     scene.ends_well(Instant::now()).await;
     scene.cluster.stop().await;
@@ -188,7 +188,7 @@ async fn a_stopped_plane_ends_in_time_and_successfully() {
     let turn = tenant.begin(&session, INPUT).await;
     let mut left_behind = JoinSet::new();
     watch(&mut left_behind, &tenant, &turn);
-    // Checks each process's exit code and the time it took.
+    // Also checks the exit code of each process and the time that it took to stop.
     cluster.stop().await;
 }
 
@@ -220,7 +220,8 @@ async fn replicas_stopped_under_load_end_in_time_and_lose_nothing() {
     let id = purge(&tenant, &forgotten).await;
     let mut begun = Vec::new();
     for (name, session) in names.into_iter().zip(&talks) {
-        // The first turns may be over by then.
+        // The first turns may have ended before the last processes are stopped, so each process gets a new
+        // turn.
         let turn = tenant.begin_surely(session, INPUT, name, TIMEOUT).await;
         watch(&mut clients, &tenant, &turn);
         begun.push((turn, Instant::now()));

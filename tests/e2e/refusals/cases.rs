@@ -6,7 +6,7 @@ use svc_core::id::new_id;
 
 use super::{Case, Scene};
 
-/// Bytes of a body, more than any limit allows.
+/// Size of a body that is larger than every limit.
 const OVERSIZED: usize = 3 << 20;
 
 /// Every way to name this machine or a cloud's metadata service as the host of a URL.

@@ -1,7 +1,8 @@
-//! Every field rule of the contract, broken once in a request to each service that serves the method.
+//! Tests that every field rule of the contract is enforced: each service that serves a method gets a request
+//! that breaks the rule.
 //!
-//! Requests come from the descriptors: a valid one for each method, and for each rule one that breaks it.
-//! They go to the services' gRPC addresses, not through the gateway.
+//! The requests are made from the descriptors: a valid request for each method, changed so that it breaks one
+//! rule. They are sent to the services' gRPC addresses, not to the gateway.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -43,7 +44,7 @@ struct Broken {
     rule: String,
 }
 
-/// Writes reflected messages; reads nothing.
+/// A codec that writes reflected messages and ignores the answers.
 #[derive(Debug, Clone, Default)]
 struct Reflected;
 
@@ -80,7 +81,7 @@ impl Decoder for Reflected {
     }
 }
 
-/// The typed value of a custom option.
+/// Returns the value of a custom option as its generated type.
 fn option<T: Message + Default>(options: &DynamicMessage, name: &str) -> Option<T> {
     let extension = options.descriptor().parent_pool().get_extension_by_name(name).unwrap();
     let value = options.has_extension(&extension).then(|| options.get_extension(&extension))?;
@@ -91,7 +92,7 @@ fn rules(field: &FieldDescriptor) -> FieldRules {
     option(&field.options(), "buf.validate.field").unwrap_or_default()
 }
 
-/// A message that breaks no rule.
+/// Returns a message that breaks no rule.
 fn valid(message: &MessageDescriptor) -> DynamicMessage {
     let mut made = DynamicMessage::new(message.clone());
     for field in message.fields() {
@@ -121,7 +122,8 @@ fn good(field: &FieldDescriptor, rules: &FieldRules) -> Value {
     }
 }
 
-/// Values that break one rule of a field each, with the rule and what the field's path ends with.
+/// Returns values that each break one rule of a field, with the rule and the text with which the field's path
+/// in the refusal ends.
 fn bad(field: &FieldDescriptor, rules: &FieldRules) -> Vec<(Value, &'static str, &'static str)> {
     let mut bad = Vec::new();
     let mut add = |value, rule| bad.push((value, rule, ""));
@@ -225,7 +227,7 @@ fn single(rules: &FieldRules) -> Vec<(Value, &'static str)> {
     bad
 }
 
-/// Every way to break one rule of a message.
+/// Returns requests that each break one rule of a message.
 fn broken(message: &MessageDescriptor) -> Vec<Broken> {
     let mut found = Vec::new();
     for field in message.fields() {
@@ -266,7 +268,7 @@ fn broken(message: &MessageDescriptor) -> Vec<Broken> {
     found
 }
 
-/// Signs as processes of the cluster.
+/// Signs assertions as processes of the cluster do.
 struct Signers(BTreeMap<&'static str, Signer>);
 
 impl Signers {
@@ -283,7 +285,7 @@ impl Signers {
         Self(["gateway", "purge-svc"].map(load).into())
     }
 
-    /// An assertion of a caller that may call `method`.
+    /// Returns an assertion of a caller that may call `method`.
     fn sign(&self, audience: &str, method: &MethodDescriptor) -> String {
         let auth: Auth = option(&method.options(), "steward.common.v1.auth").unwrap();
         let account = Principal::account(AccountId::new());
@@ -315,7 +317,7 @@ async fn send(
     request.set_timeout(Duration::from_secs(20));
     request.metadata_mut().insert(METADATA_KEY, assertion.parse().unwrap());
     let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
-    // On the wire, one message on a stream is a unary request.
+    // Sends one message on a stream, which is the same on the wire as a unary request.
     match grpc.streaming(request, path.parse().unwrap(), Reflected).await {
         Err(status) => status,
         Ok(answers) => match answers.into_inner().message().await {

@@ -1,4 +1,5 @@
-//! A worker that is stopped while it creates a sandbox, and sends the create after the sandbox timed out.
+//! Tests a worker that is suspended while it creates a sandbox, and that sends its create to the engine after
+//! the sandbox timed out.
 
 use std::time::SystemTime;
 
@@ -9,14 +10,14 @@ use suite_tests::{
 
 use super::{SOON, Scene, scene};
 
-/// The places where a worker stands when its sandbox times out.
+/// The fail points at which the worker is suspended until its sandbox has timed out.
 const LATE: [&str; 3] = ["sandbox.create.taken", "sandbox.create.sending", "sandbox.create.made"];
 
 #[tokio::test]
 async fn a_create_sent_after_its_sandbox_timed_out_leaves_nothing() {
     let rounds = rounds("late_create", LATE.len());
-    // Sandboxes time out soon, and no worker takes a create over before that; the stopped worker's lease does
-    // not expire either, so it continues.
+    // Sandboxes time out after 8 s. The lease of a create is longer, so no worker takes the create over, and
+    // the suspended worker still holds its lease when it resumes.
     let mut scene =
         scene("create.deadline = '8s'\ncreate.lease = '120s'\nlifetimes.sweep_period = '200ms'").await;
     let mut refused = 0;
@@ -34,9 +35,9 @@ async fn a_create_sent_after_its_sandbox_timed_out_leaves_nothing() {
 }
 
 impl Scene {
-    /// Does one round: "sandbox" is stopped at `point` while it creates a sandbox; "sandbox-2", which creates
-    /// none, times that sandbox out as failed; "sandbox" resumes. Returns whether the engine refused the
-    /// create.
+    /// Does one round: "sandbox" is suspended at `point` while it creates a sandbox; "sandbox-2", which
+    /// creates none, marks that sandbox failed when it times out; "sandbox" resumes. Returns whether the
+    /// engine refused the create.
     async fn timed_out_and_sent(&mut self, point: &str) -> bool {
         self.kill_both().await;
         self.cluster.process("sandbox").arm(&format!("{point}=stop@1"));
@@ -58,10 +59,11 @@ impl Scene {
 
         let since = SystemTime::now();
         self.cluster.process("sandbox").thaw();
-        // Only "sandbox" creates sandboxes: once it has created the next one, it has finished with this one.
+        // Only "sandbox" creates sandboxes, one after the other: once it has created the next one, it has
+        // finished with this one.
         let next = self.running().await;
         let refused = self.logged("engine refused a container") == 1;
-        // The engine creates a volume for every request; the plane finds and removes it.
+        // The late request makes the engine create the volume again; the plane finds it and removes it.
         let look = async || self.traces(&parts).await.is_empty().then_some(());
         eventually(format!("{point}: nothing is left"), SOON, look).await;
         let events = self.events(since);
