@@ -1,5 +1,5 @@
 //! Notices about accepted and ended turns, for the workers of this process and, as Redis hints, of the other
-//! replicas. A notice may be lost; every worker also scans once a second.
+//! replicas. A notice may be lost, so every process also scans for turns every `scan_period`.
 
 use bytes::Bytes;
 use svc_core::{

@@ -9,7 +9,7 @@
 //! * it did not arrive: sandbox-svc abandons the key, and the call is sent under the next one;
 //! * no service knows: the model reads that the call is in doubt.
 //!
-//! Calls that only read need none of this.
+//! Calls that only read are simply repeated.
 
 use svc_core::{
     error::Chain,
@@ -151,8 +151,8 @@ impl Toolbox {
         }
     }
 
-    /// Asks sandbox-svc for the state of the last dispatch until the state is final. Gives up as in doubt
-    /// when sandbox-svc does not answer for `resolve_timeout`.
+    /// Asks sandbox-svc for the state of the last dispatch until the state is final. The call is in doubt if
+    /// sandbox-svc does not answer for `resolve_timeout`.
     async fn resolve(
         &self,
         run: &Run,

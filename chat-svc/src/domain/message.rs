@@ -98,7 +98,7 @@ pub(crate) enum Part {
     Text {
         text: String,
     },
-    /// The model's reasoning. Sent back only to the provider that signed it.
+    /// The model's reasoning. It may be sent back only to the provider that signed it.
     Reasoning {
         text: String,
         /// The provider's own signature.

@@ -1,9 +1,9 @@
 //! A turn: one user input until its final answer, and its state machine.
 //!
-//! [`next`] is the only function that says which status follows which. It is pure: a turn's row, an input and
-//! the time come in; the changed row goes out. It does not read the lease columns: an expired lease lets
-//! another worker claim the turn, and only the epoch fences writers. `store::claims` claims many turns in one
-//! statement, which must write the same as [`next`] returns for [`Input::Claim`].
+//! [`next`] defines all transitions of the status. It is pure: it takes a turn's row, an input and the time,
+//! and returns the changed row. It does not read the lease columns: an expired lease lets another worker
+//! claim the turn, and only the epoch fences writers. `store::claims` claims many turns in one statement,
+//! which must write the same as [`next`] returns for [`Input::Claim`].
 
 use chrono::{DateTime, Utc};
 use svc_core::{
@@ -68,7 +68,7 @@ pub(crate) enum FailCause {
     Model(FailureClass),
     /// It was not final at its deadline.
     DeadlineExceeded,
-    /// The maximum of claims without progress was reached.
+    /// More claims without progress than the maximum were made.
     Poisoned,
     /// It needed more steps than a turn may have.
     StepLimit,
@@ -175,7 +175,7 @@ pub struct Standing {
 #[cfg_attr(not(test), expect(dead_code, reason = "set-wise SQL makes the other transitions"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Input {
-    /// A worker claims it: for the first time, or after the last worker's lease expired.
+    /// A worker claims it: for the first time, or after the last worker's lease was released or has expired.
     Claim,
     /// Its worker committed a step or a tool's result.
     Advance,

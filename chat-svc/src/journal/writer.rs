@@ -67,7 +67,7 @@ enum Entry {
     Event {
         turn: Arc<Shared>,
         event: TurnEvent,
-        /// Bounds the queue; held until the event is committed or dropped.
+        /// Permits for the event's bytes in the queue; held until the event is committed or dropped.
         room: OwnedSemaphorePermit,
     },
     /// Answered once all entries before it are committed or dropped.
@@ -426,7 +426,7 @@ impl Portion {
         (self.turn.last_seq.load(Ordering::Acquire) + 1..).zip(&self.events)
     }
 
-    /// Frees the portion's room and answers its flushes.
+    /// Frees the portion's bytes in the queue, and answers its flushes.
     fn finish(self) {
         drop(self.rooms);
         for done in self.flushes {

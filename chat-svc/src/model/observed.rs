@@ -234,7 +234,7 @@ impl Drop for Observation {
     }
 }
 
-/// Renders messages as the conventions say.
+/// Renders messages as the JSON text of the conventions, cut to [`MAX_CONTENT_BYTES`].
 fn content(messages: &[Message]) -> String {
     let messages: Vec<_> = messages
         .iter()

@@ -68,9 +68,9 @@ macro_rules! append {
     };
 }
 
-/// Writes the events of the turns that their epoch still runs and that are not locked; returns these turns.
-/// For the other turns it writes nothing. The lock that proves the epoch is held until the statement ends, so
-/// no worker can take a turn over in between.
+/// Writes the events of each turn that its epoch still runs and that is not locked, and returns these turns.
+/// For the other turns it writes nothing. It holds the lock on a turn's row until the statement ends, so no
+/// worker can take the turn over in between.
 pub(crate) async fn append(db: &mut PgConnection, batch: &Batch) -> Result<Vec<TurnId>, pg::Error> {
     Ok(append!(db, batch, "")?)
 }

@@ -20,7 +20,7 @@ use crate::{
 pub(crate) struct Driver {
     pub runs: Runs,
     pub backend: Arc<dyn TurnBackend>,
-    /// Maximum claims without progress; after it a turn fails as POISONED.
+    /// Maximum consecutive claims of a turn without progress; the next claim fails it as POISONED.
     pub max_no_progress: i32,
 }
 

@@ -11,8 +11,8 @@ use tracing::Instrument;
 
 use crate::app::stops::CallStops;
 
-/// Maximum concurrent stops per process; above one account's turn limit, so that one account's unresponsive
-/// sandboxes cannot use every slot.
+/// Maximum concurrent stops per process. It is above the default of `max_running_per_account`, so that the
+/// unresponsive sandboxes of one account cannot use every slot.
 const SLOTS: usize = 256;
 /// Maximum calls read at a time.
 const BATCH: usize = 64;

@@ -1,4 +1,5 @@
-//! An erasure at chat-svc: writers are stopped, turns end, rows are deleted, and no later write is admitted.
+//! Tests an erasure at chat-svc: writers are stopped, turns end, rows are deleted, and no later write is
+//! admitted.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! chat-svc over real sockets, on a real Postgres and Redis: one file a behaviour.
+//! Tests chat-svc over real sockets, on a real Postgres and Redis. Each file tests one behaviour, except the
+//! fixtures `plane` and `sandbox`.
 
 #[cfg(test)]
 mod custody;

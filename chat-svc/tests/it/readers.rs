@@ -1,4 +1,4 @@
-//! Readers of the event journal: they see committed events only, and miss none.
+//! Tests readers of the event journal: they see committed events only, and miss none.
 
 use std::time::Duration;
 

@@ -23,7 +23,7 @@ struct State {
     records: HashMap<String, ExecRecord>,
     /// Keys in the order in which they ran.
     ran: Vec<String>,
-    /// While set, calls arrive but do not run.
+    /// While set, calls arrive, but do not run and get no answer.
     swallow: bool,
     /// While set, the answers of calls that ran are lost.
     lose_answers: bool,

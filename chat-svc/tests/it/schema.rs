@@ -1,4 +1,4 @@
-//! The schema: its custody annotations, and its enums.
+//! Tests the schema: its custody annotations, and its enums.
 
 use chat_svc::{
     MIGRATOR,

@@ -1,4 +1,4 @@
-//! Sessions, their messages, and their tenants.
+//! Tests sessions, the listing of their messages, and that other tenants cannot find them.
 
 use std::collections::BTreeSet;
 

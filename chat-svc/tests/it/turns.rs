@@ -1,4 +1,4 @@
-//! Turns: their events, the session's input policy, cancel, deadlines and messages.
+//! Tests turns: their events and messages, the session's input policy, cancels and deadlines.
 
 use std::time::Duration;
 
