@@ -1,4 +1,4 @@
-//! The users of a plane, each with a credential and the few calls that the scenarios make.
+//! The users of a plane, each with a credential and the few calls that the tests make.
 
 use serde_json::{Value, json};
 use steward::api::{Api, Refusal, create_account, create_token, sse::Frame};
@@ -14,14 +14,14 @@ pub struct Tenant {
     pub token: String,
 }
 
-/// The events that streams showed of one turn.
+/// The events of one turn that a client received.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
     pub frames: Vec<Frame>,
 }
 
 impl Cluster {
-    /// A caller without a credential.
+    /// Returns a caller without a credential.
     pub fn anonymous(&self) -> Api {
         Api::at(&self.url, "").unwrap()
     }
@@ -58,7 +58,7 @@ impl Tenant {
         self.api.get(&format!("/v1/turns/{turn}")).await.unwrap()["turn"].clone()
     }
 
-    /// Reads a turn's events after a cursor to the end of the turn; reconnects when a stream ends early.
+    /// Reads a turn's events after a cursor to the end of the turn. Reconnects if a stream ends early.
     pub async fn watch(&self, turn: &str, after: &str) -> Seen {
         let mut seen = Seen::default();
         let mut cursor = after.to_owned();
@@ -88,7 +88,7 @@ impl Tenant {
 }
 
 impl Seen {
-    /// The visible answer: all text deltas except those that a reset voids.
+    /// Returns the visible answer: all text deltas except those that a reset makes invalid.
     pub fn text(&self) -> String {
         let mut deltas: Vec<(u64, String)> = Vec::new();
         for frame in &self.frames {
@@ -105,14 +105,14 @@ impl Seen {
         deltas.into_iter().map(|(_, text)| text).collect()
     }
 
-    /// Kinds of the events, without adjacent repeats.
+    /// Returns the kinds of the events, without adjacent repeats.
     pub fn kinds(&self) -> Vec<&str> {
         let mut kinds: Vec<&str> = self.frames.iter().map(|frame| frame.event.as_str()).collect();
         kinds.dedup();
         kinds
     }
 
-    /// Data of the events of one kind.
+    /// Returns the data of the events of one kind.
     pub fn all(&self, kind: &str) -> Vec<Value> {
         let frames = self.frames.iter().filter(|frame| frame.event == kind);
         frames.map(|frame| serde_json::from_str(&frame.data).unwrap()).collect()
@@ -126,7 +126,7 @@ impl Seen {
     }
 }
 
-/// Position of an event in its turn's journal.
+/// An event that knows its position in its turn's journal.
 pub trait Sequenced {
     /// The first event has 1.
     fn seq(&self) -> u64;
@@ -138,7 +138,7 @@ impl Sequenced for Frame {
     }
 }
 
-/// The problem document with which a call was refused.
+/// Returns the problem document with which a call was refused.
 pub fn refusal<T: std::fmt::Debug>(result: anyhow::Result<T>) -> Refusal {
     result.unwrap_err().downcast().unwrap()
 }

@@ -1,4 +1,4 @@
-//! Stores every telemetry export as received. The residue search needs all of it, but the plane's own
+//! Stores every telemetry export as received. The residue search must read all of it, but the plane's own
 //! receiver keeps only parts of spans, and neither logs nor metrics.
 
 use std::{fs::File, io::Write, path::PathBuf};

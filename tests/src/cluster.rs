@@ -1,9 +1,10 @@
-//! A plane of real processes: one child per service and replica, on a Postgres, a Redis and a Docker engine.
+//! A plane of real processes: one child process for each replica of each service, on a Postgres, a Redis and
+//! a Docker engine.
 //!
-//! Processes are the built `steward` program, exactly as shipped. Leases are short by configuration, so that
-//! a takeover takes one or two seconds instead of fifteen; [`Builder::production_times`] keeps the default
-//! times. Each cluster has its own database and Redis. It uses the servers that the environment names, if any
-//! (`steward stack exec`), and starts private ones otherwise.
+//! The processes run the built program `steward`, as a release does. Leases are short by configuration, so
+//! that a takeover takes one or two seconds instead of fifteen; [`Builder::production_times`] keeps the
+//! default times. Each cluster has its own database and Redis. It uses the Postgres and the Docker engine
+//! that the environment names, if any (`steward stack exec`), and starts private ones otherwise.
 
 mod child;
 mod wires;
@@ -68,7 +69,7 @@ impl Default for Builder {
     }
 }
 
-/// Leases of one second, and short periods for the work that waits for them.
+/// Leases of one or two seconds, and short periods for the work that waits for their expiry.
 const SHORT_TIMES: &[(Service, &str)] = &[
     (Service::Chat, "worker.lease_ttl = '1s'\nworker.renew_period = '300ms'\nworker.scan_period = '200ms'"),
     (
@@ -83,7 +84,8 @@ impl Builder {
     #[must_use]
     pub fn replicas(mut self, service: Service, count: usize) -> Self {
         self.services.retain(|other| *other != service);
-        // The added services start before the gateway, because its configuration lists their addresses.
+        // Inserts them at the front, so that the gateway stays last: [`Cluster::stop_processes`] expects it
+        // there.
         self.services.splice(0..0, std::iter::repeat_n(service, count));
         self
     }
@@ -136,7 +138,7 @@ impl Builder {
     }
 }
 
-/// A running plane. Call [`Cluster::stop`] at the end of a test: it checks that every process drains.
+/// A running plane. Call [`Cluster::stop`] at the end of a test; it checks that every process drains.
 #[derive(Debug)]
 pub struct Cluster {
     /// Base URL of the public API.
@@ -144,7 +146,7 @@ pub struct Cluster {
     pub engine: Engine,
     /// The processes with their addresses and configuration.
     pub plane: Plane,
-    /// Every span that the plane's receiver got.
+    /// Every span that the plane's receiver has stored.
     pub traces: Traces,
     pub database: Database,
     pub redis_url: String,
@@ -155,12 +157,12 @@ pub struct Cluster {
     installation: String,
     children: Vec<Child>,
     redis: Option<Daemon>,
-    /// The Docker engine if it is the cluster's own and runs.
+    /// The cluster's own Docker engine, while it runs.
     dockerd: Option<Daemon>,
     stack: Stack,
     background: JoinSet<anyhow::Result<()>>,
     closing: CancellationToken,
-    // The field stands last, so that it is removed last: all fields above use its files.
+    // This field is last, so that its directory is removed last: the fields above use its files.
     home: ScratchHome,
 }
 
@@ -265,42 +267,42 @@ impl Cluster {
         cluster
     }
 
-    /// Directory with its keys, configuration and logs.
+    /// Returns the directory with the cluster's keys, configuration and logs.
     pub fn home(&self) -> &Path {
         self.home.root()
     }
 
-    /// The label value that marks its containers and volumes.
+    /// Returns the label value that marks the cluster's containers and volumes.
     pub fn installation(&self) -> &str {
         &self.installation
     }
 
-    /// A process by its name: "chat", "chat-2".
+    /// Returns a process by its name, such as "chat" or "chat-2".
     pub fn process(&mut self, name: &str) -> &mut Child {
         self.children.iter_mut().find(|child| child.name() == name).unwrap()
     }
 
-    /// Containers of this cluster's sandboxes.
+    /// Lists the containers of this cluster's sandboxes.
     pub async fn containers(&self) -> Vec<Container> {
         self.engine.containers(&self.label()).await.unwrap()
     }
 
-    /// Volumes of this cluster's sandboxes.
+    /// Lists the volumes of this cluster's sandboxes.
     pub async fn volumes(&self) -> Vec<Volume> {
         self.engine.volumes(&self.label()).await.unwrap()
     }
 
-    /// The label of all its containers and volumes.
+    /// Returns the label of all containers and volumes of the cluster, as `key=value`.
     pub fn label(&self) -> String {
         format!("{INSTALLATION_LABEL}={}", self.installation)
     }
 
-    /// The logs of all processes, for the message of a failure.
+    /// Returns the logs of all processes, for the message of a failure.
     pub fn logs(&self) -> String {
         self.children.iter().map(Child::log).collect::<Vec<_>>().join("\n")
     }
 
-    /// The connections of the services to Postgres and Docker.
+    /// Returns the proxies between the services and Postgres and Docker.
     ///
     /// # Panics
     /// Unless the cluster was built with [`Builder::wired`].
@@ -308,7 +310,7 @@ impl Cluster {
         self.wires.as_ref().unwrap()
     }
 
-    /// Kills Redis; the plane keeps running.
+    /// Kills Redis. The plane keeps running.
     pub async fn lose_redis(&mut self) {
         let redis = self.redis.take().unwrap();
         redis.stop(&[(rustix::process::Signal::KILL, Duration::from_secs(5))]).await.unwrap();
@@ -339,7 +341,7 @@ impl Cluster {
     /// # Panics
     /// If a process exits with an error or too late.
     pub async fn stop_processes(&mut self) {
-        // The gateway stops first: it is listed last.
+        // Stops the gateway first, which is last in the list.
         for child in self.children.iter_mut().rev().filter(|child| child.is_running()) {
             let status = child.terminate().await;
             assert!(status.success(), "{}: {status}\n{}", child.name(), child.log());
@@ -379,7 +381,8 @@ impl Cluster {
     }
 }
 
-/// Waits until one of the processes ends, which is an error before the stop.
+/// Waits until one of the processes ends, and returns its name. Before the cluster is stopped, that is an
+/// error.
 async fn first_end(children: &mut [Child]) -> String {
     loop {
         if let Some(child) =
@@ -399,7 +402,7 @@ async fn admin_token(database: &Database) -> String {
     issued.secret.expose_secret().to_owned()
 }
 
-/// The built program; it lies beside the directory of the tests.
+/// Returns the path of the built program, which is beside the directory of the test programs.
 pub fn program() -> PathBuf {
     let tests = env::current_exe().unwrap();
     let program = tests.parent().and_then(Path::parent).unwrap().join("steward");
@@ -407,7 +410,8 @@ pub fn program() -> PathBuf {
     program
 }
 
-/// The static program that is mounted into sandboxes.
+/// Returns the path of the static program that is mounted into sandboxes; builds the program if no variable
+/// names it.
 pub fn guest() -> PathBuf {
     match env::var_os("STEWARD_GUEST") {
         Some(guest) => guest.into(),
@@ -433,16 +437,16 @@ fn script(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Strin
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// The root of the repository.
+/// Returns the root of the repository.
 pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The command that runs a process of the plane in tests.
+/// Returns the command that runs a process of the plane in tests.
 fn command(process: &Process) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(program());
     command.args(process.arguments(true));
-    // Exports spans often, so that a killed process loses few.
+    // Sends spans often, so that few are lost when a process is killed.
     command.env("OTEL_BSP_SCHEDULE_DELAY", "500");
     command
 }

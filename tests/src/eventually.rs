@@ -7,10 +7,10 @@ use std::{
 
 const POLL: Duration = Duration::from_millis(50);
 
-/// Calls `look` until it returns a value, and returns that with the time it took.
+/// Calls `look` until it returns a value. Returns the value and the time that this took.
 ///
 /// # Panics
-/// If there is no value within the time; the message names `what`.
+/// If there is no value within the time; the message contains `what`.
 pub async fn eventually<T>(
     what: impl Display,
     within: Duration,
@@ -26,7 +26,7 @@ pub async fn eventually<T>(
     }
 }
 
-/// Runs a future on a task of its own; the test awaits its handle.
+/// Runs a future on a task of its own. The test awaits the task's handle.
 #[expect(clippy::disallowed_methods, reason = "there is no lifecycle to drain: the test waits")]
 pub fn elsewhere<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,

@@ -1,5 +1,5 @@
-//! Shared parts of the suites: a plane of real processes on real servers, the actors that use it, and
-//! polling.
+//! Shared parts of the suites: a plane of real processes on real servers, its users, faults, load, and the
+//! checks of what users saw and what is stored.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a harness: what it cannot do ends the test")]
 

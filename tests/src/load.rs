@@ -1,5 +1,5 @@
-//! The load on a plane while a suite takes a part of it away: agents beat, tenants read sessions and begin
-//! turns. It records every answer, and a client watches every accepted turn to the end.
+//! The load on a plane while a suite makes a part of it fail: agents beat, tenants read sessions and begin
+//! turns. The load records every answer, and a client watches every accepted turn to its end.
 
 use std::{
     collections::BTreeMap,
@@ -61,7 +61,8 @@ pub struct Load {
     testimonies: Arc<Mutex<Vec<Testimony>>>,
     ending: CancellationToken,
     tasks: JoinSet<()>,
-    /// Agents beat until the very end: the plane would rightly mark one that stops as silent.
+    /// The heartbeats of the agents. They are kept up until the load ends, because the plane rightly marks an
+    /// agent silent that stops beating.
     beats: JoinSet<()>,
 }
 
@@ -74,7 +75,7 @@ pub struct Outcome {
 }
 
 impl Tenant {
-    /// Creates an agent that polls for its messages, registers it and sends its first beat.
+    /// Creates an agent that polls for its messages, registers it and sends its first heartbeat.
     pub async fn agent(&self, name: &str) -> Agent {
         let created = self.api.post("/v1/agents", &json!({ "name": name })).await.unwrap();
         let enrolment = Api::at(self.api.url(), created["enrolment"]["secret"].as_str().unwrap()).unwrap();
@@ -131,7 +132,7 @@ impl Load {
         });
     }
 
-    /// Stops starting turns and waits for every accepted one.
+    /// Stops starting turns and waits for the end of every accepted turn.
     ///
     /// # Panics
     /// If a turn has not ended in time.
@@ -165,7 +166,7 @@ impl Load {
         }
     }
 
-    /// Begins turns one after the other, like a person: a refused turn is not repeated.
+    /// Begins turns one after the other, as a person does. A refused turn is not retried.
     fn begin_turns(&mut self, tenant: &Tenant, request: RequestBuilder) {
         let (answers, ending) = (self.answers.clone(), self.ending.clone());
         let (tenant, testimonies) = (tenant.clone(), self.testimonies.clone());
@@ -224,7 +225,7 @@ impl Outcome {
         }
     }
 
-    /// Panics unless every call after `moment` succeeded.
+    /// Panics unless every call made after `moment` succeeded.
     pub fn assert_well_after(&self, moment: Instant) {
         for answer in self.answers.iter().filter(|answer| answer.asked > moment) {
             assert!(answer.is_success(), "{:?} after it should be well: {answer:?}", answer.asked - moment);

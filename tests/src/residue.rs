@@ -1,7 +1,8 @@
-//! A byte search through every store of a plane, which finds the places in which a text still occurs.
+//! Searches every store of a plane for texts, byte by byte, and returns the places in which a text still
+//! occurs.
 //!
 //! It knows no table, key or directory by name. It reads everything that has a row, a key, a file or a label,
-//! so that a new store is searched from its first day. It searches
+//! so that a new store is searched without a change here. It searches
 //!
 //! * every row of every schema, as a dump would show it;
 //! * every key and value of Redis;
@@ -11,8 +12,9 @@
 //! * on the engine, everything with the installation's label: containers with their record, layer, output,
 //!   memory filesystems and the environments of their processes; volumes; images.
 //!
-//! A text is searched as it is, in hex (Postgres shows bytes in hex) and in base64. The files of the database
-//! server are not searched: deleted rows stay there until a vacuum, and in its log until the log is recycled.
+//! A text is searched as it is, in hex (in which Postgres shows bytes) and in base64. The files of the
+//! database server are not searched: deleted rows stay in them until a vacuum, and in its write-ahead log
+//! until that is recycled.
 
 pub mod docker;
 
@@ -32,13 +34,14 @@ use crate::{
     cluster::Cluster,
 };
 
-/// Directories in the home of servers that are searched through their own protocols.
+/// Directories in the home with the files of servers, which are searched through the servers instead.
 const SERVERS: [&str; 2] = ["postgres", "docker"];
 
 const TABLES: &str = "SELECT table_schema, table_name FROM information_schema.tables
     WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ('pg_catalog', 'information_schema')";
 
-/// The places of each text: "row chat.messages", "key hb:…", "file logs/chat.log", "volume …".
+/// For each text, the places where it was found, such as "row chat.messages", "key hb:…", "file
+/// logs/chat.log" or "volume …".
 pub type Places = BTreeMap<String, BTreeSet<String>>;
 
 /// Texts to search for, each in every encoding in which it may be stored.
@@ -60,12 +63,13 @@ impl<'a> Needles<'a> {
     }
 }
 
-/// A text as it is, in hex, and in base64 at each of the three alignments in a longer text.
+/// Returns a text as it is, in hex, and in base64 at each of the three alignments that it can have in a
+/// longer text.
 fn forms(text: &str) -> Vec<String> {
     let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
     let base64 = (0..3).map(|before| {
         let encoded = BASE64.encode([&vec![0; before], text.as_bytes()].concat());
-        // Keeps only the digits that share no bit with a neighbour of the text.
+        // Keeps only the digits that contain no bit of the text's neighbours.
         let (from, to) = ((before * 8).div_ceil(6), (before + text.len()) * 8 / 6);
         encoded[from..to].to_owned()
     });
@@ -85,7 +89,7 @@ impl Cluster {
         }
     }
 
-    /// Every place in which one of these texts occurs.
+    /// Returns every place in which one of these texts occurs.
     pub async fn search(&self, texts: &[&str]) -> Places {
         let needles = Needles::new(texts);
         let mut found = Places::new();
@@ -96,7 +100,7 @@ impl Cluster {
         found
     }
 
-    /// The number of rows of every table.
+    /// Returns the number of rows of every table.
     pub async fn rows(&self) -> BTreeMap<String, i64> {
         let mut connection = PgConnection::connect(&self.database.admin_url().unwrap()).await.unwrap();
         let mut rows = BTreeMap::new();
@@ -185,7 +189,7 @@ fn search_files(home: &Path, needles: &Needles<'_>, found: &mut Places) {
         }
         let place = format!("file {name}");
         needles.look(name.as_bytes(), &place, found);
-        // Directories of sandboxes may vanish meanwhile; any other failure to read fails the search.
+        // A directory of a sandbox may be removed meanwhile. Any other failure to read fails the search.
         let read = fs::symlink_metadata(&path).and_then(|kind| {
             if kind.is_dir() {
                 for entry in fs::read_dir(&path)? {
@@ -205,7 +209,7 @@ fn search_files(home: &Path, needles: &Needles<'_>, found: &mut Places) {
     }
 }
 
-/// Panics unless each text was found in a place with the given prefix.
+/// Panics unless each text was found in a place that begins as given.
 pub fn assert_found(found: &Places, expected: &[(&str, &str)]) {
     for (text, place) in expected {
         let places = found.get(*text).into_iter().flatten().collect::<Vec<_>>();

@@ -1,7 +1,8 @@
 //! Round counts, random seeds and report lines of the fault suites.
 //!
-//! `make test` runs each suite's small default; `make soak` sets larger counts through the environment. The
-//! random choices are seeded, so that a run can be repeated; the timing of the machine cannot be.
+//! `make test` runs each suite with its small default count; `make soak` sets larger counts through the
+//! environment. The random choices have a seed, so that a run can be repeated, except for the timing of the
+//! machine.
 
 use std::{env, fmt::Display, fs::File, io::Write};
 
@@ -11,10 +12,10 @@ use rand::{SeedableRng, rngs::StdRng};
 const ROUNDS: &str = "STEWARD_ROUNDS_";
 /// Variable with the seed of every suite's random choices.
 const SEED: &str = "STEWARD_SEED";
-/// Variable with the path of a file that collects each suite's line.
+/// Variable with the path of a file to which each suite adds its line.
 const REPORT: &str = "STEWARD_ROUNDS_REPORT";
 
-/// The number of rounds of `suite`: the value of `STEWARD_ROUNDS_<SUITE>`, or `default`.
+/// Returns the number of rounds of `suite`: the value of `STEWARD_ROUNDS_<SUITE>`, or `default`.
 ///
 /// # Panics
 /// If the variable is set and not a number above zero.
@@ -26,7 +27,7 @@ pub fn rounds(suite: &str, default: usize) -> usize {
     })
 }
 
-/// A random generator, and its seed for the report.
+/// Returns a random generator, and its seed for the report.
 ///
 /// # Panics
 /// If `STEWARD_SEED` is set and not a number.
@@ -35,7 +36,7 @@ pub fn chance() -> (StdRng, u64) {
     (StdRng::seed_from_u64(seed), seed)
 }
 
-/// Reports the counts of `suite`: one line on standard output, and in the report file if there is one.
+/// Writes the counts of `suite` as one line to standard output, and to the report file if there is one.
 ///
 /// # Panics
 /// If the report cannot be written.

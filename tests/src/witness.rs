@@ -1,10 +1,10 @@
-//! A client that records every byte of a turn's events with its time, and reconnects with the id of the last
-//! whole event whenever it is cut off.
+//! A client that records every byte of a turn's events with its time. Whenever its stream is cut, it
+//! reconnects with the id of the last whole event.
 //!
-//! It discards half an event that a cut stream left, as every client does, but remembers its bytes: the
-//! replay must begin with the same ones.
+//! As every client does, it discards a part of an event that a cut stream left. But it remembers the bytes of
+//! that part: the replay must begin with the same ones.
 //!
-//! A test compares the bytes joined over all its connections with the journal. If they are equal, the client
+//! A test compares the bytes of all its connections, joined, with the journal. If they are equal, the client
 //! saw every event once, in order.
 
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::{
 };
 
 const CONNECT: Duration = Duration::from_secs(5);
-/// Longest silence of a stream: a comment is sent every 15 s.
+/// Maximum time in which a stream may send nothing: the gateway sends a comment every 15 s.
 const SILENCE: Duration = Duration::from_secs(20);
 /// Pause before a reconnect.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -34,11 +34,11 @@ pub struct Sighting {
     pub frame: Frame,
 }
 
-/// The record of a client of one turn.
+/// The record of a client that watched one turn.
 #[derive(Debug, Clone, Default)]
 pub struct Testimony {
     pub turn: String,
-    /// Its events, in order of arrival.
+    /// The turn's events, in order of arrival.
     pub sightings: Vec<Sighting>,
     pub streams: usize,
 }
@@ -51,20 +51,20 @@ struct Witness<'a> {
     joint: Joint,
 }
 
-/// Joins the bytes of consecutive streams.
+/// Joins the bytes of streams that follow each other.
 #[derive(Debug, Default)]
 struct Joint {
-    /// Bytes of an event that is not whole yet.
+    /// Bytes of an event that is not complete yet.
     open: Vec<u8>,
-    /// The longest part that earlier, cut streams showed of the next event.
+    /// The longest part of the next event that a cut stream has shown so far.
     shown: Vec<u8>,
 }
 
 impl Tenant {
-    /// Watches a turn to its end through any number of cuts.
+    /// Watches a turn to its end; its streams may be cut any number of times.
     ///
     /// # Panics
-    /// Panics if the turn is refused permanently or has not ended `within`.
+    /// If the turn is refused permanently or has not ended `within` that time.
     pub async fn witness(&self, turn: &str, within: Duration) -> Testimony {
         let http = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).build().unwrap();
         let testimony = Testimony { turn: turn.to_owned(), ..Testimony::default() };
@@ -75,10 +75,11 @@ impl Tenant {
         witness.testimony
     }
 
-    /// Starts a turn with `input`; retries with the same idempotency key while answers are lost.
+    /// Starts a turn with `input` and returns its id. Retries with the same idempotency key while no answer
+    /// arrives.
     ///
     /// # Panics
-    /// If the input is refused permanently or not accepted `within`.
+    /// If the input is refused permanently or not accepted `within` that time.
     pub async fn begin_surely(&self, session: &str, input: &str, key: &str, within: Duration) -> String {
         let http = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).build().unwrap();
         let url = format!("{}/v1/sessions/{session}/turns", self.api.url());
@@ -100,7 +101,7 @@ impl Tenant {
     }
 }
 
-/// Whether a refusal may be retried.
+/// Returns whether a refused call may be retried.
 fn may_pass(status: StatusCode) -> bool {
     matches!(
         status,
@@ -146,7 +147,7 @@ impl Joint {
         while let Some(end) = self.open.windows(2).position(|pair| pair == b"\n\n") {
             let bytes: Vec<u8> = self.open.drain(..end + 2).collect();
             let frame = parse(&bytes);
-            // Comments and problems have no id: they are not events of the turn.
+            // Comments and problems have no id: they are no events of the turn.
             if !frame.id.is_empty() {
                 assert_continues(&std::mem::take(&mut self.shown), &bytes);
                 whole.push(Sighting { at: Instant::now(), bytes, frame });
@@ -155,7 +156,7 @@ impl Joint {
         whole
     }
 
-    /// Discards the partial event that an ended stream left.
+    /// Discards the part of an event that an ended stream left.
     fn cut(&mut self) {
         let half = std::mem::take(&mut self.open);
         let begins = |frame: &[u8]| half.starts_with(frame) || frame.starts_with(&half);
@@ -171,7 +172,7 @@ impl Joint {
     }
 }
 
-/// Panics unless `bytes` begin with the bytes shown before.
+/// Panics unless `bytes` begin with the bytes that were shown before.
 fn assert_continues(shown: &[u8], bytes: &[u8]) {
     let (begun, replacement) = (String::from_utf8_lossy(shown), String::from_utf8_lossy(bytes));
     assert!(bytes.starts_with(shown), "a client was shown {begun:?}, and then {replacement:?} in its place");
@@ -192,23 +193,23 @@ fn parse(bytes: &[u8]) -> Frame {
 }
 
 impl Testimony {
-    /// Whether the last event is the turn's last.
+    /// Returns whether the last event received is the turn's last.
     pub fn is_over(&self) -> bool {
         let last = self.sightings.last().map(|sighting| sighting.frame.event.as_str());
         matches!(last, Some("turn.completed" | "turn.failed" | "turn.canceled"))
     }
 
-    /// The events, as [`Tenant::watch`] returns them.
+    /// Returns the events, as [`Tenant::watch`] returns them.
     pub fn seen(&self) -> Seen {
         Seen { frames: self.sightings.iter().map(|sighting| sighting.frame.clone()).collect() }
     }
 
-    /// Kinds of the events, without adjacent repeats.
+    /// Returns the kinds of the events, without adjacent repeats.
     pub fn kinds(&self) -> Vec<String> {
         self.seen().kinds().into_iter().map(str::to_owned).collect()
     }
 
-    /// Time from `moment` to the next event; `None` if the turn had ended before.
+    /// Returns the time from `moment` to the next event; `None` if the turn had ended before `moment`.
     pub fn silence_after(&self, moment: Instant) -> Option<Duration> {
         let next = self.sightings.iter().find(|sighting| sighting.at > moment)?;
         Some(next.at - moment)
@@ -220,16 +221,16 @@ impl Testimony {
 }
 
 impl Cluster {
-    /// A connection that may read every schema.
+    /// Returns a connection that may read every schema.
     pub async fn administrator(&self) -> PgConnection {
         <PgConnection as sqlx::Connection>::connect(&self.database.admin_url().unwrap()).await.unwrap()
     }
 
-    /// Checks a testimony against the journal and the stored messages.
+    /// Checks a client's record against the journal and the stored messages.
     ///
     /// # Panics
-    /// If a byte differs, an event is missing or double, the turn did not complete, or the visible
-    /// answer differs from the stored one.
+    /// If a byte differs, an event is missing or double, the turn did not complete, or the visible answer
+    /// differs from the stored one.
     pub async fn verify(&self, tenant: &Tenant, testimony: &Testimony) {
         let turn = &testimony.turn;
         let mut journal = Vec::new();
@@ -286,7 +287,7 @@ mod tests {
 
     const EVENT: &str = "id: t:1\nevent: text.delta\ndata: {\"text\":\"one\"}\n\n";
 
-    /// Counts the events of streams that end after these bytes.
+    /// Reads streams that each end after these bytes, and returns the number of whole events.
     fn streams(streams: &[&str]) -> usize {
         let mut joint = Joint::default();
         let mut events = 0;

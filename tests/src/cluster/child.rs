@@ -15,22 +15,23 @@ use steward_stack::Home;
 use crate::eventually::eventually;
 use tokio::process::ChildStdin;
 
-/// Maximum time from SIGTERM to the end, as every service promises, and a margin for a busy machine.
+/// Maximum time from SIGTERM to the end of a process, which every service promises.
 const DRAIN: Duration = Duration::from_secs(25);
 const SLACK: Duration = Duration::from_secs(3);
 
-/// One process. It dies with the test.
+/// One process. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Child {
     process: Process,
     log: PathBuf,
     running: Option<tokio::process::Child>,
-    /// Its standard input, kept open: a process stops when it closes, because its supervisor is then gone.
+    /// The process's standard input, kept open: the process stops when it closes, because it then takes its
+    /// supervisor for dead.
     lifeline: Option<ChildStdin>,
     asked_to_stop: Option<Instant>,
-    /// Environment variables that are set for this process alone.
+    /// Environment variables of this process only.
     settings: BTreeMap<String, String>,
-    /// Fail points of its next run only.
+    /// Fail points of the next run only.
     armed: Option<String>,
 }
 
@@ -54,21 +55,21 @@ impl Child {
         &self.process.name
     }
 
-    /// Base URL of its gRPC or HTTP listener.
+    /// Returns the base URL of the process's gRPC or HTTP listener.
     pub fn url(&self) -> String {
         format!("http://{}", self.process.listen)
     }
 
-    /// Base URL of its operator endpoints.
+    /// Returns the base URL of the process's operator endpoints.
     pub fn operator_url(&self) -> String {
         self.process.operator_url()
     }
 
-    /// Processor time used so far, in user and kernel mode.
+    /// Returns the processor time used so far, in user and kernel mode.
     pub fn processor_time(&self) -> Duration {
         let pid = self.pid();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        // utime and stime are the 14th and 15th field; the name, in parentheses, is the second.
+        // utime and stime are the 14th and 15th field of the line; the second is the name, in parentheses.
         let fields = stat.rsplit(')').next().unwrap().split_whitespace();
         let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum();
         Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
@@ -78,34 +79,34 @@ impl Child {
         self.running.as_ref().and_then(tokio::process::Child::id).unwrap()
     }
 
-    /// Whether it was started and not yet observed to end.
+    /// Returns whether the process was started and its end has not been observed.
     pub fn is_running(&self) -> bool {
         self.running.is_some()
     }
 
-    /// Whether it ended without being stopped.
+    /// Returns whether the process ended without being stopped.
     pub(super) fn has_ended(&mut self) -> bool {
         self.running.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some())
     }
 
-    /// Arms fail points (`svc_core::run::failpoint`) for its next run; later runs have none.
+    /// Arms fail points (`svc_core::run::failpoint`) for the next run of the process; later runs have none.
     pub fn arm(&mut self, failpoints: &str) {
         self.armed = Some(failpoints.to_owned());
     }
 
-    /// Sets the configuration key `a.b` for this replica alone, from its next run on.
+    /// Sets the configuration key `a.b` for this replica only, from its next run on.
     pub fn set(&mut self, key: &str, value: &str) {
         let service = self.process.service.name();
         let variable = format!("steward_{service}_{}", key.replace('.', "__")).to_uppercase();
         self.settings.insert(variable, value.to_owned());
     }
 
-    /// Waits until an armed fail point stops it.
+    /// Waits until an armed fail point suspends the process.
     pub async fn until_stopped(&self, within: Duration) {
         eventually(format!("{} stops", self.name()), within, async || self.is_stopped().then_some(())).await;
     }
 
-    /// Whether it is stopped by a signal or a fail point.
+    /// Returns whether the process is suspended, by a signal or a fail point.
     pub fn is_stopped(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
         // The state follows the name, which is in parentheses.
@@ -136,13 +137,13 @@ impl Child {
         kill_process(Pid::from_raw(self.pid().cast_signed()).unwrap(), signal).unwrap();
     }
 
-    /// Kills it, like a power cut.
+    /// Kills the process with SIGKILL, so that it cannot clean up, as in a power cut.
     pub async fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.running.take().unwrap().wait().await.unwrap();
     }
 
-    /// Waits until it ends; `None` if it still runs after that time.
+    /// Waits until the process ends. Returns `None` if it still runs after that time.
     pub async fn died(&mut self, within: Duration) -> Option<ExitStatus> {
         let status = tokio::time::timeout(within, self.running.as_mut().unwrap().wait()).await.ok()?.unwrap();
         self.running = None;
@@ -173,13 +174,13 @@ impl Child {
         child.wait().await.unwrap()
     }
 
-    /// Waits for the end of a process that was asked to stop; an error says what went wrong.
+    /// Waits for the end of a process that was sent SIGTERM. Returns an error if it fails or takes too long.
     pub(super) async fn end(&mut self) -> Result<(), String> {
         let Some(mut child) = self.running.take() else {
             return Ok(());
         };
-        // Keeps the input open: waiting would close it, and a second request to stop ends the process without
-        // grace.
+        // Keeps the standard input open: waiting would close it, and the process would take that as a second
+        // request to stop and end at once.
         let _input = child.stdin.take();
         let asked = self.asked_to_stop.unwrap_or_else(Instant::now);
         let left = (DRAIN + SLACK).saturating_sub(asked.elapsed());
@@ -195,7 +196,7 @@ impl Child {
         &self.log
     }
 
-    /// Its log, each line prefixed with its name.
+    /// Returns the log of the process, each line prefixed with its name.
     pub fn log(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         text.lines().map(|line| format!("{} | {line}\n", self.name())).collect()

@@ -1,5 +1,5 @@
-//! The connections of a cluster's services to Postgres and Docker, for suites that cut them. The suite itself
-//! connects to both directly.
+//! Proxies between a cluster's services and Postgres and Docker, for suites that cut these connections. The
+//! suite itself connects to both servers directly.
 
 use steward_stack::Stack;
 use svc_core::testing::FaultProxy;
@@ -21,7 +21,7 @@ impl Wires {
         Self { postgres: FaultProxy::start(database).await, docker: FaultProxy::start(engine).await }
     }
 
-    /// URL of the cluster's Postgres through the proxy.
+    /// Returns the URL of the cluster's Postgres through the proxy.
     pub(super) fn database_url(&self, stack: &Stack) -> String {
         let mut url = url(stack);
         url.set_ip_host(self.postgres.address().ip()).unwrap();
@@ -29,7 +29,7 @@ impl Wires {
         url.into()
     }
 
-    /// URL of the Docker engine through the proxy.
+    /// Returns the address of the Docker engine through the proxy.
     pub(super) fn docker_host(&self) -> String {
         format!("tcp://{}", self.docker.address())
     }

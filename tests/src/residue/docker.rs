@@ -1,4 +1,4 @@
-//! The search on the engine, through the `docker` command line, of everything with an installation's label.
+//! Searches everything on the engine that has an installation's label, with the command line of `docker`.
 
 use tokio::process::Command;
 
@@ -21,7 +21,8 @@ impl Cluster {
         for name in engine.list(&["volume", "ls", "--quiet", "--filter", &filter]).await {
             let place = format!("volume {name}");
             needles.look(&engine.run(&["volume", "inspect", &name]).await, &place, found);
-            // A container that never runs, because the engine shows the content of volumes only through one.
+            // Creates a container that never runs, because the engine shows the content of a volume only
+            // through one.
             let mount = format!("{name}:/searched:ro");
             let base = image(self.engine.host());
             let id = engine.line(&["create", "--network", "none", "--volume", &mount, &base, "true"]).await;
@@ -39,7 +40,7 @@ impl Cluster {
     }
 }
 
-/// The command line of an engine.
+/// The `docker` command line of one engine.
 #[derive(Debug)]
 pub struct Engine {
     /// Address on which the engine listens.
