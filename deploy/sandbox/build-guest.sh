@@ -4,7 +4,8 @@ set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
 triple="$(uname -m)-unknown-linux-gnu"
-# Its own target directory: it has other flags, and need not wait for the lock of another build.
+# The guest has a target directory of its own, because it is built with other flags and must not wait for the
+# lock of another build.
 target=${STEWARD_GUEST_TARGET_DIR:-${CARGO_TARGET_DIR:-$root/target}/guest}
 
 cd "$root"

@@ -12,7 +12,8 @@ import schemathesis
 
 URL, ADMIN = os.environ["STEWARD_URL"], os.environ["STEWARD_ADMIN_TOKEN"]
 
-# Fields with values that only the server can judge. 400 is a correct answer to a well-formed value of these.
+# Fields with values that only the server can judge. If a well-formed value of these is answered with 400,
+# that is correct.
 OPAQUE = {
     "pageToken": "a token of this listing, made by the server",
     "lastEventId": "a cursor of this turn, made by the server",
@@ -25,7 +26,8 @@ OPAQUE = {
     "env": "at most 128 KiB together",
     "path": "a path inside the sandbox",
 }
-# Codes that say what is stored, who calls or what is reachable, which no schema can state.
+# Codes with which a well-formed request may be refused, because the reason is the caller or the stored state.
+# No schema can state these reasons.
 STATE = {
     "AGENT_NOT_PAUSED",
     "AGENT_PAUSED",
@@ -51,7 +53,7 @@ STATE = {
     "TURN_IN_FLIGHT",
     "TURN_QUEUE_FULL",
 }
-# Refusals by status and code, printed at the end.
+# Number of refusals by status, code and fields, printed at the end.
 REFUSALS = collections.Counter()
 atexit.register(lambda: print("Refusals:", *(f"{n} x {which}" for which, n in REFUSALS.items()), sep="\n  "))
 
@@ -103,10 +105,11 @@ def before_call(ctx, case, kwargs):
     """Authenticates, and replaces most ids of the path by ids that exist; none of these is removed."""
     case.headers = case.headers or {}
     case.headers["Authorization"] = f"Bearer {TOKENS[caller(case.operation.path)]}"
-    # A short one is answered 504, as it asks.
+    # A request with a short timeout in this header would be answered 504, correctly.
     case.headers.pop("x-request-timeout", None)
     for name in case.path_parameters or {}:
-        # Schemathesis reuses ids of responses. Without this agent or token, later cases would be refused.
+        # Schemathesis reuses ids of responses. If a case removed this agent or token, later ones would be
+        # refused.
         ends = case.operation.path.endswith(":purge") or case.method.upper() == "DELETE"
         if ends and case.path_parameters[name] in KEPT:
             case.path_parameters[name] = str(uuid.uuid4())

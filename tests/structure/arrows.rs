@@ -1,4 +1,4 @@
-//! The layers that each layer may use, and the libraries that it may name.
+//! Checks which layers each layer uses, and which libraries it names.
 
 use crate::{
     Problem,
@@ -8,12 +8,12 @@ use crate::{
 /// A library that only some layers may name.
 struct Fence {
     library: &'static str,
-    /// Directories (with a slash) or files that may name it, anywhere below `src/`.
+    /// Directories (with a slash) or files, at any depth below `src/`, that may name it.
     layers: &'static [&'static str],
     exempt: &'static [&'static str],
 }
 
-/// The gateway is a transcoder: the wire is its subject, so `tonic` and the contract are free there.
+/// The gateway may name `tonic` and the contract anywhere, because turning HTTP into gRPC is its task.
 const FENCES: &[Fence] = &[
     Fence { library: "sqlx", layers: &["store/", "store.rs"], exempt: &[] },
     Fence {
@@ -29,7 +29,7 @@ const FENCES: &[Fence] = &[
     Fence { library: "redis", layers: &["store/", "store.rs"], exempt: &["gateway"] },
 ];
 
-/// Libraries that do I/O or know the wire; `domain` names none of them.
+/// Libraries that do I/O or know wire formats; `domain` may name none of them.
 const IMPURE: &[&str] =
     &["axum", "bollard", "hyper", "redis", "reqwest", "sqlx", "steward_proto", "tokio", "tonic", "tracing"];
 
@@ -48,7 +48,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("model", &["app", "config", "grpc", "service", "store", "worker"]),
 ];
 
-/// The gateway has no layers of this kind.
+/// Returns the sources of services with layers. The gateway has no such layers.
 fn layered(tree: &Tree) -> impl Iterator<Item = &Source> {
     tree.services().filter(|source| source.package != "gateway")
 }
@@ -105,8 +105,8 @@ pub(crate) fn no_layer_reaches_up(tree: &Tree) -> Vec<Problem> {
     problems
 }
 
-/// Domain types live in `domain`: if another layer exports types of the store, it hides that those types are
-/// not in `domain`.
+/// Domain types belong in `domain`: if another layer exported types of the store, they would look like
+/// domain types.
 pub(crate) fn only_the_store_exports_its_types(tree: &Tree) -> Vec<Problem> {
     let mut problems = Vec::new();
     for source in layered(tree).filter(|source| !["", "store"].contains(&source.layer().as_str())) {

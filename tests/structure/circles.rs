@@ -1,4 +1,4 @@
-//! Modules of one crate that use each other in a circle.
+//! Finds modules of one crate that use each other in a circle.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,11 +9,12 @@ use crate::{
 
 type Module = Vec<String>;
 
-/// Arrows between the children of one module, each with the file that has it.
+/// Uses between the children of one module: from one child to another, with the file in which the use is.
 type Arrows = BTreeMap<(String, String), String>;
 
-/// Looks at every module's children as boxes: an arrow leads from one box to another if any file in the first
-/// uses any file in the second. A module and its own submodules are one box, so they may use each other.
+/// Reports circles among the children of each module. A child uses another if any file of the first uses any
+/// file of the second. A child contains all of its own submodules, so these may use each other and their
+/// parent.
 pub(crate) fn modules_form_no_circle(tree: &Tree) -> Vec<Problem> {
     let packages: BTreeSet<&str> = tree.built().map(|source| source.package.as_str()).collect();
     let mut problems = Vec::new();
@@ -48,7 +49,8 @@ fn arrows(files: &BTreeMap<Module, &Source>) -> BTreeMap<Module, Arrows> {
     found
 }
 
-/// Finds the module in which `path` is defined, through the exports of the modules on its way.
+/// Finds the module that defines `path`. If a module on the path re-exports the next name, continues at the
+/// path that it exports.
 fn resolve(files: &BTreeMap<Module, &Source>, path: &[String], hops: usize) -> Module {
     let depth = (0..=path.len()).rev().find(|depth| files.contains_key(&path[..*depth])).unwrap_or(0);
     let module = &path[..depth];

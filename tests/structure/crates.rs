@@ -1,4 +1,4 @@
-//! The crates of the workspace that each crate may depend on.
+//! Checks which crates of the workspace each crate depends on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 
 use crate::{SERVICES, tree::root};
 
-/// Returns the members of the workspace that a package depends on, without those that only its tests use.
+/// Returns the crates of the workspace that a package depends on, except those that only its tests use.
 fn internal(package: &Package, members: &BTreeSet<String>) -> BTreeSet<String> {
     let built = |kind: DependencyKind| kind != DependencyKind::Development;
     let dependencies = package.dependencies.iter().filter(|dependency| built(dependency.kind));

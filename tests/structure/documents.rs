@@ -28,14 +28,14 @@ fn paths_in_the_documents_exist() {
     for document in DOCUMENTS {
         let text = fs::read_to_string(root.join(document)).unwrap();
         for path in paths(&text) {
-            // A recipe may name a file that every service has: `grpc/convert.rs`.
+            // A document may name a file as it is called in every service, such as `grpc/convert.rs`.
             let of_a_service = || {
                 SERVICES.iter().any(|service| {
                     root.join(service).join("src").join(path).exists()
                         || root.join(service).join(path).exists()
                 })
             };
-            // A file that a build makes is not in the repository.
+            // A file below `target/` is made by a build, so it is not in the repository.
             let built = path.starts_with("target/");
             if !built && !root.join(path).exists() && !of_a_service() {
                 missing.push(format!("{document} names {path}, which does not exist"));

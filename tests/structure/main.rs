@@ -1,11 +1,11 @@
 //! Checks the structure of the repository: the uses between crates, layers and files, their sizes, and the
 //! exports of each service.
 //!
-//! Crates come from cargo's metadata, layers from the paths of the files, and the names that a file uses from
-//! its parsed source: a comment or a string does not count, and an alias hides nothing. Each rule is a
-//! function from a [`Tree`] to its problems; [`planted`] proves that each one finds its violation.
-//! `exceptions.txt` lists the places where a rule does not hold yet; an entry without a problem fails, so the
-//! list only gets shorter.
+//! Dependencies between crates come from cargo's metadata, layers from the paths of files, and the names that
+//! a file uses from its parsed source, so that comments and strings are ignored and an alias hides nothing.
+//! Each rule is a function that returns the problems of a [`Tree`]; [`planted`] proves that each rule finds a
+//! violation. `exceptions.txt` lists the places where a rule does not hold yet. An entry without a problem
+//! fails, so the list only gets shorter.
 
 #![expect(clippy::unwrap_used, reason = "a file that cannot be read or parsed fails the test")]
 
@@ -27,7 +27,7 @@ use tree::{Tree, root};
 /// The services; each has the same skeleton.
 const SERVICES: &[&str] = &["chat-svc", "gateway", "purge-svc", "registry-svc", "sandbox-svc"];
 
-/// Places where a rule does not hold yet, one `rule path` a line.
+/// Places where a rule does not hold yet: one line for each, with the rule and the path.
 const EXCEPTIONS: &str = include_str!("exceptions.txt");
 
 /// One violation of a rule.

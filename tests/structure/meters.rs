@@ -1,4 +1,4 @@
-//! The place where the metrics of a service are defined.
+//! Checks where the metrics of a service are defined.
 
 use syn::{
     Expr, ExprCall, ExprLit, Lit,
@@ -10,10 +10,10 @@ use crate::{
     tree::{Source, Tree},
 };
 
-/// The one meter of all services.
+/// Name of the meter that all services use.
 const METER: &str = "steward";
 
-/// Each service defines its metrics in `src/metrics.rs`, on one meter.
+/// Reports services without `src/metrics.rs`, and uses of a meter in another file or under another name.
 pub(crate) fn metrics_have_their_file_and_meter(tree: &Tree) -> Vec<Problem> {
     let has = |package: &str, path: &str| {
         tree.sources.iter().any(|source| source.package == package && source.path == path)

@@ -1,5 +1,5 @@
-//! The names that a source file uses: crates, and modules of its own crate. Code under `#[cfg(test)]` does
-//! not count.
+//! Finds the names that a source file uses: crates, and modules of its own crate. Ignores code under
+//! `#[cfg(test)]`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,10 +16,10 @@ pub(crate) struct Names {
     pub(crate) crates: BTreeSet<String>,
     /// Paths into the own crate, from its root: `app::turns::create` of `crate::app::turns::create`.
     pub(crate) own: BTreeSet<Vec<String>>,
-    /// Names that a visible `use` exports, with the path of each from the crate's root.
+    /// Names that a `pub use` or `pub(crate) use` exports, with the path of each from the crate's root.
     pub(crate) exports: BTreeMap<String, Vec<String>>,
-    /// Names that a `use` binds to an item inside a crate, which hide a crate of that name:
-    /// `redis` of `use svc_core::data::redis`.
+    /// Names that a `use` binds to an item inside a crate, as `use svc_core::data::redis` does with `redis`.
+    /// In this file they do not mean the crate of the same name.
     bound: BTreeSet<String>,
     /// Module path of the code being visited.
     module: Vec<String>,
@@ -34,7 +34,7 @@ pub(crate) fn of(file: &syn::File, module: &[String]) -> Names {
 }
 
 impl Names {
-    /// Whether the file uses the top module `name` of its crate.
+    /// Returns whether the file uses the top module `name` of its crate.
     pub(crate) fn uses(&self, name: &str) -> bool {
         self.own.iter().any(|path| path.first().is_some_and(|first| first == name))
     }
@@ -47,7 +47,7 @@ impl Names {
         }
     }
 
-    /// The path from the crate's root, if `segments` begins with `crate`, `self` or `super`.
+    /// Returns the path from the crate's root, if `segments` begins with `crate`, `self` or `super`.
     fn absolute(&self, segments: &[String]) -> Option<Vec<String>> {
         let mut base = match segments.first()?.as_str() {
             "crate" => Vec::new(),
@@ -94,7 +94,7 @@ impl Names {
         self.used(path);
     }
 
-    /// Remembers what `use` brings into the file under `name`, if it is not the crate of that name itself.
+    /// Records the name that a `use` brings into the file, unless it is the crate of that name.
     fn bind(&mut self, prefix: &[String], name: &str) {
         match (prefix, name) {
             ([] | [_], "self") => {}
@@ -108,7 +108,7 @@ impl Names {
         }
     }
 
-    /// In a `use`, a lone name is a crate too: `use tonic;`.
+    /// Records a path of a `use`. A path of one name is a crate: `use tonic;`.
     fn used(&mut self, path: Vec<String>) {
         match path.as_slice() {
             [name] => {
@@ -118,7 +118,7 @@ impl Names {
         }
     }
 
-    /// Paths among the tokens of a macro call, which the parser leaves alone.
+    /// Records the paths among the tokens of a macro call, which the parser does not parse.
     fn tokens(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = Vec::new();
         let mut colons = 0;
@@ -173,7 +173,7 @@ impl<'ast> Visit<'ast> for Names {
         visit::visit_macro(self, call);
     }
 
-    /// Derives and attributes name crates too: `#[derive(sqlx::Type)]`, `#[sqlx(type_name = "…")]`.
+    /// Records the crates in derives and attributes: `#[derive(sqlx::Type)]`, `#[sqlx(type_name = "…")]`.
     fn visit_attribute(&mut self, attribute: &'ast Attribute) {
         if let Some(first) = attribute.path().segments.first() {
             self.crates.insert(first.ident.to_string());
@@ -186,11 +186,11 @@ impl<'ast> Visit<'ast> for Names {
     }
 }
 
-/// Whether an attribute keeps its item out of a build for production.
+/// Returns whether an attribute excludes its item from a build for production.
 pub(crate) fn is_test_only(attribute: &Attribute) -> bool {
     let mut test = attribute.path().is_ident("test");
     if attribute.path().is_ident("cfg") {
-        // `test` alone, or a feature that only tests turn on.
+        // The condition is `test`, or a feature that only tests enable.
         let condition = quote::quote!(#attribute).to_string();
         test =
             condition.contains("(test)") || condition.contains("test-util") || condition.contains("(test ,");
@@ -198,7 +198,7 @@ pub(crate) fn is_test_only(attribute: &Attribute) -> bool {
     test
 }
 
-/// The attributes of an item; none for items that have no name.
+/// Returns the attributes of an item; none for kinds of item that are not listed.
 pub(crate) fn attributes(item: &Item) -> &[Attribute] {
     match item {
         Item::Const(item) => &item.attrs,

@@ -1,11 +1,11 @@
-//! Snippets that break one rule each, and one tree that keeps all of them.
+//! Snippets that each break one rule, and a tree that breaks none.
 
 use crate::{RULES, SERVICES, tree::Tree};
 
 /// One file: path from the root of the repository, and its text.
 type File<'a> = (&'a str, &'a str);
 
-/// A violation: its rule, the place where it is reported, and the files that make it.
+/// A violation: the rule, the place at which it must be reported, and the files that contain it.
 const PLANTED: &[(&str, &str, &[File<'_>])] = &[
     (
         "library",
@@ -168,7 +168,7 @@ fn a_tree_that_keeps_the_rules_has_no_problem() {
     assert_eq!(found(&parse(KEPT)), []);
 }
 
-/// A rule without a planted violation could fail silently.
+/// A rule that skipped a service would report no problem of it.
 #[test]
 fn every_service_is_checked() {
     let services: Vec<String> = SERVICES.iter().map(|name| format!("{name}/src/app/a.rs")).collect();

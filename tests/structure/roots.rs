@@ -1,4 +1,4 @@
-//! The exports at the root of each service.
+//! Checks the exports at the root of each service.
 
 use std::collections::BTreeSet;
 
@@ -9,10 +9,10 @@ use crate::{
     tree::{Tree, is_public},
 };
 
-/// The names a program needs to run a service.
+/// The names that a program needs to run a service.
 const ROOT: &[&str] = &["Config", "MIGRATOR", "NAME", "start"];
 
-/// Services that differ: the names that are added or missing, and the reason.
+/// Services that differ: the names that they export in addition, those that they lack, and the reason.
 const DIFFERENT: &[(&str, &[&str], &[&str], &str)] = &[
     ("gateway", &[], &["MIGRATOR"], "it has no database"),
     ("registry-svc", &["operator"], &[], "`steward token` issues the first token of a fresh plane"),
@@ -35,7 +35,7 @@ pub(crate) fn services_export_what_their_users_need(tree: &Tree) -> Vec<Problem>
     problems
 }
 
-/// Returns the public names of an item that is not for tests alone.
+/// Returns the names that an item exports, except if only tests compile it.
 fn exports(item: &Item) -> Vec<String> {
     if names::attributes(item).iter().any(names::is_test_only) {
         return Vec::new();

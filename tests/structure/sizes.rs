@@ -25,7 +25,7 @@ pub(crate) fn files_are_short(tree: &Tree) -> Vec<Problem> {
     long.map(|source| Problem::new("lines", source.place(), format!("{} lines", source.lines))).collect()
 }
 
-/// A crate's root file does not count as a sibling of its modules.
+/// Does not count a crate's root file, which is in the same directory as its modules.
 pub(crate) fn directories_are_small(tree: &Tree) -> Vec<Problem> {
     let mut files: BTreeMap<String, usize> = BTreeMap::new();
     for source in &tree.sources {
@@ -46,7 +46,7 @@ pub(crate) fn functions_are_short(tree: &Tree) -> Vec<Problem> {
     })
 }
 
-/// Counts tuples too: a tuple among the parameters would only hide their number.
+/// Refuses long tuples too, because a tuple would only hide the number of parameters.
 pub(crate) fn functions_take_few_parameters(tree: &Tree) -> Vec<Problem> {
     each_function(tree, |source, function| {
         let text = format!("{} takes {} parameters", function.name, function.parameters);
@@ -71,7 +71,7 @@ pub(crate) fn modules_have_their_file_beside_their_directory(tree: &Tree) -> Vec
 struct Function {
     name: String,
     lines: usize,
-    /// Number of typed parameters; the receiver does not count.
+    /// Number of parameters, without the receiver (`self`).
     parameters: usize,
     /// Number of members of the largest tuple among the parameters.
     tuple: usize,

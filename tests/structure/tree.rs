@@ -1,4 +1,4 @@
-//! The Rust sources of the repository, parsed.
+//! Reads and parses the Rust sources of the repository.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +10,7 @@ use syn::{Item, Meta, Visibility};
 
 use crate::names::{self, Names};
 
-/// All Rust files of the repository, or those of a planted snippet.
+/// All Rust files of the repository, or the files of a planted snippet.
 pub(crate) struct Tree {
     pub(crate) sources: Vec<Source>,
 }
@@ -24,7 +24,7 @@ pub(crate) struct Source {
     pub(crate) lines: usize,
     pub(crate) syntax: syn::File,
     pub(crate) names: Names,
-    /// Whether only tests compile it.
+    /// Whether only tests compile the file.
     pub(crate) test: bool,
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn root() -> PathBuf {
 }
 
 impl Tree {
-    /// Reads every crate below `root`: a directory with a `Cargo.toml` that has a package.
+    /// Reads every crate below `root`. A crate is a directory with a `Cargo.toml`.
     pub(crate) fn read(root: &Path) -> Self {
         let mut texts = Vec::new();
         read_directory(root, root, &mut texts);
@@ -76,12 +76,12 @@ impl Tree {
         Self { sources }
     }
 
-    /// Files that are compiled into a service, without its tests.
+    /// Returns the files that are compiled into a service, without its tests.
     pub(crate) fn services(&self) -> impl Iterator<Item = &Source> {
         self.built().filter(|source| crate::SERVICES.contains(&source.package.as_str()))
     }
 
-    /// Files that are compiled into any crate, without its tests.
+    /// Returns the files that are compiled into a crate, without its tests.
     pub(crate) fn built(&self) -> impl Iterator<Item = &Source> {
         self.sources.iter().filter(|source| !source.test)
     }
@@ -98,12 +98,12 @@ impl Source {
         module(&self.path)
     }
 
-    /// Returns the first directory or file below `src`: `store` of `src/store/turns.rs`.
+    /// Returns the first directory or file below `src`, such as `store` for `src/store/turns.rs`.
     pub(crate) fn layer(&self) -> String {
         self.module().first().cloned().unwrap_or_default()
     }
 
-    /// Modules that this file declares for tests alone.
+    /// Returns the modules that this file declares for tests only, each with its crate.
     fn gated_modules(&self) -> Vec<(String, Vec<String>)> {
         let gated = self.syntax.items.iter().filter_map(|item| match item {
             Item::Mod(item) if item.attrs.iter().any(names::is_test_only) => Some(item.ident.to_string()),
@@ -113,7 +113,7 @@ impl Source {
     }
 }
 
-/// Module path of a file below a crate's directory.
+/// Returns the module path of a file, from its path below the crate's directory.
 fn module(path: &str) -> Vec<String> {
     let inner = path.strip_prefix("src/").unwrap_or(path).trim_end_matches(".rs");
     match inner {
@@ -129,7 +129,7 @@ fn read_directory(root: &Path, directory: &Path, texts: &mut Vec<(String, String
     for path in entries {
         let name = path.file_name().unwrap().to_str().unwrap();
         if path.is_dir() {
-            // Hidden directories and build output hold no sources of ours.
+            // Hidden directories and build output contain no sources of the repository.
             if !name.starts_with('.') && name != "target" {
                 read_directory(root, &path, texts);
             }
@@ -140,12 +140,13 @@ fn read_directory(root: &Path, directory: &Path, texts: &mut Vec<(String, String
     }
 }
 
-/// Whether an item is visible outside its crate.
+/// Returns whether an item is visible outside its crate.
 pub(crate) fn is_public(visibility: &Visibility) -> bool {
     matches!(visibility, Visibility::Public(_))
 }
 
-/// Whether a list of attributes has the attribute `name`, alone or as the last segment of a path.
+/// Returns whether a list of attributes contains the attribute `name`, alone or as the last segment of a
+/// path.
 pub(crate) fn has(attributes: &[syn::Attribute], name: &str) -> bool {
     attributes.iter().any(|attribute| {
         let path = match &attribute.meta {
