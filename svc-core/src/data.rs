@@ -5,11 +5,11 @@
 //! | [`pg`] | pool, transactions, errors, migrations |
 //! | [`pg_enum`] | domain enums as Postgres enums |
 //! | [`lease`] | leases on rows and on tasks, with fencing |
-//! | [`idempotency`] | requests with an idempotency key |
+//! | [`idempotency`] | requests that may be repeated |
 //! | [`audit`] | the log of irreversible acts |
 //! | [`data_map`] | the class of each table and column for erasures |
 //! | [`redis`] | the connection to Redis |
-//! | [`wake`] | hints between replicas |
+//! | [`wake`] | hints that replicas send each other |
 
 pub mod audit;
 pub mod data_map;

@@ -1,16 +1,16 @@
-//! A process and its surroundings.
+//! The parts of a process that do not depend on its service.
 //!
 //! | Module | Content |
 //! |---|---|
 //! | [`process`] | the steps of every `main` |
 //! | [`config`] | configuration from defaults, a file and the environment |
 //! | [`lifecycle`] | tasks, loops and shutdown |
-//! | [`readiness`] | checks behind the readiness of a service |
+//! | [`readiness`] | checks that a service is ready |
 //! | [`telemetry`] | traces, metrics and logs |
 //! | [`clock`] | wall-clock time |
-//! | [`backoff`] | delays that grow |
+//! | [`backoff`] | exponential back-off |
 //! | [`breaker`] | circuit breakers |
-//! | [`failpoint`] | points at which tests kill, stop or fail a process |
+//! | [`failpoint`] | points at which tests kill, suspend or delay a process |
 
 pub mod backoff;
 pub mod breaker;

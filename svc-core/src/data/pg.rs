@@ -1,19 +1,23 @@
-//! Postgres as every service uses it: a pool with time limits, migrations, typed errors, and the transaction
-//! that application code begins and commits.
+//! Access to Postgres: a pool with time limits, migrations, typed errors, and the transaction that
+//! application code begins and commits.
 //!
-//! * One database; each service has a schema, an owner role that migrates and a run role that cannot change
-//!   tables ([`bootstrap`] makes them). SQL is unqualified: the role's `search_path` names its schema.
-//! * [`Tx::for_subject`] is the only transaction in which a subject's data may be written: it holds the
-//!   subject's custody row, so an erasure waits for it and is never overtaken by it.
-//! * [`Error`] is the only form in which a database error leaves a store; it says what the caller should do.
+//! * All services use one database. Each service has a schema, an owner role that migrates it, and a run role
+//!   that cannot change tables ([`bootstrap`] creates them). SQL names tables without a schema: the role's
+//!   `search_path` determines the schema.
+//! * [`Tx::for_subject`] is the only transaction in which a subject's data may be written. Such a transaction
+//!   holds the subject's custody row: an erasure waits until the transaction ends, and no transaction can
+//!   begin during the erasure.
+//! * [`Error`] is the only type in which a store returns a database error; its variants say what the caller
+//!   should do.
 //!
-//! The time limits are the server's. A server that vanishes without closing its connections is noticed by the
-//! kernel alone, after minutes. A caller with a deadline puts it around the whole transaction; dropping a
-//! transaction is always safe.
+//! Postgres enforces the time limits. If the server's host vanishes without closing its connections, only the
+//! kernel notices, after minutes. A caller with a deadline therefore applies it to the whole transaction;
+//! dropping a transaction is always safe.
 //!
-//! SQL in this crate is checked when it runs, not when it is built: the tables it names (`custody`, `leases`,
-//! `idempotency_keys`, `audit_log`) exist once in the schema of *each* service, so there is no one database
-//! that the checking macros could ask. Tests run every statement against a migrated schema instead.
+//! SQL in this crate is checked when it runs, not when the crate is built: the tables that it names
+//! (`custody`, `leases`, `idempotency_keys`, `audit_log`) exist in the schema of *each* service, so sqlx's
+//! checking macros have no single schema to check against. Instead, tests run every statement against a
+//! migrated schema.
 
 use std::time::Duration;
 
@@ -39,15 +43,15 @@ pub use self::{
     tx::Tx,
 };
 
-/// Idle time after which a connection is pinged before it is handed out. Without a ping the first query after
-/// a restart of Postgres fails; with a ping at every hand-out each transaction pays a round trip.
+/// Idle time after which a connection is pinged before a caller gets it. Without a ping the first query after
+/// a restart of Postgres fails; with a ping each time, every transaction takes one more round trip.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 /// Address and limits of a service's Postgres. Only `url` has no default.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PgConfig {
-    /// URL of the run role, as `postgres://steward_chat:…@db/steward`.
+    /// URL of the run role, for example `postgres://steward_chat:…@db/steward`.
     pub url: SecretString,
     /// URL of the owner role. With it the service migrates its schema when it starts; without it the service
     /// refuses to start on a schema older than the program.
@@ -104,16 +108,16 @@ impl PgConfig {
         }
     }
 
-    /// Returns the options of a connection of the owner role; `None` without one.
+    /// Returns the connection options of the owner role; `None` if the configuration has no `migrate_url`.
     ///
     /// # Errors
-    /// [`Error::Driver`] if its URL cannot be read.
+    /// [`Error::Driver`] if `migrate_url` cannot be read.
     pub(crate) fn owner_options(&self) -> Result<Option<PgConnectOptions>> {
         self.migrate_url.as_ref().map(|url| self.options(url, true)).transpose()
     }
 
-    /// Returns the options of a connection at `url` with these limits; `unlimited` lifts the limit on
-    /// statements.
+    /// Returns the options of a connection at `url` with these limits. `unlimited` removes the limit on the
+    /// time of a statement.
     fn options(&self, url: &SecretString, unlimited: bool) -> Result<PgConnectOptions> {
         let options: PgConnectOptions = url.expose_secret().parse().map_err(Error::from)?;
         let statement = if unlimited { Duration::ZERO } else { self.statement_timeout };
@@ -158,7 +162,7 @@ impl Pool {
         Ok(Self(pool))
     }
 
-    /// Like [`Self::lazy`], and fails unless Postgres answers.
+    /// Builds a pool as [`Self::lazy`] does, and checks that Postgres answers.
     ///
     /// # Errors
     /// [`Error`] if Postgres does not answer.
@@ -191,7 +195,7 @@ impl Pool {
         &self.0
     }
 
-    /// Closes every connection, after the connections in use have returned to the pool.
+    /// Closes every connection; those in use are closed when their users return them.
     pub async fn close(&self) {
         self.0.close().await;
     }
@@ -211,7 +215,8 @@ impl crate::run::readiness::Check for Pool {
     }
 }
 
-/// Reports how many connections are open, in use and allowed, by the conventions for database clients.
+/// Reports the numbers of idle, used and allowed connections, under OpenTelemetry's names for database
+/// clients.
 fn observe(pool: &PgPool, name: &str) {
     let meter = opentelemetry::global::meter("steward");
     let label = |state: Option<&'static str>| {

@@ -1,17 +1,17 @@
-//! Full-jitter exponential back-off, pure: the random draw comes in.
+//! Exponential back-off with equal jitter. The caller passes the random number, so the functions are pure.
 
 use std::time::Duration;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
-    /// Ceiling of the first delay.
+    /// Upper bound of the first delay.
     pub first: Duration,
-    /// Ceiling of every delay.
+    /// Upper bound of every delay.
     pub most: Duration,
 }
 
 impl Backoff {
-    /// Builds delays up to `first`, doubling to `most`.
+    /// Builds a back-off with bounds that begin at `first` and double up to `most`.
     pub const fn new(first: Duration, most: Duration) -> Self {
         Self { first, most }
     }
@@ -22,8 +22,8 @@ impl Backoff {
         self.first.saturating_mul(1_u32 << doublings).min(self.most)
     }
 
-    /// Returns the delay after `failures` failures in a row: between half its ceiling and its ceiling, by
-    /// `draw` in 0..1.
+    /// Returns the delay after `failures` failures in a row. `draw`, a random number from 0 to 1, selects it
+    /// from the upper half of the range: between half the [`Self::ceiling`] and the whole.
     pub fn delay(&self, failures: u32, draw: f64) -> Duration {
         self.ceiling(failures).mul_f64(0.5 + draw.clamp(0.0, 1.0) / 2.0)
     }

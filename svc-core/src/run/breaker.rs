@@ -1,13 +1,13 @@
-//! A circuit breaker, without I/O and without a clock: the time comes in.
+//! A circuit breaker without I/O; callers pass the time.
 //!
-//! *Closed*, calls pass and failures in a row are counted; at the threshold the breaker *opens* and refuses
-//! calls until its cool-down is over; then it is *half-open*: exactly one call, the probe, may pass, and its
-//! outcome alone closes or reopens the breaker. A probe without an outcome (its caller died) expires after
-//! [`BreakerPolicy::probe_timeout`].
+//! While it is *closed*, calls pass and failures in a row are counted. At the threshold it *opens* and
+//! refuses calls until its cool-down is over. Then it is *half-open*: exactly one call, the probe, may pass,
+//! and only its outcome closes or reopens the breaker. If a probe reports no outcome (its caller crashed),
+//! the next call becomes the probe after [`BreakerPolicy::probe_timeout`].
 //!
-//! A [`Permit`] carries the generation in which it was given, and every change of state begins a new
-//! generation: the late outcome of an earlier call is ignored. The state is plain data, so that replicas can
-//! share one; times are wall-clock for the same reason.
+//! A [`Permit`] contains the generation in which it was given, and every change of state begins a new
+//! generation, so that the late outcome of an earlier call is ignored. The state is plain data, so that
+//! replicas can share it; for the same reason times are wall-clock times.
 
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ use serde::{Deserialize, Serialize};
 pub struct BreakerPolicy {
     /// Number of failures in a row that opens the breaker.
     pub threshold: u32,
-    /// Time for which the breaker stays open.
+    /// Time for which the breaker stays open after failures.
     #[serde(with = "humantime_serde")]
     pub cooldown: Duration,
-    /// Maximum pause that the other side can ask for.
+    /// Maximum time for which the breaker stays open if the called side asks for a pause.
     #[serde(with = "humantime_serde")]
     pub longest_cooldown: Duration,
-    /// Maximum wait for the outcome of a probe.
+    /// Maximum wait for the outcome of a probe. After it the next call becomes the probe.
     #[serde(with = "humantime_serde")]
     pub probe_timeout: Duration,
 }
@@ -43,29 +43,29 @@ impl Default for BreakerPolicy {
     }
 }
 
-/// Health of the other side, as one call showed it.
+/// Health of the called side, as one call showed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Success,
     Failure,
-    /// The other side asks for a pause of this length: the breaker opens at once.
+    /// The called side asks for a pause of this length. The breaker opens at once.
     OpenFor(Duration),
-    /// Nothing: the caller ended the call, or the request was faulty.
+    /// The call showed nothing: the caller ended it, or the request was faulty.
     Nothing,
 }
 
-/// Permission to make one call; its outcome belongs to [`Breaker::record`].
+/// Permission to make one call. The caller passes it to [`Breaker::record`] with the outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a half-open breaker closes only after the outcome of its probe is recorded"]
 pub struct Permit {
     generation: u64,
 }
 
-/// A refusal of an open breaker.
+/// The breaker is open, or its probe is running, so the call was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("breaker is open for another {retry_after:?}")]
 pub struct Refused {
-    /// Time until the next call may pass.
+    /// Time until the breaker lets a call through again.
     pub retry_after: Duration,
 }
 
@@ -74,7 +74,7 @@ pub struct Refused {
 pub enum Position {
     Closed,
     Open,
-    /// The probe may pass, or is under way.
+    /// The next call is the probe, or the probe is running.
     HalfOpen,
 }
 
@@ -102,7 +102,7 @@ impl Breaker {
     /// Asks for permission to make a call.
     ///
     /// # Errors
-    /// [`Refused`] while the breaker is open, or half-open with its probe under way.
+    /// [`Refused`] while the breaker is open, or half-open with its probe running.
     pub fn admit(&mut self, policy: &BreakerPolicy, now: DateTime<Utc>) -> Result<Permit, Refused> {
         match self.state {
             State::Closed { .. } => {}
@@ -116,7 +116,8 @@ impl Breaker {
         Ok(Permit { generation: self.generation })
     }
 
-    /// Records the outcome of a call.
+    /// Records the outcome of a call. It is ignored if the breaker opened, closed or began a probe since the
+    /// permit was given.
     pub fn record(&mut self, permit: Permit, verdict: Verdict, policy: &BreakerPolicy, now: DateTime<Utc>) {
         if permit.generation != self.generation {
             return;
@@ -136,7 +137,7 @@ impl Breaker {
             }
             (State::Probing { .. }, Verdict::Success) => self.enter(State::Closed { failures: 0 }),
             (State::Probing { .. }, Verdict::Failure) => self.enter(open_for(policy.cooldown)),
-            // The probe showed nothing: the next call is the probe.
+            // The probe showed nothing, so the next call becomes the probe.
             (State::Probing { .. }, Verdict::Nothing) => self.enter(State::Open { until: now }),
         }
     }
@@ -179,7 +180,7 @@ mod tests {
         DateTime::from_timestamp(1_000_000 + second, 0).unwrap()
     }
 
-    /// One call, from permission to outcome, in one instant.
+    /// Makes one call at one instant, from permission to outcome.
     fn call(breaker: &mut Breaker, verdict: Verdict, second: i64) -> Result<(), Refused> {
         let permit = breaker.admit(&POLICY, at(second))?;
         breaker.record(permit, verdict, &POLICY, at(second));

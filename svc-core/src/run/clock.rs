@@ -1,12 +1,12 @@
-//! The one source of wall-clock time. Code that needs the time takes a [`SharedClock`], so that tests decide
-//! it. Lease expiry is the exception: it is judged by the database's clock alone.
+//! The only source of wall-clock time. Code that needs the time takes a [`SharedClock`], so that tests can
+//! set it. Leases on rows are an exception: their expiry is decided by the clock of Postgres.
 
 use std::{fmt::Debug, sync::Arc};
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 
 pub trait Clock: Debug + Send + Sync {
-    /// Returns the present instant, cut to the whole microseconds that Postgres keeps.
+    /// Returns the present time, truncated to microseconds, the precision of Postgres.
     fn now(&self) -> DateTime<Utc>;
 }
 
@@ -17,7 +17,7 @@ pub type SharedClock = Arc<dyn Clock>;
 pub struct SystemClock;
 
 impl SystemClock {
-    /// Builds the machine's clock for sharing.
+    /// Returns the machine's clock as a shared clock.
     pub fn shared() -> SharedClock {
         Arc::new(Self)
     }

@@ -1,5 +1,5 @@
-//! Configuration: embedded defaults ← optional file ← environment. Unknown keys and bad values fail at
-//! start and say which key, where it came from, and what is allowed.
+//! Configuration: built-in defaults, overridden by an optional file, overridden by the environment. An
+//! unknown key or a bad value is an error at the start, which names the key, its source, and what is allowed.
 
 use std::{
     borrow::Cow,
@@ -27,22 +27,22 @@ pub enum Error {
     },
 }
 
-/// A value that parses but cannot work, alone or together with another one.
+/// A value that can be parsed but cannot work, alone or together with another one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("configuration: {key} {problem}")]
 pub struct Unusable {
     pub key: Cow<'static, str>,
-    /// Problem, to be read after the key, as `must be at least 1`.
+    /// Problem, as the rest of a sentence that begins with the key, for example `must be at least 1`.
     pub problem: Cow<'static, str>,
 }
 
 impl Unusable {
-    /// Builds the complaint about `key`.
+    /// Builds the error for `key`.
     pub fn new(key: impl Into<Cow<'static, str>>, problem: impl Into<Cow<'static, str>>) -> Self {
         Self { key: key.into(), problem: problem.into() }
     }
 
-    /// Checks `rules`, each of whether it holds, key and problem.
+    /// Checks `rules`. A rule is whether it holds, its key, and the problem if it does not hold.
     ///
     /// # Errors
     /// [`Unusable`] for the first rule that does not hold.
@@ -54,11 +54,12 @@ impl Unusable {
     }
 }
 
-/// Loads the configuration of `service` (as `chat`): `defaults` (TOML) ← `file` ← variables
-/// `STEWARD_<SERVICE>_<KEY>`, with `__` between levels (`STEWARD_CHAT_PG__MAX_CONNECTIONS`).
+/// Loads the configuration of `service` (for example `chat`): `defaults` (TOML), overridden by `file`,
+/// overridden by the variables `STEWARD_<SERVICE>_<KEY>`, with `__` between levels
+/// (`STEWARD_CHAT_PG__MAX_CONNECTIONS`).
 ///
 /// # Errors
-/// [`Error`] if the file is missing, or a key is unknown or has a bad value.
+/// [`Error`] if the file is missing, or a key is unknown, missing or has a bad value.
 pub fn load<T: DeserializeOwned>(
     service: &'static str,
     defaults: &str,
@@ -78,8 +79,8 @@ pub fn load<T: DeserializeOwned>(
         .map_err(|error| Error::Refused { service, problem: describe(error) })
 }
 
-/// Returns one line for each problem: key, source, complaint. Values of secrets never show: they deserialise
-/// from any text.
+/// Returns the problems, separated by semicolons, each with key, problem and source. No problem quotes the
+/// text of a secret, because every text is a valid secret.
 fn describe(error: figment::Error) -> String {
     let lines: Vec<String> = error
         .into_iter()

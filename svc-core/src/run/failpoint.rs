@@ -1,8 +1,9 @@
-//! Named points at which a test kills, stops or fails a process.
+//! Fail points: named points in the code at which a test kills, suspends or delays the process.
 //!
-//! Armed once, from configuration (`failpoints = "chat.turn.claimed=kill@2;sandbox.exec.dispatched=stall"`);
-//! without it every point is one relaxed load. Each point names a moment between two commitments, at which a
-//! crash must be harmless.
+//! The configuration arms them when the process starts, for example with
+//! `failpoints = "chat.turn.claimed=kill@2;chat.turn.finishing=stop"`. In a process without armed points,
+//! passing one costs a single relaxed atomic load. Each point lies between two commits, where a crash must do
+//! no harm.
 
 use std::{
     collections::HashMap,
@@ -13,32 +14,33 @@ use std::{
     time::Duration,
 };
 
-/// Action at an armed point.
+/// Action that an armed point performs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
-    /// The process dies at once, as by SIGKILL: no destructor, no flush.
+    /// Kills the process with SIGKILL: no destructors run, nothing is flushed.
     Kill,
-    /// The process stops as by SIGSTOP, until SIGCONT.
+    /// Suspends the process with SIGSTOP until it gets SIGCONT.
     Stop,
-    /// The task waits this long.
+    /// Delays the task for this time.
     Sleep(Duration),
 }
 
 #[derive(Debug)]
 struct Point {
     action: Action,
-    /// Number of the hit (from 1) at which the action happens; 0 = at every hit.
+    /// Number of the pass (from 1) at which the action happens; 0 = at every pass.
     at: u64,
     hits: AtomicU64,
 }
 
-/// Longer than the kernel needs to stop every thread of a process, on a busy machine too.
+/// Time that a thread sleeps after it has sent SIGSTOP to its process. It is longer than the kernel needs to
+/// stop all threads, also on a busy machine.
 const STOPPING: Duration = Duration::from_millis(250);
 
 static ARMED: AtomicBool = AtomicBool::new(false);
 static POINTS: OnceLock<HashMap<String, Point>> = OnceLock::new();
 
-/// A fail point specification that was refused.
+/// The specification of the fail points was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The text does not read `name=kill|stop|sleep:<ms>[@hit]`.
@@ -49,7 +51,7 @@ pub enum Error {
     ArmedTwice,
 }
 
-/// Arms the points of `spec`; an empty one arms nothing.
+/// Arms the points of `spec`; an empty text arms none.
 ///
 /// # Errors
 /// [`Error`] if the text is malformed or points were armed before.
@@ -86,7 +88,7 @@ fn parse(spec: &str) -> Result<HashMap<String, Point>, Error> {
     Ok(points)
 }
 
-/// Passes the point `name`.
+/// Passes the point `name`, and does its action if it is armed for this pass.
 #[inline]
 pub async fn hit(name: &str) {
     if ARMED.load(Ordering::Relaxed) {
@@ -101,13 +103,14 @@ async fn act(name: &str) {
     if point.at != 0 && point.at != hit {
         return;
     }
-    // Written to stderr at once: a killed process exports no metric.
+    // Logged to stderr before the action, because a killed process exports no metrics.
     tracing::warn!(failpoint = name, hit, action = ?point.action, "fail point hit");
     match point.action {
         Action::Kill => signal_self(rustix::process::Signal::KILL),
         Action::Stop => {
             signal_self(rustix::process::Signal::STOP);
-            // Threads stop one by one: this one waits for its turn.
+            // The kernel stops threads one by one. Without the sleep this thread could run on before it is
+            // stopped.
             std::thread::sleep(STOPPING);
         }
         Action::Sleep(time) => tokio::time::sleep(time).await,

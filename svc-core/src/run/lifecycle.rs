@@ -1,9 +1,10 @@
 //! Tasks of a process: how they run and how they stop.
 //!
-//! Two tokens and a tracker: *soft* asks every task to finish its current work, *hard* ends it. The first
-//! SIGTERM or SIGINT fires soft; a second one, or the end of the grace period, fires hard. An essential task
-//! that ends early fires soft and makes the process exit with a failure. Background loops are supervised: an
-//! error or panic restarts them with back-off, and their last tick is part of the service's health.
+//! Two tokens control them. The *soft* token asks every task to finish its current work; the *hard* token
+//! asks it to end now. The first SIGTERM or SIGINT fires the soft token; a second one, or the end of the
+//! grace period, fires the hard token. If an essential task ends early, the soft token fires and the process
+//! exits with a failure. Background loops are supervised: after an error or panic they are restarted with
+//! back-off, and the service's health shows when each loop last finished a round.
 
 use std::{
     collections::BTreeMap,
@@ -29,25 +30,25 @@ use crate::{error::Chain, run::backoff::Backoff};
 /// Result of a supervised loop.
 pub type LoopResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-/// Delay before a failed loop is started again.
+/// Delay before a failed loop is restarted.
 const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
-/// Returns the maximum time without a tick at which a loop still counts as healthy: `periods` of its pauses,
-/// and `work` for one slow round.
+/// Returns the maximum time between two ticks of a healthy loop: `periods` times the pause between its
+/// rounds, plus `work` for one slow round.
 pub const fn longest_silence(period: Duration, periods: u32, work: Duration) -> Duration {
     period.saturating_mul(periods).saturating_add(work)
 }
 
-/// End of a process.
+/// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Every task finished within the grace period.
     Clean,
-    /// An essential task failed, or a task had to be ended by force.
+    /// An essential task failed, a task panicked, or a task had to be ended by force.
     Failed,
 }
 
-/// Shared handle to the tasks of a process.
+/// The tasks of a process; clones share them.
 #[derive(Debug, Clone)]
 pub struct Lifecycle {
     soft: CancellationToken,
@@ -60,19 +61,19 @@ pub struct Lifecycle {
 #[derive(Debug)]
 struct LoopState {
     started: Instant,
-    /// Milliseconds after `started`, plus one; 0 = never.
+    /// Time of the last tick in milliseconds after `started`, plus one; 0 = no tick yet.
     last_tick: AtomicU64,
-    /// Maximum time between ticks at which the loop is healthy.
+    /// Maximum time between two ticks while the loop counts as healthy.
     silence: Duration,
     failures: AtomicU32,
 }
 
-/// Lets a supervised loop report that it is alive.
+/// Lets a supervised loop report that it has finished a round.
 #[derive(Debug, Clone)]
 pub struct Beat(Arc<LoopState>);
 
 impl Beat {
-    /// Reports the end of a round.
+    /// Reports the end of a round, a tick.
     pub fn tick(&self) {
         let at = u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         self.0.last_tick.store(at + 1, Ordering::Relaxed);
@@ -84,11 +85,11 @@ impl Beat {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoopHealth {
     pub name: &'static str,
-    /// Time since its last tick; `None` before the first.
+    /// Time since the loop's last tick; `None` before the first one.
     pub since_last_tick: Option<Duration>,
-    /// Number of restarts since the last tick.
+    /// Number of failures since the last tick.
     pub failures: u32,
-    /// Whether the last tick is recent enough.
+    /// Whether the time since the last tick, or since the start, is within the loop's limit.
     pub healthy: bool,
 }
 
@@ -111,22 +112,23 @@ impl Lifecycle {
         }
     }
 
-    /// Returns the token that fires when work should finish; it also fires with [`Self::hard`].
+    /// Returns the token that fires when tasks should finish their work. It also fires with [`Self::hard`].
     pub fn soft(&self) -> CancellationToken {
         self.soft.clone()
     }
 
-    /// Returns the token that fires when work must end now.
+    /// Returns the token that fires when tasks must end now.
     pub fn hard(&self) -> CancellationToken {
         self.hard.clone()
     }
 
-    /// Asks every task to finish.
+    /// Fires the soft token, which asks every task to finish.
     pub fn stop(&self) {
         self.soft.cancel();
     }
 
-    /// Runs a task that shutdown waits for. A panic in the task is logged and stops the process.
+    /// Runs a task. The process waits for it when it stops. A panic in the task is logged and stops the
+    /// process.
     #[expect(clippy::disallowed_methods, reason = "the one place that spawns tasks")]
     pub fn spawn<F>(&self, name: &'static str, task: F) -> JoinHandle<Option<F::Output>>
     where
@@ -145,7 +147,8 @@ impl Lifecycle {
         }))
     }
 
-    /// Runs a task that the process cannot do without: if it ends before shutdown, the process stops.
+    /// Runs a task without which the process cannot work: if it fails, or ends before the process is asked to
+    /// stop, the process stops.
     pub fn spawn_essential<E>(
         &self,
         name: &'static str,
@@ -163,8 +166,9 @@ impl Lifecycle {
         }));
     }
 
-    /// Runs a loop until soft fires, restarting it with back-off when it fails, panics or returns early.
-    /// `silence` is the maximum healthy time between two [`Beat::tick`]s, see [`longest_silence`].
+    /// Runs a loop until the soft token fires. If it fails, panics or returns early, it is restarted with
+    /// back-off. `silence` is the maximum time between two [`Beat::tick`]s while the loop counts as healthy;
+    /// see [`longest_silence`].
     pub fn supervise<F, Fut>(&self, name: &'static str, silence: Duration, mut body: F)
     where
         F: FnMut(Beat) -> Fut + Send + 'static,
@@ -202,8 +206,8 @@ impl Lifecycle {
         }));
     }
 
-    /// Runs `body` at the start and then every `period` until soft fires. A failed round is logged and counts
-    /// as no tick; the next one comes after the period or the back-off, whichever is longer.
+    /// Runs `body` at once and then every `period` until the soft token fires. A failed round is logged and
+    /// is no tick; the next round follows after the back-off of [`Self::supervise`] instead of `period`.
     pub fn every<F, Fut>(&self, name: &'static str, period: Duration, body: F)
     where
         F: FnMut() -> Fut + Send + 'static,
@@ -248,8 +252,8 @@ impl Lifecycle {
             .collect()
     }
 
-    /// Waits for a signal, [`Self::stop`] or the end of an essential task, then for every task, at most
-    /// `grace`.
+    /// Waits for a signal, [`Self::stop`] or the early end of an essential task. Then waits until every task
+    /// has ended, at most for `grace` or until a second signal, and returns how the process ended.
     pub async fn run_until_stopped(&self, grace: Duration) -> Outcome {
         let (mut term, mut int) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
             (Ok(term), Ok(int)) => (term, int),
@@ -262,7 +266,8 @@ impl Lifecycle {
         let patient = tokio::select! {
             _ = term.recv() => { tracing::info!("SIGTERM: draining"); false }
             _ = int.recv() => { tracing::info!("SIGINT: draining"); false }
-            // No signal has come yet: the first one now asks for no more than this.
+            // The stop came without a signal. The first signal from now on only asks for the same, so only
+            // the second one ends the tasks by force.
             () = self.soft.cancelled() => { tracing::info!("draining"); true }
         };
         self.soft.cancel();
@@ -281,7 +286,7 @@ impl Lifecycle {
         };
         if forced {
             self.hard.cancel();
-            // Tasks that wait for hard need a moment to end; the rest is dropped with the runtime.
+            // Tasks that wait for the hard token need a moment to end. The runtime drops those that do not.
             let _late = tokio::time::timeout(Duration::from_secs(1), self.tracker.wait()).await;
         }
         if forced || self.failed.load(Ordering::Relaxed) { Outcome::Failed } else { Outcome::Clean }

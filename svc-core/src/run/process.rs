@@ -1,4 +1,5 @@
-//! The steps of every service's `main`: telemetry, fail points, start, wait for the end, flush.
+//! The steps of every service's `main`: load the configuration, start telemetry, arm fail points, start the
+//! service, wait until it stops, flush telemetry.
 
 use std::{
     future::Future,
@@ -19,33 +20,33 @@ use crate::{
     },
 };
 
-/// Exit code for a configuration that was refused (sysexits' `EX_USAGE`).
+/// Exit code if the configuration was refused (`EX_USAGE` of sysexits).
 pub const EXIT_CONFIG: u8 = 64;
 
-/// Settings of a process that do not depend on its service.
+/// Settings of a process that every service has.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProcessConfig {
-    /// Maximum time from SIGTERM to the end of the process; the last 5 s are for tasks ended by force and for
-    /// telemetry.
+    /// Maximum time from SIGTERM to the end of the process. The last 5 s are reserved for ending tasks by
+    /// force and for sending telemetry.
     #[serde(with = "humantime_serde")]
     pub shutdown_grace: Duration,
-    /// Fail points to arm, for tests; see [`crate::run::failpoint`].
+    /// Fail points that tests arm; see [`crate::run::failpoint`].
     pub failpoints: String,
 }
 
-/// Reserved at the end of the grace period: 1 s for tasks that were ended by force, 1 s for each of the three
-/// exporters of telemetry, 1 s for the runtime.
+/// Time reserved at the end of the grace period: 1 s for tasks that were ended by force, 1 s for each of the
+/// three telemetry exporters, 1 s for the runtime.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// A configuration that says how its process runs.
+/// A configuration from which [`serve`] starts a process.
 pub trait Configured: Sized {
     /// The service's name, as `chat-svc`.
     const NAME: &'static str;
     /// Error of a configuration that could not be loaded.
     type Error: std::error::Error;
 
-    /// Loads the configuration: defaults ← `file` ← environment.
+    /// Loads the configuration: defaults, overridden by `file`, overridden by the environment.
     ///
     /// # Errors
     /// An error that names the key if a key is unknown, missing or has a bad value.
@@ -55,7 +56,8 @@ pub trait Configured: Sized {
     fn process(&self) -> (ProcessConfig, TelemetryConfig);
 }
 
-/// The `main` of a service: `start` with the configuration file that the command line names.
+/// Runs a service: calls [`serve`] with the configuration file that the first command-line argument names, if
+/// any. Every service's `main` returns its result.
 pub fn main<C, Fut, E>(start: impl FnOnce(C, Lifecycle, Metrics) -> Fut) -> ExitCode
 where
     C: Configured,
@@ -65,7 +67,8 @@ where
     serve(std::env::args_os().nth(1).map(PathBuf::from).as_deref(), start)
 }
 
-/// Loads the configuration and runs the process with it. Exits with [`EXIT_CONFIG`] if it is refused.
+/// Loads the configuration and runs the process with it. Returns [`EXIT_CONFIG`] if the configuration is
+/// refused.
 pub fn serve<C, Fut, E>(file: Option<&Path>, start: impl FnOnce(C, Lifecycle, Metrics) -> Fut) -> ExitCode
 where
     C: Configured,
@@ -81,7 +84,8 @@ where
     }
 }
 
-/// Runs the process called `service`: `start` spawns its tasks on the lifecycle and returns.
+/// Runs the process of `service` until it stops. `start` spawns the service's tasks on the lifecycle and
+/// returns.
 pub fn run<F, Fut, E>(
     service: &'static str,
     process: &ProcessConfig,
@@ -97,7 +101,7 @@ where
         Ok(runtime) => runtime,
         Err(error) => return complain(service, &error, ExitCode::FAILURE),
     };
-    // Exporters are built inside the runtime: their channels belong to it.
+    // Exporters are built inside the runtime, because their channels use it.
     let telemetry = {
         let _inside = runtime.enter();
         match telemetry::init(service, telemetry) {
@@ -112,7 +116,7 @@ where
     let drain = process.shutdown_grace.saturating_sub(LAST_WORDS);
     let metrics = telemetry.metrics();
     let outcome = runtime.block_on(async {
-        // Polled before the start, so that a signal drains a starting process too.
+        // `stopped` is polled before the start, so that a signal also stops a process that is still starting.
         let mut stopped = pin!(lifecycle.run_until_stopped(drain));
         tokio::select! {
             biased;
@@ -139,7 +143,7 @@ where
     }
 }
 
-/// Prints the error to stderr, where a person looks first.
+/// Prints `error` with its sources to stderr, also if logging does not work, and returns `code`.
 #[expect(clippy::print_stderr, reason = "logging may not be up, and a person started this")]
 pub fn complain(service: &str, error: &dyn std::error::Error, code: ExitCode) -> ExitCode {
     eprintln!("{service}: {}", Chain(error));

@@ -1,8 +1,9 @@
-//! Traces, metrics and logs of a process: OTLP out, Prometheus text on demand, readable lines on stderr.
+//! Traces, metrics and logs of a process: sent by OTLP, metrics also as Prometheus text on request, logs also
+//! as lines on stderr.
 //!
-//! Names follow OpenTelemetry's semantic conventions. Trace context is W3C's, carried in HTTP headers and
-//! gRPC metadata, and stored with queued work. The gateway decides whether a trace is sampled; everything
-//! after follows its parent.
+//! Names follow OpenTelemetry's semantic conventions. The trace context has W3C's format; it is carried in
+//! HTTP headers and gRPC metadata, and stored with queued work. The process in which a trace begins, usually
+//! the gateway, decides whether it is sampled; every later process follows that decision.
 
 mod sql;
 
@@ -29,29 +30,31 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// W3C header that carries a trace.
+/// W3C header that contains the trace context.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// Crates that log while telemetry is sent; sending their lines would make them log again.
+/// Crates that log while telemetry is sent. Their lines are not sent, because sending them would make the
+/// crates log again.
 const EXPORT_PATH: &str = "h2=off,hyper=off,hyper_util=off,tonic=off,tower=off,opentelemetry=off,\
     opentelemetry_sdk=off,opentelemetry_otlp=off,reqwest=off";
 
-/// Maximum wait for the collector at the end, for each kind of telemetry.
+/// Maximum wait for the collector when the process ends, for each of traces, logs and metrics.
 const FLUSH: Duration = Duration::from_secs(1);
 
 /// Telemetry of a process.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TelemetryConfig {
-    /// OTLP/gRPC endpoint, as `http://127.0.0.1:4317`; empty sends nothing.
+    /// OTLP/gRPC endpoint, for example `http://127.0.0.1:4317`; if empty, nothing is sent.
     pub otlp_endpoint: String,
-    /// Lines on stderr: `text` or `json`.
+    /// Form of the log lines on stderr: `text` or `json`.
     pub log_format: LogFormat,
-    /// Filter of log lines, as `info,chat_svc=debug`.
+    /// Filter of the log, for example `info,chat_svc=debug`.
     pub log_filter: String,
-    /// Share of new traces that are kept, 0 to 1. A trace from outside follows its sender's decision.
+    /// Share of the traces beginning here that are sampled, 0 to 1. For a trace that began elsewhere, the
+    /// sender's decision applies.
     pub sample_ratio: f64,
-    /// Period in which metrics are sent.
+    /// Time between two exports of metrics.
     #[serde(with = "humantime_serde")]
     pub metrics_period: Duration,
 }
@@ -61,11 +64,11 @@ pub struct TelemetryConfig {
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     Text,
-    /// One JSON object a line, for programs.
+    /// One JSON object for each line, for programs.
     Json,
 }
 
-/// Telemetry that could not start.
+/// Telemetry could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The log filter does not parse.
@@ -107,10 +110,10 @@ impl Metrics {
     }
 }
 
-/// Starts telemetry for the process called `service` (its `service.name`).
+/// Starts the telemetry of the process `service` (its `service.name`).
 ///
 /// # Errors
-/// [`Error`] if the configuration is not usable or telemetry runs already.
+/// [`Error`] if the configuration cannot be used, or telemetry has been started before.
 pub fn init(service: &'static str, config: &TelemetryConfig) -> Result<Telemetry, Error> {
     let filter = |text: &str| {
         EnvFilter::try_new(text).map_err(|source| Error::Filter { filter: text.to_owned(), source })
@@ -154,7 +157,7 @@ pub fn init(service: &'static str, config: &TelemetryConfig) -> Result<Telemetry
     let meter = meter.build();
     global::set_meter_provider(meter.clone());
 
-    // Colours are for people: a file or a collector gets plain text.
+    // Only a terminal gets colours; a file or a log collector gets plain text.
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
@@ -192,8 +195,8 @@ impl Telemetry {
         self.metrics.clone()
     }
 
-    /// Sends the buffered telemetry. Call it last, outside the runtime's worker threads or in
-    /// `spawn_blocking`: it waits for the exporter.
+    /// Sends the buffered telemetry and waits for the collector. Call it last, and not on a worker thread of
+    /// the runtime except in `spawn_blocking`.
     pub fn shutdown(self) {
         let tracer = self.tracer.map(|provider| provider.shutdown_with_timeout(FLUSH));
         let logger = self.logger.map(|provider| provider.shutdown_with_timeout(FLUSH));
@@ -228,7 +231,7 @@ impl Injector for HeadersMut<'_> {
     }
 }
 
-/// Makes the caller's span, as named in its headers, the parent of `span`.
+/// Makes the caller's span, which the headers name, the parent of `span`.
 pub fn follow_headers(span: &Span, headers: &HeaderMap) {
     adopt(span, TraceContextPropagator::new().extract(&Headers(headers)));
 }
@@ -238,27 +241,27 @@ pub fn inject(span: &Span, headers: &mut HeaderMap) {
     TraceContextPropagator::new().inject_context(&span.context(), &mut HeadersMut(headers));
 }
 
-/// Returns the context of `span` as a `traceparent`, to be stored with queued work; `None` while nothing is
-/// traced.
+/// Returns the context of `span` as a `traceparent`, which can be stored with queued work; `None` if `span`
+/// belongs to no trace.
 pub fn traceparent(span: &Span) -> Option<String> {
     let mut headers = HeaderMap::new();
     inject(span, &mut headers);
     headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
-/// Makes a stored `traceparent` the parent of `span`: the work belongs to that trace.
+/// Makes the span in a stored `traceparent` the parent of `span`, so that the work belongs to that trace.
 pub fn follow(span: &Span, traceparent: Option<&str>) {
     adopt(span, remote(traceparent));
 }
 
-/// Renames a span that has begun, as by the route that a request matched: `otel.name` is only read when a
-/// span begins.
+/// Renames a span that has begun, for example after the route of a request is known. The field `otel.name`
+/// cannot do that, because it is read only when a span begins.
 pub fn rename(span: &Span, name: &str) {
     span.context().span().update_name(name.to_owned());
 }
 
-/// Links `span` to a stored `traceparent`. The span stays in its own trace; the link names the span that
-/// caused it.
+/// Links `span` to the span in a stored `traceparent`, which caused it. Unlike with [`follow`], `span` stays
+/// in its own trace.
 pub fn link(span: &Span, traceparent: Option<&str>) {
     let cause = remote(traceparent).span().span_context().clone();
     if cause.is_valid() {
@@ -266,7 +269,7 @@ pub fn link(span: &Span, traceparent: Option<&str>) {
     }
 }
 
-/// Returns the trace id of a `traceparent`, 32 hex digits.
+/// Returns the trace id of a `traceparent`, 32 hex digits; `None` if the text is malformed.
 pub fn trace_id(traceparent: &str) -> Option<&str> {
     let id = traceparent.split('-').nth(1)?;
     (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
@@ -284,7 +287,7 @@ fn adopt(span: &Span, parent: Context) {
     if parent.span().span_context().is_valid()
         && let Err(error) = span.set_parent(parent)
     {
-        // Happens only where tracing is not exported, or the span was entered before.
+        // Happens only if traces are not exported, or if the span was entered before.
         tracing::trace!(%error, "span keeps its own parent");
     }
 }

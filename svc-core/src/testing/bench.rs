@@ -1,20 +1,21 @@
-//! Output of the benchmarks: one line with ours, the baseline of the same run, their ratio, the floor and the
-//! verdict.
+//! Output of the benchmarks: one line with our value, the value of a baseline from the same run, their ratio,
+//! the floor (the bound of the ratio) and the verdict.
 //!
-//! `fsync` is nearly free on a test disk, which flatters both ours and the baseline if they write rows.
+//! `fsync` takes almost no time on the disk of a test machine, so our value and the baseline are both better
+//! than in production if they write rows.
 
-/// Rounds of each measurement; ours and its baseline take turns, and the medians are compared.
+/// Number of rounds of each measurement. Ours and the baseline alternate, and their medians are compared.
 pub const ROUNDS: usize = 5;
 
-/// A miss by less than this share counts as noise of the machine.
+/// A ratio that misses its floor by less than this share still passes, as noise of the machine.
 const NOISE: f64 = 0.2;
 
-/// Bound of a ratio.
+/// Bound of the ratio of our value to the baseline.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Floor {
-    /// Ours takes at most this share of the baseline.
+    /// Our value is at most this share of the baseline.
     AtMost(f64),
-    /// Ours reaches at least this share of the baseline.
+    /// Our value is at least this share of the baseline.
     AtLeast(f64),
 }
 
@@ -32,7 +33,7 @@ impl Floor {
     }
 }
 
-/// Prints the line. Returns whether the floor is met, allowing for noise. `show` writes a value with its
+/// Prints the line. Returns whether the floor is met, allowing for noise. `show` formats a value with its
 /// unit.
 #[expect(clippy::print_stdout, reason = "a benchmark talks to a person")]
 pub fn compare(

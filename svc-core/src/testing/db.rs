@@ -1,9 +1,10 @@
-//! A database for each test, cloned from a template that is migrated once for each state of the migrations.
+//! A database for each test, cloned from a template. A template is migrated once for each set of migrations.
 //!
-//! At most eight exist at once on a server, whatever the number of test processes: more only wait for each
-//! other (`CREATE DATABASE` at 8 takes 0.04 s, at 32 0.34 s). The eight are advisory locks; a test that gets
-//! a slot first drops the database that a killed test left in it. A test takes *one* `TestDb`, with as many
-//! schemas as it needs: tests that held one and waited for another would wait for each other.
+//! At most eight test databases exist at once on a server, for all test processes together; with more, tests
+//! would only wait for each other (`CREATE DATABASE` takes 0.04 s with 8 at once, 0.34 s with 32). A test
+//! takes one of eight slots, which are advisory locks, and first drops the database that a killed test left
+//! in the slot. A test takes *one* `TestDb`, with all schemas that it needs: if tests held one and waited for
+//! a second, they could wait for each other without end.
 
 use std::{thread, time::Duration};
 
@@ -19,28 +20,29 @@ use url::Url;
 use super::server_url;
 use crate::data::pg::{self, PgConfig, Pool, bootstrap};
 
-/// Variable with the URL of a superuser on the test server; `steward stack exec` sets it.
+/// Environment variable with the URL of a superuser on the test server; `steward stack exec` sets it.
 const SERVER: &str = "STEWARD_DATABASE_URL";
 
-/// Maximum number of databases at once.
+/// Maximum number of test databases at once.
 pub(super) const SLOTS: i32 = 8;
 
-/// First half of the slots' lock keys.
+/// First half of the key of a slot's advisory lock; the second half is the slot's number.
 const SLOT_CLASS: i32 = 0x5354_5744;
 
-/// Poll interval of a test that waits for a slot.
+/// Time between two attempts of a test to get a slot.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Maximum time that a test waits for its drop. Postgres 15 lets `DROP DATABASE` wait for every connection on
-/// the server that is in the middle of its password exchange, for up to `authentication_timeout`, a minute;
-/// and the client of such a connection is no longer polled if its test is the one that waits here.
+/// Maximum time that a test waits until its database is dropped. Postgres 15's `DROP DATABASE` waits for
+/// every connection to the server that is just authenticating with a password, for at most
+/// `authentication_timeout`, a minute. Such a connection may belong to this very test, which does not poll it
+/// while it waits here.
 const DROP_TIMEOUT: &str = "2s";
 
-/// `query_canceled`: a statement ran into its time limit.
+/// SQLSTATE of a statement that ran into its time limit (`query_canceled`).
 const CANCELLED: &str = "57014";
 
-/// A database of one test, dropped with it. Every schema and role of [`bootstrap`] exists; the requested
-/// schemas are migrated.
+/// A database for one test, dropped with this value. It has every schema and role of [`bootstrap`]; the
+/// requested schemas are migrated.
 #[derive(Debug)]
 pub struct TestDb {
     server: Url,
@@ -50,15 +52,15 @@ pub struct TestDb {
 }
 
 impl TestDb {
-    /// Clones a database with these schemas migrated, as `[("chat", &MIGRATOR)]`.
+    /// Clones a database in which these schemas are migrated, for example `[("chat", &MIGRATOR)]`.
     pub async fn new(schemas: &[(&str, &Migrator)]) -> Self {
         let server = server_url(SERVER);
         let wanted = Template::of(schemas);
         let (ready, made) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
         let admin = server.clone();
-        // A thread with a runtime of its own: it outlives the test's runtime, and holds the slot until the
-        // drop is done.
+        // The keeper has a thread and a runtime of its own, because it outlives the test's runtime: it holds
+        // the slot until the database is dropped.
         let keeper = thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("build a runtime");
@@ -95,12 +97,13 @@ impl TestDb {
         url.into()
     }
 
-    /// Returns the configuration of a service with this schema. The schema counts as migrated already.
+    /// Returns the configuration of a service with this schema. It has no owner role, so the service does not
+    /// migrate.
     pub fn config(&self, schema: &str) -> PgConfig {
         PgConfig { max_connections: 4, ..PgConfig::new(SecretString::from(self.url(schema))) }
     }
 
-    /// Like [`Self::config`], reaching the server through `address`.
+    /// Returns the same configuration as [`Self::config`], but reaches the server through `address`.
     pub fn config_through(&self, schema: &str, address: std::net::SocketAddr) -> PgConfig {
         let mut url = Url::parse(&self.url(schema)).expect("made here");
         url.set_ip_host(address.ip()).expect("the URL has a host");
@@ -118,7 +121,7 @@ impl TestDb {
         PgConnection::connect(&self.owner_url(schema)).await.expect("connect as owner")
     }
 
-    /// A connection of the superuser.
+    /// Opens a connection of the superuser to this database.
     pub async fn superuser(&self) -> PgConnection {
         PgConnection::connect(&self.superuser_url()).await.expect("connect as superuser")
     }
@@ -127,7 +130,7 @@ impl TestDb {
 impl Drop for TestDb {
     fn drop(&mut self) {
         if let Some(stop) = self.stop.take() {
-            // A keeper that ended has dropped the database.
+            // If the keeper has ended, it has dropped the database.
             let _asked = stop.send(());
         }
         let failed = self.keeper.take().is_some_and(|keeper| keeper.join().is_err());
@@ -135,7 +138,7 @@ impl Drop for TestDb {
     }
 }
 
-/// Content of a template.
+/// Name and migrations of a template database.
 struct Template {
     name: String,
     schemas: Vec<(String, Vec<Migration>)>,
@@ -163,7 +166,7 @@ impl Template {
     }
 }
 
-/// Makes the database, waits, drops it.
+/// Creates the test's database in a slot, waits until the test ends, and drops the database.
 async fn keep(
     server: Url,
     template: Template,
@@ -177,13 +180,14 @@ async fn keep(
     let name = format!("steward_test_{slot}_{}", crate::id::new_id().simple());
     execute(&mut admin, format!("CREATE DATABASE {name} TEMPLATE {} STRATEGY WAL_LOG", template.name)).await;
     if ready.send(name.clone()).is_ok() {
-        // The test ends by asking or by being dropped.
+        // Waits until the test drops its `TestDb`, which sends the signal, or ends without it, which drops
+        // the sender.
         let _end = stopped.await;
     }
     leave(&mut admin, &name).await;
 }
 
-/// Drops the database, or leaves the drop to the next test in the slot.
+/// Drops the database. If that takes too long, the next test in the slot drops it.
 async fn leave(admin: &mut PgConnection, name: &str) {
     execute(admin, format!("SET statement_timeout = '{DROP_TIMEOUT}'")).await;
     match try_execute(admin, drop_database(name)).await {
@@ -221,7 +225,7 @@ async fn drop_leftovers(admin: &mut PgConnection, slot: i32) {
     }
 }
 
-/// Creates the template unless it exists. A complete one is marked as a template; an incomplete one is not.
+/// Creates the template unless it exists. Only a complete template has the flag `datistemplate`.
 async fn ensure_template(server: &Url, admin: &mut PgConnection, template: &Template) {
     if is_whole(admin, &template.name).await {
         return;
@@ -266,7 +270,7 @@ async fn is_whole(admin: &mut PgConnection, template: &str) -> bool {
         .expect("look for the template")
 }
 
-/// Runs a statement without parameters; the names in it are made here.
+/// Runs a statement without parameters. The names in it come from this module, so they need no quotes.
 async fn execute(admin: &mut PgConnection, sql: String) {
     if let Err(error) = try_execute(admin, sql.clone()).await {
         panic!("{sql}: {error}");
@@ -281,12 +285,13 @@ fn drop_database(name: &str) -> String {
     format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 }
 
-/// Returns the URL of the superuser acting as `role`: the rights are the role's, and its password need not be
-/// known. A clone does not inherit the role's search path, which is set per database, so the URL names it.
+/// Returns a URL with which the superuser logs in and then acts as `role`. The session has only the rights of
+/// the role, and the role's password need not be known. A clone does not inherit the role's search path,
+/// which is set for each database, so the URL sets it.
 fn url_as(server: &Url, database: &str, role: &str, schema: &str) -> String {
     let mut url = server.clone();
     url.set_path(database);
     url.query_pairs_mut().append_pair("options", &format!("-c role={role} -c search_path={schema}"));
-    // Spaces as %20: the driver does not read `+` as one.
+    // Writes spaces as %20, because the driver does not read `+` as a space.
     String::from(url).replace('+', "%20")
 }

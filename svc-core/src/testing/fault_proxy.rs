@@ -1,4 +1,4 @@
-//! A proxy that fails on demand, in place of a cut cable, a stalled peer or a dead host.
+//! A TCP proxy that fails on demand, as a cut cable, a stalled peer or a dead host would.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -12,9 +12,9 @@ use tokio::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Pass,
-    /// Every piece waits this long.
+    /// Each piece of data is held back for this time.
     Delay(Duration),
-    /// Nothing moves; connections stay open and new ones are accepted.
+    /// No data is passed on. Connections stay open, and new ones are accepted.
     Stall,
     /// New connections are closed as soon as they are accepted.
     Refuse,
@@ -23,11 +23,11 @@ enum Mode {
 #[derive(Debug, Clone, Copy)]
 struct State {
     mode: Mode,
-    /// Grows with every cut; a connection ends when the number is not the one that it began with.
+    /// Number of cuts so far. A connection ends when the number changes.
     cuts: u64,
 }
 
-/// Passes connections on to a server until a test orders a fault. Ends when dropped.
+/// Passes the data of connections on to a server until a test orders a fault. It ends when it is dropped.
 #[derive(Debug)]
 pub struct FaultProxy {
     address: SocketAddr,
@@ -36,7 +36,8 @@ pub struct FaultProxy {
 }
 
 impl FaultProxy {
-    /// Starts a proxy of the server at `upstream`, as `127.0.0.1:5432` or `unix:///var/run/docker.sock`.
+    /// Starts a proxy in front of the server at `upstream`, for example `127.0.0.1:5432` or
+    /// `unix:///var/run/docker.sock`.
     pub async fn start(upstream: impl Into<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind a port of loopback");
         let address = listener.local_addr().expect("a bound listener has an address");
@@ -50,28 +51,28 @@ impl FaultProxy {
         self.address
     }
 
-    /// Passes everything, as at the beginning.
+    /// Passes all data on, as after the start.
     pub fn pass(&self) {
         self.set(Mode::Pass);
     }
 
-    /// Delays every piece of data by `delay`, in both directions.
+    /// Delays each piece of data by `delay`, in both directions.
     pub fn delay(&self, delay: Duration) {
         self.set(Mode::Delay(delay));
     }
 
-    /// Moves no data, without closing a connection: a peer that vanished.
+    /// Passes no data on and closes no connection, as if the server had vanished.
     pub fn stall(&self) {
         self.set(Mode::Stall);
     }
 
-    /// Cuts every connection and closes new ones at once: a peer that is down.
+    /// Closes every connection, and each new one at once, as if the server were down.
     pub fn refuse(&self) {
         self.set(Mode::Refuse);
         self.cut();
     }
 
-    /// Cuts every connection; new ones are treated as before.
+    /// Closes every connection; new ones are treated as before.
     pub fn cut(&self) {
         self.state.send_modify(|state| state.cuts += 1);
     }
@@ -96,9 +97,10 @@ async fn accept(listener: TcpListener, upstream: String, state: watch::Receiver<
     }
 }
 
-/// Serves one connection until either side closes it or it is cut. An error of either side closes both.
+/// Serves one connection until the client or the server closes it, an error occurs, or the test cuts it. Then
+/// both sides are closed.
 async fn connect(client: TcpStream, upstream: String, state: watch::Receiver<State>) {
-    // Pieces must not wait for each other unless the test orders it.
+    // Small pieces of data must not wait for each other unless the test orders a delay.
     if client.set_nodelay(true).is_err() {
         return;
     }

@@ -1,4 +1,4 @@
-//! A Redis of one test: the shared server, under a prefix of its own.
+//! A Redis for one test: the shared server, with a key prefix that only this test uses.
 
 use std::net::SocketAddr;
 
@@ -8,10 +8,10 @@ use url::Url;
 use super::server_url;
 use crate::data::redis::{Redis, RedisConfig};
 
-/// Variable with the URL of the test server; `steward stack exec` sets it.
+/// Environment variable with the URL of the test server; `steward stack exec` sets it.
 const SERVER: &str = "STEWARD_REDIS_URL";
 
-/// Keys under a prefix that no other test has, deleted with it.
+/// Redis with a key prefix that no other test uses. Dropping it deletes the keys.
 #[derive(Debug)]
 pub struct TestRedis {
     server: Url,
@@ -19,7 +19,7 @@ pub struct TestRedis {
 }
 
 impl TestRedis {
-    /// A prefix on the test server.
+    /// Chooses a new prefix on the test server.
     #[expect(clippy::new_without_default, reason = "a default would hide that a server is needed")]
     pub fn new() -> Self {
         Self { server: server_url(SERVER), prefix: format!("steward-test-{}:", crate::id::new_id().simple()) }
@@ -31,12 +31,12 @@ impl TestRedis {
         format!("{host}:{}", self.server.port().unwrap_or(6379))
     }
 
-    /// Returns a configuration for this prefix.
+    /// Returns a configuration with this prefix.
     pub fn config(&self) -> RedisConfig {
         self.config_at(self.server.clone())
     }
 
-    /// Like [`Self::config`], reaching the server through `address`.
+    /// Returns a configuration that reaches the server through `address`, for example a proxy.
     pub fn config_through(&self, address: SocketAddr) -> RedisConfig {
         let mut url = self.server.clone();
         url.set_host(Some(&address.ip().to_string())).expect("the URL has a host");
@@ -53,7 +53,7 @@ impl TestRedis {
         Redis::lazy(&self.config_through(address)).expect("made here")
     }
 
-    /// Returns the number of processes that listen to a topic of [`Wake`](crate::data::wake::Wake).
+    /// Returns the number of processes that subscribe to a topic of [`Wake`](crate::data::wake::Wake).
     ///
     /// # Panics
     /// If the server does not answer.
@@ -71,7 +71,7 @@ impl TestRedis {
         }
     }
 
-    /// Deletes the test's keys; what remains is found by its prefix.
+    /// Deletes the keys with this prefix.
     fn clear(&self) -> redis::RedisResult<()> {
         let mut connection = redis::Client::open(self.server.as_str())?.get_connection()?;
         let pattern = format!("{}*", self.prefix);

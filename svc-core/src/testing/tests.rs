@@ -1,4 +1,4 @@
-//! Tests of the fixtures for tests.
+//! Tests the fixtures: databases and keys are deleted with their test, and tests do not share data.
 
 use sqlx::{AssertSqlSafe, migrate::Migrator};
 
@@ -22,7 +22,7 @@ async fn a_database_is_dropped_with_its_test() {
     let gone = TestDb::new(&[("chat", &Migrator::DEFAULT)]).await;
     let name = gone.name().to_owned();
     assert_ne!(slot_of(&name), slot_of(watcher.name()));
-    // Connections that are left open do not keep it.
+    // The test's database is dropped although a connection to it is open.
     let _open = gone.pool("chat").acquire().await.unwrap();
     let mut superuser = watcher.superuser().await;
     assert!(exists(&mut superuser, &name).await);

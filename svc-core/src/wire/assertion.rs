@@ -1,9 +1,9 @@
-//! Assertions: one Steward process names its caller to another.
+//! Assertions: signed statements in which one Steward process says to another who makes a call.
 //!
-//! An assertion is a compact Ed25519 JWS in the metadata key [`METADATA_KEY`], valid for one audience and at
-//! most [`MAX_AGE`]. Every process signs with its own key. Every service holds the public keys of all
-//! processes by key id, two of a process while its key is being replaced. The gateway may state any
-//! principal; a service may state only itself, with the tenant it acts for.
+//! An assertion is a compact Ed25519 JWS in the metadata key [`METADATA_KEY`]. It is valid for one audience
+//! and for at most [`MAX_AGE`]. Every process signs with its own key. Every service has the public keys of
+//! all processes by key id, and two keys of a process while its key is being replaced. The gateway may state
+//! any principal; a service may state only itself, with the tenant for which it acts.
 
 use std::{
     collections::HashMap,
@@ -31,17 +31,17 @@ pub const METADATA_KEY: &str = "x-steward-principal";
 /// Maximum lifetime of an assertion.
 pub const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// Maximum difference between the clocks of two hosts, in seconds.
+/// Maximum difference between the clocks of two hosts that is tolerated, in seconds.
 const CLOCK_SKEW_SECONDS: u64 = 5;
 
 /// Issuer that may state any principal.
 pub const GATEWAY: &str = "gateway";
 
-/// Files with the identity of a process and the public keys of all processes.
+/// Paths of the files with this process's key and with the public keys of all processes.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdentityConfig {
-    /// Id of this process's key, as in the trust files of the other processes.
+    /// Id of this process's key, by which the trust files of the other processes list it.
     pub key_id: String,
     /// File with this process's private key: base64 of PKCS#8, readable by its owner only.
     pub key_file: PathBuf,
@@ -49,7 +49,7 @@ pub struct IdentityConfig {
     pub trust_file: PathBuf,
 }
 
-/// An identity that could not be loaded.
+/// A key file or trust file could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// A file could not be read.
@@ -63,21 +63,21 @@ pub enum LoadError {
     #[error("{path}: {problem}")]
     Malformed {
         path: PathBuf,
-        /// Problem, to be read after the path.
+        /// Problem, as the rest of a sentence that begins with the path.
         problem: String,
     },
 }
 
-/// An assertion that was refused. Callers do not see the cause.
+/// An assertion was refused or could not be signed. The caller does not see why.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The token is no JWS, or its algorithm, audience, time or signature is wrong.
     #[error("assertion does not verify")]
     Invalid(#[source] jsonwebtoken::errors::Error),
-    /// The key id is in no trust file.
+    /// The trust file has no key with this id.
     #[error("assertion is signed by an unknown key")]
     UnknownKey,
-    /// The issuer does not own the key, the lifetime is too long, or the issuer may not state the principal.
+    /// The issuer may not state this principal, or the lifetime is over, not yet begun or too long.
     #[error("assertion {0}")]
     Overreach(&'static str),
     #[error("sign assertion")]
@@ -94,7 +94,7 @@ struct Claims {
     principal: Principal,
 }
 
-/// Signs assertions with this process's key.
+/// Signs assertions with the key of this process.
 #[derive(Clone)]
 pub struct Signer {
     issuer: String,
@@ -113,10 +113,10 @@ impl std::fmt::Debug for Signer {
 }
 
 impl Signer {
-    /// Loads the key of `issuer` (as "chat-svc", or [`GATEWAY`]).
+    /// Loads the private key of `issuer` (for example "chat-svc", or [`GATEWAY`]).
     ///
     /// # Errors
-    /// [`LoadError`] if the file cannot be read or holds no Ed25519 key.
+    /// [`LoadError`] if the file cannot be read or contains no Ed25519 key.
     pub fn load(issuer: &str, config: &IdentityConfig, clock: SharedClock) -> Result<Self, LoadError> {
         let pkcs8 = decode_base64(&config.key_file, &read(&config.key_file)?)?;
         Self::new(issuer, &config.key_id, &pkcs8, clock)
@@ -126,7 +126,7 @@ impl Signer {
     /// Builds a signer from a PKCS#8 key.
     ///
     /// # Errors
-    /// A text if the bytes are no Ed25519 key.
+    /// The problem as text if the bytes are no Ed25519 key.
     pub fn new(issuer: &str, key_id: &str, pkcs8: &[u8], clock: SharedClock) -> Result<Self, String> {
         Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|rejected| format!("is not an Ed25519 key: {rejected}"))?;
         Ok(Self {
@@ -137,7 +137,7 @@ impl Signer {
         })
     }
 
-    /// Signs an assertion that states `principal` to `audience` (as "sandbox-svc").
+    /// Signs an assertion that states `principal` to the service `audience` (for example "sandbox-svc").
     ///
     /// # Errors
     /// [`Error::Sign`] if the key cannot sign.
@@ -156,7 +156,7 @@ impl Signer {
         jsonwebtoken::encode(&header, &claims, &self.key).map_err(Error::Sign)
     }
 
-    /// Returns the name that this process signs as.
+    /// Returns the name under which this process signs.
     pub fn issuer(&self) -> &str {
         &self.issuer
     }
@@ -179,7 +179,7 @@ pub struct TrustedKey {
     pub public_key: String,
 }
 
-/// Verifies assertions made for this process.
+/// Verifies assertions that other processes make for this one.
 #[derive(Clone)]
 pub struct Verifier {
     audience: String,
@@ -211,7 +211,7 @@ impl Verifier {
     /// Builds a verifier that trusts `keys`.
     ///
     /// # Errors
-    /// A text that names the wrong key.
+    /// A text that names the key that is malformed or listed twice.
     pub fn new(audience: &str, keys: &[TrustedKey], clock: SharedClock) -> Result<Self, String> {
         let mut by_id = HashMap::new();
         for key in keys {
@@ -236,7 +236,7 @@ impl Verifier {
         validation.set_audience(&[&self.audience]);
         validation.set_issuer(&[issuer]);
         validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
-        // Times are checked below, by this service's clock.
+        // The library's check is off, because the times are checked below with this service's clock.
         validation.validate_exp = false;
         let claims = jsonwebtoken::decode::<Claims>(token, key, &validation).map_err(Error::Invalid)?.claims;
 
@@ -261,10 +261,11 @@ impl Verifier {
     }
 }
 
-/// Generates a key pair: the private key as base64 PKCS#8 (for a key file) and the public key as base64.
+/// Generates a key pair. Returns the private key as base64 of PKCS#8, for a key file, and the public key as
+/// base64.
 ///
 /// # Errors
-/// A text if the operating system gave no randomness.
+/// The problem as text if the operating system gave no random bytes.
 pub fn generate_key() -> Result<(String, String), String> {
     let pkcs8 =
         Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| "no randomness".to_owned())?;
@@ -272,7 +273,7 @@ pub fn generate_key() -> Result<(String, String), String> {
     Ok((BASE64.encode(pkcs8.as_ref()), BASE64.encode(pair.public_key().as_ref())))
 }
 
-/// Returns the text of a trust file.
+/// Returns the content of a trust file with these keys.
 ///
 /// # Errors
 /// An error if a value cannot be written as TOML.

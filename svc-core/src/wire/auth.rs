@@ -1,8 +1,10 @@
-//! Authorization, read from the contract and enforced by one layer in front of every gRPC method.
+//! Authentication and authorization of calls, as the contract requires it of each method; a layer in front of
+//! every gRPC method applies them.
 //!
-//! A credential is an API token (`authorization: Bearer stw_…`), resolved at registry-svc, or an assertion
-//! of another Steward process ([`crate::wire::assertion`]). The `(steward.common.v1.auth)` option of a method
-//! names the kinds and the scope that it admits; a method without the option cannot be served.
+//! A credential is either an API token (`authorization: Bearer stw_…`), which registry-svc resolves, or an
+//! assertion of another Steward process ([`crate::wire::assertion`]). The `(steward.common.v1.auth)` option
+//! of a method names the kinds of callers and the scope that the method admits. If a method has no such
+//! option, no service starts.
 
 mod contract;
 pub mod remote;
@@ -27,19 +29,19 @@ use crate::{
 /// Prefix of every API token.
 pub const TOKEN_PREFIX: &str = "stw_";
 
-/// Maximum bytes of a credential; a longer one is refused unread.
+/// Maximum bytes of a credential. A longer one is refused without being checked.
 const MAX_CREDENTIAL: usize = 4096;
 
-/// A call that was refused. Callers read the same text for every bad credential.
+/// A call was refused. Callers get the same text for every bad credential.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The call has no credential, or one that proves nothing.
+    /// The call has no credential, or one that is not valid.
     #[error("credential refused: {0}")]
     Unauthenticated(&'static str),
     /// The credential is valid but does not allow the method.
     #[error("{0} may not call this method")]
     Denied(String),
-    /// The token could not be looked up.
+    /// The token could not be looked up, so it is unknown whether it is valid.
     #[error("token cannot be resolved now: {0}")]
     Unavailable(String),
 }
@@ -64,7 +66,7 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// Builds an authenticator from the contract and the means of proof.
+    /// Builds an authenticator. `verifier` checks assertions, `tokens` resolves API tokens.
     pub fn new(methods: Arc<Methods>, verifier: Verifier, tokens: Arc<dyn TokenResolver>) -> Self {
         Self { methods, verifier: Arc::new(verifier), tokens }
     }
@@ -73,11 +75,12 @@ impl Authenticator {
         &self.methods
     }
 
-    /// Authenticates the caller of the method at `path` and checks that the caller may call the method;
-    /// returns `None` for public methods.
+    /// Authenticates the caller of the method at `path`, and checks that the caller may call it. Returns the
+    /// caller and its credential; `None` if the method is public.
     ///
     /// # Errors
-    /// [`Error`] if the contract has no such method or the caller may not call the method.
+    /// [`Error`] if the contract has no such method, the credential is not valid or could not be looked up,
+    /// or the caller may not call the method.
     pub async fn admit(
         &self,
         path: &str,
@@ -109,10 +112,10 @@ impl Authenticator {
     }
 }
 
-/// Returns the API token in an `authorization` header.
+/// Returns the API token in the `authorization` header.
 ///
 /// # Errors
-/// [`Error::Unauthenticated`] if there is no header, or no Steward token in it.
+/// [`Error::Unauthenticated`] if there is no such header, or it has no Steward token.
 pub fn bearer(headers: &HeaderMap) -> Result<&str, Error> {
     let header = headers.get(http::header::AUTHORIZATION).ok_or(Error::Unauthenticated("no credential"))?;
     let text = header.to_str().ok().filter(|text| text.len() <= MAX_CREDENTIAL);

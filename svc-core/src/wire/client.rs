@@ -1,5 +1,6 @@
-//! Calls to other Steward services: lazily connected channels to the replicas of a peer. Every call carries
-//! an assertion, the trace context and a deadline. The request is one message; the answer may be a stream.
+//! Calls to other Steward services. A [`Peer`] has a channel to each replica of a service, which connects at
+//! the first call. Every call carries an assertion, the trace context and a deadline. The request is one
+//! message; the answer may be a stream.
 
 mod replicas;
 mod sessions;
@@ -31,22 +32,23 @@ use crate::{
     },
 };
 
-/// Maximum bytes of an answer's headers; because beyond the limit the connection may end, with every call on
-/// it, and error details travel in headers.
+/// Maximum bytes of an answer's headers, which contain the details of an error. If an answer exceeds the
+/// limit, the connection may end with all its calls.
 const MAX_HEADERS: u32 = 64 << 10;
 
-/// Addresses of a peer.
+/// Addresses of a service that this one calls, and the timeout of calls to it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerConfig {
-    /// Base URLs of the replicas, as `http://10.0.0.7:7101`; calls are spread over the replicas that answer.
+    /// Base URLs of the replicas, for example `http://10.0.0.7:7101`. Calls are distributed over the replicas
+    /// that can be reached.
     pub urls: Vec<String>,
-    /// Maximum time until a call begins to answer, if the caller sets no deadline.
+    /// Maximum time until a call begins to answer. It applies if the caller sets no deadline.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
 }
 
-/// A peer that cannot be called.
+/// The configuration of a peer cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No URL is configured.
@@ -62,7 +64,7 @@ pub enum Error {
     },
 }
 
-/// A service of the plane that this service calls.
+/// Another Steward service, which this service calls.
 #[derive(Debug, Clone)]
 pub struct Peer {
     name: &'static str,
@@ -72,7 +74,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Builds a peer called `name` ("sandbox-svc"). It connects with its first call.
+    /// Builds a peer for the service `name` (for example "sandbox-svc"). It connects at the first call.
     ///
     /// # Errors
     /// [`Error`] if the configuration names no usable URL.
@@ -105,20 +107,20 @@ impl Peer {
         self.name
     }
 
-    /// Returns a caller in the name of this service, acting for a tenant or for itself.
+    /// Returns a client that calls in the name of this service, for a tenant or (`None`) for itself.
     pub fn acting_for(&self, account_id: Option<AccountId>) -> Caller {
         let principal = Principal::service(self.signer.issuer(), account_id);
         self.stating(principal)
     }
 
-    /// Returns a caller in the name of `principal`. Peers accept another principal than the issuer only from
-    /// the gateway.
+    /// Returns a client that calls in the name of `principal`. Only the gateway may state a principal other
+    /// than itself; peers refuse it from every other process.
     pub fn stating(&self, principal: Principal) -> Caller {
         Caller { peer: self.clone(), principal: Arc::new(principal), deadline: None }
     }
 }
 
-/// Calls one peer in the name of a principal; generated clients are built on it.
+/// Calls one peer in the name of a principal. The generated gRPC clients are built on it.
 #[derive(Debug, Clone)]
 pub struct Caller {
     peer: Peer,
@@ -127,7 +129,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Sets a deadline instead of the peer's default timeout.
+    /// Sets the deadline, which replaces the peer's default timeout.
     #[must_use]
     pub fn by(mut self, deadline: Deadline) -> Self {
         self.deadline = Some(deadline);
@@ -143,7 +145,7 @@ impl Service<http::Request<Body>> for Caller {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        // The replica, and so the connection that has to be ready, is chosen with the call.
+        // Always ready: the replica, and so its connection, is chosen only in `call`.
         Poll::Ready(Ok(()))
     }
 
@@ -179,8 +181,8 @@ impl Service<http::Request<Body>> for Caller {
     }
 }
 
-/// A call to a peer that failed. The caller of this service receives a refusal that the peer stated in
-/// Steward's terms; every other failure becomes a plain "unavailable" or "internal".
+/// A call to a peer failed. If the peer refused it with a reason, the caller of this service gets that
+/// refusal. Otherwise the caller gets a general "unavailable", "deadline exceeded" or "internal error".
 #[derive(Debug, thiserror::Error)]
 #[error("call {peer}")]
 pub struct CallError {
@@ -195,12 +197,13 @@ impl CallError {
         Self { peer, reason: error::reason_of(&status), status }
     }
 
-    /// Returns the peer's answer.
+    /// Returns the status that the peer or the transport gave.
     pub fn status(&self) -> &Status {
         &self.status
     }
 
-    /// Returns whether the peer itself refused the call; otherwise the outcome of the call is unknown.
+    /// Returns whether the peer itself refused the call. If false, it is unknown whether the call took
+    /// effect.
     pub fn is_verdict(&self) -> bool {
         self.reason.is_some() && !matches!(self.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Internal)
     }
@@ -209,12 +212,14 @@ impl CallError {
 impl ServiceError for CallError {
     fn public(&self) -> PublicError {
         let kind = match (ErrorKind::from_code(self.status.code()), &self.reason) {
-            // The peer refused this service's credential: a defect of the plane, not of the caller.
+            // The peer refused the credential of this service: a defect of Steward, not of the caller.
             (ErrorKind::Unauthenticated | ErrorKind::PermissionDenied, _) => ErrorKind::Internal,
             (kind, Some(_)) => kind,
-            // The timers of tonic, on either side, say "cancelled": the outcome is unknown.
+            // When a timer of tonic ends a call, on either side, the code is "cancelled", and the outcome is
+            // unknown.
             (ErrorKind::DeadlineExceeded | ErrorKind::Canceled, None) => ErrorKind::DeadlineExceeded,
-            // The status comes from the transport, whatever its code: the peer is not reachable.
+            // Without a reason the status comes from the transport, whatever its code: the peer cannot be
+            // reached.
             (_, None) => ErrorKind::Unavailable,
         };
         let public = match &self.reason {

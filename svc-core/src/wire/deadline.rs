@@ -1,15 +1,16 @@
-//! Deadlines: the earlier of the caller's and the service's own applies, and travels with every outgoing
-//! call.
+//! Deadlines of calls. The earlier of the caller's and the service's own applies. A service passes it on to
+//! the services that it calls with [`Caller::by`](crate::wire::client::Caller::by).
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
-/// gRPC's header for the time left.
+/// gRPC's header for the time left until the deadline.
 pub const GRPC_TIMEOUT: &str = "grpc-timeout";
 
-/// The instant by which a request must be answered; in the extensions of every request that has one.
+/// The instant by which a request must be answered. The server puts it into the extensions of every unary
+/// request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(pub Instant);
 
@@ -23,7 +24,7 @@ impl Deadline {
         self.0.saturating_duration_since(Instant::now())
     }
 
-    /// Writes the time left into outgoing metadata.
+    /// Writes the time left into the metadata of an outgoing call.
     pub fn stamp(self, metadata: &mut MetadataMap) {
         // Sends at least one millisecond, because some servers refuse "0m".
         let left = self.left().as_millis().clamp(1, 99_999_999);

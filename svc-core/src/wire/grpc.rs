@@ -42,7 +42,8 @@ impl MethodName {
     }
 }
 
-/// A fact that a call lacks: its handler runs outside [`crate::wire::server`], or its messages are a stream.
+/// A fact that a call lacks, because its handler does not run behind [`crate::wire::server`] or its request
+/// is a stream of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("call has no {0}")]
 pub struct Missing(&'static str);
@@ -55,7 +56,7 @@ impl ServiceError for Missing {
 
 crate::into_status!(Missing);
 
-/// A call apart from its message: the caller and how it calls.
+/// The facts of a call without its message: caller, credential, deadline, method and idempotency key.
 #[derive(Debug, Clone)]
 pub struct Call {
     principal: Principal,
@@ -67,10 +68,10 @@ pub struct Call {
 }
 
 impl Call {
-    /// Splits a request into the call and its message.
+    /// Splits a request into the facts of the call and its message.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED` if no layer proved the caller.
+    /// `UNAUTHENTICATED` if no layer authenticated the caller.
     pub fn take<T: prost::Message>(request: Request<T>) -> Result<(Self, T), Status> {
         let mut call = Self::of(&request)?;
         if let Ok(Some(_)) = call.key {
@@ -79,10 +80,11 @@ impl Call {
         Ok((call, request.into_inner()))
     }
 
-    /// Reads the call of a request with a stream of messages. Such a call has no [`Self::once`].
+    /// Reads the facts of a call with a stream of messages. [`Self::once`] works for it only without an
+    /// idempotency key.
     ///
     /// # Errors
-    /// [`Refused::Missing`] if no layer proved the caller.
+    /// [`Refused::Missing`] if no layer authenticated the caller.
     pub fn of<T>(request: &Request<T>) -> Result<Self, Refused> {
         let extensions = request.extensions();
         Ok(Self {
@@ -99,28 +101,28 @@ impl Call {
         &self.principal
     }
 
-    /// Returns the tenant that the call is about.
+    /// Returns the tenant for which the call is made.
     ///
     /// # Errors
-    /// [`Refused::NoAccount`] for an admin, or a service that acts for no tenant.
+    /// [`Refused::NoAccount`] for an admin, or for a service that acts for no tenant.
     pub fn account(&self) -> Result<AccountId, Refused> {
         self.principal.account_id()
     }
 
-    /// Returns the caller's credential, for a stream that checks it again while it lasts.
+    /// Returns the caller's credential, which a stream checks again while it runs.
     ///
     /// # Errors
-    /// [`Refused::Missing`] if no layer proved the caller.
+    /// [`Refused::Missing`] if no layer authenticated the caller.
     pub fn credential(&self) -> Result<Credential, Refused> {
         self.credential.clone().ok_or(Refused::Missing)
     }
 
-    /// Returns the instant by which the call must be answered; `None` for streams.
+    /// Returns the instant by which the call must be answered; `None` if its answer is a stream.
     pub const fn deadline(&self) -> Option<Deadline> {
         self.deadline
     }
 
-    /// Returns the caller's idempotency key, if the call has one.
+    /// Returns the caller's idempotency key; `None` if the call has none.
     ///
     /// # Errors
     /// [`Invalid`] if the key is malformed.
@@ -128,11 +130,11 @@ impl Call {
         self.key.as_ref().map(Option::as_ref).map_err(Clone::clone)
     }
 
-    /// Returns the identity of the request, by which a repetition is recognized.
+    /// Returns the identity by which a repetition of the request is recognized.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` if the key is malformed; `INTERNAL` if the call has a key but lacks another
-    /// [`Missing`] fact.
+    /// `INVALID_ARGUMENT` if the key is malformed; `INTERNAL` if the call has a key but another fact is
+    /// [`Missing`].
     pub fn once(&self) -> Result<Once, Status> {
         let Some(key) = self.key()? else { return Ok(Once::unkeyed()) };
         let method = self.method.as_ref().ok_or(Missing("method name"))?;
@@ -141,7 +143,7 @@ impl Call {
     }
 }
 
-/// Returns the number of items of a page: 50 where the caller asks for 0, at most 200.
+/// Returns the size of a page: `requested`, or 50 if `requested` is 0, but at most 200.
 ///
 /// # Errors
 /// [`Invalid`] if `requested` is negative.
@@ -159,10 +161,10 @@ pub fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: at.timestamp(), nanos }
 }
 
-/// Reads an instant, cut to the whole microseconds that Postgres keeps.
+/// Converts a timestamp, truncated to microseconds, the precision of Postgres.
 ///
 /// # Errors
-/// [`Invalid`] names `field` if the instant is missing or out of range.
+/// [`Invalid`] names `field` if the timestamp is missing or out of range.
 pub fn parse_timestamp(field: &str, at: Option<prost_types::Timestamp>) -> Result<DateTime<Utc>, Invalid> {
     let at = at.ok_or_else(|| Invalid::new(field, "is required"))?;
     let nanos = u32::try_from(at.nanos).ok().map(|nanos| nanos / 1000 * 1000);
@@ -176,10 +178,10 @@ pub fn duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration { seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), nanos }
 }
 
-/// Reads an optional duration.
+/// Converts a duration; returns `None` if the field is not set.
 ///
 /// # Errors
-/// [`Invalid`] names `field` if the duration is negative.
+/// [`Invalid`] names `field` if the duration is negative or out of range.
 pub fn parse_duration(
     field: &str,
     duration: Option<prost_types::Duration>,

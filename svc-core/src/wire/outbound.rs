@@ -1,11 +1,12 @@
-//! Calls to URLs that a user or an agent gave: one policy for all of them.
+//! Calls to URLs that a user or an agent gave, all under one policy.
 //!
-//! A name is resolved once per connection, every address of the answer is checked, and a checked address is
-//! dialled: an attacker's name server is not asked twice. Redirects are returned, not followed; proxies of
-//! the environment are ignored; time and size are bounded. [`Outbound::vet`] makes the same checks without a
-//! call, for the moment a URL is stored.
+//! A name is resolved once for each connection, every address of the answer is checked, and a checked address
+//! is dialled. The check and the connection so use the same answer, and an attacker's name server cannot give
+//! a different one to each. Redirects are returned, not followed; proxies from the environment are ignored;
+//! time and size are limited. [`Outbound::vet`] makes the same checks without a call, for the moment a URL is
+//! stored.
 //!
-//! An error says whether the request can have arrived: "sent, no answer" is not "not sent".
+//! An [`Error`] says whether the request was certainly not sent, or may have arrived.
 
 mod address;
 mod resolve;
@@ -28,7 +29,7 @@ use crate::run::telemetry;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OutboundConfig {
-    /// Networks that may be dialled: `strict`, `dev` or `saas`.
+    /// Mode, which determines the networks that may be dialled: `strict`, `dev` or `saas`.
     pub mode: Mode,
     /// Maximum time to resolve a name.
     #[serde(with = "humantime_serde")]
@@ -36,29 +37,29 @@ pub struct OutboundConfig {
     /// Maximum time to connect, TLS included.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// Maximum time without a byte while an answer is read.
+    /// Maximum time between two bytes of an answer.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
-    /// Maximum bytes of an answer that is read whole.
+    /// Maximum bytes of the body of an answer that [`Outbound::call`] reads.
     pub max_answer_bytes: usize,
 }
 
 /// A URL that may not be called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// The text is not a URL that could be called.
+    /// The text is not a URL that can be called.
     #[error("URL {0}")]
     Malformed(&'static str),
-    /// The name has no address now.
+    /// The resolver returned no address for the name.
     #[error("URL's host does not resolve")]
     Unresolved,
-    /// The URL leads, or could lead, to a network that the mode forbids.
+    /// An address of the URL's host is in a network that the mode forbids.
     #[error("URL's host is not allowed")]
     Forbidden,
 }
 
 impl Refused {
-    /// Problem, to be read after the field's name.
+    /// Returns the problem as the rest of a sentence that begins with the field's name.
     pub fn problem(self) -> &'static str {
         match self {
             Self::Malformed(problem) => problem,
@@ -68,7 +69,7 @@ impl Refused {
     }
 }
 
-/// A call without an answer.
+/// A call failed or was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The policy refused it; nothing was sent.
@@ -77,18 +78,18 @@ pub enum Error {
     /// No connection could be made; nothing was sent.
     #[error("connect")]
     NotSent(#[source] reqwest::Error),
-    /// The request was or may have been sent; there is no whole answer.
+    /// The request was or may have been sent, but no complete answer came.
     #[error("no answer")]
     NoAnswer(#[source] reqwest::Error),
-    /// The request was or may have been sent; its time is over.
+    /// The request was or may have been sent, but no complete answer came in time.
     #[error("no answer in time")]
     TimedOut,
-    /// The answer is longer than the limit.
+    /// The request was sent, but its answer is longer than the limit.
     #[error("answer is longer than {0} bytes")]
     TooLarge(usize),
 }
 
-/// A client that could not be built.
+/// The HTTP client could not be built.
 #[derive(Debug, thiserror::Error)]
 #[error("build the outbound client")]
 pub struct BuildError(#[source] reqwest::Error);
@@ -97,10 +98,10 @@ pub struct BuildError(#[source] reqwest::Error);
 pub struct Call {
     pub method: Method,
     pub target: Target,
-    /// Headers; the trace context is added.
+    /// Headers of the request; [`Outbound::open`] adds the trace context.
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// Maximum time until the last byte of the answer.
+    /// Maximum time until [`Outbound::call`] has read the whole answer.
     pub timeout: Duration,
 }
 
@@ -112,7 +113,7 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// Calls URLs under the policy. Clones are cheap and share their connections.
+/// Makes calls under the policy. Clones are cheap and share their connections.
 #[derive(Debug, Clone)]
 pub struct Outbound {
     vetting: resolve::Vetting,
@@ -121,7 +122,7 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// Builds a client that asks the operating system's resolver.
+    /// Builds a client that uses the operating system's resolver.
     ///
     /// # Errors
     /// [`BuildError`] if TLS cannot be set up.
@@ -129,7 +130,7 @@ impl Outbound {
         Self::with_resolver(config, Arc::new(SystemResolver))
     }
 
-    /// Builds a client that asks `resolver`.
+    /// Builds a client that uses `resolver`.
     ///
     /// # Errors
     /// [`BuildError`] if TLS cannot be set up.
@@ -148,7 +149,7 @@ impl Outbound {
         Ok(Self { vetting, client, max_answer_bytes: config.max_answer_bytes })
     }
 
-    /// Checks a URL as a call would, and returns it parsed.
+    /// Makes the checks of a call without calling, and returns the parsed URL.
     ///
     /// # Errors
     /// [`Refused`] says why the URL may not be called.
@@ -194,7 +195,8 @@ impl Outbound {
         })
     }
 
-    /// Sends one request and returns with the head of the answer; the caller reads the body and bounds it.
+    /// Sends one request and returns when the head of the answer has arrived. The caller reads the body and
+    /// limits its size and time.
     ///
     /// # Errors
     /// [`Error`] says whether the request can have arrived.
@@ -211,8 +213,8 @@ impl Outbound {
             .map_err(classify_error)
     }
 
-    /// The connector asks no resolver about an address, so the address is checked here. Names are checked
-    /// when they are dialled.
+    /// Checks a host that is an IP address. reqwest asks the resolver only about names, so names are checked
+    /// when they are dialled, but addresses must be checked here.
     fn vet_literal(&self, target: &Target) -> Result<(), Refused> {
         match target.peer() {
             Some(Peer::Address(address)) if !allows(self.vetting.mode, address) => Err(Refused::Forbidden),
@@ -223,7 +225,7 @@ impl Outbound {
 }
 
 fn classify_error(error: reqwest::Error) -> Error {
-    // A refusal by the checking resolver arrives as the cause of a failed connection.
+    // A refusal by the checking resolver arrives as a cause of the connection's error.
     let mut cause = error.source();
     while let Some(inner) = cause {
         if let Some(refused) = inner.downcast_ref::<Refused>() {

@@ -1,8 +1,8 @@
-//! Pages of a listing: sizes and opaque tokens.
+//! Pages of a listing: their sizes and opaque tokens.
 //!
-//! A token is base64url of `[version, listing, cursor]`. It is bound to its listing and carries only a
-//! position. It needs no signature: every query takes the caller's account, so a forged token shows nothing
-//! new to its caller.
+//! A token is base64url of `[version, listing, cursor]`. It is valid for one listing and contains only a
+//! position. It needs no signature: a query returns only rows that its caller may read, whatever the
+//! position, so a forged token shows the caller nothing more.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Serialize, de::DeserializeOwned};
@@ -17,10 +17,10 @@ const SIZE_FIELD: &str = "page_size";
 
 const VERSION: u8 = 1;
 
-/// Maximum bytes of a token; a longer one is refused unread.
+/// Maximum bytes of a token. A longer one is refused without being decoded.
 const MAX_TOKEN: usize = 1024;
 
-/// Returns the size of a page: `requested`, or `default` if that is 0, never more than `most`.
+/// Returns the size of a page: `requested`, or `default` if `requested` is 0, but at most `most`.
 ///
 /// # Errors
 /// [`Invalid`] if `requested` is negative.
@@ -32,9 +32,9 @@ pub fn size(requested: i32, default: u32, most: u32) -> Result<u32, Invalid> {
     }
 }
 
-/// Builds the token of the page of `listing` (as `chat.sessions`) that begins after `cursor`.
+/// Builds the token of the page of `listing` (for example `chat.sessions`) that begins after `cursor`.
 ///
-/// A cursor that cannot be written as JSON becomes the empty token, which ends the listing.
+/// If the cursor cannot be written as JSON, returns the empty token, which ends the listing.
 pub fn token<C: Serialize>(listing: &str, cursor: &C) -> String {
     serde_json::to_vec(&(VERSION, listing, cursor)).map_or_else(
         |error| {
@@ -45,7 +45,8 @@ pub fn token<C: Serialize>(listing: &str, cursor: &C) -> String {
     )
 }
 
-/// Reads the cursor in a token of `listing`; the empty token means the first page, `None`.
+/// Reads the cursor from a token of `listing`. The empty token stands for the first page; its cursor is
+/// `None`.
 ///
 /// # Errors
 /// [`Invalid`] if the token is malformed, of another listing or of another version.
@@ -64,13 +65,13 @@ pub fn cursor<C: DeserializeOwned>(listing: &str, token: &str) -> Result<Option<
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T> {
     pub items: Vec<T>,
-    /// Token of the next page; empty at the end.
+    /// Token of the next page; empty if this is the last page.
     pub next_page_token: String,
 }
 
 impl<T> Page<T> {
-    /// Cuts a page out of `rows`, the result of a query with `LIMIT size + 1`. If one row too many is there,
-    /// the next page begins after the last item of this one.
+    /// Builds a page from `rows`, the result of a query with `LIMIT size + 1`. If the query returned `size +
+    /// 1` rows, there is a next page, which begins after the last item of this one.
     pub fn cut<C: Serialize>(
         listing: &str,
         mut rows: Vec<T>,

@@ -1,4 +1,4 @@
-//! Callers: one type for every API, layer and use case.
+//! Callers of the APIs: one type for every API, layer and use case.
 
 use serde::{Deserialize, Serialize};
 pub use steward_proto::common::v1::PrincipalKind as WireKind;
@@ -60,21 +60,21 @@ pub struct Principal {
     pub kind: PrincipalKind,
     /// Id of the account or agent, name of the service ("chat-svc"), or id of the admin's token.
     pub subject_id: String,
-    /// The tenant of an account or agent, or the tenant that a service acts for.
+    /// The tenant to which the account or agent belongs, or for which the service acts.
     pub account_id: Option<AccountId>,
     /// Scopes that the credential allows.
     pub scopes: Vec<String>,
-    /// The API token behind the credential, if any.
+    /// The API token with which the caller authenticated, if any.
     pub token_id: Option<TokenId>,
 }
 
-/// Refusal of a principal.
+/// A request was refused because of its principal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// No credential reached this point.
+    /// The request did not pass the layer that authenticates callers.
     #[error("request carries no principal")]
     Missing,
-    /// The work belongs to a tenant, and none is named.
+    /// The request is for a tenant, but the principal names no account.
     #[error("principal names no account")]
     NoAccount,
 }
@@ -95,7 +95,7 @@ impl ServiceError for Refused {
 crate::into_status!(Refused);
 
 impl Principal {
-    /// Builds a service that acts for itself or for a tenant.
+    /// Builds the principal of a service that acts for itself (`None`) or for a tenant.
     pub fn service(name: &str, account_id: Option<AccountId>) -> Self {
         Self {
             kind: PrincipalKind::Service,
@@ -106,7 +106,7 @@ impl Principal {
         }
     }
 
-    /// Builds a tenant with every scope, for tests and operator commands.
+    /// Builds the principal of a tenant with every scope, for tests and operator commands.
     pub fn account(account_id: AccountId) -> Self {
         Self {
             kind: PrincipalKind::Account,
@@ -124,19 +124,19 @@ impl Principal {
             || self.scopes.iter().any(|held| held == EVERY_SCOPE || held == scope)
     }
 
-    /// Returns the tenant that the request is about.
+    /// Returns the tenant for which the call is made.
     ///
     /// # Errors
-    /// [`Refused::NoAccount`] for an admin, or a service that acts for no tenant.
+    /// [`Refused::NoAccount`] for an admin, or for a service that acts for no tenant.
     pub fn account_id(&self) -> Result<AccountId, Refused> {
         self.account_id.ok_or(Refused::NoAccount)
     }
 }
 
-/// Returns the principal that the auth layer proved.
+/// Returns the principal that the auth layer authenticated.
 ///
 /// # Errors
-/// [`Refused::Missing`] if the request did not pass the layer.
+/// [`Refused::Missing`] if the request did not pass that layer.
 pub fn of<T>(request: &tonic::Request<T>) -> Result<&Principal, Refused> {
     request.extensions().get().ok_or(Refused::Missing)
 }

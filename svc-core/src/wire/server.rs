@@ -1,5 +1,5 @@
-//! The gRPC server of every service: one fixed stack of layers, health, reflection and drain; beside it a
-//! small HTTP listener for operators with `/metrics`, `/healthz` and `/readyz`.
+//! The gRPC server of every service, with the same layers, health service, reflection and drain; and beside
+//! it a small HTTP listener for operators (`/metrics`, `/healthz`, `/readyz`).
 
 mod layers;
 mod operator;
@@ -29,17 +29,20 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// HTTP address for operators: `/metrics`, `/healthz`, `/readyz`.
     pub operator_listen: SocketAddr,
-    /// Maximum time of a unary call; a shorter deadline of the caller applies.
+    /// Maximum time of a unary call. A shorter deadline of the caller replaces it.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
-    /// Maximum number of calls that run at once; one more is refused with RESOURCE_EXHAUSTED.
+    /// Maximum number of calls that are being handled at once; one more is refused with RESOURCE_EXHAUSTED. A
+    /// streaming call counts until its answer begins. Calls that authenticate tokens have the same limit,
+    /// counted separately.
     pub max_in_flight: usize,
-    /// Time between "not serving" and the end of the listener, in which load balancers notice.
+    /// Time between the report "not serving" and the close of the listener, in which load balancers notice
+    /// the report.
     #[serde(with = "humantime_serde")]
     pub drain_delay: Duration,
 }
 
-/// A server that could not start or run.
+/// A server could not start, or failed while it ran.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An address is in use, or is no address of this host.
@@ -65,7 +68,8 @@ pub enum Error {
     Operator(#[source] std::io::Error),
 }
 
-/// Bound sockets. They are bound before any slow work, so that a conflict shows at once.
+/// The sockets of a server. They are bound before any slow work, so that an address in use is reported at
+/// once.
 #[derive(Debug)]
 pub struct Bound {
     grpc: TcpListener,
@@ -84,10 +88,7 @@ impl Bound {
         Ok(Self { grpc: bind(config.listen).await?, operator: bind(config.operator_listen).await? })
     }
 
-    /// Returns the gRPC address, with the port that replaces a configured port 0.
-    ///
-    /// # Errors
-    /// An error of the operating system.
+    /// Returns the gRPC address. If port 0 is configured, its port is the one that the system chose.
     pub fn grpc_address(&self) -> std::io::Result<SocketAddr> {
         self.grpc.local_addr()
     }
@@ -129,14 +130,14 @@ impl Server {
         self
     }
 
-    /// Makes readiness depend on `check`.
+    /// Makes the service ready only while `check` passes.
     #[must_use]
     pub fn ready_when(mut self, check: impl Check + 'static) -> Self {
         self.checks.push(Arc::new(check));
         self
     }
 
-    /// Serves until the lifecycle's soft token fires, then drains. Spawns its tasks and returns.
+    /// Spawns the tasks that serve until the lifecycle's soft token fires and then drain, and returns.
     ///
     /// # Errors
     /// [`Error`] if a service is not part of the contract.
@@ -154,8 +155,8 @@ impl Server {
 
         let soft = lifecycle.soft();
         let (drain_delay, names) = (self.config.drain_delay, self.services);
-        // Without `nodelay` each event would wait some milliseconds for the acknowledgement of the one
-        // before. The builder's own setting of this name applies only to sockets that the builder binds.
+        // Without `nodelay` each event of a stream would wait some milliseconds for the acknowledgement of
+        // the previous one. The builder's own setting applies only to sockets that the builder binds.
         let incoming = TcpIncoming::from(bound.grpc).with_nodelay(Some(true));
         let reporter = health.clone();
         let drain = async move {

@@ -1,4 +1,4 @@
-//! svc-core against real peers: one file a behaviour.
+//! Integration tests of svc-core, one module for each part.
 
 #[cfg(test)]
 mod server;

@@ -1,4 +1,5 @@
-//! The server stack and the client stack against each other, over a real socket.
+//! Tests server and client of [`svc_core::wire`] with each other over TCP: credentials, deadlines, limits,
+//! replicas, reflection, and the operators' listener.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -88,7 +89,8 @@ async fn plane() -> Plane {
     plane_with(async |_| Vec::new()).await
 }
 
-/// With more addresses at which the peer is said to be, given its true one.
+/// Starts a registry-svc server and returns it with a client. `more` gets the server's address and returns
+/// more addresses, which the client treats as replicas too.
 async fn plane_with(more: impl AsyncFnOnce(SocketAddr) -> Vec<SocketAddr>) -> Plane {
     let (private, public_key) = assertion::generate_key().unwrap();
     let key = TrustedKey { id: "k".to_owned(), issuer: "chat-svc".to_owned(), public_key };
@@ -253,7 +255,7 @@ async fn an_unreachable_replica_costs_no_call() {
     let mut client = AuthServiceClient::new(plane.peer.acting_for(None));
     for call in 0..20 {
         if call == 10 {
-            // The relay's connection, which is in use, and its listener end.
+            // Closes the relay's listener and its connection, which the client is using.
             relay.shutdown().await;
         }
         client.authenticate(ask("")).await.unwrap();

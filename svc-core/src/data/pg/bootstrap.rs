@@ -1,49 +1,52 @@
-//! Set-up of a cluster, once, as superuser, before any service starts: the database, a schema for each
-//! service that keeps data, and two roles for each schema. `steward db init` runs it.
+//! Set-up of a Postgres cluster. An operator runs it once as superuser with `steward db init`, before any
+//! service starts. It creates the database, a schema for each service that keeps data, and two roles for each
+//! schema.
 //!
-//! `steward_<service>_owner` owns the schema and migrates it. `steward_<service>` runs the service: it reads
-//! and writes rows and cannot change tables; migrations revoke its UPDATE and DELETE where a ledger must only
-//! grow. Neither role sees another schema. The set-up can run again at any time, also several times at once,
-//! and repairs what it finds.
+//! `steward_<service>_owner` owns the schema and migrates it. The service runs as `steward_<service>`, which
+//! reads and writes rows and cannot change tables; migrations revoke its UPDATE and DELETE on ledgers.
+//! Neither role can use another schema. The set-up can run again at any time, also several times at once, and
+//! creates or repairs what is missing.
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 
 use super::{Error, Result};
 
-/// Services that keep data; each has a schema of its name.
+/// Services that keep data; each has a schema with its name.
 pub const SCHEMAS: [&str; 4] = ["chat", "sandbox", "registry", "purge"];
 
-/// Creates the roles of the service in `steward.service`.
+/// SQL that creates the two roles of the service named by the setting `steward.service`.
 const ROLES: &str = include_str!("bootstrap/roles.sql");
 
-/// Creates the schema of the service in `steward.service`, in the current database.
+/// SQL that creates the schema of the service named by the setting `steward.service`, in the current
+/// database.
 const SCHEMA: &str = include_str!("bootstrap/schema.sql");
 
-/// A password for a role. A role without one keeps its present login: certificate, peer or trust.
+/// A password to set for a role. A role that is not listed keeps its password, and may log in by certificate,
+/// peer or trust.
 #[derive(Debug, Clone)]
 pub struct RolePassword {
-    /// Name of the role, as `steward_chat`.
+    /// Name of the role, for example `steward_chat`.
     pub role: String,
     pub password: SecretString,
 }
 
-/// Creates database, schemas and roles, or completes them. `superuser_url` names any other database of the
-/// cluster, as `postgres`.
+/// Creates what is missing of database, schemas and roles, and sets the passwords. `superuser_url` names an
+/// existing database of the cluster, for example `postgres`.
 ///
 /// # Errors
-/// [`Error`] if the cluster refuses; running the set-up again is safe.
+/// [`Error`] if Postgres refuses a statement; the set-up can then be run again.
 pub async fn init(superuser_url: &SecretString, database: &str, passwords: &[RolePassword]) -> Result<()> {
     let options: PgConnectOptions = superuser_url.expose_secret().parse().map_err(Error::from)?;
     let mut admin = PgConnection::connect_with(&options).await?;
-    // This connection holds the lock until it ends: a concurrent set-up waits, then finds everything in
-    // place.
+    // This connection holds the lock until it closes. A concurrent set-up waits for it, and then finds
+    // everything created.
     sqlx::query("SELECT pg_advisory_lock(hashtextextended('steward.bootstrap', 0))")
         .execute(&mut admin)
         .await?;
     roles(&mut admin).await?;
     for RolePassword { role, password } in passwords {
-        // Roles take no parameters; the server itself quotes name and password.
+        // ALTER ROLE takes no parameters, so Postgres quotes name and password.
         let alter: String =
             sqlx::query_scalar("SELECT format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)")
                 .bind(role)
@@ -68,7 +71,7 @@ pub async fn init(superuser_url: &SecretString, database: &str, passwords: &[Rol
     Ok(admin.close().await?)
 }
 
-/// Creates the roles, which belong to the cluster.
+/// Creates the roles. They belong to the cluster, not to a database.
 pub(crate) async fn roles(superuser: &mut PgConnection) -> Result<()> {
     for service in SCHEMAS {
         run_for(superuser, service, ROLES).await?;
@@ -91,6 +94,6 @@ async fn run_for(superuser: &mut PgConnection, service: &str, sql: &'static str)
     Ok(tx.commit().await?)
 }
 
-/// Every statement of the set-up: a template database made by the same text can be reused.
+/// All SQL of the set-up. Tests reuse a template database only if it was made with the same text.
 #[cfg(any(test, feature = "test-util"))]
 pub(crate) const TEXTS: [&str; 2] = [ROLES, SCHEMA];

@@ -1,4 +1,4 @@
-//! Errors of the database, divided by what the caller should do.
+//! Errors of the database, classified by what the caller should do.
 
 use std::{borrow::Cow, error::Error as StdError, time::Duration};
 
@@ -12,10 +12,11 @@ use crate::{
 /// Result of a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Delay after a lost connection: about the time in which a fail-over or a restart makes progress.
+/// Delay before a retry after a lost connection: about the time in which a fail-over or restart makes
+/// progress.
 const RECONNECT: Duration = Duration::from_secs(2);
 
-/// Delay after a lock or a statement took too long.
+/// Delay before a retry after a lock wait or a statement ran into its time limit.
 const RELIEF: Duration = Duration::from_secs(1);
 
 /// A constraint that a write would break.
@@ -34,7 +35,9 @@ pub enum ConflictKind {
 /// An error of the database.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Postgres is stopped, stopping, starting, or has no free connection. Nothing was done.
+    /// Postgres cannot be reached, is starting, stopping or a standby, or lacks a free connection, memory or
+    /// disk space. A transaction with this error is not committed; a single statement outside a transaction
+    /// may have taken effect if its connection was lost.
     #[error("Postgres is not available")]
     Unavailable {
         /// Delay before the next attempt.
@@ -51,10 +54,10 @@ pub enum Error {
     /// A statement ran into its time limit.
     #[error("statement took too long")]
     StatementTimeout(#[source] sqlx::Error),
-    /// A transaction was idle between two statements for too long and was ended: a defect.
+    /// Postgres ended a transaction that was idle between two statements for too long: a defect.
     #[error("transaction was idle for too long")]
     IdleInTransaction(#[source] sqlx::Error),
-    /// Serialization failure or deadlock: redo the transaction.
+    /// A serialization failure or a deadlock. The caller should begin the transaction again.
     #[error("lost a race with another transaction")]
     Race(#[source] sqlx::Error),
     /// A constraint forbids the write.
@@ -66,17 +69,19 @@ pub enum Error {
         #[source]
         source: sqlx::Error,
     },
-    /// A guarded write did not hit the expected rows: another writer was first.
+    /// A write with a condition changed fewer or more rows than expected, because another writer changed them
+    /// first.
     #[error("guarded write hit {affected} rows instead of {expected}")]
     Stale {
-        /// Number of rows that the write should hit.
+        /// Number of rows that the write should change.
         expected: u64,
         affected: u64,
     },
-    /// Another worker has taken over the lease under which the write was made. Nothing was written.
+    /// The lease under which the write was made was taken over by another worker, or released. Nothing was
+    /// written.
     #[error("lease {0} is lost")]
     Fenced(Cow<'static, str>),
-    /// The subject is being erased: its data may not be written.
+    /// A purge has frozen the subject or is erasing it; its data may not be written.
     #[error("{0} is frozen by an erasure")]
     SubjectFrozen(SubjectKind),
     /// The subject is unknown to this service, is another tenant's, or was erased.
@@ -90,7 +95,7 @@ pub enum Error {
     /// A row that this program cannot read: a defect, or a faulty migration.
     #[error("row of {table} cannot be read at {column}{}", in_brackets(row.as_deref()))]
     Inconsistency {
-        /// The table, or "a query" if only the driver noticed.
+        /// Name of the table, or "a query" if the driver reported the error.
         table: &'static str,
         column: String,
         /// Key of the row, if known.
@@ -98,7 +103,7 @@ pub enum Error {
         #[source]
         source: Box<dyn StdError + Send + Sync>,
     },
-    /// The transaction had failed before its commit: an error of a statement was swallowed. A defect.
+    /// A statement of the transaction had failed, and the code committed nevertheless: a defect.
     #[error("transaction had failed before its commit")]
     Poisoned(#[source] sqlx::Error),
     /// Any other error of the driver: a defect.
@@ -142,7 +147,7 @@ fn in_brackets(row: Option<&str>) -> String {
     row.map_or_else(String::new, |row| format!(" ({row})"))
 }
 
-/// Gives an error of the driver its meaning; no other place does.
+/// Classifies the errors of sqlx. No other code does.
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         match &error {
@@ -155,7 +160,7 @@ impl From<sqlx::Error> for Error {
             }
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
-            // A connection that closes while it is being opened reads as a protocol error.
+            // If the connection closes while it is being opened, sqlx reports a protocol error.
             | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
@@ -190,7 +195,7 @@ fn by_sqlstate(code: &str, constraint: String, source: sqlx::Error) -> Error {
         "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "53100" | "53200" | "53300" => {
             Error::Unavailable { retry_after: RECONNECT, source }
         }
-        // The server became a standby: connections must move to the new primary.
+        // The server has become a standby; the next connection must find the new primary.
         "25006" => Error::Unavailable { retry_after: RECONNECT, source },
         "40001" | "40P01" => Error::Race(source),
         "55P03" => Error::LockTimeout(source),
@@ -248,7 +253,7 @@ impl ServiceError for Error {
     }
 }
 
-/// Checks that a guarded write hit exactly `expected` rows.
+/// Checks that a write with a condition changed exactly `expected` rows.
 ///
 /// # Errors
 /// [`Error::Stale`] otherwise.

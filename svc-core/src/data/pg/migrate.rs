@@ -1,16 +1,17 @@
-//! Migrations of a service's schema, as its owner role.
+//! Migrations of a service's schema, run as its owner role.
 //!
-//! Every schema gets the tables of [`COMMON`] first, then the service's own. Instances that start together
-//! wait for each other, service by service: the lock is a polled advisory lock named after the schema. sqlx's
-//! own lock is one for the whole database, and waiting *inside* a statement for it would hold a snapshot
-//! open.
+//! Every schema gets the tables of [`COMMON`] first, then the service's own. Replicas that start together
+//! take turns by an advisory lock on the schema, which they poll. sqlx's own lock is not used: it is one lock
+//! for the whole database, and a replica that waits for it *inside* a statement holds a snapshot open, for
+//! which other statements may have to wait.
 //!
-//! Only transactional files run at start-up. A statement that must run outside a transaction (`CREATE INDEX
-//! CONCURRENTLY`) dead-locks when instances start together; such a file is refused here and needs a job of
-//! its own.
+//! At start only migrations that run in a transaction are allowed. A statement that must run outside one
+//! (`CREATE INDEX CONCURRENTLY`) can dead-lock when replicas start together; such a migration is refused here
+//! and has to be run separately.
 //!
-//! A schema newer than the program is no error: during a rolling update the older program must be able to
-//! restart, and migrations expand before they contract.
+//! A schema that is newer than the program is no error: during a rolling update the older program must be
+//! able to restart. A release therefore removes from the schema only what the release before it no longer
+//! used.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -21,11 +22,11 @@ use sqlx::{
 
 use super::{Error, PgConfig, Pool, Result, connect_once};
 
-/// Tables of every schema: custody, leases, idempotency keys, audit log. Versions 1 to 99 are reserved for
-/// them.
+/// Migrations of the tables that every schema has: custody, leases, idempotency keys, audit log. Versions 1
+/// to 99 are reserved for them.
 pub static COMMON: Migrator = sqlx::migrate!("./migrations-common");
 
-/// Poll interval of an instance that waits for another one's migration.
+/// Time between two attempts to get the lock while another replica migrates.
 const POLL: Duration = Duration::from_millis(100);
 
 /// A schema that could not be brought up to date.
@@ -41,13 +42,13 @@ pub enum MigrateError {
         #[source]
         source: sqlx::migrate::MigrateError,
     },
-    /// A migration asks to run outside a transaction.
+    /// A migration must run outside a transaction.
     #[error("migration {0} runs outside a transaction, which start-up does not allow")]
     NotTransactional(i64),
     /// Two migrations have the same version.
     #[error("migration version {0} is used twice")]
     DuplicateVersion(i64),
-    /// The role has no schema of its own.
+    /// The role's `search_path` names no existing schema.
     #[error("role has no schema in its search_path: run `steward db init` first")]
     NoSchema,
     /// The schema is older than this program, and no owner role is configured to migrate it.
@@ -55,10 +56,11 @@ pub enum MigrateError {
     Behind { schema: String, version: i64 },
 }
 
-/// Migrates the schema as the owner role (`migrate_url`); without one, checks that the schema is new enough.
+/// Migrates the schema as the owner role (`migrate_url`). Without an owner role, checks that the schema has
+/// every migration.
 ///
 /// # Errors
-/// [`MigrateError`]; a failed migration leaves no trace.
+/// [`MigrateError`]; the failed migration is rolled back.
 pub async fn migrate(service: &Migrator, config: &PgConfig) -> Result<(), MigrateError> {
     let Some(owner) = config.owner_options()? else {
         return check_migrated(service, &Pool::lazy(config)?).await;
@@ -111,7 +113,7 @@ pub(crate) async fn apply(service: &Migrator, connection: &mut PgConnection) -> 
     }
     let failed = |source| MigrateError::Failed { schema: schema.clone(), source };
     connection.ensure_migrations_table(&table).await.map_err(failed)?;
-    // The run role may read the list of migrations, and may not change it.
+    // The run role may read the list of migrations, but not change it.
     sqlx::raw_sql(include_str!("migrate/protect.sql"))
         .execute(&mut *connection)
         .await

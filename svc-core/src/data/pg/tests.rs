@@ -1,4 +1,4 @@
-//! Pools, transactions, errors, migrations and set-up against a real Postgres.
+//! Tests pools, transactions, errors, migrations and the set-up against a real Postgres.
 
 use std::time::Duration;
 
@@ -181,7 +181,8 @@ async fn a_commit_without_an_answer_has_an_unknown_outcome() {
     let pool = Pool::lazy(&db.config_through("chat", proxy.address())).unwrap();
     let mut tx = Tx::system(&pool).await.unwrap();
     sqlx::query("INSERT INTO things VALUES (7, NULL, 1)").execute(&mut *tx).await.unwrap();
-    // Long enough for the test to look, and to cut the connection, while the answer is on its way.
+    // The delay gives the test time to see the row and cut the connection before the answer to COMMIT
+    // arrives.
     proxy.delay(Duration::from_millis(500));
     let (outcome, ()) = tokio::join!(tx.commit(), async {
         let there = "SELECT EXISTS (SELECT FROM things WHERE id = 7)";
@@ -306,7 +307,7 @@ async fn without_an_owner_role_the_schema_must_be_new_enough() {
     let error = migrate(&new, &db.config("purge")).await.unwrap_err();
     assert!(matches!(error, MigrateError::Behind { version: 20_260_102_000_000, .. }), "{error:?}");
     migrate(&new, &owner_config(&db, "purge")).await.unwrap();
-    // An older program starts on a newer schema, as it must during a rolling update.
+    // An older program must be able to start on a newer schema during a rolling update.
     migrate(&old, &owner_config(&db, "purge")).await.unwrap();
     migrate(&old, &db.config("purge")).await.unwrap();
 }
@@ -328,7 +329,7 @@ async fn a_migration_outside_a_transaction_is_refused() {
 async fn a_cluster_can_be_set_up_again_and_concurrently() {
     let db = TestDb::new(&[]).await;
     let admin = SecretString::from(db.superuser_url());
-    // The test drops this database itself: it is not a clone that [`TestDb`] drops.
+    // This database is not a clone that [`TestDb`] drops, so the test drops it itself.
     let name = format!("{}_init", db.name());
     let (a, b) = tokio::join!(bootstrap::init(&admin, &name, &[]), bootstrap::init(&admin, &name, &[]));
     a.and(b).unwrap();

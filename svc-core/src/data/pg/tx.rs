@@ -15,9 +15,9 @@ pg_enum!(CustodyState as "custody_state" {
     Live => "live", Frozen => "frozen", Erasing => "erasing", Erased => "erased",
 });
 
-/// Locks the live custody rows of a subject, the account's first: `kind` is an enum in that order, and
-/// Postgres locks rows in sort order. A row that is not live is filtered out before it would be locked, so
-/// that refused writers do not keep a freeze waiting.
+/// Locks the custody rows of a subject that are live, the account's first: `kind` is an enum in that order,
+/// and Postgres locks the rows in sort order. A row that is not live is left out before it would be locked,
+/// so that refused writers do not keep a freeze waiting.
 const HOLD: &str = "
     SELECT kind
     FROM custody
@@ -27,14 +27,14 @@ const HOLD: &str = "
     ORDER BY kind
     FOR KEY SHARE";
 
-/// Reads the states of the custody rows that [`HOLD`] did not lock.
+/// Reads the states of the subject's custody rows, to find out why [`HOLD`] did not lock all of them.
 const LOOK: &str = "
     SELECT kind, state
     FROM custody
     WHERE (kind = 'account' AND subject_id = $1)
        OR (kind = 'session' AND subject_id = $2 AND account_id = $1)";
 
-/// Creates rows for subjects that this service does not know yet. Existing rows stay as they are.
+/// Creates custody rows for subjects that this service does not know yet; existing rows stay as they are.
 const MEET: &str = "
     INSERT INTO custody (kind, subject_id, account_id)
     SELECT kind, subject_id, $1
@@ -43,27 +43,30 @@ const MEET: &str = "
     ORDER BY kind
     ON CONFLICT (kind, subject_id) DO NOTHING";
 
-/// An open transaction (READ COMMITTED). Stores take it as `&mut Tx` or, by deref, as `&mut PgConnection`.
-/// Dropped without [`Self::commit`] it is rolled back. No network or Docker call is made while it is open.
+/// An open transaction (READ COMMITTED). Stores take it as `&mut Tx` or, by deref, as `&mut PgConnection`. If
+/// it is dropped without [`Self::commit`], it is rolled back. While it is open, callers make no network or
+/// Docker calls.
 #[derive(Debug)]
 #[must_use = "a transaction that is not committed is rolled back"]
 pub struct Tx(Transaction<'static, Postgres>);
 
 impl Tx {
-    /// Begins a transaction that may write data of `subject`. Until it ends it holds the custody rows of the
-    /// account and, for a session, of the session; both must be live. An erasure waits for it.
+    /// Begins a transaction that may write data of `subject`. Until the transaction ends, it holds the
+    /// custody rows of the account and, for a session, of the session; both must be live. An erasure waits
+    /// for it.
     ///
     /// # Errors
     /// [`Error::SubjectFrozen`] during an erasure; [`Error::SubjectNotFound`] after it, or if this service
-    /// does not know the subject or knows it as another tenant's.
+    /// does not know the subject or knows it as another account's.
     pub async fn for_subject(pool: &Pool, subject: Subject) -> Result<Self> {
         let mut tx = Self::system(pool).await?;
         tx.join(subject).await?;
         Ok(tx)
     }
 
-    /// Like [`Self::for_subject`], for services that learn of subjects from other services: an unknown
-    /// subject becomes known with this transaction. An erased one is refused permanently.
+    /// Begins the same transaction as [`Self::for_subject`], in services that learn of subjects from other
+    /// services: if the subject is unknown, this transaction also creates its custody rows. An erased subject
+    /// stays refused.
     ///
     /// # Errors
     /// The errors of [`Self::for_subject`].
@@ -74,9 +77,10 @@ impl Tx {
         Ok(tx)
     }
 
-    /// Begins a transaction for rows that belong to no subject (engines, host samples, streams, leases) or
-    /// that are fenced in another way: set-wise sweeps that lock rows by (id, epoch) and that a freeze ends
-    /// in its own transaction. It holds no custody row; writing a subject's content in it is a defect.
+    /// Begins a transaction that holds no custody row. It is for rows that belong to no subject (engines,
+    /// host samples, streams, leases), and for statements that change the state of many subjects' rows at
+    /// once. Such a statement checks each row's id and epoch, and a freeze ends the work on its subject's
+    /// rows in its own transaction. Writing a subject's content in this transaction is a defect.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if no connection is free in time.
@@ -84,7 +88,7 @@ impl Tx {
         Ok(Self(pool.inner().begin().await?))
     }
 
-    /// Adds another subject to this transaction, for example the target of a fork.
+    /// Lets this transaction write another subject too, for example the target of a fork.
     ///
     /// # Errors
     /// The errors of [`Self::for_subject`].
@@ -100,7 +104,7 @@ impl Tx {
         Err(refusal(subject, &seen))
     }
 
-    /// Creates custody rows for the account and session of `subject` where this service has none.
+    /// Creates the custody rows of the subject's account and session that this service does not have.
     pub(crate) async fn meet(&mut self, subject: Subject) -> Result<()> {
         let session = subject.session().map(|session| session.0);
         sqlx::query(MEET).bind(subject.account().0).bind(session).execute(&mut **self).await?;
@@ -113,8 +117,9 @@ impl Tx {
     /// [`Error::CommitUnknown`] if the connection broke during the commit; after any other error nothing is
     /// committed.
     pub async fn commit(mut self) -> Result<()> {
-        // Postgres answers COMMIT of a failed transaction by rolling it back, without an error: a swallowed
-        // error would turn into lost data. Tests and development builds find it here.
+        // If a statement of the transaction has failed, Postgres answers COMMIT with a rollback and without
+        // an error, so code that ignored the statement's error would lose data. In tests and development
+        // builds this statement makes the commit fail.
         if cfg!(debug_assertions) {
             sqlx::raw_sql("SELECT 1").execute(&mut *self).await?;
         }
@@ -124,11 +129,11 @@ impl Tx {
         })
     }
 
-    /// Commits if the work in this transaction is `done`, else rolls back. It waits for either, so that the
-    /// caller's next try does not meet a lock of this transaction.
+    /// Commits if `done` is `Ok`, otherwise rolls back. It waits for Postgres to do so, so that the caller's
+    /// retry does not find a lock of this transaction.
     ///
     /// # Errors
-    /// The error of the work, even if the rollback fails too; else as [`Self::commit`].
+    /// The error in `done`, even if the rollback fails too; otherwise the errors of [`Self::commit`].
     pub async fn end<T, E: From<Error>>(self, done: Result<T, E>) -> Result<T, E> {
         match done {
             Ok(value) => {
@@ -136,7 +141,8 @@ impl Tx {
                 Ok(value)
             }
             Err(error) => {
-                // The caller gets the first error. Postgres rolls back by itself when the connection is lost.
+                // The caller gets the first error. If the connection is lost, Postgres rolls back without
+                // being asked.
                 if let Err(failed) = self.rollback().await {
                     tracing::debug!(error = %crate::error::Chain(&failed), "rollback not confirmed");
                 }
@@ -145,10 +151,10 @@ impl Tx {
         }
     }
 
-    /// Rolls back and waits until Postgres has done so.
+    /// Rolls back, and waits until Postgres has done so.
     ///
     /// # Errors
-    /// [`Error`] if Postgres could not be reached; it then rolls back by itself.
+    /// [`Error`] if Postgres could not be reached; it rolls back when it notices that the connection is lost.
     pub async fn rollback(self) -> Result<()> {
         Ok(self.0.rollback().await?)
     }
@@ -168,7 +174,8 @@ impl DerefMut for Tx {
     }
 }
 
-/// Returns the error that refuses a subject with these custody rows; the account's error goes first.
+/// Returns the error for a subject with these custody rows. If both rows refuse it, the account's error is
+/// returned.
 fn refusal(subject: Subject, seen: &[(SubjectKind, CustodyState)]) -> Error {
     let state_of = |kind| seen.iter().find(|(seen, _)| *seen == kind).map(|(_, state)| *state);
     for &kind in kinds(subject) {
@@ -179,7 +186,8 @@ fn refusal(subject: Subject, seen: &[(SubjectKind, CustodyState)]) -> Error {
             Some(CustodyState::Live) => {}
         }
     }
-    // The subject is live now but was not when it was to be locked: a purge was canceled in between.
+    // The subject is live now, but was not when [`HOLD`] should have locked it: a purge was canceled in
+    // between.
     Error::SubjectFrozen(subject.kind())
 }
 

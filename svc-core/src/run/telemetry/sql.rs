@@ -1,8 +1,8 @@
-//! A span for every SQL statement, by the conventions for database clients.
+//! Makes a span for every SQL statement, by OpenTelemetry's conventions for database clients.
 //!
-//! sqlx reports each statement after its end, with its text but without the values of its placeholders, which
-//! may be personal data. Each report becomes a span that has already ended. A statement outside any span gets
-//! no span: otherwise every scan of a worker would be a trace.
+//! sqlx logs an event after each statement, with the statement's text but without its parameters, which may
+//! be personal data. This layer turns each event into a span that has already ended. A statement outside
+//! every span gets no span: otherwise each scan of a worker would begin a trace.
 
 use std::{
     fmt,
@@ -20,12 +20,12 @@ use tracing::{
 };
 use tracing_subscriber::{Layer, filter::Targets, layer, registry::LookupSpan};
 
-/// Target of sqlx's reports, at DEBUG, or at WARN if a statement is slow.
+/// Target of sqlx's events. Their level is DEBUG, or WARN if a statement is slow.
 const REPORTS: &str = "sqlx::query";
-/// Maximum length of a summary, which is the name of a span.
+/// Maximum bytes of a summary, which is the name of a span.
 const SUMMARY_BYTES: usize = 120;
 
-/// Builds the layer that makes spans with `tracer`.
+/// Builds the layer; it makes its spans with `tracer`.
 pub(super) fn layer<S>(tracer: SdkTracer) -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -39,7 +39,7 @@ struct SqlSpans {
 
 impl<S: Subscriber> Layer<S> for SqlSpans {
     fn on_event(&self, event: &Event<'_>, _: layer::Context<'_, S>) {
-        // The layer that makes spans of code activates their context while they are entered.
+        // tracing-opentelemetry sets this context while a span of the code is entered.
         let context = Context::current();
         if !context.span().span_context().is_sampled() {
             return;
@@ -99,8 +99,9 @@ impl Visit for Report {
     fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
 }
 
-/// Summarizes a statement by its verbs and tables, as `INSERT turns SELECT sessions`: few different texts, so
-/// that spans can be grouped by it.
+/// Summarizes a statement by its verbs and tables, for example `INSERT turns SELECT sessions`. There are few
+/// different summaries, so spans can be grouped by them. A statement with none of these verbs gives its last
+/// word.
 fn summary(text: &str) -> String {
     let mut summary = String::new();
     let mut before = String::new();
@@ -109,7 +110,7 @@ fn summary(text: &str) -> String {
     {
         let upper = word.to_ascii_uppercase();
         let verb = match upper.as_str() {
-            // FOR UPDATE, FOR NO KEY UPDATE and DO UPDATE are no statements.
+            // The UPDATE in FOR UPDATE, FOR NO KEY UPDATE and DO UPDATE is no statement.
             "UPDATE" => !matches!(before.as_str(), "FOR" | "KEY" | "DO"),
             "SELECT" | "INSERT" | "DELETE" | "COMMIT" | "LOCK" => true,
             _ => false,
@@ -220,7 +221,7 @@ mod tests {
         assert_eq!(attribute("db.operation.name"), "SELECT");
         assert_eq!(attribute("db.query.text"), "SELECT $1 || ' there' FROM pg_database LIMIT 1");
         assert_eq!(attribute("db.response.returned_rows"), "1");
-        // The connection was tried before there was a span.
+        // `Pool::connect` made its test query outside the span, so that query got no span.
         assert!(
             !spans
                 .iter()

@@ -1,4 +1,4 @@
-//! Which callers each method of the contract admits.
+//! Reads from the contract which callers each method admits.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -14,7 +14,7 @@ pub struct MethodAuth {
     pub public: bool,
     /// Kinds of principals that may call.
     pub kinds: Vec<PrincipalKind>,
-    /// Scope that the credential of a tenant or agent must carry; empty = none.
+    /// Scope that the credential of a tenant or agent must have; empty if the method needs none.
     pub scope: String,
 }
 
@@ -44,7 +44,7 @@ pub struct Method {
 #[derive(Debug, Clone)]
 pub struct Methods(HashMap<String, Method>);
 
-/// A contract that cannot be enforced.
+/// A contract that does not say for every method who may call it.
 #[derive(Debug, thiserror::Error)]
 pub enum ContractError {
     /// The descriptor set does not decode.
@@ -104,7 +104,7 @@ fn method_auth(pool: &DescriptorPool, options: &DynamicMessage) -> Option<Method
         kinds,
         scope: field("scope")?.as_str()?.to_owned(),
     };
-    // An option that admits no kind is incomplete.
+    // An option that admits no kind of caller is incomplete.
     (auth.public || !auth.kinds.is_empty()).then_some(auth)
 }
 

@@ -15,7 +15,7 @@ use crate::{
     wire::{client::Peer, principal::Principal},
 };
 
-/// Asks registry-svc on every call: put [`super::CachedTokens`] in front.
+/// Asks registry-svc for every token. Callers put [`super::CachedTokens`] in front of it.
 #[derive(Debug, Clone)]
 pub struct RegistryTokens {
     registry: Peer,
@@ -38,8 +38,8 @@ impl TokenResolver for RegistryTokens {
                     Error::Unavailable("registry-svc answered without a usable principal".to_owned())
                 })
             }
-            // An assertion of this process that was refused also gives UNAUTHENTICATED; the reason tells the
-            // two apart.
+            // registry-svc also answers UNAUTHENTICATED if it refused this process's own assertion; only this
+            // reason means that the token was refused.
             Err(status)
                 if status.code() == Code::Unauthenticated
                     && crate::error::reason_of(&status).as_deref() == Some("TOKEN_NOT_LIVE") =>

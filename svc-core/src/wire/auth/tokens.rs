@@ -1,4 +1,4 @@
-//! API tokens: resolved, remembered, and checked again during long requests.
+//! Resolves API tokens, caches the answers, and checks a token again while a long request runs.
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
@@ -9,13 +9,14 @@ use sha2::{Digest, Sha256};
 use super::Error;
 use crate::wire::principal::Principal;
 
-/// Maximum time a resolved token is trusted without asking again: a revocation takes effect within it.
+/// Maximum time for which a resolved token is accepted without asking again. A revocation takes effect within
+/// it.
 pub const TOKEN_TTL: Duration = Duration::from_secs(5);
 
-/// Maximum time a refused token is refused without asking again.
+/// Maximum time for which a refused token stays refused without asking again.
 pub const REFUSED_TOKEN_TTL: Duration = Duration::from_secs(1);
 
-/// The table `[tokens]` of services that ask registry-svc for them.
+/// The table `[tokens]` of services that resolve tokens at registry-svc.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokensConfig {
@@ -34,7 +35,7 @@ pub trait TokenResolver: Debug + Send + Sync {
 }
 
 /// Caches the answers of a [`TokenResolver`]: principals for [`TOKEN_TTL`], refusals for
-/// [`REFUSED_TOKEN_TTL`], failed lookups never. Tokens are kept as hashes.
+/// [`REFUSED_TOKEN_TTL`]. Failed lookups are not cached. The cache holds the tokens' hashes, not the tokens.
 #[derive(Debug, Clone)]
 pub struct CachedTokens {
     inner: Arc<dyn TokenResolver>,
@@ -62,8 +63,8 @@ impl CachedTokens {
         Self::with_ttl(inner, capacity, TOKEN_TTL)
     }
 
-    /// Builds a cache that keeps principals for `live`. A caller that checks its token again with a period of
-    /// its own adds that period: the sum must not exceed [`TOKEN_TTL`].
+    /// Builds a cache that keeps principals for `live`. A caller that checks tokens again in a period of its
+    /// own must choose `live` so that period and `live` together do not exceed [`TOKEN_TTL`].
     pub fn with_ttl(inner: Arc<dyn TokenResolver>, capacity: u64, live: Duration) -> Self {
         Self {
             inner,
@@ -91,17 +92,17 @@ impl TokenResolver for CachedTokens {
     }
 }
 
-/// A presented credential, kept with a long request so that it can be checked again.
+/// The credential of a caller, kept while a long request runs so that it can be checked again.
 #[derive(Debug, Clone)]
 pub enum Credential {
     /// An API token; it may be revoked while the request runs.
     Token { token: secrecy::SecretString, tokens: Arc<dyn TokenResolver> },
-    /// An assertion; its issuer watches the credential behind it.
+    /// An assertion. It is not checked again: the process that signed it checks its own caller's credential.
     Assertion,
 }
 
 impl Credential {
-    /// Checks the credential again. A failed lookup is not a refusal.
+    /// Checks the credential again. If the lookup fails, the credential stays accepted.
     ///
     /// # Errors
     /// [`Error::Unauthenticated`] once the credential is no longer valid.

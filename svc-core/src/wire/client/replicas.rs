@@ -1,8 +1,9 @@
 //! The replicas of one peer, and the choice among them.
 //!
-//! Calls rotate over the replicas. A replica that cannot be connected to, or that is stopping, is skipped for
-//! a moment, and the call goes to the next one; the skipped replica had not begun it, so nothing is done
-//! twice. A call with an unknown outcome is not repeated here: its caller decides.
+//! Each call begins with the next replica in turn. If that replica cannot be reached or is stopping, the call
+//! goes to the next one, and later calls try that replica last for one second. A replica that is passed over
+//! has not begun the call, so the call is not done twice. If the outcome of a call is unknown, it is not
+//! repeated here; the caller decides.
 
 use std::{
     error::Error,
@@ -23,10 +24,10 @@ use tower::{Service, ServiceExt};
 use super::BoxError;
 use crate::error;
 
-/// Reason of a refusal by a replica that is stopping; another replica may be called at once.
+/// Reason with which a stopping replica refuses a call. Another replica may be called at once.
 pub const REPLICA_STOPPING: &str = "REPLICA_STOPPING";
 
-/// Time for which an unreachable replica is skipped.
+/// Time for which a replica that could not be reached, or is stopping, is tried last.
 const AWAY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
@@ -42,7 +43,7 @@ struct Shared {
 #[derive(Debug)]
 struct Replica {
     channel: Channel,
-    /// Milliseconds after `started` until which the replica is skipped.
+    /// Time in milliseconds after `started` until which the replica is tried last.
     away_until: AtomicU64,
 }
 
@@ -54,7 +55,7 @@ impl Replicas {
         Self(Arc::new(Shared { replicas, next: AtomicUsize::new(0), started: Instant::now() }))
     }
 
-    /// Makes one call. The body is one message, kept until a replica has accepted it.
+    /// Makes one call. The body is one message, which is kept until a replica has begun the call.
     pub(super) async fn call(&self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
         let (head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
@@ -81,7 +82,8 @@ impl Replicas {
         }
     }
 
-    /// Returns the replicas in the order in which they are called: rotated, unreachable ones last.
+    /// Returns the replicas in the order in which to call them: the next in turn first, those to be tried
+    /// last at the end.
     fn order(&self) -> Vec<usize> {
         let count = self.0.replicas.len();
         let first = self.0.next.fetch_add(1, Ordering::Relaxed);
@@ -113,7 +115,7 @@ impl Replica {
     }
 }
 
-/// Returns whether the replica certainly did nothing of the call.
+/// Returns whether the replica certainly did not begin the call.
 fn never_begun(answer: &Result<Response<Body>, BoxError>) -> bool {
     match answer {
         Ok(response) => Status::from_header_map(response.headers())
@@ -121,7 +123,7 @@ fn never_begun(answer: &Result<Response<Body>, BoxError>) -> bool {
         Err(error) => {
             let mut cause: Option<&(dyn Error + 'static)> = Some(&**error);
             while let Some(error) = cause {
-                // hyper says "cancelled" if the connection closed before the request was written to it.
+                // hyper reports "cancelled" if the connection closed before the request was written to it.
                 let unwritten = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled);
                 if unwritten || error.is::<ConnectError>() {
                     return true;

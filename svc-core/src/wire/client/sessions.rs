@@ -1,4 +1,4 @@
-//! chat-svc as the owner of sessions.
+//! Questions about sessions to chat-svc, which owns them.
 
 use steward_proto::chat::v1::{GetSessionRequest, chat_service_client::ChatServiceClient};
 
@@ -17,7 +17,7 @@ impl Sessions {
         Self(chat)
     }
 
-    /// Returns whether this account has this session; a session of another account does not exist for it.
+    /// Returns whether `session` exists and belongs to `account`.
     ///
     /// # Errors
     /// [`CallError`] if chat-svc gives no answer.

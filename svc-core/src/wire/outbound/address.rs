@@ -1,18 +1,18 @@
-//! Addresses that may be dialled: one function, no I/O.
+//! Decides which addresses may be dialled, without I/O.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Deserialize;
 
-/// Part of the network that a plane trusts.
+/// Networks that outbound calls may reach; public addresses are always among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     Strict,
-    /// A developer's machine: public addresses, loopback and private networks.
+    /// Public addresses, loopback and private networks, for a developer's machine.
     Dev,
-    /// An operator's own network, where the tenants' agents live: public addresses and private networks, but
-    /// not this host.
+    /// Public addresses and private networks, but not loopback, for an operator's network in which the
+    /// tenants' agents run.
     Saas,
 }
 
@@ -22,9 +22,10 @@ pub enum Class {
     /// A public address of the internet.
     Public,
     Loopback,
-    /// RFC 1918, or the part of RFC 4193 in use (fd00::/8).
+    /// RFC 1918, or fd00::/8, the part of RFC 4193's addresses that is in use.
     Private,
-    /// Metadata services, link-local, multicast, translation prefixes, documentation, reserved: never a peer.
+    /// Never dialled: metadata services, link-local, multicast, translation prefixes, documentation,
+    /// reserved.
     Forbidden,
 }
 
@@ -40,7 +41,7 @@ pub fn allows(mode: Mode, address: IpAddr) -> bool {
     }
 }
 
-/// Classifies an address; an IPv4 address in an IPv6 form counts as the IPv4 address.
+/// Classifies an address. An IPv4-mapped IPv6 address is classified as its IPv4 address.
 pub fn classify(address: IpAddr) -> Class {
     match address {
         IpAddr::V4(address) => classify_v4(address),
@@ -48,14 +49,15 @@ pub fn classify(address: IpAddr) -> Class {
     }
 }
 
-/// Metadata services of clouds outside the link-local range.
+/// Addresses of cloud metadata services outside the link-local range.
 const METADATA_V4: [Ipv4Addr; 1] = [Ipv4Addr::new(168, 63, 129, 16)];
 const METADATA_V6: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254),
     Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254),
 ];
 
-/// Networks without peers (IANA's special-purpose registry and multicast), as (network, prefix length).
+/// IPv4 networks that are never dialled (IANA's special-purpose registry and multicast), as (network, prefix
+/// length).
 const FORBIDDEN_V4: [(Ipv4Addr, u32); 13] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
@@ -73,7 +75,7 @@ const FORBIDDEN_V4: [(Ipv4Addr, u32); 13] = [
     (Ipv4Addr::new(224, 0, 0, 0), 3),
 ];
 
-/// Parts of 2000::/3 without peers: protocol assignments with Teredo, 6to4, documentation.
+/// Parts of 2000::/3 that are never dialled: protocol assignments with Teredo, 6to4, documentation.
 const FORBIDDEN_V6: [(Ipv6Addr, u32); 4] = [
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23),
     (Ipv6Addr::new(0x2001, 0x0db8, 0, 0, 0, 0, 0, 0), 32),
@@ -96,7 +98,7 @@ fn classify_v4(address: Ipv4Addr) -> Class {
     }
 }
 
-/// For IPv6 the list is inverted: every address that is not global unicast, loopback or fd00::/8 is
+/// Classifies an IPv6 address. Every address that is not global unicast, loopback or in fd00::/8 is
 /// forbidden. That covers ::/96, NAT64's 64:ff9b::/96, fc00::/8, fe80::/10, fec0::/10, ff00::/8 and future
 /// assignments.
 fn classify_v6(address: Ipv6Addr) -> Class {

@@ -1,4 +1,4 @@
-//! Resolves a name and checks the answer in one step: only checked addresses are dialled.
+//! Resolves a name and checks its addresses in one step, so that only checked addresses are dialled.
 
 use std::{fmt::Debug, io, net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ impl Resolver for SystemResolver {
     }
 }
 
-/// A resolver that checks each answer: one forbidden address forbids the name.
+/// A resolver that checks each answer. If one address of a name is forbidden, the name is refused.
 #[derive(Debug, Clone)]
 pub(super) struct Vetting {
     pub(super) mode: Mode,
@@ -55,7 +55,7 @@ impl Resolve for Vetting {
         let this = self.clone();
         Box::pin(async move {
             let addresses = this.addresses(name.as_str()).await?;
-            // Port 0 stands for the port of the URL.
+            // reqwest replaces port 0 by the port of the URL.
             let addresses = addresses.into_iter().map(|address| SocketAddr::new(address, 0));
             Ok(Box::new(addresses) as Addrs)
         })

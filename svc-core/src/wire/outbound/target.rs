@@ -1,4 +1,4 @@
-//! Checks of a URL that need no resolver.
+//! The checks of a URL that need no resolver.
 
 use std::net::IpAddr;
 
@@ -6,11 +6,11 @@ use url::{Host, Url};
 
 use super::Refused;
 
-/// Maximum bytes of a URL; a longer one is refused unread.
+/// Maximum bytes of a URL. A longer one is refused without being parsed.
 const MAX_URL: usize = 2048;
 
-/// A well-formed `http` or `https` URL with a host and without credentials. The host is canonical: each
-/// spelling of an IPv4 address (decimal, octal, hexadecimal, short) has become that address.
+/// A well-formed `http` or `https` URL with a host and without credentials. An IPv4 address that was written
+/// in another form (decimal, octal, hexadecimal, short) has been converted to the usual one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target(Url);
 
@@ -31,7 +31,8 @@ impl Target {
         if text.len() > MAX_URL {
             return Err(Refused::Malformed("is too long"));
         }
-        // The parser strips blanks and control characters; a URL should have one spelling.
+        // The parser would drop blanks and control characters, so that one URL could be written in several
+        // forms.
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(Refused::Malformed("must not contain blanks"));
         }

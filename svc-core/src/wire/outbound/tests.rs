@@ -15,7 +15,8 @@ use tokio::{
 
 use super::*;
 
-/// Names with the answers they give, one after the other; the last one stays.
+/// A resolver for tests. Each name has a list of answers, which it gives one after the other; it repeats the
+/// last.
 #[derive(Debug, Default)]
 struct Names {
     answers: Mutex<HashMap<&'static str, Vec<Vec<IpAddr>>>>,
@@ -131,7 +132,7 @@ const HOSTS: &[(&str, bool, bool, bool)] = &[
     ("239.1.1.1", BLOCK, BLOCK, BLOCK),
     ("[ff02::1]", BLOCK, BLOCK, BLOCK),
     ("[ff0e::1]", BLOCK, BLOCK, BLOCK),
-    // addresses that stand for another one
+    // addresses that contain another address, and translation prefixes
     ("[64:ff9b::a9fe:a9fe]", BLOCK, BLOCK, BLOCK),
     ("[64:ff9b::808:808]", BLOCK, BLOCK, BLOCK),
     ("[64:ff9b:1::1]", BLOCK, BLOCK, BLOCK),
@@ -146,7 +147,7 @@ const HOSTS: &[(&str, bool, bool, bool)] = &[
     ("[2606:4700:4700::1111]", ALLOW, ALLOW, ALLOW),
     ("[::ffff:8.8.8.8]", ALLOW, ALLOW, ALLOW),
     ("example.com", ALLOW, ALLOW, ALLOW),
-    // names that do not resolve, or only in part to where they may
+    // names that do not resolve, or that have an address in a forbidden network
     ("unknown.invalid", BLOCK, BLOCK, BLOCK),
     ("empty.example", BLOCK, BLOCK, BLOCK),
     ("half.example", BLOCK, ALLOW, ALLOW),
@@ -168,7 +169,7 @@ async fn every_host_is_checked_alike_when_stored_and_when_called() {
             let url = format!("https://{host}:8443/a2a?x=1");
             assert_eq!(outbound.vet(&url).await.is_ok(), want, "{mode:?} {url}");
             if want == BLOCK {
-                // The call must come to the same verdict by itself, however its URL was obtained.
+                // A call makes the check too, because its URL need not come from `vet`.
                 let call = Call {
                     method: Method::GET,
                     target: Target::parse(&url).unwrap(),
@@ -214,7 +215,8 @@ async fn malformed_urls_are_refused_in_every_mode() {
     }
 }
 
-/// Answers every connection with the same bytes; counts connections.
+/// Starts a server that answers every connection with the same bytes. Returns its address and the number of
+/// connections so far.
 async fn peer(answer: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -244,7 +246,7 @@ fn get(url: &str) -> Call {
 
 #[tokio::test]
 async fn a_name_that_changes_its_answer_is_not_followed_inside() {
-    // Public when it is stored, loopback when it is dialled.
+    // The name resolves to a public address when the URL is stored, and to loopback when it is dialled.
     let names = Names::with(&[("rebind.example", &[&["8.8.8.8"], &["127.0.0.1"]])]);
     let (address, seen) = peer("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     let outbound = outbound(Mode::Strict, names.clone());

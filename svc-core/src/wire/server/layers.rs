@@ -1,4 +1,5 @@
-//! The stack in front of every gRPC method, outermost first.
+//! The layers through which every gRPC call passes. The functions below are in the order in which a call
+//! meets them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,15 +26,16 @@ use crate::{
     },
 };
 
-/// Services that every server has: no credential, no deadline.
+/// Paths of the services that every server has. Their calls need no credential, and have no deadline, no span
+/// and no limit.
 const INFRASTRUCTURE: [&str; 3] = [
     "/grpc.health.v1.Health/",
     "/grpc.reflection.v1.ServerReflection/",
     "/grpc.reflection.v1alpha.ServerReflection/",
 ];
 
-/// Resolves tokens for every API. It has a limit of its own, so that the calls of one tenant cannot keep
-/// every other tenant from authenticating.
+/// Path of the service that resolves tokens for all other services. Its calls have a limit of their own, so
+/// that the calls of one tenant cannot keep every other tenant from authenticating.
 const AUTHENTICATION: &str = "/steward.registry.v1.AuthService/";
 
 #[derive(Clone)]
@@ -56,17 +58,18 @@ pub(super) fn stack(router: Router, config: &ServerConfig, authenticator: Authen
         .with_unit("s")
         .with_description("time from a call's headers to its first answer")
         .build();
-    // A later `layer` call wraps the earlier ones: the last one here is the first that a call meets.
+    // Each `layer` call wraps the earlier ones, so a call meets the last layer first.
     router
         // Authenticates the caller and checks that it may call.
         .layer(from_fn_with_state(limits.clone(), authenticate))
-        // Ends unary calls at the deadline of the caller or of this service, whichever is earlier.
+        // Ends unary calls at the caller's deadline or after this service's `request_timeout`, whichever is
+        // earlier.
         .layer(from_fn_with_state(limits.clone(), deadline))
-        // Refuses calls over the limit at once.
+        // Refuses calls over the limit at once, without waiting.
         .layer(from_fn_with_state(limits, shed))
-        // Counts and times the answers.
+        // Counts the calls and measures the time until each answer.
         .layer(from_fn_with_state(duration, measure))
-        // Opens the call's span under the caller's.
+        // Opens a span for the call, as a child of the caller's span.
         .layer(from_fn(trace))
 }
 
@@ -104,7 +107,7 @@ async fn measure(State(duration): State<Histogram<f64>>, request: Request, next:
     let start = Instant::now();
     let response = next.run(request).await;
     let code = code_of(&response);
-    // Keeps unknown paths out of the labels.
+    // Unknown methods get one label, so that callers cannot create new label values.
     let method = if code == Code::Unimplemented { "_OTHER".to_owned() } else { method };
     let labels = [
         KeyValue::new("rpc.system.name", "grpc"),
@@ -186,7 +189,7 @@ fn refuse(status: Status) -> Response {
     status.into_http()
 }
 
-/// Returns the code of an answer; a code that only the trailers will carry counts as `Ok`.
+/// Returns the gRPC code of an answer. If only the trailers will have the code, returns `Ok`.
 fn code_of(response: &Response) -> Code {
     response.headers().get(Status::GRPC_STATUS).map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()))
 }

@@ -1,4 +1,5 @@
-//! The operators' listener: liveness that depends on nothing, readiness that names what is missing, metrics.
+//! The HTTP listener for operators: `/healthz` answers 200 while the process runs, `/readyz` names the checks
+//! that fail, and `/metrics` has the metrics.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,10 +20,11 @@ use crate::run::{lifecycle::Lifecycle, readiness::Check, telemetry::Metrics};
 /// Period of the readiness checks behind the gRPC health service.
 const HEALTH_PERIOD: Duration = Duration::from_secs(2);
 
-/// Time for which the listener outlives the order to stop, so that an operator can watch the drain.
+/// Time for which the listener stays open after the process was asked to stop, so that an operator can watch
+/// it drain.
 const AFTER_STOP: Duration = Duration::from_secs(2);
 
-/// Maximum time of one check.
+/// Maximum time of one readiness check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
@@ -78,7 +80,8 @@ pub(super) fn start(
 }
 
 impl Operator {
-    /// Returns the problems that keep the service from being ready, by check.
+    /// Returns the problem of each check that fails, by the check's name. While the process is stopping,
+    /// `draining` is one of them.
     async fn missing(&self) -> Map<String, Value> {
         let looked = self.checks.iter().map(|check| async move {
             let verdict = match tokio::time::timeout(CHECK_TIMEOUT, check.check()).await {

@@ -1,4 +1,4 @@
-//! gRPC reflection: the files of the contract that define the services of this process, and the files that
+//! gRPC reflection: offers the files of the contract that define this process's services, and the files that
 //! those import.
 
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use tonic_reflection::{
 
 use super::Error;
 
-/// Adds both versions of the reflection service; each lists `services`, health and itself.
+/// Adds both versions of the reflection service. Each lists `services`, the health service and itself.
 pub(super) fn add(routes: &mut RoutesBuilder, services: &BTreeSet<&str>) -> Result<(), Error> {
     let contract = files_of(services)?.encode_to_vec();
     let builder = |name| {

@@ -1,4 +1,4 @@
--- Roles of one service. Roles belong to the cluster, so another database may have made them.
+-- Creates the two roles of one service. Roles belong to the cluster, so they may exist from another database.
 DO $$
 DECLARE
     runner text := 'steward_' || current_setting('steward.service');

@@ -1,4 +1,4 @@
--- Schema of one service in this database, and what its two roles may do there.
+-- Creates the schema of one service in this database, and grants its two roles their rights on it.
 DO $$
 DECLARE
     schema text := current_setting('steward.service');
@@ -21,7 +21,8 @@ BEGIN
         EXECUTE format('ALTER ROLE %I IN DATABASE %I SET search_path = %I', name, current_database(), schema);
     END LOOP;
 
-    -- What the owner will make: rows are the run role's. A migration takes back what a ledger must not allow.
+    -- Applies to tables that the owner role creates later: the run role may read and write their rows. The
+    -- migration that creates a ledger revokes UPDATE and DELETE.
     EXECUTE format('ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA %I '
                    'GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO %I', owner, schema, runner);
     EXECUTE format('ALTER DEFAULT PRIVILEGES FOR ROLE %I IN SCHEMA %I '

@@ -1,5 +1,5 @@
--- Leaves the run role read access only to the list of migrations; the schema's default privileges let it
--- write.
+-- Takes from the run role the right to write the list of migrations, which the schema's default privileges
+-- gave it. It may still read the list.
 DO $$
 BEGIN
     EXECUTE format('REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON _sqlx_migrations FROM %I',
