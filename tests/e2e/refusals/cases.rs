@@ -9,7 +9,7 @@ use super::{Case, Scene};
 /// Size of a body that is larger than every limit.
 const OVERSIZED: usize = 3 << 20;
 
-/// Every way to name this machine or a cloud's metadata service as the host of a URL.
+/// Hosts of URLs that name this machine or a cloud's metadata service, in every notation.
 const INSIDE: [&str; 24] = [
     "127.0.0.1",
     "127.1",

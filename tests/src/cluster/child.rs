@@ -25,8 +25,8 @@ pub struct Child {
     process: Process,
     log: PathBuf,
     running: Option<tokio::process::Child>,
-    /// The process's standard input, kept open: the process stops when it closes, because it then takes its
-    /// supervisor for dead.
+    /// The process's standard input. It is kept open, because the process stops when it closes: that is how
+    /// it notices that its supervisor has died.
     lifeline: Option<ChildStdin>,
     asked_to_stop: Option<Instant>,
     /// Environment variables of this process only.
