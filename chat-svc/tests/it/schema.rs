@@ -2,7 +2,7 @@
 
 use chat_svc::{
     MIGRATOR,
-    testing::{InputPolicy, Role, TABLES, ToolCallState, TurnStatus},
+    testing::{InputPolicy, Role, StopOutcome, TABLES, ToolCallState, TurnStatus},
 };
 use svc_core::{
     data::{
@@ -40,4 +40,5 @@ async fn every_enum_has_the_values_of_the_database() {
     assert_same_labels::<InputPolicy>(&db).await;
     assert_same_labels::<Role>(&db).await;
     assert_same_labels::<ToolCallState>(&db).await;
+    assert_same_labels::<StopOutcome>(&db).await;
 }

@@ -169,9 +169,7 @@ impl Child {
     /// Sends SIGTERM and returns the exit status.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
-        let mut child = self.running.take().unwrap();
-        let _input = child.stdin.take();
-        child.wait().await.unwrap()
+        self.running.take().unwrap().wait().await.unwrap()
     }
 
     /// Waits for the end of a process that was sent SIGTERM. Returns an error if it fails or takes too long.
@@ -179,9 +177,6 @@ impl Child {
         let Some(mut child) = self.running.take() else {
             return Ok(());
         };
-        // Keeps the standard input open: waiting would close it, and the process would take that as a second
-        // request to stop and end at once.
-        let _input = child.stdin.take();
         let asked = self.asked_to_stop.unwrap_or_else(Instant::now);
         let left = (DRAIN + SLACK).saturating_sub(asked.elapsed());
         match tokio::time::timeout(left, child.wait()).await {
