@@ -10,8 +10,8 @@ use sqlx::PgConnection;
 use svc_core::data::pg;
 use uuid::Uuid;
 
-use super::turns::{TurnRow, turn_rows};
-use crate::domain::turn::Turn;
+use super::turns::read_turns;
+use crate::domain::turn::{Standing, Turn};
 
 /// Checks that Postgres answers.
 pub(crate) async fn ping(db: &mut PgConnection) -> Result<(), pg::Error> {
@@ -38,7 +38,7 @@ pub(crate) async fn claim_queued(
     scan_from: Uuid,
     bounds: Bounds,
 ) -> Result<Vec<Turn>, pg::Error> {
-    let rows = turn_rows!(
+    let turns = read_turns!(
         "WITH first AS (
              SELECT t.id, t.account_id, running
              FROM turns t
@@ -81,7 +81,7 @@ pub(crate) async fn claim_queued(
     )
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(Into::into).collect())
+    Ok(turns)
 }
 
 /// Takes over at most `limit` turns that were handed over or, with `expired`, with an expired lease; the
@@ -94,7 +94,7 @@ pub async fn take_over(
     expired: bool,
     limit: i64,
 ) -> Result<Vec<Turn>, pg::Error> {
-    let rows = turn_rows!(
+    let turns = read_turns!(
         "WITH candidates AS (
              SELECT id
              FROM turns
@@ -119,5 +119,5 @@ pub async fn take_over(
     )
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(Into::into).collect())
+    Ok(turns)
 }

@@ -149,7 +149,8 @@ pub async fn list_after(
     after: i64,
     limit: i64,
 ) -> Result<Vec<StoredEvent>, pg::Error> {
-    let rows = sqlx::query!(
+    let events = sqlx::query_as!(
+        StoredEvent,
         "SELECT seq, kind, payload FROM turn_events WHERE turn_id = $1 AND seq > $2 ORDER BY seq LIMIT $3",
         turn_id as TurnId,
         after,
@@ -157,10 +158,7 @@ pub async fn list_after(
     )
     .fetch_all(db)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| StoredEvent { seq: row.seq, kind: row.kind, payload: row.payload.into() })
-        .collect())
+    Ok(events)
 }
 
 /// Lists a turn's events since its last `step.started`, for [`crate::domain::event::OpenStep`].
@@ -168,7 +166,8 @@ pub(crate) async fn list_last_step(
     db: &mut PgConnection,
     turn_id: TurnId,
 ) -> Result<Vec<StoredEvent>, pg::Error> {
-    let rows = sqlx::query!(
+    let events = sqlx::query_as!(
+        StoredEvent,
         "SELECT seq, kind, payload
          FROM turn_events
          WHERE turn_id = $1
@@ -184,8 +183,5 @@ pub(crate) async fn list_last_step(
     )
     .fetch_all(db)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| StoredEvent { seq: row.seq, kind: row.kind, payload: row.payload.into() })
-        .collect())
+    Ok(events)
 }

@@ -1,7 +1,6 @@
 //! Reads and writes of messages. The messages of a turn are its input and its committed steps; a worker that
 //! takes the turn over does not repeat those steps.
 
-use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, types::Json};
 use svc_core::{
     data::pg,
@@ -11,35 +10,16 @@ use svc_core::{
 use super::Slice;
 use crate::domain::message::{Message, Part, Role, StoredMessage};
 
-struct MessageRow {
-    id: MessageId,
-    account_id: AccountId,
-    session_id: SessionId,
-    turn_id: TurnId,
-    ordinal: i64,
-    step: i32,
-    role: Role,
-    parts: Json<Vec<Part>>,
-    model: String,
-    finish_reason: String,
-    created_at: DateTime<Utc>,
-}
-
+/// Reads messages; `$tail` follows FROM.
 macro_rules! select {
     ($tail:literal $(, $argument:expr)* $(,)?) => {
-        sqlx::query_as!(
-            MessageRow,
+        sqlx::query!(
             r#"SELECT id, account_id, session_id, turn_id, ordinal, step, role,
                       parts AS "parts: Json<Vec<Part>>", model, finish_reason, created_at
                FROM messages "# + $tail
             $(, $argument)*
         )
-    };
-}
-
-impl From<MessageRow> for StoredMessage {
-    fn from(row: MessageRow) -> Self {
-        Self {
+        .map(|row| StoredMessage {
             id: row.id,
             account_id: row.account_id,
             session_id: row.session_id,
@@ -50,8 +30,8 @@ impl From<MessageRow> for StoredMessage {
             model: row.model,
             finish_reason: row.finish_reason,
             created_at: row.created_at,
-        }
-    }
+        })
+    };
 }
 
 pub(crate) async fn insert(db: &mut PgConnection, message: &StoredMessage) -> Result<(), pg::Error> {
@@ -84,7 +64,7 @@ pub(crate) async fn list(
     session_id: SessionId,
     page: &Slice,
 ) -> Result<Vec<StoredMessage>, pg::Error> {
-    let rows = select!(
+    let messages = select!(
         "WHERE session_id = $1 AND account_id = $2
            AND ($3::uuid IS NULL
                 OR (ordinal, step, role)
@@ -98,7 +78,7 @@ pub(crate) async fn list(
     )
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(Into::into).collect())
+    Ok(messages)
 }
 
 /// Lists the session's messages before the turn at `ordinal`, newest first, starting before the message
@@ -111,7 +91,7 @@ pub(crate) async fn list_before(
     before: Option<MessageId>,
     limit: i64,
 ) -> Result<Vec<StoredMessage>, pg::Error> {
-    let rows = select!(
+    let messages = select!(
         "WHERE session_id = $1 AND account_id = $2 AND ordinal < $3
            AND ($4::uuid IS NULL
                 OR (ordinal, step, role)
@@ -126,7 +106,7 @@ pub(crate) async fn list_before(
     )
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(Into::into).collect())
+    Ok(messages)
 }
 
 /// Lists a turn's own messages in order: its input and its committed steps.
@@ -135,7 +115,7 @@ pub(crate) async fn list_of_turn(
     account_id: AccountId,
     turn_id: TurnId,
 ) -> Result<Vec<StoredMessage>, pg::Error> {
-    let rows = select!(
+    let messages = select!(
         "WHERE turn_id = $1 AND account_id = $2
          ORDER BY step, role",
         turn_id as TurnId,
@@ -143,7 +123,7 @@ pub(crate) async fn list_of_turn(
     )
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(Into::into).collect())
+    Ok(messages)
 }
 
 /// Returns the last step that the turn committed; 0 if none.

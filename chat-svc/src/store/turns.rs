@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{
     data::pg::{self, ensure_affected},
@@ -13,57 +12,17 @@ use uuid::Uuid;
 use super::Slice;
 use crate::domain::turn::{Standing, Turn, TurnStatus};
 
-/// One row of `turns`, with the sequence number of its newest event.
-#[derive(Debug)]
-pub(super) struct TurnRow {
-    pub(super) id: TurnId,
-    pub(super) account_id: AccountId,
-    pub(super) session_id: SessionId,
-    pub(super) ordinal: i64,
-    pub(super) status: TurnStatus,
-    pub(super) cause: String,
-    pub(super) epoch: i64,
-    pub(super) generation: i64,
-    pub(super) attempts: i32,
-    pub(super) barren_claims: i32,
-    pub(super) traceparent: Option<String>,
-    pub(super) created_at: DateTime<Utc>,
-    pub(super) started_at: Option<DateTime<Utc>>,
-    pub(super) ended_at: Option<DateTime<Utc>>,
-    pub(super) deadline_at: DateTime<Utc>,
-    pub(super) last_seq: i64,
-}
-
-/// Reads whole rows of turns. `$before` precedes the columns, `$last_seq` is the column of the newest event's
-/// number, `$after` follows.
-macro_rules! turn_rows {
+/// Reads turns. `$before` precedes the columns, `$last_seq` is the column of the newest event's number,
+/// `$after` follows.
+macro_rules! read_turns {
     ($before:literal, $last_seq:literal, $after:literal $(, $argument:expr)* $(,)?) => {
-        sqlx::query_as!(
-            TurnRow,
-            $before + r#" turns.id AS "id: _", turns.account_id AS "account_id: _",
-                turns.session_id AS "session_id: _", ordinal, status, cause, epoch, generation, attempts,
-                barren_claims, traceparent, created_at, started_at, ended_at, deadline_at, "#
-                + $last_seq + $after
+        sqlx::query!(
+            $before + " turns.id, turns.account_id, turns.session_id, ordinal, status, cause, epoch,
+                generation, attempts, barren_claims, traceparent, created_at, started_at, ended_at,
+                deadline_at, " + $last_seq + $after
             $(, $argument)*
         )
-    };
-}
-pub(super) use turn_rows;
-
-macro_rules! select {
-    ($tail:literal $(, $argument:expr)* $(,)?) => {
-        turn_rows!(
-            "SELECT",
-            r#"coalesce((SELECT max(seq) FROM turn_events WHERE turn_id = turns.id), 0) AS "last_seq!" "#,
-            $tail
-            $(, $argument)*
-        )
-    };
-}
-
-impl From<TurnRow> for Turn {
-    fn from(row: TurnRow) -> Self {
-        Self {
+        .map(|row| Turn {
             id: row.id,
             account_id: row.account_id,
             session_id: row.session_id,
@@ -82,8 +41,20 @@ impl From<TurnRow> for Turn {
             traceparent: row.traceparent,
             created_at: row.created_at,
             last_seq: row.last_seq,
-        }
-    }
+        })
+    };
+}
+pub(super) use read_turns;
+
+macro_rules! select {
+    ($tail:literal $(, $argument:expr)* $(,)?) => {
+        read_turns!(
+            "SELECT",
+            r#"coalesce((SELECT max(seq) FROM turn_events WHERE turn_id = turns.id), 0) AS "last_seq!" "#,
+            $tail
+            $(, $argument)*
+        )
+    };
 }
 
 /// Inserts a queued turn.
@@ -111,10 +82,10 @@ pub(crate) async fn find(
     account_id: AccountId,
     id: TurnId,
 ) -> Result<Option<Turn>, pg::Error> {
-    let row = select!("FROM turns WHERE id = $1 AND account_id = $2", id as TurnId, account_id as AccountId)
+    let turn = select!("FROM turns WHERE id = $1 AND account_id = $2", id as TurnId, account_id as AccountId)
         .fetch_optional(db)
         .await?;
-    Ok(row.map(Into::into))
+    Ok(turn)
 }
 
 /// Finds a tenant's turn and locks it against every change, and against the journal's writers.
@@ -145,7 +116,7 @@ pub(crate) async fn list(
     status: Option<TurnStatus>,
     page: &Slice,
 ) -> Result<Vec<Turn>, pg::Error> {
-    let rows = select!(
+    let turns = select!(
         "FROM turns
          WHERE session_id = $1 AND account_id = $2
            AND ($3::uuid IS NULL OR ordinal < (SELECT ordinal FROM turns WHERE id = $3 AND session_id = $1))
@@ -160,7 +131,7 @@ pub(crate) async fn list(
     )
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(Into::into).collect())
+    Ok(turns)
 }
 
 /// Lists the session's turns that are not final, in order.
