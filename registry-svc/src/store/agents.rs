@@ -1,7 +1,5 @@
 //! Rows of a tenant's agents. [`super::liveness`] has the statements that write many agents at once.
 
-use chrono::{DateTime, Utc};
-use serde_json::Value;
 use sqlx::PgConnection;
 use svc_core::{
     data::pg::{self, ensure_affected},
@@ -12,60 +10,6 @@ use crate::domain::{
     agent::{Agent, DeliveryMode, Vitals},
     status::Status,
 };
-
-struct Row {
-    id: AgentId,
-    account_id: AccountId,
-    name: String,
-    role: String,
-    status: Status,
-    status_changed_at: DateTime<Utc>,
-    generation: i64,
-    incarnation: i64,
-    delivery_mode: DeliveryMode,
-    url: Option<String>,
-    card: Option<Value>,
-    max_concurrent_tasks: i32,
-    active_tasks: i32,
-    error_rate: f64,
-    wedged: bool,
-    judges_itself: bool,
-    sample_error: String,
-    current_task: String,
-    last_heartbeat_at: Option<DateTime<Utc>>,
-    registered_at: Option<DateTime<Utc>>,
-    created_at: DateTime<Utc>,
-}
-
-impl From<Row> for Agent {
-    fn from(row: Row) -> Self {
-        Self {
-            id: row.id,
-            account_id: row.account_id,
-            name: row.name,
-            role: row.role,
-            status: row.status,
-            status_changed_at: row.status_changed_at,
-            generation: row.generation,
-            incarnation: row.incarnation,
-            delivery_mode: row.delivery_mode,
-            url: row.url,
-            card: row.card,
-            max_concurrent_tasks: row.max_concurrent_tasks,
-            vitals: Vitals {
-                active_tasks: row.active_tasks,
-                error_rate: row.error_rate,
-                wedged: row.wedged,
-                judges_itself: row.judges_itself,
-                sample_error: row.sample_error,
-                current_task: row.current_task,
-            },
-            last_heartbeat_at: row.last_heartbeat_at,
-            registered_at: row.registered_at,
-            created_at: row.created_at,
-        }
-    }
-}
 
 /// Stores a new agent.
 pub(crate) async fn insert(db: &mut PgConnection, agent: &Agent) -> Result<(), pg::Error> {
@@ -91,17 +35,41 @@ pub(crate) async fn insert(db: &mut PgConnection, agent: &Agent) -> Result<(), p
     ensure_affected(&done, 1)
 }
 
-/// Selects agents with every column; `$clauses` follow FROM.
+/// Selects agents; `$clauses` follow FROM.
 macro_rules! select {
     ($clauses:literal, $($argument:expr),* $(,)?) => {
-        sqlx::query_as!(
-            Row,
+        sqlx::query!(
             "SELECT id, account_id, name, role, status, status_changed_at, generation, incarnation,
                     delivery_mode, url, card, max_concurrent_tasks, active_tasks, error_rate, wedged,
                     judges_itself, sample_error, current_task, last_heartbeat_at, registered_at, created_at
              FROM agents " + $clauses,
             $($argument),*
         )
+        .map(|row| Agent {
+            id: row.id,
+            account_id: row.account_id,
+            name: row.name,
+            role: row.role,
+            status: row.status,
+            status_changed_at: row.status_changed_at,
+            generation: row.generation,
+            incarnation: row.incarnation,
+            delivery_mode: row.delivery_mode,
+            url: row.url,
+            card: row.card,
+            max_concurrent_tasks: row.max_concurrent_tasks,
+            vitals: Vitals {
+                active_tasks: row.active_tasks,
+                error_rate: row.error_rate,
+                wedged: row.wedged,
+                judges_itself: row.judges_itself,
+                sample_error: row.sample_error,
+                current_task: row.current_task,
+            },
+            last_heartbeat_at: row.last_heartbeat_at,
+            registered_at: row.registered_at,
+            created_at: row.created_at,
+        })
     };
 }
 
@@ -112,7 +80,7 @@ pub(crate) async fn find(
     id: AgentId,
 ) -> Result<Option<Agent>, pg::Error> {
     let query = select!("WHERE id = $1 AND account_id = $2", id as AgentId, account as AccountId);
-    Ok(query.fetch_optional(db).await?.map(Agent::from))
+    Ok(query.fetch_optional(db).await?)
 }
 
 /// Finds a tenant's agent, removed or not, and blocks writers of it until the transaction ends.
@@ -122,7 +90,7 @@ pub(crate) async fn find_and_share(
     id: AgentId,
 ) -> Result<Option<Agent>, pg::Error> {
     let query = select!("WHERE id = $1 AND account_id = $2 FOR SHARE", id as AgentId, account as AccountId);
-    Ok(query.fetch_optional(db).await?.map(Agent::from))
+    Ok(query.fetch_optional(db).await?)
 }
 
 /// Locks a tenant's agent against other writers until the transaction ends.
@@ -156,7 +124,7 @@ pub(crate) async fn list(
         status as Option<Status>,
         limit,
     );
-    Ok(query.fetch_all(db).await?.into_iter().map(Agent::from).collect())
+    Ok(query.fetch_all(db).await?)
 }
 
 /// Counts a tenant's agents that are not removed.

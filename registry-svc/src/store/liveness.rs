@@ -8,24 +8,21 @@ use sqlx::PgConnection;
 use svc_core::{data::pg, id::AgentId};
 use uuid::Uuid;
 
-use crate::domain::{
-    beat::{AgentLiveness, BeatRecord, Snapshot},
-    status::Status,
-};
+use crate::domain::beat::{AgentLiveness, BeatRecord, Snapshot};
 
-struct Row {
-    id: AgentId,
-    incarnation: i64,
-    status: Status,
-    judges_itself: bool,
-    last_heartbeat_at: Option<DateTime<Utc>>,
-}
-
-impl From<Row> for AgentLiveness {
-    fn from(row: Row) -> Self {
-        let Row { id, incarnation, status, judges_itself, last_heartbeat_at } = row;
-        Self { agent: id, snapshot: Snapshot { incarnation, status, judges_itself }, last_heartbeat_at }
-    }
+/// Reads the liveness of agents; the statement returns the columns of [`AgentLiveness`].
+macro_rules! liveness {
+    ($statement:literal, $($argument:expr),* $(,)?) => {
+        sqlx::query!($statement, $($argument),*).map(|row| AgentLiveness {
+            agent: row.id,
+            snapshot: Snapshot {
+                incarnation: row.incarnation,
+                status: row.status,
+                judges_itself: row.judges_itself,
+            },
+            last_heartbeat_at: row.last_heartbeat_at,
+        })
+    };
 }
 
 /// Writes beats and returns the agents written. Beats of an agent that is removed, being erased, or in
@@ -89,14 +86,13 @@ pub(crate) async fn write_beats(
 /// Returns the liveness of these agents; unknown ones are left out.
 pub(crate) async fn find(db: &mut PgConnection, agents: &[AgentId]) -> Result<Vec<AgentLiveness>, pg::Error> {
     let ids: Vec<Uuid> = agents.iter().map(|agent| agent.0).collect();
-    let rows = sqlx::query_as!(
-        Row,
+    let agents = liveness!(
         "SELECT id, incarnation, status, judges_itself, last_heartbeat_at FROM agents WHERE id = ANY ($1)",
         &ids,
     )
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(AgentLiveness::from).collect())
+    Ok(agents)
 }
 
 /// Lists online and degraded agents by id; if `after` is given, only those with a higher id.
@@ -105,8 +101,7 @@ pub(crate) async fn list_alive(
     after: Option<AgentId>,
     limit: i64,
 ) -> Result<Vec<AgentLiveness>, pg::Error> {
-    let rows = sqlx::query_as!(
-        Row,
+    let agents = liveness!(
         "SELECT id, incarnation, status, judges_itself, last_heartbeat_at
          FROM agents
          WHERE status IN ('online', 'degraded') AND ($1::uuid IS NULL OR id > $1)
@@ -117,7 +112,7 @@ pub(crate) async fn list_alive(
     )
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(AgentLiveness::from).collect())
+    Ok(agents)
 }
 
 /// Marks silent agents as offline, which begins their next incarnation, and returns those marked. An agent is
@@ -131,8 +126,7 @@ pub(crate) async fn mark_offline(
 ) -> Result<Vec<AgentLiveness>, pg::Error> {
     let (ids, incarnations): (Vec<Uuid>, Vec<i64>) =
         silent.iter().map(|(agent, incarnation)| (agent.0, *incarnation)).unzip();
-    let rows = sqlx::query_as!(
-        Row,
+    let agents = liveness!(
         "WITH silent AS (
              SELECT * FROM unnest($1::uuid[], $2::bigint[]) AS s (agent_id, incarnation)
          ), live AS (
@@ -166,5 +160,5 @@ pub(crate) async fn mark_offline(
     )
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(AgentLiveness::from).collect())
+    Ok(agents)
 }

@@ -13,54 +13,7 @@ use uuid::Uuid;
 use crate::domain::{
     a2a::{MessageIds, Outcome, Version},
     message::{Message, NewMessage},
-    relay_state::State,
 };
-
-struct Row {
-    id: Uuid,
-    account_id: AccountId,
-    target_id: AgentId,
-    sender_id: String,
-    message_id: String,
-    context_id: Option<String>,
-    state: State,
-    attempts: i32,
-    code: String,
-    answer: Option<Vec<u8>>,
-    answer_version: Option<Version>,
-    created_at: DateTime<Utc>,
-    expires_at: DateTime<Utc>,
-    settled_at: Option<DateTime<Utc>>,
-}
-
-impl TryFrom<Row> for Message {
-    type Error = pg::Error;
-
-    fn try_from(row: Row) -> Result<Self, pg::Error> {
-        let unreadable = || pg::Error::inconsistent("relay_messages", "answer", row.id, "not readable");
-        let answer = match (&row.answer, row.answer_version) {
-            (Some(answer), Some(version)) => {
-                let stored = serde_json::from_slice(answer).ok().and_then(Outcome::from_stored);
-                Some((stored.ok_or_else(unreadable)?, version))
-            }
-            (_, _) => None,
-        };
-        Ok(Self {
-            id: row.id,
-            account_id: row.account_id,
-            target_id: row.target_id,
-            sender_id: row.sender_id,
-            ids: MessageIds { message: row.message_id, context: row.context_id },
-            state: row.state,
-            attempts: row.attempts,
-            code: row.code,
-            answer,
-            created_at: row.created_at,
-            expires_at: row.expires_at,
-            settled_at: row.settled_at,
-        })
-    }
-}
 
 /// Stores a message as number `seq` of its lane.
 ///
@@ -103,8 +56,7 @@ pub(crate) async fn find(
     account: AccountId,
     id: Uuid,
 ) -> Result<Option<Message>, pg::Error> {
-    let row = sqlx::query_as!(
-        Row,
+    let row = sqlx::query!(
         "SELECT id, account_id, target_id, sender_id, message_id, context_id, state, attempts, code, answer,
                 answer_version, created_at, expires_at, settled_at
          FROM relay_messages
@@ -114,7 +66,31 @@ pub(crate) async fn find(
     )
     .fetch_optional(db)
     .await?;
-    row.map(Message::try_from).transpose()
+    row.map(|row| {
+        let unreadable = || pg::Error::inconsistent("relay_messages", "answer", row.id, "not readable");
+        let answer = match (&row.answer, row.answer_version) {
+            (Some(answer), Some(version)) => {
+                let stored = serde_json::from_slice(answer).ok().and_then(Outcome::from_stored);
+                Some((stored.ok_or_else(unreadable)?, version))
+            }
+            (_, _) => None,
+        };
+        Ok(Message {
+            id: row.id,
+            account_id: row.account_id,
+            target_id: row.target_id,
+            sender_id: row.sender_id,
+            ids: MessageIds { message: row.message_id, context: row.context_id },
+            state: row.state,
+            attempts: row.attempts,
+            code: row.code,
+            answer,
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            settled_at: row.settled_at,
+        })
+    })
+    .transpose()
 }
 
 /// Finds the message that the sender of `new` sent to the same agent under the same A2A message id; returns

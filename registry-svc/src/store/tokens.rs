@@ -9,38 +9,6 @@ use svc_core::{
 
 use crate::domain::token::{Holder, Scopes, SecretHash, Token, TokenKind};
 
-struct Row {
-    id: TokenId,
-    kind: TokenKind,
-    account_id: Option<AccountId>,
-    agent_id: Option<AgentId>,
-    name: String,
-    prefix: String,
-    scopes: Vec<String>,
-    created_at: DateTime<Utc>,
-    expires_at: Option<DateTime<Utc>>,
-    revoked_at: Option<DateTime<Utc>>,
-}
-
-impl TryFrom<Row> for Token {
-    type Error = pg::Error;
-
-    fn try_from(row: Row) -> Result<Self, pg::Error> {
-        let holder = Holder::from_parts(row.kind, row.account_id, row.agent_id)
-            .ok_or_else(|| pg::Error::inconsistent("api_tokens", "kind", row.id, "ids do not fit it"))?;
-        Ok(Self {
-            id: row.id,
-            holder,
-            name: row.name,
-            prefix: row.prefix,
-            scopes: Scopes::from_stored(row.scopes),
-            created_at: row.created_at,
-            expires_at: row.expires_at,
-            revoked_at: row.revoked_at,
-        })
-    }
-}
-
 /// Stores a new token.
 pub(crate) async fn insert(
     db: &mut PgConnection,
@@ -67,15 +35,28 @@ pub(crate) async fn insert(
     ensure_affected(&done, 1)
 }
 
-/// Selects tokens with every column; `$clauses` follow FROM.
+/// Selects tokens, each as a result of its own; `$clauses` follow FROM.
 macro_rules! select {
     ($clauses:literal, $($argument:expr),* $(,)?) => {
-        sqlx::query_as!(
-            Row,
+        sqlx::query!(
             "SELECT id, kind, account_id, agent_id, name, prefix, scopes, created_at, expires_at, revoked_at
              FROM api_tokens " + $clauses,
             $($argument),*
         )
+        .map(|row| {
+            let holder = Holder::from_parts(row.kind, row.account_id, row.agent_id)
+                .ok_or_else(|| pg::Error::inconsistent("api_tokens", "kind", row.id, "ids do not fit it"))?;
+            Ok(Token {
+                id: row.id,
+                holder,
+                name: row.name,
+                prefix: row.prefix,
+                scopes: Scopes::from_stored(row.scopes),
+                created_at: row.created_at,
+                expires_at: row.expires_at,
+                revoked_at: row.revoked_at,
+            })
+        })
     };
 }
 
@@ -84,20 +65,18 @@ pub(crate) async fn find_by_secret(
     db: &mut PgConnection,
     secret: &SecretHash,
 ) -> Result<Option<Token>, pg::Error> {
-    let row = select!("WHERE secret_hash = $1", &secret.as_bytes()[..]).fetch_optional(db).await?;
-    row.map(Token::try_from).transpose()
+    let query = select!("WHERE secret_hash = $1", &secret.as_bytes()[..]);
+    query.fetch_optional(db).await?.transpose()
 }
 
 /// Finds a token of any account, and blocks its revocation until the transaction ends.
 pub(crate) async fn find_and_share(db: &mut PgConnection, id: TokenId) -> Result<Option<Token>, pg::Error> {
-    let row = select!("WHERE id = $1 FOR SHARE", id as TokenId).fetch_optional(db).await?;
-    row.map(Token::try_from).transpose()
+    select!("WHERE id = $1 FOR SHARE", id as TokenId).fetch_optional(db).await?.transpose()
 }
 
 /// Finds a token of any account, and blocks its use and revocation until the transaction ends.
 pub(crate) async fn find_and_lock(db: &mut PgConnection, id: TokenId) -> Result<Option<Token>, pg::Error> {
-    let row = select!("WHERE id = $1 FOR UPDATE", id as TokenId).fetch_optional(db).await?;
-    row.map(Token::try_from).transpose()
+    select!("WHERE id = $1 FOR UPDATE", id as TokenId).fetch_optional(db).await?.transpose()
 }
 
 /// Finds a token of an account itself; a token of one of its agents is not found.
@@ -111,7 +90,7 @@ pub(crate) async fn find(
         id as TokenId,
         account as AccountId
     );
-    query.fetch_optional(db).await?.map(Token::try_from).transpose()
+    query.fetch_optional(db).await?.transpose()
 }
 
 /// Lists the tokens of an account itself, newest first; if `before` is given, only those older than that
@@ -130,7 +109,7 @@ pub(crate) async fn list(
         before as Option<TokenId>,
         limit,
     );
-    query.fetch_all(db).await?.into_iter().map(Token::try_from).collect()
+    query.fetch_all(db).await?.into_iter().collect()
 }
 
 /// Counts the tokens of an account itself that are valid at `now`.
