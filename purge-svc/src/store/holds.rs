@@ -12,35 +12,29 @@ use crate::domain::hold::{Basis, Hold};
 
 const TABLE: &str = "holds";
 
-struct HoldRow {
-    hold_id: Uuid,
-    subject_kind: SubjectKind,
-    subject_hash: Vec<u8>,
-    basis: String,
-    reference: String,
-    set_by: String,
-    set_at: DateTime<Utc>,
-    ends_at: DateTime<Utc>,
-    released_at: Option<DateTime<Utc>>,
-}
-
-impl TryFrom<HoldRow> for Hold {
-    type Error = pg::Error;
-
-    fn try_from(row: HoldRow) -> Result<Self> {
-        Ok(Self {
-            hold_id: row.hold_id,
-            kind: row.subject_kind,
-            subject_hash: subject_hash(TABLE, row.hold_id, &row.subject_hash)?,
-            basis: Basis::from_name(&row.basis)
-                .ok_or_else(|| pg::Error::inconsistent(TABLE, "basis", row.hold_id, "is no basis"))?,
-            reference: row.reference,
-            set_by: row.set_by,
-            set_at: row.set_at,
-            ends_at: row.ends_at,
-            released_at: row.released_at,
+/// Selects holds, each as a result of its own; the argument is the rest of the statement after FROM.
+macro_rules! select {
+    ($tail:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query!(
+            "SELECT hold_id, subject_kind, subject_hash, basis, reference, set_by, set_at, ends_at, released_at
+             FROM holds " + $tail
+            $(, $argument)*
+        )
+        .map(|row| {
+            Ok(Hold {
+                hold_id: row.hold_id,
+                kind: row.subject_kind,
+                subject_hash: subject_hash(TABLE, row.hold_id, &row.subject_hash)?,
+                basis: Basis::from_name(&row.basis)
+                    .ok_or_else(|| pg::Error::inconsistent(TABLE, "basis", row.hold_id, "is no basis"))?,
+                reference: row.reference,
+                set_by: row.set_by,
+                set_at: row.set_at,
+                ends_at: row.ends_at,
+                released_at: row.released_at,
+            })
         })
-    }
+    };
 }
 
 /// Locks these subjects' holds until the transaction ends. Callers pass the account before the session, so
@@ -96,16 +90,7 @@ pub async fn insert(db: &mut PgConnection, hold: &Hold) -> Result<()> {
 
 /// Finds a hold, also one that is released or over.
 pub async fn find(db: &mut PgConnection, id: Uuid) -> Result<Option<Hold>> {
-    let row = sqlx::query_as!(
-        HoldRow,
-        "SELECT hold_id, subject_kind, subject_hash, basis, reference, set_by, set_at, ends_at, released_at
-         FROM holds
-         WHERE hold_id = $1",
-        id
-    )
-    .fetch_optional(db)
-    .await?;
-    row.map(Hold::try_from).transpose()
+    select!("WHERE hold_id = $1", id).fetch_optional(db).await?.transpose()
 }
 
 /// Releases a hold; returns whether it was unreleased until now.
@@ -128,11 +113,8 @@ pub async fn list(
     limit: i64,
     now: DateTime<Utc>,
 ) -> Result<Vec<Hold>> {
-    let rows = sqlx::query_as!(
-        HoldRow,
-        "SELECT hold_id, subject_kind, subject_hash, basis, reference, set_by, set_at, ends_at, released_at
-         FROM holds
-         WHERE released_at IS NULL AND ends_at > $3 AND ($1::uuid IS NULL OR hold_id < $1)
+    let holds = select!(
+        "WHERE released_at IS NULL AND ends_at > $3 AND ($1::uuid IS NULL OR hold_id < $1)
          ORDER BY hold_id DESC
          LIMIT $2",
         after,
@@ -141,5 +123,5 @@ pub async fn list(
     )
     .fetch_all(db)
     .await?;
-    rows.into_iter().map(Hold::try_from).collect()
+    holds.into_iter().collect()
 }

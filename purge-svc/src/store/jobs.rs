@@ -39,82 +39,53 @@ pub struct NewJob<'a> {
     pub created_at: DateTime<Utc>,
 }
 
-struct JobRow {
-    purge_id: Uuid,
-    account_id: Option<Uuid>,
-    subject_kind: SubjectKind,
-    subject_id: Option<Uuid>,
-    subject_hash: Vec<u8>,
-    trigger: Trigger,
-    requested_by: Option<String>,
-    state: StateLabel,
-    phase: Option<Phase>,
-    cause: Option<String>,
-    waits_for: Option<String>,
-    attempts: i32,
-    rounds: i32,
-    giving_up: bool,
-    next_attempt_at: DateTime<Utc>,
-    generation: i64,
-    cause_traceparent: Option<String>,
-    traceparent: Option<String>,
-    created_at: DateTime<Utc>,
-    committed_at: Option<DateTime<Utc>>,
-    epoch: i64,
-}
-
-/// Selects whole rows of jobs; the argument is the rest of the statement after FROM.
+/// Selects jobs, each as a result of its own, because one row that this program cannot read must not hide the
+/// others; the argument is the rest of the statement after FROM.
 macro_rules! select {
     ($tail:literal $(, $argument:expr)* $(,)?) => {
-        sqlx::query_as!(
-            JobRow,
+        sqlx::query!(
             "SELECT purge_id, account_id, subject_kind, subject_id, subject_hash, trigger, requested_by, state,
                     phase, cause, waits_for, attempts, rounds, giving_up, next_attempt_at, generation,
                     cause_traceparent, traceparent, created_at, committed_at, epoch
              FROM purge_jobs " + $tail
             $(, $argument)*
         )
-    };
-}
-
-impl TryFrom<JobRow> for Job {
-    type Error = pg::Error;
-
-    fn try_from(row: JobRow) -> pg::Result<Self> {
-        let bad = |column, problem| pg::Error::inconsistent(TABLE, column, row.purge_id, problem);
-        let count = |column, value: i32| u32::try_from(value).map_err(|_| bad(column, "is negative"));
-        let account = row.account_id.map(AccountId);
-        let cause = row.cause.as_deref().map(|name| Cause::from_name(name).ok_or(name)).transpose();
-        let waits_for = row.waits_for.as_deref().map(|name| Custodian::from_service(name).ok_or(name));
-        Ok(Self {
-            purge_id: PurgeId(row.purge_id),
-            account,
-            kind: row.subject_kind,
-            subject: row
-                .subject_id
-                .zip(account)
-                .map(|(id, account)| Subject::new(row.subject_kind, id, account)),
-            subject_hash: subject_hash(TABLE, row.purge_id, &row.subject_hash)?,
-            trigger: row.trigger,
-            record: Record {
-                state: from_columns(row.state, row.phase)
-                    .ok_or_else(|| bad("phase", "contradicts the state"))?,
-                cause: cause.map_err(|_| bad("cause", "is no cause"))?,
-                attempts: count("attempts", row.attempts)?,
-                rounds: count("rounds", row.rounds)?,
-                canceling: row.giving_up,
-                next_attempt_at: row.next_attempt_at,
-                committed_at: row.committed_at,
-                generation: row.generation,
-            },
-            waits_for: waits_for.transpose().map_err(|_| bad("waits_for", "is no custodian"))?,
-            requested_by: row.requested_by,
-            cause_traceparent: row.cause_traceparent,
-            traceparent: row.traceparent,
-            created_at: row.created_at,
-            epoch: row.epoch,
+        .map(|row| {
+            let bad = |column, problem| pg::Error::inconsistent(TABLE, column, row.purge_id, problem);
+            let count = |column, value: i32| u32::try_from(value).map_err(|_| bad(column, "is negative"));
+            let account = row.account_id.map(AccountId);
+            let cause = row.cause.as_deref().map(|name| Cause::from_name(name).ok_or(name)).transpose();
+            let waits_for = row.waits_for.as_deref().map(|name| Custodian::from_service(name).ok_or(name));
+            Ok(Job {
+                purge_id: PurgeId(row.purge_id),
+                account,
+                kind: row.subject_kind,
+                subject: row
+                    .subject_id
+                    .zip(account)
+                    .map(|(id, account)| Subject::new(row.subject_kind, id, account)),
+                subject_hash: subject_hash(TABLE, row.purge_id, &row.subject_hash)?,
+                trigger: row.trigger,
+                record: Record {
+                    state: from_columns(row.state, row.phase)
+                        .ok_or_else(|| bad("phase", "contradicts the state"))?,
+                    cause: cause.map_err(|_| bad("cause", "is no cause"))?,
+                    attempts: count("attempts", row.attempts)?,
+                    rounds: count("rounds", row.rounds)?,
+                    canceling: row.giving_up,
+                    next_attempt_at: row.next_attempt_at,
+                    committed_at: row.committed_at,
+                    generation: row.generation,
+                },
+                waits_for: waits_for.transpose().map_err(|_| bad("waits_for", "is no custodian"))?,
+                requested_by: row.requested_by,
+                cause_traceparent: row.cause_traceparent,
+                traceparent: row.traceparent,
+                created_at: row.created_at,
+                epoch: row.epoch,
+            })
         })
-    }
+    };
 }
 
 /// Stores a job unless its subject has one that is not thawed. Its epochs are higher than the epochs of the
@@ -156,14 +127,14 @@ pub async fn find_by_subject(
     account: AccountId,
     subject: SubjectHash,
 ) -> pg::Result<Option<Job>> {
-    let row = select!(
+    let job = select!(
         "WHERE account_id = $1 AND subject_hash = $2 AND state <> 'thawed'",
         account.0,
         &subject.0[..]
     )
     .fetch_optional(db)
     .await?;
-    row.map(Job::try_from).transpose()
+    job.transpose()
 }
 
 /// Finds a job of this account, or of any account if none is given.
@@ -172,14 +143,14 @@ pub async fn find(
     account: Option<AccountId>,
     purge_id: PurgeId,
 ) -> pg::Result<Option<Job>> {
-    let row = select!(
+    let job = select!(
         "WHERE purge_id = $1 AND ($2::uuid IS NULL OR account_id = $2)",
         purge_id.0,
         account.map(|account| account.0)
     )
     .fetch_optional(db)
     .await?;
-    row.map(Job::try_from).transpose()
+    job.transpose()
 }
 
 /// Finds a job as [`find`] does, and locks it until the transaction ends.
@@ -188,14 +159,14 @@ pub async fn lock(
     account: Option<AccountId>,
     purge_id: PurgeId,
 ) -> pg::Result<Option<Job>> {
-    let row = select!(
+    let job = select!(
         "WHERE purge_id = $1 AND ($2::uuid IS NULL OR account_id = $2) FOR UPDATE",
         purge_id.0,
         account.map(|account| account.0)
     )
     .fetch_optional(db)
     .await?;
-    row.map(Job::try_from).transpose()
+    job.transpose()
 }
 
 /// Lists the jobs of an account, newest first; if `after` is given, only those older than that job.
@@ -208,7 +179,7 @@ pub async fn list(
 ) -> pg::Result<Vec<Job>> {
     // Filters by hash, because a committed job no longer has the session's id.
     let subject = filter.session.map(|session| SubjectHash::of(SubjectKind::Session.name(), session.0));
-    let rows = select!(
+    let jobs = select!(
         "WHERE account_id = $1
                AND ($2::uuid IS NULL OR purge_id < $2)
                AND ($3::purge_state IS NULL OR state = $3)
@@ -223,22 +194,22 @@ pub async fn list(
     )
     .fetch_all(db)
     .await?;
-    rows.into_iter().map(Job::try_from).collect()
+    jobs.into_iter().collect()
 }
 
 /// Reads jobs in the order of their urgency, each with a result of its own: a row that this program cannot
 /// read does not hide the rest.
 pub async fn by_urgency(db: &mut PgConnection, purges: &[Uuid]) -> pg::Result<Vec<pg::Result<Job>>> {
-    let rows = select!("WHERE purge_id = ANY ($1) ORDER BY priority, next_attempt_at, purge_id", purges)
+    let jobs = select!("WHERE purge_id = ANY ($1) ORDER BY priority, next_attempt_at, purge_id", purges)
         .fetch_all(db)
         .await?;
-    Ok(rows.into_iter().map(Job::try_from).collect())
+    Ok(jobs)
 }
 
 /// Reads the job of a lease again; `None` if another worker has taken it.
 pub async fn reread(db: &mut PgConnection, lease: &ItemLease) -> pg::Result<Option<Job>> {
-    let row = select!("WHERE purge_id = $1 AND epoch = $2", lease.id, lease.epoch).fetch_optional(db).await?;
-    row.map(Job::try_from).transpose()
+    let job = select!("WHERE purge_id = $1 AND epoch = $2", lease.id, lease.epoch).fetch_optional(db).await?;
+    job.transpose()
 }
 
 /// Writes the state of a job; no other statement does. A worker gives the epoch of its lease; a request of a

@@ -1,11 +1,12 @@
 //! The ledger of receipts. The service's database role may only insert and read.
 
-use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use svc_core::{data::pg::Result, id::PurgeId};
+use svc_core::{
+    data::pg::{self, Result},
+    id::PurgeId,
+    subject::SubjectKind,
+};
 use uuid::Uuid;
-
-use svc_core::subject::SubjectKind;
 
 use super::{sha256, subject_hash};
 use crate::domain::{
@@ -15,40 +16,36 @@ use crate::domain::{
 
 const TABLE: &str = "receipts";
 
-struct ReceiptRow {
-    seq: i64,
-    purge_id: Uuid,
-    subject_kind: SubjectKind,
-    subject_hash: Vec<u8>,
-    trigger: Trigger,
-    epoch: i64,
-    rounds: i32,
-    requested_at: DateTime<Utc>,
-    committed_at: DateTime<Utc>,
-    previous_hash: Vec<u8>,
-    hash: Vec<u8>,
-}
-
-impl ReceiptRow {
-    fn into_receipt(self, custodians: Vec<CustodianDigest>) -> Result<Receipt> {
-        let bad = |column, problem| svc_core::data::pg::Error::inconsistent(TABLE, column, self.seq, problem);
-        Ok(Receipt {
-            seq: self.seq,
-            previous_hash: sha256(TABLE, "previous_hash", self.seq, &self.previous_hash)?,
-            hash: sha256(TABLE, "hash", self.seq, &self.hash)?,
-            body: Body {
-                purge_id: PurgeId(self.purge_id),
-                kind: self.subject_kind,
-                subject_hash: subject_hash(TABLE, self.seq, &self.subject_hash)?,
-                trigger: self.trigger,
-                epoch: self.epoch,
-                rounds: u32::try_from(self.rounds).map_err(|_| bad("rounds", "is negative"))?,
-                requested_at: self.requested_at,
-                committed_at: self.committed_at,
-                custodians,
-            },
+/// Selects receipts without their custodians, each as a result of its own; the argument is the rest of the
+/// statement after FROM.
+macro_rules! select {
+    ($tail:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query!(
+            "SELECT seq, purge_id, subject_kind, subject_hash, trigger, epoch, rounds, requested_at,
+                    committed_at, previous_hash, hash
+             FROM receipts " + $tail
+            $(, $argument)*
+        )
+        .map(|row| {
+            let negative = |_| pg::Error::inconsistent(TABLE, "rounds", row.seq, "is negative");
+            Ok(Receipt {
+                seq: row.seq,
+                previous_hash: sha256(TABLE, "previous_hash", row.seq, &row.previous_hash)?,
+                hash: sha256(TABLE, "hash", row.seq, &row.hash)?,
+                body: Body {
+                    purge_id: PurgeId(row.purge_id),
+                    kind: row.subject_kind,
+                    subject_hash: subject_hash(TABLE, row.seq, &row.subject_hash)?,
+                    trigger: row.trigger,
+                    epoch: row.epoch,
+                    rounds: u32::try_from(row.rounds).map_err(negative)?,
+                    requested_at: row.requested_at,
+                    committed_at: row.committed_at,
+                    custodians: Vec::new(),
+                },
+            })
         })
-    }
+    };
 }
 
 /// Locks the end of the ledger until the transaction ends, and returns the newest receipt. The lock makes
@@ -108,40 +105,20 @@ pub async fn append(db: &mut PgConnection, receipt: &Receipt) -> Result<()> {
 /// Reads the receipts of these jobs.
 pub async fn of_purges(db: &mut PgConnection, purges: &[PurgeId]) -> Result<Vec<Receipt>> {
     let ids: Vec<Uuid> = purges.iter().map(|purge| purge.0).collect();
-    let rows = sqlx::query_as!(
-        ReceiptRow,
-        "SELECT seq, purge_id, subject_kind, subject_hash, trigger, epoch, rounds, requested_at, committed_at,
-                previous_hash, hash
-         FROM receipts
-         WHERE purge_id = ANY ($1)
-         ORDER BY seq",
-        &ids[..]
-    )
-    .fetch_all(&mut *db)
-    .await?;
-    complete(db, rows).await
+    let receipts = select!("WHERE purge_id = ANY ($1) ORDER BY seq", &ids[..]).fetch_all(&mut *db).await?;
+    with_custodians(db, receipts).await
 }
 
 /// Reads the next receipts after place `after`, in order.
 pub async fn page(db: &mut PgConnection, after: i64, limit: i64) -> Result<Vec<Receipt>> {
-    let rows = sqlx::query_as!(
-        ReceiptRow,
-        "SELECT seq, purge_id, subject_kind, subject_hash, trigger, epoch, rounds, requested_at, committed_at,
-                previous_hash, hash
-         FROM receipts
-         WHERE seq > $1
-         ORDER BY seq
-         LIMIT $2",
-        after,
-        limit
-    )
-    .fetch_all(&mut *db)
-    .await?;
-    complete(db, rows).await
+    let receipts = select!("WHERE seq > $1 ORDER BY seq LIMIT $2", after, limit).fetch_all(&mut *db).await?;
+    with_custodians(db, receipts).await
 }
 
-async fn complete(db: &mut PgConnection, rows: Vec<ReceiptRow>) -> Result<Vec<Receipt>> {
-    let places: Vec<i64> = rows.iter().map(|row| row.seq).collect();
+/// Fills in the custodians of receipts.
+async fn with_custodians(db: &mut PgConnection, receipts: Vec<Result<Receipt>>) -> Result<Vec<Receipt>> {
+    let mut receipts = receipts.into_iter().collect::<Result<Vec<_>>>()?;
+    let places: Vec<i64> = receipts.iter().map(|receipt| receipt.seq).collect();
     let digests = sqlx::query!(
         "SELECT seq, custodian, digest, verified_at
          FROM receipt_custodians
@@ -151,20 +128,14 @@ async fn complete(db: &mut PgConnection, rows: Vec<ReceiptRow>) -> Result<Vec<Re
     )
     .fetch_all(db)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            let custodians = digests
-                .iter()
-                .filter(|digest| digest.seq == row.seq)
-                .map(|digest| {
-                    Ok(CustodianDigest {
-                        service: digest.custodian.clone(),
-                        digest: sha256("receipt_custodians", "digest", digest.seq, &digest.digest)?,
-                        verified_at: digest.verified_at,
-                    })
-                })
-                .collect::<Result<_>>()?;
-            row.into_receipt(custodians)
-        })
-        .collect()
+    for receipt in &mut receipts {
+        for digest in digests.iter().filter(|digest| digest.seq == receipt.seq) {
+            receipt.body.custodians.push(CustodianDigest {
+                service: digest.custodian.clone(),
+                digest: sha256("receipt_custodians", "digest", digest.seq, &digest.digest)?,
+                verified_at: digest.verified_at,
+            });
+        }
+    }
+    Ok(receipts)
 }
