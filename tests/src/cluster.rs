@@ -190,7 +190,7 @@ impl Cluster {
         let directory = tempfile::tempdir().unwrap();
         let home = ScratchHome { home: Home::open(directory.path()).unwrap(), _directory: directory };
         let stack = Stack::up(&home, Stages::silent()).await.unwrap();
-        let redis = redis::start(&home).await.unwrap();
+        let (redis_url, redis) = redis::start(&home).await.unwrap();
         let (engine, dockerd) = if builder.own_engine {
             let (engine, dockerd) = docker::start_private(&home).await.unwrap();
             (engine, Some(dockerd))
@@ -228,7 +228,7 @@ impl Cluster {
         };
         let servers = Servers {
             database: Database::at(&database_url, &name).unwrap(),
-            redis_url: redis.url.clone(),
+            redis_url: redis_url.clone(),
             docker_host,
             otlp_url: otlp_url.clone(),
             guest: guest(),
@@ -243,13 +243,13 @@ impl Cluster {
             engine,
             traces,
             database,
-            redis_url: redis.url,
+            redis_url,
             otlp_url,
             admin_token,
             wires,
             installation,
             children,
-            redis: Some(redis.daemon),
+            redis: Some(redis),
             dockerd,
             stack,
             background,
@@ -319,7 +319,7 @@ impl Cluster {
     /// Starts Redis again on the same port, empty.
     pub async fn regain_redis(&mut self) {
         assert!(self.redis.is_none());
-        self.redis = Some(redis::start(&self.home).await.unwrap().daemon);
+        self.redis = Some(redis::start(&self.home).await.unwrap().1);
     }
 
     /// Stops the engine as a package upgrade does: every container ends with it.

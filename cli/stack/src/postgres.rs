@@ -28,15 +28,9 @@ pub(crate) const STOP: &[(Signal, Duration)] = &[
     (Signal::KILL, Duration::from_secs(5)),
 ];
 
-#[derive(Debug)]
-pub(crate) struct Postgres {
-    pub(crate) daemon: Daemon,
-    /// URL of the database `postgres`, with the role of the superuser.
-    pub(crate) url: String,
-}
-
-/// Starts the home's server; the first start makes its cluster.
-pub(crate) async fn start(home: &Home) -> Result<Postgres> {
+/// Starts the home's server; the first start makes its cluster. Returns the URL of the database `postgres`,
+/// with the role of the superuser.
+pub(crate) async fn start(home: &Home) -> Result<(String, Daemon)> {
     let user = User::for_servers(&["postgres", "nobody"])?;
     let data = home.directory_for("postgres", user.as_ref())?.join("data");
     let binaries = find(&data)?;
@@ -67,7 +61,7 @@ pub(crate) async fn start(home: &Home) -> Result<Postgres> {
         return Err(error);
     }
     let url = format!("postgres://{SUPERUSER}:{password}@{}:{port}/postgres", Ipv4Addr::LOCALHOST);
-    Ok(Postgres { daemon, url })
+    Ok((url, daemon))
 }
 
 fn initialise(binaries: &Path, data: &Path, password: &str, user: Option<&User>) -> Result<()> {

@@ -20,14 +20,8 @@ use crate::{home::Home, process::Daemon, user::User};
 pub const STOP: &[(Signal, Duration)] =
     &[(Signal::TERM, Duration::from_secs(5)), (Signal::KILL, Duration::from_secs(5))];
 
-#[derive(Debug)]
-pub struct Redis {
-    pub daemon: Daemon,
-    pub url: String,
-}
-
-/// Starts the home's Redis server.
-pub async fn start(home: &Home) -> Result<Redis> {
+/// Starts the home's Redis server, and returns its URL.
+pub async fn start(home: &Home) -> Result<(String, Daemon)> {
     let user = User::for_servers(&["redis", "valkey", "nobody"])?;
     let password = home.secret("redis.password")?;
     let port = home.port("redis")?;
@@ -45,7 +39,7 @@ pub async fn start(home: &Home) -> Result<Redis> {
         daemon.stop(STOP).await?;
         return Err(error);
     }
-    Ok(Redis { daemon, url: format!("redis://default:{password}@{}:{port}/", Ipv4Addr::LOCALHOST) })
+    Ok((format!("redis://default:{password}@{}:{port}/", Ipv4Addr::LOCALHOST), daemon))
 }
 
 fn find() -> Result<&'static str> {

@@ -127,14 +127,14 @@ async fn stop_all(owned: Vec<(Daemon, &'static [(Signal, Duration)])>) -> Vec<an
 async fn postgres(home: &Home) -> Result<(String, Option<Daemon>)> {
     match env::var(DATABASE_URL) {
         Ok(url) => Ok((url, None)),
-        Err(_) => postgres::start(home).await.map(|postgres| (postgres.url, Some(postgres.daemon))),
+        Err(_) => postgres::start(home).await.map(|(url, daemon)| (url, Some(daemon))),
     }
 }
 
 async fn redis(home: &Home) -> Result<(String, Option<Daemon>)> {
     match env::var(REDIS_URL) {
         Ok(url) => Ok((url, None)),
-        Err(_) => redis::start(home).await.map(|redis| (redis.url, Some(redis.daemon))),
+        Err(_) => redis::start(home).await.map(|(url, daemon)| (url, Some(daemon))),
     }
 }
 
