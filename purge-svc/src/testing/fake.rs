@@ -9,7 +9,8 @@ use std::{
 };
 
 use svc_core::{
-    custody::{Record, Refused, Step, StepKind, admit},
+    custody::{self, Record, Step, StepKind, admit},
+    data::pg,
     subject::{CustodyState, Subject},
 };
 use tokio::sync::watch;
@@ -87,14 +88,6 @@ pub struct FakeCustodian {
     chunk: i64,
     inner: Arc<Mutex<Inner>>,
     resumed: watch::Sender<()>,
-}
-
-/// How the state machine admits a call.
-pub(super) enum Admitted {
-    /// The step was answered before; this is its answer.
-    Replay(Vec<u8>),
-    /// The step is to be done.
-    Do,
 }
 
 impl FakeCustodian {
@@ -241,8 +234,8 @@ impl FakeCustodian {
         self.resumed.subscribe()
     }
 
-    /// Counts a call, and asks the state machine whether to do the step or to repeat its answer.
-    pub(super) fn admit(&self, step: &Step) -> Result<Admitted, NotAdmitted> {
+    /// Counts a call, and asks the state machine about it. Returns the answer if the step was answered before.
+    pub(super) fn admit(&self, step: &Step) -> Result<Option<Vec<u8>>, custody::Error> {
         let mut inner = self.inner();
         inner.calls.push(Called { step: step.kind, epoch: step.epoch, subject: step.subject });
         if matches!(step.kind, StepKind::Freeze | StepKind::Thaw) {
@@ -250,15 +243,12 @@ impl FakeCustodian {
         }
         let kept = inner.subjects.get_mut(&step.subject.id());
         let kept = kept.filter(|kept| kept.account == step.subject.account().0);
-        let kept = kept.ok_or(NotAdmitted::Unknown)?;
+        let kept = kept.ok_or(pg::Error::SubjectNotFound { kind: step.subject.kind(), erased: false })?;
         let answers = kept.answers.entry(step.purge_id.0).or_default();
-        let state =
-            admit(&kept.record, step, answers.iter().map(|(kind, _)| *kind)).map_err(NotAdmitted::Refused)?;
+        let state = admit(&kept.record, step, answers.iter().map(|(kind, _)| *kind))?;
         kept.record = Record { state, epoch: step.epoch, purge_id: Some(step.purge_id) };
-        match answers.iter().find(|(kind, _)| *kind == step.kind) {
-            Some((_, answer)) => Ok(Admitted::Replay(answer.clone())),
-            None => Ok(Admitted::Do),
-        }
+        let answer = answers.iter().find(|(kind, _)| *kind == step.kind);
+        Ok(answer.map(|(_, answer)| answer.clone()))
     }
 
     /// Stores the answer of a step.
@@ -316,12 +306,12 @@ impl FakeCustodian {
         let mut inner = self.inner();
         let kept = inner.meet(step.subject);
         let objects = i64::try_from(kept.holdings.objects.len()).unwrap_or(i64::MAX);
-        let count = |kind: &String| kept.holdings.rows.get(kind).copied().unwrap_or(0);
+        let count = |kind: &String| match kept.holdings.rows.get(kind) {
+            Some(rows) => *rows,
+            None if *kind == self.kinds[2] => objects,
+            None => 0,
+        };
         let left: Vec<_> = self.kinds.iter().map(|kind| (kind.clone(), count(kind))).collect();
-        let left: Vec<_> = left
-            .into_iter()
-            .map(|(kind, rows)| if kind == self.kinds[2] { (kind, objects) } else { (kind, rows) })
-            .collect();
         if left.iter().any(|(_, count)| *count != 0)
             && let Some(answers) = kept.answers.get_mut(&step.purge_id.0)
         {
@@ -329,14 +319,6 @@ impl FakeCustodian {
         }
         left
     }
-}
-
-/// Reason for which a call is refused.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum NotAdmitted {
-    /// The subject is unknown, or belongs to another account.
-    Unknown,
-    Refused(Refused),
 }
 
 impl Inner {

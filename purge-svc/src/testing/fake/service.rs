@@ -9,18 +9,16 @@ use steward_proto::custody::v1::{
     custodian_service_server::{CustodianService, CustodianServiceServer},
 };
 use svc_core::{
-    custody::{Step, StepKind},
+    custody::{Step, StepKind, wire},
     error::{self, ErrorKind},
-    id::{AccountId, PurgeId, SessionId},
     run::lifecycle::Lifecycle,
-    subject::Subject,
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status};
 
-use super::{Admitted, FakeCustodian, Fault, NotAdmitted};
+use super::{FakeCustodian, Fault};
 use crate::domain::external::{ExternalObject, ItemOutcome, ItemResult};
 
 /// A served simulator; dropping it closes its port.
@@ -64,18 +62,18 @@ impl FakeCustodian {
     async fn call<T: Message + Default>(
         &self,
         kind: StepKind,
-        wire: Option<proto::Step>,
+        step: Option<proto::Step>,
         effect: impl FnOnce(&Step) -> (T, bool),
     ) -> Result<Response<T>, Status> {
-        let step = parse(kind, wire)?;
+        let step = wire::step(step, kind)?;
         let (fault, mut resumption) = (self.fault(kind), self.resumption());
         if fault == Some(Fault::Unavailable) {
             return Err(refuse(ErrorKind::Unavailable, "UNAVAILABLE", "set to be unavailable"));
         }
-        let answer = match self.admit(&step).map_err(not_admitted)? {
-            Admitted::Replay(bytes) => T::decode(&*bytes)
+        let answer = match self.admit(&step)? {
+            Some(bytes) => T::decode(&*bytes)
                 .map_err(|_| refuse(ErrorKind::Internal, "INTERNAL", "stored answer does not decode"))?,
-            Admitted::Do => {
+            None => {
                 let (answer, last_word) = effect(&step);
                 if last_word {
                     self.answered(&step, answer.encode_to_vec());
@@ -134,12 +132,12 @@ impl CustodianService for FakeCustodian {
         &self,
         request: Request<proto::InventoryRequest>,
     ) -> Result<Response<Self::InventoryStream>, Status> {
-        let step = parse(StepKind::Inventory, request.into_inner().step)?;
+        let step = wire::step(request.into_inner().step, StepKind::Inventory)?;
         let (fault, mut resumption) = (self.fault(StepKind::Inventory), self.resumption());
         if fault == Some(Fault::Unavailable) {
             return Err(refuse(ErrorKind::Unavailable, "UNAVAILABLE", "set to be unavailable"));
         }
-        self.admit(&step).map_err(not_admitted)?;
+        self.admit(&step)?;
         let objects = stream::iter(self.list(step.subject))
             .map(|object| Ok(proto::InventoryResponse { object: Some(wire_object(object)) }));
         match fault {
@@ -214,34 +212,6 @@ impl CustodianService for FakeCustodian {
 
 fn refuse(kind: ErrorKind, reason: &str, text: &str) -> Status {
     error::status(kind, reason, text, None, &[])
-}
-
-fn not_admitted(why: NotAdmitted) -> Status {
-    match why {
-        NotAdmitted::Unknown => refuse(ErrorKind::NotFound, "NOT_FOUND", "no such subject"),
-        NotAdmitted::Refused(refused) => {
-            refuse(ErrorKind::FailedPrecondition, refused.reason(), &refused.to_string())
-        }
-    }
-}
-
-fn parse(kind: StepKind, wire: Option<proto::Step>) -> Result<Step, Status> {
-    let read = || {
-        let wire = wire?;
-        let subject = wire.subject?;
-        let account = AccountId::parse("account_id", &subject.account_id).ok()?;
-        let subject = match subject.kind() {
-            proto::SubjectKind::Unspecified => return None,
-            proto::SubjectKind::Account => Subject::Account { account },
-            proto::SubjectKind::Session => {
-                let session = SessionId::parse("subject_id", &subject.subject_id).ok()?;
-                Subject::Session { account, session }
-            }
-        };
-        let purge_id = PurgeId::parse("purge_id", &wire.purge_id).ok()?;
-        Some(Step { purge_id, epoch: wire.epoch, subject, kind })
-    };
-    read().ok_or_else(|| refuse(ErrorKind::InvalidArgument, "INVALID_ARGUMENT", "step is incomplete"))
 }
 
 fn wire_object(object: ExternalObject) -> proto::ExternalObject {
