@@ -12,6 +12,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use futures::future::{BoxFuture, join_all};
 use svc_core::{
+    custody::StepKind,
     data::{
         audit::{self, Act as AuditRow},
         lease::item,
@@ -36,7 +37,7 @@ use crate::{
     store::{
         claims::{Claim, JobLeases},
         jobs,
-        steps::{self, Done, Step},
+        steps::{self, Done},
     },
 };
 
@@ -164,8 +165,19 @@ impl Driver {
 
     /// Applies `input` to the job and stores the result, in a transaction of its own.
     async fn transition(&self, claim: &mut Claim, input: Input) -> Result<(), pg::Error> {
-        let mut tx = Tx::system(&self.pool).await?;
-        let moved = self.apply(&mut tx, claim, input, None, self.clock.now()).await?;
+        let tx = Tx::system(&self.pool).await?;
+        self.commit_moved(tx, claim, input, None).await
+    }
+
+    /// Moves the job by `input`, as the last write of `tx`, and commits.
+    async fn commit_moved(
+        &self,
+        mut tx: Tx,
+        claim: &mut Claim,
+        input: Input,
+        waits_for: Option<Custodian>,
+    ) -> Result<(), pg::Error> {
+        let moved = self.apply(&mut tx, claim, input, waits_for, self.clock.now()).await?;
         tx.commit().await?;
         claim.job.record = moved;
         Ok(())
@@ -235,12 +247,8 @@ impl Driver {
                 "purge keeps failing and is parked",
             );
         }
-        let mut tx = Tx::system(&self.pool).await?;
-        let input = Input::Failed { cause, retry };
-        let moved = self.apply(&mut tx, claim, input, custodian, self.clock.now()).await?;
-        tx.commit().await?;
-        claim.job.record = moved;
-        Ok(())
+        let tx = Tx::system(&self.pool).await?;
+        self.commit_moved(tx, claim, Input::Failed { cause, retry }, custodian).await
     }
 
     /// Returns the time of the next attempt after `failures` + 1 failures in a row.
@@ -250,7 +258,12 @@ impl Driver {
 
     /// Calls every custodian that has not done `step` yet, concurrently, and records each that has. A
     /// recorded custodian is not called again for this step.
-    async fn ask_remaining<'a, F>(&'a self, claim: &'a Claim, step: Step, ask: F) -> Result<(), Incomplete>
+    async fn ask_remaining<'a, F>(
+        &'a self,
+        claim: &'a Claim,
+        step: StepKind,
+        ask: F,
+    ) -> Result<(), Incomplete>
     where
         F: Fn(&'a CustodianClient, StepCall) -> BoxFuture<'a, Result<[u8; 32], custodian::Error>>,
     {
@@ -259,9 +272,7 @@ impl Driver {
             async move {
                 let digest = asked.await?;
                 failpoint::hit(answered(step)).await;
-                let at = self.clock.now();
-                self.record(claim, Done { custodian, step, epoch: claim.lease.epoch, digest, at }).await?;
-                Ok(())
+                Ok(self.record(claim, custodian, step, digest, self.clock.now()).await?)
             }
         });
         // Calls them all at once, so that a slow custodian does not delay the other two.
@@ -269,15 +280,23 @@ impl Driver {
     }
 
     /// Returns the custodians that have not done `step` yet.
-    async fn remaining(&self, claim: &Claim, step: Step) -> Result<Vec<Custodian>, pg::Error> {
+    async fn remaining(&self, claim: &Claim, step: StepKind) -> Result<Vec<Custodian>, pg::Error> {
         let mut db = self.pool.acquire().await?;
         let done = steps::done_by(&mut db, claim.job.purge_id, step).await?;
         Ok(Custodian::ALL.into_iter().filter(|custodian| !done.contains(custodian)).collect())
     }
 
     /// Records that a custodian has done a step, if this worker still has the job.
-    async fn record(&self, claim: &Claim, done: Done) -> Result<(), pg::Error> {
+    async fn record(
+        &self,
+        claim: &Claim,
+        custodian: Custodian,
+        step: StepKind,
+        digest: [u8; 32],
+        at: DateTime<Utc>,
+    ) -> Result<(), pg::Error> {
         let mut tx = self.fence(claim).await?;
+        let done = Done { custodian, step, epoch: claim.lease.epoch, digest, at };
         steps::record(&mut tx, claim.job.purge_id, &done).await?;
         tx.commit().await
     }
@@ -323,13 +342,13 @@ const fn passed(state: job::State) -> &'static str {
 }
 
 /// Returns the name of the fail point between a custodian's answer and the write that records it.
-const fn answered(step: Step) -> &'static str {
+const fn answered(step: StepKind) -> &'static str {
     match step {
-        Step::Freeze => "purge.freeze.answered",
-        Step::Inventory => "purge.inventory.answered",
-        Step::Erase => "purge.erase.answered",
-        Step::Verify => "purge.verify.answered",
-        Step::Commit => "purge.commit.answered",
-        Step::Thaw => "purge.thaw.answered",
+        StepKind::Freeze => "purge.freeze.answered",
+        StepKind::Inventory => "purge.inventory.answered",
+        StepKind::Erase => "purge.erase.answered",
+        StepKind::Verify => "purge.verify.answered",
+        StepKind::Commit => "purge.commit.answered",
+        StepKind::Thaw => "purge.thaw.answered",
     }
 }

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use svc_core::{
+    custody::StepKind,
     data::pg::{self, Result},
     id::PurgeId,
 };
@@ -12,41 +13,11 @@ use crate::domain::{custodian::Custodian, receipt::CustodianDigest};
 
 const TABLE: &str = "purge_steps";
 
-/// A step of a custodian.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// The custodian stopped the subject's writers.
-    Freeze,
-    /// The custodian listed the subject's external objects.
-    Inventory,
-    /// The custodian deleted everything.
-    Erase,
-    /// The custodian read back zero.
-    Verify,
-    /// The custodian deleted the subject's head.
-    Commit,
-    /// The custodian admits the subject's writers again.
-    Thaw,
-}
-
-impl Step {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Freeze => "freeze",
-            Self::Inventory => "inventory",
-            Self::Erase => "erase",
-            Self::Verify => "verify",
-            Self::Commit => "commit",
-            Self::Thaw => "thaw",
-        }
-    }
-}
-
 /// A step that is done.
 #[derive(Debug, Clone, Copy)]
 pub struct Done {
     pub custodian: Custodian,
-    pub step: Step,
+    pub step: StepKind,
     /// Epoch of the worker that called.
     pub epoch: i64,
     /// SHA-256 of the encoded answer.
@@ -73,7 +44,7 @@ pub async fn record(db: &mut PgConnection, purge_id: PurgeId, done: &Done) -> Re
 }
 
 /// Finds the custodians that have done a step of a job.
-pub async fn done_by(db: &mut PgConnection, purge_id: PurgeId, step: Step) -> Result<Vec<Custodian>> {
+pub async fn done_by(db: &mut PgConnection, purge_id: PurgeId, step: StepKind) -> Result<Vec<Custodian>> {
     let names = sqlx::query_scalar!(
         "SELECT custodian FROM purge_steps WHERE purge_id = $1 AND step = $2",
         purge_id.0,

@@ -20,9 +20,6 @@ impl Driver {
             Some(until) => Input::Held(until),
             None => Input::Cleared,
         };
-        let moved = self.apply(&mut tx, claim, input, None, self.clock.now()).await?;
-        tx.commit().await?;
-        claim.job.record = moved;
-        Ok(())
+        Ok(self.commit_moved(tx, claim, input, None).await?)
     }
 }

@@ -2,6 +2,7 @@
 //! last; then the receipt is written.
 
 use svc_core::{
+    custody::StepKind,
     data::{idempotency, pg::Tx},
     run::failpoint,
     subject::Subject,
@@ -14,26 +15,20 @@ use crate::{
         job::Input,
         receipt::{Body, Receipt},
     },
-    store::{
-        claims::Claim,
-        dead_letters, external_objects, jobs, receipts,
-        steps::{self, Done, Step},
-    },
+    store::{claims::Claim, dead_letters, external_objects, jobs, receipts, steps},
 };
 
 impl Driver {
     /// Commits at the remaining custodians, one after the other, and then writes the receipt.
     pub(super) async fn commit(&self, claim: &mut Claim) -> Result<(), Incomplete> {
-        let remaining = self.remaining(claim, Step::Commit).await?;
+        let remaining = self.remaining(claim, StepKind::Commit).await?;
         for custodian in Custodian::commit_order(claim.subject.kind()) {
             if !remaining.contains(&custodian) {
                 continue;
             }
             let digest = self.roster.get(custodian).commit(&step_call(claim)).await?;
-            failpoint::hit(answered(Step::Commit)).await;
-            let at = self.clock.now();
-            let done = Done { custodian, step: Step::Commit, epoch: claim.lease.epoch, digest, at };
-            self.record(claim, done).await?;
+            failpoint::hit(answered(StepKind::Commit)).await;
+            self.record(claim, custodian, StepKind::Commit, digest, self.clock.now()).await?;
         }
         self.receipt(claim).await
     }

@@ -2,7 +2,7 @@
 //! done.
 
 use futures::future::join_all;
-use svc_core::{data::pg::Tx, id::new_id, run::failpoint};
+use svc_core::{custody::StepKind, data::pg::Tx, id::new_id, run::failpoint};
 
 use super::{Driver, Incomplete, answered, step_call};
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     store::{
         claims::Claim,
         dead_letters, external_objects, jobs,
-        steps::{self, Done, Step},
+        steps::{self, Done},
     },
 };
 
@@ -26,7 +26,7 @@ impl Driver {
     /// Erases at every custodian. An object that cannot be deleted becomes a dead letter, which stops the
     /// job.
     pub(super) async fn erase(&self, claim: &mut Claim) -> Result<(), Incomplete> {
-        let remaining = self.remaining(claim, Step::Erase).await?.into_iter();
+        let remaining = self.remaining(claim, StepKind::Erase).await?.into_iter();
         let done = join_all(remaining.map(|custodian| self.erase_at(claim, custodian))).await;
         if done.iter().any(|done| matches!(done, Ok(false))) {
             return self.dead_letter(claim).await;
@@ -40,7 +40,7 @@ impl Driver {
     async fn erase_at(&self, claim: &Claim, custodian: Custodian) -> Result<bool, Incomplete> {
         for _ in 0..MAX_CALLS {
             let (erasure, digest) = self.roster.get(custodian).erase(&step_call(claim)).await?;
-            failpoint::hit(answered(Step::Erase)).await;
+            failpoint::hit(answered(StepKind::Erase)).await;
             self.record_erasure(claim, custodian, &erasure, digest).await?;
             match erasure.verdict() {
                 Verdict::Done => return Ok(true),
@@ -66,7 +66,8 @@ impl Driver {
         external_objects::record_outcomes(&mut tx, purge_id, custodian, &erasure.items, now).await?;
         match erasure.verdict() {
             Verdict::Done => {
-                let done = Done { custodian, step: Step::Erase, epoch: claim.lease.epoch, digest, at: now };
+                let (step, epoch) = (StepKind::Erase, claim.lease.epoch);
+                let done = Done { custodian, step, epoch, digest, at: now };
                 steps::record(&mut tx, purge_id, &done).await?;
                 dead_letters::resolve_all(&mut tx, purge_id, custodian, now).await?;
             }
@@ -97,9 +98,6 @@ impl Driver {
                 Input::ItemsRefused
             }
         };
-        let moved = self.apply(&mut tx, claim, input, None, self.clock.now()).await?;
-        tx.commit().await?;
-        claim.job.record = moved;
-        Ok(())
+        Ok(self.commit_moved(tx, claim, input, None).await?)
     }
 }

@@ -1,13 +1,13 @@
 //! `pending → frozen`: every custodian stops the subject's writers. Thawing admits them again.
 
 use futures::{FutureExt, future::join_all};
-use svc_core::data::pg::Tx;
+use svc_core::{custody::StepKind, data::pg::Tx};
 use tracing::Instrument;
 
 use super::{Driver, Incomplete};
 use crate::{
     domain::{custodian::Custodian, hold, job::Input},
-    store::{claims::Claim, holds, steps::Step},
+    store::{claims::Claim, holds},
 };
 
 impl Driver {
@@ -20,10 +20,7 @@ impl Driver {
         // before that, the release would find no waiting job to wake.
         holds::lock_subjects(&mut tx, &covering).await?;
         if let Some(until) = holds::held_until(&mut tx, &covering, self.clock.now()).await? {
-            let waits = self.apply(&mut tx, claim, Input::Held(until), None, self.clock.now()).await?;
-            tx.commit().await?;
-            claim.job.record = waits;
-            return Ok(());
+            return Ok(self.commit_moved(tx, claim, Input::Held(until), None).await?);
         }
         tx.rollback().await?;
         // Asks every custodian whether it answers before the first one is frozen: a job that cannot end must
@@ -32,7 +29,7 @@ impl Driver {
         for description in join_all(described).await {
             description?;
         }
-        self.ask_remaining(claim, Step::Freeze, |client, call| {
+        self.ask_remaining(claim, StepKind::Freeze, |client, call| {
             async move {
                 let frozen = client.freeze(&call).await?;
                 if !frozen.known {
@@ -51,7 +48,7 @@ impl Driver {
     /// frozen too, because only after a thaw does it refuse the late freeze of a worker that died or lost its
     /// lease.
     pub(super) async fn thaw(&self, claim: &mut Claim) -> Result<(), Incomplete> {
-        self.ask_remaining(claim, Step::Thaw, |client, call| {
+        self.ask_remaining(claim, StepKind::Thaw, |client, call| {
             async move { client.thaw(&call).await }.in_current_span().boxed()
         })
         .await?;

@@ -2,22 +2,18 @@
 //! deleted. An id that only the custodian's row holds would be lost with that row.
 
 use futures::future::join_all;
-use svc_core::run::failpoint;
+use svc_core::{custody::StepKind, run::failpoint};
 
 use super::{Driver, Incomplete, answered, step_call};
 use crate::{
     domain::{custodian::Custodian, job::Input},
-    store::{
-        claims::Claim,
-        external_objects,
-        steps::{Done, Step},
-    },
+    store::{claims::Claim, external_objects},
 };
 
 impl Driver {
     /// Copies the list of every custodian.
     pub(super) async fn inventory(&self, claim: &mut Claim) -> Result<(), Incomplete> {
-        let lists = self.remaining(claim, Step::Inventory).await?.into_iter();
+        let lists = self.remaining(claim, StepKind::Inventory).await?.into_iter();
         let copied = lists.map(|custodian| self.copy_list(claim, custodian));
         join_all(copied).await.into_iter().collect::<Result<(), Incomplete>>()?;
         Ok(self.transition(claim, Input::Inventoried).await?)
@@ -38,9 +34,8 @@ impl Driver {
             external_objects::copy(&mut tx, claim.job.purge_id, custodian, &batch, now).await?;
             tx.commit().await?;
         }
-        failpoint::hit(answered(Step::Inventory)).await;
+        failpoint::hit(answered(StepKind::Inventory)).await;
         let (digest, at) = (objects.digest(), self.clock.now());
-        let done = Done { custodian, step: Step::Inventory, epoch: claim.lease.epoch, digest, at };
-        Ok(self.record(claim, done).await?)
+        Ok(self.record(claim, custodian, StepKind::Inventory, digest, at).await?)
     }
 }

@@ -1,7 +1,7 @@
 //! `erased → verified`: every custodian reads back how much is left, independently of its answer to Erase.
 
 use futures::future::join_all;
-use svc_core::{data::pg::Tx, run::failpoint};
+use svc_core::{custody::StepKind, data::pg::Tx, run::failpoint};
 
 use super::{Driver, Incomplete, answered, step_call};
 use crate::{
@@ -9,16 +9,13 @@ use crate::{
         custodian::Custodian,
         job::{Cause, Input},
     },
-    store::{
-        claims::Claim,
-        steps::{self, Done, Step},
-    },
+    store::{claims::Claim, steps},
 };
 
 impl Driver {
     /// Reads back at every custodian. If one of them has residue, all of them erase and read back again.
     pub(super) async fn verify(&self, claim: &mut Claim) -> Result<(), Incomplete> {
-        let remaining = self.remaining(claim, Step::Verify).await?.into_iter();
+        let remaining = self.remaining(claim, StepKind::Verify).await?.into_iter();
         let residue = join_all(remaining.map(|custodian| self.read_back(claim, custodian))).await;
         if let Some(custodian) = residue.iter().find_map(|residue| residue.as_ref().ok().copied().flatten()) {
             return self.erase_again(claim, custodian).await;
@@ -32,7 +29,7 @@ impl Driver {
         let client = self.roster.get(custodian);
         let description = client.describe().await?;
         let read = client.verify(&step_call(claim), &description).await?;
-        failpoint::hit(answered(Step::Verify)).await;
+        failpoint::hit(answered(StepKind::Verify)).await;
         if !read.residue.is_empty() {
             tracing::error!(
                 purge.id = %claim.job.purge_id,
@@ -42,9 +39,7 @@ impl Driver {
             );
             return Ok(Some(custodian));
         }
-        let (digest, at) = (read.digest, read.verified_at);
-        self.record(claim, Done { custodian, step: Step::Verify, epoch: claim.lease.epoch, digest, at })
-            .await?;
+        self.record(claim, custodian, StepKind::Verify, read.digest, read.verified_at).await?;
         Ok(None)
     }
 
