@@ -3,14 +3,10 @@
 use chrono::TimeDelta;
 use opentelemetry::{
     KeyValue, global,
-    metrics::{Counter, Gauge, Histogram, Meter},
+    metrics::{Counter, Gauge, Histogram},
 };
 
 use crate::domain::{custodian::Custodian, job::Cause, trigger::Trigger};
-
-fn meter() -> Meter {
-    global::meter("steward")
-}
 
 /// Instruments of purge-svc; cheap to clone.
 #[derive(Debug, Clone)]
@@ -24,13 +20,7 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Metrics {
-    pub fn new() -> Self {
-        let meter = meter();
+        let meter = global::meter("steward");
         Self {
             committed: meter
                 .u64_counter("purge.committed")
@@ -60,7 +50,9 @@ impl Metrics {
                 .build(),
         }
     }
+}
 
+impl Metrics {
     /// Counts a receipt that was written `after` the acceptance of its job.
     pub fn committed(&self, trigger: Trigger, after: TimeDelta) {
         let labels = [KeyValue::new("trigger", trigger.name())];

@@ -19,7 +19,7 @@ use crate::{
         dead_letters::DeadLetters,
         drive::Driver,
         holds::Holds,
-        jobs::{Jobs, JobsDeps},
+        jobs::Jobs,
         ledger::Ledger,
         run::Runner,
     },
@@ -54,7 +54,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
     let holds = Holds::new(pool.clone(), wake.clone(), clock.clone());
     let dead_letters = DeadLetters::new(pool.clone(), wake.clone(), clock.clone());
     let ledger = Ledger::new(pool.clone());
-    let jobs = Jobs::new(JobsDeps { pool, sessions: Sessions::new(peers.chat), wake, clock, enabled });
+    let jobs = Jobs { pool, sessions: Sessions::new(peers.chat), wake, clock, enabled };
     base.serve(RegistryTokens::new(peers.registry), settings.tokens.remembered, |server| {
         server
             .service(PurgeHandler::new(jobs).into_server())
@@ -63,7 +63,7 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
 }
 
 fn start_workers(base: &Base, settings: &Settings, wake: &Wake, enabled: &Arc<[Trigger]>, roster: Roster) {
-    let counted = metrics::Metrics::new();
+    let counted = metrics::Metrics::default();
     let (pool, clock) = (&base.pool, &base.clock);
     let policy = settings.retry.policy();
     let driver = Driver::new(pool.clone(), roster, clock.clone(), policy, counted.clone());

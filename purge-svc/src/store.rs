@@ -1,7 +1,7 @@
 //! All SQL of purge-svc. Functions take the connection or transaction and write exactly what they are given.
 //! `domain` decides what may be written; `app` decides when, and what is written together.
 
-use svc_core::{pg_enum, subject::SubjectHash};
+use svc_core::{data::pg, pg_enum};
 
 use crate::domain::{job::Phase, trigger::Trigger};
 
@@ -37,15 +37,6 @@ fn sha256(
     column: &'static str,
     row: impl std::fmt::Display,
     bytes: &[u8],
-) -> svc_core::data::pg::Result<[u8; 32]> {
-    bytes.try_into().map_err(|_| svc_core::data::pg::Error::inconsistent(table, column, row, "is no SHA-256"))
-}
-
-/// Reads a stored subject hash.
-fn subject_hash(
-    table: &'static str,
-    row: impl std::fmt::Display,
-    bytes: &[u8],
-) -> svc_core::data::pg::Result<SubjectHash> {
-    sha256(table, "subject_hash", row, bytes).map(SubjectHash)
+) -> pg::Result<[u8; 32]> {
+    bytes.try_into().map_err(|_| pg::Error::inconsistent(table, column, row, "is no SHA-256"))
 }

@@ -38,12 +38,6 @@ const LISTING: &str = "purge.jobs";
 /// Jobs; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Jobs {
-    deps: JobsDeps,
-}
-
-/// Parts that [`Jobs`] is built from.
-#[derive(Debug, Clone)]
-pub struct JobsDeps {
     pub pool: Pool,
     pub sessions: Sessions,
     pub wake: Wake,
@@ -74,10 +68,6 @@ pub struct PurgeRequest {
 }
 
 impl Jobs {
-    pub const fn new(deps: JobsDeps) -> Self {
-        Self { deps }
-    }
-
     /// Accepts the erasure of a session; workers then carry it out. A repeated request returns the same job,
     /// also when the session is already erased.
     ///
@@ -89,10 +79,10 @@ impl Jobs {
             return Ok(known);
         }
         // Asks with no transaction open, because chat-svc may be slow.
-        if !self.deps.sessions.exists(request.account, request.session).await? {
+        if !self.sessions.exists(request.account, request.session).await? {
             return Err(Error::NotFound(Entity::Session));
         }
-        let now = self.deps.clock.now();
+        let now = self.clock.now();
         let purge_id = PurgeId::new();
         let new = NewJob {
             purge_id,
@@ -103,7 +93,7 @@ impl Jobs {
             cause_traceparent: request.traceparent.as_deref(),
             created_at: now,
         };
-        let (mut tx, slot) = match request.once.open(&self.deps.pool, Some(request.account)).await? {
+        let (mut tx, slot) = match request.once.open(&self.pool, Some(request.account)).await? {
             Opened::Replay(made) => return self.get(Some(request.account), made).await,
             Opened::First(tx, slot) => (tx, slot),
         };
@@ -117,7 +107,7 @@ impl Jobs {
         }
         .await;
         let job = tx.end(done).await?;
-        self.deps.wake.publish(TOPIC, b"").await;
+        self.wake.publish(TOPIC, b"").await;
         self.show(job).await
     }
 
@@ -127,7 +117,7 @@ impl Jobs {
         request: &PurgeRequest,
         subject: &Subject,
     ) -> Result<Option<PurgeView>, Error> {
-        let (mut tx, slot) = match request.once.open(&self.deps.pool, Some(request.account)).await? {
+        let (mut tx, slot) = match request.once.open(&self.pool, Some(request.account)).await? {
             Opened::Replay(made) => return self.get(Some(request.account), made).await.map(Some),
             Opened::First(tx, slot) => (tx, slot),
         };
@@ -146,7 +136,7 @@ impl Jobs {
     /// [`Error::NotFound`] if there is no such job.
     pub async fn get(&self, account: Option<AccountId>, purge_id: PurgeId) -> Result<PurgeView, Error> {
         let job = {
-            let mut db = self.deps.pool.acquire().await?;
+            let mut db = self.pool.acquire().await?;
             jobs::find(&mut db, account, purge_id).await?
         };
         self.show(job.ok_or(Error::NotFound(Entity::Purge))?).await
@@ -164,7 +154,7 @@ impl Jobs {
         token: &str,
     ) -> Result<Page<PurgeView>, Error> {
         let after: Option<PurgeId> = page::cursor(LISTING, token)?;
-        let mut db = self.deps.pool.acquire().await?;
+        let mut db = self.pool.acquire().await?;
         let found = jobs::list(&mut db, account, filter, after, i64::from(size) + 1).await?;
         let page = Page::cut(LISTING, found, size, |job| job.purge_id);
         let ids: Vec<PurgeId> = page.items.iter().map(|job| job.purge_id).collect();
@@ -186,7 +176,7 @@ impl Jobs {
         purge_id: PurgeId,
         once: &Once,
     ) -> Result<PurgeView, Error> {
-        let (mut tx, slot) = match once.open(&self.deps.pool, Some(account)).await? {
+        let (mut tx, slot) = match once.open(&self.pool, Some(account)).await? {
             Opened::Replay(made) => return self.get(Some(account), made).await,
             Opened::First(tx, slot) => (tx, slot),
         };
@@ -201,7 +191,7 @@ impl Jobs {
         }
         .await;
         let job = tx.end(done).await?;
-        self.deps.wake.publish(TOPIC, b"").await;
+        self.wake.publish(TOPIC, b"").await;
         self.show(job).await
     }
 
@@ -216,7 +206,7 @@ impl Jobs {
             }
             State::Working(_) | State::Blocked(_) | State::DeadLettered => {}
         }
-        let moved = job::next(&job.record, Input::Canceled, self.deps.clock.now())?.record;
+        let moved = job::next(&job.record, Input::Canceled, self.clock.now())?.record;
         jobs::save(tx, purge_id, &job.record, &moved, None, None).await?;
         job.record = moved;
         job.waits_for = None;
@@ -226,7 +216,7 @@ impl Jobs {
     async fn show(&self, job: Job) -> Result<PurgeView, Error> {
         let receipt = match job.record.state {
             State::Committed => {
-                let mut db = self.deps.pool.acquire().await?;
+                let mut db = self.pool.acquire().await?;
                 receipts::of_purges(&mut db, &[job.purge_id]).await?.pop()
             }
             State::Working(_) | State::Blocked(_) | State::DeadLettered | State::Thawed => None,
@@ -235,7 +225,7 @@ impl Jobs {
     }
 
     fn with(&self, job: Job, receipt: Option<Receipt>) -> PurgeView {
-        let enabled = self.deps.enabled.contains(&job.trigger);
+        let enabled = self.enabled.contains(&job.trigger);
         PurgeView { job, receipt, enabled }
     }
 }

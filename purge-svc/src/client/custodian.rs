@@ -10,7 +10,7 @@ use steward_proto::custody::v1::{self as proto, custodian_service_client::Custod
 use svc_core::{
     error::{ErrorKind, ServiceError},
     id::{AccountId, PurgeId},
-    subject::{Subject, SubjectKind},
+    subject::Subject,
     wire::client::{CallError, Caller, Peer},
 };
 use tonic::{Code, Response, Status, Streaming};
@@ -326,19 +326,7 @@ impl Objects<'_> {
 }
 
 fn step(call: &StepCall) -> proto::Step {
-    let kind = match call.subject.kind() {
-        SubjectKind::Account => proto::SubjectKind::Account,
-        SubjectKind::Session => proto::SubjectKind::Session,
-    };
-    proto::Step {
-        purge_id: call.purge_id.to_string(),
-        epoch: call.epoch,
-        subject: Some(proto::Subject {
-            kind: kind.into(),
-            subject_id: call.subject.id().to_string(),
-            account_id: call.subject.account().to_string(),
-        }),
-    }
+    proto::Step { purge_id: call.purge_id.to_string(), epoch: call.epoch, subject: Some(call.subject.into()) }
 }
 
 fn digest(message: &impl Message) -> [u8; 32] {

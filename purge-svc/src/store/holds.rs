@@ -2,12 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use svc_core::data::pg::{self, Result};
+use svc_core::{
+    data::pg::{self, Result},
+    subject::{SubjectHash, SubjectKind},
+};
 use uuid::Uuid;
 
-use svc_core::subject::{SubjectHash, SubjectKind};
-
-use super::subject_hash;
+use super::sha256;
 use crate::domain::hold::{Basis, Hold};
 
 const TABLE: &str = "holds";
@@ -24,7 +25,7 @@ macro_rules! select {
             Ok(Hold {
                 hold_id: row.hold_id,
                 kind: row.subject_kind,
-                subject_hash: subject_hash(TABLE, row.hold_id, &row.subject_hash)?,
+                subject_hash: SubjectHash(sha256(TABLE, "subject_hash", row.hold_id, &row.subject_hash)?),
                 basis: Basis::from_name(&row.basis)
                     .ok_or_else(|| pg::Error::inconsistent(TABLE, "basis", row.hold_id, "is no basis"))?,
                 reference: row.reference,

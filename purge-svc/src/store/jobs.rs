@@ -12,7 +12,7 @@ use svc_core::{
 };
 use uuid::Uuid;
 
-use super::subject_hash;
+use super::sha256;
 use crate::domain::{
     custodian::Custodian,
     job::{Cause, Job, JobFilter, Phase, Record, State, StateLabel},
@@ -64,7 +64,7 @@ macro_rules! select {
                     .subject_id
                     .zip(account)
                     .map(|(id, account)| Subject::new(row.subject_kind, id, account)),
-                subject_hash: subject_hash(TABLE, row.purge_id, &row.subject_hash)?,
+                subject_hash: SubjectHash(sha256(TABLE, "subject_hash", row.purge_id, &row.subject_hash)?),
                 trigger: row.trigger,
                 record: Record {
                     state: from_columns(row.state, row.phase)

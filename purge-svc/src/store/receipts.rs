@@ -4,11 +4,11 @@ use sqlx::PgConnection;
 use svc_core::{
     data::pg::{self, Result},
     id::PurgeId,
-    subject::SubjectKind,
+    subject::{SubjectHash, SubjectKind},
 };
 use uuid::Uuid;
 
-use super::{sha256, subject_hash};
+use super::sha256;
 use crate::domain::{
     receipt::{Body, CustodianDigest, Head, Receipt},
     trigger::Trigger,
@@ -35,7 +35,7 @@ macro_rules! select {
                 body: Body {
                     purge_id: PurgeId(row.purge_id),
                     kind: row.subject_kind,
-                    subject_hash: subject_hash(TABLE, row.seq, &row.subject_hash)?,
+                    subject_hash: SubjectHash(sha256(TABLE, "subject_hash", row.seq, &row.subject_hash)?),
                     trigger: row.trigger,
                     epoch: row.epoch,
                     rounds: u32::try_from(row.rounds).map_err(negative)?,

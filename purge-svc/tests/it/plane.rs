@@ -13,7 +13,7 @@ use purge_svc::{
             dead_letters::DeadLetters,
             drive::{Driver, Progress},
             holds::Holds,
-            jobs::{Jobs, JobsDeps, PurgeRequest, PurgeView},
+            jobs::{Jobs, PurgeRequest, PurgeView},
             ledger::Ledger,
         },
         client::{Roster, custodian::CustodianClient},
@@ -139,13 +139,13 @@ impl Plane {
         };
         let sessions = Sessions::new(chat_peer);
         Self {
-            jobs: Jobs::new(JobsDeps {
+            jobs: Jobs {
                 pool: pool.clone(),
                 sessions,
                 wake: wake.clone(),
                 clock: shared.clone(),
                 enabled: Trigger::ALL.into(),
-            }),
+            },
             holds: Holds::new(pool.clone(), wake.clone(), shared.clone()),
             dead_letters: DeadLetters::new(pool.clone(), wake.clone(), shared),
             ledger: Ledger::new(pool.clone()),
@@ -172,7 +172,7 @@ impl Plane {
     }
 
     pub(crate) fn driver_in(&self, pool: Pool) -> Driver {
-        Driver::new(pool, self.roster.clone(), self.clock.clone(), POLICY, Metrics::new())
+        Driver::new(pool, self.roster.clone(), self.clock.clone(), POLICY, Metrics::default())
     }
 
     /// Makes a session with data at every custodian.
