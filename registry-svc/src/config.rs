@@ -5,13 +5,15 @@ use std::{num::NonZeroU32, time::Duration};
 use serde::Deserialize;
 use svc_core::{base, run::config::Unusable, wire::outbound::OutboundConfig};
 
+use crate::domain::agent::AgentLimits;
+
 pub type Config = base::Config<Settings>;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     pub tokens: TokensConfig,
-    pub agents: AgentsConfig,
+    pub agents: AgentLimits,
     pub heartbeat: HeartbeatConfig,
     pub relay: RelayConfig,
     pub outbound: OutboundConfig,
@@ -32,14 +34,6 @@ impl base::ServiceConfig for Settings {
 pub struct TokensConfig {
     pub max_live_per_account: u32,
     pub remembered: u64,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AgentsConfig {
-    pub max_per_account: u32,
-    #[serde(with = "humantime_serde")]
-    pub enrolment_ttl: Duration,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -9,22 +9,18 @@ use svc_core::{
     run::{backoff::Backoff, lifecycle::Lifecycle, telemetry::Metrics},
     wire::outbound::Outbound,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     app::{
         accounts::Accounts,
-        agents::{self, Agents},
+        agents::Agents,
         custodian::Custodian,
-        heartbeat::{Flusher, HeartbeatDeps, Heartbeats, RenewTask, Renewer, Seeder, SnapshotCache},
+        heartbeat::{Flusher, Heartbeats, RenewTask, Renewer, Seeder, SnapshotCache},
         register::Register,
-        relay::{
-            Relay, RelayDeps, RelayLimits, Waiters,
-            client::AgentClient,
-            deliver::{Deliverer, DelivererDeps},
-        },
+        relay::{Relay, RelayLimits, Waiters, client::AgentClient, deliver::Deliverer},
         retention::Retention,
-        sweep::{Sweep, SweepDeps},
+        sweep::Sweep,
         tokens::Tokens,
     },
     config::{Config, HeartbeatConfig, RelayConfig, Settings},
@@ -36,6 +32,7 @@ use crate::{
         accounts::AccountHandler, agents::AgentHandler, auth::AuthHandler, heartbeats::BeatHandler,
         relay::RelayHandler,
     },
+    metrics,
     store::{MIGRATOR, beats::BeatStore},
     worker,
 };
@@ -61,14 +58,14 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
 
     let tokens = Tokens::new(pool.clone(), clock.clone(), settings.tokens.max_live_per_account);
     let accounts = Accounts::new(pool.clone(), clock.clone());
-    let limits = agents::Limits {
-        max_per_account: settings.agents.max_per_account,
-        enrolment_ttl: settings.agents.enrolment_ttl,
+    let agents = Agents::new(pool.clone(), clock.clone(), liveness.cache.clone(), settings.agents);
+    let register = Register {
+        pool: pool.clone(),
+        clock: clock.clone(),
+        outbound: outbound.clone(),
+        cache: liveness.cache.clone(),
+        schedule: schedule_of(&settings.heartbeat),
     };
-    let agents = Agents::new(pool.clone(), clock.clone(), liveness.cache.clone(), limits);
-    let schedule = schedule_of(&settings.heartbeat);
-    let cache = liveness.cache.clone();
-    let register = Register::new(pool.clone(), clock.clone(), outbound.clone(), cache, schedule);
     let custodian = Custodian::new(pool.clone(), clock.clone(), beats, liveness.cache);
     let beats = BeatHandler {
         heartbeats: liveness.heartbeats.clone(),
@@ -108,7 +105,7 @@ fn relay_of(
 ) -> (Deliverer, Relay, Arc<Notify>) {
     let (hint, waiters) = (Arc::<Notify>::default(), Waiters::default());
     let client = AgentClient { outbound, message_timeout: config.timeout, task_timeout: config.ask_timeout };
-    let deliverer = Deliverer::new(DelivererDeps {
+    let deliverer = Deliverer {
         pool: base.pool.clone(),
         clock: base.clock.clone(),
         client: client.clone(),
@@ -120,8 +117,9 @@ fn relay_of(
             max_arrivals: config.max_arrivals,
             backoff: Backoff::new(config.first_retry, config.longest_retry),
         },
-    });
-    let relay = Relay::new(RelayDeps {
+        metrics: metrics::Deliveries::default(),
+    };
+    let relay = Relay {
         pool: base.pool.clone(),
         clock: base.clock.clone(),
         limits: RelayLimits {
@@ -134,7 +132,7 @@ fn relay_of(
         waiters,
         hint: hint.clone(),
         stop: base.lifecycle.soft(),
-    });
+    };
     (deliverer, relay, hint)
 }
 
@@ -155,7 +153,7 @@ impl Liveness {
         let seeder = Seeder::new(pool.clone(), beats.clone(), schedule.probation());
         let (renewer, renew) = Renewer::new(beats.clone(), seeder.clone(), schedule);
         let flusher = Flusher::new(pool.clone(), cache.clone());
-        let heartbeats = Heartbeats::new(HeartbeatDeps {
+        let heartbeats = Heartbeats {
             pool: pool.clone(),
             clock: clock.clone(),
             schedule,
@@ -163,9 +161,10 @@ impl Liveness {
             cache: cache.clone(),
             renewer,
             flusher: flusher.clone(),
-            max_record_writes: config.max_record_writes,
-        });
-        let sweep = Sweep::new(SweepDeps {
+            record_writes: Arc::new(Semaphore::new(config.max_record_writes)),
+            metrics: metrics::Beats::default(),
+        };
+        let sweep = Sweep {
             pool: pool.clone(),
             clock: clock.clone(),
             beats: beats.clone(),
@@ -179,7 +178,8 @@ impl Liveness {
                 max_silent_share: config.max_silent_share,
             },
             replica_fresh: config.replica_period * REPLICA_PERIODS,
-        });
+            metrics: metrics::Sweeps::default(),
+        };
         Self { cache, heartbeats, renew, flusher, sweep }
     }
 }

@@ -1,7 +1,5 @@
 //! Agents as their tenant manages them: create, list, pause, resume, remove, and issue enrolments.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use svc_core::{
@@ -22,7 +20,7 @@ use svc_core::{
 use super::{heartbeat::SnapshotCache, tokens};
 use crate::{
     domain::{
-        agent::{Agent, NewAgent},
+        agent::{Agent, AgentLimits, NewAgent},
         beat::DeadlineChange,
         status::{Input, Refused, Status},
         token::{Holder, Scopes, Secret, TokenKind},
@@ -33,14 +31,6 @@ use crate::{
 
 /// Name of this list in page tokens, so that a token of another list is refused.
 const LISTING: &str = "registry.agents";
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// Maximum agents of one account.
-    pub max_per_account: u32,
-    /// Time after which an unused enrolment expires.
-    pub enrolment_ttl: Duration,
-}
 
 /// A credential for one registration. Only the first answer to its request carries the secret.
 #[derive(Debug, Clone)]
@@ -62,11 +52,11 @@ pub(crate) struct Agents {
     pool: Pool,
     clock: SharedClock,
     cache: SnapshotCache,
-    limits: Limits,
+    limits: AgentLimits,
 }
 
 impl Agents {
-    pub(crate) fn new(pool: Pool, clock: SharedClock, cache: SnapshotCache, limits: Limits) -> Self {
+    pub(crate) fn new(pool: Pool, clock: SharedClock, cache: SnapshotCache, limits: AgentLimits) -> Self {
         Self { pool, clock, cache, limits }
     }
 

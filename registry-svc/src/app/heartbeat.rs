@@ -69,9 +69,9 @@ pub struct BeatReply {
     pub next_beat_in: Duration,
 }
 
-/// The parts and limits of [`Heartbeats`].
+/// Handles beats of agents. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct HeartbeatDeps {
+pub(crate) struct Heartbeats {
     pub pool: Pool,
     pub clock: SharedClock,
     pub schedule: BeatSchedule,
@@ -79,38 +79,25 @@ pub(crate) struct HeartbeatDeps {
     pub cache: SnapshotCache,
     pub renewer: Renewer,
     pub flusher: Flusher,
-    /// Maximum beats that read and write records at once.
-    pub max_record_writes: usize,
-}
-
-/// Handles beats of agents. Cheap to clone.
-#[derive(Debug, Clone)]
-pub(crate) struct Heartbeats {
-    deps: HeartbeatDeps,
     /// Bounds the beats that read and write records at once, because other requests need connections too.
-    record_writes: Arc<Semaphore>,
-    metrics: BeatMetrics,
+    pub record_writes: Arc<Semaphore>,
+    pub metrics: BeatMetrics,
 }
 
 impl Heartbeats {
-    pub(crate) fn new(deps: HeartbeatDeps) -> Self {
-        let record_writes = Arc::new(Semaphore::new(deps.max_record_writes));
-        Self { deps, record_writes, metrics: BeatMetrics::default() }
-    }
-
     /// Handles one beat.
     ///
     /// # Errors
     /// [`Error::NotFound`] or [`Error::Status`] if the agent is removed.
     pub(crate) async fn beat(&self, sender: Sender, beat: &Beat) -> Result<BeatReply> {
-        let renewed = self.deps.renewer.renew(sender.agent).await;
+        let renewed = self.renewer.renew(sender.agent).await;
         let known = match &renewed {
             Renewed::Yes { known: Some(snapshot) } => {
-                self.deps.cache.insert_local(sender.agent, *snapshot);
+                self.cache.insert_local(sender.agent, *snapshot);
                 Some(*snapshot)
             }
             Renewed::Yes { known: None } => None,
-            Renewed::RedisAway => self.deps.cache.get_local(sender.agent),
+            Renewed::RedisAway => self.cache.get_local(sender.agent),
         };
         let unchanged = known.filter(|known| beat.changes_nothing(known));
         self.metrics.count(renewed != Renewed::RedisAway, unchanged.is_none());
@@ -128,7 +115,7 @@ impl Heartbeats {
     /// # Errors
     /// [`redis::Error`] if Redis refused the announcement.
     pub(crate) async fn announce(&self) -> Result<(), redis::Error> {
-        match self.deps.beats.announce(REPLICA_RETENTION).await {
+        match self.beats.announce(REPLICA_RETENTION).await {
             Err(error) if !error.is_down() => Err(error),
             Ok(()) | Err(_) => Ok(()),
         }
@@ -149,17 +136,17 @@ impl Heartbeats {
     }
 
     async fn apply_once(&self, sender: Sender, beat: &Beat, known: Option<Snapshot>) -> Result<BeatReply> {
-        let now = self.deps.clock.now();
-        let mut tx = Tx::for_subject(&self.deps.pool, Subject::Account { account: sender.account }).await?;
+        let now = self.clock.now();
+        let mut tx = Tx::for_subject(&self.pool, Subject::Account { account: sender.account }).await?;
         let agent = store::agents::find(&mut tx, sender.account, sender.agent).await?;
         let agent = agent.ok_or(Error::NotFound(Entity::Agent))?;
         if known.is_some_and(|known| known.incarnation != agent.incarnation) {
             // The beat was sent in the cached incarnation, which has ended: only the cache is updated.
             tx.rollback().await?;
-            self.deps.cache.put(&agent, DeadlineChange::Keep).await;
+            self.cache.put(&agent, DeadlineChange::Keep).await;
             return Ok(BeatReply {
                 status: agent.status,
-                next_beat_in: SOON.min(self.deps.schedule.min_interval),
+                next_beat_in: SOON.min(self.schedule.min_interval),
             });
         }
         let vitals = beat.vitals_after(agent.vitals.judges_itself);
@@ -178,22 +165,22 @@ impl Heartbeats {
             tx.commit().await?;
             next
         };
-        self.deps.cache.put(&next, DeadlineChange::Keep).await;
+        self.cache.put(&next, DeadlineChange::Keep).await;
         Ok(self.reply(next.status))
     }
 
     fn write_later(&self, sender: Sender, snapshot: &Snapshot, beat: &Beat) {
-        self.deps.flusher.add(BeatRecord {
+        self.flusher.add(BeatRecord {
             agent: sender.agent,
             account: sender.account,
             incarnation: snapshot.incarnation,
             vitals: beat.vitals_after(snapshot.judges_itself),
-            at: self.deps.clock.now(),
+            at: self.clock.now(),
         });
     }
 
     fn reply(&self, status: Status) -> BeatReply {
-        let interval = self.deps.schedule.interval(self.deps.renewer.alive());
-        BeatReply { status, next_beat_in: self.deps.schedule.next_beat(interval, rand::random()) }
+        let interval = self.schedule.interval(self.renewer.alive());
+        BeatReply { status, next_beat_in: self.schedule.next_beat(interval, rand::random()) }
     }
 }

@@ -43,24 +43,14 @@ pub struct Registered {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Register {
-    pool: Pool,
-    clock: SharedClock,
-    outbound: Outbound,
-    cache: SnapshotCache,
-    schedule: BeatSchedule,
+    pub pool: Pool,
+    pub clock: SharedClock,
+    pub outbound: Outbound,
+    pub cache: SnapshotCache,
+    pub schedule: BeatSchedule,
 }
 
 impl Register {
-    pub(crate) fn new(
-        pool: Pool,
-        clock: SharedClock,
-        outbound: Outbound,
-        cache: SnapshotCache,
-        schedule: BeatSchedule,
-    ) -> Self {
-        Self { pool, clock, outbound, cache, schedule }
-    }
-
     /// Registers the agent that the credential names.
     ///
     /// # Errors

@@ -66,9 +66,9 @@ pub(crate) struct Incoming {
     pub deadline: Option<Deadline>,
 }
 
-/// The parts and limits of [`Relay`].
+/// Relays requests to agents.
 #[derive(Debug, Clone)]
-pub(crate) struct RelayDeps {
+pub(crate) struct Relay {
     pub pool: Pool,
     pub clock: SharedClock,
     pub limits: RelayLimits,
@@ -81,17 +81,7 @@ pub(crate) struct RelayDeps {
     pub stop: CancellationToken,
 }
 
-/// Relays requests to agents.
-#[derive(Debug, Clone)]
-pub(crate) struct Relay {
-    deps: RelayDeps,
-}
-
 impl Relay {
-    pub(crate) const fn new(deps: RelayDeps) -> Self {
-        Self { deps }
-    }
-
     /// Relays one request. A request that is wrong as A2A gets a [`Reply`] with a JSON-RPC error.
     ///
     /// # Errors
@@ -99,11 +89,11 @@ impl Relay {
     /// [`Error::AgentBusy`] if too many messages wait for it.
     pub(crate) async fn relay(&self, caller: &Principal, incoming: Incoming) -> Result<Reply> {
         let account = caller.account_id()?;
-        if incoming.body.len() > self.deps.limits.max_request {
-            return Err(Error::TooLarge(self.deps.limits.max_request));
+        if incoming.body.len() > self.limits.max_request {
+            return Err(Error::TooLarge(self.limits.max_request));
         }
         let agent = {
-            let mut db = self.deps.pool.acquire().await?;
+            let mut db = self.pool.acquire().await?;
             store::agents::find(&mut db, account, incoming.agent).await?
         };
         let agent = agent.filter(|agent| agent.status != Status::Removed);
@@ -137,7 +127,7 @@ impl Relay {
     /// # Errors
     /// [`Error::NotFound`] if the message does not exist, or if the caller may not read it.
     pub(crate) async fn get(&self, caller: &Principal, id: Uuid) -> Result<Message> {
-        let mut db = self.deps.pool.acquire().await?;
+        let mut db = self.pool.acquire().await?;
         let message = store::messages::find(&mut db, caller.account_id()?, id).await?;
         message.filter(|message| may_read(caller, message)).ok_or(Error::NotFound(Entity::Message))
     }

@@ -27,29 +27,12 @@ pub(crate) struct Retention {
 impl Retention {
     /// Deletes batch after batch of each kind, until a batch is not full.
     pub(crate) async fn run(&self) -> Result<(), pg::Error> {
-        while self.delete_keys().await? {}
-        while self.delete_messages().await? {}
-        while self.delete_lanes().await? {}
-        Ok(())
-    }
-
-    async fn delete_keys(&self) -> Result<bool, pg::Error> {
-        let mut db = self.pool.acquire().await?;
-        Ok(self.is_full(idempotency::sweep(&mut db, self.batch).await?))
-    }
-
-    async fn delete_messages(&self) -> Result<bool, pg::Error> {
+        let (pool, batch) = (&self.pool, self.batch);
+        let is_full = |deleted: u64| i64::try_from(deleted).is_ok_and(|deleted| deleted >= batch);
+        while is_full(idempotency::sweep(&mut *pool.acquire().await?, batch).await?) {}
         let before = self.clock.now() - self.messages;
-        let mut db = self.pool.acquire().await?;
-        Ok(self.is_full(store::messages::delete_settled(&mut db, before, self.batch).await?))
-    }
-
-    async fn delete_lanes(&self) -> Result<bool, pg::Error> {
-        let mut db = self.pool.acquire().await?;
-        Ok(self.is_full(store::lanes::delete_idle(&mut db, self.batch).await?))
-    }
-
-    fn is_full(&self, deleted: u64) -> bool {
-        i64::try_from(deleted).is_ok_and(|deleted| deleted >= self.batch)
+        while is_full(store::messages::delete_settled(&mut *pool.acquire().await?, before, batch).await?) {}
+        while is_full(store::lanes::delete_idle(&mut *pool.acquire().await?, batch).await?) {}
+        Ok(())
     }
 }

@@ -45,9 +45,9 @@ pub(crate) enum SweepError {
     Pg(#[from] pg::Error),
 }
 
-/// The parts and limits of [`Sweep`].
+/// Sweeps for silent agents. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct SweepDeps {
+pub(crate) struct Sweep {
     pub pool: Pool,
     pub clock: SharedClock,
     pub beats: BeatStore,
@@ -58,29 +58,19 @@ pub(crate) struct SweepDeps {
     /// Time after its last announcement for which a replica counts as connected to Redis. The sweep may mark
     /// its agents offline in that time.
     pub replica_fresh: Duration,
-}
-
-/// Sweeps for silent agents. Cheap to clone.
-#[derive(Debug, Clone)]
-pub(crate) struct Sweep {
-    deps: SweepDeps,
-    metrics: Sweeps,
+    pub metrics: Sweeps,
 }
 
 impl Sweep {
-    pub(crate) fn new(deps: SweepDeps) -> Self {
-        Self { deps, metrics: Sweeps::default() }
-    }
-
     /// Puts agents into Redis that are alive in Postgres and missing in Redis.
     pub(crate) async fn add_missing(&self) -> Result<(), SweepError> {
-        Ok(self.deps.seeder.add_missing().await?)
+        Ok(self.seeder.add_missing().await?)
     }
 
     /// Runs one sweep under the lease `held`.
     pub(crate) async fn sweep(&self, held: &Held) -> Result<(), SweepError> {
-        match self.deps.beats.begin_sweep(&self.deps.limits).await? {
-            SweepStart::Unseeded => Ok(self.deps.seeder.seed().await?),
+        match self.beats.begin_sweep(&self.limits).await? {
+            SweepStart::Unseeded => Ok(self.seeder.seed().await?),
             SweepStart::Probation | SweepStart::Proceed { silent: 0, .. } => Ok(()),
             SweepStart::MassSilence { silent, all } => {
                 self.metrics.mass_silence();
@@ -88,7 +78,7 @@ impl Sweep {
                 Ok(())
             }
             SweepStart::Proceed { all, .. } => {
-                let schedule = &self.deps.schedule;
+                let schedule = &self.schedule;
                 self.mark_pages(held, schedule.silence_timeout(schedule.interval(all))).await
             }
         }
@@ -97,11 +87,11 @@ impl Sweep {
     /// Marks the silent agents, page by page. `timeout` is the silence timeout for the present number of
     /// agents.
     async fn mark_pages(&self, held: &Held, timeout: Duration) -> Result<(), SweepError> {
-        let fresh = self.deps.replica_fresh;
-        let gone = self.deps.schedule.probation().max(fresh);
+        let fresh = self.replica_fresh;
+        let gone = self.schedule.probation().max(fresh);
         let mut skip = 0;
         loop {
-            let page = self.deps.beats.silent(BATCH, skip, fresh, gone).await?;
+            let page = self.beats.silent(BATCH, skip, fresh, gone).await?;
             let left_out = page.scanned - page.agents.len();
             let still_silent = self.mark_page(held, &page.agents, timeout).await?;
             if page.scanned < BATCH {
@@ -119,7 +109,7 @@ impl Sweep {
         page: &[(AgentId, Option<Snapshot>)],
         timeout: Duration,
     ) -> Result<usize, SweepError> {
-        let now = self.deps.clock.now();
+        let now = self.clock.now();
         // Looks back two thirds of the silence timeout: replicas flush beats several times in it, and a clock
         // that is a little wrong must not keep a dead agent online.
         let heard_since = now - timeout.mul_f64(2.0 / 3.0);
@@ -142,7 +132,7 @@ impl Sweep {
         let unmarked: Vec<_> =
             page.iter().map(|(agent, _)| *agent).filter(|agent| !found.contains_key(agent)).collect();
         if !unmarked.is_empty() {
-            let mut db = self.deps.pool.acquire().await?;
+            let mut db = self.pool.acquire().await?;
             let read = store::liveness::find(&mut db, &unmarked).await?;
             found.extend(read.into_iter().map(|liveness| (liveness.agent, liveness)));
         }
@@ -168,8 +158,8 @@ impl Sweep {
                 }
             }
         }
-        self.deps.cache.put_all(&snapshots).await;
-        self.deps.cache.delete(&missing).await;
+        self.cache.put_all(&snapshots).await;
+        self.cache.delete(&missing).await;
         Ok(still_silent)
     }
 }

@@ -8,8 +8,6 @@ mod envelope;
 mod result;
 mod translate;
 
-use std::fmt;
-
 use serde_json::{Value, json};
 
 pub(crate) use self::{
@@ -136,7 +134,8 @@ impl Code {
 }
 
 /// An error that the caller gets as a JSON-RPC answer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{message} ({})", .code.number())]
 pub struct RpcError {
     pub code: Code,
     pub message: String,
@@ -159,14 +158,6 @@ impl RpcError {
         json!({ "code": self.code.number(), "message": self.message })
     }
 }
-
-impl fmt::Display for RpcError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.message, self.code.number())
-    }
-}
-
-impl std::error::Error for RpcError {}
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,9 @@
 //! Agents: the facts that the tenant and the agent state, and the changes of the agent's record.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
+use serde::Deserialize;
 use serde_json::Value;
 use svc_core::{
     error::Invalid,
@@ -25,6 +28,17 @@ pub enum DeliveryMode {
     Push,
     /// The agent fetches its messages.
     Poll,
+}
+
+/// Limits of an account's agents.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentLimits {
+    /// Maximum agents of one account.
+    pub max_per_account: u32,
+    /// Time after which an unused enrolment expires.
+    #[serde(with = "humantime_serde")]
+    pub enrolment_ttl: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]

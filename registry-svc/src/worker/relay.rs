@@ -77,7 +77,7 @@ impl Dispatcher {
 
     async fn dispatch(&self, beat: Beat) -> LoopResult {
         let soft = self.lifecycle.soft();
-        let mut scanner = Scanner::new(self.deliverer.lease());
+        let mut scanner = Scanner::new(self.deliverer.lease);
         while !soft.is_cancelled() {
             let free = self.slots.available_permits().min(BATCH);
             let claimed = if free == 0 { 0 } else { self.claim(&mut scanner, free).await? };

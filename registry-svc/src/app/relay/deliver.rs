@@ -46,9 +46,9 @@ const SETTLE_RETRY: Duration = Duration::from_millis(500);
 /// Expired messages ended in one statement.
 const EXPIRE_BATCH: i64 = 500;
 
-/// The parts and limits of [`Deliverer`].
+/// Delivers messages. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct DelivererDeps {
+pub(crate) struct Deliverer {
     pub pool: Pool,
     pub clock: SharedClock,
     pub client: AgentClient,
@@ -60,13 +60,7 @@ pub(crate) struct DelivererDeps {
     /// Maximum time for writing an outcome while Postgres is unreachable.
     pub settle_timeout: Duration,
     pub retries: RetryPolicy,
-}
-
-/// Delivers messages. Cheap to clone.
-#[derive(Debug, Clone)]
-pub(crate) struct Deliverer {
-    deps: DelivererDeps,
-    metrics: Deliveries,
+    pub metrics: Deliveries,
 }
 
 /// A dispatched message, and the endpoint that it is sent to.
@@ -77,21 +71,11 @@ struct Dispatched {
 }
 
 impl Deliverer {
-    pub(crate) fn new(deps: DelivererDeps) -> Self {
-        Self { deps, metrics: Deliveries::default() }
-    }
-
-    /// Returns the duration of a lane's lease.
-    pub(crate) fn lease(&self) -> Duration {
-        self.deps.lease
-    }
-
     /// Claims ready lanes; lanes with an expired lease only if `expired`.
     pub(crate) async fn claim(&self, expired: bool, limits: ClaimLimits) -> Result<Vec<Lane>> {
         // A claim writes leases of many accounts and no content. Deliveries check the account's custody.
-        let mut tx = Tx::system(&self.deps.pool).await?;
-        let lanes =
-            store::lanes::claim(&mut tx, &self.deps.replica, self.deps.lease, expired, limits).await?;
+        let mut tx = Tx::system(&self.pool).await?;
+        let lanes = store::lanes::claim(&mut tx, &self.replica, self.lease, expired, limits).await?;
         tx.commit().await?;
         Ok(lanes)
     }
@@ -115,8 +99,8 @@ impl Deliverer {
         telemetry::link(&span, message.traceparent.as_deref());
         let start = Instant::now();
         let attempt = tokio::select! {
-            attempt = self.deps.client.send(message, &job.endpoint).instrument(span.clone()) => attempt,
-            _lost = item::keep::<LaneLeases>(&self.deps.pool, &lane.lease, self.deps.lease) => {
+            attempt = self.client.send(message, &job.endpoint).instrument(span.clone()) => attempt,
+            _lost = item::keep::<LaneLeases>(&self.pool, &lane.lease, self.lease) => {
                 let (agent, message) = (lane.target, message.id);
                 tracing::warn!(agent.id = %agent, relay.message.id = %message, "lane lost while delivering");
                 return Ok(());
@@ -125,7 +109,7 @@ impl Deliverer {
         };
         failpoint::hit("registry.relay.answered").await;
         let (attempts, arrivals) = (message.attempts, message.arrivals);
-        let verdict = decide(attempt, attempts, arrivals, &self.deps.retries, rand::random());
+        let verdict = decide(attempt, attempts, arrivals, &self.retries, rand::random());
         if let Verdict::Retry { problem, .. } | Verdict::GivenUp(problem) = &verdict {
             span.record("relay.problem", problem.code());
         }
@@ -135,9 +119,9 @@ impl Deliverer {
 
     /// Marks the next message as dispatched. `None` if no message can be sent; the lane is released then.
     async fn dispatch(&self, lane: &Lane) -> Result<Option<Dispatched>> {
-        let now = self.deps.clock.now();
+        let now = self.clock.now();
         let mut ended = Vec::new();
-        let mut tx = Tx::for_subject(&self.deps.pool, Subject::Account { account: lane.account }).await?;
+        let mut tx = Tx::for_subject(&self.pool, Subject::Account { account: lane.account }).await?;
         let agent = store::agents::find_and_share(&mut tx, lane.account, lane.target).await?;
         let agent = agent.filter(|agent| agent.status != Status::Removed);
         store::lanes::lock_claimed(&mut tx, &lane.lease).await?;
@@ -146,7 +130,7 @@ impl Deliverer {
             let (input, problem) = match (&agent, message.state) {
                 (None, _) => (Input::Remove, Problem::AgentRemoved),
                 (_, State::Queued) if message.expires_at <= now => (Input::Expire, Problem::Expired),
-                (_, _) if message.arrivals >= self.deps.retries.max_arrivals => {
+                (_, _) if message.arrivals >= self.retries.max_arrivals => {
                     (Input::GiveUp, Problem::AttemptsExhausted)
                 }
                 (Some(agent), stands) => match Endpoint::of(agent) {
@@ -181,14 +165,14 @@ impl Deliverer {
             }
         };
         tx.commit().await?;
-        ended.into_iter().for_each(|message| self.deps.waiters.notify(message));
+        ended.into_iter().for_each(|message| self.waiters.notify(message));
         Ok(job)
     }
 
     /// Writes the outcome of an attempt. It retries while Postgres is unreachable, because without a stored
     /// answer the message is sent again and the agent does the work twice.
     async fn settle(&self, lane: &Lane, job: &Dispatched, verdict: &Verdict) -> Result<()> {
-        let until = Instant::now() + self.deps.settle_timeout;
+        let until = Instant::now() + self.settle_timeout;
         loop {
             match self.settle_once(lane, job, verdict).await {
                 Err(Error::Pg(error)) if error.is_outage() && Instant::now() < until => {
@@ -201,8 +185,8 @@ impl Deliverer {
     }
 
     async fn settle_once(&self, lane: &Lane, job: &Dispatched, verdict: &Verdict) -> Result<()> {
-        let (id, from, now) = (job.message.id, job.message.state, self.deps.clock.now());
-        let mut tx = Tx::for_subject(&self.deps.pool, Subject::Account { account: lane.account }).await?;
+        let (id, from, now) = (job.message.id, job.message.state, self.clock.now());
+        let mut tx = Tx::for_subject(&self.pool, Subject::Account { account: lane.account }).await?;
         store::lanes::lock_claimed(&mut tx, &lane.lease).await?;
         let (ended, after) = match verdict {
             Verdict::Delivered(outcome) => {
@@ -222,13 +206,13 @@ impl Deliverer {
         };
         store::lanes::release(&mut tx, &lane.lease, ended, Some(after)).await?;
         tx.commit().await?;
-        self.deps.waiters.notify(id);
+        self.waiters.notify(id);
         Ok(())
     }
 
     /// Releases a lane with its message still dispatched; the next worker sends it again.
     async fn release(&self, lane: &Lane) -> Result<()> {
-        let mut tx = Tx::system(&self.deps.pool).await?;
+        let mut tx = Tx::system(&self.pool).await?;
         store::lanes::release(&mut tx, &lane.lease, 0, Some(Duration::ZERO)).await?;
         Ok(tx.commit().await?)
     }
@@ -236,11 +220,11 @@ impl Deliverer {
     /// Ends every expired message, batch by batch.
     pub(crate) async fn expire(&self) -> Result<()> {
         loop {
-            let mut tx = Tx::system(&self.deps.pool).await?;
-            let ended: Vec<Uuid> = state::expire(&mut tx, EXPIRE_BATCH, self.deps.clock.now()).await?;
+            let mut tx = Tx::system(&self.pool).await?;
+            let ended: Vec<Uuid> = state::expire(&mut tx, EXPIRE_BATCH, self.clock.now()).await?;
             tx.commit().await?;
             let last = i64::try_from(ended.len()).is_ok_and(|count| count < EXPIRE_BATCH);
-            ended.into_iter().for_each(|message| self.deps.waiters.notify(message));
+            ended.into_iter().for_each(|message| self.waiters.notify(message));
             if last {
                 return Ok(());
             }

@@ -56,7 +56,7 @@ enum Stored {
 impl Relay {
     /// Stores a message, then waits for its end.
     pub(super) async fn send(&self, envelope: &Envelope, new: NewSend<'_>) -> Result<Reply> {
-        let (agent, limits, now) = (new.agent, &self.deps.limits, self.deps.clock.now());
+        let (agent, limits, now) = (new.agent, &self.limits, self.clock.now());
         let message = NewMessage {
             id: new.id,
             account_id: agent.account_id,
@@ -71,11 +71,11 @@ impl Relay {
             expires_at: now + limits.ttl,
         };
         // Subscribes before the message is stored, so that no notification is missed.
-        let waiter = self.deps.waiters.subscribe(message.id);
+        let waiter = self.waiters.subscribe(message.id);
         let (message, waiter) = match self.store(&message).await? {
             Stored::New(message) => (*message, waiter),
             Stored::Before(id) => {
-                let waiter = self.deps.waiters.subscribe(id);
+                let waiter = self.waiters.subscribe(id);
                 // The message may have ended before this subscription, so it is read once.
                 (self.read(agent.account_id, id).await?, waiter)
             }
@@ -85,7 +85,7 @@ impl Relay {
                 return Ok(Reply::error(&error, Some(envelope.version)));
             }
         };
-        self.deps.hint.notify_one();
+        self.hint.notify_one();
         let wait = if agent.status.is_reachable() && agent.delivery_mode == DeliveryMode::Push {
             new.deadline
                 .map_or(limits.wait, |deadline| deadline.left().saturating_sub(ANSWER_TIME).min(limits.wait))
@@ -98,7 +98,7 @@ impl Relay {
 
     async fn store(&self, new: &NewMessage) -> Result<Stored> {
         let account = new.account_id;
-        let mut tx = Tx::for_subject(&self.deps.pool, Subject::Account { account }).await?;
+        let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
         // The agent is share-locked: its delivery mode and its removal must not change while the lane is
         // written.
         let agent = store::agents::find_and_share(&mut tx, account, new.target_id).await?;
@@ -107,7 +107,7 @@ impl Relay {
         if let Some(sent) = store::messages::find_sent(&mut tx, new).await? {
             return Ok(Stored::from(sent));
         }
-        let most = self.deps.limits.max_waiting;
+        let most = self.limits.max_waiting;
         let waiting = store::messages::count_waiting(&mut tx, agent.id, i64::from(most) + 1).await?;
         if waiting >= i64::from(most) {
             return Err(Error::AgentBusy(most));
@@ -117,7 +117,7 @@ impl Relay {
             // The sender sent the message twice at the same time; the other request stored it.
             Err(error) if error.violates("relay_messages_once") => {
                 tx.rollback().await?;
-                let mut db = self.deps.pool.acquire().await?;
+                let mut db = self.pool.acquire().await?;
                 let sent = store::messages::find_sent(&mut db, new).await?;
                 sent.map(Stored::from).ok_or(Error::NotFound(Entity::Message))
             }
@@ -138,7 +138,7 @@ impl Relay {
         waiter: &Waiter,
         until: Instant,
     ) -> Result<Message> {
-        let stop = &self.deps.stop;
+        let stop = &self.stop;
         while !message.state.is_final() && Instant::now() < until && !stop.is_cancelled() {
             tokio::select! {
                 () = waiter.notified() => {}
@@ -152,7 +152,7 @@ impl Relay {
     }
 
     async fn read(&self, account: AccountId, id: Uuid) -> Result<Message> {
-        let mut db = self.deps.pool.acquire().await?;
+        let mut db = self.pool.acquire().await?;
         store::messages::find(&mut db, account, id).await?.ok_or(Error::NotFound(Entity::Message))
     }
 }

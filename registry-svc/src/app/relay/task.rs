@@ -25,7 +25,7 @@ impl Relay {
         task: &str,
     ) -> Result<Option<Message>> {
         let Ok(id) = id::parse_id("id", task) else { return Ok(None) };
-        let mut db = self.deps.pool.acquire().await?;
+        let mut db = self.pool.acquire().await?;
         let message = store::messages::find(&mut db, agent.account_id, id).await?;
         Ok(message.filter(|message| message.target_id == agent.id && may_read(caller, message)))
     }
@@ -38,17 +38,17 @@ impl Relay {
             Reply::error(&error, Some(envelope.version))
         };
         let account = message.account_id;
-        let mut tx = Tx::for_subject(&self.deps.pool, Subject::Account { account }).await?;
+        let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
         let Some(lane) = store::messages::lane_of(&mut tx, message.id).await? else { return Ok(too_late()) };
         store::lanes::lock(&mut tx, lane).await?;
         let read = store::messages::find(&mut tx, account, message.id).await?;
         let message = read.ok_or(Error::NotFound(Entity::Message))?;
         let Ok(state) = next_state(message.state, Input::Cancel) else { return Ok(too_late()) };
-        let (from, problem, now) = (message.state, Problem::Canceled, self.deps.clock.now());
+        let (from, problem, now) = (message.state, Problem::Canceled, self.clock.now());
         store::messages::state::end(&mut tx, message.id, from, state, problem, now).await?;
         store::lanes::count_canceled(&mut tx, lane).await?;
         tx.commit().await?;
-        self.deps.waiters.notify(message.id);
+        self.waiters.notify(message.id);
         let message = Message { state, code: problem.code().to_owned(), ..message };
         Ok(Reply::task(envelope, &message))
     }
@@ -56,7 +56,7 @@ impl Relay {
     /// Passes a call about an agent's own task to the agent. It is not stored.
     pub(super) async fn forward(&self, agent: &Agent, envelope: &Envelope) -> Reply {
         let version = Some(envelope.version);
-        let answer = match self.deps.client.forward(agent, envelope).await {
+        let answer = match self.client.forward(agent, envelope).await {
             Forwarded::Answered(outcome, from) => outcome.answer(envelope, from),
             Forwarded::Failed(error) => Err(error.with_id(&envelope.id)),
             Forwarded::Unreachable => {
