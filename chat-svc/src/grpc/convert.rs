@@ -1,9 +1,12 @@
 //! Converts between the contract's types and the domain's. No conversion fails, because the server has
 //! refused every request that breaks a field rule of the contract.
 
-use prost_types::{ListValue, Struct, Value, value::Kind};
 use steward_proto::chat::v1 as proto;
-use svc_core::{id::TurnId, run::telemetry, wire::grpc::timestamp};
+use svc_core::{
+    id::TurnId,
+    run::telemetry,
+    wire::grpc::{structure, timestamp},
+};
 
 use crate::{
     app::sessions::NewSession,
@@ -132,23 +135,4 @@ pub(super) fn event(turn_id: TurnId, event: StoredEvent) -> proto::TurnEvent {
         kind: event.kind,
         payload: event.payload,
     }
-}
-
-fn structure(fields: serde_json::Map<String, serde_json::Value>) -> Struct {
-    Struct { fields: fields.into_iter().map(|(key, json)| (key, value(json))).collect() }
-}
-
-fn value(json: serde_json::Value) -> Value {
-    let kind = match json {
-        serde_json::Value::Null => Kind::NullValue(0),
-        serde_json::Value::Bool(truth) => Kind::BoolValue(truth),
-        // The contract's numbers are doubles. No part of a message has a number that a double cannot hold.
-        serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or(f64::NAN)),
-        serde_json::Value::String(text) => Kind::StringValue(text),
-        serde_json::Value::Array(items) => {
-            Kind::ListValue(ListValue { values: items.into_iter().map(value).collect() })
-        }
-        serde_json::Value::Object(fields) => Kind::StructValue(structure(fields)),
-    };
-    Value { kind: Some(kind) }
 }

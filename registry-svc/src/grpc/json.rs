@@ -1,9 +1,9 @@
 //! Converts JSON between `google.protobuf.Struct` and serde. A `Struct` holds numbers as doubles; an integer
 //! that a double represents exactly stays an integer.
 
-use prost_types::{ListValue, Struct, Value as Wire, value::Kind};
+use prost_types::{Struct, Value as Wire, value::Kind};
 use serde_json::{Map, Number, Value};
-use svc_core::error::Invalid;
+use svc_core::{error::Invalid, wire::grpc::structure};
 
 /// Maximum nesting of an object.
 const MAX_DEPTH: usize = 32;
@@ -54,27 +54,11 @@ fn read_number(number: f64) -> Option<Number> {
 /// Converts an object; any other value becomes an empty object.
 pub(super) fn write(value: Value) -> Struct {
     match value {
-        Value::Object(object) => {
-            Struct { fields: object.into_iter().map(|(key, value)| (key, write_value(value))).collect() }
-        }
+        Value::Object(object) => structure(object),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
             Struct::default()
         }
     }
-}
-
-fn write_value(value: Value) -> Wire {
-    let kind = match value {
-        Value::Null => Kind::NullValue(0),
-        Value::Bool(value) => Kind::BoolValue(value),
-        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
-        Value::String(text) => Kind::StringValue(text),
-        Value::Array(items) => {
-            Kind::ListValue(ListValue { values: items.into_iter().map(write_value).collect() })
-        }
-        Value::Object(_) => Kind::StructValue(write(value)),
-    };
-    Wire { kind: Some(kind) }
 }
 
 #[cfg(test)]

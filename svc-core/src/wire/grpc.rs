@@ -13,6 +13,7 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
+use prost_types::{ListValue, Struct, value::Kind};
 use tonic::{Request, Status};
 
 use crate::{
@@ -188,6 +189,25 @@ pub fn parse_duration(
 ) -> Result<Option<Duration>, Invalid> {
     let parsed = duration.map(Duration::try_from).transpose();
     parsed.map_err(|_| Invalid::new(field, "must not be negative"))
+}
+
+/// Writes a JSON object. A `Struct` holds numbers as doubles.
+pub fn structure(fields: serde_json::Map<String, serde_json::Value>) -> Struct {
+    Struct { fields: fields.into_iter().map(|(key, json)| (key, value(json))).collect() }
+}
+
+fn value(json: serde_json::Value) -> prost_types::Value {
+    let kind = match json {
+        serde_json::Value::Null => Kind::NullValue(0),
+        serde_json::Value::Bool(truth) => Kind::BoolValue(truth),
+        serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        serde_json::Value::String(text) => Kind::StringValue(text),
+        serde_json::Value::Array(items) => {
+            Kind::ListValue(ListValue { values: items.into_iter().map(value).collect() })
+        }
+        serde_json::Value::Object(fields) => Kind::StructValue(structure(fields)),
+    };
+    prost_types::Value { kind: Some(kind) }
 }
 
 #[cfg(test)]
