@@ -11,7 +11,7 @@ use svc_core::{
 
 use crate::domain::{
     session::DEFAULT_ROUTE,
-    settings::{JournalConfig, OpenAiConfig, SandboxConfig},
+    settings::{JournalConfig, OpenAiConfig, SandboxConfig, TurnsConfig},
 };
 
 pub type Config = base::Config<Settings>;
@@ -40,14 +40,6 @@ pub struct Settings {
 pub struct Peers {
     pub sandbox: PeerConfig,
     pub registry: PeerConfig,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TurnsConfig {
-    #[serde(with = "humantime_serde")]
-    pub deadline: Duration,
-    pub max_open: usize,
 }
 
 #[derive(Debug, Clone, Deserialize)]

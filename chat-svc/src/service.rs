@@ -8,17 +8,12 @@ use svc_core::{
     run::{backoff::Backoff, lifecycle::Lifecycle, telemetry::Metrics},
     wire::{auth::remote::RegistryTokens, client::Peer},
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     app::{
-        claims::Claims,
-        custodian::Custodian,
-        notice::Notices,
-        run::Runs,
-        running::RunningTurns,
-        sessions::Sessions,
-        stops::CallStops,
-        turns::{TurnLimits, Turns},
+        claims::Claims, custodian::Custodian, notice::Notices, run::Runs, running::RunningTurns,
+        sessions::Sessions, stops::CallStops, turns::Turns,
     },
     backend::{
         native::{Native, NativeConfig},
@@ -31,16 +26,11 @@ use crate::{
     grpc::{chat::ChatHandler, stream::Streams},
     journal::Journal,
     model::{
-        breakers::LocalBreakers, capabilities::Capabilities, demo::Demo, model_client::ModelClient,
+        breakers::Breakers, capabilities::Capabilities, demo::Demo, model_client::ModelClient,
         observed::Observed, openai::OpenAi,
     },
     store::MIGRATOR,
-    worker::{
-        self,
-        claimer::{self, Claimer},
-        driver::Driver,
-        stops::StopWorker,
-    },
+    worker::{self, claimer::Claimer, driver::Driver, stops::StopWorker},
 };
 
 /// The service's name in assertions and telemetry.
@@ -61,10 +51,13 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
 
     let journal = Journal::start(settings.journal.clone(), pool.clone(), wake.clone(), lifecycle);
     let notices = Notices::start(wake, lifecycle);
-    let breakers = Arc::new(LocalBreakers::new(settings.breaker, clock.clone()));
     let sandboxes = Sandboxes::new(sandbox, settings.sandbox.clone());
-    let toolbox = Toolbox::new(sandboxes.clone());
-    let backend = Arc::new(Native::new(native(&settings), routes.clone(), breakers, Some(toolbox)));
+    let backend = Arc::new(Native {
+        config: native(&settings),
+        routes: routes.clone(),
+        breakers: Breakers::new(settings.breaker, clock.clone()),
+        toolbox: Toolbox::new(sandboxes.clone()),
+    });
 
     let runs = Runs {
         pool: pool.clone(),
@@ -83,18 +76,24 @@ pub async fn start(config: Config, lifecycle: Lifecycle, metrics: Metrics) -> Re
         lease_ttl: ttl,
         max_running_per_account: settings.worker.max_running_per_account,
     };
-    let deps =
-        claimer::Deps { claims, notices: notices.clone(), running, driver, lifecycle: lifecycle.clone() };
-    Claimer::new(settings.worker.clone(), deps).start();
+    let claimer = Claimer {
+        config: settings.worker.clone(),
+        claims,
+        notices: notices.clone(),
+        running,
+        driver,
+        lifecycle: lifecycle.clone(),
+        slots: Arc::new(Semaphore::new(settings.worker.max_running)),
+    };
+    claimer.start();
     let stops = CallStops::new(pool.clone(), sandboxes);
     StopWorker::new(stops, lifecycle.clone()).start(settings.worker.scan_period);
     base.delete_expired_keys(&settings.retention);
 
     let names = routes.names().map(str::to_owned).collect();
     let sessions = Sessions::new(pool.clone(), clock.clone(), names);
-    let limits = TurnLimits { deadline: settings.turns.deadline, max_open: settings.turns.max_open };
     let custodian = Custodian::new(pool.clone(), clock.clone(), journal.clone(), notices.clone());
-    let turns = Turns::new(pool.clone(), clock.clone(), journal, notices, limits);
+    let turns = Turns { pool: pool.clone(), clock: clock.clone(), journal, notices, limits: settings.turns };
     let streams = Streams::new(lifecycle.clone(), settings.journal.slow_reader);
     base.serve(RegistryTokens::new(registry), settings.tokens.remembered, |server| {
         server

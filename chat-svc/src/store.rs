@@ -11,8 +11,6 @@ pub(crate) mod tool_calls;
 pub(crate) mod turns;
 pub(crate) mod usage;
 
-use uuid::Uuid;
-
 use crate::domain::{
     message::Role,
     session::InputPolicy,
@@ -22,22 +20,6 @@ use crate::domain::{
 
 /// This service's migrations; svc-core's common ones come before them.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
-
-/// One page of a listing.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Slice {
-    /// Id of the last item of the previous page.
-    pub after: Option<Uuid>,
-    /// Maximum items of the page.
-    pub size: u32,
-}
-
-impl Slice {
-    /// Reads one row more than the page: if it exists, there is a next page.
-    pub(crate) const fn limit(&self) -> i64 {
-        self.size as i64 + 1
-    }
-}
 
 svc_core::pg_enum!(TurnStatus as "turn_status" {
     Queued => "queued",

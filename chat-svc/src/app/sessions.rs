@@ -14,7 +14,6 @@ use svc_core::{
     subject::Subject,
     wire::page::{self, Page},
 };
-use uuid::Uuid;
 
 use crate::{
     domain::{
@@ -22,7 +21,7 @@ use crate::{
         session::{DEFAULT_ROUTE, InputPolicy, Session},
     },
     error::{Entity, Error, Result},
-    store::{Slice, messages, sessions},
+    store::{messages, sessions},
 };
 
 const SESSIONS: &str = "chat.sessions";
@@ -96,9 +95,9 @@ impl Sessions {
 
     /// Lists a tenant's sessions, newest first.
     pub(crate) async fn list(&self, account_id: AccountId, size: u32, token: &str) -> Result<Page<Session>> {
-        let slice = Slice { after: page::cursor::<Uuid>(SESSIONS, token)?, size };
+        let after = page::cursor(SESSIONS, token)?;
         let mut db = self.pool.acquire().await?;
-        let rows = sessions::list(&mut db, account_id, &slice).await?;
+        let rows = sessions::list(&mut db, account_id, after, i64::from(size) + 1).await?;
         Ok(Page::cut(SESSIONS, rows, size, |last| last.id))
     }
 
@@ -110,10 +109,10 @@ impl Sessions {
         size: u32,
         token: &str,
     ) -> Result<Page<StoredMessage>> {
-        let slice = Slice { after: page::cursor::<Uuid>(MESSAGES, token)?, size };
+        let after = page::cursor(MESSAGES, token)?;
         self.get(account_id, id).await?;
         let mut db = self.pool.acquire().await?;
-        let rows = messages::list(&mut db, account_id, id, &slice).await?;
+        let rows = messages::list(&mut db, account_id, id, after, i64::from(size) + 1).await?;
         let mut bytes = 0;
         let room = rows.iter().take_while(|stored| {
             bytes += stored.message.bytes();

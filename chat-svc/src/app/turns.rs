@@ -1,7 +1,5 @@
 //! Turns: accepts inputs, lists and cancels turns, reads their events. Workers run them.
 
-use std::time::Duration;
-
 use chrono::{DateTime, TimeDelta, Utc};
 use svc_core::{
     data::{
@@ -14,7 +12,6 @@ use svc_core::{
     subject::Subject,
     wire::page::{self, Page},
 };
-use uuid::Uuid;
 
 use super::{
     ending::{self, Ended},
@@ -25,11 +22,12 @@ use crate::{
         event::Cursor,
         message::{Message, Role},
         session::{self, Admission, InputPolicy},
+        settings::TurnsConfig,
         turn::{CancelCause, Input, Standing, Turn, TurnStatus},
     },
     error::{Entity, Error, Result},
     journal::{Journal, Reader},
-    store::{Slice, messages, sessions, turns},
+    store::{messages, sessions, turns},
 };
 
 const TURNS: &str = "chat.turns";
@@ -37,35 +35,17 @@ const TURNS: &str = "chat.turns";
 /// Name of the request field that holds a cursor.
 const CURSOR_FIELD: &str = "last_event_id";
 
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TurnLimits {
-    /// Time from acceptance to the deadline.
-    pub deadline: Duration,
-    /// Maximum turns of a session that are not final.
-    pub max_open: usize,
-}
-
 /// Use cases of turns.
 #[derive(Debug, Clone)]
 pub(crate) struct Turns {
-    pool: Pool,
-    clock: SharedClock,
-    journal: Journal,
-    notices: Notices,
-    limits: TurnLimits,
+    pub pool: Pool,
+    pub clock: SharedClock,
+    pub journal: Journal,
+    pub notices: Notices,
+    pub limits: TurnsConfig,
 }
 
 impl Turns {
-    pub(crate) fn new(
-        pool: Pool,
-        clock: SharedClock,
-        journal: Journal,
-        notices: Notices,
-        limits: TurnLimits,
-    ) -> Self {
-        Self { pool, clock, journal, notices, limits }
-    }
-
     /// Accepts an input as a turn, according to the session's policy.
     pub(crate) async fn create(
         &self,
@@ -172,10 +152,10 @@ impl Turns {
         size: u32,
         token: &str,
     ) -> Result<Page<Turn>> {
-        let slice = Slice { after: page::cursor::<Uuid>(TURNS, token)?, size };
+        let after = page::cursor(TURNS, token)?;
         let mut db = self.pool.acquire().await?;
         sessions::find(&mut db, account_id, session_id).await?.ok_or(Error::NotFound(Entity::Session))?;
-        let rows = turns::list(&mut db, account_id, session_id, status, &slice).await?;
+        let rows = turns::list(&mut db, account_id, session_id, status, after, i64::from(size) + 1).await?;
         Ok(Page::cut(TURNS, rows, size, |last| last.id))
     }
 

@@ -7,8 +7,6 @@
 
 mod attempt;
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use svc_core::run::{breaker::BreakerPolicy, failpoint};
 use tracing::Instrument;
@@ -30,7 +28,6 @@ use crate::{
         message::{self, Message, Role, StoredMessage},
         step::ClockLimits,
         tool_call::JournaledCall,
-        tools,
         turn::FailCause,
     },
     model::breakers::Breakers,
@@ -50,23 +47,13 @@ pub(crate) struct NativeConfig {
 
 #[derive(Debug)]
 pub(crate) struct Native {
-    config: NativeConfig,
-    routes: Routes,
-    breakers: Arc<dyn Breakers>,
-    toolbox: Option<Toolbox>,
+    pub config: NativeConfig,
+    pub routes: Routes,
+    pub breakers: Breakers,
+    pub toolbox: Toolbox,
 }
 
 impl Native {
-    /// Makes the loop. Without a toolbox, models are offered no tools.
-    pub(crate) fn new(
-        config: NativeConfig,
-        routes: Routes,
-        breakers: Arc<dyn Breakers>,
-        toolbox: Option<Toolbox>,
-    ) -> Self {
-        Self { config, routes, breakers, toolbox }
-    }
-
     /// Executes a step's calls in order and commits their results.
     async fn execute(
         &self,
@@ -83,14 +70,7 @@ impl Native {
                 gen_ai.tool.call.id = call.call.id,
                 turn.step = step,
             );
-            match &self.toolbox {
-                Some(toolbox) => toolbox.execute(run, call).instrument(span).await?,
-                None if call.result.is_some() => {}
-                None => {
-                    let refused = tools::BadCall::UnknownTool { name: call.call.name.clone() };
-                    run.finish_call(call, tools::Outcome::Refused(refused).render()).await?;
-                }
-            }
+            self.toolbox.execute(run, call).instrument(span).await?;
         }
         run.commit_results(step, &calls).await
     }

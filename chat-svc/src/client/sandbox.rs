@@ -16,7 +16,7 @@ use svc_core::{
         deadline::Deadline,
     },
 };
-use tonic::Status;
+use tonic::{Response, Status};
 
 use crate::domain::{
     settings::SandboxConfig,
@@ -73,8 +73,7 @@ impl Sandboxes {
         let deadline = Deadline::after(self.config.ready_timeout);
         let mut client = self.client(account, deadline);
         let request = proto::CreateSandboxRequest { session_id: session.to_string() };
-        let mut sandbox =
-            client.create_sandbox(request).await.map_err(|status| self.failed(status))?.into_inner().sandbox;
+        let mut sandbox = self.answered(client.create_sandbox(request).await)?.sandbox;
         loop {
             let seen = sandbox.unwrap_or_default();
             let id =
@@ -94,8 +93,7 @@ impl Sandboxes {
             }
             let wait = deadline.left().min(Duration::from_secs(20)).try_into().ok();
             let request = proto::GetSandboxRequest { sandbox_id: seen.sandbox_id, wait };
-            sandbox =
-                client.get_sandbox(request).await.map_err(|status| self.failed(status))?.into_inner().sandbox;
+            sandbox = self.answered(client.get_sandbox(request).await)?.sandbox;
         }
     }
 
@@ -116,8 +114,7 @@ impl Sandboxes {
             ..proto::ExecRequest::default()
         };
         let mut client = self.client(account, Deadline::after(timeout + self.config.call_margin));
-        let answer = client.exec(request).await.map_err(|status| self.failed(status))?;
-        self.record(answer.into_inner().exec, Some(timeout))
+        self.record(self.answered(client.exec(request).await)?.exec, Some(timeout))
     }
 
     /// Writes a file under a key.
@@ -137,8 +134,7 @@ impl Sandboxes {
             key: key.to_owned(),
         };
         let mut client = self.client(account, self.short());
-        let answer = client.write_file(request).await.map_err(|status| self.failed(status))?;
-        self.record(answer.into_inner().exec, None)
+        self.record(self.answered(client.write_file(request).await)?.exec, None)
     }
 
     pub(crate) async fn read_file(
@@ -149,8 +145,7 @@ impl Sandboxes {
     ) -> Result<Vec<u8>, CallFailed> {
         let request = proto::ReadFileRequest { sandbox_id: sandbox.to_string(), path: path.to_owned() };
         let mut client = self.client(account, self.short());
-        let answer = client.read_file(request).await.map_err(|status| self.failed(status))?;
-        Ok(answer.into_inner().content.to_vec())
+        Ok(self.answered(client.read_file(request).await)?.content.to_vec())
     }
 
     /// Lists a directory. Returns true with the entries if it has more of them.
@@ -162,7 +157,7 @@ impl Sandboxes {
     ) -> Result<(Vec<Entry>, bool), CallFailed> {
         let request = proto::ListFilesRequest { sandbox_id: sandbox.to_string(), path: path.to_owned() };
         let mut client = self.client(account, self.short());
-        let answer = client.list_files(request).await.map_err(|status| self.failed(status))?.into_inner();
+        let answer = self.answered(client.list_files(request).await)?;
         Ok((answer.entries.into_iter().map(entry).collect(), answer.truncated))
     }
 
@@ -207,8 +202,7 @@ impl Sandboxes {
             cancel,
         };
         let mut client = self.client(account, Deadline::after(wait + self.config.call_margin));
-        let answer = client.resolve_exec(request).await.map_err(|status| self.failed(status))?;
-        self.record(answer.into_inner().exec, None)
+        self.record(self.answered(client.resolve_exec(request).await)?.exec, None)
     }
 
     fn client(&self, account: AccountId, deadline: Deadline) -> SandboxServiceClient<Caller> {
@@ -223,13 +217,15 @@ impl Sandboxes {
         Deadline::after(self.config.call_margin)
     }
 
-    fn failed(&self, status: Status) -> CallFailed {
-        let error = CallError::new(self.peer.name(), status);
-        if error.is_verdict() && !error.kind().row().retryable {
-            CallFailed::Refused { kind: error.kind(), message: error.public_message().into_owned() }
-        } else {
-            CallFailed::Unknown(error)
-        }
+    fn answered<T>(&self, answer: Result<Response<T>, Status>) -> Result<T, CallFailed> {
+        answer.map(Response::into_inner).map_err(|status| {
+            let error = CallError::new(self.peer.name(), status);
+            if error.is_verdict() && !error.kind().row().retryable {
+                CallFailed::Refused { kind: error.kind(), message: error.public_message().into_owned() }
+            } else {
+                CallFailed::Unknown(error)
+            }
+        })
     }
 
     fn record(

@@ -32,16 +32,6 @@ pub(crate) struct RetryPolicy {
     pub longest_wait: Duration,
 }
 
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        Self {
-            retries: 2,
-            backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(2)),
-            longest_wait: Duration::from_secs(5),
-        }
-    }
-}
-
 /// Properties of one model of a route that the walk needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Candidate {

@@ -1,11 +1,21 @@
-//! Sections of the configuration that are passed unchanged to the journal, the sandbox client and the model
-//! clients.
+//! Sections of the configuration that are passed unchanged to the turns, the journal, the sandbox client and
+//! the model clients.
 
 use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TurnsConfig {
+    /// Time from acceptance to the deadline.
+    #[serde(with = "humantime_serde")]
+    pub deadline: Duration,
+    /// Maximum turns of a session that are not final.
+    pub max_open: usize,
+}
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -5,7 +5,7 @@
 
 mod result;
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
@@ -67,29 +67,15 @@ pub(crate) enum ActTool {
 pub(crate) const NAMES: [&str; 4] = ["shell", "read_file", "write_file", "list_files"];
 
 /// Why a call is refused. `Display` is the text for the model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadCall {
+    #[error(
+        "There is no tool named {:?}. The tools are: {}.",
+        .name.chars().take(64).collect::<String>(), NAMES.join(", ")
+    )]
     UnknownTool { name: String },
+    #[error("The call of {tool} was not made: {problem}. Correct the arguments and call it again.")]
     BadArguments { tool: &'static str, problem: String },
-}
-
-impl std::error::Error for BadCall {}
-
-impl fmt::Display for BadCall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnknownTool { name } => {
-                let name: String = name.chars().take(64).collect();
-                write!(f, "There is no tool named {name:?}. The tools are: {}.", NAMES.join(", "))
-            }
-            Self::BadArguments { tool, problem } => {
-                write!(
-                    f,
-                    "The call of {tool} was not made: {problem}. Correct the arguments and call it again."
-                )
-            }
-        }
-    }
 }
 
 impl BuiltIn {
@@ -99,14 +85,14 @@ impl BuiltIn {
     /// [`BadCall`] if the tool is unknown or an argument is wrong.
     pub(crate) fn parse(call: &ToolCall) -> Result<Self, BadCall> {
         match call.name.as_str() {
-            "shell" => Shell::read("shell", call)?.check("shell"),
+            "shell" => arguments::<Shell>("shell", call)?.check("shell"),
             "read_file" => {
-                let Path { path } = Path::read("read_file", call)?;
+                let Path { path } = arguments("read_file", call)?;
                 Ok(Self::Read(ReadTool::ReadFile { path: required_path("read_file", path)? }))
             }
-            "write_file" => WriteFile::read("write_file", call)?.check("write_file"),
+            "write_file" => arguments::<WriteFile>("write_file", call)?.check("write_file"),
             "list_files" => {
-                let OptionalPath { path } = OptionalPath::read("list_files", call)?;
+                let OptionalPath { path } = arguments("list_files", call)?;
                 let path = checked_path("list_files", path.unwrap_or_default())?;
                 Ok(Self::Read(ReadTool::ListFiles { path }))
             }
@@ -183,18 +169,16 @@ pub(crate) fn specs() -> Vec<ToolSpec> {
 }
 
 /// Parses arguments into a tool's struct; serde's message names the wrong argument.
-trait Arguments: DeserializeOwned {
-    fn read(tool: &'static str, call: &ToolCall) -> Result<Self, BadCall> {
-        // Parses into a map first, because serde also accepts an array for a struct.
-        serde_json::from_str::<Map<String, Value>>(&call.arguments)
-            .and_then(|arguments| serde_json::from_value(Value::Object(arguments)))
-            .map_err(|error| {
-                let text = error.to_string();
-                // Drops the position: "… at line 1 column 12" does not help a model that wrote an object.
-                let problem = text.rsplit_once(" at line ").map_or(text.as_str(), |(problem, _)| problem);
-                bad(tool, format!("its arguments are wrong ({problem})"))
-            })
-    }
+fn arguments<T: DeserializeOwned>(tool: &'static str, call: &ToolCall) -> Result<T, BadCall> {
+    // Parses into a map first, because serde also accepts an array for a struct.
+    serde_json::from_str::<Map<String, Value>>(&call.arguments)
+        .and_then(|arguments| serde_json::from_value(Value::Object(arguments)))
+        .map_err(|error| {
+            let text = error.to_string();
+            // Drops the position: "… at line 1 column 12" does not help a model that wrote an object.
+            let problem = text.rsplit_once(" at line ").map_or(text.as_str(), |(problem, _)| problem);
+            bad(tool, format!("its arguments are wrong ({problem})"))
+        })
 }
 
 #[derive(Deserialize)]
@@ -203,8 +187,6 @@ struct Shell {
     command: String,
     timeout_seconds: Option<u64>,
 }
-
-impl Arguments for Shell {}
 
 impl Shell {
     fn check(self, tool: &'static str) -> Result<BuiltIn, BadCall> {
@@ -226,15 +208,11 @@ struct Path {
     path: String,
 }
 
-impl Arguments for Path {}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OptionalPath {
     path: Option<String>,
 }
-
-impl Arguments for OptionalPath {}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -242,8 +220,6 @@ struct WriteFile {
     path: String,
     content: String,
 }
-
-impl Arguments for WriteFile {}
 
 impl WriteFile {
     fn check(self, tool: &'static str) -> Result<BuiltIn, BadCall> {

@@ -1,15 +1,11 @@
-//! Circuit breakers, one per upstream endpoint; all models and clients of the endpoint share it.
-//!
-//! [`LocalBreakers`] keeps the breakers in this process. [`verdict`] turns the outcome of a call into the
-//! verdict that its endpoint's breaker records.
+//! Circuit breakers, one per upstream endpoint; all models and clients of the endpoint share it. [`verdict`]
+//! turns the outcome of a call into the verdict that its endpoint's breaker records.
 
 use std::{
     collections::BTreeMap,
-    fmt,
     sync::{Mutex, PoisonError},
 };
 
-use async_trait::async_trait;
 use svc_core::run::{
     breaker::{Breaker, BreakerPolicy, Permit, Refused, Verdict},
     clock::SharedClock,
@@ -29,16 +25,6 @@ pub(crate) struct Ticket {
     permit: Permit,
 }
 
-/// The breakers of all upstream endpoints.
-#[async_trait]
-pub(crate) trait Breakers: fmt::Debug + Send + Sync {
-    /// Asks whether `endpoint` may be called.
-    async fn admit(&self, endpoint: &str) -> Result<Ticket, Refused>;
-
-    /// Records the outcome of a call.
-    async fn record(&self, ticket: Ticket, verdict: Verdict);
-}
-
 /// Returns the breaker's verdict on the outcome of a call.
 pub(crate) fn verdict(outcome: Result<(), &ModelError>, policy: &BreakerPolicy) -> Verdict {
     let Err(error) = outcome else { return Verdict::Success };
@@ -51,16 +37,16 @@ pub(crate) fn verdict(outcome: Result<(), &ModelError>, policy: &BreakerPolicy) 
     }
 }
 
-/// Breakers of this process.
+/// The breakers of all upstream endpoints, as this process sees them.
 #[derive(Debug)]
-pub(crate) struct LocalBreakers {
+pub(crate) struct Breakers {
     policy: BreakerPolicy,
     clock: SharedClock,
     // The map is bounded, because its keys are the configured endpoints.
     breakers: Mutex<BTreeMap<String, Breaker>>,
 }
 
-impl LocalBreakers {
+impl Breakers {
     /// Makes the breakers; all of them start closed.
     pub(crate) fn new(policy: BreakerPolicy, clock: SharedClock) -> Self {
         Self { policy, clock, breakers: Mutex::default() }
@@ -70,16 +56,15 @@ impl LocalBreakers {
         let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
         act(breakers.entry(endpoint.to_owned()).or_default())
     }
-}
 
-#[async_trait]
-impl Breakers for LocalBreakers {
-    async fn admit(&self, endpoint: &str) -> Result<Ticket, Refused> {
+    /// Asks whether `endpoint` may be called.
+    pub(crate) fn admit(&self, endpoint: &str) -> Result<Ticket, Refused> {
         let permit = self.with(endpoint, |breaker| breaker.admit(&self.policy, self.clock.now()))?;
         Ok(Ticket { endpoint: endpoint.to_owned(), permit })
     }
 
-    async fn record(&self, ticket: Ticket, verdict: Verdict) {
+    /// Records the outcome of a call.
+    pub(crate) fn record(&self, ticket: Ticket, verdict: Verdict) {
         let now = self.clock.now();
         let (before, after) = self.with(&ticket.endpoint, |breaker| {
             let before = breaker.position(now);
@@ -121,17 +106,17 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn each_endpoint_has_a_breaker_that_admits_one_probe() {
+    #[test]
+    fn each_endpoint_has_a_breaker_that_admits_one_probe() {
         let policy = BreakerPolicy { cooldown: Duration::ZERO, ..BreakerPolicy::default() };
-        let breakers = LocalBreakers::new(policy, SystemClock::shared());
-        let ticket = breakers.admit("https://a").await.unwrap();
-        breakers.record(ticket, Verdict::OpenFor(Duration::from_secs(60))).await;
-        assert!(breakers.admit("https://a").await.is_err());
-        let ticket = breakers.admit("https://b").await.unwrap();
-        breakers.record(ticket, Verdict::OpenFor(Duration::ZERO)).await;
-        let _probe = breakers.admit("https://b").await.unwrap();
-        assert!(breakers.admit("https://b").await.is_err(), "the probe is under way");
+        let breakers = Breakers::new(policy, SystemClock::shared());
+        let ticket = breakers.admit("https://a").unwrap();
+        breakers.record(ticket, Verdict::OpenFor(Duration::from_secs(60)));
+        assert!(breakers.admit("https://a").is_err());
+        let ticket = breakers.admit("https://b").unwrap();
+        breakers.record(ticket, Verdict::OpenFor(Duration::ZERO));
+        let _probe = breakers.admit("https://b").unwrap();
+        assert!(breakers.admit("https://b").is_err(), "the probe is under way");
         let position = |endpoint| breakers.with(endpoint, |breaker| breaker.position(breakers.clock.now()));
         assert_eq!([position("https://a"), position("https://b")], [Position::Open, Position::HalfOpen]);
     }

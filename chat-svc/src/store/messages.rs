@@ -7,7 +7,6 @@ use svc_core::{
     id::{AccountId, MessageId, SessionId, TurnId},
 };
 
-use super::Slice;
 use crate::domain::message::{Message, Part, Role, StoredMessage};
 
 /// Reads messages; `$tail` follows FROM.
@@ -57,12 +56,13 @@ pub(crate) async fn insert(db: &mut PgConnection, message: &StoredMessage) -> Re
     Ok(())
 }
 
-/// Lists a session's messages, oldest first.
+/// Lists a session's messages, oldest first, from after `after`.
 pub(crate) async fn list(
     db: &mut PgConnection,
     account_id: AccountId,
     session_id: SessionId,
-    page: &Slice,
+    after: Option<MessageId>,
+    limit: i64,
 ) -> Result<Vec<StoredMessage>, pg::Error> {
     let messages = select!(
         "WHERE session_id = $1 AND account_id = $2
@@ -73,8 +73,8 @@ pub(crate) async fn list(
          LIMIT $4",
         session_id as SessionId,
         account_id as AccountId,
-        page.after,
-        page.limit(),
+        after as Option<MessageId>,
+        limit,
     )
     .fetch_all(db)
     .await?;

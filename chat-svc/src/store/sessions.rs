@@ -7,7 +7,6 @@ use svc_core::{
     id::{AccountId, SessionId},
 };
 
-use super::Slice;
 use crate::domain::session::{InputPolicy, Session};
 
 macro_rules! select {
@@ -49,19 +48,20 @@ pub(crate) async fn find(
     Ok(session)
 }
 
-/// Lists a tenant's sessions, newest first.
+/// Lists a tenant's sessions, newest first, from after `after`.
 pub(crate) async fn list(
     db: &mut PgConnection,
     account_id: AccountId,
-    page: &Slice,
+    after: Option<SessionId>,
+    limit: i64,
 ) -> Result<Vec<Session>, pg::Error> {
     let sessions = select!(
         "WHERE account_id = $1 AND ($2::uuid IS NULL OR id < $2)
          ORDER BY id DESC
          LIMIT $3",
         account_id as AccountId,
-        page.after,
-        page.limit(),
+        after as Option<SessionId>,
+        limit,
     )
     .fetch_all(db)
     .await?;

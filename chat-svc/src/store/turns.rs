@@ -9,7 +9,6 @@ use svc_core::{
 };
 use uuid::Uuid;
 
-use super::Slice;
 use crate::domain::turn::{Standing, Turn, TurnStatus};
 
 /// Reads turns. `$before` precedes the columns, `$last_seq` is the column of the newest event's number,
@@ -108,13 +107,14 @@ pub(crate) async fn lock(
     }
 }
 
-/// Lists a session's turns, all or those with one status, newest first.
+/// Lists a session's turns, all or those with one status, newest first, from after `after`.
 pub(crate) async fn list(
     db: &mut PgConnection,
     account_id: AccountId,
     session_id: SessionId,
     status: Option<TurnStatus>,
-    page: &Slice,
+    after: Option<TurnId>,
+    limit: i64,
 ) -> Result<Vec<Turn>, pg::Error> {
     let turns = select!(
         "FROM turns
@@ -125,8 +125,8 @@ pub(crate) async fn list(
          LIMIT $4",
         session_id as SessionId,
         account_id as AccountId,
-        page.after,
-        page.limit(),
+        after as Option<TurnId>,
+        limit,
         status as Option<TurnStatus>,
     )
     .fetch_all(db)

@@ -30,38 +30,28 @@ use crate::{
     domain::turn::Turn,
 };
 
-/// Dependencies of the claimer.
 #[derive(Debug, Clone)]
-pub(crate) struct Deps {
+pub(crate) struct Claimer {
+    pub config: WorkerConfig,
     pub claims: Claims,
     pub notices: Notices,
     pub running: RunningTurns,
     pub driver: Driver,
     pub lifecycle: Lifecycle,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Claimer {
-    config: Arc<WorkerConfig>,
-    deps: Deps,
-    slots: Arc<Semaphore>,
+    /// One permit for each turn that may run.
+    pub slots: Arc<Semaphore>,
 }
 
 impl Claimer {
-    pub(crate) fn new(config: WorkerConfig, deps: Deps) -> Self {
-        let slots = Arc::new(Semaphore::new(config.max_running));
-        Self { config: Arc::new(config), deps, slots }
-    }
-
     pub(crate) fn start(self) {
         let silence = longest_silence(self.config.scan_period, 3, Duration::from_secs(30));
-        let lifecycle = self.deps.lifecycle.clone();
+        let lifecycle = self.lifecycle.clone();
         lifecycle.supervise("turn claimer", silence, move |beat| self.clone().run(beat));
     }
 
     async fn run(self, beat: Beat) -> LoopResult {
-        let soft = self.deps.lifecycle.soft();
-        let mut listener = self.deps.notices.listen().await;
+        let soft = self.lifecycle.soft();
+        let mut listener = self.notices.listen().await;
         let mut scanner = Scanner::new(self.config.lease_ttl);
         let mut scans = tokio::time::interval(self.config.scan_period);
         scans.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -75,7 +65,7 @@ impl Claimer {
                     Notice::Waits(id) => scan_from = scan_from.min(id.0),
                     Notice::Missed => scan_from = Uuid::nil(),
                     Notice::Ended(id) => {
-                        self.deps.running.check(id).await?;
+                        self.running.check(id).await?;
                         continue;
                     }
                 },
@@ -94,10 +84,10 @@ impl Claimer {
             let limit = i64::try_from(slots.len()).unwrap_or(i64::MAX);
             if limit == 0 {
                 // Checks the connection, because the caller counts this claim as contact with Postgres.
-                return self.deps.claims.ping().await;
+                return self.claims.ping().await;
             }
             let start = |turns| self.start_drivers(turns, &mut slots);
-            if !self.deps.claims.claim(scan_from, expired, limit, start).await? {
+            if !self.claims.claim(scan_from, expired, limit, start).await? {
                 return Ok(());
             }
         }
@@ -111,9 +101,9 @@ impl Claimer {
     fn start_drivers(&self, turns: Vec<Turn>, slots: &mut Vec<OwnedSemaphorePermit>) {
         for turn in turns {
             let Some(slot) = slots.pop() else { return };
-            let (driver, running) = (self.deps.driver.clone(), self.deps.running.clone());
-            let hard = self.deps.lifecycle.hard();
-            drop(self.deps.lifecycle.spawn("turn driver", async move {
+            let (driver, running) = (self.driver.clone(), self.running.clone());
+            let hard = self.lifecycle.hard();
+            drop(self.lifecycle.spawn("turn driver", async move {
                 // A forced stop ends the driver as a crash would: another worker takes the turn over.
                 let _ended = hard.run_until_cancelled(Box::pin(driver.drive(turn, &running))).await;
                 drop(slot);

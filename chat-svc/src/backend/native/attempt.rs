@@ -95,12 +95,12 @@ impl<'a> Attempt<'a> {
             };
             // The breaker is asked before anything is shown or waited for, because a refused call is not an
             // attempt.
-            let Ok(ticket) = self.native.breakers.admit(model.client.endpoint()).await else {
+            let Ok(ticket) = self.native.breakers.admit(model.client.endpoint()) else {
                 next = walk.refused(self.shown);
                 continue;
             };
             if let Err(error) = self.prepare(&next, attempt, model).await {
-                self.native.breakers.record(ticket, Verdict::Nothing).await;
+                self.native.breakers.record(ticket, Verdict::Nothing);
                 return Err(error);
             }
             let (outcome, spent) = self.call(model, ticket).await;
@@ -172,7 +172,7 @@ impl<'a> Attempt<'a> {
             Err(CallError::Step(error)) if error.class().is_some() => Verdict::Failure,
             Err(CallError::Step(_) | CallError::Run(_)) => Verdict::Nothing,
         };
-        self.native.breakers.record(ticket, verdict).await;
+        self.native.breakers.record(ticket, verdict);
         (outcome, spent)
     }
 
@@ -200,7 +200,7 @@ impl<'a> Attempt<'a> {
     }
 
     async fn start(&self, model: &RouteModel, step: &Step) -> Result<ModelStream, CallError> {
-        let Native { config, toolbox, .. } = self.native;
+        let config = &self.native.config;
         let mut messages = self.conversation.to_vec();
         if !self.kept.is_empty() {
             messages.push(Message::assistant(self.kept.clone()));
@@ -209,7 +209,7 @@ impl<'a> Attempt<'a> {
             model: model.id.clone(),
             system: config.system.clone(),
             messages,
-            tools: if model.tools && toolbox.is_some() { tools::specs() } else { Vec::new() },
+            tools: if model.tools { tools::specs() } else { Vec::new() },
             max_output_tokens: model.max_output_tokens,
             conversation_id: Some(self.run.turn().session_id.to_string()),
         };

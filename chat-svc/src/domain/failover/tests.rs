@@ -8,6 +8,16 @@ const NOTHING: Shown = Shown { from_seq: None, text_bytes: 0, beyond_text: false
 const TEXT: Shown = Shown { from_seq: Some(7), text_bytes: 12, beyond_text: false };
 const REASONING: Shown = Shown { from_seq: Some(7), text_bytes: 0, beyond_text: true };
 
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            retries: 2,
+            backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(2)),
+            longest_wait: Duration::from_secs(5),
+        }
+    }
+}
+
 fn walk(route: &[Candidate]) -> Walk {
     let mut walk = Walk::new(route.to_vec(), 0, RetryPolicy::default());
     assert_eq!(walk.begin_step(), Next::Ask { candidate: 0, attempt: 1, delay: Duration::ZERO });

@@ -23,20 +23,14 @@ pub(crate) enum Clock {
     Deadline,
 }
 
-impl Clock {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
+impl fmt::Display for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Self::Bytes => "bytes",
             Self::Liveness => "liveness",
             Self::Progress => "progress",
             Self::Deadline => "deadline",
-        }
-    }
-}
-
-impl fmt::Display for Clock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        })
     }
 }
 
@@ -48,13 +42,6 @@ pub(crate) struct ClockLimits {
     pub liveness: Duration,
     /// Longest time without content, reasoning or tool call.
     pub progress: Duration,
-}
-
-impl Default for ClockLimits {
-    fn default() -> Self {
-        let seconds = Duration::from_secs;
-        Self { bytes: seconds(120), liveness: seconds(300), progress: seconds(600) }
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
