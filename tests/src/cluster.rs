@@ -381,8 +381,7 @@ impl Cluster {
     }
 }
 
-/// Waits until one of the processes ends, and returns its name. Before the cluster is stopped, that is an
-/// error.
+/// Waits until a process ends, and returns its name. Before the cluster is stopped, that is an error.
 async fn first_end(children: &mut [Child]) -> String {
     loop {
         if let Some(child) =
@@ -410,8 +409,7 @@ pub fn program() -> PathBuf {
     program
 }
 
-/// Returns the path of the static program that is mounted into sandboxes; builds the program if no variable
-/// names it.
+/// Returns the path of the static guest program; builds the program if no variable names it.
 pub fn guest() -> PathBuf {
     match env::var_os("STEWARD_GUEST") {
         Some(guest) => guest.into(),

@@ -17,7 +17,8 @@ const TABLE: &str = "holds";
 macro_rules! select {
     ($tail:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query!(
-            "SELECT hold_id, subject_kind, subject_hash, basis, reference, set_by, set_at, ends_at, released_at
+            "SELECT hold_id, subject_kind, subject_hash, basis, reference, set_by, set_at, ends_at,
+                    released_at
              FROM holds " + $tail
             $(, $argument)*
         )

@@ -39,14 +39,14 @@ pub struct NewJob<'a> {
     pub created_at: DateTime<Utc>,
 }
 
-/// Selects jobs, each as a result of its own, because one row that this program cannot read must not hide the
-/// others; the argument is the rest of the statement after FROM.
+/// Selects jobs, each as a result of its own, because a row that this program cannot read must not hide the
+/// other rows; the argument is the rest of the statement after FROM.
 macro_rules! select {
     ($tail:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query!(
-            "SELECT purge_id, account_id, subject_kind, subject_id, subject_hash, trigger, requested_by, state,
-                    phase, cause, waits_for, attempts, rounds, giving_up, next_attempt_at, generation,
-                    cause_traceparent, traceparent, created_at, committed_at, epoch
+            "SELECT purge_id, account_id, subject_kind, subject_id, subject_hash, trigger, requested_by,
+                    state, phase, cause, waits_for, attempts, rounds, giving_up, next_attempt_at,
+                    generation, cause_traceparent, traceparent, created_at, committed_at, epoch
              FROM purge_jobs " + $tail
             $(, $argument)*
         )

@@ -234,7 +234,7 @@ impl FakeCustodian {
         self.resumed.subscribe()
     }
 
-    /// Counts a call, and asks the state machine about it. Returns the answer if the step was answered before.
+    /// Counts a call, and asks the state machine about it. Returns the answer of a step that was done before.
     pub(super) fn admit(&self, step: &Step) -> Result<Option<Vec<u8>>, custody::Error> {
         let mut inner = self.inner();
         inner.calls.push(Called { step: step.kind, epoch: step.epoch, subject: step.subject });
