@@ -5,8 +5,7 @@ pub mod custodian;
 use self::custodian::CustodianClient;
 use crate::domain::custodian::Custodian;
 
-/// One client for each custodian. Every field is required, because a job that leaves a custodian out must not
-/// count as an erasure.
+/// One client for each custodian. Every field is required, because an erasure must call every custodian.
 #[derive(Debug, Clone)]
 pub struct Roster {
     pub chat: CustodianClient,

@@ -2,11 +2,11 @@
 //!
 //! It owns erasure jobs, the copies of external ids that a job makes before anything is deleted, dead
 //! letters, holds, and the ledger of receipts. It is the only issuer of purge ids and the only caller of the
-//! custodian contract. It guarantees:
+//! custodian contract, which every service that holds data implements. It guarantees:
 //!
 //! * An accepted erasure is carried out although workers die (`app::drive`, `app::run`).
-//! * Nothing is erased while a hold is in force; neither a hold nor a cancellation stops an erasure that has
-//!   begun (`domain::job`).
+//! * No erasure passes its point of no return while a hold on the subject or its account is in force; after
+//!   that point, neither a hold nor a cancellation stops it (`domain::job`).
 //! * A subject counts as erased only after every custodian has read back zero; a job does not end while an
 //!   object cannot be deleted.
 //! * An erasure has one receipt, which contains the hash of the receipt before it. Once it is written,

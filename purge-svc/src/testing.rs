@@ -1,5 +1,5 @@
 //! Items for tests of this crate and of the custodians: a simulated custodian, the suite that every custodian
-//! passes, and the inside of this crate.
+//! passes, and exports of private modules.
 
 pub mod contract;
 pub mod fake;

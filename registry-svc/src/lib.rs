@@ -2,14 +2,15 @@
 //!
 //! - Every other service resolves bearer tokens here (`app::tokens`). A token's secret is shown once and
 //!   stored as a hash.
-//! - A tenant creates an agent; the agent's process registers with an enrolment (`app::register`). One
-//!   function changes an agent's status (`domain::status`).
+//! - A tenant creates an agent; the agent's process registers with an enrolment, a credential for one
+//!   registration (`app::register`). `domain::status` decides which status follows which.
 //! - Heartbeats keep an agent online (`app::heartbeat`); a sweep marks silent agents offline (`app::sweep`).
 //! - The relay stores A2A messages and delivers them (`app::relay`).
 //!
-//! Every object belongs to a tenant and is found under that tenant only; another tenant gets `NOT_FOUND`.
+//! Agents, messages and tokens belong to a tenant, except the tokens of operators. Another tenant that names
+//! one of them gets `NOT_FOUND`.
 //!
-//! registry-svc runs no model, keeps no conversation and starts no container.
+//! registry-svc runs no model, stores no chat session and starts no container.
 
 #![cfg_attr(
     not(feature = "test-util"),

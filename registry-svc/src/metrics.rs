@@ -36,7 +36,8 @@ impl Default for Beats {
 }
 
 impl Beats {
-    /// Counts one beat: whether Redis counted it, and whether it went through the agent's record.
+    /// Counts one beat: whether Redis renewed the agent's deadline, and whether the beat needed the agent's
+    /// record in Postgres.
     pub(crate) fn count(&self, counted: bool, through_record: bool) {
         self.0.add(1, &labels(counted, through_record));
     }

@@ -1,5 +1,5 @@
-//! Operator commands that write to the database directly, because no token exists yet to call an API with.
-//! Used by `steward dev` and `steward token`.
+//! Operator commands that write to the database directly. `steward dev` and `steward token` use them, because
+//! the API requires a token and the first one must be made without it.
 
 use secrecy::{ExposeSecret, SecretString};
 use svc_core::{

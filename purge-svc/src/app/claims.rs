@@ -86,8 +86,8 @@ impl Claims {
         }
     }
 
-    /// Opens the span of one run of a job. A job has one trace: its first worker opens it and links it to the
-    /// request that made the job, and later workers continue it.
+    /// Opens the span of one run of a job. All runs of a job are in one trace: the first worker begins the
+    /// trace and links it to the request that made the job; later workers continue it.
     pub async fn span(&self, claim: &Claim) -> Span {
         let span = tracing::info_span!(
             parent: None,

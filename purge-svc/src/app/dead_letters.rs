@@ -1,4 +1,4 @@
-//! Dead letters: operators list and resolve them.
+//! Dead letters, the records of objects that a custodian cannot delete: operators list and resolve them.
 
 use svc_core::{
     data::{
@@ -49,7 +49,7 @@ impl DeadLetters {
     }
 
     /// Resolves a letter: the operator says that the object can be deleted or is gone. When the last letter
-    /// of a job is resolved, the job continues with Erase and Verify. Repeating it changes nothing.
+    /// of a job is resolved, the job continues with Erase and Verify. Repeating the request changes nothing.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such letter.

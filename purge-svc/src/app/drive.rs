@@ -1,9 +1,11 @@
 //! Drives a claimed job, one step at a time.
 //!
-//! A step calls the custodians over the network with no transaction open, records which of them answered, and
-//! then moves the job to its next state in one guarded write. If the worker dies in between, the next worker
-//! calls again, with a higher epoch, and the custodians answer as before. A worker that lost its lease
-//! without noticing cannot write, and custodians refuse its epoch once they have seen a higher one.
+//! A step calls the custodians (the services that hold data) with no transaction open and records each
+//! answer. It then moves the job to its next state, in one UPDATE that checks the job's generation and the
+//! epoch of the worker's lease. If the worker dies in between, the next worker calls the custodians whose
+//! answer is not recorded, with a higher epoch; a custodian that has done the step already sends its stored
+//! answer. A worker that lost its lease without noticing cannot write, and a custodian refuses its epoch once
+//! it has seen a higher one.
 //!
 //! The point of no return ([`clear`]) and the receipt ([`commit`]) have a transaction each.
 
@@ -107,7 +109,7 @@ impl Driver {
     /// Does the next step of a job and updates the job in `claim`.
     ///
     /// # Errors
-    /// [`pg::Error`] if the database failed; the parts of the step that were recorded stay done.
+    /// [`pg::Error`] if the database failed; answers of custodians that were recorded before stay recorded.
     pub async fn advance(&self, claim: &mut Claim) -> Result<Progress, pg::Error> {
         let record = claim.job.record;
         let Some(phase) = record.state.workable() else { return Ok(progress(claim)) };
@@ -148,7 +150,7 @@ impl Driver {
         .await
     }
 
-    /// Reads the job again after a guarded write failed because another worker or the tenant had changed it.
+    /// Reads the job again after [`jobs::save`] found it changed, by another worker or by the tenant.
     async fn reload(&self, claim: &mut Claim) -> Result<Progress, pg::Error> {
         let mut db = self.pool.acquire().await?;
         match jobs::reread(&mut db, &claim.lease).await? {
@@ -224,7 +226,8 @@ impl Driver {
     /// Counts a failure of purge-svc itself against the job, which then waits for its next attempt.
     ///
     /// # Errors
-    /// [`pg::Error`] if the failure is not stored; the job's lease then expires.
+    /// [`pg::Error`] if the failure cannot be stored; another worker then continues the job once its lease
+    /// has ended.
     pub async fn fail_internally(&self, claim: &mut Claim) -> Result<(), pg::Error> {
         self.fail(claim, None, Cause::Internal, None).await
     }

@@ -1,5 +1,5 @@
-//! Holds: operators set, release and list them. Workers read them before the freeze and at the point of no
-//! return.
+//! Holds, which forbid to erase a subject for a time: operators set, release and list them. Workers read them
+//! before the freeze and at the point of no return.
 
 use chrono::{DateTime, Utc};
 use svc_core::{
@@ -87,7 +87,7 @@ impl Holds {
     }
 
     /// Ends a hold before its time. All jobs that wait for a hold become due at once, and read the holds
-    /// again. Repeating it changes nothing.
+    /// again. Repeating the request changes nothing.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such hold.

@@ -165,8 +165,8 @@ impl Jobs {
         }))
     }
 
-    /// Cancels a job: a worker thaws the subject at every custodian, and the job ends as thawed. Repeating it
-    /// changes nothing.
+    /// Cancels a job: a worker thaws the subject at every custodian, and the job ends as thawed. Repeating
+    /// the request changes nothing.
     ///
     /// # Errors
     /// [`Error::ErasureStarted`] past the point of no return.

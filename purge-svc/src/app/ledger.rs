@@ -1,4 +1,4 @@
-//! Reads the ledger of receipts from its beginning and checks every receipt against the one before it.
+//! Reads the receipts from the first one on, and checks that each contains the hash of the receipt before it.
 
 use svc_core::data::pg::Pool;
 

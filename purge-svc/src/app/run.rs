@@ -57,8 +57,8 @@ impl Runner {
     }
 
     /// Decides whether a database error counts as a failure of the job. It does not if Postgres is
-    /// unreachable or busy, or if the outcome of a commit is unknown. Any other error would recur at once, so
-    /// the job fails and waits.
+    /// unreachable or busy, or if the outcome of a commit is unknown. After any other error the job waits for
+    /// its next attempt, because the error would probably recur.
     async fn on_database_error(&self, claim: &mut Claim, error: &pg::Error) {
         let purge_id = claim.job.purge_id;
         tracing::error!(purge.id = %purge_id, error = %Chain(error), "purge not driven");

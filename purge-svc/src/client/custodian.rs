@@ -83,7 +83,8 @@ impl Error {
     }
 
     #[cfg(feature = "test-util")]
-    /// Returns the custodian's reason for refusing; `None` if it did not decide anything.
+    /// Returns the reason with which the custodian refused the step; `None` if the custodian did not refuse
+    /// it (for example no answer, or an unreadable one).
     pub fn refusal(&self) -> Option<String> {
         match self {
             Self::Call { source, .. } if source.is_verdict() => Some(source.reason().into_owned()),

@@ -1,5 +1,5 @@
-//! The custodians: the services that take part in an erasure, their order, and the kinds that each must
-//! declare.
+//! The custodians, which are the services that hold data of accounts and sessions: their order in Commit, and
+//! the kinds of data that each must declare.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -37,9 +37,9 @@ impl Custodian {
         Self::ALL.into_iter().find(|custodian| custodian.service() == service)
     }
 
-    /// Returns the order in which the custodians commit: the one that owns the subject (chat-svc a session,
-    /// registry-svc an account) is last. Until it has committed, an operator can still find which subject the
-    /// job is about.
+    /// Returns the order in which the custodians commit. The service that owns the subject (chat-svc a
+    /// session, registry-svc an account) is last, so that until then an operator can still find the subject
+    /// of the job.
     pub const fn commit_order(kind: SubjectKind) -> [Self; 3] {
         match kind {
             SubjectKind::Session => [Self::Sandbox, Self::Registry, Self::Chat],
@@ -98,10 +98,10 @@ impl Description {
         if missing.is_empty() { Ok(()) } else { Err(ContractMismatch::KindMissing(missing)) }
     }
 
-    /// Checks that every one of `kinds` was declared.
+    /// Checks that the custodian declared every one of `kinds`.
     ///
     /// # Errors
-    /// [`ContractMismatch::KindUndeclared`] names those that were not.
+    /// [`ContractMismatch::KindUndeclared`] names those that it did not declare.
     pub fn declares<'a>(&self, kinds: impl IntoIterator<Item = &'a str>) -> Result<(), ContractMismatch> {
         let undeclared: BTreeSet<_> =
             kinds.into_iter().filter(|kind| !self.kinds.contains(*kind)).map(str::to_owned).collect();

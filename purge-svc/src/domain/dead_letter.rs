@@ -1,4 +1,4 @@
-//! Dead letters: objects that cannot be deleted until an operator has acted.
+//! Dead letters: objects that a custodian cannot delete until an operator has acted.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;

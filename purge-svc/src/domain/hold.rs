@@ -50,8 +50,8 @@ pub struct Hold {
     pub released_at: Option<DateTime<Utc>>,
 }
 
-/// Returns the hashes of the subjects on which a hold keeps `subject` from being erased: the account's first,
-/// because a hold on an account covers the account's sessions. Transactions lock them in this order.
+/// Returns the hashes of the subjects whose holds apply to `subject`: for a session, the account's first,
+/// because a hold on an account covers its sessions. Transactions lock them in this order.
 pub fn covering(subject: &Subject) -> Vec<SubjectHash> {
     let account = SubjectHash::of(SubjectKind::Account.name(), subject.account().0);
     match subject.kind() {

@@ -1,11 +1,12 @@
 //! The life of one erasure: `pending → frozen → inventoried → erasing → erased → verified → committed`.
 //!
-//! [`next`] is the only function that decides the next state of a job, and it is pure. It guarantees:
+//! [`next`] is the only function that decides the next state of a job, and it is pure. Its callers send an
+//! input only after *every* custodian has done the step that the input names. It guarantees:
 //!
-//! * Steps are done in order, and each only after *every* custodian has done the step before it.
+//! * Steps are done in order.
 //! * Between `inventoried` and `erasing` lies the point of no return. Before it a job can be canceled
 //!   (`thawed`) or wait for a hold; after it, neither is possible.
-//! * Only a job that is `verified` is committed; a job that found residue goes back to `erasing`.
+//! * Only a job that is `verified` is committed; a job that found data left goes back to `erasing`.
 //! * `blocked` and `dead_lettered` keep the phase from which the job continues: a blocked job at its next
 //!   attempt, a dead-lettered one after an operator has resolved its letters.
 //!
@@ -61,8 +62,8 @@ impl Phase {
 pub enum State {
     /// A step is running, or waits for its next attempt.
     Working(Phase),
-    /// The job waits, because it is held, parked or found residue. A worker continues it from this phase when
-    /// the next attempt is due.
+    /// The job waits for its next attempt: a hold is in force, too many attempts failed (the job is parked),
+    /// or a custodian had data left. A worker then continues it from this phase.
     Blocked(Phase),
     /// The job waits for an operator: an object cannot be deleted. It continues from [`Phase::Erasing`].
     DeadLettered,

@@ -42,10 +42,10 @@ pub struct Due<'a> {
     pub limit: i64,
 }
 
-/// Claims jobs that are due at `now` and not leased: first by priority, then by the time since which they are
-/// due, so that a job that was just tried comes last among jobs of its priority. Jobs of triggers that are
-/// switched off are claimed only if they have begun or are being canceled, because a frozen subject must not
-/// stay frozen.
+/// Claims jobs that are due at `now` and not leased, the most urgent first: by priority, then by the time
+/// since which they are due, so that a job that was just tried comes last among jobs of its priority. Jobs of
+/// triggers that are switched off are claimed only if they have begun or are being canceled, because a frozen
+/// subject must not stay frozen. With `due.expired`, jobs with an expired lease are claimed too.
 ///
 /// A row that this program cannot read is logged and skipped until its lease expires; the other jobs are
 /// claimed.

@@ -1,4 +1,4 @@
-//! Dead letters: an object has at most one that is unresolved, however often its job tries to delete it.
+//! Dead letters. An object has at most one unresolved letter, however often a custodian refuses to delete it.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;

@@ -1,5 +1,5 @@
-//! Copies of the ids of a subject's objects outside Postgres, made before anything is deleted and removed
-//! with the receipt.
+//! Copies of the ids of a subject's objects outside Postgres. A job makes them before anything is deleted,
+//! and deletes them when it writes the receipt.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -38,8 +38,8 @@ pub async fn copy(
     Ok(())
 }
 
-/// Stores the results for objects, also for those that were not on the list. Once an object is gone, later
-/// results do not change its row.
+/// Stores the custodian's results for objects, also for objects that its list did not name. Once an object is
+/// gone, later results do not change its row.
 pub async fn record_outcomes(
     db: &mut PgConnection,
     purge_id: PurgeId,

@@ -1,4 +1,4 @@
-//! Stores and reads jobs. Their state is changed by [`save`] alone.
+//! Stores and reads jobs. Only [`save`] changes their state.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -88,8 +88,8 @@ macro_rules! select {
     };
 }
 
-/// Stores a job unless its subject has one that is not thawed. Its epochs are higher than the epochs of the
-/// subject's earlier jobs, because custodians refuse a lower one. Returns whether it was stored.
+/// Stores a job unless its subject has one that is not thawed. Its epochs are higher than those of the
+/// subject's earlier jobs, because custodians refuse a lower epoch. Returns whether it was stored.
 pub async fn insert(db: &mut PgConnection, job: &NewJob<'_>) -> pg::Result<bool> {
     let hash = job.subject.hash();
     let (state, phase) = to_columns(job.record.state);
@@ -298,7 +298,8 @@ pub async fn is_past_return(db: &mut PgConnection, subject: SubjectHash) -> pg::
     Ok(past)
 }
 
-/// Makes every job that waits for a hold due at `now`; returns their number.
+/// Sets the next attempt of every job that a hold blocks to `now`, if it is later. Returns the number of jobs
+/// changed.
 pub async fn wake_held(db: &mut PgConnection, now: DateTime<Utc>) -> pg::Result<u64> {
     let done = sqlx::query!(
         "UPDATE purge_jobs

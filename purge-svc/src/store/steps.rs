@@ -77,8 +77,8 @@ pub async fn read_backs(db: &mut PgConnection, purge_id: PurgeId) -> Result<Vec<
         .collect()
 }
 
-/// Deletes the records of Erase and Verify after a read-back with residue, so that every custodian is called
-/// again.
+/// Deletes the recorded Erase and Verify steps of a purge. Called after Verify found data left at a
+/// custodian, so that every custodian erases and verifies again.
 pub async fn void_erasure(db: &mut PgConnection, purge_id: PurgeId) -> Result<()> {
     sqlx::query!("DELETE FROM purge_steps WHERE purge_id = $1 AND step IN ('erase', 'verify')", purge_id.0)
         .execute(db)

@@ -90,8 +90,8 @@ impl<O: Owner> Suite<'_, O> {
         fine("Describe", self.client.describe().await)
     }
 
-    /// Calls Freeze, Inventory, Erase until done, Verify and Commit. After them nothing is left, and no write
-    /// is admitted.
+    /// Calls Freeze, Inventory, Erase until done, Verify and Commit. After them the subject has no data left
+    /// and cannot be written; another subject still can.
     async fn erases_a_subject_and_nothing_else(&self) {
         let call = self.seeded().await;
         let neighbour = match call.subject {
@@ -152,7 +152,7 @@ impl<O: Owner> Suite<'_, O> {
         assert!(!self.owner.write(call.subject).await, "a later purge freezes again");
     }
 
-    /// Thaws a subject that is not frozen: its writers stay admitted, and only another purge can freeze it.
+    /// Thaws a subject that is not frozen: it can still be written, and only another purge can freeze it.
     async fn gives_up_what_it_never_began(&self) {
         for call in [self.seeded().await, self.new_call()] {
             let first = fine("Thaw before Freeze", self.client.thaw(&call).await);
@@ -209,7 +209,7 @@ impl<O: Owner> Suite<'_, O> {
         assert!(!self.owner.write(call.subject).await, "the subject stays with the first purge");
     }
 
-    /// Erases a subject without data at this custodian, after which its writers are refused.
+    /// Erases a subject without data at this custodian: afterwards the custodian refuses to write it.
     async fn erases_what_it_never_met(&self) {
         let call = self.new_call();
         fine("Freeze", self.client.freeze(&call).await);

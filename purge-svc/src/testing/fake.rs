@@ -30,7 +30,7 @@ pub use self::service::Serving;
 pub enum Fault {
     /// The simulator answers UNAVAILABLE and does nothing.
     Unavailable,
-    /// The simulator does the step, but answers with an error as of a lost connection.
+    /// The simulator does the step, but answers with an error, as if the connection had been lost.
     LoseReply,
     /// The simulator does the step, and answers after [`FakeCustodian::resume`].
     Stall,
@@ -228,8 +228,8 @@ impl FakeCustodian {
         self.inner().faults.get_mut(&step)?.pop_front()?
     }
 
-    /// Returns a receiver that the next [`resume`](Self::resume) notifies. A call takes it before it is
-    /// counted, because a test that sees the call may resume at once.
+    /// Returns a receiver that the next [`resume`](Self::resume) notifies. Must be called before the call is
+    /// counted: a test that sees the count may resume at once.
     pub(super) fn resumption(&self) -> watch::Receiver<()> {
         self.resumed.subscribe()
     }
@@ -300,7 +300,7 @@ impl FakeCustodian {
         (deleted, items, done)
     }
 
-    /// Counts what is left, by kind. If anything is left, it drops the stored answer of Erase, so that the
+    /// Counts what is left, by kind. If anything is left, deletes the stored answer of Erase, so that the
     /// next Erase deletes again.
     pub(super) fn verify(&self, step: &Step) -> Vec<(String, i64)> {
         let mut inner = self.inner();

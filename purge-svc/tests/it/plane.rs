@@ -224,8 +224,8 @@ impl Plane {
         claim
     }
 
-    /// Runs a claimed job until it waits, is final, or another worker has it. In the first two cases it
-    /// expires the leases.
+    /// Runs a claimed job until it waits, is final, or another worker has it. Unless another worker has it,
+    /// expires the leases afterwards.
     pub(crate) async fn drive(&self, claim: &mut Claim) -> Progress {
         let driver = self.driver();
         loop {

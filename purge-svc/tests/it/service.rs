@@ -1,4 +1,4 @@
-//! Tests the whole service: started like the program, and called like the gateway calls it.
+//! Tests the whole service: the test starts it as the program does, and calls it as the gateway does.
 
 use std::{sync::Arc, time::Duration};
 

@@ -113,7 +113,7 @@ impl Agents {
         Ok(Page::cut(LISTING, rows, page_size, |last| last.id))
     }
 
-    /// Issues an enrolment of an agent, and revokes its earlier unused one.
+    /// Issues an enrolment of an agent, and revokes the agent's earlier enrolment if it is unused.
     pub(crate) async fn issue_enrolment(
         &self,
         caller: &Principal,

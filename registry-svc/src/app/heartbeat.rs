@@ -1,13 +1,14 @@
-//! Heartbeats: keep an agent online, or bring it back.
+//! Handles heartbeats, which keep an agent online or bring it back.
 //!
-//! A beat that leaves the record as it is only renews the agent's deadline in Redis, in a batch with other
-//! beats ([`renew`]); its vitals are written to Postgres every few seconds together with those of other
-//! agents ([`flush`]). A beat that changes the agent's status updates the record, in a transaction that locks
-//! the account's custody row. If the cached snapshot and the record have different incarnations, the beat
-//! changes nothing: it was on its way when the agent was marked offline, paused or registered again.
+//! Each living agent has a deadline in Redis, by which its next beat must arrive. A beat that does not change
+//! the agent's status only moves the deadline, in a batch with other beats ([`renew`]); its vitals are
+//! written to Postgres every few seconds together with those of other agents ([`flush`]). A beat that changes
+//! the status updates the record in Postgres, in a transaction that locks the account's custody row. If the
+//! record has another incarnation than the cached snapshot, the beat changes nothing: the agent may have sent
+//! it before it was marked offline, paused or registered again.
 //!
-//! While Redis is unreachable or empty, beats are answered from memory and from Postgres, and no agent is
-//! marked offline.
+//! While Redis is unreachable or empty, beats are answered from the cache of this process and from Postgres,
+//! and no agent is marked offline.
 
 mod cache;
 mod flush;

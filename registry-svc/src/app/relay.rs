@@ -1,9 +1,11 @@
 //! The relay: stores A2A messages and passes them to agents.
 //!
-//! An accepted message is in Postgres, in the lane of its conversation, and ends delivered, failed, expired
-//! or dropped. Its sender waits for the agent's answer up to a limit. After that, or if the agent is not
-//! reachable, the sender gets a task that represents the message and can be polled. If a sender repeats a
-//! message (same A2A message id, same content), no second message is stored; it gets the answer to the first.
+//! An accepted message is stored in Postgres, in the lane of its conversation: messages of one lane are
+//! delivered one after the other. It ends delivered, failed, expired or dropped. Its sender waits for the
+//! agent's answer up to a limit. After that, or at once if the agent is not reachable or polls for its
+//! messages, the sender gets a task that represents the message and can be polled. A message that its sender
+//! repeats (same A2A message id, same content) is not stored again; the sender gets the answer to the stored
+//! one.
 //!
 //! [`deliver`] delivers the stored messages, whether or not their senders wait.
 
@@ -82,11 +84,11 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Relays one request. A request that is wrong as A2A gets a [`Reply`] with a JSON-RPC error.
+    /// Relays one request. A request that is not valid A2A gets a [`Reply`] with a JSON-RPC error.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if the body is too long, [`Error::NotFound`] if the tenant has no such agent,
-    /// [`Error::AgentBusy`] if too many messages wait for it.
+    /// [`Error::AgentBusy`] if too many messages wait for the agent.
     pub(crate) async fn relay(&self, caller: &Principal, incoming: Incoming) -> Result<Reply> {
         let account = caller.account_id()?;
         if incoming.body.len() > self.limits.max_request {

@@ -1,15 +1,16 @@
-//! The sweep for silent agents: one replica at a time, under a lease that every write checks.
+//! The sweep for silent agents: one replica at a time, under a lease that every write to Postgres checks.
 //!
-//! An agent is a candidate if and only if
+//! An agent is a candidate if
 //! - its deadline in Redis has passed, and
-//! - the replica that took its last beat has announced itself recently, or has been gone for a probation.
+//! - the replica that took its last beat announced itself recently, or has not announced itself for one
+//!   probation (the time in which every agent must beat once).
 //!
 //! The sweep marks a candidate offline in Postgres only if the agent's incarnation has not changed since its
 //! last beat, and only if no replica wrote a beat of it lately: a replica that is cut off from Redis still
-//! writes beats to Postgres. Marking raises the incarnation, so that earlier beats no longer count.
+//! writes beats to Postgres. Marking raises the incarnation, so that beats sent before it change nothing.
 //!
-//! After a pause between sweeps, or when too many agents fall silent at once, the sweep marks no agent; it
-//! waits for a probation first.
+//! After a pause between sweeps, or when too many agents fall silent at once, the sweep marks no agent until
+//! one probation has passed.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -143,15 +144,16 @@ impl Sweep {
                 Some(liveness) if !liveness.snapshot.status.is_reachable() => {
                     snapshots.push((*agent, liveness.snapshot, DeadlineChange::RemoveIfPassed));
                 }
-                // The agent is alive in Postgres, and either beats at another replica or has no snapshot: it
-                // gets time to beat.
+                // The agent is online or degraded in Postgres. Either a replica wrote a recent beat of it to
+                // Postgres, or Redis had no snapshot of it. Moves its deadline to one silence timeout from
+                // now.
                 Some(liveness)
                     if known.is_none() || liveness.last_heartbeat_at.is_some_and(|at| at >= heard_since) =>
                 {
                     snapshots.push((*agent, liveness.snapshot, DeadlineChange::ExtendTo(timeout)));
                 }
-                // The snapshot is of another incarnation: the next sweep evaluates the agent in the present
-                // one.
+                // The snapshot was of another incarnation, and the next sweep uses the new snapshot; or the
+                // account is being erased, which deletes the agent.
                 Some(liveness) => {
                     snapshots.push((*agent, liveness.snapshot, DeadlineChange::Keep));
                     still_silent += 1;

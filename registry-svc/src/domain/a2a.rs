@@ -1,8 +1,8 @@
 //! The agent-to-agent protocol (A2A), as far as the relay needs it: JSON-RPC requests of versions 0.2, 0.3
 //! and 1.0 in one form, and the translation between the versions.
 //!
-//! The relay repairs a request (a message without an id, `content` instead of `parts`) only where real 0.2
-//! clients send it so. Every other deviation is an error with the request's id.
+//! The relay accepts what real 0.2 clients leave out or name differently: `jsonrpc`, the message's id and
+//! role, `content` instead of `parts`. Other faults that it finds are JSON-RPC errors with the request's id.
 
 mod envelope;
 mod result;

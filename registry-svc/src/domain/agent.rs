@@ -52,8 +52,8 @@ pub struct Agent {
     pub status_changed_at: DateTime<Utc>,
     /// Version of the record. Every change except a flush of vitals increases it.
     pub generation: i64,
-    /// Number of the agent's incarnation. Every event but a beat begins a new one; a beat of an earlier one
-    /// changes nothing.
+    /// Number of the agent's incarnation. A registration, silence, pause, resume or removal begins a new one.
+    /// A beat of an earlier incarnation changes nothing.
     pub incarnation: i64,
     pub delivery_mode: DeliveryMode,
     pub url: Option<String>,

@@ -12,8 +12,8 @@ use super::{
     status::{Input, Status, next_status},
 };
 
-/// The cached part of an agent's record, which lets a beat that changes nothing skip the record. The record
-/// in Postgres decides where the two differ.
+/// The cached part of an agent's record. A beat that would not change these fields is answered without
+/// reading the record. If the cache and the record in Postgres differ, the record is right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Snapshot {
     pub incarnation: i64,
@@ -85,14 +85,15 @@ pub(crate) struct Beat {
 }
 
 impl Beat {
-    /// Returns the vitals after this beat, within bounds. `judges_itself` of the beat takes effect before the
-    /// health in the same beat is evaluated.
+    /// Returns the vitals to store after this beat, corrected to be within bounds. `judges_itself` is the
+    /// agent's present setting; a setting in the beat replaces it and already applies to the health in this
+    /// beat.
     pub(crate) fn vitals_after(&self, judges_itself: bool) -> Vitals {
         Vitals { judges_itself: self.judges_itself.unwrap_or(judges_itself), ..self.vitals.clone() }
             .within_bounds()
     }
 
-    /// Returns whether the record stays as it is in `known` after this beat, apart from vitals.
+    /// Returns whether this beat would leave the fields of `known` as they are.
     pub(crate) fn changes_nothing(&self, known: &Snapshot) -> bool {
         let vitals = self.vitals_after(known.judges_itself);
         vitals.judges_itself == known.judges_itself
@@ -135,7 +136,7 @@ pub(crate) enum DeadlineChange {
 pub(crate) struct SweepLimits {
     /// Time between two sweeps.
     pub period: Duration,
-    /// Time that every agent gets to beat once after a pause, or after a mass silence.
+    /// Time in which every agent must beat once after a pause between sweeps, or after a mass silence.
     pub probation: Duration,
     /// If at most this number of agents is silent, it is no mass silence.
     pub max_silent: u32,
@@ -180,7 +181,7 @@ impl BeatSchedule {
         interval.mul_f64(1.0 + JITTER) * self.missed_beats.max(1) + self.grace
     }
 
-    /// Returns the time that every living agent gets to beat once, when earlier beats may have been lost.
+    /// Returns the time in which every living agent must beat once, when earlier beats may have been lost.
     pub(crate) fn probation(&self) -> Duration {
         self.max_interval.mul_f64(1.0 + JITTER) + self.grace
     }

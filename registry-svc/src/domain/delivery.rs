@@ -1,4 +1,4 @@
-//! The decision after an attempt to deliver a message.
+//! Decides, after an attempt to deliver a message, whether the message is delivered, retried or failed.
 
 use std::time::Duration;
 
@@ -93,13 +93,13 @@ pub(crate) struct RetryPolicy {
     pub backoff: Backoff,
 }
 
-/// Decides what follows from an attempt. It was the message's attempt number `attempts`; `arrivals` of the
-/// attempts may have arrived; `draw` in 0..1 spreads the retries.
+/// Decides what follows from an attempt. `attempts` counts the attempts of the message, this one included;
+/// `arrivals` counts those that may have reached the agent; `draw` in 0..1 spreads the retries.
 ///
-/// A JSON-RPC answer ends the message whatever its HTTP status, unless the status asks to retry. A message
-/// that was not sent is retried until it expires. A message that may have arrived is retried up to
-/// `max_arrivals` times, under the same message id. A message that times out fails, because another attempt
-/// would make the agent do the work twice.
+/// A JSON-RPC answer ends the message whatever its HTTP status, unless the status asks to retry (such as 429
+/// or 503). A message that was not sent is retried until it expires. A message that may have arrived is
+/// retried until `max_arrivals` attempts may have arrived, under the same message id. A message that times
+/// out fails, because another attempt could make the agent do the work twice.
 pub(crate) fn decide(
     attempt: Attempt,
     attempts: i32,

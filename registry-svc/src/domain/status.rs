@@ -1,7 +1,8 @@
-//! An agent's status, and [`next_status`], the one function that changes it.
+//! An agent's status, and [`next_status`], which returns the status after an event ([`Input`]).
 //!
-//! Every event of an agent's life is an [`Input`]. A registration or beat never changes the status of a
-//! paused or removed agent: it may come late, from a process that should have ended.
+//! The sweep does not call it: `store::liveness::mark_offline` applies [`Input::Silence`] in SQL. A
+//! registration or beat never changes the status of a paused or removed agent, because it may come late, from
+//! a process that should have stopped.
 
 /// Share of failed requests at which an agent becomes degraded.
 pub(crate) const DEGRADED_FROM: f64 = 0.5;
@@ -116,8 +117,8 @@ impl Health {
 }
 
 impl Input {
-    /// Returns whether the input begins a new incarnation, in which beats of the earlier one change nothing.
-    /// Every input but a beat does.
+    /// Returns whether the input begins a new incarnation; every input but a beat does. Beats of an earlier
+    /// incarnation change nothing.
     pub const fn begins_incarnation(self) -> bool {
         match self {
             Self::Register | Self::Silence | Self::Pause | Self::Resume | Self::Remove => true,

@@ -83,7 +83,8 @@ pub(crate) async fn find(
     Ok(query.fetch_optional(db).await?)
 }
 
-/// Finds a tenant's agent, removed or not, and blocks writers of it until the transaction ends.
+/// Finds a tenant's agent, removed or not, and share-locks its row: writers of the row wait until the
+/// transaction ends.
 pub(crate) async fn find_and_share(
     db: &mut PgConnection,
     account: AccountId,
@@ -138,8 +139,8 @@ pub(crate) async fn count(db: &mut PgConnection, account: AccountId) -> Result<i
     Ok(count)
 }
 
-/// Stores the record `next`, which follows from generation `read`. No other function writes one agent's
-/// status.
+/// Stores the record `next`, which the caller made from generation `read`. Every change of one agent's status
+/// uses this function; only the sweep uses [`super::liveness::mark_offline`].
 ///
 /// # Errors
 /// [`pg::Error::Stale`] if the stored generation is not `read`.

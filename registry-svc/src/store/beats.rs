@@ -1,8 +1,8 @@
 //! Beats in Redis: each agent's deadline, the replica that took its last beat, and its snapshot.
 //!
-//! All of it may be lost. A caller that finds the generation key missing writes the agents that are alive in
-//! Postgres to Redis ([`BeatStore::seed`], then [`BeatStore::mark`]). All times in Redis are from Redis's
-//! clock.
+//! All of it may be lost. Redis has the generation key once all living agents have been written to it. A
+//! caller that finds the key missing writes the agents that are online or degraded in Postgres to Redis
+//! ([`BeatStore::seed`], then [`BeatStore::mark`]). All times in Redis are from Redis's clock.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -165,9 +165,10 @@ impl BeatStore {
         Ok(deadline.is_some() || snapshot || replica)
     }
 
-    /// Gives living agents `time` to beat; agents that have a deadline already only if `extend`. `run` is the
-    /// Redis run id that the first page of this seeding returned. Returns the run id; `None` if Redis now has
-    /// another, because it was replaced.
+    /// Writes living agents and sets each deadline to `time` from now. A deadline that exists already is
+    /// moved only if `extend`, and only to a later time. `run` is the Redis run id that the first page of
+    /// this seeding returned. Returns the run id; `None` if Redis now has another one, because it was
+    /// replaced.
     pub(crate) async fn seed(
         &self,
         run: Option<&str>,
@@ -225,8 +226,9 @@ impl BeatStore {
         })
     }
 
-    /// Lists a page of silent agents, after the first `skip`. A replica is connected for `fresh` after its
-    /// last announcement, and gone after `gone`.
+    /// Reads a page of the agents with a passed deadline, after the first `skip`. Leaves out an agent if the
+    /// replica of its last beat last announced itself more than `fresh` and less than `gone` ago: that
+    /// replica may take beats that Redis does not see.
     pub(crate) async fn silent(
         &self,
         page: usize,

@@ -1,8 +1,8 @@
 //! Lanes: conversations with agents, each leased by the worker that delivers its messages.
 //!
 //! `ready_at` is the time from which a lane may be claimed. It is NULL while the lane has no message to
-//! deliver and while its agent is not reachable; the transaction that makes the agent reachable sets it again
-//! ([`wake`]).
+//! deliver, and after a worker that claimed the lane found the agent not reachable; the transaction that
+//! makes the agent reachable sets it again ([`wake`]).
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ pub(crate) async fn append(
 }
 
 /// Claims ready lanes of push agents, the longest ready first. A lane with an expired lease is claimed only
-/// if `expired`. Lanes of an account that is being erased are never claimed.
+/// if `expired`. Lanes of an account that is being erased are not claimed.
 pub(crate) async fn claim(
     db: &mut PgConnection,
     replica: &str,
@@ -151,7 +151,7 @@ pub(crate) async fn lock(db: &mut PgConnection, lane: Uuid) -> Result<(), pg::Er
     Ok(())
 }
 
-/// Subtracts `ended` messages from those that a lane has pending; the lane stays claimed.
+/// Subtracts `ended` from the number of messages that a lane has pending; the lane stays claimed.
 pub(crate) async fn count_ended(
     db: &mut PgConnection,
     lease: &ItemLease,
@@ -171,8 +171,8 @@ pub(crate) async fn count_ended(
     ensure_affected(&done, 1).map_err(|_| pg::Error::Fenced("relay_lanes".into()))
 }
 
-/// Releases a lane and subtracts the `ended` messages. If messages are left, the lane becomes ready when
-/// `after` has passed; with `None` it waits until [`wake`].
+/// Releases a lane and subtracts `ended` from the number of its pending messages. If messages are left, the
+/// lane becomes ready when `after` has passed; with `None` it waits until [`wake`].
 ///
 /// # Errors
 /// [`pg::Error::Fenced`] if another worker claimed the lane.
@@ -198,7 +198,8 @@ pub(crate) async fn release(
     ensure_affected(&done, 1).map_err(|_| pg::Error::Fenced("relay_lanes".into()))
 }
 
-/// Subtracts a canceled message from those that a lane has pending, claimed or not.
+/// Subtracts one canceled message from the number that a lane has pending, whether or not the lane is
+/// claimed.
 pub(crate) async fn count_canceled(db: &mut PgConnection, lane: Uuid) -> Result<(), pg::Error> {
     let done = sqlx::query!(
         "UPDATE relay_lanes
@@ -211,7 +212,8 @@ pub(crate) async fn count_canceled(db: &mut PgConnection, lane: Uuid) -> Result<
     ensure_affected(&done, 1)
 }
 
-/// Makes the lanes of an agent that is reachable again ready, also those that wait for a retry.
+/// Makes the lanes of an agent that have pending messages ready now, also those that wait for a retry. Called
+/// when the agent has become reachable. Returns the number of lanes changed.
 pub(crate) async fn wake(db: &mut PgConnection, target: AgentId) -> Result<u64, pg::Error> {
     let done = sqlx::query!(
         "UPDATE relay_lanes

@@ -1,7 +1,7 @@
 //! Writes beats to Postgres and marks silent agents offline, many agents in one statement.
 //!
-//! Each statement locks the custody rows of the accounts it writes, so that an erasure waits for it, and
-//! locks agents in the order of their ids, so that replicas do not deadlock.
+//! A statement that writes locks the custody rows of the agents' accounts, so that an erasure waits for it,
+//! and locks agents in the order of their ids, so that replicas do not deadlock.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -25,8 +25,8 @@ macro_rules! liveness {
     };
 }
 
-/// Writes beats and returns the agents written. Beats of an agent that is removed, being erased, or in
-/// another incarnation by now are left out.
+/// Writes beats and returns the agents written. Leaves out beats of an agent that is removed, is in another
+/// incarnation by now, or belongs to an account that is being erased.
 pub(crate) async fn write_beats(
     db: &mut PgConnection,
     beats: &[BeatRecord],
@@ -115,9 +115,9 @@ pub(crate) async fn list_alive(
     Ok(agents)
 }
 
-/// Marks silent agents as offline, which begins their next incarnation, and returns those marked. An agent is
-/// not marked if it is in another incarnation by now, or if any replica wrote a beat of it at or after
-/// `heard_since`.
+/// Marks silent agents as offline, which begins their next incarnation, and returns those marked. Leaves out
+/// an agent that is in another incarnation by now, of which any replica wrote a beat at or after
+/// `heard_since`, or whose account is being erased.
 pub(crate) async fn mark_offline(
     db: &mut PgConnection,
     silent: &[(AgentId, i64)],

@@ -69,12 +69,13 @@ pub(crate) async fn find_by_secret(
     query.fetch_optional(db).await?.transpose()
 }
 
-/// Finds a token of any account, and blocks its revocation until the transaction ends.
+/// Finds a token of any account, and share-locks its row: a revocation waits until the transaction ends.
 pub(crate) async fn find_and_share(db: &mut PgConnection, id: TokenId) -> Result<Option<Token>, pg::Error> {
     select!("WHERE id = $1 FOR SHARE", id as TokenId).fetch_optional(db).await?.transpose()
 }
 
-/// Finds a token of any account, and blocks its use and revocation until the transaction ends.
+/// Finds a token of any account, and locks its row: its revocation and other registrations with it wait until
+/// the transaction ends.
 pub(crate) async fn find_and_lock(db: &mut PgConnection, id: TokenId) -> Result<Option<Token>, pg::Error> {
     select!("WHERE id = $1 FOR UPDATE", id as TokenId).fetch_optional(db).await?.transpose()
 }

@@ -1,9 +1,10 @@
 //! Claims ready lanes, the longest ready first, and delivers their messages, up to a maximum at once; it also
 //! ends expired messages.
 //!
-//! A lane is a candidate if and only if its agent is a push agent, its `ready_at` has passed, and it has no
-//! valid lease. A lane with an expired lease is claimed only after this process has reached Postgres for the
-//! duration of a lease. After an outage of Postgres the lane's worker can thus renew its lease first.
+//! A lane is claimed only if its agent is a push agent, its `ready_at` has passed, no worker has a valid
+//! lease of it, and its agent and account are below their limits of deliveries. A lane with an expired lease
+//! is claimed only after this process has reached Postgres for the duration of a lease. After an outage of
+//! Postgres the lane's worker can thus renew its lease first.
 
 use std::{sync::Arc, time::Duration};
 

@@ -10,8 +10,9 @@ use crate::{
 
 impl Driver {
     /// Passes the point of no return, unless a hold is in force; then the job waits until the hold ends.
-    /// Setting a hold takes the same locks, so a concurrent hold is either found here or refused to the
-    /// operator. A concurrent cancellation makes the guarded write fail.
+    /// Setting a hold on the subject takes one of these locks. So a concurrent hold on the subject is either
+    /// found here, or is refused because the erasure has started. If a concurrent cancellation changes the
+    /// job first, the write fails.
     pub(super) async fn clear(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let covering = hold::covering(&claim.subject);
         let mut tx = Tx::system(&self.pool).await?;

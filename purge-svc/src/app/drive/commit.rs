@@ -1,5 +1,5 @@
-//! `verified → committed`: each custodian deletes its row of the subject, the custodian that owns the subject
-//! last; then the receipt is written.
+//! `verified → committed`: each custodian deletes its own row of the subject, the service that owns the
+//! subject last; then purge-svc writes the receipt.
 
 use svc_core::{
     custody::StepKind,

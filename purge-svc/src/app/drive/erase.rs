@@ -23,8 +23,8 @@ use crate::{
 const MAX_CALLS: u32 = 1000;
 
 impl Driver {
-    /// Erases at every custodian. An object that cannot be deleted becomes a dead letter, which stops the
-    /// job.
+    /// Calls Erase at every custodian. An object that cannot be deleted becomes a dead letter, which stops
+    /// the job.
     pub(super) async fn erase(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let remaining = self.remaining(claim, StepKind::Erase).await?.into_iter();
         let done = join_all(remaining.map(|custodian| self.erase_at(claim, custodian))).await;
@@ -35,8 +35,8 @@ impl Driver {
         Ok(self.transition(claim, Input::Erased).await?)
     }
 
-    /// Erases at one custodian. Returns whether it is done; if not, the dead letters say which objects it
-    /// refused.
+    /// Calls Erase at one custodian. Returns whether the custodian is done; if not, the dead letters say
+    /// which objects it refused to delete.
     async fn erase_at(&self, claim: &Claim, custodian: Custodian) -> Result<bool, Incomplete> {
         for _ in 0..MAX_CALLS {
             let (erasure, digest) = self.roster.get(custodian).erase(&step_call(claim)).await?;
@@ -82,9 +82,9 @@ impl Driver {
         Ok(tx.commit().await?)
     }
 
-    /// Stops the job until an operator has resolved its dead letters. It locks the job's row first, as the
-    /// operator's request does: if that request has just resolved the last letter, the job only waits for its
-    /// next attempt.
+    /// Stops the job until an operator has resolved its dead letters. Like the request that resolves a
+    /// letter, it locks the job's row first: if that request has just resolved the last letter, the job only
+    /// waits for its next attempt.
     async fn dead_letter(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let mut tx = Tx::system(&self.pool).await?;
         jobs::lock(&mut tx, None, claim.job.purge_id).await?;

@@ -1,4 +1,5 @@
-//! `pending → frozen`: every custodian stops the subject's writers. Thawing admits them again.
+//! `pending → frozen`: every custodian refuses new writes of the subject. Thaw, for a canceled job, allows
+//! writes again.
 
 use futures::{FutureExt, future::join_all};
 use svc_core::{custody::StepKind, data::pg::Tx};
@@ -11,8 +12,8 @@ use crate::{
 };
 
 impl Driver {
-    /// Freezes at every custodian, unless a hold is in force, a custodian does not answer, or one does not
-    /// declare a required kind.
+    /// Calls Freeze at every custodian. Freezes none if a hold is in force, if a custodian does not answer,
+    /// or if one does not declare a required kind.
     pub(super) async fn freeze(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let covering = hold::covering(&claim.subject);
         let mut tx = Tx::system(&self.pool).await?;
@@ -44,8 +45,8 @@ impl Driver {
         Ok(self.transition(claim, Input::Frozen).await?)
     }
 
-    /// Thaws at every custodian, because the tenant canceled the job. It thaws a custodian that was never
-    /// frozen too, because only after a thaw does it refuse the late freeze of a worker that died or lost its
+    /// Calls Thaw at every custodian, because the tenant canceled the job. It also calls custodians that were
+    /// never frozen: after a Thaw, a custodian refuses the late Freeze of a worker that died or lost its
     /// lease.
     pub(super) async fn thaw(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         self.ask_remaining(claim, StepKind::Thaw, |client, call| {

@@ -1,5 +1,5 @@
-//! `frozen → inventoried`: the ids of the subject's objects outside Postgres are copied before anything is
-//! deleted. An id that only the custodian's row holds would be lost with that row.
+//! `frozen → inventoried`: copies the ids of the subject's objects outside Postgres before anything is
+//! deleted, because an id that only a row of the custodian contains would be lost with that row.
 
 use futures::future::join_all;
 use svc_core::{custody::StepKind, run::failpoint};
@@ -19,7 +19,8 @@ impl Driver {
         Ok(self.transition(claim, Input::Inventoried).await?)
     }
 
-    /// Copies one list. If it breaks off, the step is not recorded; the next attempt copies it again.
+    /// Copies the list of one custodian. If the list breaks off, the step is not recorded, and the next
+    /// attempt copies the list again.
     async fn copy_list(&self, claim: &Claim, custodian: Custodian) -> Result<(), Incomplete> {
         let client = self.roster.get(custodian);
         let description = client.describe().await?;

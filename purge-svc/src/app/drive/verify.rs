@@ -1,4 +1,5 @@
-//! `erased → verified`: every custodian reads back how much is left, independently of its answer to Erase.
+//! `erased → verified`: every custodian counts how much of the subject is left, whatever it answered to
+//! Erase.
 
 use futures::future::join_all;
 use svc_core::{custody::StepKind, data::pg::Tx, run::failpoint};
@@ -13,7 +14,7 @@ use crate::{
 };
 
 impl Driver {
-    /// Reads back at every custodian. If one of them has residue, all of them erase and read back again.
+    /// Calls Verify at every custodian. If one of them has data left, all of them erase and verify again.
     pub(super) async fn verify(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let remaining = self.remaining(claim, StepKind::Verify).await?.into_iter();
         let residue = join_all(remaining.map(|custodian| self.read_back(claim, custodian))).await;

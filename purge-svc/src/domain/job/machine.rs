@@ -12,8 +12,8 @@ pub enum Input {
     Frozen,
     /// Every external object is on the job's own list.
     Inventoried,
-    /// No hold is in force on the subject, and none can be set from now on: the job passes the point of no
-    /// return.
+    /// No hold was in force on the subject or its account when the worker looked: the job passes the point of
+    /// no return.
     Cleared,
     /// A hold is in force until this time.
     Held(DateTime<Utc>),
@@ -23,7 +23,7 @@ pub enum Input {
     ItemsRefused,
     /// Every custodian read back zero.
     Clean,
-    /// A custodian found residue; the next attempt to erase is due at this time.
+    /// A custodian has data left; the next attempt to erase is due at this time.
     Residue(DateTime<Utc>),
     /// The receipt is written in the same transaction.
     Receipted,

@@ -213,9 +213,8 @@ fn names_tell_causes_apart() {
 }
 
 proptest! {
-    /// Checks for every sequence of inputs that a job past the point of no return never thaws, that
-    /// generations only grow, and that a job is committed only after a clean read-back and then changes no
-    /// more.
+    /// Checks for every sequence of inputs: a job past the point of no return never thaws; generations only
+    /// grow; a job is committed only after every custodian read back zero, and then changes no more.
     #[test]
     fn no_order_of_inputs_breaks_the_promises(picks in proptest::collection::vec(0_usize..14, 1..60)) {
         let mut record = Record::accepted(now());

@@ -1,5 +1,6 @@
 //! Caches snapshots of agents: in Redis for all replicas, and in this process for the time when Redis is
-//! unreachable. A snapshot that differs from the record in Postgres is corrected when beats are flushed.
+//! unreachable. If a snapshot has another incarnation than the record, it is replaced when the next beat is
+//! flushed or applied to the record.
 
 use moka::sync::Cache;
 use svc_core::{error::Chain, id::AgentId};

@@ -1,7 +1,8 @@
 //! Writes the vitals of beats to Postgres, many agents in one statement.
 //!
-//! Only the latest beat of each agent is written. If a beat could not be written because its agent is removed
-//! or in another incarnation, the cached snapshot is stale, and the flush corrects it.
+//! Only the latest beat of each agent is written. The statement leaves a beat out if its agent is removed, is
+//! in another incarnation, or belongs to an account that is being erased; the flush then replaces the agent's
+//! cached snapshot by the record.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,7 +1,8 @@
-//! Renews agents' deadlines in Redis, many beats in one script.
+//! Renews agents' deadlines in Redis, many agents with one script call.
 //!
-//! While [`IN_FLIGHT`] batches wait for Redis, further beats queue up and are then sent together. Every
-//! queued beat is answered; if Redis is unreachable, the answer is [`Renewed::RedisAway`].
+//! At most [`IN_FLIGHT`] batches run at a time; beats that arrive meanwhile are queued and sent in the next
+//! batches. Every beat gets an answer: [`Renewed::RedisAway`] if its renewal was not confirmed, for example
+//! because Redis is unreachable or this process is stopping.
 
 use std::sync::{
     Arc,

@@ -1,7 +1,8 @@
-//! Seeds Redis: writes the living agents to a Redis that does not have them.
+//! Seeds a Redis that lost the agents or never had them, from Postgres.
 //!
-//! Every agent that is online or degraded in Postgres gets a probation, in which it must beat. Afterwards
-//! Redis is marked as seeded, but only if it is still the server in which the seeding began.
+//! Writes every agent that is online or degraded in Postgres, with a deadline of one probation
+//! (`BeatSchedule::probation`) from now. Then marks Redis as seeded, unless it is no longer the server in
+//! which the seeding began.
 
 use std::{sync::Arc, time::Duration};
 
@@ -41,7 +42,7 @@ impl Seeder {
         Self { pool, beats, probation, seeding: Arc::default() }
     }
 
-    /// Writes every living agent to Redis and marks it as seeded. Begins again if Redis was replaced
+    /// Writes every living agent to Redis and marks Redis as seeded. Begins again if Redis was replaced
     /// meanwhile.
     pub(crate) async fn seed(&self) -> Result<(), SeedError> {
         let _seeding = self.seeding.lock().await;
@@ -59,8 +60,8 @@ impl Seeder {
         self.put_all(false).await.map(drop)
     }
 
-    /// Writes every living agent to Redis and returns its run id; `None` if Redis was replaced meanwhile.
-    /// `extend` also extends deadlines that exist.
+    /// Writes every living agent to Redis and returns the run id of Redis; `None` if Redis was replaced
+    /// meanwhile. Deadlines that exist already are moved only if `extend`.
     async fn put_all(&self, extend: bool) -> Result<Option<String>, SeedError> {
         let (mut run, mut after, mut put) = (None, None, 0);
         loop {

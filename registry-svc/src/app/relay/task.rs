@@ -1,5 +1,5 @@
-//! Reads and cancels tasks. A task either represents a stored message, or is the agent's own, and the relay
-//! asks the agent about it.
+//! Reads and cancels tasks. If the task represents a stored message, the relay answers from Postgres; if it
+//! is the agent's own task, the relay passes the call to the agent.
 
 use svc_core::{data::pg::Tx, id, subject::Subject, wire::principal::Principal};
 

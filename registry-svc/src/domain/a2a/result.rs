@@ -45,7 +45,8 @@ impl Outcome {
         }
     }
 
-    /// Returns the answer to `envelope` by an agent of version `from`, in the caller's version.
+    /// Returns the JSON-RPC answer for the caller: a result is translated from the agent's version `from` to
+    /// the caller's, an error is passed on unchanged.
     ///
     /// # Errors
     /// [`RpcError`] `-32006` if the result does not fit the method.
@@ -86,7 +87,7 @@ impl TaskState {
     }
 }
 
-/// The part of a stored message that the task about it shows.
+/// The parts of a stored message from which the relay builds the task that represents it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StoredMessage<'a> {
     /// The id in the relay, which is the id of the task.

@@ -94,7 +94,7 @@ pub(crate) fn result_for(call: &Call, result: &Value, from: Version, to: Version
     }
 }
 
-/// Returns whether the result of sending is a task (or else a message), and its content.
+/// Returns the task or message in the result of sending, and whether it is a task; `None` if it is neither.
 pub(super) fn unwrapped(result: &Value, version: Version) -> Option<(bool, &Value)> {
     match version {
         Version::V03 => match result.get("kind").and_then(Value::as_str) {

@@ -48,8 +48,8 @@ pub(crate) async fn next(db: &mut PgConnection, lane: Uuid) -> Result<Option<Nex
     .transpose()
 }
 
-/// Marks a message as dispatched, which is state `to`. The attempt counts as arrived until [`requeue`] says
-/// that it did not.
+/// Sets a message to the state `to`, which is dispatched, and counts one attempt. The attempt counts as
+/// arrived until [`requeue`] subtracts it.
 pub(crate) async fn dispatch(db: &mut PgConnection, id: Uuid, to: State) -> Result<(), pg::Error> {
     let done = sqlx::query!(
         "UPDATE relay_messages
@@ -63,8 +63,8 @@ pub(crate) async fn dispatch(db: &mut PgConnection, id: Uuid, to: State) -> Resu
     ensure_affected(&done, 1)
 }
 
-/// Queues a dispatched message again, which is state `to`; `arrived` says whether the attempt may have
-/// arrived.
+/// Sets a dispatched message to the state `to`, which is queued. Unless `arrived`, subtracts the attempt from
+/// those that may have arrived.
 pub(crate) async fn requeue(
     db: &mut PgConnection,
     id: Uuid,
@@ -86,7 +86,8 @@ pub(crate) async fn requeue(
     ensure_affected(&done, 1)
 }
 
-/// Queues every dispatched message of an agent again, after the leases of its lanes were ended.
+/// Queues every dispatched message of an agent again. The caller has ended the leases of the agent's lanes
+/// before.
 pub(crate) async fn requeue_all(db: &mut PgConnection, target: AgentId) -> Result<u64, pg::Error> {
     let done = sqlx::query!(
         "UPDATE relay_messages SET state = 'queued', code = $2 WHERE target_id = $1 AND state = 'dispatched'",
