@@ -7,7 +7,7 @@
 //! on any replica.
 //!
 //! The journal guarantees sequence numbers without a gap or a repetition, no visible event before its commit,
-//! and no event of a fenced worker.
+//! and no event of a worker after another one claimed its turn.
 
 pub(crate) mod hub;
 pub(crate) mod reader;
@@ -52,8 +52,8 @@ impl Journal {
     }
 
     /// Opens the log of a turn for the worker that claimed it with `epoch`. `last_seq` is the turn's newest
-    /// event, read after the claim was committed. The writer cancels `fenced` when it learns that another
-    /// epoch runs the turn or that it is final.
+    /// event, read after the claim was committed. The writer cancels `fenced` when it learns that the turn
+    /// was claimed again or is final.
     pub fn open(&self, turn_id: TurnId, epoch: i64, last_seq: i64, fenced: CancellationToken) -> TurnLog {
         let writer = &self.writers[writer_of(turn_id, self.writers.len())];
         TurnLog::new(turn_id, epoch, last_seq, fenced, writer.clone(), self.hub.clone())

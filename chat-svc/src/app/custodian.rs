@@ -1,5 +1,5 @@
 //! chat-svc's part of an erasure: it stops a subject's turns, deletes the subject's rows, and counts those
-//! left.
+//! left. A subject is an account or one session.
 //!
 //! [`svc_core::custody`] decides which writers and steps are allowed, and replays the answers of repeated
 //! steps. Answers are stored in types such as `Erased`, not as messages of the contract.

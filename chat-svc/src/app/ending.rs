@@ -25,7 +25,7 @@ use crate::{
     store::{events, messages, stops, tool_calls, turns, usage},
 };
 
-/// A successful step: the turn's answer, or the tool calls before it.
+/// A step that succeeded: its message is the turn's answer, or has tool calls.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     /// Number of the step.

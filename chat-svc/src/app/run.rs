@@ -1,9 +1,11 @@
-//! Reads and writes of a worker that runs a turn; every write is fenced by the turn's epoch.
+//! Reads and writes of a worker that runs a turn. Every claim raises the turn's epoch, and a write with an
+//! older epoch is refused.
 //!
 //! A write is one transaction: it locks the session's custody rows, checks under the lock on the turn's row
-//! that this epoch still runs the turn, writes the change with the events that show it, and commits. Only
-//! then are the events published. Events that change no other row (deltas, the start of a step) go through
-//! the [`TurnLog`], which is flushed before each such transaction, so that sequence numbers stay in order.
+//! that the turn is running with this worker's epoch, writes the change with the events that show it, and
+//! commits. Only then are the events published. Events that change no other row (deltas, the start of a step)
+//! go through the [`TurnLog`], which is flushed before each such transaction, so that sequence numbers stay
+//! in order.
 
 use std::time::Instant;
 
@@ -38,7 +40,7 @@ const HISTORY_PAGE: i64 = 50;
 /// Why a run ends without an answer.
 #[derive(Debug)]
 pub(crate) enum RunError {
-    /// Another epoch runs the turn, or it is final: the worker has nothing left to do.
+    /// The turn was claimed again or is final: the worker has nothing left to do.
     Fenced,
     /// This process stops; another process continues the turn.
     HandOver,
@@ -305,7 +307,8 @@ impl Run {
         Ok(message)
     }
 
-    /// Begins a transaction, locks the turn's row in it, and checks that this epoch still runs the turn.
+    /// Begins a transaction, locks the turn's row in it, and checks that the turn is running with this
+    /// worker's epoch.
     async fn begin(&self, progress: Progress) -> Result<Tx, RunError> {
         let turn = &self.turn;
         let mut tx = Tx::for_subject(&self.deps.pool, turn.subject()).await?;

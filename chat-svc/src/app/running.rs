@@ -58,7 +58,7 @@ impl RunningTurns {
         Self { pool, turns: Arc::default() }
     }
 
-    /// Registers a claimed turn. `fenced` is cancelled once another epoch runs the turn or it is final.
+    /// Registers a claimed turn. `fenced` is cancelled once the turn was claimed again or is final.
     pub(crate) fn register(&self, turn_id: TurnId, epoch: i64, fenced: CancellationToken) -> Registration {
         let before = self.lock().insert(turn_id, Running { epoch, fenced });
         if let Some(before) = before {
@@ -68,8 +68,8 @@ impl RunningTurns {
         Registration { running: self.clone(), turn_id, epoch }
     }
 
-    /// Stops the turn's driver in this process, if there is one and its epoch no longer runs the turn
-    /// according to Postgres.
+    /// Stops the turn's driver in this process, if there is one and Postgres says that the turn was claimed
+    /// again or is final.
     pub(crate) async fn check(&self, turn_id: TurnId) -> Result<(), pg::Error> {
         let Some(running) = self.lock().get(&turn_id).cloned() else { return Ok(()) };
         let mut db = self.pool.acquire().await?;

@@ -1,5 +1,5 @@
-//! Starts and ends runs: a worker opens a run for a claimed turn, then completes, fails, hands over or leaves
-//! it.
+//! Starts and ends runs. A run is the work of one worker on a claimed turn: the worker ends the turn, hands
+//! it over, or leaves it to the worker that claims it after the lease expires.
 
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,8 @@ use crate::{
 const HAND_OVER: Duration = Duration::from_secs(5);
 
 impl Runs {
-    /// Opens a claimed turn. Its log continues after the newest event, which is read after the claim was
-    /// committed.
+    /// Starts a run of a claimed turn. Its log continues after the turn's newest event, which is read after
+    /// the claim was committed.
     pub(crate) async fn open(&self, turn: Turn, fenced: CancellationToken) -> Result<Run, RunError> {
         let mut db = self.pool.acquire().await?;
         let last_seq = events::last_seq(&mut db, turn.id).await?;

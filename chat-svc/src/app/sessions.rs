@@ -1,4 +1,4 @@
-//! Sessions and their messages.
+//! Creates, reads and lists sessions, and lists their messages.
 
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -44,8 +44,8 @@ impl CallStops {
         stops::list_due(&mut db, i64::try_from(limit).unwrap_or(0)).await
     }
 
-    /// Claims a call. Returns the number of the attempt, or `None` if another process has the call or its
-    /// session is frozen.
+    /// Claims the stop of a call. Returns the number of the attempt, or `None` if another process has claimed
+    /// it or the session is frozen.
     pub(crate) async fn claim(&self, stop: &DueStop) -> Result<Option<i32>, pg::Error> {
         let held = self.sandboxes.longest_stop() + MARGIN;
         let write = async |tx: &mut Tx| stops::claim(tx, &stop.key, held).await;

@@ -1,15 +1,15 @@
 //! Executes the built-in tools; the effect of each call happens at most once.
 //!
 //! A call with an effect is journaled as dispatched, with its key, before it is sent. If its answer is lost
-//! (with the connection, or with the worker that waited for it), the call is not simply sent again.
-//! sandbox-svc is asked for the state of the key:
+//! (with the connection, or with the worker that waited for it), the worker asks sandbox-svc for the state of
+//! the key instead of sending the call again:
 //!
-//! * it ran: its result is adopted;
-//! * it runs: the worker waits for it;
-//! * it did not arrive: sandbox-svc abandons the key, and the call is sent under the next one;
+//! * the call ran: its result is adopted;
+//! * the call runs: the worker waits for its end;
+//! * the call did not arrive: sandbox-svc abandons the key, and the call is sent under the next one;
 //! * no service knows: the model reads that the call is in doubt.
 //!
-//! Calls that only read are simply repeated.
+//! A call that only reads is sent again until sandbox-svc answers, for at most `resolve_timeout`.
 
 use svc_core::{
     error::Chain,
@@ -152,7 +152,8 @@ impl Toolbox {
     }
 
     /// Asks sandbox-svc for the state of the last dispatch until the state is final. The call is in doubt if
-    /// sandbox-svc does not answer for `resolve_timeout`.
+    /// sandbox-svc refuses to tell or does not answer for `resolve_timeout`, or if it still reports the call
+    /// as running that long after the call's own timeout.
     async fn resolve(
         &self,
         run: &Run,

@@ -1,7 +1,9 @@
-//! Client of sandbox-svc: finds a session's sandbox and makes calls with a key in it.
+//! Client of sandbox-svc: finds a session's sandbox and runs keyed calls in it.
 //!
-//! Every method distinguishes a refusal ([`CallFailed::Refused`]: the call had no effect, and the text may be
-//! shown) from a lost answer ([`CallFailed::Unknown`]: the call may or may not have had an effect).
+//! A failed method returns [`CallFailed::Refused`] for an error that a retry does not change, with a text
+//! that the user may see. It returns [`CallFailed::Unknown`] if sandbox-svc did not answer, or answered with
+//! a retryable, internal or unreadable error; the caller must then assume that the call may have had an
+//! effect.
 
 use std::time::Duration;
 
@@ -29,10 +31,11 @@ const STOP_WAIT: Duration = Duration::from_secs(2);
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallFailed {
-    /// sandbox-svc refused the call; the model and the user may read the text.
+    /// A retry does not change this error; the model and the user may read the text.
     #[error("refused: {message}")]
     Refused { kind: ErrorKind, message: String },
-    /// sandbox-svc gave no answer: the call may or may not have had an effect.
+    /// sandbox-svc gave no answer, or a retryable, internal or unreadable one: the call may have had an
+    /// effect.
     #[error("no answer")]
     Unknown(#[from] CallError),
 }

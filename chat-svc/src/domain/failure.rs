@@ -78,8 +78,9 @@ impl FailureClass {
         }
     }
 
-    /// Whether a retry on the same model may succeed. False for example after a refusal, which it would
-    /// repeat; after a rate limit, which needs a pause; and after a stall, which has used up its timeout.
+    /// Whether a retry on the same model may succeed. False for example after a refusal, which the model
+    /// would repeat; after a rate limit, which needs a pause; and after a stall, which has used up its
+    /// timeout.
     pub(crate) const fn retry_may_help(self) -> bool {
         match self {
             Self::Transient | Self::Cut | Self::Malformed => true,

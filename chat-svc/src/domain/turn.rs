@@ -2,8 +2,8 @@
 //!
 //! [`next`] defines all transitions of the status. It is pure: it takes a turn's row, an input and the time,
 //! and returns the changed row. It does not read the lease columns: an expired lease lets another worker
-//! claim the turn, and only the epoch fences writers. `store::claims` claims many turns in one statement,
-//! which must write the same as [`next`] returns for [`Input::Claim`].
+//! claim the turn, which raises the epoch; a write with an older epoch is refused. `store::claims` claims
+//! many turns in one statement, which must write the same as [`next`] returns for [`Input::Claim`].
 
 use chrono::{DateTime, Utc};
 use svc_core::{
@@ -156,7 +156,8 @@ impl Ending {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
     pub status: TurnStatus,
-    /// Fencing token: rises with every claim and every ending; writes with a lower epoch are refused.
+    /// Fencing token: rises with every claim and every ending. A worker may write only with the present
+    /// epoch.
     pub epoch: i64,
     /// Version of the row.
     pub generation: i64,

@@ -1,9 +1,9 @@
 //! Passes committed events to the readers of this process, and hints to the readers of other processes.
 //!
-//! The hub does not wait for readers: a slow reader loses its place in the hub and reads Postgres instead. It
-//! does not wait for Redis: a separate task sends the hints, and drops them when it cannot keep up. Readers
-//! get all events of a turn that runs in this process from the hub, so they subscribe to hints only for other
-//! turns.
+//! The hub does not wait for readers: a reader that falls too far behind misses events and reads Postgres
+//! instead. It does not wait for Redis: a separate task sends the hints, and drops them when it cannot keep
+//! up. Readers get all events of a turn that runs in this process from the hub, so they subscribe to hints
+//! only for other turns.
 
 use std::{
     collections::{BTreeSet, HashMap, hash_map::Entry},

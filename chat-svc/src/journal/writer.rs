@@ -1,9 +1,9 @@
 //! The writers: each commits its next batch as soon as the previous one has ended.
 //!
 //! One statement locks each turn of the batch, checks its epoch, writes its events and returns the turns
-//! written. For the other turns a second statement finds the reason: if the worker is fenced, the writer
-//! drops the events and signals the worker; if the row was locked, it keeps the events for the next batch. A
-//! failed batch is written again turn by turn, one after the other.
+//! written. For the other turns a second statement finds the reason: if the turn was claimed again or is
+//! final, the writer drops the events and signals the worker; if the row was locked, it keeps the events for
+//! the next batch. A failed batch is written again turn by turn, one after the other.
 //!
 //! A writer first merges adjacent deltas and then assigns sequence numbers, so that each event of a client is
 //! one row.
@@ -143,7 +143,7 @@ impl TurnLog {
     /// model.
     ///
     /// # Errors
-    /// [`Fenced`] once another epoch runs the turn or it is final.
+    /// [`Fenced`] once the writer has learned that the turn was claimed again or is final.
     pub async fn append(&self, event: TurnEvent) -> Result<(), Fenced> {
         let weight = event.weight().min(self.writer.max_queued_bytes);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
@@ -158,7 +158,7 @@ impl TurnLog {
     /// Waits until all appended events are committed. Returns the newest event's sequence number.
     ///
     /// # Errors
-    /// [`Fenced`] once another epoch runs the turn or it is final; uncommitted events are dropped.
+    /// [`Fenced`] if the turn was claimed again or is final; uncommitted events are dropped.
     pub async fn flush(&self) -> Result<i64, Fenced> {
         let (done, flushed) = oneshot::channel();
         self.writer.queue.send(Entry::Flush { turn: self.turn.clone(), done }).map_err(|_| Fenced)?;

@@ -1,7 +1,7 @@
 //! Claims of turns. One claimer task per process asks for a batch at a time.
 //!
-//! Both statements must write the same as [`crate::domain::turn::next`] returns for `Input::Claim`. They lock
-//! no custody row: an erasure ends every turn of its subject in the transaction that freezes it, and a final
+//! Both statements must change a turn as [`crate::domain::turn::next`] does for `Input::Claim`. They lock no
+//! custody row: an erasure ends every turn of its subject in the transaction that freezes it, and a final
 //! turn is never claimed.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Tables of a session, and the invariants of an erasure that only chat-svc has.
+//! The tables that an erasure clears in chat-svc, and its queries for faults that an erasure must not leave.
 
 use sqlx::PgConnection;
 use svc_core::{custody_tables, data::pg, subject::Subject};
@@ -15,10 +15,10 @@ custody_tables! {
     "chat.idempotency_keys" => idempotency_keys;
 }
 
-/// The kind that survives an erasure: the ledger of usage, which has no content.
+/// Name of the rows that an erasure keeps: the ledger of usage, which has no content.
 pub(crate) const SURVIVOR: &str = "chat.usage_ledger";
 
-/// Blanks the titles of the subject's sessions; Commit later deletes these rows.
+/// Blanks the titles of the subject's sessions; the Commit step later deletes these rows.
 pub(crate) async fn blank_heads(db: &mut PgConnection, subject: Subject) -> Result<(), pg::Error> {
     sqlx::query!(
         "UPDATE sessions

@@ -1,4 +1,4 @@
-//! The event journal's table: one statement writes a batch of many turns, fenced turn by turn.
+//! The event journal's table. One statement writes a batch of many turns, and checks the epoch of each turn.
 
 use sqlx::PgConnection;
 use svc_core::{
@@ -68,22 +68,22 @@ macro_rules! append {
     };
 }
 
-/// Writes the events of each turn that its epoch still runs and that is not locked, and returns these turns.
-/// For the other turns it writes nothing. It holds the lock on a turn's row until the statement ends, so no
-/// worker can take the turn over in between.
+/// Writes the events of each turn that is running with the epoch in the batch and is not locked, and returns
+/// these turns. For the other turns it writes nothing. It holds the lock on a turn's row until the statement
+/// ends, so no worker can take the turn over in between.
 pub(crate) async fn append(db: &mut PgConnection, batch: &Batch) -> Result<Vec<TurnId>, pg::Error> {
     Ok(append!(db, batch, "")?)
 }
 
 /// Like [`append()`], for a repetition after the answer of Postgres was lost, so that the first attempt may
-/// be committed. Existing events are skipped: while the epoch runs the turn, only this writer can have stored
-/// them.
+/// be committed. Existing events are skipped: while the turn is running with this epoch, only this writer can
+/// have stored them.
 pub(crate) async fn append_again(db: &mut PgConnection, batch: &Batch) -> Result<Vec<TurnId>, pg::Error> {
     Ok(append!(db, batch, "ON CONFLICT (turn_id, seq) DO NOTHING")?)
 }
 
-/// Whether the committed row says that `epoch` runs the turn. If [`append()`] did not return a turn, it was
-/// fenced if this is false, and locked if this is true.
+/// Returns whether the committed row is running with `epoch`. If [`append()`] did not return a turn, the turn
+/// was claimed again or is final if this is false, and its row was locked if this is true.
 pub(crate) async fn is_held(db: &mut PgConnection, turn_id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
     let held = sqlx::query_scalar!(
         r#"SELECT epoch = $2 AND status = $3 AS "held!" FROM turns WHERE id = $1"#,
@@ -96,7 +96,7 @@ pub(crate) async fn is_held(db: &mut PgConnection, turn_id: TurnId, epoch: i64) 
     Ok(held.unwrap_or(false))
 }
 
-/// Whether the turn is not final; `None` if it does not exist.
+/// Returns true until the turn's status is final; `None` if there is no such turn.
 pub(crate) async fn is_open(db: &mut PgConnection, turn_id: TurnId) -> Result<Option<bool>, pg::Error> {
     let status = sqlx::query_scalar!("SELECT status FROM turns WHERE id = $1", turn_id as TurnId)
         .fetch_optional(db)

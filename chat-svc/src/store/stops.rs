@@ -11,8 +11,8 @@ use svc_core::{
 
 use crate::domain::tool_call::{CallKey, DueStop, StopOutcome, ToolCallState};
 
-/// Marks those calls of the turn as due that may still run: they were sent, and have no result or are in
-/// doubt.
+/// Marks those calls of the turn as due to be stopped that may still run: they were sent, and have no result
+/// or are in doubt.
 pub(crate) async fn mark_due(
     db: &mut PgConnection,
     turn_id: TurnId,
@@ -68,8 +68,9 @@ pub(crate) async fn list_due(db: &mut PgConnection, limit: i64) -> Result<Vec<Du
         .collect())
 }
 
-/// Claims a due stop for `held`. Unless the claimer records an outcome in that time, another process may
-/// claim the stop. Returns the attempt number, or `None` if another process claimed the row or has it locked.
+/// Claims a due stop for the time `held`. Unless the claimer records an outcome in that time, another process
+/// may claim the stop. Returns the attempt number, or `None` if another process claimed the row or has it
+/// locked.
 pub(crate) async fn claim(
     db: &mut PgConnection,
     key: &CallKey,

@@ -1,5 +1,5 @@
 //! The journal of tool calls. Every write is part of a transaction that has locked the turn's row and checked
-//! its worker's epoch.
+//! that the turn is running with its worker's epoch.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;

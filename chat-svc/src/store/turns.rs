@@ -1,4 +1,5 @@
-//! Reads and guarded writes of single turns; [`crate::domain::turn::next`] decides on the writes.
+//! Reads and writes of single turns. [`crate::domain::turn::next`] decides on the writes. An update checks
+//! that the row is unchanged, or still running with the worker's epoch.
 
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use uuid::Uuid;
 
 use crate::domain::turn::{Standing, Turn, TurnStatus};
 
-/// Reads turns. `$before` precedes the columns, `$last_seq` is the column of the newest event's number,
-/// `$after` follows.
+/// Reads turns. `$before` is the SQL before the columns, `$last_seq` the column of the newest event's number,
+/// and `$after` the SQL after them.
 macro_rules! read_turns {
     ($before:literal, $last_seq:literal, $after:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query!(
@@ -215,8 +216,8 @@ pub(crate) async fn end(
     ensure_affected(&result, 1)
 }
 
-/// Proves in the writer's own transaction that `epoch` still runs the turn, locks the row until the commit,
-/// and records progress. Returns false if the writer is fenced.
+/// Checks that the turn is running with `epoch`, locks its row until the transaction ends, and records
+/// progress. Returns false if the turn is not running or was claimed again; the caller must then not write.
 pub(crate) async fn advance(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
     let result = sqlx::query!(
         "UPDATE turns
@@ -305,7 +306,7 @@ pub async fn renew(
 }
 
 /// Hands a turn over: any worker may claim it at once, and that claim does not count as a claim without
-/// progress. Returns false if `epoch` no longer runs the turn.
+/// progress. Returns false if the turn was claimed again or is final.
 pub async fn release(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
     let result = sqlx::query!(
         "UPDATE turns

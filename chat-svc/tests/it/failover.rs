@@ -1,8 +1,8 @@
 //! Tests failover: a scripted upstream fails in every way that [`ways`] lists, and the next model of the
 //! route answers.
 //!
-//! Both speak Chat Completions over real sockets. The turn always completes, and the text that a client sees
-//! after applying every `reset` is the stored text.
+//! Both models speak Chat Completions over real sockets. The turn always completes, and the text that a
+//! client sees after applying every `reset` is the stored text.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! Tests claims and leases of turns: a worker cannot renew a lease that it has released, a locked turn does
-//! not delay the renewal of other leases, and claims use the partial indexes.
+//! not delay the renewal of other leases, and queries like those of the claims use the partial indexes.
 
 use std::time::Duration;
 

@@ -2,8 +2,8 @@
 //!
 //! A step calls the custodians (the services that hold data) with no transaction open and records each
 //! answer. It then moves the job to its next state, in one UPDATE that checks the job's generation and the
-//! epoch of the worker's lease. If the worker dies in between, the next worker calls the custodians whose
-//! answer is not recorded, with a higher epoch; a custodian that has done the step already sends its stored
+//! epoch of the worker's lease. If the worker dies in between, the next worker calls the custodians that have
+//! no recorded answer, with a higher epoch; a custodian that has done the step already sends its stored
 //! answer. A worker that lost its lease without noticing cannot write, and a custodian refuses its epoch once
 //! it has seen a higher one.
 //!

@@ -50,7 +50,7 @@ pub struct Hold {
     pub released_at: Option<DateTime<Utc>>,
 }
 
-/// Returns the hashes of the subjects whose holds apply to `subject`: for a session, the account's first,
+/// Returns the hashes of the subjects with holds that apply to `subject`: for a session, the account's first,
 /// because a hold on an account covers its sessions. Transactions lock them in this order.
 pub fn covering(subject: &Subject) -> Vec<SubjectHash> {
     let account = SubjectHash::of(SubjectKind::Account.name(), subject.account().0);

@@ -116,8 +116,8 @@ pub(crate) async fn list_alive(
 }
 
 /// Marks silent agents as offline, which begins their next incarnation, and returns those marked. Leaves out
-/// an agent that is in another incarnation by now, of which any replica wrote a beat at or after
-/// `heard_since`, or whose account is being erased.
+/// an agent that is in another incarnation by now, that belongs to an account being erased, or of which any
+/// replica wrote a beat at or after `heard_since`.
 pub(crate) async fn mark_offline(
     db: &mut PgConnection,
     silent: &[(AgentId, i64)],
