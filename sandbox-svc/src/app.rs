@@ -59,9 +59,8 @@ impl Deps {
         self.clock.now()
     }
 
-    /// Commits a sandbox to its removal in `tx`, which must have locked the row. Returns `None` if the
-    /// removal is committed already. The removal cannot be undone after the commit, so the audit log records
-    /// it here.
+    /// Commits a sandbox to its removal in `tx`, which must have locked the row, and writes this to the audit
+    /// log, because a committed removal cannot be undone. Returns `None` if the removal is committed already.
     async fn commit_removal(
         &self,
         tx: &mut Tx,

@@ -4,7 +4,7 @@
 //! has at most one live sandbox, that a row names each container before the engine is asked to create it,
 //! that no row says `gone` while its container exists or can still start, and that a keyed call runs at most
 //! once. After a timeout of the engine the state of the object is unknown, and nothing is removed because of
-//! it. Does not use chat-svc's turns.
+//! it. Stores no sessions and no turns; it asks chat-svc only whether an account has a session.
 //!
 //! `grpc` (handlers) → `app` (use cases) → `domain` (pure), `store` (all SQL), `engine` (Docker), `client`
 //! (the guests), `run_dirs` (directories without which no container starts); `worker` runs the background

@@ -14,7 +14,7 @@ use std::{
 
 use svc_core::id::new_id;
 
-/// Prefix of the name that a directory has once it is revoked.
+/// Prefix of a revoked directory's name.
 const REVOKED: &str = ".revoked-";
 
 /// A run directory could not be made or removed.

@@ -1,5 +1,5 @@
-//! All SQL of sandbox-svc. Every function takes the connection of a transaction that a use case began, and
-//! writes only its arguments. Where a caller of the API names a row, the query also compares the account.
+//! All SQL of sandbox-svc. Every function takes a connection, so the caller decides what is one transaction.
+//! Where a caller of the API names a row, the query also compares the account.
 
 pub mod engines;
 pub mod erasure;

@@ -28,7 +28,8 @@ use svc_core::data::{
 /// Time allowed for one slow round of a worker, before its loop counts as unhealthy.
 const SLOW_ROUND: Duration = Duration::from_secs(60);
 
-/// A singleton lease that is kept from pass to pass, because two sightings must be made under the same lease.
+/// A singleton lease that is kept from pass to pass, because the reconciler acts on a difference only if two
+/// passes under the same lease saw it.
 #[derive(Debug)]
 pub struct PassLease {
     pub singleton: Singleton,

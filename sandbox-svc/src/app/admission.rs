@@ -28,9 +28,10 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Returns the session's live sandbox, or requests one. The first request for a session makes the account
-    /// its owner here, so chat-svc is asked before whether the account has the session. It is not asked if
-    /// the account is the recorded owner, or if the caller is another service, which knows the owner.
+    /// Returns the session's live sandbox, or claims one from the pool, or requests one. sandbox-svc records
+    /// the account of a session's first request as the session's owner, so it first asks chat-svc whether the
+    /// account has the session. It does not ask if the account is already recorded, or if the caller is a
+    /// service, which is trusted to name the owner.
     ///
     /// # Errors
     /// [`Error::SessionNotFound`] if the session belongs to another account or does not exist;

@@ -1,9 +1,10 @@
-//! sandbox-svc's part in an erasure: it freezes, removes and counts what it stores of a subject.
+//! sandbox-svc's part in an erasure: it freezes, removes and counts what it stores of a subject (an account
+//! or one session).
 //!
 //! A freeze refuses later writes and commits sandboxes that do not run yet to removal. Running ones stay, so
 //! that the session has them again after a thaw. Erase commits everything to removal in one transaction, and
-//! then carries the removals out as [`super::removal`] does. Before it deletes the last row, it removes what
-//! exists of the resources in the inventory once more, because after that only the inventory has their names.
+//! then carries the removals out as [`super::removal`] does. When all sandboxes are final, it removes the
+//! resources in the inventory that still exist, and only then deletes the rows.
 //!
 //! Verify asks Postgres, the engine and its host. If the engine does not answer, or another process serves
 //! it, Verify fails instead of reporting zero.
@@ -142,8 +143,8 @@ impl custodian::Custodian for Custodian {
         .await
     }
 
-    /// Lists the resources outside Postgres. Later steps find no new ones: writers are frozen, and pending
-    /// sandboxes are committed to removal.
+    /// Lists the subject's resources outside Postgres. Later steps find no new ones: the subject is frozen,
+    /// and the sandboxes that did not run yet are committed to removal.
     async fn inventory(&self, step: Step) -> Result<Vec<Object>> {
         let listed: Result<Listed> = custody::step(&self.deps.pool, step, async |mut open| {
             let sandboxes = self.list_unfinished(open.tx(), step.subject).await?;
@@ -154,7 +155,8 @@ impl custodian::Custodian for Custodian {
         Ok(listed?.resources.into_iter().map(Object::from).collect())
     }
 
-    /// Commits everything of the subject to removal, and removes what it can within `ERASE_TIME`.
+    /// Commits everything of the subject to removal, and removes what it can; waits at most `ERASE_TIME` for
+    /// removals under way.
     async fn erase(&self, step: Step) -> Result<custodian::Erased> {
         let until = Instant::now() + ERASE_TIME;
         let mut deleted = Counts::new();

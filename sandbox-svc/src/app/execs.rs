@@ -1,11 +1,12 @@
-//! Keyed calls: the intent is journaled, then the guest is called, then the outcome is journaled.
+//! Runs keyed calls (commands and file writes) in sandboxes: commits the intent to the journal, calls the
+//! guest, then commits the outcome. The guest runs the call of a key at most once.
 //!
-//! A key runs at most once. Between intent and outcome this service does not know whether the call ran. So a
-//! repeated call goes to the guest under the same key, which runs the call only if it has not run yet, and
-//! [`Execs::resolve`] makes the guest abandon a key that never arrived. A call that is still `running` when
-//! its sandbox is gone becomes `in_doubt`.
+//! Between intent and outcome this service does not know whether the call ran. A retry therefore sends the
+//! call to the guest again under the same key, and the guest runs it only if it has not run yet.
+//! [`Execs::resolve`] makes the guest abandon a key that it never received. When the container is confirmed
+//! absent, calls that are still `running` become `in_doubt`.
 //!
-//! Each call runs on a task of its own: a caller that disconnects ends its wait, not the call.
+//! Each call runs in its own task, so it continues if the caller disconnects.
 
 use std::time::Duration;
 
@@ -29,8 +30,8 @@ use crate::{
     store::{execs, sandboxes as rows},
 };
 
-/// Time for running calls to end here after the process was asked to stop. A later outcome stays with the
-/// guest, and another replica reads it there.
+/// Maximum time for which running calls may continue after the process was asked to stop. If a call ends
+/// later, its outcome stays with the guest, and another replica reads it there.
 const HAND_OVER: Duration = Duration::from_secs(10);
 
 /// Keyed calls; cheap to clone.
@@ -40,11 +41,12 @@ pub struct Execs {
 }
 
 impl Execs {
-    /// Makes a call and waits for its end, or for the end of the same call made before.
+    /// Makes a call and waits for its end. If the same call was made before under this key, waits for the end
+    /// of that one.
     ///
     /// # Errors
-    /// [`Error::KeyReused`] if the key means another call; [`Error::NotRunning`] if the sandbox does not run;
-    /// [`Error::Guest`] if the guest refused, or if its answer was lost and the outcome is unknown.
+    /// [`Error::KeyReused`] if the key was used for another call; [`Error::NotRunning`] if the sandbox does
+    /// not run; [`Error::Guest`] if the guest refused, or if its answer was lost and the outcome is unknown.
     pub async fn call(&self, account: AccountId, id: SandboxId, key: Key, call: Call) -> Result<Record> {
         let sandbox = self.deps.find(account, id).await?;
         let owner = sandbox.owner.ok_or(Error::NotFound)?;
@@ -76,8 +78,8 @@ impl Execs {
         sent.await.ok().flatten().unwrap_or(Err(Error::Stopping))
     }
 
-    /// Returns the record of a key, after a cancel or a wait as `options` say. A key that was never used, or
-    /// that never arrived at the guest, becomes abandoned.
+    /// Returns the record of a key, after a cancel or a wait as `options` say. A key becomes abandoned if no
+    /// call used it, or if its call did not arrive at the guest.
     ///
     /// # Errors
     /// [`Error::Guest`] if the guest that runs the call does not answer.
@@ -120,7 +122,7 @@ fn is_lasting_refusal(error: &guest::Error) -> bool {
 
 /// The journal's answer before a call is sent.
 enum Intent {
-    /// The key is settled, so the call is not sent. The value is the key's record.
+    /// The key has a final state, so the call is not sent. The value is the key's record.
     Settled(Record),
     /// The call must be sent.
     Open {
@@ -142,7 +144,7 @@ impl KeyedCall {
         CallId { owner: self.owner, sandbox: self.sandbox.id, key: self.key.as_str() }
     }
 
-    /// Journals the intent, or returns the record of a key that is settled.
+    /// Journals the intent, or returns the record of a key that has a final state.
     async fn record_intent(&self, hash: &[u8; 32]) -> Result<Intent> {
         let now = self.deps.now();
         let mut tx = self.tx().await?;
@@ -260,7 +262,8 @@ impl KeyedCall {
         Ok(())
     }
 
-    /// Waits at most `wait` until the removal of the sandbox settles the key, and returns the record.
+    /// Waits at most `wait` until the removal of the sandbox gives the key a final state, and returns the
+    /// record.
     async fn await_absence(&self, wait: Duration) -> Result<Record> {
         let soft = self.deps.lifecycle.soft();
         let until = Instant::now() + wait;

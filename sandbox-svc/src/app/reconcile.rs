@@ -3,8 +3,8 @@
 //! The order of the reads prevents false differences. Rows that are `running` are read *before* the listing,
 //! so a container that is not listed was absent while its row said `running`. The rows of the listed
 //! containers are read *after* the listing, so a container without a row had none when it was listed. A
-//! listing counts only if it is complete and comes from the expected engine. A difference must be seen twice,
-//! a period apart, under the same lease.
+//! listing counts only if it is complete and comes from the expected engine. The reconciler acts on a
+//! difference only if two passes at least a period apart saw it under the same lease.
 //!
 //! * A container without a row gets a row that is `deleting`, unless the insert shows that a row exists now.
 //! * A container with a final row is removed by its full id.

@@ -138,7 +138,8 @@ impl Sandboxes {
         Ok(sandbox)
     }
 
-    /// Returns an account's sandbox once it is neither requested nor creating, or after `wait`.
+    /// Returns an account's sandbox once it is neither requested nor creating, or after `wait`, or when this
+    /// process stops.
     ///
     /// # Errors
     /// [`Error::NotFound`] if the account has no such sandbox.

@@ -91,8 +91,8 @@ pub struct PoolSettings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReconcileSettings {
-    /// Minimum time between two passes, and between two sightings of a difference before it is acted on. Also
-    /// the time between two removals of expired workspaces.
+    /// Minimum time between two passes; a difference is acted on only if it was seen in passes at least this
+    /// far apart. Also the time between two removals of expired workspaces.
     #[serde(with = "humantime_serde")]
     pub period: Duration,
     /// Containers and directories younger than this are left alone.

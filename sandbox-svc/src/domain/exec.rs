@@ -1,5 +1,5 @@
-//! A keyed call: a command or a file to write, journaled before it is sent. A key never means two different
-//! calls.
+//! A keyed call: a command or a file to write, journaled before it is sent. Once a call with the key may have
+//! run, the key cannot be used for a different call.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,20 +1,20 @@
 //! The level of an engine's host, from what its kernel reports.
 //!
-//! One critical sample makes the level critical; two bad samples in a row make it a warning. The level
-//! improves one step at a time, each after two minutes of better samples. An input that could not be read has
-//! no effect on the level.
+//! One critical sample makes the level critical; two samples in a row that are worse than the level make it a
+//! warning. The level improves one step at a time, each after two minutes of better samples. An input that
+//! could not be read has no effect on the level.
 
 use std::time::{Duration, Instant};
 
-/// Bytes of available memory: below the first the level is `Critical`, below the second `Warning`.
+/// Bytes of available memory: below `.0` the level is `Critical`, below `.1` `Warning`.
 const MEMORY: (u64, u64) = (512 << 20, 1 << 30);
-/// Share of time in which every process waits for memory: above the first the level is `Critical`, above the
-/// second `Warning`.
+/// Share of time in which all tasks stalled on memory (`full avg10` of `/proc/pressure/memory`): above `.0`
+/// the level is `Critical`, above `.1` `Warning`.
 const STALLED: (f64, f64) = (0.20, 0.05);
-/// Free share of the engine's disk: below the first the level is `Critical`, below the second `Warning`.
+/// Free share of the engine's disk: below `.0` the level is `Critical`, below `.1` `Warning`.
 const DISK: (f64, f64) = (0.05, 0.15);
-/// Number of samples in a row, each worse than the level, that make it a warning. A single one may be a short
-/// peak.
+/// Number of samples in a row, each worse than the level, that make it a warning. One bad sample may be a
+/// short peak.
 const BAD_SAMPLES: u32 = 2;
 /// Time of better samples after which the level improves by one step.
 const RECOVERY: Duration = Duration::from_secs(120);
@@ -36,7 +36,7 @@ pub enum Level {
 pub struct Sample {
     /// Bytes of memory available without swapping.
     pub memory_available: Option<u64>,
-    /// Share of the last ten seconds in which every process waited for memory.
+    /// Share of the last ten seconds in which all tasks stalled on memory.
     pub memory_stalled: Option<f64>,
     /// Share of the engine's disk that is free.
     pub disk_free: Option<f64>,
@@ -94,7 +94,7 @@ pub fn memory_available(meminfo: &str) -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-/// Reads the share of the last ten seconds in which every process waited for memory, from the text of
+/// Reads the share of the last ten seconds in which all tasks stalled on memory, from the text of
 /// `/proc/pressure/memory`.
 pub fn memory_stalled(pressure: &str) -> Option<f64> {
     let line = pressure.lines().find_map(|line| line.strip_prefix("full "))?;

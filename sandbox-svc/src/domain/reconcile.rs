@@ -1,8 +1,8 @@
 //! Compares the rows with the listing of the engine.
 //!
-//! A difference is acted on only when it was seen twice, a period apart, under the same lease, so that an
-//! operation under way has had time to end. A container's age, labels and row decide what is done with it;
-//! one without a row is left alone while it is young or its age is unknown.
+//! A difference is acted on only if two passes at least a period apart saw it under the same lease, so that
+//! an operation under way has had time to end. A container's age, labels and row decide what is done with it;
+//! a container without a row is left alone while it is young or its age is unknown.
 
 use std::{
     collections::HashMap,
@@ -34,8 +34,8 @@ impl<K> Default for Sightings<K> {
 
 impl<K: Hash + Eq + Clone> Sightings<K> {
     /// Records the differences that one complete pass under the lease `epoch` saw. Returns the differences
-    /// that were first seen at least `period` ago and in every pass since. Sightings under another lease are
-    /// dropped.
+    /// that were first seen at least `period` ago and in every pass since. Forgets the differences that
+    /// passes under another lease saw.
     pub fn record(&mut self, epoch: i64, seen: &[K], period: Duration, now: Instant) -> Vec<K> {
         if epoch != self.epoch {
             self.since.clear();

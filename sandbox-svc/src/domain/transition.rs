@@ -17,7 +17,8 @@ use super::{
     time::after,
 };
 
-/// An event in the life of a sandbox. A claim from the pool is not one: a statement of the store writes it.
+/// An event in the life of a sandbox. A claim from the pool does not go through [`next`]: one statement of
+/// the store writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// A worker begins to create its container.

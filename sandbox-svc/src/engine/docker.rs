@@ -244,7 +244,7 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
     };
     ContainerCreateBody {
         image: Some(spec.image.clone()),
-        // The entrypoint is emptied, because one from the image would precede the command.
+        // Clears the image's entrypoint; Docker would otherwise pass the command to it as arguments.
         entrypoint: Some(vec![]),
         cmd: Some(spec.command.clone()),
         user: Some(spec.user.to_owned()),

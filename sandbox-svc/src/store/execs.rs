@@ -1,4 +1,4 @@
-//! The journal of keyed calls.
+//! The journal of keyed calls: intents, outcomes, and abandoned keys.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use svc_core::{data::pg::Result, id::SandboxId};
 
 use crate::domain::exec::{CallId, ExecState, JournalEntry, Outcome, Record};
 
-/// Journals the intent of a call. Returns `false` if the key is known.
+/// Journals the intent of a call. Returns `false` if the key is journaled already.
 pub async fn begin(
     db: &mut PgConnection,
     call: CallId<'_>,
@@ -31,7 +31,7 @@ pub async fn begin(
     Ok(done.rows_affected() == 1)
 }
 
-/// Journals a key without a call as abandoned, unless the key is known.
+/// Journals a key without a call as abandoned, unless the key is journaled already.
 pub async fn abandon_unused(db: &mut PgConnection, call: CallId<'_>, now: DateTime<Utc>) -> Result<()> {
     sqlx::query!(
         "INSERT INTO execs (sandbox_id, key, account_id, session_id, state, created_at, ended_at)
@@ -93,7 +93,7 @@ pub async fn find(db: &mut PgConnection, call: CallId<'_>) -> Result<Option<Jour
     }))
 }
 
-/// Writes the outcome of a call, unless the call is settled already.
+/// Writes the outcome of a call, unless the call has a final state.
 pub async fn finish(
     db: &mut PgConnection,
     call: CallId<'_>,
@@ -123,7 +123,7 @@ pub async fn finish(
     Ok(())
 }
 
-/// Writes that a call never ran and never will, unless the call is settled already.
+/// Writes that a call never ran and never will, unless the call has a final state.
 pub async fn abandon(db: &mut PgConnection, call: CallId<'_>, now: DateTime<Utc>) -> Result<()> {
     sqlx::query!(
         "UPDATE execs

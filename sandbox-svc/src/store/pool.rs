@@ -1,4 +1,4 @@
-//! Warm sandboxes. Only the statement of [`claim`] takes one out of the pool.
+//! Warm sandboxes. Only the statement of [`claim`] assigns one to a session.
 
 use std::time::Duration;
 

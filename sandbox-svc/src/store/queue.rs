@@ -6,8 +6,8 @@ use svc_core::{data::pg::Result, id::SandboxId};
 use crate::domain::sandbox::{Sandbox, State};
 
 /// Returns the sandbox of an engine to create next: sandboxes for sessions come before sandboxes for the
-/// pool, then the oldest first. The volume of a sandbox must be free; a sandbox for the pool is returned only
-/// if `warm`.
+/// pool, then the oldest first. Skips sandboxes with a volume that another sandbox may still mount, and
+/// sandboxes for the pool unless `warm`.
 pub async fn next_queued(db: &mut PgConnection, engine: &str, warm: bool) -> Result<Option<SandboxId>> {
     let id = sqlx::query_scalar!(
         "SELECT id
@@ -26,7 +26,7 @@ pub async fn next_queued(db: &mut PgConnection, engine: &str, warm: bool) -> Res
     Ok(id.map(SandboxId))
 }
 
-/// Counts the sandboxes of the same engine that are created before a queued one.
+/// Counts the queued sandboxes of the same engine that precede a queued one.
 pub async fn position(db: &mut PgConnection, sandbox: &Sandbox) -> Result<i64> {
     Ok(sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!"

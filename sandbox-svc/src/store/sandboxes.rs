@@ -1,4 +1,4 @@
-//! Rows of sandboxes. Only [`update`] writes the decisions of [`next`](crate::domain::transition::next). The
+//! Rows of sandboxes. Only [`update`] writes what [`next`](crate::domain::transition::next) returns. The
 //! queries of workers are in [`queue`](super::queue), the queries of the warm pool in [`pool`](super::pool).
 
 use std::time::Duration;

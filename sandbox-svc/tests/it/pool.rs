@@ -1,5 +1,5 @@
-//! Tests the warm pool: it is filled after the sessions' requests, and each of its sandboxes is claimed at
-//! most once and replaced before it retires.
+//! Tests the warm pool: requests of sessions are served before it is filled, and each of its sandboxes is
+//! claimed at most once and replaced before it retires.
 
 use std::time::Duration;
 

@@ -24,10 +24,11 @@ use crate::{
 
 impl Creator {
     /// Takes the next queued sandbox of the engine and commits its creation; a sandbox for the pool only if
-    /// `warm`. Returns `None` if none is queued, the cap is reached, or the host has no memory left to allot.
+    /// `warm`. Returns `None` if it took none, for example because none is queued, the cap is reached, or the
+    /// host has no memory left to allot.
     ///
     /// # Errors
-    /// Any error; no sandbox is then taken.
+    /// Any error; no sandbox is then taken, unless Postgres's answer to the commit was lost.
     pub async fn take_next(&self, warm: bool) -> Result<Option<Job>> {
         let served = self.deps.engine.get()?;
         let found = {
@@ -108,7 +109,7 @@ impl Creator {
     /// read its epoch as `seen`.
     ///
     /// # Errors
-    /// Any error of Postgres; the sandbox is then not taken over.
+    /// Any error of Postgres; this process then does not continue the creation.
     pub async fn take_over(&self, id: SandboxId, seen: i64) -> Result<Option<Job>> {
         let ttl = self.deps.settings.create.lease;
         let mut db = self.deps.pool.acquire().await?;

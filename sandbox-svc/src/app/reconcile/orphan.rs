@@ -1,4 +1,4 @@
-//! Containers without a row, and containers with a final row.
+//! Inserts rows for containers without one, and removes containers with a final row.
 
 use svc_core::data::{lease::Held, pg};
 

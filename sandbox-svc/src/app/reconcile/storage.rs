@@ -1,4 +1,5 @@
-//! Run directories and volumes without a live row.
+//! Removes run directories that no live row names, inserts rows for volumes without one, and removes volumes
+//! with a final row.
 
 use std::{
     collections::{BTreeMap, HashSet},
