@@ -1,9 +1,9 @@
 //! Configuration and start of every service with a database.
 //!
-//! A service declares its own keys ([`ServiceConfig`]); [`Config`] adds the tables that all services have. A
-//! service starts in three steps: [`Starting::new`] checks everything that can be checked without changing
-//! data, [`Starting::open`] migrates the database and connects to it, and [`Base::serve`] serves the gRPC
-//! services.
+//! A service declares its own configuration keys ([`ServiceConfig`]); [`Config`] adds the tables that all
+//! services have. A service starts in three steps: [`Starting::new`] checks everything that can be checked
+//! without changing data, [`Starting::open`] migrates the database and connects to it, and [`Base::serve`]
+//! serves the gRPC services.
 
 mod config;
 
@@ -99,7 +99,7 @@ impl Starting {
     /// service and the configuration keys that only this service has.
     ///
     /// # Errors
-    /// [`StartError`] names what does not work. It checks the configuration first, then the ports, then the
+    /// [`StartError`] names what does not work. The configuration is checked first, then the ports, then the
     /// keys.
     pub async fn new<S: ServiceConfig>(
         config: Config<S>,

@@ -1,23 +1,27 @@
-//! The part of custody that is the same in every service: it records which subjects may be written and which
-//! purge erases them.
+//! Custody, the part of erasures that is the same in every service: records for each subject (an account or a
+//! session) whether its data may be written, and which purge erases it.
 //!
 //! A service has one custody row for each subject that it knows. The row is never deleted. It has a state
-//! (`live → frozen → erasing → erased`) and the highest epoch of a step so far. A writer holds the row `FOR
-//! KEY SHARE` while it is live ([`Tx::for_subject`]); each step of a purge except `Thaw` locks it `FOR
-//! UPDATE` ([`begin`]) and so waits for the writers. That gives these guarantees:
+//! (`live → frozen → erasing → erased`) and the highest epoch of a step so far. A transaction that writes a
+//! subject's data locks the subject's row `FOR KEY SHARE`, if the row is live ([`Tx::for_subject`]). Each
+//! step of a purge except `Thaw` locks the row `FOR UPDATE` ([`begin`]) and so waits for these writers. That
+//! gives these guarantees:
 //!
-//! * After `Freeze` has been answered, no transaction that writes the subject is open, and none can begin.
-//! * A step with an epoch below the highest one changes nothing. A step that was answered is not done again:
-//!   it gets the same answer, byte for byte.
-//! * `Thaw` is refused once `Erase` began, and is the last step of its purge. Later steps of that purge are
-//!   refused, also its `Freeze`: a purge that was canceled before its freeze arrived stops no writer.
-//! * `Commit` is refused unless a `Verify` of the same purge has found no residue.
+//! * After `Freeze` has been answered, no transaction that writes the subject is open, and none can begin
+//!   unless a `Thaw` follows.
+//! * A step with an epoch below the highest one changes nothing. A repeated step that was answered is not
+//!   done again: it gets the same answer, byte for byte. Only a `Verify` that finds residue lets `Erase` run
+//!   again.
+//! * `Thaw` is refused once `Erase` has begun. After a `Thaw` every other step of the same purge is refused,
+//!   also a `Freeze` that arrives late, so that a canceled purge stops no writer.
+//! * `Commit` of a subject that is not erased yet is refused unless a `Verify` of the same purge has found no
+//!   residue.
 //!
 //! `Freeze` first marks the row frozen in a transaction of its own, and then waits for the writers that
 //! already hold the row. The mark is needed because Postgres grants `FOR KEY SHARE` to new writers while a
 //! `FOR UPDATE` is waiting: on a busy subject `Freeze` could otherwise wait without end.
 //!
-//! Custody does not know which data a service keeps. The service deletes and counts its data between
+//! This module does not know which data a service keeps. The service deletes and counts its data between
 //! [`begin`] and [`StepTx::finish`].
 
 use sqlx::PgConnection;

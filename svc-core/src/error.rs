@@ -2,8 +2,8 @@
 //! details.
 //!
 //! An error enum of a service implements [`ServiceError`]; only [`to_status`] turns it into a gRPC status.
-//! The caller reads its [`PublicError`]. The operator reads its `Display` text and its sources in the log,
-//! where [`to_status`] writes them once. No driver message, host name, path or secret is sent to the caller.
+//! The caller gets the error's [`PublicError`], which contains no driver message, host name, path or secret.
+//! [`to_status`] also writes the error's `Display` text and its sources to the log, for the operator.
 
 use std::{borrow::Cow, error::Error as StdError, time::Duration};
 
@@ -140,7 +140,7 @@ impl Invalid {
     }
 }
 
-/// The part of an error that the caller reads. Each service maps its errors to such rows.
+/// The part of an error that the caller reads. Each service maps its errors to this type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicError {
     /// Kind, which determines the gRPC code and the HTTP status.
@@ -156,7 +156,7 @@ pub struct PublicError {
 }
 
 impl PublicError {
-    /// Builds a row with this reason and with the default delay of the kind.
+    /// Builds the error with this reason and with the default delay of the kind.
     pub fn new(
         kind: ErrorKind,
         reason: impl Into<Cow<'static, str>>,
@@ -166,12 +166,12 @@ impl PublicError {
         Self { kind, reason: reason.into(), message: message.into(), retry_after, invalid: Vec::new() }
     }
 
-    /// Builds a row with the default reason and the default delay of the kind.
+    /// Builds the error with the default reason and the default delay of the kind.
     pub fn of_kind(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(kind, kind.row().reason, message)
     }
 
-    /// Builds the row of a defect. The caller sees only "internal error"; the log has the error with its
+    /// Builds the error of a defect. The caller sees only "internal error"; the log has the error with its
     /// sources.
     pub fn internal() -> Self {
         Self::of_kind(ErrorKind::Internal, "internal error")
@@ -186,8 +186,8 @@ impl PublicError {
 /// An error that a caller may receive.
 ///
 /// [`ServiceError::public`] is one `match` over the variants without a catch-all arm, so that a new variant
-/// must choose its row. An error that wraps another one returns `inner.public()`. [`crate::into_status`]
-/// makes `?` work in gRPC handlers.
+/// does not compile until its [`PublicError`] is chosen. An error that wraps another one returns
+/// `inner.public()`. [`crate::into_status`] makes `?` work in gRPC handlers.
 pub trait ServiceError: StdError {
     /// Returns the part of the error that the caller reads.
     fn public(&self) -> PublicError;

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`error`] | errors that callers receive: kinds, the public part, gRPC statuses |
 //! | [`id`] | typed UUIDv7 ids |
-//! | [`subject`] | subjects of erasures and the state of their custody |
+//! | [`subject`] | what an erasure deletes (an account or a session), and whether it may be written |
 //! | [`run`] | a process: configuration, lifecycle, clock, telemetry, back-off, breakers |
 //! | [`data`] | Postgres and Redis: transactions, leases, idempotency keys, audit, wake-ups |
 //! | [`wire`] | gRPC and HTTP: callers, handlers, servers, clients, outbound requests |

@@ -1,4 +1,5 @@
-//! Subjects of erasures: an account or a session, with the state of its custody.
+//! Identifies what a purge erases: the data of an account or of one session. [`CustodyState`] says whether
+//! services may still write that data.
 
 use std::fmt;
 
@@ -41,7 +42,7 @@ impl fmt::Display for SubjectKind {
 /// Data of one tenant that is erased as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Subject {
-    /// Data of an account that belongs to none of its sessions.
+    /// Everything that an account owns, its sessions included.
     Account { account: AccountId },
     /// Data of one session.
     Session {

@@ -1,7 +1,7 @@
 //! Fixtures for the tests of every crate: a database and a Redis prefix for each test, and connections that
 //! fail on demand.
 //!
-//! Test code may panic; no service contains it.
+//! Test code may panic. Services are built without it.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test without its database has failed")]
 

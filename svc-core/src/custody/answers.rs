@@ -1,5 +1,4 @@
-//! Answers of a purge's steps as types of the service: stored as JSON, and read again when the step is
-//! repeated.
+//! Stores a service's answer to a step of a purge as JSON, and returns it when purge-svc repeats the step.
 
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::PgConnection;
@@ -10,10 +9,10 @@ use crate::{
     id::PurgeId,
 };
 
-/// Does `step` unless it was answered before, and returns its answer. `work` ends the step's transaction in
-/// one of two ways: [`StepTx::answer`] stores the answer; [`StepTx::pause`] stores none, before work outside
-/// Postgres or when purge-svc has to call the step again. After work outside Postgres, `work` calls this
-/// function again.
+/// Runs `work` for `step` unless the step was answered before, and returns the answer. `work` ends the step's
+/// transaction in one of two ways: [`StepTx::answer`] stores the answer; [`StepTx::pause`] stores none,
+/// before work outside Postgres or when purge-svc has to call the step again. After work outside Postgres,
+/// `work` calls this function again.
 ///
 /// # Errors
 /// The errors of [`begin`] and of `work`; [`pg::Error::Inconsistency`] if the stored answer is not a `T`.

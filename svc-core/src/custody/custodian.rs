@@ -22,7 +22,7 @@ pub const PURGE: &str = "purge-svc";
 /// Number of objects of each kind.
 pub type Counts = Vec<(String, i64)>;
 
-/// Kinds of data that a service keeps. purge-svc reads them before a purge begins.
+/// Kinds of data that a service keeps. purge-svc reads them during a purge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
     /// Every kind of data that the service counts.
@@ -114,7 +114,7 @@ pub trait Custodian: Send + Sync + 'static {
     /// Counts the data of the subject that still exists.
     fn verify(&self, step: Step) -> impl Future<Output = Result<Verified, Self::Error>> + Send;
 
-    /// Deletes the row that represents the subject itself (its head). Only the custody row remains.
+    /// Deletes the subject's own row, in the service that owns the subject. The custody row stays.
     fn commit(&self, step: Step) -> impl Future<Output = Result<Committed, Self::Error>> + Send;
 
     /// Checks the custody invariants, and returns each with the objects that violate it.

@@ -1,4 +1,4 @@
-//! The state machine of a subject's custody, without I/O.
+//! The state machine of a subject's custody, without I/O: which step is allowed in which state.
 
 use crate::{
     id::PurgeId,
@@ -15,7 +15,7 @@ pub enum StepKind {
     Inventory,
     Erase,
     Verify,
-    /// Delete everything but the tombstone.
+    /// Delete the subject's own row; the custody row stays.
     Commit,
 }
 

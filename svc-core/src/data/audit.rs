@@ -1,7 +1,8 @@
 //! The audit log: one row for each irreversible act, written in the transaction that commits the act.
 //!
 //! The primary key is (act, subject, generation), so a transaction that commits the same act a second time
-//! fails. The run role can only insert and read rows. Rows name subjects by hash and actors by id.
+//! fails. The role under which a service runs can only insert and read rows. A row names its subject by a
+//! hash, and the actor by an id or a service's name.
 
 use chrono::{DateTime, Utc};
 

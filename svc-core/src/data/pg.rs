@@ -4,15 +4,14 @@
 //! * All services use one database. Each service has a schema, an owner role that migrates it, and a run role
 //!   that cannot change tables ([`bootstrap`] creates them). SQL names tables without a schema: the role's
 //!   `search_path` determines the schema.
-//! * [`Tx::for_subject`] is the only transaction in which a subject's data may be written. Such a transaction
-//!   holds the subject's custody row: an erasure waits until the transaction ends, and no transaction can
-//!   begin during the erasure.
-//! * [`Error`] is the only type in which a store returns a database error; its variants say what the caller
-//!   should do.
+//! * [`Tx::for_subject`] and [`Tx::for_subject_or_new`] begin the only transactions that may write a
+//!   subject's content. Such a transaction locks the subject's custody row ([`crate::custody`]): an erasure
+//!   waits until the transaction ends, and no new one can begin during the erasure.
+//! * Stores return database errors as [`Error`]; its variants say what the caller should do.
 //!
-//! Postgres enforces the time limits. If the server's host vanishes without closing its connections, only the
-//! kernel notices, after minutes. A caller with a deadline therefore applies it to the whole transaction;
-//! dropping a transaction is always safe.
+//! Postgres enforces the limits on statements, locks and idle transactions. If the server's host vanishes
+//! without closing its connections, only the kernel notices, after minutes. A caller with a deadline
+//! therefore applies it to the whole transaction; dropping a transaction is always safe.
 //!
 //! SQL in this crate is checked when it runs, not when the crate is built: the tables that it names
 //! (`custody`, `leases`, `idempotency_keys`, `audit_log`) exist in the schema of *each* service, so sqlx's
@@ -172,7 +171,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Returns a connection for reads that need no transaction.
+    /// Returns a connection for statements that need no transaction.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if no connection is free in time.

@@ -7,8 +7,7 @@
 //!    unreachable),
 //! 2. reads Postgres from its cursor to the newest row,
 //! 3. waits with [`Subscription::next`] and continues with step 2. `next` returns [`Hint::Look`] when hints
-//!    may have been lost, and after the time `poll` without a hint (one second, while the reader is
-//!    unfinished).
+//!    may have been lost, and when none has arrived for the time `poll`.
 //!
 //! All subscriptions of a process share one connection. A task, the hub, pings it and replaces it when it
 //! fails; the hub then subscribes to the topics again and sends [`Hint::Look`] to every reader.
@@ -148,7 +147,7 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Waits for the next hint. While Redis is unreachable it waits without end.
+    /// Waits for the next hint, without a time limit: while Redis is unreachable, none arrives.
     pub async fn recv(&mut self) -> Hint {
         let Some(receiver) = &mut self.receiver else { return pending().await };
         match receiver.recv().await {

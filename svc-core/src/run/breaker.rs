@@ -1,13 +1,13 @@
 //! A circuit breaker without I/O; callers pass the time.
 //!
-//! While it is *closed*, calls pass and failures in a row are counted. At the threshold it *opens* and
-//! refuses calls until its cool-down is over. Then it is *half-open*: exactly one call, the probe, may pass,
-//! and only its outcome closes or reopens the breaker. If a probe reports no outcome (its caller crashed),
-//! the next call becomes the probe after [`BreakerPolicy::probe_timeout`].
+//! While it is *closed*, calls pass and failures in a row are counted. At the threshold, or when the called
+//! side asks for a pause, it *opens* and refuses calls until its cool-down is over. Then it is *half-open*:
+//! one call, the probe, may pass, and its outcome closes or reopens the breaker. If a probe reports no
+//! outcome (its caller crashed), the next call becomes the probe after [`BreakerPolicy::probe_timeout`].
 //!
-//! A [`Permit`] contains the generation in which it was given, and every change of state begins a new
-//! generation, so that the late outcome of an earlier call is ignored. The state is plain data, so that
-//! replicas can share it; for the same reason times are wall-clock times.
+//! A [`Permit`] contains the generation in which it was given. A new generation begins when the breaker
+//! opens, closes or begins a probe, so that the late outcome of an earlier call is ignored. The state is
+//! plain data, so that replicas can share it; for the same reason times are wall-clock times.
 
 use std::time::Duration;
 

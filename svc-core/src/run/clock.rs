@@ -1,5 +1,6 @@
-//! The only source of wall-clock time. Code that needs the time takes a [`SharedClock`], so that tests can
-//! set it. Leases on rows are an exception: their expiry is decided by the clock of Postgres.
+//! The wall clock of services. Code that needs the time takes a [`SharedClock`], so that tests can set it;
+//! the linter refuses `Utc::now` elsewhere. Leases on rows are an exception: the clock of Postgres decides
+//! when they expire.
 
 use std::{fmt::Debug, sync::Arc};
 

@@ -1,5 +1,5 @@
 //! Configuration: built-in defaults, overridden by an optional file, overridden by the environment. An
-//! unknown key or a bad value is an error at the start, which names the key, its source, and what is allowed.
+//! unknown key or a bad value is an error at the start, which names the key, its source and the problem.
 
 use std::{
     borrow::Cow,

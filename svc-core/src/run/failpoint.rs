@@ -1,9 +1,8 @@
 //! Fail points: named points in the code at which a test kills, suspends or delays the process.
 //!
-//! The configuration arms them when the process starts, for example with
-//! `failpoints = "chat.turn.claimed=kill@2;chat.turn.finishing=stop"`. In a process without armed points,
-//! passing one costs a single relaxed atomic load. Each point lies between two commits, where a crash must do
-//! no harm.
+//! The configuration arms them when the process starts, for example with `failpoints =
+//! "chat.turn.claimed=kill@2;chat.turn.finishing=stop"`. In a process without armed points, [`hit`] costs a
+//! single relaxed atomic load. Each point lies between two commits, where a crash must do no harm.
 
 use std::{
     collections::HashMap,

@@ -33,8 +33,8 @@ pub type LoopResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 /// Delay before a failed loop is restarted.
 const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
-/// Returns the maximum time between two ticks of a healthy loop: `periods` times the pause between its
-/// rounds, plus `work` for one slow round.
+/// Returns the maximum time between two [`Beat::tick`]s of a healthy loop: `periods` times the pause between
+/// its rounds, plus `work` for one slow round.
 pub const fn longest_silence(period: Duration, periods: u32, work: Duration) -> Duration {
     period.saturating_mul(periods).saturating_add(work)
 }

@@ -1,9 +1,9 @@
 //! Assertions: signed statements in which one Steward process says to another who makes a call.
 //!
-//! An assertion is a compact Ed25519 JWS in the metadata key [`METADATA_KEY`]. It is valid for one audience
-//! and for at most [`MAX_AGE`]. Every process signs with its own key. Every service has the public keys of
-//! all processes by key id, and two keys of a process while its key is being replaced. The gateway may state
-//! any principal; a service may state only itself, with the tenant for which it acts.
+//! An assertion is a compact Ed25519 JWS in the metadata key [`METADATA_KEY`]. It is valid for one audience,
+//! the called service, and for at most [`MAX_AGE`]. Every process signs with its own key. Every service has
+//! the public keys of all processes by key id, and two keys of a process while its key is being replaced. The
+//! gateway may state any principal; a service may state only itself, with the tenant for which it acts.
 
 use std::{
     collections::HashMap,
@@ -63,7 +63,8 @@ pub enum LoadError {
     #[error("{path}: {problem}")]
     Malformed {
         path: PathBuf,
-        /// Problem, as the rest of a sentence that begins with the path.
+        /// Problem of the file, for example `is not base64`, or the TOML parser's message. Displayed
+        /// after the path and a colon.
         problem: String,
     },
 }

@@ -1,5 +1,5 @@
-//! Authentication and authorization of calls, as the contract requires it of each method; a layer in front of
-//! every gRPC method applies them.
+//! Authentication and authorization of calls. A layer of the gRPC server applies them to every method of the
+//! contract.
 //!
 //! A credential is either an API token (`authorization: Bearer stw_…`), which registry-svc resolves, or an
 //! assertion of another Steward process ([`crate::wire::assertion`]). The `(steward.common.v1.auth)` option

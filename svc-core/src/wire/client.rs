@@ -181,8 +181,10 @@ impl Service<http::Request<Body>> for Caller {
     }
 }
 
-/// A call to a peer failed. If the peer refused it with a reason, the caller of this service gets that
-/// refusal. Otherwise the caller gets a general "unavailable", "deadline exceeded" or "internal error".
+/// A call to a peer failed. If the status has a reason, the caller of this service gets the peer's error,
+/// except that Unauthenticated, PermissionDenied and Internal become a general "internal error". Without a
+/// reason, the caller gets "deadline exceeded" or "unavailable", or "internal error" if the peer refused this
+/// service's credential.
 #[derive(Debug, thiserror::Error)]
 #[error("call {peer}")]
 pub struct CallError {

@@ -1,5 +1,5 @@
-//! Deadlines of calls. The earlier of the caller's and the service's own applies. A service passes it on to
-//! the services that it calls with [`Caller::by`](crate::wire::client::Caller::by).
+//! Deadlines of calls. The earlier of the caller's deadline and the service's own limit applies. A service
+//! passes it on to the services that it calls, with [`Caller::by`](crate::wire::client::Caller::by).
 
 use std::time::Duration;
 

@@ -3,8 +3,8 @@
 //! A name is resolved once for each connection, every address of the answer is checked, and a checked address
 //! is dialled. The check and the connection so use the same answer, and an attacker's name server cannot give
 //! a different one to each. Redirects are returned, not followed; proxies from the environment are ignored;
-//! time and size are limited. [`Outbound::vet`] makes the same checks without a call, for the moment a URL is
-//! stored.
+//! [`Outbound::call`] limits time and size. [`Outbound::vet`] makes the same checks without a call, for the
+//! moment a URL is stored.
 //!
 //! An [`Error`] says whether the request was certainly not sent, or may have arrived.
 
@@ -78,10 +78,10 @@ pub enum Error {
     /// No connection could be made; nothing was sent.
     #[error("connect")]
     NotSent(#[source] reqwest::Error),
-    /// The request was or may have been sent, but no complete answer came.
+    /// The request may have reached the server, but no complete response arrived.
     #[error("no answer")]
     NoAnswer(#[source] reqwest::Error),
-    /// The request was or may have been sent, but no complete answer came in time.
+    /// The request may have reached the server, but no complete response arrived in time.
     #[error("no answer in time")]
     TimedOut,
     /// The request was sent, but its answer is longer than the limit.

@@ -1,4 +1,5 @@
-//! Callers of the APIs: one type for every API, layer and use case.
+//! The caller of an API: an operator, an account, an agent or a service. All APIs, layers and use cases use
+//! this one type.
 
 use serde::{Deserialize, Serialize};
 pub use steward_proto::common::v1::PrincipalKind as WireKind;

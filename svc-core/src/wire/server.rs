@@ -1,5 +1,5 @@
-//! The gRPC server of every service, with the same layers, health service, reflection and drain; and beside
-//! it a small HTTP listener for operators (`/metrics`, `/healthz`, `/readyz`).
+//! The gRPC server of every service, with the same layers, health service, reflection and drain, and a small
+//! HTTP listener for operators (`/metrics`, `/healthz`, `/readyz`).
 
 mod layers;
 mod operator;

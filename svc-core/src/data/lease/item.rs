@@ -77,7 +77,8 @@ macro_rules! item_lease {
 pub struct ItemLease {
     /// Key of the row.
     pub id: Uuid,
-    /// Epoch of this lease. Each claim of the row raises it by 1; nothing else changes it.
+    /// Epoch of this lease. Each claim of the row raises the row's epoch by 1. A store may also raise it to
+    /// end a lease early.
     pub epoch: i64,
     pub owner: String,
 }
@@ -124,8 +125,8 @@ pub async fn renew<L: ItemLeases>(
 }
 
 /// Renews a lease every third of `ttl`. Returns [`pg::Error::Fenced`] when another process has claimed the
-/// row. Other errors of Postgres are logged and the renewal is tried again: until another process claims the
-/// row, the holder may write even if the lease has expired.
+/// row or the lease was released. After any other error of Postgres it tries again: until another process
+/// claims the row, the holder may write even if the lease has expired.
 pub async fn keep<L: ItemLeases>(pool: &Pool, lease: &ItemLease, ttl: Duration) -> pg::Error {
     loop {
         tokio::time::sleep(ttl / 3).await;

@@ -131,7 +131,8 @@ pub struct Held {
 
 impl Held {
     /// Returns the token that fires when another replica has acquired the lease or the lease could not be
-    /// renewed in time. The pass should end then; if it continues, its writes in [`Self::tx`] are refused.
+    /// renewed in time. The pass should end then; if it continues, its writes in [`Self::tx`] are refused
+    /// once another replica has acquired the lease.
     pub fn lost(&self) -> CancellationToken {
         self.lost.clone()
     }

@@ -1,5 +1,5 @@
-//! Tests leases against a real Postgres and Redis: of two processes one gets the lease, it keeps the lease
-//! while it renews it, and after it has lost the lease it can no longer write.
+//! Tests leases against a real Postgres and Redis: one of two processes gets the lease, the holder keeps the
+//! lease while it renews it, and a process that has lost the lease can no longer write.
 
 use std::time::Duration;
 
@@ -277,7 +277,8 @@ async fn a_taker_that_loses_redis_on_the_way_does_not_act() {
     let (old_way, new_way) =
         (FaultProxy::start(at.redis.address()).await, FaultProxy::start(at.redis.address()).await);
     let old = at.singleton(&at.redis.redis_through(old_way.address())).acquire().await.unwrap().unwrap();
-    // This open transaction makes the new holder wait after the Redis step, in the Postgres step.
+    // This open transaction locks the lease's row, so the new holder, which already has the Redis lock, waits
+    // in its Postgres step.
     let tx = old.tx().await.unwrap();
     old_way.stall();
     sleep(TTL + SHORT).await;

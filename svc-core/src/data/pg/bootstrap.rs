@@ -1,11 +1,10 @@
-//! Set-up of a Postgres cluster. An operator runs it once as superuser with `steward db init`, before any
-//! service starts. It creates the database, a schema for each service that keeps data, and two roles for each
-//! schema.
+//! Set-up of a Postgres cluster. An operator runs it as superuser with `steward db init`, before any service
+//! starts. It creates the database, a schema for each service that keeps data, and two roles for each schema.
 //!
 //! `steward_<service>_owner` owns the schema and migrates it. The service runs as `steward_<service>`, which
-//! reads and writes rows and cannot change tables; migrations revoke its UPDATE and DELETE on ledgers.
-//! Neither role can use another schema. The set-up can run again at any time, also several times at once, and
-//! creates or repairs what is missing.
+//! reads and writes rows and cannot change tables; migrations revoke its UPDATE and DELETE on tables that are
+//! only appended to, such as the audit log. Neither role can use another schema. The set-up can run again at
+//! any time, also several times at once, and creates or repairs what is missing.
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};

@@ -160,7 +160,7 @@ impl From<sqlx::Error> for Error {
             }
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
-            // If the connection closes while it is being opened, sqlx reports a protocol error.
+            // sqlx returns `Protocol` if the server closes the connection before it answers the TLS request.
             | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed

@@ -1,4 +1,4 @@
-//! The transaction that application code begins and commits.
+//! The transaction type of application code. It locks the custody rows of the subject that it writes.
 
 use std::ops::{Deref, DerefMut};
 
@@ -51,9 +51,9 @@ const MEET: &str = "
 pub struct Tx(Transaction<'static, Postgres>);
 
 impl Tx {
-    /// Begins a transaction that may write data of `subject`. Until the transaction ends, it holds the
-    /// custody rows of the account and, for a session, of the session; both must be live. An erasure waits
-    /// for it.
+    /// Begins a transaction that may write data of `subject`. Until the transaction ends, it locks the
+    /// custody rows of the account and, for a session, of the session; both must be live. An erasure of the
+    /// subject waits until the transaction ends.
     ///
     /// # Errors
     /// [`Error::SubjectFrozen`] during an erasure; [`Error::SubjectNotFound`] after it, or if this service
@@ -79,11 +79,8 @@ impl Tx {
 
     /// Begins a transaction that holds no custody row. It is for rows that belong to no subject (engines,
     /// host samples, streams, leases), and for statements that change the state of many subjects' rows at
-    /// once. Such a statement checks each row's id and epoch, and a freeze ends the work on its subject's
-    /// rows in its own transaction. Writing a subject's content in this transaction is a defect.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] if no connection is free in time.
+    /// once. Such a statement checks each row's id and epoch, because a freeze may end the work on a row at
+    /// the same time. Writing a subject's content in this transaction is a defect.
     pub async fn system(pool: &Pool) -> Result<Self> {
         Ok(Self(pool.inner().begin().await?))
     }

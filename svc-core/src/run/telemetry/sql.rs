@@ -1,4 +1,5 @@
-//! Makes a span for every SQL statement, by OpenTelemetry's conventions for database clients.
+//! Makes a span for every SQL statement of a sampled trace, by OpenTelemetry's conventions for database
+//! clients.
 //!
 //! sqlx logs an event after each statement, with the statement's text but without its parameters, which may
 //! be personal data. This layer turns each event into a span that has already ended. A statement outside

@@ -10,7 +10,7 @@ use super::Error;
 use crate::wire::principal::Principal;
 
 /// Maximum time for which a resolved token is accepted without asking again. A revocation takes effect within
-/// it.
+/// it, if registry-svc can be reached.
 pub const TOKEN_TTL: Duration = Duration::from_secs(5);
 
 /// Maximum time for which a refused token stays refused without asking again.

@@ -1,4 +1,4 @@
-//! Questions about sessions to chat-svc, which owns them.
+//! Asks chat-svc, which owns the sessions, whether a session exists.
 
 use steward_proto::chat::v1::{GetSessionRequest, chat_service_client::ChatServiceClient};
 
