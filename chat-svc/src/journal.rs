@@ -53,7 +53,7 @@ impl Journal {
 
     /// Opens the log of a turn for the worker that claimed it with `epoch`. `last_seq` is the turn's newest
     /// event, read after the claim was committed. The writer cancels `fenced` when it learns that the turn
-    /// was claimed again or is final.
+    /// was claimed again or is final, or if Postgres refuses the turn's events.
     pub fn open(&self, turn_id: TurnId, epoch: i64, last_seq: i64, fenced: CancellationToken) -> TurnLog {
         let writer = &self.writers[writer_of(turn_id, self.writers.len())];
         TurnLog::new(turn_id, epoch, last_seq, fenced, writer.clone(), self.hub.clone())

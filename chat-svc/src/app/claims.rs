@@ -16,7 +16,8 @@ pub(crate) struct Claims {
     pub pool: Pool,
     pub owner: Arc<str>,
     pub lease_ttl: Duration,
-    /// Maximum turns of one account that run at once, in all processes.
+    /// Maximum turns of one account that run at once, in all processes. Concurrent claims may exceed it
+    /// briefly.
     pub max_running_per_account: u32,
 }
 

@@ -48,7 +48,7 @@ const LOCKED_PAUSE: Duration = Duration::from_millis(2);
 /// that costs a round trip, and the next connection has not cached this writer's plans and pages.
 const KEEP_CONNECTION: Duration = Duration::from_millis(100);
 
-/// Another epoch runs the turn, or the turn is final.
+/// The turn was claimed again or is final, or its events cannot be stored: the worker must stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the turn's epoch was passed")]
 pub struct Fenced;
@@ -143,7 +143,7 @@ impl TurnLog {
     /// model.
     ///
     /// # Errors
-    /// [`Fenced`] once the writer has learned that the turn was claimed again or is final.
+    /// [`Fenced`] once the writer has cancelled `fenced` (see [`super::Journal::open`]) or has stopped.
     pub async fn append(&self, event: TurnEvent) -> Result<(), Fenced> {
         let weight = event.weight().min(self.writer.max_queued_bytes);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
@@ -158,7 +158,7 @@ impl TurnLog {
     /// Waits until all appended events are committed. Returns the newest event's sequence number.
     ///
     /// # Errors
-    /// [`Fenced`] if the turn was claimed again or is final; uncommitted events are dropped.
+    /// As [`Self::append`]; the writer then drops the events that are not committed.
     pub async fn flush(&self) -> Result<i64, Fenced> {
         let (done, flushed) = oneshot::channel();
         self.writer.queue.send(Entry::Flush { turn: self.turn.clone(), done }).map_err(|_| Fenced)?;

@@ -1,7 +1,7 @@
-//! The contract of [`ModelClient`], run on every implementation.
+//! Tests that every [`ModelClient`] passes.
 //!
-//! A [`Subject`] sets its upstream up for a [`Case`], so that the client's next call meets it; the expected
-//! events are the same for all clients.
+//! A [`Subject`] prepares an upstream so that the client's next call meets one [`Case`]. The expected events
+//! are the same for all clients.
 
 use std::{sync::Arc, time::Duration};
 

@@ -8,8 +8,9 @@
 //!   never a short answer;
 //! * a `Finish` without any text, reasoning or tool call before it is [`ModelError::Empty`];
 //! * a tool call is passed on complete, with one JSON object as arguments;
-//! * dropping the stream stops the upstream call;
-//! * nothing is retried here, because the route decides on retries (`domain::failover`).
+//! * dropping the stream stops the upstream call.
+//!
+//! An implementation retries nothing, because the route decides on retries (`domain::failover`).
 
 use std::{fmt, time::Duration};
 

@@ -23,7 +23,7 @@ pub(crate) async fn ping(db: &mut PgConnection) -> Result<(), pg::Error> {
 pub(crate) struct Bounds {
     /// Maximum turns to claim now.
     pub limit: i64,
-    /// Maximum running turns of one account, in all processes.
+    /// Maximum running turns of one account, in all processes. Concurrent claims may exceed it briefly.
     pub of_account: i64,
 }
 

@@ -1,5 +1,5 @@
-//! Tests the event journal alone: a fenced log stores no event, any other log stores each event once and in
-//! order, and the queue is bounded, even while Postgres fails.
+//! Tests the event journal alone: a worker stores no event after another one claimed its turn; before, it
+//! stores each event once and in order; and the queue is bounded, even while Postgres fails.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The sandboxes of an account: requested, read, listed and deleted.
+//! Requests, reads, lists and deletes the sandboxes of an account.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The host's side of the guest: it reaches the guest's socket, and decides which answers are accepted.
+//! Client of the guest in a sandbox: connects to its socket, makes calls, and checks its answers.
 //!
 //! A process in the sandbox may have put any file into the run directory. So the directory and the socket are
 //! opened without following links, the file must be a socket, and the connection goes through its descriptor
@@ -132,7 +132,7 @@ impl Guest {
     }
 
     /// Returns the id that the guest chose at its start, if it was started for this generation of the
-    /// sandbox. Its records last as long as that instance.
+    /// sandbox. A guest that is started again has another id and none of the earlier records.
     pub async fn instance(&self, sandbox: SandboxId, generation: i64) -> Result<Option<String>, Error> {
         let request = within(wire::HelloRequest {}, SHORT_CALL);
         let hello = accepted(bounded(SHORT_CALL, self.0.clone().hello(request)).await)?;
