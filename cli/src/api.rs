@@ -60,7 +60,8 @@ pub struct Refusal {
 }
 
 impl Api {
-    /// Opens the plane that the command line names, or else the one of `home` with the token in `token_file`.
+    /// Builds a client of the plane that the command line names. A URL or token that is not given is read
+    /// from `home`, the token from its file `token_file`.
     pub(crate) fn open(home: &Path, target: &Target, token_file: &str) -> Result<Self> {
         let url = match &target.url {
             Some(url) => url.clone(),
@@ -100,8 +101,8 @@ impl Api {
         self.json(self.request(Method::DELETE, path)).await
     }
 
-    /// Opens a stream of events. It begins after the event `last_event_id`, or at the first event if that is
-    /// empty.
+    /// Opens a stream of events, which begins after the event `last_event_id`. If `last_event_id` is empty,
+    /// the stream begins at the first event.
     pub async fn events(&self, path: &str, last_event_id: &str) -> Result<Frames> {
         let mut request = self.request(Method::GET, path).header(ACCEPT, "text/event-stream");
         if !last_event_id.is_empty() {

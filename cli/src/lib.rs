@@ -1,8 +1,8 @@
 //! `steward`: every service as a subcommand, the development stack, and operator commands.
 //!
-//! It does everything that a developer's machine needs to run the plane, except installing packages
-//! (`scripts/packages`). It also plans the local plane that the end-to-end suites start. It has no business
-//! rule and no SQL.
+//! Apart from installing packages (`scripts/packages`), `steward` does all that a developer's machine needs
+//! to run the plane. The crate also plans the local plane that the end-to-end suites start. It has no
+//! business rule and no SQL.
 //!
 //! | Module | Contents |
 //! |---|---|

@@ -1,7 +1,7 @@
 //! Traces of a local plane: an OTLP receiver, a file with the spans of each trace, and their tree as text.
 //!
-//! With it, a turn can be traced on one machine without a collector. It drops metrics and logs, because
-//! `/metrics` and the terminal show them. It is not meant for production.
+//! They show a turn in every process without a separate collector. The receiver drops metrics and logs,
+//! because `/metrics` and the terminal show them. Not meant for production.
 
 mod receiver;
 mod tree;

@@ -40,8 +40,8 @@ const AROUND: u32 = 10;
 /// measure the wait for a processor, not the plane.
 const PACE: Duration = Duration::from_millis(100);
 const ALLOWANCE: Duration = Duration::from_millis(2);
-/// Commits a second that the independent client begins. Each has its own time, even if the one before it has
-/// not ended.
+/// Inserts a second that the independent client schedules. If one is late, the next still counts from its own
+/// scheduled time.
 const COMMITS: u32 = 200;
 /// Byte in front of the time at which a chunk was sent, in microseconds since [`START`].
 const MARK: u8 = b'@';
@@ -133,9 +133,9 @@ impl Reading {
     }
 }
 
-/// Measures the ages of single rows at their commit, in seconds, during the time in which the measured chunks
-/// are sent. An age begins at the time at which the row was due, so it includes the wait for the row before
-/// it, as the age of a chunk does.
+/// Measures how long single-row inserts take to commit, in seconds, while the measured chunks are sent. Each
+/// time counts from the moment for which the insert was scheduled, so it includes a delay by the insert
+/// before it, as the age of a chunk does.
 async fn commit_rows(mut db: PgConnection) -> Vec<f64> {
     sqlx::raw_sql("CREATE TABLE IF NOT EXISTS bare_commits (content text)").execute(&mut db).await.unwrap();
     ALL_OPEN.wait().await;

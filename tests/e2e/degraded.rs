@@ -1,4 +1,4 @@
-//! Tests a plane in which one server or service is down: everything that does not need it keeps working.
+//! Tests a plane in which one server or service is down: requests that do not need it still succeed.
 
 use serde_json::json;
 use suite_tests::{actors::refusal, cluster::Cluster};

@@ -1,8 +1,8 @@
-//! Tests that an erasure is complete: before it, a tenant's text is found in each place that stores it; after
-//! it, in no place.
+//! Tests that an erasure is complete: before it, the search ([`suite_tests::residue`]) finds a tenant's text
+//! in each place that stores it; after it, in no place.
 //!
-//! The search itself ([`suite_tests::residue`]) is tested first: it must find a text planted in each kind of
-//! place, also in places that never store one by design, such as logs, traces, Redis and images.
+//! The search itself is tested first: it must find a planted text in each kind of place, also in places where
+//! Steward stores no such text, such as logs, traces, Redis and images.
 
 use std::{collections::BTreeSet, fs, time::Duration};
 

@@ -1,9 +1,9 @@
 //! Tests bad requests to the whole plane: each answer names the fault and reveals nothing else, and no
-//! request leaves a trace.
+//! request has an effect.
 //!
 //! Sends a table of requests to one cluster. After every request each table of the database must have as many
-//! rows as before. At the end no process may have logged an error, and the target of a symbolic link must not
-//! have been connected to.
+//! rows as before. At the end no process may have logged an error, and no process may have connected to the
+//! target of a symbolic link.
 
 mod cases;
 mod rules;

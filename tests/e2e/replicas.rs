@@ -1,4 +1,5 @@
-//! Tests two replicas of every service: no behaviour may depend on there being one.
+//! Tests a plane with two replicas of every service: requests through either gateway give the same result,
+//! and the plane survives the loss of one replica of each service.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -1,8 +1,8 @@
 //! Tests that one turn is one trace over all processes that it uses: every hop, its SQL, its containers, and
 //! no span without a parent.
 //!
-//! Spans arrive over OTLP at the cluster's receiver. Before they are checked, every process is stopped, and
-//! so has sent its last spans: a span that is missing then was never made.
+//! Processes send their spans over OTLP to the cluster's receiver. Before the check, every process is
+//! stopped, and so has sent its last spans: a span that is missing then was never made.
 
 use std::{
     collections::BTreeMap,
@@ -50,7 +50,7 @@ impl Trace {
         self.0.get(&span.parent_span_id)
     }
 
-    /// Returns a span and its ancestors, up to the first one that is missing.
+    /// Returns a span and its ancestors, until one has no parent or the parent is missing.
     fn lineage<'a>(&'a self, span: &'a Span) -> impl Iterator<Item = &'a Span> {
         std::iter::successors(Some(span), |span| self.parent(span))
     }

@@ -1,5 +1,5 @@
-//! Stores every telemetry export as received. The residue search must read all of it, but the plane's own
-//! receiver keeps only parts of spans, and neither logs nor metrics.
+//! Stores every telemetry export as received, because the residue search must read all of it. The receiver
+//! that a plane usually has keeps only parts of spans, and neither logs nor metrics.
 
 use std::{fs::File, io::Write, path::PathBuf};
 

@@ -1,5 +1,4 @@
-//! A plane of real processes: one child process for each replica of each service, on a Postgres, a Redis and
-//! a Docker engine.
+//! A plane of real processes: one child process for each replica, on Postgres, Redis and a Docker engine.
 //!
 //! The processes run the built program `steward`, as a release does. Leases are short by configuration, so
 //! that a takeover takes one or two seconds instead of fifteen; [`Builder::production_times`] keeps the
@@ -348,8 +347,8 @@ impl Cluster {
         }
     }
 
-    /// Stops every process, checks that each drained in time and exited with success, then removes their
-    /// containers, volumes and database.
+    /// Stops every process, checks that each ended in time and with success, and removes their containers and
+    /// volumes. Stops the cluster's own servers; a database in the user's own Postgres stays.
     pub async fn stop(mut self) {
         for child in self.children.iter_mut().filter(|child| child.is_running()) {
             child.signal(rustix::process::Signal::TERM);
@@ -381,7 +380,8 @@ impl Cluster {
     }
 }
 
-/// Waits until a process ends, and returns its name. Before the cluster is stopped, that is an error.
+/// Waits until one of the processes ends, and returns its name. Used during the start, when no process may
+/// end.
 async fn first_end(children: &mut [Child]) -> String {
     loop {
         if let Some(child) =

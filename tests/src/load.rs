@@ -1,5 +1,5 @@
-//! The load on a plane while a suite makes a part of it fail: agents beat, tenants read sessions and begin
-//! turns. The load records every answer, and a client watches every accepted turn to its end.
+//! Load on a plane while a suite makes a part of it fail: agents beat, tenants read sessions and begin turns.
+//! The load records every answer, and a client watches every accepted turn to its end.
 
 use std::{
     collections::BTreeMap,
@@ -61,8 +61,8 @@ pub struct Load {
     testimonies: Arc<Mutex<Vec<Testimony>>>,
     ending: CancellationToken,
     tasks: JoinSet<()>,
-    /// The heartbeats of the agents. They are kept up until the load ends, because the plane rightly marks an
-    /// agent silent that stops beating.
+    /// The heartbeats of the agents. They continue until the load ends, because the plane marks an agent
+    /// silent that stops beating.
     beats: JoinSet<()>,
 }
 
@@ -217,7 +217,7 @@ impl Outcome {
         statuses
     }
 
-    /// Panics unless every answer was a success or, if `refusals`, 503 with Retry-After.
+    /// Panics unless every answer was a success or, if `refusals` is true, 503 with Retry-After.
     pub fn assert_civil(&self, refusals: bool) {
         for answer in &self.answers {
             let civil = answer.is_success() || (refusals && answer.status == 503 && answer.retry_after);

@@ -1,20 +1,19 @@
-//! Searches every store of a plane for texts, byte by byte, and returns the places in which a text still
-//! occurs.
+//! Searches every store of a plane for texts, byte by byte, and returns the places in which a text occurs.
 //!
-//! It knows no table, key or directory by name. It reads everything that has a row, a key, a file or a label,
-//! so that a new store is searched without a change here. It searches
+//! The search has no list of tables, keys or directories: it reads everything that has a row, a key, a file
+//! or a label, so that a new store is searched without a change here. It searches
 //!
 //! * every row of every schema, as a dump would show it;
 //! * every key and value of Redis;
 //! * every file of the plane's home: run directories, logs of all processes, received spans, configuration;
-//!   for a cluster built [`captured`](crate::cluster::Builder::captured), also every span, log and metric it
-//!   sent;
+//!   for a cluster built [`captured`](crate::cluster::Builder::captured), also every span, log and metric
+//!   that the cluster sent;
 //! * on the engine, everything with the installation's label: containers with their record, layer, output,
 //!   memory filesystems and the environments of their processes; volumes; images.
 //!
 //! A text is searched as it is, in hex (in which Postgres shows bytes) and in base64. The files of the
-//! database server are not searched: deleted rows stay in them until a vacuum, and in its write-ahead log
-//! until that is recycled.
+//! database server are not searched: deleted rows stay in them until a vacuum, and in the write-ahead log
+//! until Postgres recycles it.
 
 pub mod docker;
 
@@ -34,7 +33,7 @@ use crate::{
     cluster::Cluster,
 };
 
-/// Directories in the home with the files of servers, which are searched through the servers instead.
+/// Directories in the home with the files of servers. The search asks these servers instead.
 const SERVERS: [&str; 2] = ["postgres", "docker"];
 
 const TABLES: &str = "SELECT table_schema, table_name FROM information_schema.tables

@@ -1,11 +1,11 @@
-//! A client that records every byte of a turn's events with its time. Whenever its stream is cut, it
-//! reconnects with the id of the last whole event.
+//! A test client that reads a turn's event stream to its end.
 //!
-//! As every client does, it discards a part of an event that a cut stream left. But it remembers the bytes of
-//! that part: the replay must begin with the same ones.
+//! For each complete event it records the bytes and the time of arrival. When a stream breaks, it reconnects
+//! with the id of the last complete event. It discards an incomplete event at the end of a broken stream, as
+//! every client does, but keeps its bytes and panics if the resent event does not begin with them.
 //!
-//! A test compares the bytes of all its connections, joined, with the journal. If they are equal, the client
-//! saw every event once, in order.
+//! [`Cluster::verify`] compares the bytes of the complete events with the journal; if they are equal, the
+//! client received every event once, in order.
 
 use std::time::{Duration, Instant};
 
@@ -56,7 +56,7 @@ struct Witness<'a> {
 struct Joint {
     /// Bytes of an event that is not complete yet.
     open: Vec<u8>,
-    /// The longest part of the next event that a cut stream has shown so far.
+    /// The longest part of the next event with which a broken stream has ended so far.
     shown: Vec<u8>,
 }
 
@@ -209,7 +209,7 @@ impl Testimony {
         self.seen().kinds().into_iter().map(str::to_owned).collect()
     }
 
-    /// Returns the time from `moment` to the next event; `None` if the turn had ended before `moment`.
+    /// Returns the time from `moment` to the next event; `None` if no event arrived after `moment`.
     pub fn silence_after(&self, moment: Instant) -> Option<Duration> {
         let next = self.sightings.iter().find(|sighting| sighting.at > moment)?;
         Some(next.at - moment)

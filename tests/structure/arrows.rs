@@ -1,4 +1,4 @@
-//! Checks which layers each layer uses, and which libraries it names.
+//! Checks which other layers each layer uses, and which libraries each layer names.
 
 use crate::{
     Problem,
@@ -29,11 +29,12 @@ const FENCES: &[Fence] = &[
     Fence { library: "redis", layers: &["store/", "store.rs"], exempt: &["gateway"] },
 ];
 
-/// Libraries that do I/O or know wire formats; `domain` may name none of them.
+/// Libraries that do I/O, log or define wire formats; `domain` may name none of them.
 const IMPURE: &[&str] =
     &["axum", "bollard", "hyper", "redis", "reqwest", "sqlx", "steward_proto", "tokio", "tonic", "tracing"];
 
-/// The layers that a layer may not use. Allowed are grpc → app → {domain, store, edges}, and worker → app.
+/// For each layer, the layers that it may not use. Allowed are grpc → app → {domain, store, edges}, and
+/// worker → app; edges are the layers that talk to other systems, such as `client`.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("domain", &["app", "client", "config", "grpc", "service", "store", "worker"]),
     ("store", &["app", "client", "config", "grpc", "service", "worker"]),

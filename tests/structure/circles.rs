@@ -1,4 +1,4 @@
-//! Finds modules of one crate that use each other in a circle.
+//! Finds modules of one crate that use each other in a circle, as `a` uses `b` and `b` uses `a`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,9 +12,9 @@ type Module = Vec<String>;
 /// Uses between the children of one module: from one child to another, with the file in which the use is.
 type Arrows = BTreeMap<(String, String), String>;
 
-/// Reports circles among the children of each module. A child uses another if any file of the first uses any
-/// file of the second. A child contains all of its own submodules, so these may use each other and their
-/// parent.
+/// Reports circles among the children of each module. A child contains all of its submodules, and uses
+/// another child if one of its files uses one of the other's. Submodules of the same child may use each
+/// other.
 pub(crate) fn modules_form_no_circle(tree: &Tree) -> Vec<Problem> {
     let packages: BTreeSet<&str> = tree.built().map(|source| source.package.as_str()).collect();
     let mut problems = Vec::new();

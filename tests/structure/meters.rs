@@ -1,4 +1,4 @@
-//! Checks where the metrics of a service are defined.
+//! Checks that the metrics of a service are defined in its `src/metrics.rs`.
 
 use syn::{
     Expr, ExprCall, ExprLit, Lit,

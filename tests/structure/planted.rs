@@ -1,4 +1,5 @@
-//! Snippets that each break one rule, and a tree that breaks none.
+//! Tests the structure rules: each entry of [`PLANTED`] must be reported for exactly one rule, and [`KEPT`]
+//! for none.
 
 use crate::{RULES, SERVICES, tree::Tree};
 
@@ -168,7 +169,7 @@ fn a_tree_that_keeps_the_rules_has_no_problem() {
     assert_eq!(found(&parse(KEPT)), []);
 }
 
-/// A rule that skipped a service would report no problem of it.
+/// Checks that a rule applies to every service: a rule that skipped one would report no problem of it.
 #[test]
 fn every_service_is_checked() {
     let services: Vec<String> = SERVICES.iter().map(|name| format!("{name}/src/app/a.rs")).collect();

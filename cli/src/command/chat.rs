@@ -77,7 +77,8 @@ enum Ending {
     Otherwise(String),
 }
 
-/// Prints a turn's events until its last one. If a stream breaks, opens another one.
+/// Prints a turn's events until its last one. If a stream breaks, opens another one after the last event
+/// printed. Returns how the turn ended.
 async fn follow(api: &Api, mut frames: Frames, screen: &mut Screen) -> Result<Ending> {
     let mut broken_since: Option<Instant> = None;
     loop {

@@ -174,8 +174,8 @@ async fn live(
     }
 }
 
-/// Makes an account with a token, and an operator's token. Keeps the tokens of an earlier start while they
-/// are valid.
+/// Makes an account with a token, and an operator's token. Keeps both tokens of an earlier start if the
+/// account's token is still valid and the home has both files.
 async fn ensure_tokens(home: &Home, database: &Database) -> Result<()> {
     let config = PgConfig::new(SecretString::from(database.run_url(Service::Registry)?));
     let pool = Pool::connect(&config).await?;

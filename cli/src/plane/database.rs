@@ -24,7 +24,8 @@ pub struct Database {
 }
 
 impl Database {
-    /// Returns the database `name` in the cluster at the URL `admin`. Its roles get the password in that URL.
+    /// Returns the database `name` in the cluster at the URL `admin`. The services' roles get the password in
+    /// that URL.
     pub fn at(admin: &str, name: &str) -> Result<Self> {
         let admin: Url = admin.parse().with_context(|| format!("{DATABASE_URL} is not a URL"))?;
         let password =

@@ -16,8 +16,8 @@ const SHOWN: &[&str] = &[
     "rpc.response.status_code",
 ];
 
-/// Writes one line for each span: start time, duration, service, name. A span is shown at the top if its
-/// parent is missing, because the parent has not ended yet or its process does not export here.
+/// Writes one line for each span: start time, duration, service, name. A span without a known parent is shown
+/// at the top: its parent has not ended yet, or the parent's process does not export here.
 pub fn render(spans: &[Span]) -> String {
     let known: BTreeSet<&str> = spans.iter().map(|span| span.span_id.as_str()).collect();
     let mut children: BTreeMap<&str, Vec<&Span>> = BTreeMap::new();

@@ -1,7 +1,7 @@
-//! The Docker engine: the user's own if one answers, otherwise a private one with its data in the home.
+//! The Docker engine: the user's own if it answers, otherwise a private one with its data in the home.
 //!
-//! The calls (ping, list, stop, remove) are plain HTTP/1.0 over the engine's socket; every API version
-//! supports them. sandbox-svc makes every other call.
+//! This crate makes a few calls (ping, list, stop, remove) as plain HTTP/1.0 over the engine's socket; every
+//! API version supports them. sandbox-svc makes every other call.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -59,7 +59,12 @@ pub struct Volume {
     pub labels: BTreeMap<String, String>,
 }
 
-/// Returns an engine that answers, or starts a private one and returns its process too.
+/// Returns an engine that answers: the one at DOCKER_HOST or at the default socket. Otherwise starts a
+/// private one, and returns its process too.
+///
+/// # Errors
+/// Fails if the engine at DOCKER_HOST does not answer, or if a private one is needed and this process does
+/// not run as root.
 pub(crate) async fn start(home: &Home) -> Result<(Engine, Option<Daemon>)> {
     if let Ok(host) = env::var("DOCKER_HOST") {
         let engine = Engine::at(host);
@@ -169,7 +174,7 @@ impl Engine {
     }
 
     /// Removes every container and volume for which `selected` accepts the value of [`INSTALLATION_LABEL`].
-    /// Returns the number of both.
+    /// Returns the number of containers and volumes.
     ///
     /// # Errors
     /// Fails if some are left after the last round.

@@ -1,7 +1,7 @@
 //! The servers that Steward uses, for development and tests: Postgres, Redis and a Docker engine.
 //!
-//! Where environment variables name the user's own servers, they are used. Otherwise private ones are
-//! started, with their data in one directory, and stopped at the end. The crate does not depend on Steward's
+//! If environment variables name the user's own servers, the stack uses those. Otherwise it starts private
+//! ones, with their data in one directory, and stops them at the end. The crate does not depend on Steward's
 //! services, so that it builds when they do not: `make sqlx` needs a Postgres before the services compile.
 
 pub mod docker;

@@ -1,9 +1,9 @@
 //! The processes that the stack starts. Each is recorded on disk, so that a later `steward` can stop it if
 //! this one crashes.
 //!
-//! A record contains the process id and the tick at which the kernel started the process, so that another
-//! process with a reused id never gets a signal. A daemon leads its own process group: Ctrl-C in a terminal
-//! signals `steward` only, which then stops its daemons in the right order.
+//! A record contains the process id and the tick at which the kernel started the process. Another process
+//! that later gets the same id is thus not signalled. A daemon leads its own process group: Ctrl-C in a
+//! terminal signals `steward` only, which then stops its daemons in the right order.
 
 use std::{
     fs::{self, File},
@@ -90,8 +90,8 @@ impl Daemon {
         format!("{}\n(from {})", tail.join("\n"), self.log.display())
     }
 
-    /// Sends the signals one after the other, until the server has exited. After each it waits at most the
-    /// given time.
+    /// Sends the signals one after the other, until the server has exited. Waits at most the given time after
+    /// each.
     pub async fn stop(mut self, signals: &[(Signal, Duration)]) -> Result<()> {
         let pid = Pid::from_child(&self.child);
         for (signal, wait) in signals {
@@ -149,7 +149,7 @@ pub fn forget(record: &Path) -> Result<()> {
     }
 }
 
-/// Returns the recorded process; `None` if it has exited, also if its id is in use again.
+/// Returns the recorded process; `None` if it has exited, even if another process has its id now.
 fn recorded(record: &Path) -> Result<Option<Pid>> {
     let Some(text) = read_if_exists(record)? else { return Ok(None) };
     let mut fields = text.split_whitespace().map(str::parse::<u64>);

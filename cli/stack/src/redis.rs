@@ -1,5 +1,5 @@
-//! A private Redis (or Valkey): on the loopback address, with a password, without a file on disk. Steward
-//! keeps in it only data that may be lost.
+//! A private Redis (or Valkey): on the loopback address, with a password, without a file on disk, because
+//! Steward stores only data in Redis that may be lost.
 
 use std::{
     net::Ipv4Addr,

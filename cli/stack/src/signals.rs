@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Receives SIGINT and SIGTERM. Once it exists, these signals no longer end the process.
+/// Receives SIGINT and SIGTERM. Once a value exists, these signals no longer end the process.
 #[derive(Debug)]
 pub struct StopRequests {
     interrupt: Signal,

@@ -1,5 +1,5 @@
-//! The servers of a stack: Postgres, Redis and a Docker engine. The user's own are used where the environment
-//! names them; private ones are started otherwise, and stopped with the stack.
+//! The servers of a stack: Postgres, Redis and a Docker engine. A server that the environment names is used
+//! as it is; otherwise the stack starts a private one and stops it at the end.
 
 use std::{env, fs, time::Duration};
 
@@ -36,7 +36,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts the three servers. If one cannot start, the started ones are stopped.
+    /// Starts the servers that the environment does not name. If one cannot start, stops those that started.
     pub async fn up(home: &Home, stages: Stages) -> Result<Self> {
         Self::end_leftovers(home, stages).await?;
         let (postgres, redis, docker) = tokio::join!(postgres(home), redis(home), docker::start(home));

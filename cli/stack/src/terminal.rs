@@ -30,7 +30,7 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Counts the seconds from `ahead` before now, to include a build that ran before this process.
+    /// Counts the seconds from the time `ahead` before now, to include a build that ran before this process.
     pub fn since(ahead: Duration) -> Self {
         let now = Instant::now();
         Self { started: now.checked_sub(ahead).unwrap_or(now), silent: false }

@@ -1,4 +1,4 @@
-//! The unprivileged user as which servers run when `steward` runs as root.
+//! The unprivileged user that servers run as when `steward` runs as root.
 
 use std::{fs, os::unix::process::CommandExt, process::Command};
 

@@ -1,7 +1,7 @@
 //! Tests that stale processes are fenced on a real engine: a replica that was suspended past its lease and
 //! then resumes writes nothing, creates nothing and removes nothing.
 //!
-//! Two replicas of sandbox-svc serve one engine. "sandbox" is suspended, by SIGSTOP or at a fail point;
+//! Two replicas of sandbox-svc serve one engine. The test suspends "sandbox", by SIGSTOP or at a fail point;
 //! "sandbox-2" keeps running. The tests read rows, the engine's containers and volumes, run directories, and
 //! the engine's event log, which also shows objects that existed only for a moment.
 
@@ -27,8 +27,8 @@ use suite_tests::{
 use svc_core::id::new_id;
 
 const SOON: Duration = Duration::from_secs(30);
-/// Makes the running replica wait 5 s with its lease before it acts, so that the suspended one can resume and
-/// try to act first.
+/// Makes the running replica, which holds the lease, wait 5 s before it acts, so that the suspended one can
+/// resume and try to act first.
 const HELD: &str = "sandbox.reconcile.acting=sleep:5000";
 
 struct Scene {
@@ -235,7 +235,7 @@ enum Stray {
     Leftover,
     /// A row that lost its container; the reconciler would end it.
     Lost,
-    /// A run directory that no row names; the reconciler would remove it.
+    /// A run directory that no row names; the reconciler would remove the directory.
     RunDirectory,
     /// A volume without a row; the reconciler would write a row.
     Volume,

@@ -1,8 +1,8 @@
-//! Kills workers at every critical moment, and at random ones: turns continue, clients miss no event and see
-//! none twice, and each effect of a tool happens once.
+//! Kills chat-svc workers at each fail point of a turn, and at random moments: turns continue, clients miss
+//! no event and see none twice, and each effect of a tool happens once.
 //!
-//! Checks against a client that logged every byte of every event over all its connections, the journal, the
-//! stored messages, and a file in the sandbox to which the tools append.
+//! Each client records every byte of every event. The checks compare this with the journal and the stored
+//! messages, and compare a file in the sandbox, to which the tools append, with its expected lines.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,8 @@ const POINTS: [&str; 6] = [
 ];
 /// Rounds of the whole suite for each kill at each fail point: of 32 rounds, two are at each fail point.
 const SHARE: usize = 16;
-/// Maximum random kills per kill that must interrupt a turn. A random kill may hit a worker without a turn.
+/// Number of random kills allowed for each kill that must interrupt a turn, because a random kill may hit a
+/// worker that runs no turn.
 const MISSES: usize = 4;
 const REPLICAS: [&str; 2] = ["chat", "chat-2"];
 /// Maximum time from the death of a worker to the next event.
@@ -105,7 +106,7 @@ impl Range {
         clients
     }
 
-    /// Kills a worker at a fail point, the first or second time that it passes there, while turns run in all
+    /// Kills a worker when it passes a fail point for the first or second time, while turns run in all
     /// sessions.
     async fn die_at(&mut self, point: &'static str, victim: &str) {
         let passing = self.chance.random_range(1..=2);
@@ -157,7 +158,7 @@ impl Range {
         self.tally.struck += usize::from(self.was_taken_over(&testimonies).await);
     }
 
-    /// Returns whether a turn was begun by one worker and ended by another.
+    /// Returns whether a turn was claimed more than once, so that another worker continued it.
     async fn was_taken_over(&self, testimonies: &[Testimony]) -> bool {
         let turns: Vec<&str> = testimonies.iter().map(|testimony| testimony.turn.as_str()).collect();
         let query = "SELECT count(*) FROM chat.turns WHERE id = ANY($1::text[]::uuid[]) AND attempts > 1";

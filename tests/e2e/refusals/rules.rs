@@ -1,5 +1,5 @@
-//! Tests that every field rule of the contract is enforced: each service that serves a method gets a request
-//! that breaks the rule.
+//! Tests that every service checks the field rules of the contract: for each method and rule, the service
+//! gets a request that breaks that rule.
 //!
 //! The requests are made from the descriptors: a valid request for each method, changed so that it breaks one
 //! rule. They are sent to the services' gRPC addresses, not to the gateway.
@@ -122,8 +122,8 @@ fn good(field: &FieldDescriptor, rules: &FieldRules) -> Value {
     }
 }
 
-/// Returns values that each break one rule of a field, with the rule and the text with which the field's path
-/// in the refusal ends.
+/// Returns values that each break one rule of a field. Each comes with the rule's name, and with the end of
+/// the field's path in the refusal.
 fn bad(field: &FieldDescriptor, rules: &FieldRules) -> Vec<(Value, &'static str, &'static str)> {
     let mut bad = Vec::new();
     let mut add = |value, rule| bad.push((value, rule, ""));

@@ -25,8 +25,8 @@ pub struct Child {
     process: Process,
     log: PathBuf,
     running: Option<tokio::process::Child>,
-    /// The process's standard input. It is kept open, because the process stops when it closes: that is how
-    /// it notices that its supervisor has died.
+    /// The process's standard input, kept open. The process stops when it closes, and so also when the test
+    /// process dies.
     lifeline: Option<ChildStdin>,
     asked_to_stop: Option<Instant>,
     /// Environment variables of this process only.

@@ -1,5 +1,5 @@
 //! Proxies between a cluster's services and Postgres and Docker, for suites that cut these connections. The
-//! suite itself connects to both servers directly.
+//! test process itself connects to both servers directly.
 
 use steward_stack::Stack;
 use svc_core::testing::FaultProxy;

@@ -1,4 +1,4 @@
-//! Labels, stops and removes the sandboxes of the development plane.
+//! Stops and removes the sandboxes of the development plane, which it finds by their label on Docker engines.
 
 use std::fs;
 
@@ -38,8 +38,8 @@ pub(crate) async fn stop(home: &Home, engine: &Engine) -> Result<()> {
 /// Removes the sandboxes and their volumes from every recorded engine, and returns the number of both.
 ///
 /// # Errors
-/// Fails if an engine does not answer. The caller must then keep the home, because only the home records the
-/// sandboxes that are left there.
+/// Fails if an engine does not answer or still has some of them. The caller must then keep the home, because
+/// only the home records on which engines sandboxes are left.
 pub(crate) async fn remove(home: &Home) -> Result<usize> {
     let mut removed = 0;
     for host in recorded(home)? {

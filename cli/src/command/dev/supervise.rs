@@ -3,8 +3,8 @@
 //!
 //! Each child leads its own process group, so that Ctrl-C in a terminal signals the supervisor only. Each
 //! line of a child's output is printed with the child's name in front. The child's standard input is a pipe
-//! from the supervisor. A child stops when the pipe closes, so none keeps running if the supervisor is
-//! killed.
+//! from the supervisor. A service stops when that pipe closes, so it does not keep running if the supervisor
+//! is killed.
 
 use std::{
     ffi::OsString,
@@ -33,8 +33,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Exit code of a process that refuses its configuration. It is not restarted, because it would refuse it
-/// again.
+/// Exit code of a process that refuses its configuration. The supervisor does not restart it, because the
+/// process would refuse the same configuration again.
 const BAD_CONFIGURATION: i32 = 64;
 
 const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));

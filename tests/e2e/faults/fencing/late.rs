@@ -1,5 +1,5 @@
-//! Tests a worker that is suspended while it creates a sandbox, and that sends its create to the engine after
-//! the sandbox timed out.
+//! Tests a worker that is suspended while it creates a sandbox. Once the sandbox has timed out, the worker
+//! resumes and sends its create to the engine.
 
 use std::time::SystemTime;
 
