@@ -110,7 +110,7 @@ pub(crate) struct Run {
     pub(super) deps: Runs,
     pub(super) turn: Turn,
     pub(super) log: TurnLog,
-    /// Cancelled once another epoch runs the turn or it is final.
+    /// Cancelled once the turn was claimed again or is final, or its events cannot be stored.
     pub(super) fenced: CancellationToken,
     pub(super) deadline: Instant,
 }

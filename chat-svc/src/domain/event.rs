@@ -78,7 +78,8 @@ pub enum TurnEvent {
     /// The open step starts again as `attempt`: its events from `from_seq` on are void.
     #[serde(rename = "reset")]
     Reset { from_seq: i64, attempt: i32, cause: String },
-    /// Another model continues the open step's text as `attempt`: nothing is void.
+    /// A model continues the open step's text as `attempt`: nothing is void. It is another model, or after a
+    /// takeover the same one.
     #[serde(rename = "splice")]
     Splice {
         step: i32,
@@ -311,8 +312,8 @@ impl fmt::Display for Cursor {
 }
 
 impl Cursor {
-    /// Parses `text`, the value of the request's `field`, and checks that it names an event of `turn_id`. An
-    /// empty text is the position before the first event.
+    /// Parses `text`, the value of the request's `field`, and checks that it is a cursor of `turn_id`; the
+    /// event may not exist. An empty text is the position before the first event.
     ///
     /// # Errors
     /// [`Invalid`] if the text is not a cursor, or a cursor of another turn.

@@ -119,8 +119,8 @@ impl Command {
 }
 
 impl Call {
-    /// Returns the SHA-256 of every part that decides what the call does. A key may be used again only for a
-    /// call with the same hash.
+    /// Returns the SHA-256 of every part that decides what the call does. While the journal has a key, only a
+    /// call with the same hash may use it.
     pub fn hash(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         // Each part follows its length, so that no two calls give the same bytes.

@@ -18,7 +18,7 @@ pub enum State {
     Deleting,
     /// Final: the engine confirmed that its container is absent.
     Gone,
-    /// Final: it never ran, and nothing of it is left.
+    /// Final: it never ran, and the engine confirmed that its container is absent.
     Failed,
 }
 

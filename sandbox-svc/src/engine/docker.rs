@@ -30,7 +30,7 @@ use super::{
 };
 use crate::domain::spec::{ContainerSpec, Mount, MountSource, VolumeSpec, label};
 
-/// Timeout of the Docker client; longer than every deadline of the limiter, which must end a call first.
+/// Timeout of the Docker client, far above the limiter's default deadlines, which end a call first.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 /// A client of a Docker daemon.
