@@ -108,7 +108,8 @@ impl custodian::Custodian for Custodian {
         Ok(Vec::new())
     }
 
-    /// Deletes rows, table by table, and blanks the titles of the sessions.
+    /// Blanks the titles of the subject's sessions, and deletes a limited number of rows, table by table. The
+    /// caller must repeat the step until `done`.
     async fn erase(&self, step: Step) -> Result<custodian::Erased> {
         let Erased { deleted, done } = custody::step(&self.pool, step, async |mut open| {
             erasure::blank_heads(open.tx(), step.subject).await?;
@@ -132,7 +133,7 @@ impl custodian::Custodian for Custodian {
         .await
     }
 
-    /// Deletes the sessions' rows: only the custody row is left.
+    /// Deletes the rows of the subject's sessions. Its custody row and its usage ledger stay.
     async fn commit(&self, step: Step) -> Result<Committed> {
         custody::step(&self.pool, step, async |mut open| {
             TABLES.delete_heads(open.tx(), step.subject).await?;

@@ -57,7 +57,7 @@ pub enum StopOutcome {
     NeverRan,
     /// The call may or may not have run, and its sandbox is gone.
     InDoubt,
-    /// sandbox-svc did not answer within all attempts; the command's own timeout ends it.
+    /// sandbox-svc did not report the call's end within all attempts; the command's own timeout ends it.
     Unanswered,
 }
 

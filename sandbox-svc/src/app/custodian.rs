@@ -210,7 +210,8 @@ impl custodian::Custodian for Custodian {
         .await
     }
 
-    /// Commits the erasure. This service has no head row to delete; the subject's tombstone stays.
+    /// Commits the erasure. sandbox-svc has no row of the session or account itself to delete; the custody
+    /// row stays.
     async fn commit(&self, step: Step) -> Result<Committed> {
         custody::step(&self.deps.pool, step, async |open| Ok(open.finish_commit(self.deps.now()).await?))
             .await
