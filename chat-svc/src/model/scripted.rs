@@ -134,11 +134,7 @@ impl Reply {
     /// A refusal with this status and an error body of the API.
     pub fn refusal(status: u16, code: &str, message: &str) -> Self {
         let body = json!({ "error": { "message": message, "type": code, "code": code } });
-        Self {
-            status,
-            headers: vec![(CONTENT_TYPE.as_str(), "application/json".to_owned())],
-            moves: vec![Move::Send(body.to_string().into())],
-        }
+        Self::body(status, "application/json", &body.to_string())
     }
 
     pub fn body(status: u16, content_type: &str, body: &str) -> Self {
@@ -242,13 +238,6 @@ impl Reply {
     #[must_use]
     pub fn cut_after(mut self, n: usize) -> Self {
         self.moves.truncate(n);
-        self
-    }
-
-    /// Waits before every chunk.
-    #[must_use]
-    pub fn paced(mut self, pace: Duration) -> Self {
-        self.moves = self.moves.into_iter().flat_map(|step| [Move::Wait(pace), step]).collect();
         self
     }
 
