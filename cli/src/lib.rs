@@ -13,7 +13,6 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 pub mod api;
@@ -45,19 +44,8 @@ enum Either {
 /// Parses the command line, runs the command, and reports an error as one line on standard error.
 pub fn run() -> ExitCode {
     let args = Args::parse();
-    let command = match args.command {
-        Either::Serve(serve) => return serve::run(&serve),
-        Either::Command(command) => command,
-    };
-    match runtime().and_then(|runtime| runtime.block_on(command.run(&args.home))) {
-        Ok(code) => code,
-        Err(error) => {
-            steward_stack::terminal::complain(format_args!("steward: {error:#}"));
-            ExitCode::FAILURE
-        }
+    match args.command {
+        Either::Serve(serve) => serve::run(&serve),
+        Either::Command(command) => steward_stack::run("steward", command.run(&args.home)),
     }
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")
 }

@@ -3,9 +3,8 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result};
 use clap::Parser;
-use steward_stack::{exec, exec::ExecArgs, terminal};
+use steward_stack::exec::{self, ExecArgs};
 
 /// Starts Postgres, Redis and a Docker engine, runs a command with their addresses, stops them again.
 #[derive(Debug, Parser)]
@@ -20,14 +19,5 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    run(&args).unwrap_or_else(|error| {
-        terminal::complain(format_args!("steward-stack: {error:#}"));
-        ExitCode::FAILURE
-    })
-}
-
-fn run(args: &Args) -> Result<ExitCode> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(exec::run(&args.home, &args.exec))
+    steward_stack::run("steward-stack", exec::run(&args.home, &args.exec))
 }
