@@ -53,7 +53,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts a receipt that was written `after` the acceptance of its job.
+    /// Counts a receipt, and records the time from the acceptance of its job to the receipt, `after`.
     pub fn committed(&self, trigger: Trigger, after: TimeDelta) {
         let labels = [KeyValue::new("trigger", trigger.name())];
         self.committed.add(1, &labels);

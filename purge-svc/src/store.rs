@@ -1,5 +1,5 @@
-//! All SQL of purge-svc. Functions take the connection or transaction and write exactly what they are given.
-//! `domain` decides what may be written; `app` decides when, and what is written together.
+//! All SQL of purge-svc. Functions run on the connection or transaction that the caller passes. `domain`
+//! decides the new state of a job; `app` decides which writes are in one transaction.
 
 use svc_core::{data::pg, pg_enum};
 

@@ -1,6 +1,5 @@
-//! All SQL and all Redis commands of registry-svc. Functions write exactly what they are given; their callers
-//! make ids and times, and own the transaction. Every query for a tenant's rows has the tenant in its
-//! condition.
+//! All SQL and all Redis commands of registry-svc. The callers make the ids of rows and own the transaction.
+//! A query for a tenant's request has the tenant's account in its condition.
 
 pub(crate) mod accounts;
 pub(crate) mod agents;

@@ -106,8 +106,8 @@ pub(crate) fn no_layer_reaches_up(tree: &Tree) -> Vec<Problem> {
     problems
 }
 
-/// Domain types belong in `domain`: if another layer exported types of the store, they would look like
-/// domain types.
+/// Reports layers that export types of the store, because in another layer such types would look like domain
+/// types.
 pub(crate) fn only_the_store_exports_its_types(tree: &Tree) -> Vec<Problem> {
     let mut problems = Vec::new();
     for source in layered(tree).filter(|source| !["", "store"].contains(&source.layer().as_str())) {

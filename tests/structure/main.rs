@@ -1,11 +1,11 @@
 //! Checks the structure of the repository: the uses between crates, layers and files, their sizes, and the
 //! exports of each service.
 //!
-//! Dependencies between crates come from cargo's metadata, layers from the paths of files, and the names that
-//! a file uses from its parsed source, so that comments and strings are ignored and an alias hides nothing.
-//! Each rule is a function that returns the problems of a [`Tree`]; [`planted`] proves that each rule finds a
-//! violation. `exceptions.txt` lists the places where a rule does not hold yet. An entry without a problem
-//! fails, so the list only gets shorter.
+//! Dependencies between crates come from cargo's metadata, and layers from the paths of files. The names that
+//! a file uses come from its parsed source: comments and strings do not count, and a name under an alias
+//! does. Each rule is a function that returns the problems of a [`Tree`]; [`planted`] proves that each rule
+//! finds a violation. `exceptions.txt` lists the places where a rule does not hold yet. An entry without a
+//! problem fails, so the list only gets shorter.
 
 #![expect(clippy::unwrap_used, reason = "a file that cannot be read or parsed fails the test")]
 

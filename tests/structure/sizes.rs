@@ -25,7 +25,8 @@ pub(crate) fn files_are_short(tree: &Tree) -> Vec<Problem> {
     long.map(|source| Problem::new("lines", source.place(), format!("{} lines", source.lines))).collect()
 }
 
-/// Does not count a crate's root file, which is in the same directory as its modules.
+/// Limits the files of each directory. A crate's root file, which is in the same directory as its modules,
+/// does not count.
 pub(crate) fn directories_are_small(tree: &Tree) -> Vec<Problem> {
     let mut files: BTreeMap<String, usize> = BTreeMap::new();
     for source in &tree.sources {

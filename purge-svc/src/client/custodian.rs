@@ -160,7 +160,7 @@ impl CustodianClient {
     /// Calls Freeze: the custodian stops the subject's writers.
     ///
     /// # Errors
-    /// [`Error`] unless the custodian says that it has.
+    /// [`Error`] if the custodian refuses or the call fails; a failed call may have frozen the subject.
     pub async fn freeze(&self, call: &StepCall) -> Result<Frozen> {
         let request = proto::FreezeRequest { step: Some(step(call)) };
         let answer = self.client(Some(call)).freeze(request).await;
@@ -171,7 +171,7 @@ impl CustodianClient {
     /// Calls Thaw: the custodian admits the subject's writers again. Returns the SHA-256 of the answer.
     ///
     /// # Errors
-    /// [`Error`] unless the custodian says that it has.
+    /// [`Error`] if the custodian refuses or the call fails; a failed call may have thawed the subject.
     pub async fn thaw(&self, call: &StepCall) -> Result<[u8; 32]> {
         let request = proto::ThawRequest { step: Some(step(call)) };
         let answer = self.client(Some(call)).thaw(request).await;
@@ -182,7 +182,7 @@ impl CustodianClient {
     /// `description`.
     ///
     /// # Errors
-    /// [`Error`] if the custodian refuses.
+    /// [`Error`] if the call fails or the custodian refuses.
     pub async fn inventory<'a>(
         &'a self,
         call: &StepCall,
@@ -198,7 +198,8 @@ impl CustodianClient {
     /// the answer.
     ///
     /// # Errors
-    /// [`Error`] unless the custodian says what it did.
+    /// [`Error`] if the custodian refuses, the call fails or the answer is unreadable; a failed call may have
+    /// deleted rows.
     pub async fn erase(&self, call: &StepCall) -> Result<(Erasure, [u8; 32])> {
         let request = proto::EraseRequest { step: Some(step(call)) };
         let answer = self.client(Some(call)).erase(request).await;
@@ -212,7 +213,7 @@ impl CustodianClient {
     /// Calls Verify: the custodian reads back how much is left of every kind in `description`.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if a kind is left out.
+    /// [`Error::Mismatch`] if the answer leaves a kind out or names another one.
     pub async fn verify(&self, call: &StepCall, description: &Description) -> Result<ReadBack> {
         let request = proto::VerifyRequest { step: Some(step(call)) };
         let answer = self.client(Some(call)).verify(request).await;
@@ -236,11 +237,11 @@ impl CustodianClient {
         })
     }
 
-    /// Calls Commit: the custodian deletes its own row of the subject and keeps the tombstone. Returns the
-    /// SHA-256 of the answer.
+    /// Calls Commit: the custodian deletes its own row of the subject and keeps the tombstone, a row that
+    /// says that the subject is erased. Returns the SHA-256 of the answer.
     ///
     /// # Errors
-    /// [`Error`] unless the custodian says that it has.
+    /// [`Error`] if the custodian refuses or the call fails; a failed call may have deleted the row.
     pub async fn commit(&self, call: &StepCall) -> Result<[u8; 32]> {
         let request = proto::CommitRequest { step: Some(step(call)) };
         let answer = self.client(Some(call)).commit(request).await;

@@ -1,6 +1,6 @@
 //! Triggers: why a subject is erased, and with which priority.
 
-/// Why a job exists; decides the order in which due jobs are claimed.
+/// Why a subject is erased. The trigger decides the priority with which a due job is claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Trigger {
     /// A verified request of the person the data is about; the law sets a time limit.

@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Cause that callers read of accepted jobs that wait because their trigger is switched off.
+/// Cause shown for an accepted job that waits because its trigger is switched off.
 const SWITCHED_OFF: &str = "SWITCHED_OFF";
 
 impl TryFrom<proto::SetHoldRequest> for NewHold {

@@ -1,4 +1,5 @@
-//! Holds, and the locks under which a hold is set or released and a worker decides by it.
+//! Stores and reads holds, and locks the holds of a subject. Operators' requests take the lock to set or
+//! release a hold; workers take it to decide whether a hold stops their job.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -13,7 +14,7 @@ use crate::domain::hold::{Basis, Hold};
 
 const TABLE: &str = "holds";
 
-/// Selects holds, each as a result of its own; the argument is the rest of the statement after FROM.
+/// Selects holds, each as its own `Result`; `$tail` is the rest of the statement after FROM.
 macro_rules! select {
     ($tail:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query!(

@@ -39,8 +39,8 @@ pub struct NewJob<'a> {
     pub created_at: DateTime<Utc>,
 }
 
-/// Selects jobs, each as a result of its own, because a row that this program cannot read must not hide the
-/// other rows; the argument is the rest of the statement after FROM.
+/// Selects jobs, each as its own `Result`, because a row that this program cannot read must not hide the
+/// other rows; `$tail` is the rest of the statement after FROM.
 macro_rules! select {
     ($tail:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query!(
@@ -197,8 +197,8 @@ pub async fn list(
     jobs.into_iter().collect()
 }
 
-/// Reads jobs in the order of their urgency, each with a result of its own: a row that this program cannot
-/// read does not hide the rest.
+/// Reads jobs in the order of their urgency, each as its own `Result`: a row that this program cannot read
+/// does not hide the other jobs.
 pub async fn by_urgency(db: &mut PgConnection, purges: &[Uuid]) -> pg::Result<Vec<pg::Result<Job>>> {
     let jobs = select!("WHERE purge_id = ANY ($1) ORDER BY priority, next_attempt_at, purge_id", purges)
         .fetch_all(db)

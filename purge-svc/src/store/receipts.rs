@@ -16,8 +16,8 @@ use crate::domain::{
 
 const TABLE: &str = "receipts";
 
-/// Selects receipts without their custodians, each as a result of its own; the argument is the rest of the
-/// statement after FROM.
+/// Selects receipts without their custodians, each as its own `Result`; `$tail` is the rest of the statement
+/// after FROM.
 macro_rules! select {
     ($tail:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query!(

@@ -1,5 +1,5 @@
 //! registry-svc's part of an erasure: it lists, deletes and counts the data of an account. It has no data of
-//! a session, and takes part so that a session's erasure is complete.
+//! a session, but answers the steps, because the erasure of a session calls every custodian too.
 //!
 //! Inventory lists the agents that may have beats in Redis: once the agents' rows are deleted, no other row
 //! has their ids. A beat that arrives during the erasure may write to Redis again. Verify then finds it and

@@ -1,11 +1,11 @@
 //! Handles heartbeats, which keep an agent online or bring it back.
 //!
-//! Each living agent has a deadline in Redis, by which its next beat must arrive. A beat that does not change
-//! the agent's status only moves the deadline, in a batch with other beats ([`renew`]); its vitals are
-//! written to Postgres every few seconds together with those of other agents ([`flush`]). A beat that changes
-//! the status updates the record in Postgres, in a transaction that locks the account's custody row. If the
-//! record has another incarnation than the cached snapshot, the beat changes nothing: the agent may have sent
-//! it before it was marked offline, paused or registered again.
+//! Each living agent has a deadline in Redis, by which its next beat must arrive. Most beats leave the status
+//! as it is, and only move the deadline, in a batch with other beats ([`renew`]); their vitals are written to
+//! Postgres every few seconds together with those of other agents ([`flush`]). A beat that changes the status
+//! updates the record in Postgres, in a transaction that locks the account's custody row, so that an erasure
+//! of the account waits for it. If the record has another incarnation than the cached snapshot, the beat
+//! changes nothing: the agent may have sent it before it was marked offline, paused or registered again.
 //!
 //! While Redis is unreachable or empty, beats are answered from the cache of this process and from Postgres,
 //! and no agent is marked offline.

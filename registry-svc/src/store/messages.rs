@@ -18,7 +18,8 @@ use crate::domain::{
 /// Stores a message as number `seq` of its lane.
 ///
 /// # Errors
-/// [`pg::Error::Conflict`] on `relay_messages_once` if its sender sent a message of this id before.
+/// [`pg::Error::Conflict`] on `relay_messages_once` if the sender sent the agent a message with this A2A
+/// message id before.
 pub(crate) async fn insert(
     db: &mut PgConnection,
     new: &NewMessage,

@@ -35,7 +35,7 @@ pub(crate) async fn insert(
     ensure_affected(&done, 1)
 }
 
-/// Selects tokens, each as a result of its own; `$clauses` follow FROM.
+/// Selects tokens, each as its own `Result`; `$clauses` follow FROM.
 macro_rules! select {
     ($clauses:literal, $($argument:expr),* $(,)?) => {
         sqlx::query!(

@@ -60,8 +60,8 @@ impl Scene {
         watch(&mut self.clients, &self.tenant, &turn);
     }
 
-    /// Waits for the end and checks the client's record. Returns the longest time after `moment` in which a
-    /// client saw no event.
+    /// Waits for the end of every turn and checks the record of its client. Returns the longest time from
+    /// `moment` to the next event that a client received.
     async fn ends_well(&mut self, moment: Instant) -> Duration {
         let mut longest = Duration::ZERO;
         while let Some(testimony) = self.clients.join_next().await {

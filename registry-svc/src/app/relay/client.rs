@@ -1,4 +1,5 @@
-//! Calls agents over A2A, through the outbound policy.
+//! Calls agents over A2A. Every call obeys the outbound policy, which refuses URLs into networks that are not
+//! allowed.
 
 use std::time::Duration;
 

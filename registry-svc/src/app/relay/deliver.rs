@@ -1,11 +1,13 @@
 //! Delivers the next message of a claimed lane, in three steps under the lane's lease:
 //!
-//! 1. Marks the message as dispatched, counts it as arrived, and commits.
-//! 2. Sends it to the agent.
-//! 3. Writes the outcome, the message's end and the lane in one transaction that checks the lease's epoch.
+//! 1. Marks the message as dispatched, counts an attempt that may have arrived, and commits.
+//! 2. Sends the message to the agent.
+//! 3. Writes the outcome to the message and releases the lane, in one transaction that checks the lease's
+//!    epoch.
 //!
 //! A worker that lost the lane writes nothing. If a process dies between the steps, the message stays
-//! dispatched, and the next worker that claims the lane sends it again, under the same A2A message id.
+//! dispatched. The next worker that claims the lane sends it again, under the same A2A message id, unless
+//! `max_arrivals` attempts may have arrived.
 
 use std::time::Duration;
 

@@ -26,7 +26,8 @@ use crate::{
     store,
 };
 
-/// Period at which a waiting sender reads its message; another replica's deliverer does not notify it.
+/// Period at which a waiting sender reads its message, because a delivery by another replica does not notify
+/// it.
 const READ_PERIOD: Duration = Duration::from_secs(1);
 
 /// Part of a caller's deadline that is kept for answering it.
