@@ -1,8 +1,8 @@
 //! Admits requests: authenticates the caller, checks that it may call the method, and applies the rate limit,
 //! the concurrency limits and the body limits.
 //!
-//! The body is read after all other checks, so that an unauthenticated caller cannot make the gateway read
-//! one.
+//! The body is read only after the checks of the caller, so that an unauthenticated caller cannot make the
+//! gateway read one unless the method is public.
 
 mod bucket;
 pub(crate) mod concurrency;

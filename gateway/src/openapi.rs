@@ -1,5 +1,5 @@
-//! Writes the OpenAPI 3.1 document as a pure function of the [`Table`], so it describes exactly the routes
-//! that are served.
+//! Writes the OpenAPI 3.1 document as a pure function of the [`Table`], so it describes every route of the
+//! table and no other.
 //!
 //! Descriptions are the contract's own comments. `gateway/openapi.json` is this document for the current
 //! contract; it is committed so that a review shows every change of the HTTP API. A test compares the two.

@@ -26,7 +26,7 @@ use crate::config::ConnectionsConfig;
 /// Pause after a failed accept, for example when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The signals of a stop, in both directions.
+/// Tokens for the stop of the server: the process fires two of them, the server the other two.
 #[derive(Debug)]
 pub(crate) struct Stop {
     /// Fired by the process: begins the drain.

@@ -1,4 +1,4 @@
-//! Starts the gateway: builds its parts and spawns their tasks; no other file does.
+//! Starts the gateway: checks the configuration, builds the parts and spawns their tasks.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
@@ -65,7 +65,7 @@ impl Deps {
     }
 }
 
-/// A gateway that listens and has checked its configuration and contract, and serves nothing yet.
+/// A gateway that has bound its ports and checked its configuration and contract, and serves nothing yet.
 #[derive(Debug)]
 pub struct Gateway {
     config: Config,

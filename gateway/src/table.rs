@@ -3,7 +3,8 @@
 //! A route is one HTTP binding of one RPC: method and path template, the fields that the body, the path
 //! variables and `Last-Event-ID` fill, the permitted callers, the service, and the form of the answer. The
 //! table is immutable. A binding that the gateway cannot serve is an [`Error`] at start, so that no request
-//! can meet it. RPCs without `google.api.http` have no route; they are available over gRPC only.
+//! can meet it. RPCs without `google.api.http` are not in the table; they are available over gRPC only,
+//! except for the relay's RPC, which has a hand-written route (`routes/a2a.rs`).
 
 mod options;
 mod router;

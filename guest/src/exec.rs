@@ -2,7 +2,7 @@
 //!
 //! The call ends when the command's own process exits. Background processes that it started keep running and
 //! their output is discarded, so that a server started by one exec can be used by the next. A timeout or a
-//! cancel kills the command and every descendant.
+//! cancel kills the command and its descendants.
 
 use std::{
     collections::BTreeMap,

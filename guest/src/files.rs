@@ -1,4 +1,5 @@
-//! Reads, writes and lists files under the roots, following no symbolic link.
+//! Reads and lists files below three directories (the roots), and writes files below one of them, the
+//! workspace. Follows no symbolic link.
 //!
 //! Every path is walked from its root one component at a time; each is opened relative to the one before, and
 //! a link is an error. `openat2` does the same in one call, but the seccomp profiles of older Docker releases
@@ -211,10 +212,12 @@ impl Located {
         }
     }
 
-    /// Checks, without changing anything, that a file can be written at this path.
+    /// Checks, without changing anything, that the path does not prevent a write. Does not check write
+    /// permission.
     ///
     /// # Errors
-    /// Fails if a directory has its name, or if a component above is not a directory or not accessible.
+    /// Fails if the path is a directory, if a parent is a symlink, is not a directory or cannot be entered,
+    /// or if a name is too long.
     pub(crate) fn check_free(&self) -> Result<(), Error> {
         let (parent, name) = match self.parent(enter) {
             // The write makes missing parent directories.

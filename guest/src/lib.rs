@@ -1,9 +1,9 @@
 //! The program inside each sandbox: it runs commands, and reads, writes and lists files, for sandbox-svc on
 //! the host, over one Unix socket.
 //!
-//! It stores the *records* of keyed calls (`records.rs`): during the life of one guest process the call of a
-//! key runs at most once, however often it is sent. Its memory is bounded (`limits.rs`), and its file calls
-//! follow no symbolic link (`files.rs`).
+//! Commands and file writes have a key. One guest process runs the call of a key at most once, however often
+//! sandbox-svc sends it, and stores a *record* of its result (`records.rs`). The guest's memory is bounded
+//! (`limits.rs`), and its file calls follow no symbolic link (`files.rs`).
 //!
 //! The guest is not a security boundary: the commands run as the same user and can kill or impersonate it.
 //! The container around them is the boundary, and sandbox-svc bounds and checks everything that it reads from

@@ -1,8 +1,10 @@
-//! Records of keyed calls: a repeated call returns the record of the first one and runs nothing.
+//! Records of keyed calls: a call with a known key returns the record of the first call with it and runs
+//! nothing.
 //!
-//! A key is absent, then running, then finished; or it is abandoned before it ran. Finished and abandoned are
-//! final, and no key is forgotten: a full table refuses new keys. When the *output* of finished calls exceeds
-//! its budget, the oldest output is dropped; the record keeps the exit code.
+//! A key is at first unknown, then running, then finished. If Resolve names it before its call arrives, it is
+//! abandoned, and the call will not run. Finished and abandoned are final. The guest forgets no key: a full
+//! table refuses new ones. When the *output* of finished calls exceeds its budget, the oldest output is
+//! dropped; the record keeps the exit code.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -198,7 +200,7 @@ impl Table {
     }
 }
 
-/// The right to run the call of one key. Its holder must call [`Ticket::finish`].
+/// The right to run the call of one key. The owner must call [`Ticket::finish`].
 #[derive(Debug)]
 pub(crate) struct Ticket {
     records: Records,

@@ -128,7 +128,7 @@ pub fn nanos(duration: &prost_types::Duration) -> i128 {
     i128::from(duration.seconds) * 1_000_000_000 + i128::from(duration.nanos)
 }
 
-/// A regular expression that is compiled once. The build refuses one that does not compile.
+/// A regular expression, compiled at its first use. `build/rules.rs` fails the build if it is invalid.
 pub type Pattern = std::sync::LazyLock<Result<regex::Regex, regex::Error>>;
 
 pub fn matches(pattern: &Pattern, text: &str) -> bool {

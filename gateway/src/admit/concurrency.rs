@@ -22,8 +22,8 @@ pub(crate) struct Concurrency {
     streams_by_principal: CallerLimit,
 }
 
-/// A class of requests. Each class has its own limit, so that heartbeats are admitted while an account's
-/// agents wait for each other.
+/// Whether a request is short or long. Each class has its own limit, so that an account's heartbeats are
+/// still admitted when its long requests, such as messages between its agents, have reached their limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequestClass {
     /// Answered without waiting for anything.

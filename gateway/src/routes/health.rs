@@ -1,9 +1,9 @@
 //! `/healthz`, `/readyz` and `/metrics`.
 //!
-//! A running process is live. It is ready if every service has answered its health check once since the
-//! start, at least one answered the last check, and the process is not stopping. If one service fails later,
-//! only its routes fail and the gateway stays ready: otherwise every gateway would leave the load balancer,
-//! and the outage of one service would become an outage of all.
+//! A running process is live. It is ready if every service has passed a health check at least once since the
+//! start, at least one service passed the last check, and the process is not stopping. If one service fails
+//! later, only its routes fail and the gateway stays ready: otherwise every gateway would leave the load
+//! balancer, and the outage of one service would become an outage of all.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,7 +1,7 @@
 //! Reads the contract's options: `google.api.http`, `steward.common.v1.auth`, `steward.common.v1.sse` and
 //! `buf.validate`.
 //!
-//! Reads them by reflection: tests give the gateway contracts that it was not compiled with.
+//! Uses reflection, because tests give the gateway contracts that it was not compiled with.
 
 use http::Method;
 use prost_reflect::{

@@ -1,5 +1,5 @@
 //! Calls the service of a route with dynamic messages. Copies the request id, the trace context and the
-//! idempotency key of the HTTP request to the call; no other header reaches the service.
+//! idempotency key of the HTTP request to the metadata of the call, and no other header.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -57,7 +57,7 @@ pub(crate) struct Context {
 }
 
 impl Upstreams {
-    /// Returns the services that the routes of `table` need.
+    /// Builds the set of services that the gateway calls, and checks the configuration against `table`.
     ///
     /// # Errors
     /// Fails if the service of a route has no peer, or if a timeout names a method without a route.

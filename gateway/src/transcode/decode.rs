@@ -1,7 +1,8 @@
 //! Makes the request message from the body, the path, the query and `Last-Event-ID`, in this order.
 //!
 //! Every field has one source: if the path fills a field, the same field in the query or the body is an
-//! error. Only `Last-Event-ID` may repeat a value of the query. An unknown query parameter is an error too.
+//! error. Only `Last-Event-ID` may repeat a value that the query or the body gives. An unknown query
+//! parameter is an error too.
 
 use std::collections::HashSet;
 

@@ -1,10 +1,10 @@
 //! Answers with a stream of server-sent events.
 //!
-//! A frame's `id` is the journal's cursor and its `data` the journal's bytes, unchanged. A stream ends in one
-//! of four ways:
+//! The `id` of a frame is the cursor of an event in the service's journal, and its `data` are the event's
+//! bytes, unchanged. The gateway ends a stream in one of four cases:
 //! - The service has finished it.
 //! - The service failed, or its message cannot be framed: the last frame is `event: problem`, without an id.
-//! - The caller's credential was revoked: the last frame is `event: problem`, without an id.
+//! - The caller's credential is no longer valid: the last frame is `event: problem`, without an id.
 //! - This process stops: the last frame is a comment, so that the client reconnects with its last id.
 
 mod frame;

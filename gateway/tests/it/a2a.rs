@@ -159,8 +159,8 @@ async fn what_the_relay_refuses_is_a_problem() {
         let (status, _, document) = problem(send(&gateway, BODY)).await;
         assert_eq!((status.as_u16(), document["code"].as_str()), (want, Some(code)), "{document}");
     }
-    // If a service refuses the gateway's own assertion, or answers without an HTTP status, this is a defect
-    // of Steward and not the caller's fault: 500.
+    // The gateway answers 500 if registry-svc rejects the gateway's assertion or returns no HTTP status: both
+    // are bugs in Steward, not errors of the caller.
     let refuse =
         |_: Call| async { Err(error::to_status(&Refusal(ErrorKind::Unauthenticated, "UNAUTHENTICATED"))) };
     let (status, _, document) = problem(send(&TestGateway::open(refuse).await, BODY)).await;

@@ -5,7 +5,7 @@
 //!   that cannot change tables ([`bootstrap`] creates them). SQL names tables without a schema: the role's
 //!   `search_path` determines the schema.
 //! * [`Tx::for_subject`] and [`Tx::for_subject_or_new`] begin the only transactions that may write a
-//!   subject's content. Such a transaction locks the subject's custody row ([`crate::custody`]): an erasure
+//!   subject's content. Such a transaction locks the subject's custody row (`custody.rs`): an erasure
 //!   waits until the transaction ends, and no new one can begin during the erasure.
 //! * Stores return database errors as [`Error`]; its variants say what the caller should do.
 //!

@@ -1,4 +1,4 @@
-//! Writes the bytes of one frame.
+//! Writes the bytes of one frame of a stream of server-sent events.
 
 use std::borrow::Cow;
 
