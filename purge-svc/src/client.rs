@@ -1,4 +1,4 @@
-//! The other services as purge-svc calls them.
+//! Clients of the services that purge-svc calls.
 
 pub mod custodian;
 

@@ -165,7 +165,7 @@ pub enum Cause {
     ItemsTransient,
     /// An object cannot be deleted.
     ItemsPermanent,
-    /// A custodian found residue after it had deleted everything.
+    /// A custodian found data left after every custodian had answered that it deleted everything.
     Residue,
     /// A fault of purge-svc itself.
     Internal,
@@ -221,7 +221,8 @@ pub struct Record {
     pub next_attempt_at: DateTime<Utc>,
     /// Time of the receipt.
     pub committed_at: Option<DateTime<Utc>>,
-    /// Number of changes, for guarded writes.
+    /// Number of changes of the job. A change is written only if the stored number is still the one that was
+    /// read.
     pub generation: i64,
 }
 

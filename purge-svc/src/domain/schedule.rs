@@ -15,7 +15,7 @@ pub struct Policy {
     pub backoff: Backoff,
     /// Failures in a row of one step after which its job is parked.
     pub max_failures: u32,
-    /// Delay between two attempts of a parked job.
+    /// Maximum delay between two attempts of a parked job; jitter shortens it by up to a quarter.
     pub parked: Duration,
 }
 

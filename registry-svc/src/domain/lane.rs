@@ -1,4 +1,4 @@
-//! Lanes: the conversations with agents, in which messages arrive in order.
+//! Lanes: the conversations with agents. Messages of a lane are delivered in order.
 
 use svc_core::{
     data::lease::ItemLease,

@@ -9,7 +9,7 @@ pub enum State {
     Dispatched,
     /// Final: the agent answered.
     Delivered,
-    /// Final: the relay gave it up.
+    /// Final: the relay stopped trying to deliver it.
     Failed,
     /// Final: it was not dispatched in time.
     Expired,

@@ -61,7 +61,7 @@ pub(crate) enum Renewal {
 pub(crate) enum SweepStart {
     /// Redis must be seeded first.
     Unseeded,
-    /// All agents are on probation: none is marked.
+    /// A probation is in progress: no agent is marked as offline.
     Probation,
     /// Too many agents are silent at once: a probation begins.
     MassSilence {

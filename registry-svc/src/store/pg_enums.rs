@@ -1,4 +1,4 @@
-//! How the domain's enums are stored.
+//! Binds the domain's enums to enum types of Postgres.
 
 use crate::domain::{
     a2a::Version, agent::DeliveryMode, relay_state::State, status::Status, token::TokenKind,

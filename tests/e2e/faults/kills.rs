@@ -31,7 +31,7 @@ const POINTS: [&str; 6] = [
     "chat.journal.committed",
     "chat.turn.finishing",
 ];
-/// Rounds of the whole suite for each kill at each fail point: of 32 rounds, two are at each fail point.
+/// Each fail point gets the number of rounds of the suite divided by this, and at least two.
 const SHARE: usize = 16;
 /// Number of random kills allowed for each kill that must interrupt a turn, because a random kill may hit a
 /// worker that runs no turn.

@@ -19,7 +19,7 @@ use tokio::process::ChildStdin;
 const DRAIN: Duration = Duration::from_secs(25);
 const SLACK: Duration = Duration::from_secs(3);
 
-/// One process. It is killed when this is dropped.
+/// One process; dropping the value kills it.
 #[derive(Debug)]
 pub struct Child {
     process: Process,

@@ -1,4 +1,4 @@
-//! Agents, their registrations and their beats.
+//! Converts agents, their registrations and their beats.
 
 use steward_proto::registry::v1 as proto;
 use svc_core::{

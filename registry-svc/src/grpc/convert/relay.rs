@@ -1,4 +1,4 @@
-//! Relayed requests, replies and messages.
+//! Converts relayed requests, replies and messages.
 
 use bytes::Bytes;
 use steward_proto::registry::v1 as proto;
