@@ -168,8 +168,8 @@ impl Plane {
 }
 
 impl Process {
-    /// Returns the arguments of `steward` that run the process. With `until_stdin_closes` it stops when its
-    /// standard input closes.
+    /// Returns the arguments of `steward` that run the process. If `until_stdin_closes`, the process stops
+    /// when its standard input closes.
     pub fn arguments(&self, until_stdin_closes: bool) -> Vec<String> {
         let mut arguments = vec!["serve".to_owned(), self.service.name().to_owned()];
         arguments.extend(["--config".to_owned(), self.configuration.display().to_string()]);

@@ -53,7 +53,7 @@ impl Claims {
     /// expired lease of another process.
     ///
     /// # Errors
-    /// [`pg::Error`] if no job was claimed.
+    /// [`pg::Error`] if the database failed; no job is claimed then, or it is unknown whether jobs were.
     pub async fn claim(&self, limit: usize, expired: bool) -> Result<Vec<Claim>, pg::Error> {
         let due = Due {
             holder: &self.how.holder,

@@ -51,7 +51,7 @@ pub struct Due<'a> {
 /// claimed.
 ///
 /// # Errors
-/// [`pg::Error`] if no job was claimed.
+/// [`pg::Error`] if the database failed; the caller then rolls back.
 pub async fn claim(db: &mut PgConnection, due: Due<'_>, now: DateTime<Utc>) -> pg::Result<Vec<Claim>> {
     let taken = sqlx::query_scalar!(
         "WITH due AS (

@@ -1,8 +1,8 @@
 //! The relay: stores A2A messages and passes them to agents.
 //!
-//! An accepted message is stored in Postgres, in the lane of its conversation: messages of one lane are
-//! delivered one after the other. It ends delivered, failed, expired or dropped. Its sender waits for the
-//! agent's answer up to a limit. After that, or at once if the agent is not reachable or polls for its
+//! An accepted message is stored in Postgres, in the lane of its conversation; messages of one lane are
+//! delivered one after the other. A message ends delivered, failed, expired or dropped. Its sender waits for
+//! the agent's answer up to a limit. After that, or at once if the agent is not reachable or polls for its
 //! messages, the sender gets a task that represents the message and can be polled. A message that its sender
 //! repeats (same A2A message id, same content) is not stored again; the sender gets the answer to the stored
 //! one.

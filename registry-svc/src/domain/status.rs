@@ -1,8 +1,8 @@
 //! An agent's status, and [`next_status`], which returns the status after an event ([`Input`]).
 //!
-//! The sweep does not call it: `store::liveness::mark_offline` applies [`Input::Silence`] in SQL. A
-//! registration or beat never changes the status of a paused or removed agent, because it may come late, from
-//! a process that should have stopped.
+//! The sweep does not call this function: `store::liveness::mark_offline` applies [`Input::Silence`] in SQL.
+//! A registration or beat never changes the status of a paused or removed agent, because it may come late,
+//! from a process that should have stopped.
 
 /// Share of failed requests at which an agent becomes degraded.
 pub(crate) const DEGRADED_FROM: f64 = 0.5;

@@ -1,5 +1,5 @@
-//! Changes a message's state. Each function is one UPDATE that checks the state, in the transaction that has
-//! locked the message's lane.
+//! Finds the next message of a lane, and changes messages' states. Each change is one statement that checks
+//! the state. The caller's transaction has locked the messages' lanes; only [`expire`] locks them itself.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
