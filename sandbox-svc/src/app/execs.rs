@@ -15,10 +15,9 @@ use svc_core::{
     id::{AccountId, SandboxId},
     run::failpoint,
 };
-use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
-use super::{Deps, WORKER, sandboxes::POLL, subject};
+use super::{Deps, WORKER, subject};
 use crate::{
     client::guest::{self, Guest, Keyed, Refusal},
     domain::{
@@ -94,7 +93,7 @@ impl Execs {
         let owner = sandbox.owner.ok_or(Error::NotFound)?;
         let keyed = KeyedCall { deps: self.deps.clone(), owner, sandbox, key };
         let mut tx = keyed.tx().await?;
-        execs::abandon_unused(&mut tx, keyed.id(), self.deps.now()).await?;
+        execs::insert(&mut tx, keyed.id(), None, self.deps.now()).await?;
         let record = execs::find(&mut tx, keyed.id()).await?.ok_or(Error::NotFound)?.record;
         // The remover holds the same lock when it marks calls as in doubt, so it has either marked this call,
         // or the call still runs.
@@ -103,11 +102,11 @@ impl Execs {
         if record.state != ExecState::Running {
             return Ok(record);
         }
-        let soft = self.deps.lifecycle.soft();
         if state != State::Running {
             // The call is in doubt only once the container's absence is confirmed.
             return keyed.await_absence(options.wait).await;
         }
+        let soft = self.deps.lifecycle.soft();
         tokio::select! {
             answer = keyed.ask(options) => answer,
             () = soft.cancelled() => Err(Error::Stopping),
@@ -152,7 +151,7 @@ impl KeyedCall {
         let lifetimes = &self.deps.settings.lifetimes;
         let until = after(now, lifetimes.idle);
         let runs = rows::touch(&mut tx, self.owner, self.sandbox.id, now, until, lifetimes.max).await?;
-        let first = runs && execs::begin(&mut tx, self.id(), hash, now).await?;
+        let first = runs && execs::insert(&mut tx, self.id(), Some(hash), now).await?;
         let known = match first {
             true => None,
             false => execs::find(&mut tx, self.id()).await?,
@@ -237,10 +236,7 @@ impl KeyedCall {
             ExecState::Running | ExecState::InDoubt => return Ok(record),
             ExecState::Finished | ExecState::Abandoned => self.tx().await?,
         };
-        match &record.outcome {
-            Some(outcome) => execs::finish(&mut tx, self.id(), outcome, now).await?,
-            None => execs::abandon(&mut tx, self.id(), now).await?,
-        };
+        execs::settle(&mut tx, self.id(), record.outcome.as_ref(), now).await?;
         // Reads the journal again, because another request may have settled the key before.
         let settled = execs::find(&mut tx, self.id()).await?.ok_or(Error::NotFound)?;
         tx.commit().await?;
@@ -265,23 +261,11 @@ impl KeyedCall {
     /// Waits at most `wait` until the removal of the sandbox gives the key a final state, and returns the
     /// record.
     async fn await_absence(&self, wait: Duration) -> Result<Record> {
-        let soft = self.deps.lifecycle.soft();
-        let until = Instant::now() + wait;
-        let mut changes = self.deps.notices.of_sandbox(self.sandbox.id).await;
-        loop {
-            let entry = {
-                let mut db = self.deps.pool.acquire().await?;
-                execs::find(&mut db, self.id()).await?
-            };
-            let record = entry.ok_or(Error::NotFound)?.record;
-            if record.state != ExecState::Running || Instant::now() >= until || soft.is_cancelled() {
-                return Ok(record);
-            }
-            tokio::select! {
-                _hint = timeout_at(until, changes.next(POLL)) => {}
-                () = soft.cancelled() => {}
-            }
-        }
+        let read = || async {
+            let mut db = self.deps.pool.acquire().await?;
+            Ok(execs::find(&mut db, self.id()).await?.ok_or(Error::NotFound)?.record)
+        };
+        self.deps.read_until(self.sandbox.id, wait, read, |record| record.state != ExecState::Running).await
     }
 
     async fn tx(&self) -> Result<Tx> {

@@ -32,7 +32,7 @@ use crate::{
 
 const LISTING: &str = "sandbox.sandboxes";
 /// Time between two reads of a row that a caller waits for, because a wake-up can be lost.
-pub(super) const POLL: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_secs(1);
 /// Maximum attempts of one request. An attempt fails only if another request of the session succeeds at the
 /// same time, so few are needed.
 const MAX_ATTEMPTS: u32 = 5;
@@ -96,10 +96,7 @@ impl Sandboxes {
     async fn find_or_write(&self, tx: &mut Tx, owner: Owner, once: &Once) -> Result<(Sandbox, bool)> {
         let slot = match once.begin::<SandboxId>(tx, Some(owner.account)).await? {
             Begin::First(slot) => slot.of_session(owner.session),
-            Begin::Replay(id) => {
-                let found = rows::find(tx, Some(owner.account), id).await?;
-                return Ok((found.ok_or(Error::NotFound)?, false));
-            }
+            Begin::Replay(id) => return Ok((find(tx, owner.account, id).await?, false)),
         };
         let found = match rows::find_live(tx, owner.session).await? {
             Some(live) if live.owner == Some(owner) => (live, false),
@@ -123,7 +120,7 @@ impl Sandboxes {
                 let deadline = after(now, settings.lifetimes.idle);
                 if let Some((id, volume)) = pool::claim(tx, wanted, owner, now, deadline).await? {
                     volumes::assign(tx, volume, owner).await?;
-                    return rows::find(tx, Some(owner.account), id).await?.ok_or(Error::NotFound);
+                    return find(tx, owner.account, id).await;
                 }
                 let volume = VolumeId::new();
                 volumes::insert(tx, volume, here, Some(owner), now).await?;
@@ -131,10 +128,8 @@ impl Sandboxes {
             }
         };
         let sandbox = Sandbox { owner: Some(owner), ..self.deps.requested(engine, volume) };
-        rows::insert(tx, &sandbox).await?;
-        if let Some(traceparent) = telemetry::traceparent(&tracing::Span::current()) {
-            rows::set_trace(tx, sandbox.id, &traceparent).await?;
-        }
+        let traceparent = telemetry::traceparent(&tracing::Span::current());
+        rows::insert(tx, &sandbox, traceparent.as_deref()).await?;
         Ok(sandbox)
     }
 
@@ -144,24 +139,9 @@ impl Sandboxes {
     /// # Errors
     /// [`Error::NotFound`] if the account has no such sandbox.
     pub async fn get(&self, account: AccountId, id: SandboxId, wait: Duration) -> Result<View> {
-        let soft = self.deps.lifecycle.soft();
-        let until = Instant::now() + wait;
-        let mut changes = match wait.is_zero() {
-            true => None,
-            false => Some(self.deps.notices.of_sandbox(id).await),
-        };
-        loop {
-            let sandbox = self.deps.find(account, id).await?;
-            let waits = sandbox.state.is_pending() && Instant::now() < until && !soft.is_cancelled();
-            let changes = match &mut changes {
-                Some(changes) if waits => changes,
-                Some(_) | None => return self.view(sandbox).await,
-            };
-            tokio::select! {
-                _hint = timeout_at(until, changes.next(POLL)) => {}
-                () = soft.cancelled() => {}
-            }
-        }
+        let read = || self.deps.find(account, id);
+        let sandbox = self.deps.read_until(id, wait, read, |sandbox| !sandbox.state.is_pending()).await?;
+        self.view(sandbox).await
     }
 
     async fn view(&self, sandbox: Sandbox) -> Result<View> {
@@ -200,29 +180,28 @@ impl Sandboxes {
     pub async fn delete(&self, account: AccountId, id: SandboxId, by: &str, once: &Once) -> Result<Sandbox> {
         let owner = self.deps.find(account, id).await?.owner.ok_or(Error::NotFound)?;
         let mut tx = Tx::for_subject(&self.deps.pool, subject(owner)).await?;
-        let outcome = async {
+        let outcome: Result<_> = async {
             let slot = match once.begin::<SandboxId>(&mut tx, Some(account)).await? {
                 Begin::First(slot) => slot.of_session(owner.session),
-                Begin::Replay(id) => {
-                    return Ok((
-                        rows::find(&mut tx, Some(account), id).await?.ok_or(Error::NotFound)?,
-                        false,
-                    ));
-                }
+                Begin::Replay(id) => return Ok((find(&mut tx, account, id).await?, false)),
             };
             let sandbox = rows::lock(&mut tx, Some(account), id).await?.ok_or(Error::NotFound)?;
             let deleted = self.deps.commit_removal(&mut tx, &sandbox, Cause::Deleted, by).await?;
             slot.finish(&mut tx, &id).await?;
             let new = deleted.is_some();
             Ok((deleted.unwrap_or(sandbox), new))
-        };
-        let outcome: Result<_> = outcome.await;
+        }
+        .await;
         let (sandbox, new) = tx.end(outcome).await?;
         if new {
             self.deps.notices.removal_committed(&sandbox).await;
         }
         Ok(sandbox)
     }
+}
+
+async fn find(tx: &mut Tx, account: AccountId, id: SandboxId) -> Result<Sandbox> {
+    rows::find(tx, Some(account), id).await?.ok_or(Error::NotFound)
 }
 
 impl Deps {
@@ -233,6 +212,41 @@ impl Deps {
     pub async fn find(&self, account: AccountId, id: SandboxId) -> Result<Sandbox> {
         let mut db = self.pool.acquire().await?;
         rows::find(&mut db, Some(account), id).await?.ok_or(Error::NotFound)
+    }
+
+    /// Reads what belongs to a sandbox until it is `settled`, or until `wait` is over. Returns what was read
+    /// last.
+    ///
+    /// # Errors
+    /// The error of `read`.
+    pub async fn read_until<T, F>(
+        &self,
+        id: SandboxId,
+        wait: Duration,
+        read: impl Fn() -> F,
+        settled: fn(&T) -> bool,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let soft = self.lifecycle.soft();
+        let until = Instant::now() + wait;
+        let mut changes = match wait.is_zero() {
+            true => None,
+            false => Some(self.notices.of_sandbox(id).await),
+        };
+        loop {
+            let found = read().await?;
+            let waits = !settled(&found) && Instant::now() < until && !soft.is_cancelled();
+            let changes = match &mut changes {
+                Some(changes) if waits => changes,
+                Some(_) | None => return Ok(found),
+            };
+            tokio::select! {
+                _hint = timeout_at(until, changes.next(POLL)) => {}
+                () = soft.cancelled() => {}
+            }
+        }
     }
 
     /// Lists at most `limit` sandboxes of the served engine in `state` without a lease. With `expired`, it

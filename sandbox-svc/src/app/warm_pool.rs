@@ -79,7 +79,7 @@ async fn fill(deps: &Deps, tx: &mut Tx, number: i32, retire_at: DateTime<Utc>) -
         retire_at: Some(retire_at),
         ..deps.requested(engine.clone(), volume)
     };
-    Ok(rows::insert(tx, &sandbox).await?)
+    Ok(rows::insert(tx, &sandbox, None).await?)
 }
 
 /// Retires a sandbox, unless a session has claimed it since it was listed.

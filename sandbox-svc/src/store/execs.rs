@@ -8,44 +8,35 @@ use svc_core::{data::pg::Result, id::SandboxId};
 
 use crate::domain::exec::{CallId, ExecState, JournalEntry, Outcome, Record};
 
-/// Journals the intent of a call. Returns `false` if the key is journaled already.
-pub async fn begin(
+/// Journals a key, unless it is journaled already: as a running call with the hash of its request, or without
+/// one as abandoned. Returns whether it was journaled.
+pub async fn insert(
     db: &mut PgConnection,
     call: CallId<'_>,
-    hash: &[u8; 32],
+    hash: Option<&[u8; 32]>,
     now: DateTime<Utc>,
 ) -> Result<bool> {
+    let (state, ended_at) = match hash {
+        Some(_) => (ExecState::Running, None),
+        None => (ExecState::Abandoned, Some(now)),
+    };
     let done = sqlx::query!(
-        "INSERT INTO execs (sandbox_id, key, account_id, session_id, state, request_hash, created_at)
-         VALUES ($1, $2, $3, $4, 'running', $5, $6)
+        "INSERT INTO execs (
+             sandbox_id, key, account_id, session_id, state, request_hash, created_at, ended_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
          ON CONFLICT (sandbox_id, key) DO NOTHING",
         call.sandbox.0,
         call.key,
         call.owner.account.0,
         call.owner.session.0,
-        &hash[..],
+        state as ExecState,
+        hash.map(<[u8; 32]>::as_slice),
         now,
+        ended_at,
     )
     .execute(db)
     .await?;
     Ok(done.rows_affected() == 1)
-}
-
-/// Journals a key without a call as abandoned, unless the key is journaled already.
-pub async fn abandon_unused(db: &mut PgConnection, call: CallId<'_>, now: DateTime<Utc>) -> Result<()> {
-    sqlx::query!(
-        "INSERT INTO execs (sandbox_id, key, account_id, session_id, state, created_at, ended_at)
-         VALUES ($1, $2, $3, $4, 'abandoned', $5, $5)
-         ON CONFLICT (sandbox_id, key) DO NOTHING",
-        call.sandbox.0,
-        call.key,
-        call.owner.account.0,
-        call.owner.session.0,
-        now,
-    )
-    .execute(db)
-    .await?;
-    Ok(())
 }
 
 /// Deletes the intent of a call that the guest refused.
@@ -93,46 +84,32 @@ pub async fn find(db: &mut PgConnection, call: CallId<'_>) -> Result<Option<Jour
     }))
 }
 
-/// Writes the outcome of a call, unless the call has a final state.
-pub async fn finish(
+/// Writes the outcome of a call, or without one that the call never ran and never will, unless the call has
+/// a final state.
+pub async fn settle(
     db: &mut PgConnection,
     call: CallId<'_>,
-    outcome: &Outcome,
+    outcome: Option<&Outcome>,
     now: DateTime<Utc>,
 ) -> Result<()> {
+    let state = if outcome.is_some() { ExecState::Finished } else { ExecState::Abandoned };
     sqlx::query!(
         "UPDATE execs
-         SET state = 'finished', exit_code = $5, stdout = $6, stderr = $7, stdout_truncated = $8,
-             stderr_truncated = $9, timed_out = $10, duration_ms = $11, ended_at = $12
+         SET state = $5, exit_code = $6, stdout = $7, stderr = $8, stdout_truncated = $9,
+             stderr_truncated = $10, timed_out = $11, duration_ms = $12, ended_at = $13
          WHERE sandbox_id = $1 AND key = $2 AND account_id = $3 AND session_id = $4 AND state = 'running'",
         call.sandbox.0,
         call.key,
         call.owner.account.0,
         call.owner.session.0,
-        outcome.exit_code,
-        outcome.stdout,
-        outcome.stderr,
-        outcome.stdout_truncated,
-        outcome.stderr_truncated,
-        outcome.timed_out,
-        i64::try_from(outcome.duration.as_millis()).unwrap_or(i64::MAX),
-        now,
-    )
-    .execute(db)
-    .await?;
-    Ok(())
-}
-
-/// Writes that a call never ran and never will, unless the call has a final state.
-pub async fn abandon(db: &mut PgConnection, call: CallId<'_>, now: DateTime<Utc>) -> Result<()> {
-    sqlx::query!(
-        "UPDATE execs
-         SET state = 'abandoned', ended_at = $5
-         WHERE sandbox_id = $1 AND key = $2 AND account_id = $3 AND session_id = $4 AND state = 'running'",
-        call.sandbox.0,
-        call.key,
-        call.owner.account.0,
-        call.owner.session.0,
+        state as ExecState,
+        outcome.map(|outcome| outcome.exit_code),
+        outcome.map(|outcome| outcome.stdout.as_slice()),
+        outcome.map(|outcome| outcome.stderr.as_slice()),
+        outcome.is_some_and(|outcome| outcome.stdout_truncated),
+        outcome.is_some_and(|outcome| outcome.stderr_truncated),
+        outcome.is_some_and(|outcome| outcome.timed_out),
+        outcome.map(|outcome| i64::try_from(outcome.duration.as_millis()).unwrap_or(i64::MAX)),
         now,
     )
     .execute(db)

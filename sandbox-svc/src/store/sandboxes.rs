@@ -28,46 +28,29 @@ pub const ONE_LIVE_A_SESSION: &str = "sandboxes_one_live_a_session";
 /// Name of the unique index that allows a volume one container.
 pub const ONE_CONTAINER_A_VOLUME: &str = "sandboxes_one_container_a_volume";
 
-struct SandboxRow {
-    id: Uuid,
-    account_id: Option<Uuid>,
-    session_id: Option<Uuid>,
-    engine_id: String,
-    state: State,
-    generation: i64,
-    epoch: i64,
-    warm: bool,
-    pool_slot: Option<i32>,
-    pool_state: Option<PoolState>,
-    retire_at: Option<DateTime<Utc>>,
-    image: String,
-    runtime: String,
-    cpu_millis: i32,
-    memory_bytes: i64,
-    network: Network,
-    volume_id: Uuid,
-    container_generation: Option<i64>,
-    container_run_dir: Option<String>,
-    container_image: Option<String>,
-    container_id: Option<String>,
-    guest_instance: Option<String>,
-    fence_until: Option<DateTime<Utc>>,
-    cause: Option<Cause>,
-    created_at: DateTime<Utc>,
-    running_at: Option<DateTime<Utc>>,
-    last_active_at: DateTime<Utc>,
-    deadline_at: DateTime<Utc>,
-    ended_at: Option<DateTime<Utc>>,
-}
-
-impl From<SandboxRow> for Sandbox {
-    // The table's checks guarantee that the columns of one value are set together.
-    fn from(row: SandboxRow) -> Self {
+/// Returns sandboxes by id, newest first; only those of `account`, if it is given.
+pub async fn read(db: &mut PgConnection, account: Option<AccountId>, ids: &[Uuid]) -> Result<Vec<Sandbox>> {
+    let rows = sqlx::query!(
+        r#"SELECT id, account_id, session_id, engine_id, state AS "state: State", generation, epoch, warm,
+                pool_slot, pool_state AS "pool_state: PoolState", retire_at, image, runtime, cpu_millis,
+                memory_bytes, network AS "network: Network", volume_id, container_generation,
+                container_run_dir, container_image, container_id, guest_instance, fence_until,
+                cause AS "cause: Cause", created_at, running_at, last_active_at, deadline_at, ended_at
+         FROM sandboxes
+         WHERE id = ANY($1) AND ($2::uuid IS NULL OR account_id = $2)
+         ORDER BY id DESC"#,
+        ids,
+        account.map(|account| account.0),
+    )
+    .fetch_all(db)
+    .await?;
+    let sandboxes = rows.into_iter().map(|row| {
+        // The table's checks guarantee that the columns of one value are set together.
         let owner = row.account_id.zip(row.session_id);
         let slot = row.pool_slot.zip(row.pool_state);
         let container =
             row.container_generation.zip(row.container_run_dir).zip(row.container_image.zip(row.fence_until));
-        Self {
+        Sandbox {
             id: SandboxId(row.id),
             owner: owner
                 .map(|(account, session)| Owner { account: AccountId(account), session: SessionId(session) }),
@@ -101,26 +84,8 @@ impl From<SandboxRow> for Sandbox {
             deadline_at: row.deadline_at,
             ended_at: row.ended_at,
         }
-    }
-}
-
-/// Returns sandboxes by id, newest first; only those of `account`, if it is given.
-pub async fn read(db: &mut PgConnection, account: Option<AccountId>, ids: &[Uuid]) -> Result<Vec<Sandbox>> {
-    let rows = sqlx::query_as!(
-        SandboxRow,
-        "SELECT id, account_id, session_id, engine_id, state, generation, epoch, warm, pool_slot, pool_state,
-                retire_at, image, runtime, cpu_millis, memory_bytes, network, volume_id,
-                container_generation, container_run_dir, container_image, container_id, guest_instance,
-                fence_until, cause, created_at, running_at, last_active_at, deadline_at, ended_at
-         FROM sandboxes
-         WHERE id = ANY($1) AND ($2::uuid IS NULL OR account_id = $2)
-         ORDER BY id DESC",
-        ids,
-        account.map(|account| account.0),
-    )
-    .fetch_all(db)
-    .await?;
-    Ok(rows.into_iter().map(Into::into).collect())
+    });
+    Ok(sandboxes.collect())
 }
 
 /// Returns one sandbox; only one of `account`, if it is given.
@@ -213,20 +178,20 @@ pub async fn due(db: &mut PgConnection, now: DateTime<Utc>, limit: i64) -> Resul
     Ok(ids.into_iter().map(SandboxId).collect())
 }
 
-/// Writes a new sandbox.
+/// Writes a new sandbox, with the trace context of the request that waits for it.
 ///
 /// # Errors
 /// `pg::Error::Conflict` on [`ONE_LIVE_A_SESSION`] if the session has one.
-pub async fn insert(db: &mut PgConnection, sandbox: &Sandbox) -> Result<()> {
+pub async fn insert(db: &mut PgConnection, sandbox: &Sandbox, traceparent: Option<&str>) -> Result<()> {
     let container = sandbox.container.as_ref();
     sqlx::query!(
         "INSERT INTO sandboxes (
              id, account_id, session_id, engine_id, state, generation, epoch, warm, pool_slot, pool_state,
              retire_at, image, runtime, cpu_millis, memory_bytes, network, volume_id, container_generation,
              container_run_dir, container_image, container_id, fence_until, cause, created_at, running_at,
-             last_active_at, deadline_at)
+             last_active_at, deadline_at, traceparent)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
-                 $21, $22, $23, $24, $25, $26, $27)",
+                 $21, $22, $23, $24, $25, $26, $27, $28)",
         sandbox.id.0,
         sandbox.owner.map(|owner| owner.account.0),
         sandbox.owner.map(|owner| owner.session.0),
@@ -254,17 +219,10 @@ pub async fn insert(db: &mut PgConnection, sandbox: &Sandbox) -> Result<()> {
         sandbox.running_at,
         sandbox.last_active_at,
         sandbox.deadline_at,
+        traceparent,
     )
     .execute(db)
     .await?;
-    Ok(())
-}
-
-/// Writes the trace context of the request that waits for a new sandbox.
-pub async fn set_trace(db: &mut PgConnection, id: SandboxId, traceparent: &str) -> Result<()> {
-    sqlx::query!("UPDATE sandboxes SET traceparent = $2 WHERE id = $1", id.0, traceparent)
-        .execute(db)
-        .await?;
     Ok(())
 }
 

@@ -65,9 +65,14 @@ async fn intend(plane: &Plane, sandbox: &Sandbox, name: &str, call: &Call) {
     let owner = sandbox.owner.unwrap();
     let now = plane.now();
     assert!(
-        store::execs::begin(&mut db, CallId { owner, sandbox: sandbox.id, key: name }, &call.hash(), now)
-            .await
-            .unwrap()
+        store::execs::insert(
+            &mut db,
+            CallId { owner, sandbox: sandbox.id, key: name },
+            Some(&call.hash()),
+            now
+        )
+        .await
+        .unwrap()
     );
 }
 

@@ -148,7 +148,7 @@ async fn a_workspace_for_the_next_sandbox_gets_no_retention() {
             created_at: plane.now(),
             ..sandbox.clone()
         };
-        store::sandboxes::insert(&mut tx, &next).await.unwrap();
+        store::sandboxes::insert(&mut tx, &next, None).await.unwrap();
         tx.commit().await.unwrap();
     };
     tokio::join!(plane.remove_all(), made);

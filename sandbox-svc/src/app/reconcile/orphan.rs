@@ -44,7 +44,7 @@ pub(super) async fn adopt(deps: &Deps, held: &Held, served: &Served, container: 
         ..deps.requested(served.info.id.clone(), VolumeId::new())
     };
     let mut tx = held.tx().await?;
-    match rows::insert(&mut tx, &sandbox).await {
+    match rows::insert(&mut tx, &sandbox, None).await {
         Ok(()) => {}
         Err(pg::Error::Conflict { .. }) => return Ok(false),
         Err(error) => return Err(error.into()),
