@@ -58,6 +58,6 @@ impl Container {
         self.name == spec.name
             && self.image == spec.image
             && self.mounts == mounts
-            && labels.iter().all(|name| self.labels.get(*name) == spec.labels.get(name))
+            && labels.into_iter().all(|name| self.labels.get(name) == spec.labels.get(name))
     }
 }

@@ -114,7 +114,7 @@ pub struct ContainerSpec {
     pub working_dir: &'static str,
     /// Environment, without identity and secrets: anyone who can inspect the container reads it.
     pub env: Vec<&'static str>,
-    pub labels: BTreeMap<&'static str, String>,
+    pub labels: BTreeMap<String, String>,
     /// OCI runtime; `None` for the engine's default.
     pub runtime: Option<String>,
     /// Thousandths of a CPU.
@@ -166,13 +166,13 @@ impl ContainerSpec {
         mounts: &MountSources,
         at: DateTime<Utc>,
     ) -> Self {
-        let labels = BTreeMap::from([
+        let labels = [
             (label::INSTALLATION, identity.installation.clone()),
             (label::ENGINE, identity.engine.clone()),
             (label::SANDBOX, identity.sandbox.to_string()),
             (label::GENERATION, identity.generation.to_string()),
             (label::CREATED_AT, at.to_rfc3339_opts(SecondsFormat::Micros, true)),
-        ]);
+        ];
         Self {
             name: container_name(identity.sandbox, identity.generation),
             image: image.to_owned(),
@@ -185,7 +185,7 @@ impl ContainerSpec {
             user: USER,
             working_dir: WORKSPACE,
             env: ENVIRONMENT.to_vec(),
-            labels,
+            labels: owned(labels),
             runtime: Some(shape.runtime.clone()).filter(|runtime| !runtime.is_empty()),
             cpu_millis: shape.cpu_millis,
             memory_bytes: shape.memory_bytes,
@@ -222,7 +222,7 @@ fn bind(source: &Path, target: &str, read_only: bool) -> Mount {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeSpec {
     pub name: String,
-    pub labels: BTreeMap<&'static str, String>,
+    pub labels: BTreeMap<String, String>,
 }
 
 impl VolumeSpec {
@@ -231,14 +231,17 @@ impl VolumeSpec {
     pub fn of(installation: &str, sandbox: &Sandbox) -> Self {
         Self {
             name: volume_name(sandbox.volume),
-            labels: [
+            labels: owned([
                 (label::INSTALLATION, installation.to_owned()),
                 (label::ENGINE, sandbox.engine.clone()),
                 (label::VOLUME, sandbox.volume.to_string()),
-            ]
-            .into(),
+            ]),
         }
     }
+}
+
+fn owned<const N: usize>(labels: [(&str, String); N]) -> BTreeMap<String, String> {
+    labels.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
 #[cfg(test)]

@@ -79,7 +79,7 @@ impl Bench {
     fn volume(&self, name: &str) -> VolumeSpec {
         VolumeSpec {
             name: name.to_owned(),
-            labels: [(label::INSTALLATION, self.installation.clone())].into(),
+            labels: [(label::INSTALLATION.to_owned(), self.installation.clone())].into(),
         }
     }
 
@@ -216,7 +216,8 @@ pub async fn a_volume_is_removed_only_when_no_container_mounts_it(bench: &Bench)
 pub async fn a_volume_with_other_labels_is_a_conflict(bench: &Bench) {
     let name = format!("steward-test-{}", SandboxId::new());
     bench.engine.create_volume(&bench.volume(&name)).await.unwrap();
-    let foreign = VolumeSpec { name, labels: [(label::INSTALLATION, "another".to_owned())].into() };
+    let foreign =
+        VolumeSpec { name, labels: [(label::INSTALLATION.to_owned(), "another".to_owned())].into() };
     let create = bench.engine.create_volume(&foreign).await;
     assert!(matches!(create, Err(Error::Conflict(_))), "{create:?}");
 }

@@ -160,15 +160,14 @@ impl ContainerEngine for DockerEngine {
     }
 
     async fn create_volume(&self, spec: &VolumeSpec) -> Result<(), Error> {
-        let labels = spec.labels.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let request = VolumeCreateRequest {
             name: Some(spec.name.clone()),
-            labels: Some(labels),
+            labels: Some(spec.labels.clone().into_iter().collect()),
             ..VolumeCreateRequest::default()
         };
         // Docker answers with an existing volume of this name, also if another installation made it.
         let volume = self.call("POST", "/volumes/create", |docker| docker.create_volume(request)).await?;
-        match spec.labels.iter().all(|(name, value)| volume.labels.get(*name) == Some(value)) {
+        match spec.labels.iter().all(|(name, value)| volume.labels.get(name) == Some(value)) {
             true => Ok(()),
             false => Err(Error::Conflict(format!("volume {} has other labels", spec.name))),
         }
@@ -250,7 +249,7 @@ fn body(spec: &ContainerSpec) -> ContainerCreateBody {
         user: Some(spec.user.to_owned()),
         working_dir: Some(spec.working_dir.to_owned()),
         env: owned(&spec.env),
-        labels: Some(spec.labels.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()),
+        labels: Some(spec.labels.clone().into_iter().collect()),
         host_config: Some(host),
         ..ContainerCreateBody::default()
     }

@@ -166,12 +166,11 @@ fn lost() -> Error {
 }
 
 impl World {
-    fn find(&self, handle: Handle<'_>) -> Option<ContainerId> {
-        let matches = |seen: &Container| match handle {
+    fn find(&self, handle: Handle<'_>) -> Option<&Container> {
+        self.containers.values().map(|inside| &inside.seen).find(|seen| match handle {
             Handle::Id(id) => seen.id == *id,
             Handle::Name(name) => seen.name == name,
-        };
-        self.containers.values().find(|inside| matches(&inside.seen)).map(|inside| inside.seen.id.clone())
+        })
     }
 
     fn create(&mut self, spec: &ContainerSpec) -> Result<ContainerId, Error> {
@@ -185,14 +184,13 @@ impl World {
         let id = ContainerId(format!("{:064x}", new_id().as_u128()));
         let mut mounts = spec.mounts.clone();
         mounts.sort();
-        let labels: BTreeMap<String, String> =
-            spec.labels.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        let asked_at = labels.get(label::CREATED_AT).and_then(|at| DateTime::parse_from_rfc3339(at).ok());
+        let asked_at =
+            spec.labels.get(label::CREATED_AT).and_then(|at| DateTime::parse_from_rfc3339(at).ok());
         let seen = Container {
             id: id.clone(),
             name: spec.name.clone(),
             image: spec.image.clone(),
-            labels,
+            labels: spec.labels.clone(),
             mounts,
             state: ContainerState::Created,
             created_at: asked_at.map(|at| at.with_timezone(&Utc)),
@@ -261,20 +259,14 @@ impl ContainerEngine for FakeEngine {
     }
 
     async fn observe(&self, handle: Handle<'_>) -> Observed<Container> {
-        let look = |world: &mut World| {
-            let id = world.find(handle).ok_or(Error::NotFound)?;
-            world.containers.get(&id).map(|inside| inside.seen.clone()).ok_or(Error::NotFound)
-        };
+        let look = |world: &mut World| world.find(handle).cloned().ok_or(Error::NotFound);
         self.call(Verb::Observe, look).await.into()
     }
 
     async fn remove(&self, handle: Handle<'_>) -> Result<Removal, Error> {
-        let remove = |world: &mut World| match world.find(handle) {
-            Some(id) => {
-                world.containers.remove(&id);
-                Ok(Removal::Removed)
-            }
-            None => Ok(Removal::Absent),
+        let remove = |world: &mut World| {
+            let id = world.find(handle).map(|seen| seen.id.clone());
+            Ok(removal(id.and_then(|id| world.containers.remove(&id)).is_some()))
         };
         self.call(Verb::Remove, remove).await
     }
@@ -289,10 +281,8 @@ impl ContainerEngine for FakeEngine {
 
     async fn create_volume(&self, spec: &VolumeSpec) -> Result<(), Error> {
         let create = |world: &mut World| {
-            let labels: BTreeMap<String, String> =
-                spec.labels.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-            let made = Volume { name: spec.name.clone(), labels: labels.clone() };
-            match world.volumes.entry(spec.name.clone()).or_insert(made).labels == labels {
+            let made = Volume { name: spec.name.clone(), labels: spec.labels.clone() };
+            match world.volumes.entry(spec.name.clone()).or_insert(made).labels == spec.labels {
                 true => Ok(()),
                 false => Err(Error::Conflict("the volume has other labels".into())),
             }
@@ -305,10 +295,7 @@ impl ContainerEngine for FakeEngine {
             if world.uses(name) {
                 return Err(Error::Conflict("the volume is in use".into()));
             }
-            match world.volumes.remove(name) {
-                Some(_) => Ok(Removal::Removed),
-                None => Ok(Removal::Absent),
-            }
+            Ok(removal(world.volumes.remove(name).is_some()))
         };
         self.call(Verb::RemoveVolume, remove).await
     }
@@ -320,6 +307,10 @@ impl ContainerEngine for FakeEngine {
         };
         self.call(Verb::ListVolumes, list).await
     }
+}
+
+const fn removal(existed: bool) -> Removal {
+    if existed { Removal::Removed } else { Removal::Absent }
 }
 
 fn belongs(labels: &BTreeMap<String, String>, installation: &str) -> bool {
