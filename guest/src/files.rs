@@ -7,12 +7,11 @@
 //! or the whole new one.
 
 use std::{
-    cmp::Ordering,
-    collections::BinaryHeap,
+    collections::BTreeMap,
     fs::File,
     io::{Read, Write},
     path::{Component, Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering as Atomic},
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -251,9 +250,9 @@ impl Located {
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(&directory, ".", flags, Mode::empty())?;
-        // Max-heap of the `limit` smallest names found so far: the largest of them is on top, and is removed
-        // when a smaller one is found.
-        let mut first: BinaryHeap<ByName> = BinaryHeap::new();
+        // The `limit` smallest names found so far; the largest is removed when a smaller one is found. Two
+        // names that are not UTF-8 may read the same, so the key has the bytes too.
+        let mut first = BTreeMap::new();
         let mut more = false;
         for found in Dir::read_from(&directory)? {
             let name = found?.file_name().to_owned();
@@ -266,13 +265,13 @@ impl Located {
                 Err(Errno::NOENT) => continue,
                 Err(errno) => return Err(errno.into()),
             };
-            first.push(ByName(entry(name.to_string_lossy().into_owned(), &stat)));
+            first.insert((name.to_string_lossy().into_owned(), name), stat);
             if first.len() > limit {
-                first.pop();
+                first.pop_last();
                 more = true;
             }
         }
-        Ok((first.into_sorted_vec().into_iter().map(|by_name| by_name.0).collect(), more))
+        Ok((first.into_iter().map(|((name, _), stat)| entry(name, &stat)).collect(), more))
     }
 }
 
@@ -315,7 +314,7 @@ impl<'a> Temporary<'a> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         loop {
             // A command may have made a file with this name; then the next number is tried.
-            let name = format!(".steward-{}-{}", std::process::id(), NEXT.fetch_add(1, Atomic::Relaxed));
+            let name = format!(".steward-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
             match rustix::fs::openat(parent, &name, flags, Mode::from_raw_mode(0o600)) {
                 Ok(file) => return Ok(Self { parent, name, file: file.into(), renamed: false }),
                 Err(Errno::EXIST) => {}
@@ -345,25 +344,6 @@ impl Drop for Temporary<'_> {
             // workspace.
             let _ = rustix::fs::unlinkat(self.parent, &self.name, AtFlags::empty());
         }
-    }
-}
-
-struct ByName(Entry);
-
-impl PartialEq for ByName {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.name == other.0.name
-    }
-}
-impl Eq for ByName {}
-impl PartialOrd for ByName {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for ByName {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.name.cmp(&other.0.name)
     }
 }
 

@@ -27,11 +27,11 @@ use steward_proto::guest::v1::guest_service_server::GuestServiceServer;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 
+use crate::service::Guest;
 pub use crate::{
     files::Roots,
     limits::{BLOCKING_THREADS, Limits},
 };
-use crate::{records::Records, service::Guest};
 
 /// Name of the socket inside the run directory.
 pub const SOCKET_NAME: &str = "guest.sock";
@@ -55,13 +55,10 @@ pub struct Config {
 /// Fails if the socket cannot be opened, or the server fails.
 pub async fn serve(config: Config, stop: impl Future<Output = ()>) -> io::Result<()> {
     let listener = listen(&config.run_dir)?;
-    let records = Records::new(config.limits);
-    let instance = random_hex()?;
-    let guest =
-        Guest::new(config.sandbox_id, config.generation, instance, config.roots, config.limits, records);
-    let service = GuestServiceServer::new(guest)
-        .max_decoding_message_size(config.limits.message_bytes)
-        .max_encoding_message_size(config.limits.message_bytes);
+    let message_bytes = config.limits.message_bytes;
+    let service = GuestServiceServer::new(Guest::new(config, random_hex()?))
+        .max_decoding_message_size(message_bytes)
+        .max_encoding_message_size(message_bytes);
     tonic::transport::Server::builder()
         .add_service(service)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)

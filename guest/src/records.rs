@@ -8,6 +8,7 @@
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -44,8 +45,10 @@ impl Outcome {
         self.stdout.bytes.len() + self.stderr.bytes.len()
     }
 
-    fn without_output(&self) -> Self {
-        Self { stdout: self.stdout.dropped(), stderr: self.stderr.dropped(), ..self.clone() }
+    fn drop_output(&mut self) {
+        for output in [&mut self.stdout, &mut self.stderr] {
+            output.truncated |= !mem::take(&mut output.bytes).is_empty();
+        }
     }
 }
 
@@ -55,12 +58,6 @@ pub(crate) struct Output {
     pub(crate) bytes: Bytes,
     /// Whether bytes are missing.
     pub(crate) truncated: bool,
-}
-
-impl Output {
-    fn dropped(&self) -> Self {
-        Self { bytes: Bytes::new(), truncated: self.truncated || !self.bytes.is_empty() }
-    }
 }
 
 /// State of a key.
@@ -76,15 +73,11 @@ pub(crate) enum KeyState {
 #[derive(Debug, Clone)]
 pub(crate) struct Running {
     end: watch::Receiver<Option<Arc<Outcome>>>,
-    cancel: CancellationToken,
+    /// Kills the command. A call that cannot be canceled, such as a file write, ends by itself.
+    pub(crate) cancel: CancellationToken,
 }
 
 impl Running {
-    /// Kills the command. A call that cannot be canceled, such as a file write, ends by itself.
-    pub(crate) fn cancel(&self) {
-        self.cancel.cancel();
-    }
-
     /// Waits for the outcome; `None` if the call has not ended by `until`. Without `until`, waits until it
     /// ends.
     pub(crate) async fn ended(mut self, until: Option<Instant>) -> Option<Arc<Outcome>> {
@@ -153,10 +146,9 @@ impl Records {
         let key: Arc<str> = key.into();
         let (done, end) = watch::channel(None);
         let running = Running { end, cancel: CancellationToken::new() };
-        let canceled = running.cancel.clone();
         table.running += 1;
         table.records.insert(Arc::clone(&key), KeyState::Running(running.clone()));
-        Ok(Begin::New(Ticket { records: self.clone(), key, done, canceled }, running))
+        Ok(Begin::New(Ticket { records: self.clone(), key, done }, running))
     }
 
     pub(crate) fn contains(&self, key: &str) -> bool {
@@ -194,7 +186,7 @@ impl Table {
             let Some(oldest) = self.kept.pop_front() else { break };
             if let Some(KeyState::Finished(outcome)) = self.records.get_mut(&oldest) {
                 self.kept_bytes -= outcome.output_bytes();
-                *outcome = Arc::new(outcome.without_output());
+                Arc::make_mut(outcome).drop_output();
             }
         }
     }
@@ -206,15 +198,9 @@ pub(crate) struct Ticket {
     records: Records,
     key: Arc<str>,
     done: watch::Sender<Option<Arc<Outcome>>>,
-    canceled: CancellationToken,
 }
 
 impl Ticket {
-    /// Returns the token that fires when a request cancels the call.
-    pub(crate) fn canceled(&self) -> CancellationToken {
-        self.canceled.clone()
-    }
-
     /// Records the outcome and wakes every waiting request.
     pub(crate) fn finish(self, outcome: Outcome) {
         let outcome = Arc::new(outcome);

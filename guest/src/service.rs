@@ -15,12 +15,13 @@ use steward_proto::guest::v1::{
 };
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::{
+    Config,
     exec::{self, Command},
-    files::{self, Entry, Kind, Roots, WORKSPACE},
-    limits::{ARGV_BYTES, ENV_BYTES, EXEC_TIME, LIST_ENTRIES, Limits},
+    files::{self, Entry, Kind, WORKSPACE},
+    limits::{ARGV_BYTES, ENV_BYTES, EXEC_TIME, LIST_ENTRIES},
     records::{self, Begin, KeyState, Outcome, Records},
 };
 
@@ -28,11 +29,8 @@ const DEFAULT_FILE_MODE: u32 = 0o644;
 
 #[derive(Debug)]
 pub(crate) struct Guest {
-    sandbox_id: String,
-    generation: i64,
+    config: Config,
     instance: String,
-    roots: Roots,
-    limits: Limits,
     records: Records,
     tasks: TaskTracker,
     /// Environment of every later command, as the last Bind request set it.
@@ -41,16 +39,9 @@ pub(crate) struct Guest {
 
 impl Guest {
     /// Builds the service; `instance` identifies this start of the guest.
-    pub(crate) fn new(
-        sandbox_id: String,
-        generation: i64,
-        instance: String,
-        roots: Roots,
-        limits: Limits,
-        records: Records,
-    ) -> Self {
-        let (tasks, bound) = (TaskTracker::new(), Arc::default());
-        Self { sandbox_id, generation, instance, roots, limits, records, tasks, bound }
+    pub(crate) fn new(config: Config, instance: String) -> Self {
+        let records = Records::new(config.limits);
+        Self { config, instance, records, tasks: TaskTracker::new(), bound: Arc::default() }
     }
 
     fn check_instance(&self, instance: &str) -> Result<(), Status> {
@@ -67,9 +58,9 @@ impl Guest {
     where
         F: Future<Output = Outcome> + Send + 'static,
     {
-        let state = match self.records.begin(key).map_err(refused)? {
+        let state = match self.records.begin(key)? {
             Begin::New(ticket, running) => {
-                let call = call(ticket.canceled());
+                let call = call(running.cancel.clone());
                 self.tasks.spawn(async move { ticket.finish(call.await) });
                 KeyState::Running(running)
             }
@@ -85,7 +76,7 @@ impl Guest {
         if request.argv.iter().map(|argument| argument.len() + 1).sum::<usize>() > ARGV_BYTES {
             return Err(Status::out_of_range("argv is too large"));
         }
-        if request.stdin.len() > self.limits.file_bytes {
+        if request.stdin.len() > self.config.limits.file_bytes {
             return Err(Status::out_of_range("stdin is too large"));
         }
         let given: BTreeMap<_, _> = request.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -101,14 +92,14 @@ impl Guest {
             stdin: request.stdin.clone(),
             timeout: bounded(request.timeout, EXEC_TIME)?,
             stream_bytes: usize::try_from(request.output_limit_bytes)
-                .map_or(self.limits.stream_bytes, |bytes| bytes.min(self.limits.stream_bytes)),
+                .map_or(self.config.limits.stream_bytes, |bytes| bytes.min(self.config.limits.stream_bytes)),
         })
     }
 
     /// Resolves the working directory. Any directory is allowed: the command could change to it by itself.
     fn directory(&self, cwd: &str) -> PathBuf {
         match Path::new(WORKSPACE).join(cwd).strip_prefix(WORKSPACE) {
-            Ok(below) => self.roots.workspace().join(below),
+            Ok(below) => self.config.roots.workspace().join(below),
             Err(_) => PathBuf::from(cwd),
         }
     }
@@ -119,8 +110,8 @@ impl GuestService for Guest {
     async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
         Ok(Response::new(HelloResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            sandbox_id: self.sandbox_id.clone(),
-            generation: self.generation,
+            sandbox_id: self.config.sandbox_id.clone(),
+            generation: self.config.generation,
             instance: self.instance.clone(),
         }))
     }
@@ -147,9 +138,9 @@ impl GuestService for Guest {
         let request = request.into_inner();
         self.check_instance(&request.instance)?;
         let wait = bounded(request.wait, Duration::ZERO)?;
-        let state = self.records.resolve(&request.key).map_err(refused)?;
+        let state = self.records.resolve(&request.key)?;
         if let (true, KeyState::Running(running)) = (request.cancel, &state) {
-            running.cancel();
+            running.cancel.cancel();
         }
         let record = record(&request.key, state, Some(Instant::now() + wait)).await;
         Ok(Response::new(ResolveResponse { record: Some(record) }))
@@ -160,10 +151,10 @@ impl GuestService for Guest {
         request: Request<ReadFileRequest>,
     ) -> Result<Response<ReadFileResponse>, Status> {
         let request = request.into_inner();
-        let located = self.roots.locate(&request.path).map_err(|e| file_status(&e))?;
-        let max = u64::try_from(self.limits.file_bytes).unwrap_or(u64::MAX);
+        let located = self.config.roots.locate(&request.path)?;
+        let max = u64::try_from(self.config.limits.file_bytes).unwrap_or(u64::MAX);
         let limit = request.limit_bytes.min(max);
-        let content = blocking(move || located.read(limit)).await?.map_err(|e| file_status(&e))?;
+        let content = blocking(move || located.read(limit)).await??;
         Ok(Response::new(ReadFileResponse { content }))
     }
 
@@ -173,10 +164,10 @@ impl GuestService for Guest {
     ) -> Result<Response<WriteFileResponse>, Status> {
         let WriteFileRequest { key, path, content, mode, instance } = request.into_inner();
         self.check_instance(&instance)?;
-        if content.len() > self.limits.file_bytes {
+        if content.len() > self.config.limits.file_bytes {
             return Err(Status::out_of_range("the file is too large"));
         }
-        let located = self.roots.locate_writable(&path).map_err(|e| file_status(&e))?;
+        let located = self.config.roots.locate_writable(&path)?;
         let mode = if mode == 0 { DEFAULT_FILE_MODE } else { mode & 0o777 };
         if !self.records.contains(&key) {
             let target = located.clone();
@@ -184,7 +175,7 @@ impl GuestService for Guest {
                 // After an unexpected error the write is tried nevertheless. If it fails too, its record has
                 // the reason.
                 Ok(()) | Err(files::Error::Other(_)) => {}
-                Err(error) => return Err(file_status(&error)),
+                Err(error) => return Err(error.into()),
             }
         }
         // A write is not canceled, because it takes only milliseconds.
@@ -206,14 +197,11 @@ impl GuestService for Guest {
         request: Request<ListFilesRequest>,
     ) -> Result<Response<ListFilesResponse>, Status> {
         let request = request.into_inner();
-        let located = self.roots.locate(&request.path).map_err(|e| file_status(&e))?;
+        let located = self.config.roots.locate(&request.path)?;
         let limit = usize::try_from(request.limit).map_or(LIST_ENTRIES, |limit| limit.min(LIST_ENTRIES));
-        let (entries, truncated) =
-            blocking(move || located.list(limit)).await?.map_err(|e| file_status(&e))?;
-        Ok(Response::new(ListFilesResponse {
-            entries: entries.into_iter().map(file_entry).collect(),
-            truncated,
-        }))
+        let (entries, truncated) = blocking(move || located.list(limit)).await??;
+        let entries = entries.into_iter().map(file_entry).collect();
+        Ok(Response::new(ListFilesResponse { entries, truncated }))
     }
 }
 
@@ -243,20 +231,17 @@ fn check_env(env: &BTreeMap<String, String>) -> Result<(), Status> {
 
 /// Returns the record of `key`; waits for a running call until `until`, or until it ends.
 async fn record(key: &str, state: KeyState, until: Option<Instant>) -> Record {
-    let record = Record { key: key.to_owned(), ..Record::default() };
-    match state {
-        KeyState::Abandoned => Record { state: RecordState::Abandoned.into(), ..record },
-        KeyState::Finished(outcome) => finished(record, &outcome),
+    let with_state =
+        |state: RecordState| Record { key: key.to_owned(), state: state.into(), ..Record::default() };
+    let outcome = match state {
+        KeyState::Abandoned => return with_state(RecordState::Abandoned),
+        KeyState::Finished(outcome) => outcome,
         KeyState::Running(running) => match running.ended(until).await {
-            Some(outcome) => finished(record, &outcome),
-            None => Record { state: RecordState::Running.into(), ..record },
+            Some(outcome) => outcome,
+            None => return with_state(RecordState::Running),
         },
-    }
-}
-
-fn finished(record: Record, outcome: &Outcome) -> Record {
+    };
     Record {
-        state: RecordState::Finished.into(),
         exit_code: outcome.exit_code,
         stdout: outcome.stdout.bytes.clone(),
         stderr: outcome.stderr.bytes.clone(),
@@ -264,24 +249,28 @@ fn finished(record: Record, outcome: &Outcome) -> Record {
         stderr_truncated: outcome.stderr.truncated,
         timed_out: outcome.timed_out,
         duration: outcome.duration.try_into().ok(),
-        ..record
+        ..with_state(RecordState::Finished)
     }
 }
 
-fn refused(error: records::Error) -> Status {
-    Status::resource_exhausted(error.to_string())
+impl From<records::Error> for Status {
+    fn from(error: records::Error) -> Self {
+        Self::resource_exhausted(error.to_string())
+    }
 }
 
-fn file_status(error: &files::Error) -> Status {
-    let message = error.to_string();
-    match error {
-        files::Error::BadPath(_) => Status::invalid_argument(message),
-        files::Error::NotFound => Status::not_found(message),
-        files::Error::Symlink | files::Error::WrongKind(_) => Status::failed_precondition(message),
-        files::Error::TooLarge => Status::out_of_range(message),
-        files::Error::Denied => Status::permission_denied(message),
-        files::Error::NoSpace => Status::resource_exhausted(message),
-        files::Error::Other(_) => Status::unknown(message),
+impl From<files::Error> for Status {
+    fn from(error: files::Error) -> Self {
+        let code = match error {
+            files::Error::BadPath(_) => Code::InvalidArgument,
+            files::Error::NotFound => Code::NotFound,
+            files::Error::Symlink | files::Error::WrongKind(_) => Code::FailedPrecondition,
+            files::Error::TooLarge => Code::OutOfRange,
+            files::Error::Denied => Code::PermissionDenied,
+            files::Error::NoSpace => Code::ResourceExhausted,
+            files::Error::Other(_) => Code::Unknown,
+        };
+        Self::new(code, error.to_string())
     }
 }
 
