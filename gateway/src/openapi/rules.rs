@@ -4,7 +4,8 @@ use prost_reflect::FieldDescriptor;
 use serde_json::{Value, json};
 use steward_proto::{
     buf::validate::{
-        FieldRules, StringRules, duration_rules, field_rules::Type, int32_rules, string_rules, u_int32_rules,
+        FieldRules, Ignore, StringRules, duration_rules, field_rules::Type, int32_rules, string_rules,
+        u_int32_rules,
     },
     rules::nanos,
 };
@@ -37,6 +38,12 @@ fn print_type(rules: &FieldRules, schema: &mut Value) {
             if let Some(u_int32_rules::LessThan::Lte(most)) = rules.less_than {
                 schema["maximum"] = most.into();
             }
+        }
+        // The check skips a text that is empty.
+        Some(Type::String(string)) if rules.ignore() == Ignore::IfZeroValue => {
+            let mut checked = json!({});
+            print_string(string, false, &mut checked);
+            schema["anyOf"] = json!([{ "maxLength": 0 }, checked]);
         }
         Some(Type::String(string)) => print_string(string, rules.required(), schema),
         Some(Type::Bytes(rules)) => {

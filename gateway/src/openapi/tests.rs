@@ -110,6 +110,19 @@ fn tokens_can_have_exactly_the_scopes_of_methods() {
 }
 
 #[test]
+fn a_text_that_is_checked_unless_empty_may_be_empty() {
+    let document = document(&table());
+    let exec = &document["paths"]["/v1/sandboxes/{sandboxId}/execs"]["post"];
+    let key = &exec["requestBody"]["content"]["application/json"]["schema"]["properties"]["key"];
+    let pattern = json!({ "pattern": "^[A-Za-z0-9_.:/-]{1,128}$" });
+    assert_eq!(key["anyOf"], json!([{ "maxLength": 0 }, pattern]));
+    let list = document["paths"]["/v1/sandboxes"]["get"]["parameters"].as_array().unwrap();
+    let session = list.iter().find(|parameter| parameter["name"] == "sessionId").unwrap();
+    let uuid = json!({ "format": "uuid" });
+    assert_eq!(session["schema"], json!({ "type": "string", "anyOf": [{ "maxLength": 0 }, uuid] }));
+}
+
+#[test]
 fn fields_in_the_path_are_not_in_the_body() {
     let document = document(&table());
     let run = &document["paths"]["/v1/sessions/{sessionId}/turns:run"]["post"];
