@@ -66,21 +66,25 @@ struct Document<'a> {
 
 impl Problem {
     /// Builds a problem with the status and retry advice of `kind`.
-    pub(crate) fn new(kind: ErrorKind, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn new(
+        kind: ErrorKind,
+        code: impl Into<Cow<'static, str>>,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
         let row = kind.row();
         Self {
-            status: status_of(kind),
-            code: code.into(),
-            detail: detail.into(),
             retryable: row.retryable,
             retry_after: row.retry_after,
-            errors: Vec::new(),
-            headers: Vec::new(),
+            ..Self::http(status_of(kind), code, detail)
         }
     }
 
     /// Builds a problem with a status that no error kind has. It is not retryable.
-    pub(crate) fn http(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn http(
+        status: StatusCode,
+        code: impl Into<Cow<'static, str>>,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
         Self {
             status,
             code: code.into(),
@@ -186,31 +190,25 @@ impl From<Status> for Problem {
     fn from(status: Status) -> Self {
         let info = status.get_details_error_info().filter(|info| info.domain == error::DOMAIN);
         let kind = kind_of(&status, info.is_some());
-        let row = kind.row();
         // Without Steward's details the text is from a transport or a library, and may contain hosts and
         // paths.
         let public = info.is_some() && kind != ErrorKind::Internal;
         let code = match info {
             Some(info) if public && !info.reason.is_empty() => Cow::Owned(info.reason),
-            _ => Cow::Borrowed(row.reason),
+            _ => Cow::Borrowed(kind.row().reason),
         };
         let detail = match public && !status.message().is_empty() {
             true => Cow::Owned(status.message().to_owned()),
             false => generic(kind),
         };
-        let violations = status.get_details_bad_request().filter(|_| public).map(|bad| bad.field_violations);
-        let errors = violations.unwrap_or_default().into_iter();
-        let mut problem = Self {
-            status: status_of(kind),
-            code,
-            detail,
-            retryable: row.retryable,
-            retry_after: error::retry_after_of(&status).or(row.retry_after),
-            errors: errors
+        let mut problem = Self::new(kind, code, detail);
+        problem.retry_after = error::retry_after_of(&status).or(problem.retry_after);
+        if let Some(bad) = status.get_details_bad_request().filter(|_| public) {
+            let errors = bad.field_violations.into_iter();
+            problem.errors = errors
                 .map(|v| FieldProblem { field: json_names(&v.field), detail: Cow::Owned(v.description) })
-                .collect(),
-            headers: Vec::new(),
-        };
+                .collect();
+        }
         if kind == ErrorKind::Unauthenticated {
             problem.headers.push((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
         }

@@ -100,13 +100,12 @@ impl Table {
         let options = Options::find(&pool).map_err(Error::OptionMissing)?;
         let mut routes = Vec::new();
         for rpc in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
-            let unservable = |problem| Error::Unservable { rpc: rpc.full_name().to_owned(), problem };
-            let auth = options.auth(&rpc).map_err(unservable)?;
             // Every method needs the option, also one without an HTTP binding: otherwise nothing says who may
             // call it.
-            let auth = auth.ok_or_else(|| Error::AuthMissing { rpc: rpc.full_name().to_owned() })?;
-            for binding in options.bindings(&rpc).map_err(unservable)? {
-                routes.push(Arc::new(route(&options, &rpc, auth.clone(), binding).map_err(unservable)?));
+            let auth = auth(&options, &rpc)?;
+            for binding in options.bindings(&rpc).map_err(unservable(&rpc))? {
+                let route = route(&options, &rpc, auth.clone(), binding).map_err(unservable(&rpc))?;
+                routes.push(Arc::new(route));
             }
         }
         let router = router::Router::new(&routes)?;
@@ -136,12 +135,9 @@ impl Table {
         else {
             return Ok(None);
         };
-        let unservable = |problem| Error::Unservable { rpc: rpc.full_name().to_owned(), problem };
         let options = Options::find(&self.pool).map_err(Error::OptionMissing)?;
-        let auth = options.auth(&rpc).map_err(unservable)?;
-        let auth = auth.ok_or_else(|| Error::AuthMissing { rpc: rpc.full_name().to_owned() })?;
         let binding = Binding { method, template: template.to_owned(), body: String::new() };
-        let route = route(&options, &rpc, auth, binding).map_err(unservable)?;
+        let route = route(&options, &rpc, auth(&options, &rpc)?, binding).map_err(unservable(&rpc))?;
         Ok(Some(Arc::new(route)))
     }
 
@@ -157,6 +153,15 @@ impl Table {
     pub(crate) fn find<'t, 'p>(&'t self, method: &Method, path: &'p str) -> Result<Matched<'t, 'p>, NoMatch> {
         self.router.find(&self.routes, method, path)
     }
+}
+
+fn unservable(rpc: &MethodDescriptor) -> impl Fn(String) -> Error {
+    |problem| Error::Unservable { rpc: rpc.full_name().to_owned(), problem }
+}
+
+fn auth(options: &Options, rpc: &MethodDescriptor) -> Result<MethodAuth, Error> {
+    let auth = options.auth(rpc).map_err(unservable(rpc))?;
+    auth.ok_or_else(|| Error::AuthMissing { rpc: rpc.full_name().to_owned() })
 }
 
 fn route(

@@ -7,6 +7,7 @@ use http::HeaderMap;
 use prost::Message;
 use prost_reflect::{DynamicMessage, MessageDescriptor};
 use svc_core::{
+    data::idempotency::Key,
     error::reason_of,
     run::config::Unusable,
     wire::{
@@ -33,8 +34,6 @@ use crate::{
 
 /// registry-svc's reason for a token that was revoked or has expired.
 const TOKEN_NOT_LIVE: &str = "TOKEN_NOT_LIVE";
-
-const MAX_IDEMPOTENCY_KEY: usize = 255;
 
 /// The services that the gateway calls.
 #[derive(Debug, Clone)]
@@ -205,23 +204,14 @@ fn requested_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
         let seconds = text.parse::<f64>().ok().filter(|seconds| seconds.is_sign_positive());
         seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).filter(|time| !time.is_zero())
     };
-    let own = match text(REQUEST_TIMEOUT) {
-        None => None,
-        Some(text) => Some(
-            seconds(text).ok_or_else(|| Problem::field("X-Request-Timeout", "must be seconds above 0"))?,
-        ),
-    };
-    let grpc = match text(GRPC_TIMEOUT) {
-        None => None,
-        Some(text) => Some(
-            parse_grpc_timeout(text)
-                .ok_or_else(|| Problem::field("grpc-timeout", "must have the form that gRPC defines"))?,
-        ),
-    };
-    Ok(match (own, grpc) {
-        (Some(own), Some(grpc)) => Some(own.min(grpc)),
-        (own, grpc) => own.or(grpc),
-    })
+    let own = text(REQUEST_TIMEOUT).map(|text| {
+        seconds(text).ok_or_else(|| Problem::field("X-Request-Timeout", "must be seconds above 0"))
+    });
+    let grpc = text(GRPC_TIMEOUT).map(|text| {
+        let problem = || Problem::field("grpc-timeout", "must have the form that gRPC defines");
+        parse_grpc_timeout(text).ok_or_else(problem)
+    });
+    Ok(own.transpose()?.into_iter().chain(grpc.transpose()?).min())
 }
 
 fn metadata(headers: &HeaderMap, request_id: &RequestId) -> Result<MetadataMap, Problem> {
@@ -240,9 +230,7 @@ fn metadata(headers: &HeaderMap, request_id: &RequestId) -> Result<MetadataMap, 
     let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
     if let Some(key) = keys.next() {
         let key = key.to_str().unwrap_or_default();
-        let usable =
-            (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
-        if !usable || keys.next().is_some() {
+        if key.parse::<Key>().is_err() || keys.next().is_some() {
             return Err(Problem::field(
                 "Idempotency-Key",
                 "must be one key of 1 to 255 visible ASCII characters",
@@ -268,28 +256,22 @@ pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<&str>, Problem
 #[derive(Clone)]
 struct DynamicCodec(MessageDescriptor);
 
-#[derive(Debug, Clone)]
-struct DynamicEncoder;
-
-#[derive(Clone)]
-struct DynamicDecoder(MessageDescriptor);
-
 impl Codec for DynamicCodec {
     type Encode = DynamicMessage;
     type Decode = DynamicMessage;
-    type Encoder = DynamicEncoder;
-    type Decoder = DynamicDecoder;
+    type Encoder = Self;
+    type Decoder = Self;
 
-    fn encoder(&mut self) -> DynamicEncoder {
-        DynamicEncoder
+    fn encoder(&mut self) -> Self {
+        self.clone()
     }
 
-    fn decoder(&mut self) -> DynamicDecoder {
-        DynamicDecoder(self.0.clone())
+    fn decoder(&mut self) -> Self {
+        self.clone()
     }
 }
 
-impl Encoder for DynamicEncoder {
+impl Encoder for DynamicCodec {
     type Item = DynamicMessage;
     type Error = Status;
 
@@ -298,7 +280,7 @@ impl Encoder for DynamicEncoder {
     }
 }
 
-impl Decoder for DynamicDecoder {
+impl Decoder for DynamicCodec {
     type Item = DynamicMessage;
     type Error = Status;
 

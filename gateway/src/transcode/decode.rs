@@ -48,11 +48,12 @@ pub(super) fn decode(route: &Route, input: Input<'_>) -> Result<DynamicMessage, 
 
 fn body(route: &Route, body: &[u8]) -> Result<DynamicMessage, Problem> {
     let message = route.rpc.input();
+    if body.is_empty() {
+        // A message without fields, also for methods with only optional fields in the body.
+        return Ok(DynamicMessage::new(message));
+    }
     match &route.body {
-        BodyRule::None if body.is_empty() => Ok(DynamicMessage::new(message)),
         BodyRule::None => Err(Problem::field("body", "must be empty: this method takes none")),
-        // Reads an empty body as a message without fields, for methods with only optional fields.
-        BodyRule::Whole | BodyRule::Field(_) if body.is_empty() => Ok(DynamicMessage::new(message)),
         BodyRule::Whole => json::read(&message, body),
         BodyRule::Field(field) => json::read_field(field, body),
     }
