@@ -37,6 +37,8 @@ use crate::domain::{
 const SOCKET: &str = "guest.sock";
 /// Maximum bytes of a message, because the guest accepts no larger one.
 const MESSAGE_BYTES: usize = 4 << 20;
+/// Maximum bytes of an answer's headers, because the guest is not trusted. Its error texts are short.
+const HEADER_BYTES: u32 = 16 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time allowed for the answer beyond the time that the guest has for the work.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
@@ -122,6 +124,7 @@ impl Guest {
         });
         let channel = Endpoint::from_static("http://guest")
             .connect_timeout(CONNECT_TIMEOUT)
+            .http2_max_header_list_size(HEADER_BYTES)
             .connect_with_connector(connector)
             .await
             .map_err(|error| Error::Unreachable(error.into()))?;
