@@ -22,7 +22,7 @@ impl Default for Metrics {
             creations: meter
                 .f64_histogram("sandbox.create.duration")
                 .with_unit("s")
-                .with_description("time from the request for a sandbox to its guest's first answer, by pool")
+                .with_description("time from the request to the guest's first answer, for the pool or not")
                 .with_boundaries(vec![0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0])
                 .build(),
             ended: meter
