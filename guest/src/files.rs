@@ -59,7 +59,7 @@ impl From<Errno> for Error {
             Errno::LOOP | Errno::MLINK => Self::Symlink,
             Errno::NOTDIR => Self::WrongKind("not a directory"),
             Errno::ISDIR => Self::WrongKind("is a directory"),
-            Errno::NAMETOOLONG => Self::BadPath("a name in the path is too long"),
+            Errno::NAMETOOLONG => Self::BadPath("the path has a name of more than 255 bytes"),
             Errno::ACCESS | Errno::PERM | Errno::ROFS => Self::Denied,
             Errno::NOSPC | Errno::DQUOT | Errno::FBIG => Self::NoSpace,
             other => Self::Other(other.into()),

@@ -143,6 +143,11 @@ fn guest(error: &guest::Error) -> PublicError {
     match error {
         guest::Error::Refused { why, message } => {
             let (kind, reason) = match why {
+                Refusal::BadPath => {
+                    // The guest's sentence begins with the field.
+                    let problem = message.strip_prefix("the path ").unwrap_or(message);
+                    return Invalid::new("path", problem.to_owned()).public();
+                }
                 Refusal::Invalid => (ErrorKind::InvalidArgument, "INVALID_ARGUMENT"),
                 Refusal::NotFound => (ErrorKind::NotFound, "FILE_NOT_FOUND"),
                 Refusal::TooLarge => (ErrorKind::PayloadTooLarge, "FILE_TOO_LARGE"),

@@ -85,6 +85,8 @@ pub enum Error {
 pub enum Refusal {
     /// The request is wrong.
     Invalid,
+    /// The path of a file call is wrong.
+    BadPath,
     NotFound,
     /// The file is larger than allowed.
     TooLarge,
@@ -187,7 +189,7 @@ impl Guest {
             instance: call.instance.to_owned(),
         };
         let request = within(request, SHORT_CALL);
-        let answer = traced("WriteFile", SHORT_CALL, self.0.clone().write_file(request)).await?;
+        let answer = file_call("WriteFile", self.0.clone().write_file(request)).await?;
         record(answer.record, call.key)
     }
 
@@ -195,7 +197,7 @@ impl Guest {
     pub async fn read_file(&self, path: String, limit: usize) -> Result<bytes::Bytes, Error> {
         let limit_bytes = u64::try_from(limit).unwrap_or(u64::MAX);
         let request = within(wire::ReadFileRequest { path, limit_bytes }, SHORT_CALL);
-        let answer = traced("ReadFile", SHORT_CALL, self.0.clone().read_file(request)).await?;
+        let answer = file_call("ReadFile", self.0.clone().read_file(request)).await?;
         match answer.content.len() <= limit {
             true => Ok(answer.content),
             false => Err(Error::InvalidAnswer("more bytes than requested")),
@@ -205,7 +207,7 @@ impl Guest {
     /// Lists a directory's first `limit` entries by name.
     pub async fn list_files(&self, path: String, limit: u32) -> Result<Listing, Error> {
         let request = within(wire::ListFilesRequest { path, limit }, SHORT_CALL);
-        let answer = traced("ListFiles", SHORT_CALL, self.0.clone().list_files(request)).await?;
+        let answer = file_call("ListFiles", self.0.clone().list_files(request)).await?;
         if u32::try_from(answer.entries.len()).is_ok_and(|entries| entries <= limit) {
             let entries = answer.entries.into_iter().map(entry).collect::<Result<_, _>>()?;
             return Ok(Listing { entries, truncated: answer.truncated });
@@ -270,6 +272,19 @@ async fn traced<T>(
         span.record("otel.status_code", "ERROR");
     }
     accepted(answer)
+}
+
+/// Makes a file call. The guest checks one field of it: the path.
+async fn file_call<T>(
+    method: &'static str,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Error> {
+    traced(method, SHORT_CALL, call).await.map_err(|error| match error {
+        Error::Refused { why: Refusal::Invalid, message } => {
+            Error::Refused { why: Refusal::BadPath, message }
+        }
+        other => other,
+    })
 }
 
 fn accepted<T>(answer: Result<tonic::Response<T>, Status>) -> Result<T, Error> {

@@ -4,6 +4,7 @@
 mod admission;
 mod custody;
 mod execs;
+mod files;
 mod making;
 mod plane;
 mod pool;
