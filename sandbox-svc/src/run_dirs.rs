@@ -27,6 +27,11 @@ pub struct Error {
     source: io::Error,
 }
 
+fn failed(name: impl Into<String>, step: &'static str) -> impl FnOnce(io::Error) -> Error {
+    let name = name.into();
+    move |source| Error { name, step, source }
+}
+
 /// The directory that holds the run directories of one engine.
 #[derive(Debug, Clone)]
 pub struct RunDirectories(PathBuf);
@@ -36,7 +41,7 @@ impl RunDirectories {
     /// may enter it, because the directories below are writable for every user: the sandbox's user has no
     /// fixed id on the host.
     pub fn open(base: &Path) -> Result<Self, Error> {
-        let failed = |step| move |source| Error { name: base.display().to_string(), step, source };
+        let failed = |step| failed(base.display().to_string(), step);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(base).map_err(failed("make"))?;
         // Docker resolves the path itself, so it must not depend on this process's working directory.
         Ok(Self(base.canonicalize().map_err(failed("find"))?))
@@ -50,22 +55,16 @@ impl RunDirectories {
     pub fn make(&self) -> Result<String, Error> {
         let name = new_id().simple().to_string();
         let path = self.path(&name);
-        let made = fs::create_dir(&path)
-            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o777)));
-        match made {
-            Ok(()) => Ok(name),
-            Err(source) => Err(Error { name, step: "make", source }),
-        }
+        fs::create_dir(&path)
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o777)))
+            .map_err(failed(&*name, "make"))?;
+        Ok(name)
     }
 
     /// Makes a directory read-only for the sandbox once the guest's socket is in it. Otherwise a process in
     /// the sandbox could fill the host's disk, leave files that cannot be removed, or replace the socket.
     pub fn seal(&self, name: &str) -> Result<(), Error> {
-        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o711)).map_err(|source| Error {
-            name: name.to_owned(),
-            step: "seal",
-            source,
-        })
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o711)).map_err(failed(name, "seal"))
     }
 
     /// Returns the path of a directory.
@@ -115,7 +114,7 @@ impl RunDirectories {
             }
             Ok(names)
         };
-        list().map_err(|source| Error { name: self.0.display().to_string(), step: "list", source })
+        list().map_err(failed(self.0.display().to_string(), "list"))
     }
 }
 
@@ -126,10 +125,8 @@ fn change(name: &str, step: &'static str, change: impl FnOnce() -> io::Result<()
         return Ok(());
     }
     match change() {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(Error { name: name.to_owned(), step, source })
-        }
-        Ok(()) | Err(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        changed => changed.map_err(failed(name, step)),
     }
 }
 
