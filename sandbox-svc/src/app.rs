@@ -23,6 +23,7 @@ use svc_core::{
         audit::{self, Act},
         pg::{Pool, Tx},
     },
+    id::SandboxId,
     run::{clock::SharedClock, lifecycle::Lifecycle},
     subject::{Subject, SubjectHash},
 };
@@ -34,6 +35,7 @@ use crate::{
         sandbox::{Cause, Owner, Sandbox},
         transition::{Input, next},
     },
+    engine::ContainerId,
     error::Result,
     metrics::Metrics,
     store::sandboxes as rows,
@@ -82,6 +84,35 @@ impl Deps {
         audit::record(tx, &act).await?;
         tracing::info!(sandbox.id = %sandbox.id, ?cause, by, "sandbox committed to removal");
         Ok(Some(ended))
+    }
+
+    /// Commits a sandbox to its removal in `tx`, for the cause that `cause` gives for the locked row, and
+    /// notifies its waiters. Returns `false`, without a commit, if it gives none or the removal is committed
+    /// already.
+    async fn end(
+        &self,
+        mut tx: Tx,
+        id: SandboxId,
+        cause: impl FnOnce(&Sandbox) -> Option<Cause>,
+    ) -> Result<bool> {
+        let Some(sandbox) = rows::lock(&mut tx, None, id).await? else { return Ok(false) };
+        let Some(cause) = cause(&sandbox) else { return Ok(false) };
+        if self.commit_removal(&mut tx, &sandbox, cause, WORKER).await?.is_none() {
+            return Ok(false);
+        }
+        tx.commit().await?;
+        self.notices.removal_committed(&sandbox).await;
+        Ok(true)
+    }
+
+    /// Writes the id of a sandbox's container. Returns the sandbox as written.
+    async fn confirm_id(&self, sandbox: &Sandbox, id: &ContainerId) -> Result<Sandbox> {
+        let input = Input::Made { container: id.0.clone() };
+        let Some(after) = next(sandbox, input, self.now())? else { return Ok(sandbox.clone()) };
+        let mut tx = Tx::system(&self.pool).await?;
+        rows::update(&mut tx, sandbox, &after, None).await?;
+        tx.commit().await?;
+        Ok(after)
     }
 }
 

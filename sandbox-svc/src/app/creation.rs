@@ -120,7 +120,7 @@ impl Creator {
         failpoint::hit("sandbox.create.sending").await;
         let id = steps.create_container().await?;
         failpoint::hit("sandbox.create.made").await;
-        let sandbox = self.confirm_id(sandbox, id.0.clone()).await?;
+        let sandbox = self.deps.confirm_id(sandbox, &id).await?;
         steps.start(&id).await?;
         failpoint::hit("sandbox.create.started").await;
         let instance = steps.await_guest(&id).await?;
@@ -129,17 +129,6 @@ impl Creator {
         self.mark_running(served, &sandbox, instance).await?;
         self.deps.notices.sandbox_changed(sandbox.id).await;
         Ok(())
-    }
-
-    /// Writes the id of the container, and returns the sandbox as written.
-    async fn confirm_id(&self, sandbox: &Sandbox, container: String) -> Result<Sandbox> {
-        let Some(after) = next(sandbox, Input::Made { container }, self.deps.now())? else {
-            return Ok(sandbox.clone());
-        };
-        let mut tx = Tx::system(&self.deps.pool).await?;
-        rows::update(&mut tx, sandbox, &after, None).await?;
-        tx.commit().await?;
-        Ok(after)
     }
 
     /// Writes that a sandbox runs. If it is in the pool, commits the sandbox that it replaces to removal.
@@ -164,14 +153,8 @@ impl Creator {
 
     /// Commits a sandbox that cannot be created to its removal, unless it changed meanwhile.
     async fn give_up(&self, sandbox: &Sandbox, cause: Cause) -> Result<()> {
-        let mut tx = Tx::system(&self.deps.pool).await?;
-        let Some(now) = rows::lock(&mut tx, None, sandbox.id).await? else { return Ok(()) };
-        if now.epoch != sandbox.epoch || !now.state.is_pending() {
-            return Ok(());
-        }
-        self.deps.commit_removal(&mut tx, &now, cause, WORKER).await?;
-        tx.commit().await?;
-        self.deps.notices.removal_committed(sandbox).await;
-        Ok(())
+        let unchanged =
+            |now: &Sandbox| (now.epoch == sandbox.epoch && now.state.is_pending()).then_some(cause);
+        self.deps.end(Tx::system(&self.deps.pool).await?, sandbox.id, unchanged).await.map(drop)
     }
 }

@@ -2,7 +2,7 @@
 
 use svc_core::data::pg::Tx;
 
-use super::{Deps, WORKER};
+use super::Deps;
 use crate::{
     domain::sandbox::{Cause, Sandbox, State},
     error::Result,
@@ -25,19 +25,10 @@ pub async fn sweep(deps: &Deps) -> Result<usize> {
         };
         let full = i64::try_from(due.len()).is_ok_and(|found| found == BATCH);
         for id in due {
-            let mut tx = Tx::system(&deps.pool).await?;
-            let Some(sandbox) = rows::lock(&mut tx, None, id).await? else { continue };
             // The row is read again under the lock, because a call may have moved the deadline meanwhile.
-            if sandbox.deadline_at > deps.now() {
-                continue;
-            }
-            let cause = expiry_cause(&sandbox);
-            if deps.commit_removal(&mut tx, &sandbox, cause, WORKER).await?.is_none() {
-                continue;
-            }
-            tx.commit().await?;
-            ended += 1;
-            deps.notices.removal_committed(&sandbox).await;
+            let overdue =
+                |sandbox: &Sandbox| (sandbox.deadline_at <= deps.now()).then(|| expiry_cause(sandbox));
+            ended += usize::from(deps.end(Tx::system(&deps.pool).await?, id, overdue).await?);
         }
         if !full {
             return Ok(ended);

@@ -17,12 +17,12 @@ use svc_core::{
 };
 use tracing::Instrument;
 
-use super::{Deps, WORKER, subject};
+use super::{Deps, subject};
 use crate::{
-    client::guest::{self, Guest, Keyed, Refusal},
+    client::guest::{self, Keyed, Refusal},
     domain::{
         exec::{Call, CallId, ExecState, Key, Record, ResolveOptions},
-        sandbox::{Cause, Container, Owner, Sandbox, State},
+        sandbox::{Cause, Owner, Sandbox, State},
         time::after,
     },
     error::{Error, Result},
@@ -191,31 +191,25 @@ impl KeyedCall {
     }
 
     async fn send(&self, call: Call) -> Result<Record> {
-        let (container, guest) = self.connect().await?;
+        let guest = self.deps.engine.guest(&self.sandbox).await?;
         failpoint::hit("sandbox.exec.sending").await;
         let answer = match call {
-            Call::Command(command) => guest.exec(self.keyed(container), command).await,
-            Call::Write(write) => guest.write_file(self.keyed(container), write).await,
+            Call::Command(command) => guest.exec(self.keyed(), command).await,
+            Call::Write(write) => guest.write_file(self.keyed(), write).await,
         };
         failpoint::hit("sandbox.exec.answered").await;
         self.settle(answer).await
     }
 
     async fn ask(&self, options: ResolveOptions) -> Result<Record> {
-        let (container, guest) = self.connect().await?;
-        let answer = guest.resolve(self.keyed(container), options).await;
+        let guest = self.deps.engine.guest(&self.sandbox).await?;
+        let answer = guest.resolve(self.keyed(), options).await;
         self.settle(answer).await
     }
 
-    async fn connect(&self) -> Result<(&Container, Guest)> {
-        let sandbox = &self.sandbox;
-        let container = sandbox.container.as_ref().ok_or(Error::NotRunning(sandbox.state))?;
-        let guest = self.deps.engine.of(sandbox)?.guest(sandbox.id, container).await?;
-        Ok((container, guest))
-    }
-
-    fn keyed<'a>(&'a self, container: &'a Container) -> Keyed<'a> {
-        Keyed { key: self.key.as_str(), instance: container.instance.as_deref().unwrap_or_default() }
+    fn keyed(&self) -> Keyed<'_> {
+        let instance = self.sandbox.container.as_ref().and_then(|container| container.instance.as_deref());
+        Keyed { key: self.key.as_str(), instance: instance.unwrap_or_default() }
     }
 
     /// Journals the guest's answer about the key. Returns the record that the journal then has.
@@ -246,16 +240,11 @@ impl KeyedCall {
     /// Commits a sandbox to removal after its guest restarted. The guest's records are lost, so a repeated
     /// call could run twice. The session's next sandbox gets its workspace.
     async fn end_restarted(&self) -> Result<()> {
-        let mut tx = self.tx().await?;
-        let locked = rows::lock(&mut tx, Some(self.owner.account), self.sandbox.id).await?;
-        let Some(now) = locked else { return Ok(()) };
-        if now.state != State::Running || now.container != self.sandbox.container {
-            return Ok(());
-        }
-        self.deps.commit_removal(&mut tx, &now, Cause::GuestRestarted, WORKER).await?;
-        tx.commit().await?;
-        self.deps.notices.removal_committed(&self.sandbox).await;
-        Ok(())
+        let unchanged = |now: &Sandbox| {
+            let same = now.container == self.sandbox.container;
+            (now.state == State::Running && same).then_some(Cause::GuestRestarted)
+        };
+        self.deps.end(self.tx().await?, self.sandbox.id, unchanged).await.map(drop)
     }
 
     /// Waits at most `wait` until the removal of the sandbox gives the key a final state, and returns the

@@ -45,13 +45,11 @@ impl Files {
 
     async fn connect(&self, account: AccountId, id: SandboxId) -> Result<(Sandbox, Guest)> {
         let sandbox = self.deps.find(account, id).await?;
-        match (&sandbox.container, sandbox.state) {
-            (Some(container), State::Running) => {
-                let guest = self.deps.engine.of(&sandbox)?.guest(sandbox.id, container).await?;
-                Ok((sandbox, guest))
-            }
-            (_, state) => Err(Error::NotRunning(state)),
+        if sandbox.state != State::Running {
+            return Err(Error::NotRunning(sandbox.state));
         }
+        let guest = self.deps.engine.guest(&sandbox).await?;
+        Ok((sandbox, guest))
     }
 
     /// Returns the guest's answer. If the guest did not answer, drops the cached connection to it.

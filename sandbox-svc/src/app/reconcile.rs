@@ -24,7 +24,7 @@ use std::time::Instant;
 use svc_core::{data::lease::Held, id::SandboxId, run::failpoint};
 use uuid::Uuid;
 
-use super::{Deps, WORKER, served::Served};
+use super::{Deps, served::Served};
 use crate::{
     domain::{
         VolumeId,
@@ -171,14 +171,9 @@ async fn end_missing(deps: &Deps, held: &Held, served: &Served, id: SandboxId, h
         }
         (_, Observed::Absent | Observed::Present(_) | Observed::Unknown(_)) => return Ok(false),
     };
-    let mut tx = held.tx().await?;
-    let Some(sandbox) = rows::lock(&mut tx, None, id).await? else { return Ok(false) };
-    let same = sandbox.container.as_ref().is_some_and(|known| known.id.as_ref() == Some(&container.0));
-    if sandbox.state != State::Running || !same {
-        return Ok(false);
-    }
-    deps.commit_removal(&mut tx, &sandbox, cause, WORKER).await?;
-    tx.commit().await?;
-    deps.notices.removal_committed(&sandbox).await;
-    Ok(true)
+    let unchanged = |sandbox: &Sandbox| {
+        let same = sandbox.container.as_ref().is_some_and(|known| known.id.as_ref() == Some(&container.0));
+        (sandbox.state == State::Running && same).then_some(cause)
+    };
+    deps.end(held.tx().await?, id, unchanged).await
 }

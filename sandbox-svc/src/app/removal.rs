@@ -114,12 +114,7 @@ impl Remover {
             tracing::error!(container = %found.id, name, "another container has the sandbox's name");
             return Ok(None);
         }
-        let input = Input::Made { container: found.id.0.clone() };
-        if let Some(known) = next(sandbox, input, self.deps.now())? {
-            let mut tx = Tx::system(&self.deps.pool).await?;
-            rows::update(&mut tx, sandbox, &known, None).await?;
-            tx.commit().await?;
-        }
+        self.deps.confirm_id(sandbox, &found.id).await?;
         Ok(Some(found.id))
     }
 

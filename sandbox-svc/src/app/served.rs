@@ -114,4 +114,13 @@ impl EngineSlot {
             _ => Err(Error::ServedElsewhere(sandbox.engine.clone())),
         }
     }
+
+    /// Returns the guest of a sandbox.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] if it has no container; the errors of [`Self::of`] and of the connection.
+    pub async fn guest(&self, sandbox: &Sandbox) -> Result<Guest> {
+        let container = sandbox.container.as_ref().ok_or(Error::NotRunning(sandbox.state))?;
+        Ok(self.of(sandbox)?.guest(sandbox.id, container).await?)
+    }
 }
