@@ -90,6 +90,9 @@ impl Admission {
         self.rate.take(&principal, answer).await?;
         auth.admit(&principal).map_err(refuse)?;
         self.concurrency.attribute(&mut permit, &principal, class)?;
+        if let Some(account) = principal.account_id {
+            tracing::Span::current().record("account.id", account.to_string());
+        }
         let credential = Credential::Token { token: token.into(), tokens: self.fresh_tokens.clone() };
         Ok(Admitted { caller: Some((principal, credential)), permit })
     }

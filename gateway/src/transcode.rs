@@ -89,9 +89,6 @@ impl Inner {
         let Admitted { caller, permit } =
             self.admission.admit(&route.auth, class, &parts.headers, headers).await?;
         let (principal, credential) = caller.unzip();
-        if let Some(account) = principal.as_ref().and_then(|principal| principal.account_id) {
-            tracing::Span::current().record("account.id", account.to_string());
-        }
         let context = self.upstreams.context(route, principal.clone(), &parts.headers, request_id)?;
         let body = self.admission.read_body(&parts.headers, body, &[JSON]).await?;
         let input = decode::Input {

@@ -97,9 +97,6 @@ impl Inner {
         let Admitted { caller, permit: _permit } =
             self.admission.admit(&self.route.auth, RequestClass::Long, &parts.headers, headers).await?;
         let principal = caller.map(|(principal, _)| principal);
-        if let Some(account) = principal.as_ref().and_then(|principal| principal.account_id) {
-            tracing::Span::current().record("account.id", account.to_string());
-        }
         let context = self.upstreams.context(&self.route, principal, &parts.headers, request_id)?;
         let request = RelayA2aRequest {
             agent_id,

@@ -65,15 +65,7 @@ impl Options {
 
     /// Returns the auth option of a method; `None` if it is missing.
     pub(super) fn auth(&self, rpc: &MethodDescriptor) -> Result<Option<MethodAuth>, String> {
-        let options = rpc.options();
-        if !options.has_extension(&self.auth) {
-            return Ok(None);
-        }
-        let value = options.get_extension(&self.auth);
-        let Value::Message(message) = value.as_ref() else {
-            return Err("option auth is no message".to_owned());
-        };
-        let auth: Auth = message.transcode_to().map_err(|error| error.to_string())?;
+        let Some(auth) = set::<Auth>(&rpc.options(), &self.auth) else { return Ok(None) };
         let kinds: Result<Vec<_>, _> = auth.kinds().map(PrincipalKind::try_from).collect();
         let kinds = kinds.map_err(|error| error.to_string())?;
         match (auth.public, kinds.is_empty() && auth.scope.is_empty()) {
@@ -86,15 +78,8 @@ impl Options {
     /// Returns a field's role in a stream of server-sent events.
     pub(super) fn sse_role(&self, field: &FieldDescriptor) -> Option<SseRole> {
         let options = field.options();
-        if !options.has_extension(&self.sse) {
-            return None;
-        }
-        match options.get_extension(&self.sse).as_ref() {
-            Value::EnumNumber(number) => {
-                SseRole::try_from(*number).ok().filter(|role| *role != SseRole::Unspecified)
-            }
-            _ => None,
-        }
+        let role = options.get_extension(&self.sse).as_enum_number()?;
+        SseRole::try_from(role).ok().filter(|role| *role != SseRole::Unspecified)
     }
 }
 
