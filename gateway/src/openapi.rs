@@ -89,17 +89,8 @@ pub(crate) fn document(table: &Table) -> Value {
 fn operation(route: &Route, binding: usize, comments: &Comments, schemas: &mut Schemas<'_>) -> Value {
     let rpc = &route.rpc;
     let (service, name) = (rpc.parent_service().name().to_owned(), rpc.name());
-    let mut operation = Map::new();
     // Adds a number, because one RPC may have several bindings and ids are unique.
     let suffix = if binding == 0 { String::new() } else { format!("_{}", binding + 1) };
-    operation.insert("operationId".to_owned(), format!("{service}_{name}{suffix}").into());
-    operation.insert("tags".to_owned(), json!([service]));
-    operation.insert("description".to_owned(), comments.of_method(rpc).into());
-    operation.insert("parameters".to_owned(), parameters(route, schemas).into());
-    operation.insert("security".to_owned(), security(&route.auth));
-    if let Some(body) = body(route, schemas) {
-        operation.insert("requestBody".to_owned(), body);
-    }
     let answer = match &route.answer {
         Answer::Json => json!({
             "description": "The response.",
@@ -116,8 +107,18 @@ fn operation(route: &Route, binding: usize, comments: &Comments, schemas: &mut S
         }
     };
     let problem = json!({ "$ref": "#/components/responses/Problem" });
-    operation.insert("responses".to_owned(), json!({ "200": answer, "4XX": problem, "5XX": problem }));
-    Value::Object(operation)
+    let mut operation = json!({
+        "operationId": format!("{service}_{name}{suffix}"),
+        "tags": [service],
+        "description": comments.of_method(rpc),
+        "parameters": parameters(route, schemas),
+        "security": security(&route.auth),
+        "responses": { "200": answer, "4XX": problem, "5XX": problem },
+    });
+    if let Some(body) = body(route, schemas) {
+        operation["requestBody"] = body;
+    }
+    operation
 }
 
 fn security(auth: &MethodAuth) -> Value {

@@ -60,8 +60,8 @@ impl<'c> Schemas<'c> {
             }
             let mut schema = if of_request { self.input(&field) } else { self.value(&field) };
             let description = self.comments.of_field(&field);
-            if let (Some(schema), false) = (schema.as_object_mut(), description.is_empty()) {
-                schema.insert("description".to_owned(), description.into());
+            if !description.is_empty() {
+                schema["description"] = description.into();
             }
             properties.insert(field.json_name().to_owned(), schema);
             // Answers hold every field except a message, or a field of a oneof, that is not set.
@@ -71,24 +71,22 @@ impl<'c> Schemas<'c> {
                 required.push(field.json_name().to_owned());
             }
         }
-        let mut schema = Map::new();
-        schema.insert("type".to_owned(), "object".into());
+        let mut schema = json!({ "type": "object", "properties": properties });
         let description = self.comments.of_message(message);
         if !description.is_empty() {
-            schema.insert("description".to_owned(), description.into());
+            schema["description"] = description.into();
         }
-        schema.insert("properties".to_owned(), properties.into());
         if !required.is_empty() {
-            schema.insert("required".to_owned(), required.into());
+            schema["required"] = required.into();
         }
         if of_request {
-            schema.insert("additionalProperties".to_owned(), false.into());
+            schema["additionalProperties"] = false.into();
             for oneof in message.oneofs().filter(table::is_required) {
                 let one = |field: FieldDescriptor| json!({ "required": [field.json_name()] });
-                schema.insert("oneOf".to_owned(), oneof.fields().map(one).collect());
+                schema["oneOf"] = oneof.fields().map(one).collect();
             }
         }
-        Value::Object(schema)
+        schema
     }
 
     /// Returns the schema of a field in a request, with its rules and without the enum value that means "not
