@@ -109,7 +109,8 @@ pub(crate) struct Located {
 }
 
 impl Roots {
-    /// Returns the roots of a sandbox: the workspace, and two directories that may only be read.
+    /// Returns the roots of a sandbox: the workspace, which file calls may read and write, and `/tmp` and
+    /// `/home/user`, which they may only read.
     pub fn standard() -> Self {
         Self([WORKSPACE, "/tmp", "/home/user"].map(|path| (path.into(), path.into())).into())
     }

@@ -28,8 +28,8 @@ fn main() -> Result {
     fs::write(out.join("contract.binpb"), &descriptors)?;
     fs::write(out.join("rules.rs"), rules::generate(&compiler.descriptor_pool())?)?;
 
-    // Maps are ordered, so that equal requests have equal bytes: an idempotency key stores a hash of them, by
-    // which a service recognizes that the key is used for another request.
+    // Generates ordered maps, so that equal requests encode to equal bytes. A service stores a hash of these
+    // bytes with an idempotency key, and compares it to detect that the key is used for another request.
     tonic_prost_build::configure()
         .bytes(".")
         .btree_map(".")

@@ -159,9 +159,10 @@ impl Walk {
     fn give_up(&self) -> Next {
         let primary = match (self.last_failure, self.cause) {
             (Some(last), _) => last,
-            // No model failed: the previous worker was lost, which cut its stream.
+            // The breakers of all remaining models are open, and this worker has called no model. Clients may
+            // have a part of the step from the previous worker, so the turn fails as one with a cut stream.
             (None, Some(ResetCause::Takeover)) => FailureClass::Cut,
-            // The breakers of all remaining models are open.
+            // The breakers of all models are open, and clients have no part of the step.
             (None, _) => FailureClass::Transient,
         };
         Next::GiveUp { primary }

@@ -68,8 +68,9 @@ pub(crate) async fn list(
     Ok(sessions)
 }
 
-/// Locks the session's row, so that its inputs are admitted one after the other. Returns its input policy and
-/// the ordinal of its next turn, or `None` if the tenant has no such session.
+/// Takes the ordinal of the session's next turn and sets the time of the session's last change. The update
+/// locks the session's row until the transaction ends, so that its inputs are admitted one after the other.
+/// Returns the input policy and the ordinal, or `None` if the tenant has no such session.
 pub(crate) async fn next_ordinal(
     db: &mut PgConnection,
     account_id: AccountId,

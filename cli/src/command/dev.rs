@@ -195,7 +195,8 @@ async fn ensure_tokens(home: &Home, database: &Database) -> Result<()> {
     Ok(())
 }
 
-/// Returns the image that the command line names, or the one that this checkout's script builds.
+/// Returns the image that `--image` names. Without it, runs `deploy/sandbox/build-image.sh` and returns the
+/// image that the script prints.
 async fn image(args: &Args, engine: &Engine, stages: Stages) -> Result<String> {
     if let Some(image) = &args.image {
         return Ok(image.clone());

@@ -10,8 +10,8 @@ use std::{
 use anyhow::{Result, bail};
 use rand::RngExt;
 
-/// Ports below the range from which Linux chooses the ports of outgoing connections (32768 and up), so that a
-/// server's port is still free when the server is started again.
+/// Ports below Linux's ephemeral range (32768 and up), so that no outgoing connection takes a server's port
+/// while the server is restarted.
 const PORTS: Range<u16> = 20_000..32_768;
 
 /// Finds a free port for which `accept` returns true.

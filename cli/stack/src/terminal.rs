@@ -30,10 +30,11 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Counts the seconds from the time `ahead` before now, to include a build that ran before this process.
-    pub fn since(ahead: Duration) -> Self {
+    /// Counts the seconds of this command from `elapsed` before now. `make dev` passes the time of the build
+    /// that it ran before this process.
+    pub fn since(elapsed: Duration) -> Self {
         let now = Instant::now();
-        Self { started: now.checked_sub(ahead).unwrap_or(now), silent: false }
+        Self { started: now.checked_sub(elapsed).unwrap_or(now), silent: false }
     }
 
     /// Reports nothing. For commands that run another program on the same output.

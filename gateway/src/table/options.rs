@@ -102,8 +102,8 @@ fn set<T: prost::Message + Default>(options: &DynamicMessage, extension: &Extens
 }
 
 fn binding(rule: &DynamicMessage) -> Result<Binding, String> {
-    // Other parts of HttpRule (custom, response_body, selector) must not be ignored, whether our declaration
-    // has them or not.
+    // Refuses a rule with a field of HttpRule outside SERVED, such as `custom`, `response_body` or `selector`.
+    // A field that our copy of http.proto does not declare is among the unknown fields.
     let unserved = rule
         .fields()
         .find(|(field, _)| !SERVED.contains(&field.name()))

@@ -1,4 +1,4 @@
-//! A simulated chat-svc: a custodian that also answers which account has which session.
+//! Simulates chat-svc: a simulated custodian that also serves GetSession.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, task::Poll};
 

@@ -48,8 +48,8 @@ use crate::{
 /// Maximum attempts to write a record if concurrent writers change it.
 const ATTEMPTS: u32 = 4;
 
-/// Maximum time until the next beat after a beat of an earlier incarnation, so that the agent soon beats in
-/// the present one.
+/// Maximum time to the next beat in the reply to a beat of an earlier incarnation. Such a beat changes
+/// nothing, so the agent must soon send one that counts.
 const SOON: Duration = Duration::from_secs(1);
 
 /// Retention of replicas in Redis after their last announcement.

@@ -198,8 +198,8 @@ pub(crate) async fn release(
     ensure_affected(&done, 1).map_err(|_| pg::Error::Fenced("relay_lanes".into()))
 }
 
-/// Subtracts one canceled message from the number that a lane has pending, whether or not the lane is
-/// claimed.
+/// Lowers a lane's number of pending messages by one, after a message was canceled; without any left the lane
+/// is no longer ready. Checks no epoch, because the caller has locked the lane's row.
 pub(crate) async fn count_canceled(db: &mut PgConnection, lane: Uuid) -> Result<(), pg::Error> {
     let done = sqlx::query!(
         "UPDATE relay_lanes

@@ -263,8 +263,8 @@ impl Redis {
             }
             link.failures
         };
-        // Before the first failure all calls wait for the one that connects. After a failure one call tries
-        // to connect, and the rest fail at once.
+        // If the last attempt to connect succeeded, or there was none, all calls wait for the one that
+        // connects. If it failed, one call tries to connect, and the rest fail at once.
         let _alone = if failures == 0 {
             self.0.connecting.lock().await
         } else {

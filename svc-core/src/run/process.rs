@@ -49,7 +49,8 @@ pub trait Configured: Sized {
     /// Loads the configuration: defaults, overridden by `file`, overridden by the environment.
     ///
     /// # Errors
-    /// An error that names the key if a key is unknown, missing or has a bad value.
+    /// An error if the file does not exist, or one that names the key if a key is unknown, missing or has a
+    /// bad value.
     fn load(file: Option<&Path>) -> Result<Self, Self::Error>;
 
     /// Returns the settings of the process and of its telemetry.

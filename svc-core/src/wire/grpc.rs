@@ -69,7 +69,8 @@ pub struct Call {
 }
 
 impl Call {
-    /// Splits a request into the facts of the call and its message.
+    /// Splits a request into its [`Call`] (caller, credential, deadline, method, idempotency key) and its
+    /// message. If the request has a key, also hashes the message.
     ///
     /// # Errors
     /// `UNAUTHENTICATED` if no layer authenticated the caller.

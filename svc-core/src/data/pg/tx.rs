@@ -85,7 +85,8 @@ impl Tx {
         Ok(Self(pool.inner().begin().await?))
     }
 
-    /// Lets this transaction write another subject too, for example the target of a fork.
+    /// Locks the custody rows of `subject` until the transaction ends, so that the transaction may write its
+    /// data too; for example those of an account that the transaction itself has created.
     ///
     /// # Errors
     /// The errors of [`Self::for_subject`].
