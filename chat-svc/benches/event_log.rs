@@ -1,8 +1,8 @@
 //! Compares the event journal with bare multi-row inserts of the same rows, in batches of the same size, over
-//! as many connections, without fencing, order and readers.
+//! as many connections; the inserts have no fencing, no order and no readers.
 //!
-//! Fails if the journal writes fewer events per second than [`FLOOR`] allows (a share of the inserts' rate),
-//! beyond the noise.
+//! Fails if the journal's rate is less than [`FLOOR`] times the rate of the inserts, by more than the noise
+//! that [`compare`] allows for.
 
 #![expect(clippy::expect_used, reason = "a benchmark may fail")]
 

@@ -1,5 +1,5 @@
 //! All SQL of chat-svc. The caller passes in the connection, so it decides what is one transaction. A
-//! function filters by tenant if a client names the row.
+//! function filters by tenant if the row's id comes from a client.
 
 pub(crate) mod claims;
 pub(crate) mod erasure;

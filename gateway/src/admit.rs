@@ -35,9 +35,9 @@ pub(crate) const JSON: &str = "application/json";
 #[derive(Debug, Clone)]
 pub(crate) struct Admission {
     tokens: Arc<dyn TokenResolver>,
-    /// Resolves the tokens of streams while they are open. It caches a result for `streams.recheck`, and each
-    /// stream checks its token with that period: together at most `TOKEN_TTL`, within which a revocation must
-    /// take effect.
+    /// Resolves the tokens of open streams. Each stream checks its token every `streams.recheck`, and this
+    /// resolver caches a result for as long again, so a stream ends within twice that time after its token is
+    /// revoked. `Config::check` limits the sum to `TOKEN_TTL`.
     fresh_tokens: Arc<dyn TokenResolver>,
     rate: RateLimiter,
     concurrency: Concurrency,
@@ -105,7 +105,7 @@ impl Admission {
         self.concurrency.stream(principal)
     }
 
-    /// Reads the whole body, which must have one of these media types.
+    /// Reads the whole body. Unless it is empty, it must have one of `media_types`.
     ///
     /// # Errors
     /// 415 for another media type or a compressed body, 413 over the size limit, 408 over the time limit, 400

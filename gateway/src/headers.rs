@@ -19,8 +19,8 @@ pub(crate) const A2A_VERSION: &str = "a2a-version";
 /// Id of the stored message that an A2A response belongs to.
 pub(crate) const RELAY_MESSAGE: &str = "x-steward-relay-message";
 
-/// W3C trace context of the caller. The gateway copies it to the call, where its own span replaces the
-/// caller's as the parent if the gateway traces the request.
+/// W3C trace context of the caller. The gateway copies it to the call. If the gateway traces the request, it
+/// names its own span as the parent there, instead of the caller's.
 pub(crate) const TRACE_CONTEXT: [&str; 2] = ["traceparent", "tracestate"];
 
 /// State of the caller's rate limit: the requests left and the time until the bucket is full (IETF draft

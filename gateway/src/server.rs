@@ -1,10 +1,10 @@
 //! The public listener: HTTP/1.1 connections, their limits, and the drain.
 //!
 //! TLS and HTTP/2 are the job of a load balancer in front of the gateway. A request's head is limited in size
-//! and time; a connection that is idle for the same time is closed; the kernel detects dead peers. At a stop
-//! the listener stays open for `drain_delay`, so that load balancers see that the gateway is not ready. Then
-//! the gateway accepts no connection, ends streams, lets running requests finish and closes idle connections.
-//! The process's grace period limits the time for all of this.
+//! and must arrive within `header_timeout`; a connection without a request for that time is closed. The
+//! kernel detects dead peers. At a stop the listener stays open for `drain_delay`, so that load balancers see
+//! that the gateway is not ready. Then the gateway accepts no connection, ends streams, lets running requests
+//! finish and closes idle connections. The process's grace period limits the time for all of this.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ use crate::config::ConnectionsConfig;
 /// Pause after a failed accept, for example when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Tokens for the stop of the server: the process fires two of them, the server the other two.
+/// Cancellation tokens for the stop of the server.
 #[derive(Debug)]
 pub(crate) struct Stop {
     /// Fired by the process: begins the drain.

@@ -85,7 +85,7 @@ impl Gateway {
     /// See [`start`].
     pub async fn build(config: Config, deps: Deps) -> Result<Self, StartError> {
         config.check()?;
-        // Binds the ports first, so that a taken port is reported at once.
+        // Binds the ports before it builds any part, so that a taken port is reported at once.
         let public = bind(config.listen).await?;
         let operators = bind(config.operator_listen).await?;
         let table = Table::decode(deps.descriptors).map_err(unservable)?;

@@ -31,8 +31,8 @@ use crate::{
     records::{Outcome, Output},
 };
 
-/// Name of the environment variable that marks the processes of a command. Every descendant inherits it, so
-/// the guest also finds those with a parent that has exited.
+/// Name of the environment variable that marks the processes of a command. Descendants inherit it, so the
+/// guest also finds those with a parent that has exited.
 pub(crate) const MARK: &str = "STEWARD_EXEC";
 
 /// Exit code of a program that was not found, as shells report it.
@@ -79,8 +79,8 @@ pub(crate) async fn run(command: Command, canceled: &CancellationToken, tasks: &
     let (stdout, stderr) = (stdout.ended().await, stderr.ended().await);
     let exit_code = match status {
         Ok(status) => exit_code(status),
-        // The error is not expected for a child of this process. The command ran, but its exit code is
-        // unknown.
+        // `wait` should not fail for a child of this process. If it does, the command has run, but its exit
+        // code is unknown.
         Err(error) => {
             return Outcome {
                 stdout,
@@ -173,7 +173,8 @@ fn capture(pipe: pipe::Receiver, limit: usize, tasks: &TaskTracker) -> Capture {
 impl Capture {
     /// Tells the reader that the command has exited, and returns the output.
     async fn ended(self) -> Output {
-        // The send fails if the reader has found the end of the stream before; it has sent the output then.
+        // The send fails if the reader has already found the end of the stream; the reader then sends the
+        // output without this signal.
         let _ = self.ended.send(());
         self.output.await.unwrap_or_default()
     }
@@ -207,8 +208,9 @@ async fn read(
     while open && matches!(pipe.read(&mut chunk).await, Ok(1..)) {}
 }
 
-/// Reads the bytes that the exited command left in the pipe, until the pipe is empty. It calls `read`
-/// directly, because the runtime may not have learned yet that the pipe is readable.
+/// Reads the bytes that the exited command left in the pipe, until the pipe is empty, or at most
+/// [`PIPE_BYTES`], because background processes may keep writing. Calls the system's `read` directly, because
+/// the runtime may not have learned yet that the pipe is readable.
 fn drain(pipe: &pipe::Receiver, kept: &mut BoundedOutput, chunk: &mut [u8]) {
     let mut drained = 0;
     while drained < PIPE_BYTES {

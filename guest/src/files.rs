@@ -251,8 +251,9 @@ impl Located {
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(&directory, ".", flags, Mode::empty())?;
-        // The `limit` smallest names found so far; the largest is removed when a smaller one is found. Two
-        // names that are not UTF-8 may read the same, so the key has the bytes too.
+        // The first `limit` names, in order, of those found so far: whenever there is one more, the last is
+        // removed. The key also has the name's bytes, because two names that are not UTF-8 may give the same
+        // text.
         let mut first = BTreeMap::new();
         let mut more = false;
         for found in Dir::read_from(&directory)? {
@@ -278,7 +279,7 @@ impl Located {
 
 fn enter(directory: &OwnedFd, name: &str) -> Result<OwnedFd, Error> {
     match rustix::fs::openat(directory, name, WALK, Mode::empty()) {
-        // With O_PATH and O_NOFOLLOW, a link to a directory also gives ENOTDIR.
+        // With O_PATH, O_NOFOLLOW and O_DIRECTORY, the kernel returns ENOTDIR for a symbolic link too.
         Err(Errno::NOTDIR) => {
             let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
             Err(if kind(&stat) == Kind::Symlink {

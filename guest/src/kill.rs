@@ -1,8 +1,8 @@
 //! Kills a command and its descendants, including those that left its process group or have no living parent.
 //!
 //! The guest may not create a control group in its container, so it finds descendants in `/proc`: by process
-//! group and session, by parent, and by a mark in their environment, which only a program that rewrites its
-//! own environment can remove.
+//! group and session, by parent, and by a mark in their environment. A program can remove the mark: it can
+//! overwrite its own environment, or start another program without the mark (`env -i`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -75,8 +75,8 @@ fn listen(run_dir: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(&temporary)?;
-    // sandbox-svc may run as any user. Other users of the host cannot enter the directory above the run
-    // directory.
+    // Lets every user connect, because sandbox-svc may run as any user. Other users of the host cannot enter
+    // the directory above the run directory.
     fs::set_permissions(&temporary, Permissions::from_mode(0o666))?;
     fs::rename(&temporary, run_dir.join(SOCKET_NAME))?;
     Ok(listener)

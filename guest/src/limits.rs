@@ -23,8 +23,8 @@ pub(crate) const EXEC_TIME: Duration = Duration::from_secs(3_600);
 /// can have left in one.
 pub(crate) const PIPE_BYTES: usize = 1 << 20;
 
-/// Maximum scans of `/proc` for the descendants of a command that is killed: a process that forks during a
-/// scan is found by the next one.
+/// Maximum scans of `/proc` for the descendants of a command that is killed. A child that is forked during a
+/// scan is found by the next scan.
 pub(crate) const KILL_SCANS: usize = 16;
 
 /// Maximum amounts that one guest stores and accepts.

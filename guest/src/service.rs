@@ -33,7 +33,7 @@ pub(crate) struct Guest {
     instance: String,
     records: Records,
     tasks: TaskTracker,
-    /// Environment of every later command, as the last Bind request set it.
+    /// Environment variables that the last Bind request set, for every command after it.
     bound: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
@@ -172,8 +172,8 @@ impl GuestService for Guest {
         if !self.records.contains(&key) {
             let target = located.clone();
             match blocking(move || target.check_free()).await? {
-                // After an unexpected error the write is tried nevertheless. If it fails too, its record has
-                // the reason.
+                // After an unexpected error of the check, the write is tried nevertheless. If the write fails
+                // too, its record has the reason.
                 Ok(()) | Err(files::Error::Other(_)) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -66,7 +66,7 @@ pub fn generate(pool: &DescriptorPool) -> Result<String> {
 struct Generator {
     field: ExtensionDescriptor,
     oneof: ExtensionDescriptor,
-    /// The pattern of each generated static, with the name of that static.
+    /// The patterns of the contract's rules, each with the name of the static that is generated for it.
     patterns: BTreeMap<String, String>,
 }
 
@@ -216,7 +216,8 @@ impl Generator {
         Ok(())
     }
 
-    /// Returns the rules of an item, key or value, each as the condition that breaks it.
+    /// Returns the rules of a list's items, or of a map's keys or values: for each rule, the condition under
+    /// which a value breaks it and the problem's text.
     fn each(&mut self, kind: &Kind, rules: &DynamicMessage) -> Result<Vec<Broken>> {
         let mut broken = Vec::new();
         for (part, rule) in rules.fields() {
@@ -257,8 +258,8 @@ impl Generator {
                     let texts = strings(texts);
                     let problem = match texts.len() {
                         0..=4 => format!("must be one of {}", texts.join(", ")),
-                        // Does not list them, because each item of a list may have this problem and the text
-                        // would be long.
+                        // Does not list more than four values, because each item of a list may have this
+                        // problem and the text would be long.
                         many => format!("must be one of the {many} values that the contract lists"),
                     };
                     (format!("!{texts:?}.contains(&value.as_str())"), problem)

@@ -46,7 +46,8 @@ pub enum Error {
     /// The job's state machine refused an input, which only a defect of purge-svc can cause.
     #[error("job refused a transition")]
     Machine(#[source] job::Refused),
-    /// The idempotency key was used for another request, or its request is in progress.
+    /// The idempotency key was used for another request, or the first request with this key is still in
+    /// progress.
     #[error(transparent)]
     Idempotency(#[from] idempotency::Error),
     /// chat-svc could not say whether the session exists.

@@ -36,8 +36,8 @@ impl Default for Beats {
 }
 
 impl Beats {
-    /// Counts one beat: whether Redis renewed the agent's deadline, and whether the beat needed the agent's
-    /// record in Postgres.
+    /// Counts one beat, by whether Redis renewed the agent's deadline (`counted`) and whether the beat needed
+    /// the agent's record in Postgres (`through_record`).
     pub(crate) fn count(&self, counted: bool, through_record: bool) {
         self.0.add(1, &labels(counted, through_record));
     }

@@ -1,5 +1,5 @@
 //! Operator commands that write to the database directly. `steward dev` and `steward token` use them, because
-//! the API requires a token and the first one must be made without it.
+//! the API refuses calls without a token and so cannot make the first token.
 
 use secrecy::{ExposeSecret, SecretString};
 use svc_core::{

@@ -2,7 +2,7 @@
 //!
 //! * A command through journal and guest, compared with the same command by `docker exec` in the same
 //!   container.
-//! * A claim from the warm pool, compared with creating and starting such a container.
+//! * A claim from the warm pool, compared with creating and starting a container of the same configuration.
 //! * A cold create from the request to the guest's answer, compared with creating and starting a container of
 //!   the same configuration without waiting for an answer from it.
 //!

@@ -86,9 +86,9 @@ impl Deps {
         Ok(Some(ended))
     }
 
-    /// Commits a sandbox to its removal in `tx`, for the cause that `cause` gives for the locked row, and
-    /// notifies its waiters. Returns `false`, without a commit, if it gives none or the removal is committed
-    /// already.
+    /// Commits a sandbox to its removal in `tx` and notifies its waiters. `cause` gets the locked row and
+    /// returns the cause of the removal. Returns `false` and commits nothing if `cause` returns `None`, or if
+    /// the sandbox is absent or its removal is committed already.
     async fn end(
         &self,
         mut tx: Tx,

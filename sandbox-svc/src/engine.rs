@@ -156,7 +156,7 @@ pub enum Error {
     /// The engine gave no answer in time: it may have carried out the request, or may still do so.
     #[error("engine did not answer within {0:?}")]
     TimedOut(Duration),
-    /// Too many calls are waiting, so no request was sent to the engine.
+    /// Too many calls wait for a permit, or no permit became free in time. No request was sent to the engine.
     #[error("too many calls wait for the engine")]
     Busy,
     /// The circuit breaker is open, so no request was sent to the engine. The value is the time until the
@@ -169,8 +169,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the engine did not answer or was not asked. The circuit breaker counts such an answer as a
-    /// failure.
+    /// Whether the engine did not answer, or no request was sent to it. The circuit breaker counts a call
+    /// that the engine did not answer as a failure.
     pub const fn is_outage(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::TimedOut(_) | Self::Busy | Self::BreakerOpen(_) => true,

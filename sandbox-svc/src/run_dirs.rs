@@ -37,9 +37,9 @@ fn failed(name: impl Into<String>, step: &'static str) -> impl FnOnce(io::Error)
 pub struct RunDirectories(PathBuf);
 
 impl RunDirectories {
-    /// Opens the run directories under `base`, and makes `base` if it is missing. Only this process's user
-    /// may enter it, because the directories below are writable for every user: the sandbox's user has no
-    /// fixed id on the host.
+    /// Opens the run directories under `base`. Makes `base`, if it is missing, with access for this process's
+    /// user only: the directories below are writable for every user, because the sandbox's user has no fixed
+    /// id on the host.
     pub fn open(base: &Path) -> Result<Self, Error> {
         let failed = |step| failed(base.display().to_string(), step);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(base).map_err(failed("make"))?;

@@ -43,7 +43,7 @@ impl PassLease {
     /// [`pg::Error`] if Postgres did not record the new holder.
     pub async fn hold(&mut self) -> Result<Option<&Held>, pg::Error> {
         if self.held.as_ref().is_none_or(|held| held.lost().is_cancelled()) {
-            // Releases the old lease first, because the new one cannot be acquired while it is held.
+            // Drops the lost lease now, so that `self.held` is empty if `acquire` fails.
             self.held = None;
             self.held = self.singleton.acquire().await?;
         }

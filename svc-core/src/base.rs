@@ -79,7 +79,8 @@ impl StartError {
     }
 }
 
-/// A service that has bound its ports and read its keys and the contract, but has not yet changed any data.
+/// A service that has bound its ports and read the contract and the keys that verify its callers, but has not
+/// yet changed any data.
 #[derive(Debug)]
 pub struct Starting {
     name: &'static str,
@@ -95,12 +96,12 @@ pub struct Starting {
 }
 
 impl Starting {
-    /// Checks the configuration, binds the ports and reads the keys and the contract. Returns the starting
-    /// service and the configuration keys that only this service has.
+    /// Checks the configuration, binds the ports, and reads the contract and the keys that verify callers.
+    /// Returns the starting service, and the values of the configuration keys that only this service has.
     ///
     /// # Errors
     /// [`StartError`] names what does not work. The configuration is checked first, then the ports, then the
-    /// keys.
+    /// contract and the keys that verify callers.
     pub async fn new<S: ServiceConfig>(
         config: Config<S>,
         lifecycle: Lifecycle,

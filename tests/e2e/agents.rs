@@ -111,7 +111,7 @@ async fn an_agent_enrols_beats_and_answers_in_both_versions() {
         assert_eq!(mallory.api.get("/v1/agents").await.unwrap()["agents"], json!([]));
         assert_eq!(refusal(mallory.api.get(&format!("/v1/agents/{}", agent.id)).await).status, 404);
 
-        // Reports the same over a stream, which agents can use over gRPC.
+        // Sends beats over a gRPC stream too; the last one reports a wedged runtime.
         stream_beats(&mut cluster, &agent).await;
         assert_eq!(status(&ada, &agent.id).await, "AGENT_STATUS_DEGRADED");
 

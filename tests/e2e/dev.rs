@@ -189,7 +189,7 @@ async fn dev_starts_a_plane_that_heals_and_stops_completely() {
     let (well, answer) = again.run(&["chat", "say still there"]).await;
     assert!(well && answer.contains("still there"), "{answer}");
     assert!(again.interrupt().await.contains("data stays in"));
-    // The engine may be the machine's own, on which sandboxes would stay without this.
+    // Removes the sandboxes: if the engine is the machine's own, they would stay on it after the test.
     let output = steward(&home, &["clean"]).output().await.unwrap();
     assert!(output.status.success(), "{output:?}");
 }

@@ -69,7 +69,7 @@ struct Scene {
     page: String,
     /// A running sandbox with symbolic links that lead out of its workspace.
     sandbox: String,
-    /// A running sandbox in which a program replaced the guest's socket by a symbolic link.
+    /// A running sandbox; [`Scene::usurp`] replaces the socket of its guest by a symbolic link.
     usurped: String,
     /// A secret with which an agent may register.
     enrolment: String,
@@ -196,8 +196,8 @@ impl Tokens {
         let gone = Client::new().delete(path).bearer_auth(&tenant.token).send().await.unwrap();
         assert_eq!(gone.status(), 200);
         let reader = make(&["sessions:read"], None).await;
-        // The gateway caches a valid token for five seconds, so the revoked token must not have been used
-        // before it was revoked.
+        // Waits until the token with a lifetime of 0.2 s has expired. The revoked token needs no wait: it was
+        // never used, so the gateway has not cached it as valid.
         tokio::time::sleep(Duration::from_millis(300)).await;
         Self { expired, revoked, reader }
     }

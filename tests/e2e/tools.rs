@@ -60,8 +60,9 @@ async fn a_sandboxed_program_changes_neither_host_nor_guest() {
     .await;
     assert_eq!(host.matches("ermission denied").count(), 4, "{host}");
 
-    // The command uses every process that the sandbox allows until its timeout. The guest cannot start
-    // another thread then, and its threads that were idle for ten seconds have ended.
+    // The command uses every process that the sandbox allows until its timeout, so the guest cannot start a
+    // thread then. The timeout exceeds ten seconds, after which tokio ends idle blocking threads by default;
+    // the guest must have kept its own.
     let sandboxes = tenant.api.get(&format!("/v1/sandboxes?session_id={session}")).await.unwrap();
     let execs = format!("/v1/sandboxes/{}/execs", sandboxes["sandboxes"][0]["sandboxId"].as_str().unwrap());
     let crowd = "(while :; do sleep 60 & done) 2> /dev/null; sleep 60 & wait";

@@ -177,7 +177,8 @@ async fn a_turn_that_was_taken_over_continues_its_trace() {
     let session = tenant.session().await;
     // While "chat-2" is down, only "chat" can claim the turn.
     cluster.process("chat-2").kill().await;
-    // The gateway sends some calls to "chat-2" until it notices that the replica is down; these calls fail.
+    // The gateway sends some calls to "chat-2" until it notices that the replica is down. These calls may
+    // fail, so the test repeats the request until it is accepted.
     let input = json!({ "input": "run sleep 8; echo first then run echo second" });
     let path = format!("/v1/sessions/{session}/turns");
     let accepted = async || unmet(&cluster, &tenant).await.api.post(&path, &input).await.ok();

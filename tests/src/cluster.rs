@@ -83,8 +83,8 @@ impl Builder {
     #[must_use]
     pub fn replicas(mut self, service: Service, count: usize) -> Self {
         self.services.retain(|other| *other != service);
-        // Inserts them at the front, so that the gateway stays last: [`Cluster::stop_processes`] expects it
-        // there.
+        // Inserts the replicas at the front, so that the gateway stays last if `service` is another one:
+        // [`Cluster::stop_processes`] expects it there.
         self.services.splice(0..0, std::iter::repeat_n(service, count));
         self
     }
@@ -338,7 +338,7 @@ impl Cluster {
     /// Stops every running process, so that each sends its last telemetry; the servers keep running.
     ///
     /// # Panics
-    /// If a process exits with an error or too late.
+    /// If a process exits with an error.
     pub async fn stop_processes(&mut self) {
         // Stops the gateway first, which is last in the list.
         for child in self.children.iter_mut().rev().filter(|child| child.is_running()) {

@@ -56,7 +56,7 @@ struct Witness<'a> {
 struct Joint {
     /// Bytes of an event that is not complete yet.
     open: Vec<u8>,
-    /// The longest part of the next event with which a broken stream has ended so far.
+    /// The longest incomplete copy of the next event that a broken stream has sent so far.
     shown: Vec<u8>,
 }
 

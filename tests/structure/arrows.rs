@@ -8,7 +8,7 @@ use crate::{
 /// A library that only some layers may name.
 struct Fence {
     library: &'static str,
-    /// Directories (with a slash) or files, at any depth below `src/`, that may name it.
+    /// Directories (with a slash) or files, at any depth below `src/`, that may name the library.
     layers: &'static [&'static str],
     exempt: &'static [&'static str],
 }
@@ -33,8 +33,8 @@ const FENCES: &[Fence] = &[
 const IMPURE: &[&str] =
     &["axum", "bollard", "hyper", "redis", "reqwest", "sqlx", "steward_proto", "tokio", "tonic", "tracing"];
 
-/// For each layer, the layers that it may not use. Allowed are grpc → app → {domain, store, edges}, and
-/// worker → app; edges are the layers that talk to other systems, such as `client`.
+/// For each layer, the layers that it may not use. Calls are meant to go grpc → app → {domain, store, edges},
+/// and worker → app; edges are the layers that talk to other systems, such as `client`.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("domain", &["app", "client", "config", "grpc", "service", "store", "worker"]),
     ("store", &["app", "client", "config", "grpc", "service", "worker"]),

@@ -160,7 +160,8 @@ async fn store_partial(
     Ok(None)
 }
 
-/// Stores the results of the last committed step's calls, if their message is missing.
+/// Stores the message with the results of the last committed step's calls, unless the worker has stored it.
+/// Returns the message's id.
 async fn store_open_calls(
     tx: &mut Tx,
     turn: &Turn,

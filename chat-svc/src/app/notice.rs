@@ -90,7 +90,7 @@ impl Listener {
                 notice = self.here.recv() => match notice {
                     Ok(notice) => return notice,
                     Err(broadcast::error::RecvError::Lagged(_)) => return Notice::Missed,
-                    // The last sender is gone, so this process sends no more notices.
+                    // This process sends no more notices; waits for those of other replicas.
                     Err(broadcast::error::RecvError::Closed) => self.remote.recv().await,
                 },
                 hint = self.remote.recv() => hint,

@@ -59,7 +59,8 @@ impl From<Fenced> for RunError {
 impl From<Error> for RunError {
     fn from(error: Error) -> Self {
         match error {
-            // An erasure ended the turn in the transaction that froze its session.
+            // The turn is no longer this worker's: an erasure ended it when it froze the session, or the turn
+            // was claimed again.
             Error::Pg(
                 pg::Error::SubjectFrozen(_) | pg::Error::SubjectNotFound { .. } | pg::Error::Fenced(_),
             ) => Self::Fenced,

@@ -2,7 +2,7 @@
 //!
 //! The turn is final at once, but its command may still run. The transaction that ended the turn marked its
 //! calls as due, so any replica may stop them; stopping a call twice changes nothing. The sandbox of an
-//! erased session is deleted, and its calls with it; if the erasure is withdrawn, the calls are stopped too.
+//! erased session is deleted, and its calls with it; if the erasure is given up, the calls are stopped then.
 
 use std::{sync::Arc, time::Duration};
 

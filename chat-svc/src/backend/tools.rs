@@ -6,7 +6,8 @@
 //!
 //! * the call ran: its result is adopted;
 //! * the call runs: the worker waits for its end;
-//! * the call did not arrive: sandbox-svc abandons the key, and the call is sent under the next one;
+//! * the call did not arrive: sandbox-svc abandons the key (refuses it from then on), and the call is sent
+//!   under the next one;
 //! * no service knows: the model reads that the call is in doubt.
 //!
 //! A call that only reads is sent again until sandbox-svc answers, for at most `resolve_timeout`.

@@ -78,8 +78,8 @@ pub enum TurnEvent {
     /// The open step starts again as `attempt`: its events from `from_seq` on are void.
     #[serde(rename = "reset")]
     Reset { from_seq: i64, attempt: i32, cause: String },
-    /// A model continues the open step's text as `attempt`: nothing is void. It is another model, or after a
-    /// takeover the same one.
+    /// A model (another one, or after a takeover the same one) continues the open step's text as `attempt`:
+    /// no event is void.
     #[serde(rename = "splice")]
     Splice {
         step: i32,
@@ -246,7 +246,7 @@ impl OpenStep {
                     // void the events before this one.
                     open = Self { step, attempt, model, from_seq: stored.seq, ..Self::default() };
                 }
-                // Another model continues the text: nothing is void.
+                // A model continues the text: no event is void.
                 Ok(TurnEvent::Splice { attempt, to_model, .. }) => {
                     open.attempt = attempt;
                     open.model = to_model;

@@ -68,7 +68,8 @@ pub(crate) enum Next {
     Splice { candidate: usize, attempt: i32, kept_bytes: usize, cause: ResetCause },
     /// Void the step's events from `from_seq` on, then ask this model.
     Reset { candidate: usize, attempt: i32, from_seq: i64, cause: ResetCause },
-    /// No model of the route is left, or the failure forbids another attempt. The turn fails with `primary`.
+    /// The route has no more models to ask, or no model can help. The turn fails with `primary`: the class of
+    /// the last failure, or a class that stands for open breakers if this worker saw no failure.
     GiveUp { primary: FailureClass },
 }
 
@@ -159,8 +160,9 @@ impl Walk {
     fn give_up(&self) -> Next {
         let primary = match (self.last_failure, self.cause) {
             (Some(last), _) => last,
-            // The breakers of all remaining models are open, and this worker has called no model. Clients may
-            // have a part of the step from the previous worker, so the turn fails as one with a cut stream.
+            // This worker has called no model, because the breakers of all remaining models are open. Clients
+            // may have seen a part of the step from the previous worker, so they get the failure of a stream
+            // that was cut.
             (None, Some(ResetCause::Takeover)) => FailureClass::Cut,
             // The breakers of all models are open, and clients have no part of the step.
             (None, _) => FailureClass::Transient,

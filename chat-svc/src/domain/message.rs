@@ -172,8 +172,8 @@ pub(crate) fn storable(mut message: Message) -> Message {
 pub(crate) struct History {
     newest_first: Vec<Message>,
     bytes: usize,
-    /// True if the limits were reached before the last turn's question was found. Of that turn only the final
-    /// answer is kept; messages before it are skipped up to its question.
+    /// Set if the newest turn alone exceeds the limits. Then only its question and its final answer are kept,
+    /// and the messages between them are skipped.
     wants_question: bool,
 }
 

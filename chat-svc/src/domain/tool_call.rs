@@ -17,8 +17,9 @@ pub(crate) struct CallKey {
 }
 
 impl CallKey {
-    /// Returns the idempotency key that is sent to sandbox-svc with this dispatch; the first has number 1.
-    /// Another dispatch is made only after sandbox-svc has abandoned the previous key, which it then refuses.
+    /// Returns the idempotency key that is sent to sandbox-svc with this dispatch; the first has number 1. A
+    /// call is dispatched again only after sandbox-svc has abandoned the previous key: it refuses that key
+    /// from then on.
     pub(crate) fn exec_key(&self, dispatch: i32) -> String {
         let Self { turn_id, step, call } = self;
         match dispatch {

@@ -225,8 +225,8 @@ pub(crate) fn next(
             ..changed
         }),
         (Running, Input::Advance) => Ok(Standing { no_progress_claims: 0, ..changed }),
-        // The claim of a turn that was handed over does not count as one without progress: repeated
-        // deployments must not fail a long turn as poisoned.
+        // The claim of the worker that hands the turn over is no longer counted: repeated deployments must
+        // not fail a long turn as POISONED.
         (Running, Input::Release) => {
             Ok(Standing { no_progress_claims: (standing.no_progress_claims - 1).max(0), ..changed })
         }

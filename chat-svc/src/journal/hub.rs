@@ -43,7 +43,8 @@ pub(super) enum News {
 #[derive(Debug, Default)]
 struct Turns {
     read: HashMap<TurnId, broadcast::Sender<News>>,
-    /// Open logs of this process; briefly two for a turn that was handed over and claimed again.
+    /// Number of open logs of each turn that this process runs; briefly two if it handed a turn over and
+    /// claimed it again.
     run: HashMap<TurnId, usize>,
 }
 

@@ -232,7 +232,8 @@ impl Task {
                 self.commit(portions).await;
             }
         };
-        // A forced stop may end it in the middle of a batch; clients have not seen uncommitted events.
+        // A forced stop may end the writer in the middle of a batch. That does no harm: clients have not seen
+        // uncommitted events.
         let _ended = hard.run_until_cancelled(work).await;
     }
 

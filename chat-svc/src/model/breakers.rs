@@ -14,7 +14,7 @@ use svc_core::run::{
 use super::model_client::ModelError;
 use crate::domain::failure::HealthEffect;
 
-/// How many times longer an endpoint cools down after a rate limit without a Retry-After.
+/// Factor by which the configured cooldown of an endpoint is longer after a rate limit without a Retry-After.
 const RATE_LIMIT_FACTOR: u32 = 5;
 
 /// Permission to call an endpoint; the outcome must be passed to [`Breakers::record`].

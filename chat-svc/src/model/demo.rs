@@ -20,8 +20,8 @@
 //!
 //! Ways to fail: `cut`, `stall`, `malformed`, `error`, `busy`, `limit`, `reject`, `invalid`, `empty`.
 //!
-//! A tool that is not offered is not called; the answer says so. Tokens in its usage are words. It continues
-//! a prefill with which its own answer starts; after any other prefill it sends its whole answer.
+//! A tool that is not offered is not called; the answer says so. Tokens in its usage are words. If a prefill
+//! is the beginning of its answer, it sends the rest; after any other prefill it sends its whole answer.
 
 mod script;
 

@@ -157,9 +157,9 @@ fn events(response: Response, idle: Duration) -> ModelStream {
             };
             let chunk = match chunk {
                 Ok(Some(chunk)) => chunk,
-                // The body has ended; `decoder.end` fails if the message is not finished. After a finished
-                // message, an error of the connection does no harm.
+                // The body has ended; `decoder.end` fails if the message is not finished.
                 Ok(None) => break,
+                // The message is finished, so it does no harm if the rest of the stream is cut or stalls.
                 Err(_) if decoder.is_finished() => break,
                 Err(error) => Err(error)?,
             };

@@ -30,7 +30,7 @@ pub(super) const USAGE_CACHE_CREATION: &str = "gen_ai.usage.cache_creation.input
 pub(super) const USAGE_REASONING: &str = "gen_ai.usage.reasoning.output_tokens";
 /// The messages that the model was given; recorded only if content is captured.
 pub(super) const INPUT_MESSAGES: &str = "gen_ai.input.messages";
-/// The messages that the model answered; recorded only if content is captured.
+/// The messages that the model returned; recorded only if content is captured.
 pub(super) const OUTPUT_MESSAGES: &str = "gen_ai.output.messages";
 /// The model's instructions; recorded only if content is captured.
 pub(super) const SYSTEM_INSTRUCTIONS: &str = "gen_ai.system_instructions";

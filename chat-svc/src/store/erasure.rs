@@ -1,11 +1,12 @@
-//! The tables that an erasure clears in chat-svc, and its queries for faults that an erasure must not leave.
+//! The tables that an erasure clears in chat-svc, and the queries that find rows which no erasure may leave.
 
 use sqlx::PgConnection;
 use svc_core::{custody_tables, data::pg, subject::Subject};
 use uuid::Uuid;
 
 custody_tables! {
-    /// Tables that an erasure deletes from, in this order: events are found through their turns.
+    /// Tables of an erasure. Its Erase step deletes from all but the head, in this order: events before
+    /// turns, because events are found through their turns. Its Commit step deletes the head's rows.
     pub static TABLES;
     head "chat.sessions" => sessions(account_id, id);
     "chat.turn_events" => turn_events through turns by turn_id;

@@ -82,8 +82,8 @@ pub(crate) async fn append_again(db: &mut PgConnection, batch: &Batch) -> Result
     Ok(append!(db, batch, "ON CONFLICT (turn_id, seq) DO NOTHING")?)
 }
 
-/// Returns whether the committed row is running with `epoch`. If [`append()`] did not return a turn, the turn
-/// was claimed again or is final if this is false, and its row was locked if this is true.
+/// Returns whether the turn's committed row is running with `epoch`. For a turn that [`append()`] did not
+/// return, false means that it was claimed again or is final, and true that its row was locked.
 pub(crate) async fn is_held(db: &mut PgConnection, turn_id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
     let held = sqlx::query_scalar!(
         r#"SELECT epoch = $2 AND status = $3 AS "held!" FROM turns WHERE id = $1"#,

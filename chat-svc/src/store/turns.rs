@@ -305,7 +305,7 @@ pub async fn renew(
     Ok(Renewal { kept, lost })
 }
 
-/// Hands a turn over: any worker may claim it at once, and that claim does not count as a claim without
+/// Hands a turn over: any worker may claim it at once. The caller's own claim no longer counts as one without
 /// progress. Returns false if the turn was claimed again or is final.
 pub async fn release(db: &mut PgConnection, id: TurnId, epoch: i64) -> Result<bool, pg::Error> {
     let result = sqlx::query!(

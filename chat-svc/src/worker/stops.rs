@@ -11,8 +11,8 @@ use tracing::Instrument;
 
 use crate::app::stops::CallStops;
 
-/// Maximum concurrent stops per process. It is above the default of `max_running_per_account`, so that the
-/// unresponsive sandboxes of one account cannot use every slot.
+/// Maximum concurrent stops per process. It is above the default of `max_running_per_account`: the commands
+/// that one account's turns run at a time do not fill every slot, even if their sandboxes do not respond.
 const SLOTS: usize = 256;
 /// Maximum calls read at a time.
 const BATCH: usize = 64;

@@ -18,7 +18,7 @@ async fn a_released_turn_is_not_renewed_by_its_last_holder() {
     let epoch = take_over(&mut db, "first", ttl, true, 1).await.unwrap()[0].standing.epoch;
     assert_eq!(renew(&mut db, &[(turn, epoch)], ttl).await.unwrap().kept, [turn]);
     assert!(release(&mut db, turn, epoch).await.unwrap());
-    // The last holder may have started a renewal before the release; it has the same epoch.
+    // A renewal that the last holder began before the release has the same epoch, and must not succeed.
     assert_eq!(renew(&mut db, &[(turn, epoch)], ttl).await.unwrap().lost, [turn]);
     // Any worker can still claim the turn without waiting for a lease.
     let heir = take_over(&mut db, "second", ttl, false, 1).await.unwrap();

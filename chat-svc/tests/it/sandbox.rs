@@ -27,9 +27,9 @@ struct State {
     swallow: bool,
     /// While set, the answers of calls that ran are lost.
     lose_answers: bool,
-    /// Calls start, their answers are lost at once, and they run without end.
+    /// While set, calls start, their answers are lost at once, and they run without end.
     run_endlessly: bool,
-    /// Calls arrive, are not recorded, and their answers are lost.
+    /// While set, calls arrive, are not recorded, and their answers are lost.
     forget: bool,
     /// Number of ResolveExec calls.
     asked: usize,

@@ -159,7 +159,7 @@ async fn a_replica_that_stops_hands_its_turns_over_at_once() {
         .await
         .unwrap();
     let stopped = Instant::now();
-    // Either replica may run the turn; if the second one does, this stop has no effect on it.
+    // Either replica may run the turn; if the second one does, this stop has no effect on the turn.
     let outcome = plane.stop(0).await;
     assert_eq!(outcome, Outcome::Clean);
     let mut other = plane.tenant_at(1, tenant.account);

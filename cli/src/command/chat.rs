@@ -100,8 +100,8 @@ async fn follow(api: &Api, mut frames: Frames, screen: &mut Screen) -> Result<En
                 broken_since = None;
             }
             Err(error) if is_final(&error) => return Err(error),
-            // The plane cannot be reached yet. The next pass reads the ended stream, which fails again, and
-            // retries until the timeout.
+            // No stream can be opened yet. The next pass finds the old stream ended, and tries again until
+            // RESUME_TIMEOUT.
             Err(_) => {}
         }
     }

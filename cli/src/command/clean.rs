@@ -11,8 +11,9 @@ use super::dev::{end_leftovers, sandboxes};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
 
-/// Removes the home, its test home, and what is recorded in them: directories outside, and sandboxes on the
-/// user's own engines. The sandbox image stays, because other checkouts use it too.
+/// Removes the stack's home directory, the tests' home inside it, and what both record: directories
+/// elsewhere, and sandboxes on the user's own engines. The sandbox image stays, because other checkouts use
+/// it too.
 pub(crate) async fn run(root: &Path, _: &Args) -> Result<ExitCode> {
     for path in [root.join("test"), root.to_owned()] {
         if !path.is_dir() {

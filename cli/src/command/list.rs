@@ -45,7 +45,8 @@ enum Kind {
 }
 
 impl Kind {
-    /// Returns the path, the answer's field, and the file with the default token.
+    /// Returns the path of the list, the field of the answer with the objects, and the file with the token to
+    /// use if the caller names none.
     fn endpoint(self, session: Option<&str>) -> Result<(String, &'static str, &'static str)> {
         let of_session = |noun: &str| match session {
             Some(session) => Ok(format!("/v1/sessions/{}/{noun}", escape(session))),
@@ -65,8 +66,8 @@ impl Kind {
     }
 }
 
-/// Prints the objects page by page, until the end of the list or the limit. The API refuses a filter that the
-/// list does not have.
+/// Prints the objects page by page, until the end of the list or the limit. Sends each filter without a
+/// check: the API refuses one that the list does not support.
 pub(crate) async fn run(home: &Path, args: &Args) -> Result<ExitCode> {
     let (path, field, token_file) = args.kind.endpoint(args.session.as_deref())?;
     let api = Api::open(home, &args.target, token_file)?;

@@ -88,8 +88,8 @@ fn owner(service: Service, plane: &Plane, servers: &Servers, state: &Path) -> Re
     Ok(table)
 }
 
-/// Turns every trigger of erasures on. purge-svc has them off by default, because an erasure cannot be
-/// undone.
+/// Lets purge-svc run the erasures of every trigger (`triggers` in its configuration). By default it runs
+/// none, because an erasure cannot be undone.
 fn purge(plane: &Plane) -> Table {
     let mut table = peers(plane, &[Service::Chat, Service::Sandbox, Service::Registry]);
     set(&mut table, "triggers", TRIGGERS.map(Value::from).to_vec());

@@ -68,7 +68,8 @@ async fn run_inside(
     let status = loop {
         tokio::select! {
             status = child.wait() => break status?,
-            // A terminal sends SIGINT to the child itself, because the child is in the same process group.
+            // Forwards only SIGTERM. On Ctrl-C the terminal sends SIGINT to the child too, because the child
+            // is in the same process group.
             signal = stops.next() => if signal == Signal::TERM { forward(&child, signal)? },
         }
     };

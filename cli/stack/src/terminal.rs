@@ -30,8 +30,8 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Counts the seconds of this command from `elapsed` before now. `make dev` passes the time of the build
-    /// that it ran before this process.
+    /// Shows times as seconds since `elapsed` before now. `make dev` passes the duration of the build that it
+    /// ran before this process.
     pub fn since(elapsed: Duration) -> Self {
         let now = Instant::now();
         Self { started: now.checked_sub(elapsed).unwrap_or(now), silent: false }

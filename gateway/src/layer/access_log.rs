@@ -26,7 +26,8 @@ pub(crate) async fn layer(State(duration): State<Histogram<f64>>, request: Reque
     let seconds = start.elapsed().as_secs_f64();
     let status = response.status().as_u16();
     let code = response.extensions().get::<ProblemCode>().map(|code| code.0.as_str());
-    // The label is the template of the route, because callers could make any number of labels with paths.
+    // The label is the template of the route and not the path, because callers could send any number of
+    // different paths.
     let route = response.extensions().get::<MatchedRoute>();
     let route = route.map_or_else(String::new, |route| route.0.template.to_string());
     let labels = [

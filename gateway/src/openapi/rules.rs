@@ -112,13 +112,14 @@ fn escape(text: &str) -> String {
 }
 
 /// Returns a pattern that matches durations between two bounds, as JSON writes them. The pattern is exact
-/// only if the upper bound is in whole seconds and the lower one is 0 or a power of ten up to a second.
+/// only if the upper bound is in whole seconds, and the lower bound is 0 or one of 1 ns, 10 ns, … 100 ms.
 fn durations(least: i128, most: Option<i128>) -> String {
     let most = most.map_or(MAX_SECONDS, |most| most / SECOND);
     let mut whole = numbers(most);
     let mut forms = vec![format!("{most}(\\.0{{1,9}})?")];
     match (1..=9).find(|digits| least * 10_i128.pow(*digits) == SECOND) {
-        // Below a second, one of the first digits must not be zero.
+        // The shortest duration has its 1 in decimal place `digits`. A duration below one second is long
+        // enough if one of its first `digits` decimals is not zero.
         Some(digits) => forms.extend(
             (0..digits)
                 .map(|zeros| format!("0\\.{}[1-9][0-9]{{0,{}}}", "0".repeat(zeros as usize), 8 - zeros)),

@@ -102,8 +102,8 @@ fn set<T: prost::Message + Default>(options: &DynamicMessage, extension: &Extens
 }
 
 fn binding(rule: &DynamicMessage) -> Result<Binding, String> {
-    // Refuses a rule with a field of HttpRule outside SERVED, such as `custom`, `response_body` or `selector`.
-    // A field that our copy of http.proto does not declare is among the unknown fields.
+    // Refuses a rule with a field of HttpRule outside SERVED, such as `custom`, `response_body` or
+    // `selector`. If our copy of http.proto does not declare the field, it is among the unknown fields.
     let unserved = rule
         .fields()
         .find(|(field, _)| !SERVED.contains(&field.name()))

@@ -45,8 +45,8 @@ impl SseFields {
 /// Finds the request field that `Last-Event-ID` fills.
 pub(super) fn resume_field(options: &Options, rpc: &MethodDescriptor) -> Result<Option<FieldPath>, String> {
     let mut resume = None;
-    // A request may contain a stored event with roles of its own. Of the roles in a request, only
-    // `Last-Event-ID` has a meaning.
+    // A request may contain a message with roles for a streamed answer, such as a stored event. In a request
+    // only the role of `Last-Event-ID` has a meaning, so the other roles are ignored.
     for (role, path) in
         marked(options, &rpc.input()).into_iter().filter(|(role, _)| *role == SseRole::LastEventId)
     {

@@ -110,7 +110,8 @@ fn an_unsupported_contract_is_refused_at_start() {
 
 #[test]
 fn an_unsupported_part_of_the_http_rule_is_refused() {
-    // Adds a field to HttpRule that our declaration of google.api.http lacks, as Google's own one has it.
+    // Google's HttpRule has the field `response_body`; our copy of http.proto does not. Adds the field, so
+    // that the contract under test can use it.
     let source = r#"syntax = "proto3";
         package steward.chat.probe;
         import "google/api/annotations.proto";

@@ -178,8 +178,8 @@ pub(crate) fn problem_of(route: &Route, status: Status) -> Problem {
     let rpc = route.rpc.full_name();
     match status.code() {
         // The gateway has authenticated the caller, so the service refused the gateway's own assertion. There
-        // is one exception: registry-svc may know that the token ended after the gateway cached it, such as
-        // an enrolment that was just used.
+        // is one exception: registry-svc may know that a token is no longer valid while the gateway still has
+        // it in its cache, for example an enrolment that was used once.
         Code::Unauthenticated if reason_of(&status).as_deref() != Some(TOKEN_NOT_LIVE) => {
             tracing::error!(rpc.method = rpc, error = %status, "service refused the gateway's assertion");
             Problem::internal()

@@ -49,7 +49,8 @@ pub(super) fn decode(route: &Route, input: Input<'_>) -> Result<DynamicMessage, 
 fn body(route: &Route, body: &[u8]) -> Result<DynamicMessage, Problem> {
     let message = route.rpc.input();
     if body.is_empty() {
-        // A message without fields, also for methods with only optional fields in the body.
+        // An empty body sets no field, and is allowed for every method: the service refuses the request if a
+        // required field is not set.
         return Ok(DynamicMessage::new(message));
     }
     match &route.body {

@@ -102,7 +102,8 @@ async fn verdicts_are_remembered_good_ones_for_longer() {
         assert_eq!(problem(refused()).await.0, 401);
     }
     assert_eq!(gateway.tokens.asked(), 2);
-    // A new token works within about a second, a revoked one stops within five.
+    // The gateway caches a refusal for one second and a principal for five. So a new token works after about
+    // one second, and a revoked token stops working within five.
     gateway.tokens.add("stw_late", principal(PrincipalKind::Account, &["*"]));
     gateway.tokens.revoke(TOKEN);
     tokio::time::sleep(Duration::from_millis(1200)).await;

@@ -55,7 +55,7 @@ async fn a_request_reaches_its_service_in_its_callers_name() {
     assert_eq!(call.path, "/steward.chat.v1.ChatService/CreateSession");
     let request: CreateSessionRequest = call.decode();
     assert_eq!((request.title.as_str(), request.input_policy), ("Möwe", 2));
-    // The gateway asserts the caller for this service, without any part of the token.
+    // The gateway sends an assertion of the caller to the service, and no part of the token.
     let principal = call.principal.clone().unwrap();
     assert_eq!(principal.account_id, Some(account()));
     assert_eq!(call.header("x-request-id"), Some("req-7"));
@@ -63,7 +63,7 @@ async fn a_request_reaches_its_service_in_its_callers_name() {
     assert!(call.header("traceparent").unwrap().contains("0af7651916cd43dd8448eb211c80319c"));
     assert_eq!(call.header("tracestate"), Some("a=b"));
     assert!(call.header("grpc-timeout").is_some());
-    // A content-length is that of the gRPC message, not that of the caller's JSON.
+    // If the call has a content-length, it is the length of the gRPC message, not of the caller's JSON.
     let length = (5 + request.encoded_len()).to_string();
     assert!(call.header("content-length").is_none_or(|stated| stated == length));
     for absent in ["authorization", "cookie", "x-other", "host"] {

@@ -98,7 +98,8 @@ async fn without_redis_each_gateway_counts_alone() {
         .unwrap();
     assert!(metrics.contains("gateway_rate_limit_local"), "{metrics}");
 
-    // If Redis neither answers nor refuses, each request waits for a limited time only.
+    // Lets the gateway reconnect to Redis, then makes Redis hang: each request waits for Redis for a limited
+    // time only.
     proxy.pass();
     tokio::time::sleep(Duration::from_millis(2500)).await;
     proxy.stall();

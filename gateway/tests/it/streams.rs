@@ -140,7 +140,7 @@ async fn an_error_before_the_first_event_has_a_status_of_its_own() {
         let gone = status(ErrorKind::NotFound, "TURN_NOT_FOUND", "there is no such turn", None, &[]);
         match call.decode::<StreamTurnEventsRequest>().turn_id.as_str() {
             "at-once" => Err(gone),
-            // The service has accepted the call, and fails as its first item.
+            // The service accepts the call; the first item of its stream is an error.
             _ => stream_of(stream::once(async move {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 Err(gone)

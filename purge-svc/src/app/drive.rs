@@ -171,7 +171,7 @@ impl Driver {
         self.commit_moved(tx, claim, input, None).await
     }
 
-    /// Moves the job by `input`, as the last write of `tx`, and commits.
+    /// Applies `input` to the job as the last write of `tx`, and commits `tx`.
     async fn commit_moved(
         &self,
         mut tx: Tx,
@@ -254,7 +254,8 @@ impl Driver {
         self.commit_moved(tx, claim, Input::Failed { cause, retry }, custodian).await
     }
 
-    /// Returns the time of the next attempt after `failures` + 1 failures in a row.
+    /// Returns when to try again after one more failure. `failures` is the number of failures in a row before
+    /// it; `asked` is the delay that the custodian asked for.
     fn retry(&self, failures: u32, asked: Option<Duration>) -> Retry {
         self.policy.retry(failures.saturating_add(1), asked, self.clock.now(), rand::random())
     }
@@ -304,8 +305,8 @@ impl Driver {
         tx.commit().await
     }
 
-    /// Begins a transaction that locks the job's row, so that no other worker can claim the job before its
-    /// end.
+    /// Begins a transaction that locks the job's row, so that no other worker can claim the job until the
+    /// transaction ends.
     async fn fence(&self, claim: &Claim) -> Result<Tx, pg::Error> {
         let mut tx = Tx::system(&self.pool).await?;
         item::hold::<JobLeases>(&mut tx, &claim.lease).await?;

@@ -141,10 +141,11 @@ impl CustodianClient {
         Self { custodian, peer, required, max_silence }
     }
 
-    /// Calls Describe, and checks that the custodian is the expected service and declares the required kinds.
+    /// Calls Describe, and checks that the custodian is the expected service, speaks this version of the
+    /// contract and declares the required kinds.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] if it is not.
+    /// [`Error::Mismatch`] if one of these does not hold; another [`Error`] if the call fails.
     pub async fn describe(&self) -> Result<Description> {
         let answer = self.client(None).describe(proto::DescribeRequest {}).await;
         let answer = self.answered(answer)?;

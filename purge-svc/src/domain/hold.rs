@@ -50,8 +50,9 @@ pub struct Hold {
     pub released_at: Option<DateTime<Utc>>,
 }
 
-/// Returns the hashes of the subjects with holds that apply to `subject`: for a session, the account's first,
-/// because a hold on an account covers its sessions. Transactions lock them in this order.
+/// Returns the hashes of the subjects on which a hold stops the erasure of `subject`. For a session they are
+/// its account and then the session itself, because a hold on an account covers its sessions. Transactions
+/// lock them in this order.
 pub fn covering(subject: &Subject) -> Vec<SubjectHash> {
     let account = SubjectHash::of(SubjectKind::Account.name(), subject.account().0);
     match subject.kind() {

@@ -4,7 +4,8 @@
 //! can tell whether any receipt was changed, removed, added or moved. If the *end* of the ledger was cut off,
 //! only a newest hash that was kept elsewhere shows it.
 //!
-//! Receipts hold no personal data: the subject is a hash of random bits.
+//! Receipts hold no personal data: a receipt names its subject only by a hash of the subject's kind and
+//! random id.
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};

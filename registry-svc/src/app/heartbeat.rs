@@ -1,11 +1,14 @@
 //! Handles heartbeats, which keep an agent online or bring it back.
 //!
 //! Each living agent has a deadline in Redis, by which its next beat must arrive. Most beats leave the status
-//! as it is, and only move the deadline, in a batch with other beats ([`renew`]); their vitals are written to
-//! Postgres every few seconds together with those of other agents ([`flush`]). A beat that changes the status
-//! updates the record in Postgres, in a transaction that locks the account's custody row, so that an erasure
-//! of the account waits for it. If the record has another incarnation than the cached snapshot, the beat
-//! changes nothing: the agent may have sent it before it was marked offline, paused or registered again.
+//! as it is, and only move the deadline, in a batch with other beats ([`renew`]). What they report (their
+//! vitals) is written to Postgres every few seconds together with the vitals of other agents ([`flush`]). A
+//! beat that changes the status updates the record in Postgres, in a transaction that locks the account's
+//! custody row, so that an erasure of the account waits for it.
+//!
+//! An agent's incarnation is a number that grows whenever the agent registers or is marked offline, paused,
+//! resumed or removed. If the record has another incarnation than the cached snapshot, the beat changes
+//! nothing: the agent may have sent it before that event.
 //!
 //! While Redis is unreachable or empty, beats are answered from the cache of this process and from Postgres,
 //! and no agent is marked offline.
@@ -48,8 +51,8 @@ use crate::{
 /// Maximum attempts to write a record if concurrent writers change it.
 const ATTEMPTS: u32 = 4;
 
-/// Maximum time to the next beat in the reply to a beat of an earlier incarnation. Such a beat changes
-/// nothing, so the agent must soon send one that counts.
+/// Maximum time to the next beat in the reply to a beat that changed nothing because the agent's incarnation
+/// had changed. The agent must soon send a beat that counts.
 const SOON: Duration = Duration::from_secs(1);
 
 /// Retention of replicas in Redis after their last announcement.
@@ -142,7 +145,8 @@ impl Heartbeats {
         let agent = store::agents::find(&mut tx, sender.account, sender.agent).await?;
         let agent = agent.ok_or(Error::NotFound(Entity::Agent))?;
         if known.is_some_and(|known| known.incarnation != agent.incarnation) {
-            // The beat was sent in the cached incarnation, which has ended: only the cache is updated.
+            // The cached snapshot is of an earlier incarnation, in which the agent may have sent the beat. So
+            // the beat changes nothing, and only the cache is updated.
             tx.rollback().await?;
             self.cache.put(&agent, DeadlineChange::Keep).await;
             return Ok(BeatReply {

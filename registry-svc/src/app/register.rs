@@ -134,8 +134,8 @@ impl Register {
     }
 }
 
-/// Replaces an enrolment and the agent's earlier token by a new token, and returns its secret; a registered
-/// agent keeps its token.
+/// If the agent registered with an enrolment, revokes the enrolment and the agent's earlier token, creates a
+/// new token and returns its secret. If it registered with its own token, changes nothing.
 async fn replace_enrolment(tx: &mut Tx, used: Holder, now: DateTime<Utc>) -> Result<Option<Secret>> {
     match used {
         Holder::Enrolment(account, id) => {

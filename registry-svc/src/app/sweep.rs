@@ -2,8 +2,9 @@
 //!
 //! An agent is a candidate if
 //! - its deadline in Redis has passed, and
-//! - the replica that took its last beat announced itself recently, or has not announced itself for one
-//!   probation (the time in which every agent must beat once).
+//! - the replica that took its last beat announced itself in Redis recently (so Redis sees the beats that it
+//!   takes), or has not announced itself for one probation (the time in which every agent must beat once, so
+//!   by now another replica would have taken a beat).
 //!
 //! The sweep marks a candidate offline in Postgres only if the agent's incarnation has not changed since its
 //! last beat, and only if no replica wrote a beat of it lately: a replica that is cut off from Redis still
@@ -56,8 +57,8 @@ pub(crate) struct Sweep {
     pub seeder: Seeder,
     pub schedule: BeatSchedule,
     pub limits: SweepLimits,
-    /// Time after its last announcement for which a replica counts as connected to Redis. The sweep may mark
-    /// its agents offline in that time.
+    /// A replica that announced itself in Redis within this time counts as connected to Redis. The sweep may
+    /// then mark an agent offline if that replica took the agent's last beat.
     pub replica_fresh: Duration,
     pub metrics: Sweeps,
 }

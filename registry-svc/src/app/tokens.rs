@@ -129,7 +129,8 @@ impl Tokens {
         let account = account_of(caller, account)?;
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
         let done = async {
-            // An operator's key belongs to the account too, so that it is erased with the account.
+            // Stores the idempotency key with the account even if an operator calls, so that the key is
+            // erased with the account.
             let (id, slot) = match once.begin::<TokenId>(&mut tx, Some(account)).await? {
                 Begin::Replay(id) => (id, None),
                 Begin::First(slot) => (id, Some(slot)),

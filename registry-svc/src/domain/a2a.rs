@@ -42,8 +42,8 @@ impl Version {
         }
     }
 
-    /// Returns the version that an agent's card states for `url`; if it states none for it, the newest
-    /// version in the card; without any, 0.3.
+    /// Returns the version that an agent's card states for `url`. If the card states none for this URL,
+    /// returns the newest version in the card; if the card states no version, 0.3.
     pub fn of_card(card: Option<&Value>, url: &str) -> Self {
         let Some(card) = card else { return Self::V03 };
         let interfaces = card.get("supportedInterfaces").and_then(Value::as_array);

@@ -13,7 +13,8 @@ pub struct Account {
     pub created_at: DateTime<Utc>,
 }
 
-/// Checks a name that does not arrive in a request of the contract, by the contract's rule.
+/// Checks a name that an operator command gives. The command sends no request, so the field rules of the
+/// contract do not check it; this function has the same rules.
 ///
 /// # Errors
 /// [`Invalid`] names the rule that `name` breaks.

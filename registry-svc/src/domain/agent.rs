@@ -1,4 +1,4 @@
-//! Agents: the facts that the tenant and the agent state, and the changes of the agent's record.
+//! Agents: their records, what tenants and agents report about them, and how a record changes.
 
 use std::time::Duration;
 

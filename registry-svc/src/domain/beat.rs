@@ -171,7 +171,7 @@ impl BeatSchedule {
             .clamp(self.min_interval, self.max_interval)
     }
 
-    /// Returns the time until an agent's next beat; `draw` in 0..1 is the jitter.
+    /// Returns the time until an agent's next beat. `draw`, a random number from 0 to 1, selects the jitter.
     pub(crate) fn next_beat(&self, interval: Duration, draw: f64) -> Duration {
         interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * draw.clamp(0.0, 1.0))
     }

@@ -21,7 +21,8 @@ pub struct Message {
     pub state: State,
     /// Times it was dispatched.
     pub attempts: i32,
-    /// Code of the problem that ended the message, or else of the latest problem; empty if there was none.
+    /// Code of the problem that ended the message or queued it again last; empty if there was none, and after
+    /// a delivery.
     pub code: String,
     /// The agent's answer, with its version.
     pub answer: Option<(Outcome, Version)>,

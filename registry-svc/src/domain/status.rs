@@ -7,8 +7,8 @@
 /// Share of failed requests at which an agent becomes degraded.
 pub(crate) const DEGRADED_FROM: f64 = 0.5;
 
-/// Share of failed requests below which a degraded agent is online again. A share between the two limits
-/// changes nothing.
+/// Share of failed requests below which a degraded agent is online again. A share from here up to
+/// [`DEGRADED_FROM`] changes neither an online nor a degraded agent.
 pub(crate) const HEALTHY_BELOW: f64 = 0.1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -9,7 +9,8 @@ use svc_core::{
 use uuid::Uuid;
 
 custody_tables! {
-    /// The tables of accounts, in the order in which an erasure deletes from them.
+    /// The tables of accounts, in the order in which an erasure deletes from them; the row in `accounts`
+    /// (`head`) is deleted last.
     pub static TABLES;
     head "registry.accounts" => accounts(id);
     "registry.relay_messages" => relay_messages(account_id);

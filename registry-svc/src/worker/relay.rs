@@ -83,8 +83,9 @@ impl Dispatcher {
             let free = self.slots.available_permits().min(BATCH);
             let claimed = if free == 0 { 0 } else { self.claim(&mut scanner, free).await? };
             beat.tick();
-            // Claims again at once if any lane was claimed. A claim may return fewer lanes than there are
-            // free places because of an account at its limit, which the next claim skips.
+            // Claims again at once if any lane was claimed. If an account reaches its limit, a claim may
+            // return fewer lanes than there are free slots; the next claim leaves this account out and finds
+            // lanes of other accounts.
             if claimed > 0 {
                 continue;
             }

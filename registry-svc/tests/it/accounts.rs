@@ -110,7 +110,8 @@ async fn a_revoked_token_is_refused_within_five_seconds() {
     let token_id = created.token.unwrap().token_id;
     tenant.revoke_token(RevokeTokenRequest { account_id: account.clone(), token_id }).await.unwrap();
 
-    // A cache may still accept the token, but it cannot create a token that outlives the revocation.
+    // The token cache may still accept the revoked token, but the token cannot create another token, which
+    // would outlive the revocation.
     assert_eq!(
         refusal(other.create_token(token_request(&account, &[])).await),
         (Code::Unauthenticated, "TOKEN_NOT_LIVE".to_owned())

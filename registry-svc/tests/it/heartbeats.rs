@@ -193,8 +193,8 @@ async fn an_emptied_redis_is_seeded_and_takes_no_agent_offline() {
 async fn deadlines_of_another_redis_do_not_count() {
     let Tenant { plane, mut tenant, agent, mut process, .. } = tenant(|_| {}).await;
     keep_beating(&mut process, Duration::from_millis(300)).await;
-    // Leaves the state of a Redis restored from another server's snapshot on disk: our keys, old deadlines,
-    // the other server's generation mark.
+    // Sets up a Redis that was restored from another server's snapshot on disk: our keys, old deadlines, and
+    // the other server's generation key.
     plane.redis_command(&["SET", "hbs:generation", "0123:0123456789abcdef0123456789abcdef01234567"]).await;
     plane.redis_command(&["ZADD", "hb:deadlines", "1", &agent.agent_id]).await;
     sleep(Duration::from_millis(300)).await;
@@ -279,8 +279,8 @@ async fn the_sweep_grants_the_interval_that_replies_ask_for() {
     let mut process = AgentServiceClient::new(plane.bearer_at(other, &token).await);
     beat(&mut process, well()).await;
     proxy.refuse();
-    // Only the agent's own replica gets and flushes its beats; in the Redis of the other replica the deadline
-    // has passed by now.
+    // The replica without Redis gets this agent's beats and flushes them to Postgres. The agent's deadline in
+    // Redis passes during the loop, and the first replica sweeps.
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(9) {
         assert_eq!(status_of(&mut tenant, &agent).await, AgentStatus::Online, "after {:?}", start.elapsed());
@@ -398,8 +398,8 @@ async fn a_stream_ends_when_its_credential_is_revoked() {
     let mut answers = process.stream_heartbeats(beats).await.unwrap().into_inner();
     answers.next().await.unwrap().unwrap();
     tenant.remove_agent(RemoveAgentRequest { agent_id: agent.agent_id.clone() }).await.unwrap();
-    // No beat is sent: the stream itself checks the credential, within the time of the token cache and one
-    // more check.
+    // No beat is sent: the stream checks its credential every 0.2 s, and the token cache keeps a token for at
+    // most 5 s.
     let end = tokio::time::timeout(Duration::from_secs(6), answers.next()).await.unwrap().unwrap();
     assert_eq!(refusal(end).0, Code::Unauthenticated);
     assert!(answers.next().await.is_none());

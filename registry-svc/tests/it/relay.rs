@@ -45,7 +45,7 @@ struct Sent {
 }
 
 impl Sent {
-    /// Returns the text of the agent's answer, for a caller of 0.3.
+    /// Returns the text of the agent's answer, as a sender that uses A2A 0.3 gets it.
     fn text(&self) -> &str {
         self.body["result"]["parts"][0]["text"].as_str().unwrap_or_else(|| panic!("{self:?}"))
     }
@@ -97,7 +97,7 @@ impl Scene {
         RelayServiceClient::new(self.plane.bearer(secret).await)
     }
 
-    /// Sends a text as a message of 0.3, in a conversation if `context` names one.
+    /// Sends a text as an A2A 0.3 message, in a conversation if `context` names one.
     async fn say(&self, context: Option<&str>, text: &str) -> Sent {
         self.post("0.3", &message_03(&format!("id of {text}"), context, text)).await
     }
@@ -401,7 +401,7 @@ async fn agents_and_messages_of_another_tenant_are_not_found() {
     let request = GetRelayMessageRequest { relay_message_id: sent.message.clone() };
     assert_eq!(refusal(foreign.get_relay_message(request.clone()).await), not_found);
 
-    // An agent reads the messages that it sent and those that it was sent.
+    // An agent may read only messages that it sent or that were sent to it.
     let neighbour = scene.plane.registered(&mut scene.tenant.clone(), &scene.fake.url()).await;
     let mut other = scene.relay_of(&neighbour.1).await;
     assert_eq!(refusal(other.get_relay_message(request.clone()).await), not_found);

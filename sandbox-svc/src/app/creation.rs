@@ -67,8 +67,8 @@ pub struct Creator {
 }
 
 impl Creator {
-    /// Creates the container of a taken sandbox and waits for its guest, in the trace of the request that
-    /// waits for it. A sandbox that cannot be created is committed to removal.
+    /// Creates the container of a taken sandbox and waits for its guest. Its spans belong to the trace of the
+    /// request that asked for the sandbox. A sandbox that cannot be created is committed to removal.
     ///
     /// # Errors
     /// Any error; the next worker then continues the creation.

@@ -1,4 +1,5 @@
-//! Commits overdue sandboxes to removal: sandboxes that were not created in time, and unused ones.
+//! Commits sandboxes past their deadline to removal: not created in time, unused, at the end of their longest
+//! life, or due to retire from the pool.
 
 use svc_core::data::pg::Tx;
 

@@ -95,8 +95,8 @@ impl Execs {
         let mut tx = keyed.tx().await?;
         execs::insert(&mut tx, keyed.id(), None, self.deps.now()).await?;
         let record = execs::find(&mut tx, keyed.id()).await?.ok_or(Error::NotFound)?.record;
-        // The remover holds the same lock when it marks calls as in doubt, so it has either marked this call,
-        // or the call still runs.
+        // Locks the row. The remover writes the final state and marks calls as in doubt under the same lock,
+        // so if the state is `Running` here, the remover has not marked this call.
         let state = rows::lock(&mut tx, Some(account), id).await?.ok_or(Error::NotFound)?.state;
         tx.commit().await?;
         if record.state != ExecState::Running {
@@ -147,7 +147,7 @@ impl KeyedCall {
     async fn record_intent(&self, hash: &[u8; 32]) -> Result<Intent> {
         let now = self.deps.now();
         let mut tx = self.tx().await?;
-        // Locks the row, so that a sandbox with a committed removal gets no new call.
+        // `touch` locks the row, so that a sandbox with a committed removal gets no new call.
         let lifetimes = &self.deps.settings.lifetimes;
         let until = after(now, lifetimes.idle);
         let runs = rows::touch(&mut tx, self.owner, self.sandbox.id, now, until, lifetimes.max).await?;
@@ -212,7 +212,8 @@ impl KeyedCall {
         Keyed { key: self.key.as_str(), instance: instance.unwrap_or_default() }
     }
 
-    /// Journals the guest's answer about the key. Returns the record that the journal then has.
+    /// Journals the guest's answer about the key, if the answer is final, and returns the record that the
+    /// journal then has. Returns the record of a call that still runs without journaling it.
     async fn settle(&self, answer: Result<Record, guest::Error>) -> Result<Record> {
         let record = match answer {
             Ok(record) => record,

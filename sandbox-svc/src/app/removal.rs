@@ -1,8 +1,8 @@
 //! Carries out a committed removal in this order: run directory, container, confirmed absence, row.
 //!
 //! Any worker may repeat any step; the lease only keeps two workers from doing the same at once. A container
-//! is removed by its full id, and only if its labels name this sandbox. If the engine does not answer, the
-//! removal changes nothing.
+//! is removed by its full id. If the row has no id, the worker finds the container by its name and checks
+//! that its labels name this sandbox. If the engine does not answer, the removal changes nothing.
 
 use svc_core::{
     data::{lease::item, pg::Tx},

@@ -56,7 +56,7 @@ pub struct Sandboxes {
 
 impl Sandboxes {
     /// Returns the session's live sandbox, claims one from the pool, or requests one. A repetition of the
-    /// request returns the sandbox of the first one.
+    /// request returns the sandbox that the first request returned.
     ///
     /// # Errors
     /// [`Error::SessionNotFound`] if the session belongs to another account; [`Error::Idempotency`] if the
@@ -214,8 +214,8 @@ impl Deps {
         rows::find(&mut db, Some(account), id).await?.ok_or(Error::NotFound)
     }
 
-    /// Reads what belongs to a sandbox until it is `settled`, or until `wait` is over. Returns what was read
-    /// last.
+    /// Calls `read` again at every change of the sandbox `id`, until `settled` accepts the result, `wait` is
+    /// over or this process stops. Returns the last result.
     ///
     /// # Errors
     /// The error of `read`.

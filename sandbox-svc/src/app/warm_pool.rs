@@ -27,7 +27,8 @@ use crate::{
 /// An error of Postgres, or of a lease that was lost; the steps before it are committed.
 pub async fn fill_and_retire(deps: &Deps, held: &Held, host: Level) -> Result<()> {
     let (settings, engine) = (&deps.settings.pool, deps.engine.get()?);
-    // A missing image, or an engine that does not answer, changes nothing. A pool of size 0 needs no image.
+    // If the image is missing or the engine does not answer, this pass changes nothing. A pool of size 0
+    // needs no image.
     let image = match engine.engine.image(&deps.settings.shape.image).await {
         Observed::Present(image) => image,
         Observed::Absent | Observed::Unknown(_) if settings.size > 0 => return Ok(()),

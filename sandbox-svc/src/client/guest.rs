@@ -44,7 +44,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 /// Timeout of a call that waits for no command.
 const SHORT_CALL: Duration = Duration::from_secs(10);
-/// Maximum bytes of a file's name: Linux allows 255, and the replacement for an invalid byte takes three.
+/// Maximum bytes of a file's name: Linux allows 255, and the character that replaces an invalid byte has
+/// three.
 const NAME_BYTES: usize = 255 * 3;
 
 /// Why a guest did not do what it was asked.
@@ -114,8 +115,9 @@ impl Guest {
     /// Connects to the guest of `run_dir`.
     ///
     /// # Errors
-    /// [`Error::NoSocket`] until the guest has started; [`Error::NotASocket`] and [`Error::RunDirectory`] if
-    /// a process in the sandbox changed the directory; [`Error::Unreachable`] if the socket does not answer.
+    /// [`Error::NoSocket`] until the guest has started; [`Error::RunDirectory`] if the directory is missing,
+    /// for example revoked, or cannot be opened; [`Error::NotASocket`] if a process in the sandbox replaced
+    /// the socket; [`Error::Unreachable`] if the socket does not answer.
     pub async fn connect(run_dir: &Path) -> Result<Self, Error> {
         let socket = Arc::new(open_socket(run_dir)?);
         let connector = tower::service_fn(move |_| {
@@ -240,8 +242,8 @@ fn within<T>(message: T, deadline: Duration) -> Request<T> {
     request
 }
 
-/// Gives up a call after `deadline`. The deadline that a request carries ends with the first bytes of the
-/// answer, and a process that replaced the guest could send those bytes and no more.
+/// Ends a call after `deadline`. The timeout that a request carries applies only until the answer begins, and
+/// a process that replaced the guest could begin an answer and never end it.
 async fn bounded<T>(deadline: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let over = || Status::deadline_exceeded("the guest did not answer in time");
     tokio::time::timeout(deadline, call).await.unwrap_or_else(|_| Err(over()))
@@ -274,7 +276,8 @@ async fn traced<T>(
     accepted(answer)
 }
 
-/// Makes a file call. The guest checks one field of it: the path.
+/// Makes a file call. An invalid request becomes [`Refusal::BadPath`], because the path is the only field of
+/// a file call that the guest checks.
 async fn file_call<T>(
     method: &'static str,
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,

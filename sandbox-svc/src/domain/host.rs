@@ -2,7 +2,7 @@
 //!
 //! One critical sample makes the level critical; two samples in a row that are worse than the level make it a
 //! warning. The level improves one step at a time, each after two minutes of better samples. An input that
-//! could not be read has no effect on the level.
+//! could not be read counts as fine.
 
 use std::time::{Duration, Instant};
 

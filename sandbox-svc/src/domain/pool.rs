@@ -72,8 +72,8 @@ pub fn plan(desired: &Desired, occupants: &[Occupant], now: DateTime<Utc>) -> Ve
     fill.map(Step::Fill).chain(surplus.map(|(index, _)| Step::Retire(index))).collect()
 }
 
-/// Returns whether the pool may request sandboxes now. It may not while the host is short of a resource, nor
-/// after `max_failures` of its sandboxes failed within the window that `recent_failures` were counted in.
+/// Returns whether the pool may request sandboxes now: the host must have enough of every resource, and fewer
+/// than `max_failures` of the pool's recent sandboxes must have failed.
 pub fn may_fill(host: Level, recent_failures: i64, max_failures: u32) -> bool {
     host == Level::Fine && recent_failures < i64::from(max_failures)
 }

@@ -146,7 +146,8 @@ pub struct Sandbox {
     /// Id of the engine it lives on.
     pub engine: String,
     pub state: State,
-    /// Version of the record. Every transition and a claim from the pool add one; a use adds none.
+    /// Version of the record. Every transition and a claim from the pool add one; a call that uses the
+    /// sandbox adds none.
     pub generation: i64,
     /// Fencing token of the worker that creates or removes it.
     pub epoch: i64,

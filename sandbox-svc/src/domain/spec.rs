@@ -81,8 +81,8 @@ impl Identity {
     }
 }
 
-/// Returns a container's name. Each generation has its own, so a repeated create finds the container of the
-/// first one.
+/// Returns a container's name. Each generation has its own, so a worker that repeats a create finds the
+/// container that an earlier attempt created.
 pub fn container_name(sandbox: SandboxId, generation: i64) -> String {
     format!("steward-{sandbox}-{generation}")
 }

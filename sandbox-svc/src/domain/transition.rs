@@ -126,7 +126,7 @@ pub fn next(
             next.epoch += 1;
             next.ended_at = Some(now);
         }
-        // The request is repeated or concurrent: the deletion is under way or done.
+        // The input changes nothing: the removal is committed already, or the sandbox is final.
         (State::Deleting | State::Gone | State::Failed, Input::Delete { .. })
         | (State::Gone | State::Failed, Input::Absent) => return Ok(None),
         (_, Input::Take { .. } | Input::Made { .. } | Input::Ready { .. } | Input::Absent) => {

@@ -236,7 +236,7 @@ pub async fn concurrent_removals_agree_in_the_end(bench: &Bench) {
     let (a, b, c) = tokio::join!(remove(), remove(), remove());
     let answers = [a.unwrap(), b.unwrap(), c.unwrap()];
     assert!(answers.contains(&Removal::Removed), "{answers:?}");
-    // A call that found another removal running reads until the container is absent.
+    // A removal may still be in progress: reads until the container is absent.
     while bench.state(Handle::Id(&id)).await.is_some() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }

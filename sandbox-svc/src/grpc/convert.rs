@@ -115,8 +115,8 @@ impl From<Record> for proto::ExecRecord {
     }
 }
 
-/// Returns output as text of at most [`CONTENT_BYTES`], and whether it was cut: replacing invalid UTF-8 makes
-/// it longer.
+/// Returns output as text of at most [`CONTENT_BYTES`], and whether it was cut. The text may be longer than
+/// the output, because the character that replaces an invalid byte has three bytes.
 fn text(bytes: &[u8]) -> (String, bool) {
     let mut text = String::from_utf8_lossy(bytes).into_owned();
     let whole = text.len();

@@ -6,8 +6,9 @@ use svc_core::data::pg::Result;
 
 use crate::engine::EngineInfo;
 
-/// Records that an engine answered a replica with its run directories in `run_dir`. Returns `false` and
-/// writes nothing if sandboxes of the engine may have them in another directory.
+/// Records that a replica with its run directories under `run_dir` reached the engine. Returns `false` and
+/// writes nothing if the engine's row names another directory and the engine has sandboxes that are creating,
+/// running or deleting.
 pub async fn register(
     db: &mut PgConnection,
     engine: &EngineInfo,
@@ -33,8 +34,9 @@ pub async fn register(
     Ok(done.rows_affected() == 1)
 }
 
-/// Locks the engine's row until the transaction ends, and counts the sandboxes in creation on it. The lock
-/// orders concurrent takers, so that each counts the sandboxes taken before.
+/// Locks the engine's row until the transaction ends, and counts the sandboxes in creation on it. Because of
+/// the lock, workers take queued sandboxes one after another, and each counts those that the workers before
+/// it took.
 pub async fn lock_and_count_creating(db: &mut PgConnection, engine: &str) -> Result<i64> {
     sqlx::query!("SELECT id FROM engines WHERE id = $1 FOR NO KEY UPDATE", engine)
         .fetch_optional(&mut *db)

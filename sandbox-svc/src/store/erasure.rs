@@ -111,7 +111,7 @@ pub async fn confirm_removal(
     Ok(ids.into_iter().map(VolumeId).collect())
 }
 
-/// Lists live sandboxes of subjects that are being erased or erased. There must be none.
+/// Lists live sandboxes of subjects that are erased or being erased. There must be none.
 pub async fn list_live_of_erasing(db: &mut PgConnection, limit: i64) -> Result<Vec<Uuid>> {
     Ok(sqlx::query_scalar!(
         r#"SELECT s.id AS "id: Uuid"

@@ -8,8 +8,8 @@ use svc_core::{data::pg::Result, id::SandboxId};
 
 use crate::domain::exec::{CallId, ExecState, JournalEntry, Outcome, Record};
 
-/// Journals a key, unless it is journaled already: as a running call with the hash of its request, or without
-/// one as abandoned. Returns whether it was journaled.
+/// Journals a call, unless its key is journaled already. With `hash`, the hash of its request, the call is
+/// journaled as running; without it, as abandoned. Returns whether this call of the function wrote the row.
 pub async fn insert(
     db: &mut PgConnection,
     call: CallId<'_>,
@@ -84,8 +84,8 @@ pub async fn find(db: &mut PgConnection, call: CallId<'_>) -> Result<Option<Jour
     }))
 }
 
-/// Writes the outcome of a call, or without one that the call never ran and never will, unless the call has
-/// a final state.
+/// Ends a running call. With an `outcome` it is finished; without one it is abandoned: it never ran and never
+/// will. Changes nothing if the call has a final state.
 pub async fn settle(
     db: &mut PgConnection,
     call: CallId<'_>,

@@ -101,7 +101,7 @@ pub async fn in_slot(
     Ok(id.map(SandboxId))
 }
 
-/// Counts the sandboxes requested for the pool within the last `window` that failed.
+/// Counts the sandboxes that were requested for the pool within the last `window` and failed to start.
 pub async fn recent_failures(
     db: &mut PgConnection,
     engine: &str,

@@ -41,7 +41,7 @@ pub async fn position(db: &mut PgConnection, sandbox: &Sandbox) -> Result<i64> {
     .await?)
 }
 
-/// A sandbox without a worker, and the epoch to take it with.
+/// A sandbox without a worker, and its row's epoch, which the next claim must name.
 #[derive(Debug, Clone, Copy)]
 pub struct Unattended {
     pub id: SandboxId,

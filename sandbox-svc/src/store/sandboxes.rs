@@ -45,7 +45,7 @@ pub async fn read(db: &mut PgConnection, account: Option<AccountId>, ids: &[Uuid
     .fetch_all(db)
     .await?;
     let sandboxes = rows.into_iter().map(|row| {
-        // The table's checks guarantee that the columns of one value are set together.
+        // The table's checks guarantee that the columns zipped here into one value are all set or all NULL.
         let owner = row.account_id.zip(row.session_id);
         let slot = row.pool_slot.zip(row.pool_state);
         let container =

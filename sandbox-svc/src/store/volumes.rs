@@ -71,8 +71,8 @@ pub async fn assign(db: &mut PgConnection, id: VolumeId, owner: Owner) -> Result
 
 /// Starts the retention of a workspace after its sandbox ended, unless another sandbox is to mount it.
 pub async fn release(db: &mut PgConnection, id: VolumeId, retain_until: DateTime<Utc>) -> Result<()> {
-    // Locks the row first: a request that is about to use the workspace holds the row, and only a later
-    // statement sees the sandbox that it inserts.
+    // Locks the row in a separate statement: a request for the session's next sandbox may hold the row. The
+    // next statement begins after that request ended, so it sees the sandbox that the request inserted.
     sqlx::query!("SELECT id FROM volumes WHERE id = $1 FOR NO KEY UPDATE", id.0)
         .fetch_optional(&mut *db)
         .await?;
@@ -91,8 +91,9 @@ pub async fn release(db: &mut PgConnection, id: VolumeId, retain_until: DateTime
     Ok(())
 }
 
-/// Commits workspaces of an engine to removal after their retention. Returns them and those committed before.
-/// A workspace that a sandbox is to mount has no retention, so it is not among them.
+/// Commits workspaces of an engine to removal after their retention. Returns at most `limit` workspaces to
+/// remove: these, and those that were committed earlier. A workspace that a sandbox is to mount has no
+/// retention, so it is not among them.
 pub async fn begin_removal(
     db: &mut PgConnection,
     engine: &str,

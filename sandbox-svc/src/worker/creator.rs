@@ -1,8 +1,9 @@
 //! Creates queued sandboxes, for sessions first and then for the pool, and takes over abandoned ones.
 //!
-//! Candidates: rows of this engine that are `requested`; and rows that are `creating` with a lease that was
-//! released, or that expired while this process could read Postgres for at least the lease's time to live. No
-//! queued row is taken while the host's level is critical, and none for the pool while it is a warning.
+//! Candidates: rows of this engine that are `requested`; rows that are `creating` without a lease; and rows
+//! that are `creating` with an expired lease, once this process has read Postgres without a gap for the time
+//! to live of a lease ([`Scanner`]). No queued row is taken while the host's level is critical, and none for
+//! the pool while it is a warning.
 
 use std::sync::Arc;
 

@@ -26,7 +26,7 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_s
 /// Time between two records that the engine answers.
 const SEEN_PERIOD: Duration = Duration::from_secs(60);
 
-/// The engine of this process, and the parts that belong to it.
+/// The engine that this process serves, and what its workers need.
 #[derive(Debug)]
 pub struct EngineDeps {
     pub engine: SharedEngine,
@@ -56,7 +56,7 @@ pub fn start(deps: &Deps, engine: EngineDeps) {
     }));
 }
 
-/// Asks the engine for its id until it answers, and fills the slot.
+/// Asks the engine for its id until it answers, registers the engine, and sets it in `deps.engine`.
 async fn identify<'a>(deps: &'a Deps, engine: &EngineDeps) -> &'a Served {
     let mut failures = 0;
     loop {

@@ -1,7 +1,7 @@
 //! Carries out committed removals of this engine, a few at a time.
 //!
-//! Candidates: rows that are `deleting` with no lease, or with one that was released, or that expired while
-//! this process could read Postgres for at least the lease's time to live.
+//! Candidates: rows that are `deleting` without a lease, and those with an expired lease, once this process
+//! has read Postgres without a gap for the time to live of a lease ([`Scanner`]).
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::{
     error::Result,
 };
 
-/// Maximum concurrent removals of one process. It is below the limiter's permits, because creations need
-/// some, too.
+/// Maximum concurrent removals of one process. It is below the default of `engine.limits.changes`, which
+/// limits the concurrent changes on the engine, so that removals leave permits for creations.
 const MAX_REMOVALS: usize = 4;
 /// Maximum rows of one round; the next round reads the rest.
 const BATCH: i64 = 64;

@@ -182,7 +182,8 @@ async fn a_link_in_place_of_the_socket_leads_nowhere() {
     assert!(fs::symlink_metadata(running.run_dir.join("guest.sock")).unwrap().is_symlink());
     let refused = Guest::connect(&running.run_dir).await;
     assert!(matches!(refused, Err(Error::NotASocket)), "{refused:?}");
-    // The open connection still uses the first socket. A regular file in its place is refused like a link.
+    // The open connection still uses the first socket. A regular file in place of the socket is refused, as
+    // the link was.
     let file = "rm /run/steward/guest.sock && echo x > /run/steward/guest.sock";
     assert_eq!(sh(&running, "file", file).await.exit_code, 0);
     assert!(matches!(Guest::connect(&running.run_dir).await, Err(Error::NotASocket)));

@@ -341,7 +341,7 @@ async fn the_custodian_passes_the_common_contract() {
     let plane = Plane::start().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let peer = peer("sandbox-svc", listener.local_addr().unwrap());
-    // The real server authenticates its callers; this one takes each of them for purge-svc.
+    // The real server authenticates its callers; this one treats every caller as purge-svc.
     let from_purge = |mut request: tonic::Request<()>| {
         request.extensions_mut().insert(Principal::service("purge-svc", None));
         Ok(request)

@@ -157,7 +157,7 @@ impl<'de, S: Deserialize<'de>> Deserialize<'de> for Config<S> {
     }
 }
 
-/// Presents `map` to the service's own type without the base tables, which it reads into `tables` instead.
+/// Gives the service's own type every entry of `map` except the base tables, which it reads into `tables`.
 struct Own<'a, A> {
     map: A,
     tables: &'a mut Tables,

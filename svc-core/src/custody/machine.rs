@@ -153,8 +153,8 @@ pub fn admit(
             Err(Refused::NotFrozen)
         }
 
-        // The thaw of a purge that is canceled before its freeze arrives changes nothing: the freeze will be
-        // refused.
+        // A thaw of a live subject: its purge was canceled before the freeze arrived, or the thaw is
+        // repeated. The subject stays live, and a later freeze of the same purge is refused.
         (StepKind::Thaw, State::Live | State::Frozen) => Ok(State::Live),
         (StepKind::Erase, State::Frozen) => Ok(State::Erasing),
         (StepKind::Verify | StepKind::Commit, State::Frozen) => Err(Refused::NotErased),

@@ -21,8 +21,8 @@ use crate::{
     subject::Subject,
 };
 
-/// Maximum number of rows that one call of `Erase` deletes, so that the call ends well before purge-svc's
-/// timeout.
+/// Maximum number of rows that one call of [`Tables::delete`] or [`Tables::delete_kind`] deletes, so that
+/// `Erase` ends well before purge-svc's timeout.
 pub const ERASE_AT_ONCE: i64 = 20_000;
 
 /// Maximum number of rows that one statement deletes.
@@ -47,10 +47,11 @@ pub struct Tables {
     /// The table with the subjects' own rows (accounts or sessions). `Commit` deletes from it last. `None` in
     /// a service that does not own subjects.
     pub head: Option<Table>,
-    /// SQL that counts the rows of account `$1` and session `$2` in each table, and returns the counts with
-    /// their time.
+    /// SQL that counts the rows of account `$1` in each table of `erased`, and returns the counts with their
+    /// time. Counts only rows of session `$2` unless it is NULL.
     pub count: &'static str,
-    /// SQL that returns whether account `$1` and session `$2` have a row in any table, `head` included.
+    /// SQL that returns whether account `$1`, or its session `$2` unless it is NULL, has a row in any table,
+    /// `head` included.
     pub any: &'static str,
     /// SQL that lists up to `$1` erased subjects that still have a row in any table, `head` included.
     pub leftovers: &'static str,
@@ -249,8 +250,8 @@ impl Tables {
         Ok(())
     }
 
-    /// Counts the rows of `subject` in each table, zeros included. Also returns the time of the count, by the
-    /// clock of Postgres.
+    /// Counts the rows of `subject` in each table of `erased`, zeros included. Also returns the time of the
+    /// count, by the clock of Postgres.
     ///
     /// # Errors
     /// [`pg::Error`] if the rows cannot be counted.

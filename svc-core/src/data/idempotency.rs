@@ -267,7 +267,8 @@ impl Slot {
     /// Records the ids of the objects that the request made. Call it as the last statement before the commit.
     ///
     /// # Errors
-    /// [`Error::Pg`]; the transaction must not commit then.
+    /// [`Error::Result`] if `ids` cannot be stored as JSON; [`Error::Pg`]. The transaction must not commit
+    /// then.
     pub async fn finish<T: Serialize + Sync>(self, tx: &mut Tx, ids: &T) -> Result<(), Error> {
         let Some((keyed, scope)) = self.keyed else { return Ok(()) };
         let done = sqlx::query(

@@ -79,8 +79,9 @@ pub fn load<T: DeserializeOwned>(
         .map_err(|error| Error::Refused { service, problem: describe(error) })
 }
 
-/// Returns the problems, separated by semicolons, each with key, problem and source. No problem quotes the
-/// text of a secret, because every text is a valid secret.
+/// Returns the problems, separated by semicolons, each with key, problem and source. A problem may quote the
+/// value that was refused. A secret that is text is never refused, so its text is never quoted; a number or
+/// boolean in place of the text is refused and quoted.
 fn describe(error: figment::Error) -> String {
     let lines: Vec<String> = error
         .into_iter()

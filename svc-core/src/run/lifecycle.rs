@@ -266,8 +266,8 @@ impl Lifecycle {
         let patient = tokio::select! {
             _ = term.recv() => { tracing::info!("SIGTERM: draining"); false }
             _ = int.recv() => { tracing::info!("SIGINT: draining"); false }
-            // The stop came without a signal. The first signal from now on only asks for the same, so only
-            // the second one ends the tasks by force.
+            // The process stops without a signal. A first signal now only repeats the request to stop; a
+            // second one ends the tasks by force.
             () = self.soft.cancelled() => { tracing::info!("draining"); true }
         };
         self.soft.cancel();

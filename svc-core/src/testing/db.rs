@@ -34,8 +34,8 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Maximum time that a test waits until its database is dropped. Postgres 15's `DROP DATABASE` waits for
 /// every connection to the server that is just authenticating with a password, for at most
-/// `authentication_timeout`, a minute. Such a connection may belong to this very test, which does not poll it
-/// while it waits here.
+/// `authentication_timeout`, a minute. The test itself may have such a connection, which cannot finish
+/// authenticating while the test's thread blocks here.
 const DROP_TIMEOUT: &str = "2s";
 
 /// SQLSTATE of a statement that ran into its time limit (`query_canceled`).
@@ -180,8 +180,8 @@ async fn keep(
     let name = format!("steward_test_{slot}_{}", crate::id::new_id().simple());
     execute(&mut admin, format!("CREATE DATABASE {name} TEMPLATE {} STRATEGY WAL_LOG", template.name)).await;
     if ready.send(name.clone()).is_ok() {
-        // Waits until the test drops its `TestDb`, which sends the signal, or ends without it, which drops
-        // the sender.
+        // Waits until the test drops its `TestDb`, which sends the signal, or drops only the sender, because
+        // the test was canceled in [`TestDb::new`].
         let _end = stopped.await;
     }
     leave(&mut admin, &name).await;

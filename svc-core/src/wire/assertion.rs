@@ -78,7 +78,8 @@ pub enum Error {
     /// The trust file has no key with this id.
     #[error("assertion is signed by an unknown key")]
     UnknownKey,
-    /// The issuer may not state this principal, or the lifetime is over, not yet begun or too long.
+    /// The issuer may not state this principal, the claim `sub` is not the id of the principal, or the
+    /// lifetime is over, not yet begun or too long.
     #[error("assertion {0}")]
     Overreach(&'static str),
     #[error("sign assertion")]

@@ -204,8 +204,9 @@ impl CallError {
         &self.status
     }
 
-    /// Returns whether the peer itself refused the call. If false, it is unknown whether the call took
-    /// effect.
+    /// Returns whether the peer itself refused the call, other than by an expired deadline, an internal error
+    /// or a refusal of this service's credential. If false, callers must treat the effect of the call as
+    /// unknown.
     pub fn is_verdict(&self) -> bool {
         self.reason.is_some() && !matches!(self.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Internal)
     }

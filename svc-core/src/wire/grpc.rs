@@ -183,7 +183,7 @@ pub fn duration(duration: Duration) -> prost_types::Duration {
 /// Converts a duration; returns `None` if the field is not set.
 ///
 /// # Errors
-/// [`Invalid`] names `field` if the duration is negative or out of range.
+/// [`Invalid`] names `field` if the duration is negative.
 pub fn parse_duration(
     field: &str,
     duration: Option<prost_types::Duration>,

@@ -62,7 +62,7 @@ impl Scene {
         PgConnection::connect(&self.cluster.database.admin_url().unwrap()).await.unwrap()
     }
 
-    /// Returns every row that a worker may write, without the columns of leases of sandboxes.
+    /// Returns every row that a worker may write; rows of sandboxes without their lease columns.
     async fn rows(&self) -> Vec<String> {
         let mut db = self.db().await;
         sqlx::query_scalar(
@@ -196,7 +196,7 @@ impl Scene {
         objects
     }
 
-    /// Lists the events of this installation's containers since that time, as "create steward-…-2".
+    /// Lists the events of this installation's containers since the time `since`, as "create steward-…-2".
     fn events(&self, since: SystemTime) -> Vec<String> {
         let seconds = |at: SystemTime| {
             let since = at.duration_since(UNIX_EPOCH).unwrap();
@@ -233,7 +233,7 @@ enum Stray {
     Orphan,
     /// A container with a final row; the reconciler would remove it.
     Leftover,
-    /// A row that lost its container; the reconciler would end it.
+    /// A row of a running sandbox without its container; the reconciler would mark the row gone.
     Lost,
     /// A run directory that no row names; the reconciler would remove the directory.
     RunDirectory,
@@ -321,8 +321,8 @@ async fn a_reconciler_stopped_past_its_lease_changes_nothing() {
     let mut in_the_act = 0;
     for round in 0..rounds {
         let stray = Stray::ALL[round % Stray::ALL.len()];
-        // A fail point stops it in the middle of a pass, when it is about to act on an object that it saw
-        // twice. In every fourth round SIGSTOP stops it at a random moment.
+        // A fail point suspends "sandbox" in the middle of a pass, when it is about to act on an object that
+        // it saw in two passes. In every fourth round SIGSTOP suspends it at a random moment.
         let act = round % 4 != 3;
         in_the_act += usize::from(act);
         let anywhere = Duration::from_millis(chance.random_range(0..3000));
@@ -338,8 +338,9 @@ async fn a_reconciler_stopped_past_its_lease_changes_nothing() {
 }
 
 impl Scene {
-    /// Does one round: "sandbox" holds the lease and is suspended when it is about to act on `stray`, or
-    /// after the time `anywhere`; "sandbox-2" takes the lease; "sandbox" resumes before "sandbox-2" acts.
+    /// Does one round: "sandbox" holds the lease and is suspended, by a fail point when it is about to act on
+    /// `stray`, or by SIGSTOP after the time `anywhere`; "sandbox-2" takes the lease; "sandbox" resumes
+    /// before "sandbox-2" acts.
     async fn stopped_and_woken(&mut self, stray: Stray, anywhere: Option<Duration>) {
         let seen = self.kill_both().await;
         self.cluster.process("sandbox").arm("sandbox.reconcile.acting=stop");

@@ -204,8 +204,8 @@ async fn a_dying_worker_loses_nothing_and_repeats_nothing() {
     let at_each = (total / SHARE).max(2);
     let (chance, seed) = chance();
     let mut range = Range::open(chance).await;
-    // Every session gets its sandbox before the first kill, because other suites test the creation of
-    // sandboxes.
+    // The two sessions with tools get their sandboxes before the first kill, because other suites test the
+    // creation of sandboxes. So the second round measures the usual duration.
     range.peace().await;
     range.peace().await;
 

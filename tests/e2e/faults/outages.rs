@@ -63,8 +63,9 @@ impl Scene {
         Self { cluster, tenant, sessions, agents, since, effects, answers, refusals, turns }
     }
 
-    /// Starts the load: a turn that only produces text, and one with a tool that runs through the outage.
-    /// From then on the agents beat.
+    /// Starts the load: beats, reads and short turns. Once a beat of every agent has arrived, starts a turn
+    /// of 14 s that only produces text and a turn with a command of 6 s, so that both are in progress when
+    /// the outage begins.
     async fn load(&mut self) -> Load {
         let mut before = Vec::new();
         for agent in &self.agents {

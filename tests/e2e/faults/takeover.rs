@@ -130,7 +130,7 @@ async fn a_frozen_replica_writes_nothing_when_it_wakes() {
     let mut scene = scene(Cluster::builder()).await;
     scene.cluster.process("chat").freeze();
     tokio::time::sleep(Duration::from_secs(4)).await;
-    // "chat" resumes while the other replica runs the turn, and still has text in its buffers.
+    // "chat", which still has text in its buffers, resumes while "chat-2" runs the turn.
     scene.cluster.process("chat").thaw();
     scene.ends_well(Instant::now()).await;
     scene.cluster.stop().await;
@@ -188,7 +188,7 @@ async fn a_stopped_plane_ends_in_time_and_successfully() {
     let turn = tenant.begin(&session, INPUT).await;
     let mut left_behind = JoinSet::new();
     watch(&mut left_behind, &tenant, &turn);
-    // Also checks the exit code of each process and the time that it took to stop.
+    // `stop` also checks the exit code of each process and the time that it took to stop.
     cluster.stop().await;
 }
 
@@ -220,8 +220,8 @@ async fn replicas_stopped_under_load_end_in_time_and_lose_nothing() {
     let id = purge(&tenant, &forgotten).await;
     let mut begun = Vec::new();
     for (name, session) in names.into_iter().zip(&talks) {
-        // The first turns may have ended before the last processes are stopped, so each process gets a new
-        // turn.
+        // The first turns may have ended before the last processes are stopped, so a new turn begins before
+        // each stop.
         let turn = tenant.begin_surely(session, INPUT, name, TIMEOUT).await;
         watch(&mut clients, &tenant, &turn);
         begun.push((turn, Instant::now()));

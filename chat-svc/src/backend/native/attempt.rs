@@ -238,7 +238,8 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// Returns the failure that the walk decides on; an error if the call's end also ends the run.
+/// Returns the failure of a model, for the walk to decide on. Returns an error if the run must end: the
+/// turn's deadline has passed, or the worker must stop.
 fn failure(error: CallError, model: &RouteModel, spent: Option<Usage>) -> Result<Failure, RunError> {
     match error {
         CallError::Run(error) => Err(error),

@@ -35,11 +35,12 @@ pub(crate) async fn stop(home: &Home, engine: &Engine) -> Result<()> {
     Ok(())
 }
 
-/// Removes the sandboxes and their volumes from every recorded engine, and returns the number of both.
+/// Removes the sandboxes and their volumes from every recorded engine. Returns how many containers and
+/// volumes it removed.
 ///
 /// # Errors
-/// Fails if an engine does not answer or still has some of them. The caller must then keep the home, because
-/// only the home records on which engines sandboxes are left.
+/// Fails if an engine does not answer, or still has a sandbox or volume. The caller must then keep the home,
+/// because only the home records on which engines they are left.
 pub(crate) async fn remove(home: &Home) -> Result<usize> {
     let mut removed = 0;
     for host in recorded(home)? {

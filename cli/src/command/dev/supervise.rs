@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 const BAD_CONFIGURATION: i32 = 64;
 
 const RESTART: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
-/// If a child ran for longer than this, its next crash counts as the first.
+/// If a child ran for longer than this before it crashed, the pause before its restart is the shortest again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 /// Maximum time for a child to drain. A service's own limit is 25 s.
 const DRAIN: Duration = Duration::from_secs(28);
@@ -70,7 +70,8 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Records the children's ids in the home and their output in its `logs/plane.log`.
+    /// Builds a supervisor without children. It records the process ids of its children in `run/` of the
+    /// home, and writes their output to `logs/plane.log`, which it empties first.
     pub(super) fn new(home: &Home) -> Result<Self> {
         let log = home.directory("logs")?.join("plane.log");
         let file = File::create(&log).with_context(|| format!("write {}", log.display()))?;
@@ -96,7 +97,8 @@ impl Supervisor {
         self.children.spawn(keeper.run());
     }
 
-    /// Waits until a child cannot be kept running. Returns an error with its name and the reason.
+    /// Waits until the supervisor gives up a child, for example because the child refused its configuration.
+    /// Returns an error with the reason.
     pub(super) async fn failure(&mut self) -> anyhow::Error {
         match self.children.join_next().await {
             Some(Ok(Err(error))) => error,

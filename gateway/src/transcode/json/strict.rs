@@ -1,6 +1,6 @@
 //! Refuses errors that the JSON reader accepts, or reports without a field: repeated names (also in different
-//! spellings), unknown names, integers that lost digits as floating point numbers, and text after the value.
-//! The reader itself checks types.
+//! spellings), unknown names, integers that serde reads as floating point numbers and that are too large to
+//! be exact, and text after the value. The reader itself checks types.
 
 use std::{borrow::Cow, collections::HashSet, fmt};
 

@@ -10,9 +10,11 @@ use crate::{
 
 impl Driver {
     /// Passes the point of no return, unless a hold is in force; then the job waits until the hold ends.
-    /// Setting a hold on the subject takes one of these locks. So a concurrent hold on the subject is either
-    /// found here, or is refused because the erasure has started. If a concurrent cancellation changes the
-    /// job first, the write fails.
+    ///
+    /// The transaction locks the holds of the subject and of its account, and a request that sets a hold
+    /// locks the holds of its subject. So a concurrent hold on the subject is either found here, or is
+    /// refused because the erasure has started. If a concurrent cancellation changes the job first, the write
+    /// fails.
     pub(super) async fn clear(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let covering = hold::covering(&claim.subject);
         let mut tx = Tx::system(&self.pool).await?;

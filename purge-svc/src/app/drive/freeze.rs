@@ -17,8 +17,8 @@ impl Driver {
     pub(super) async fn freeze(&self, claim: &mut Claim) -> Result<(), Incomplete> {
         let covering = hold::covering(&claim.subject);
         let mut tx = Tx::system(&self.pool).await?;
-        // Keeps the holds locked until it is stored that the job waits. If an operator released the hold
-        // before that, the release would find no waiting job to wake.
+        // Locks the holds until the transaction ends, which also stores that the job waits. Otherwise an
+        // operator could release the hold in between, and the release would find no waiting job to wake.
         holds::lock_subjects(&mut tx, &covering).await?;
         if let Some(until) = holds::held_until(&mut tx, &covering, self.clock.now()).await? {
             return Ok(self.commit_moved(tx, claim, Input::Held(until), None).await?);

@@ -36,7 +36,8 @@ impl SnapshotCache {
         self.local.get(&agent)
     }
 
-    /// Caches a record that the caller has just read or written, and changes the agent's deadline.
+    /// Caches a record that the caller has just read or written, and changes the agent's deadline as
+    /// `deadline` says.
     pub(crate) async fn put(&self, agent: &Agent, deadline: DeadlineChange) {
         self.put_all(&[(agent.id, Snapshot::from(agent), deadline)]).await;
     }

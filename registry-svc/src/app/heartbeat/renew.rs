@@ -68,7 +68,7 @@ impl Renewer {
     /// Renews the deadline of an agent that beat.
     pub(crate) async fn renew(&self, agent: AgentId) -> Renewed {
         let (answer, answered) = oneshot::channel();
-        // The task ends at a stop; beats that come later get the same answer as without Redis.
+        // [`RenewTask`] ends when this process stops; a beat that comes after that gets `RedisAway`.
         match self.queue.send(Queued { agent, answer }).await {
             Ok(()) => answered.await.unwrap_or(Renewed::RedisAway),
             Err(_) => Renewed::RedisAway,
@@ -126,14 +126,14 @@ impl Batches {
     async fn renew(&self, agents: &[AgentId]) -> Option<Vec<Option<Snapshot>>> {
         let expected = self.alive.load(Ordering::Relaxed);
         let timeout = self.schedule.silence_timeout(self.schedule.interval(expected));
-        // Tries again after one seeding. If Redis must be seeded once more, the deadlines are not renewed.
+        // Renews again after one seeding. If Redis is unseeded once more, the deadlines are not renewed.
         for _ in 0..2 {
             match self.beats.renew(agents, timeout).await {
                 Ok(Renewal::Renewed { alive, known }) => {
                     self.alive.store(alive, Ordering::Relaxed);
                     let due = self.schedule.silence_timeout(self.schedule.interval(alive));
-                    // The first batch is sent before the number of agents is known; it is sent again with the
-                    // timeout for that number.
+                    // This process learns the number of agents from its first batch, which used the timeout
+                    // for few agents. If there are many, sends the batch again with the longer timeout.
                     if expected == 0
                         && due > timeout
                         && let Err(error) = self.beats.renew(agents, due).await

@@ -1,4 +1,4 @@
-//! Seeds a Redis that lost the agents or never had them, from Postgres.
+//! Copies living agents from Postgres to a Redis that lost them or never had them (seeding).
 //!
 //! Writes every agent that is online or degraded in Postgres, with a deadline of one probation
 //! (`BeatSchedule::probation`) from now. Then marks Redis as seeded, unless it is no longer the server in

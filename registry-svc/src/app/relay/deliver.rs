@@ -57,7 +57,7 @@ pub(crate) struct Deliverer {
     pub waiters: Waiters,
     /// The id of this replica, as leases name it.
     pub replica: String,
-    /// Duration of a lane's lease; the worker renews it after every third.
+    /// Duration of a lane's lease. The worker renews the lease each time a third of this has passed.
     pub lease: Duration,
     /// Maximum time for writing an outcome while Postgres is unreachable.
     pub settle_timeout: Duration,
@@ -75,7 +75,8 @@ struct Dispatched {
 impl Deliverer {
     /// Claims ready lanes; lanes with an expired lease only if `expired`.
     pub(crate) async fn claim(&self, expired: bool, limits: ClaimLimits) -> Result<Vec<Lane>> {
-        // A claim writes leases of many accounts and no content. Deliveries check the account's custody.
+        // Uses a transaction without a custody row, because a claim writes only the leases of lanes, for many
+        // accounts. Each delivery then locks the custody row of its account.
         let mut tx = Tx::system(&self.pool).await?;
         let lanes = store::lanes::claim(&mut tx, &self.replica, self.lease, expired, limits).await?;
         tx.commit().await?;
@@ -137,8 +138,8 @@ impl Deliverer {
                 }
                 (Some(agent), stands) => match Endpoint::of(agent) {
                     Some(endpoint) => break Some(Dispatched { message, endpoint }),
-                    // The deliverer of the message died, and the agent is not reachable now: the message is
-                    // queued again, and may expire.
+                    // The worker that dispatched the message died or stopped before it stored an outcome, and
+                    // the agent is not reachable now: the message is queued again, and may expire.
                     None if stands == State::Dispatched => {
                         let to = next_state(stands, Input::Requeue)?;
                         state::requeue(&mut tx, message.id, to, Problem::ConnectionLost, true).await?;

@@ -100,8 +100,8 @@ impl Relay {
     async fn store(&self, new: &NewMessage) -> Result<Stored> {
         let account = new.account_id;
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
-        // The agent is share-locked: its delivery mode and its removal must not change while the lane is
-        // written.
+        // Locks the agent's row for share, so that its delivery mode does not change and it is not removed
+        // while the lane is written.
         let agent = store::agents::find_and_share(&mut tx, account, new.target_id).await?;
         let agent = agent.filter(|agent| agent.status != Status::Removed);
         let agent = agent.ok_or(Error::NotFound(Entity::Agent))?;
@@ -144,7 +144,8 @@ impl Relay {
             tokio::select! {
                 () = waiter.notified() => {}
                 () = tokio::time::sleep_until((Instant::now() + READ_PERIOD).min(until)) => {}
-                // The sender gets the task that represents the message, and polls another replica.
+                // This replica stops. The sender gets the task that represents the message, and polls it at
+                // another replica.
                 () = stop.cancelled() => {}
             }
             message = self.read(message.account_id, message.id).await?;

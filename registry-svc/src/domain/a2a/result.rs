@@ -109,7 +109,8 @@ impl StoredMessage<'_> {
         json!({ "jsonrpc": "2.0", "id": envelope.id, "result": wrapped(true, task, envelope.version) })
     }
 
-    /// Builds the task that represents the message, for a caller that reads it by the message's id.
+    /// Builds the answer to a caller that asks for a stored message as a task: the agent's own task if the
+    /// agent answered with one, otherwise a task that represents the message.
     pub(crate) fn task_of(&self, envelope: &Envelope) -> Value {
         let version = envelope.version;
         let task_in = |state| {
@@ -135,7 +136,8 @@ impl StoredMessage<'_> {
         json!({ "jsonrpc": "2.0", "id": envelope.id, "result": result })
     }
 
-    /// Returns the agent's own task, or builds a completed task from the agent's message.
+    /// Returns the agent's own task, or builds a completed task from the agent's message; `None` if the
+    /// result is neither.
     fn answered(&self, result: &Value, from: Version, to: Version) -> Option<Value> {
         let (is_task, _) = unwrapped(result, from)?;
         let sent = Call::Send { params: Value::Null, ids: self.ids.clone() };

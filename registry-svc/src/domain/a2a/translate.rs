@@ -1,5 +1,5 @@
-//! Translates between the A2A versions. A field that the other version lacks is left out; the rest is
-//! renamed.
+//! Translates between the A2A versions: renames what the versions name differently and removes `kind` and
+//! `tenant` where the other version lacks them. Other fields are passed on unchanged.
 
 use serde_json::{Map, Value, json};
 
@@ -44,7 +44,7 @@ pub(crate) fn params_for(call: &Call, from: Version, to: Version) -> Result<(&'s
     }
     let Value::Object(params) = params else { return Ok((method, params.clone())) };
     let mut params = params.clone();
-    // Only 1.0 has this field. The relay drops it, because its agents have no tenants.
+    // A field of A2A 1.0 only, for an agent that serves several tenants at one URL; 0.3 has no equivalent.
     params.remove("tenant");
     if let Some(message) = params.get_mut("message") {
         *message = message_for(message, to);

@@ -48,8 +48,8 @@ pub(crate) async fn next(db: &mut PgConnection, lane: Uuid) -> Result<Option<Nex
     .transpose()
 }
 
-/// Sets a message to the state `to`, which is dispatched, and counts one attempt. The attempt counts as
-/// arrived until [`requeue`] subtracts it.
+/// Writes `to` ([`State::Dispatched`]) as the state of a message, and counts one attempt. The attempt counts
+/// as arrived until [`requeue`] subtracts it.
 pub(crate) async fn dispatch(db: &mut PgConnection, id: Uuid, to: State) -> Result<(), pg::Error> {
     let done = sqlx::query!(
         "UPDATE relay_messages
@@ -63,8 +63,8 @@ pub(crate) async fn dispatch(db: &mut PgConnection, id: Uuid, to: State) -> Resu
     ensure_affected(&done, 1)
 }
 
-/// Sets a dispatched message to the state `to`, which is queued. Unless `arrived`, subtracts the attempt from
-/// those that may have arrived.
+/// Writes `to` ([`State::Queued`]) as the state of a dispatched message. Unless `arrived`, subtracts the
+/// attempt from those that may have arrived.
 pub(crate) async fn requeue(
     db: &mut PgConnection,
     id: Uuid,

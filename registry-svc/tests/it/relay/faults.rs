@@ -32,7 +32,8 @@ impl Scene {
 async fn after_a_crash_another_replica_delivers_the_message() {
     let mut scene = Scene::of(FakeAgent::start(Dialect::V03), accepts_only).await;
     let mut messages = Vec::new();
-    // The test uses each point twice: before the message reached the agent, and after the agent answered.
+    // Each round kills a replica at a fail point: at `dispatched`, before the message reaches the agent, or
+    // at `answered`, after the agent has answered.
     for (round, point, arrivals) in [
         (1, "registry.relay.dispatched", 0),
         (2, "registry.relay.answered", 1),

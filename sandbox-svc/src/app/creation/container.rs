@@ -83,8 +83,8 @@ impl Steps<'_> {
                     tracing::warn!(status, message, container = spec.name, "engine refused a container");
                     return Err(Abort::GiveUp(Cause::EngineRefused));
                 }
-                // The name is taken, or the answer was lost: a read of the container with this name shows
-                // which.
+                // The name is taken, or the outcome is unknown: reads the container with this name to see
+                // whether an attempt created it.
                 Err(unknown) => unknown,
             };
             match self.served.engine.observe(Handle::Name(&spec.name)).await {

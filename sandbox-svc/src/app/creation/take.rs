@@ -52,7 +52,7 @@ impl Creator {
             run_dirs.revoke(&run_dir).and_then(|()| run_dirs.discard(&run_dir))?;
         }
         match taken {
-            // Another worker took it, or the session's last container still mounts its volume.
+            // Another worker took it, or the session's previous container still mounts the session's volume.
             Err(error) if error.is_race() => Ok(None),
             Err(Error::Pg(error)) if error.violates(ONE_CONTAINER_A_VOLUME) => Ok(None),
             taken => taken,

@@ -199,8 +199,8 @@ impl Scanner {
         self.last = Some(now);
     }
 
-    /// Returns whether the worker has read Postgres for one TTL without such a gap, so that it may claim
-    /// expired leases.
+    /// Returns whether the worker has read Postgres for one TTL without a gap of more than half a TTL, so
+    /// that it may claim expired leases.
     pub fn may_take(&self, now: Instant) -> bool {
         let (Some(since), Some(last)) = (self.since, self.last) else { return false };
         let fresh = now.saturating_duration_since(last) <= self.ttl / 2;

@@ -4,14 +4,14 @@
 //!
 //! 1. In Redis: `SET key token NX PX ttl`. From then on a background task renews the key every third of the
 //!    TTL.
-//! 2. In Postgres: `epoch + 1, holder = token`. The statement waits for the previous holder's guarded
-//!    transactions; guarded transactions that it begins later are refused.
+//! 2. In Postgres: `epoch + 1, holder = token`. The statement waits until the previous holder's open
+//!    transactions of step 4 have ended; those that the previous holder begins later are refused.
 //! 3. In Redis again: the key still has this token, with at least half of the TTL left. Otherwise the replica
-//!    does not run the pass. It may have been suspended between 1 and 2 and have lost the key; step 2 has
-//!    then fenced the present holder, which must acquire the lease again.
-//! 4. The pass. It makes each of its writes in [`Held::tx`], which locks the lease's row `FOR SHARE` if epoch
-//!    and holder are still its own. A suspended, disconnected or slow holder therefore writes nothing after
-//!    another replica has done step 2.
+//!    does not run the pass. The replica may have lost the key while it was suspended between steps 1 and 2;
+//!    its step 2 has then fenced the replica that acquired the lease meanwhile, which must acquire it again.
+//! 4. The pass. It makes each of its writes in a transaction of [`Held::tx`] or [`Held::guard`], which lock
+//!    the lease's row `FOR SHARE` if epoch and holder are still its own. A suspended, disconnected or slow
+//!    holder therefore writes nothing after another replica has done step 2.
 //!
 //! While Redis is unreachable no replica runs a pass. Postgres fences only writes to Postgres, so a pass that
 //! acts elsewhere must first record its intent in Postgres.

@@ -85,8 +85,8 @@ impl Tx {
         Ok(Self(pool.inner().begin().await?))
     }
 
-    /// Locks the custody rows of `subject` until the transaction ends, so that the transaction may write its
-    /// data too; for example those of an account that the transaction itself has created.
+    /// Locks the custody rows of `subject` until the transaction ends, so that the transaction may also write
+    /// data of this subject, for example of an account that it has itself created.
     ///
     /// # Errors
     /// The errors of [`Self::for_subject`].

@@ -40,7 +40,8 @@ struct SqlSpans {
 
 impl<S: Subscriber> Layer<S> for SqlSpans {
     fn on_event(&self, event: &Event<'_>, _: layer::Context<'_, S>) {
-        // tracing-opentelemetry sets this context while a span of the code is entered.
+        // While a `tracing` span is entered, tracing-opentelemetry makes its OpenTelemetry context the
+        // current one.
         let context = Context::current();
         if !context.span().span_context().is_sampled() {
             return;
@@ -101,8 +102,8 @@ impl Visit for Report {
 }
 
 /// Summarizes a statement by its verbs and tables, for example `INSERT turns SELECT sessions`. There are few
-/// different summaries, so spans can be grouped by them. A statement with none of these verbs gives its last
-/// word.
+/// different summaries, so spans can be grouped by them. A statement without a known verb or table gives its
+/// last word in upper case.
 fn summary(text: &str) -> String {
     let mut summary = String::new();
     let mut before = String::new();
@@ -222,7 +223,7 @@ mod tests {
         assert_eq!(attribute("db.operation.name"), "SELECT");
         assert_eq!(attribute("db.query.text"), "SELECT $1 || ' there' FROM pg_database LIMIT 1");
         assert_eq!(attribute("db.response.returned_rows"), "1");
-        // `Pool::connect` made its test query outside the span, so that query got no span.
+        // `Pool::connect` ran its test query before the span "work" began, so that query got no span.
         assert!(
             !spans
                 .iter()

@@ -56,8 +56,8 @@ const METADATA_V6: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254),
 ];
 
-/// IPv4 networks that are never dialled (IANA's special-purpose registry and multicast), as (network, prefix
-/// length).
+/// IPv4 networks that are never dialled, as (network, prefix length): multicast, and IANA's special-purpose
+/// registry except loopback and private networks.
 const FORBIDDEN_V4: [(Ipv4Addr, u32); 13] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),

@@ -31,8 +31,8 @@ impl Target {
         if text.len() > MAX_URL {
             return Err(Refused::Malformed("is too long"));
         }
-        // The parser would drop blanks and control characters, so that one URL could be written in several
-        // forms.
+        // The parser would drop tabs, line ends and surrounding blanks and control characters, so that one
+        // URL could be written in several forms.
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(Refused::Malformed("must not contain blanks"));
         }

@@ -1,6 +1,7 @@
 //! Tests a worker that is suspended while it creates a sandbox: before it creates the volume, before it
 //! creates the container, or after it. Once another worker has failed the sandbox, because its creation timed
-//! out, the suspended worker resumes. Nothing may remain on the engine, and the sandbox's row must not change.
+//! out, the suspended worker resumes. Nothing may remain on the engine, and the sandbox's row must not
+//! change.
 
 use std::time::SystemTime;
 
