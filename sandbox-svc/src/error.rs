@@ -84,7 +84,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether another worker or request changed the sandbox, or took it over, meanwhile.
+    /// Whether the write lost a race: another writer changed the row first, the lease was taken over or
+    /// released, or Postgres reported a serialization failure or a deadlock.
     pub const fn is_race(&self) -> bool {
         matches!(self, Self::Pg(pg::Error::Stale { .. } | pg::Error::Fenced(_) | pg::Error::Race(_)))
     }

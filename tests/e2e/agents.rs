@@ -1,4 +1,4 @@
-//! Tests agents as their tenants and their own processes use them: enrolment, heartbeats and relayed
+//! Tests the agent API, called by tenants and by agents' processes: enrolment, heartbeats and relayed
 //! messages.
 
 use std::time::Duration;
@@ -133,8 +133,8 @@ async fn an_agent_enrols_beats_and_answers_in_both_versions() {
         assert_eq!((&stored["state"], &stored["attempts"]), (&json!("RELAY_STATE_DELIVERED"), &json!(1)));
         assert_eq!(refusal(mallory.api.get(&format!("/v1/relay/messages/{id}")).await).status, 404);
 
-        // A repeated request is the same message. A request of another tenant, or one of the wrong version,
-        // does not reach the agent.
+        // A repeated request gets the first answer and is not sent to the agent again. A request of another
+        // tenant, or with a method of another A2A version than its header says, does not reach the agent.
         let (_, _, again) = send(&cluster, &ada.token, &agent.id, "1.0", &message_10(&marker)).await;
         assert_eq!(again, new);
         let foreign = send(&cluster, &mallory.token, &agent.id, "", &message_03("x")).await;

@@ -1,8 +1,9 @@
-//! Tests that one turn is one trace over all processes that it uses: every hop, its SQL, its containers, and
-//! no span without a parent.
+//! Tests that one turn is one trace over all processes that it uses: each service has spans, its SQL and its
+//! calls to the container engine are in the trace, and no span lacks a parent.
 //!
-//! Processes send their spans over OTLP to the cluster's receiver. Before the check, every process is
-//! stopped, and so has sent its last spans: a span that is missing then was never made.
+//! Processes send their spans over OTLP to the cluster's receiver. The test first stops every process,
+//! because a process sends its remaining spans when it stops; a span that is missing afterwards was not
+//! recorded.
 
 use std::{
     collections::BTreeMap,

@@ -75,8 +75,8 @@ impl Tenant {
         witness.testimony
     }
 
-    /// Starts a turn with `input` and returns its id. Retries with the same idempotency key while no answer
-    /// arrives.
+    /// Starts a turn with `input` and returns its id. Retries with the same idempotency key if the answer is
+    /// lost or is 409, 429, 503 or 504.
     ///
     /// # Panics
     /// If the input is refused permanently or not accepted `within` that time.
@@ -287,7 +287,8 @@ mod tests {
 
     const EVENT: &str = "id: t:1\nevent: text.delta\ndata: {\"text\":\"one\"}\n\n";
 
-    /// Reads streams that each end after these bytes, and returns the number of whole events.
+    /// Feeds each text to a [`Joint`] as one stream that breaks at its end, and returns the number of
+    /// complete events.
     fn streams(streams: &[&str]) -> usize {
         let mut joint = Joint::default();
         let mut events = 0;

@@ -44,7 +44,8 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Finds the process that listens on a TCP port. Returns `None` also if that process belongs to another user.
+/// Finds the process that listens on a TCP port. Returns `None` also if this process may not read that one's
+/// descriptors, because another user runs it.
 pub fn holder(port: u16) -> Option<Holder> {
     let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()

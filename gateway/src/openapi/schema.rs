@@ -64,7 +64,9 @@ impl<'c> Schemas<'c> {
                 schema["description"] = description.into();
             }
             properties.insert(field.json_name().to_owned(), schema);
-            // Answers hold every field except a message, or a field of a oneof, that is not set.
+            // A response has every field without presence, because the gateway writes default values too; it
+            // lacks a message, an `optional` field or a field of a oneof that is not set. A request must have
+            // the fields with the rule `required`.
             let always =
                 if of_request { table::rules(&field).required() } else { !field.supports_presence() };
             if always {

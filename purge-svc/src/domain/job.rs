@@ -155,9 +155,11 @@ pub enum Cause {
     CustodianUnavailable,
     /// A custodian refused a step.
     CustodianRefused,
-    /// A custodian speaks another version of the contract, or does not declare a required kind.
+    /// A custodian does not keep to the contract: it is another service, has another version of the contract,
+    /// lacks an RPC or a field of an answer, does not declare a required kind, or leaves a declared kind out
+    /// of its answer to Verify.
     ContractMismatch,
-    /// A custodian named a kind that it had not declared, or left out a declared one.
+    /// A custodian named a kind that it had not declared.
     KindUndeclared,
     /// A hold is on the subject.
     Held,

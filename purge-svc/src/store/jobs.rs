@@ -265,8 +265,8 @@ pub async fn set_traceparent(db: &mut PgConnection, lease: &ItemLease, tracepare
     Ok(())
 }
 
-/// Clears the subject in every job of `subject`. If the subject is an account, it also clears the account and
-/// the requesting principal.
+/// Clears the subject in every job of `subject`. If the subject is an account, it also clears the subject,
+/// the account and the requesting principal in every job of the account, those of its sessions included.
 pub async fn clear_subject(db: &mut PgConnection, subject: &Subject) -> pg::Result<()> {
     sqlx::query!("UPDATE purge_jobs SET subject_id = NULL WHERE subject_hash = $1", &subject.hash().0[..])
         .execute(&mut *db)

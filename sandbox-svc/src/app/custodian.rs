@@ -106,7 +106,7 @@ struct Pending {
     /// Sandboxes that are not final yet.
     sandboxes: Vec<Sandbox>,
     resources: BTreeSet<Resource>,
-    /// Whether journaled calls are left, because one call of Erase deletes a limited number of rows.
+    /// Whether rows of `execs` may be left: one pass deletes at most `ERASE_AT_ONCE` of them.
     more: bool,
 }
 

@@ -43,7 +43,7 @@ impl Key {
     /// Reads the key from the metadata of a request; `None` if the request has no key.
     ///
     /// # Errors
-    /// [`Invalid`] names the header.
+    /// [`Invalid`], which names the header, if the key is not 1 to 255 visible ASCII characters.
     pub fn from_metadata(metadata: &tonic::metadata::MetadataMap) -> Result<Option<Self>, Invalid> {
         let Some(value) = metadata.get(HEADER) else { return Ok(None) };
         value.to_str().map_err(|_| malformed())?.parse().map(Some)

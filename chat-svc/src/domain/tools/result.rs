@@ -1,4 +1,4 @@
-//! Results of calls as text for the model: bounded, and explicit about what was left out.
+//! Renders the results of tool calls as text for the model. Limits its size, and marks where output was cut.
 
 use std::{fmt::Write as _, time::Duration};
 

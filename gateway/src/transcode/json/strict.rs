@@ -1,6 +1,7 @@
-//! Refuses errors that the JSON reader accepts, or reports without a field: repeated names (also in different
-//! spellings), unknown names, integers that serde reads as floating point numbers and that are too large to
-//! be exact, and text after the value. The reader itself checks types.
+//! Refuses JSON bodies with errors that the JSON reader accepts, or reports without the field's path: a field
+//! that occurs twice (also once by its proto name and once by its JSON name), an unknown field, an integer
+//! that serde reads as a floating point number and that exceeds 2^53, and text after the value. The JSON
+//! reader checks the types.
 
 use std::{borrow::Cow, collections::HashSet, fmt};
 

@@ -46,7 +46,8 @@ impl Flusher {
     /// Writes all collected beats.
     ///
     /// # Errors
-    /// Fails if a batch could not be written; the beats not written yet stay for the next flush.
+    /// Fails if a batch could not be written, or the cache could not be corrected after it. That batch and
+    /// those after it stay for the next flush.
     pub(crate) async fn flush(&self) -> Result<()> {
         let taken = std::mem::take(&mut *self.beats.lock().unwrap_or_else(PoisonError::into_inner));
         let mut beats: Vec<_> = taken.into_values().collect();
