@@ -8,6 +8,7 @@ use std::{
 
 use figment::{
     Figment,
+    error::{Actual, Kind},
     providers::{Env, Format, Toml},
 };
 use serde::de::DeserializeOwned;
@@ -80,20 +81,32 @@ pub fn load<T: DeserializeOwned>(
 }
 
 /// Returns the problems, separated by semicolons, each with key, problem and source. A problem may quote the
-/// value that was refused. A secret that is text is never refused, so its text is never quoted; a number or
-/// boolean in place of the text is refused and quoted.
+/// value that was refused, but never a secret: text is never refused where text is expected.
 fn describe(error: figment::Error) -> String {
     let lines: Vec<String> = error
         .into_iter()
         .map(|one| {
             let source = one.metadata.as_ref().map_or_else(String::new, |m| format!(" (from {})", m.name));
             match one.path.join(".") {
-                key if key.is_empty() => format!("{}{source}", one.kind),
-                key => format!("{key}: {}{source}", one.kind),
+                key if key.is_empty() => format!("{}{source}", problem(&one.kind)),
+                key => format!("{key}: {}{source}", problem(&one.kind)),
             }
         })
         .collect();
     lines.join("; ")
+}
+
+fn problem(kind: &Kind) -> String {
+    match kind {
+        // Does not quote the value, because it may be a secret that consists of digits.
+        Kind::InvalidType(
+            Actual::Bool(_) | Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_),
+            expected,
+        ) if expected.contains("string") => {
+            format!("expected {expected}: write a number or boolean that is meant as text in double quotes")
+        }
+        other => other.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -145,6 +158,21 @@ mod tests {
         let file = file("port = 'eighty'\n");
         let error = load::<Sample>("sample", DEFAULTS, Some(file.path())).unwrap_err().to_string();
         assert!(error.contains("port") && error.contains("u16"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_of_digits_is_not_quoted() {
+        #[derive(Debug, Deserialize)]
+        struct Keyed {
+            key: secrecy::SecretString,
+        }
+        let file = file("key = 4711");
+        let error = load::<Keyed>("sample", "", Some(file.path())).unwrap_err().to_string();
+        assert!(error.contains("key: expected a string") && !error.contains("4711"), "{error}");
+        // The same text in quotes, as a variable of the environment holds it, is accepted.
+        std::fs::write(file.path(), "key = \"4711\"").unwrap();
+        let keyed: Keyed = load("sample", "", Some(file.path())).unwrap();
+        assert_eq!(secrecy::ExposeSecret::expose_secret(&keyed.key), "4711");
     }
 
     #[test]
