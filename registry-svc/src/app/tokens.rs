@@ -79,7 +79,8 @@ impl Tokens {
 
         let mut tx = Tx::for_subject(&self.pool, Subject::Account { account }).await?;
         let done = async {
-            let slot = match once.begin::<TokenId>(&mut tx, caller.account_id).await? {
+            // The key of an operator's request belongs to the account too, and is erased with it.
+            let slot = match once.begin::<TokenId>(&mut tx, Some(account)).await? {
                 Begin::Replay(id) => {
                     let token = store::tokens::find(&mut tx, account, id).await?;
                     return Ok(Created { token: token.ok_or(Error::NotFound(Entity::Token))?, secret: None });

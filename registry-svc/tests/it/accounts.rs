@@ -302,7 +302,8 @@ async fn a_prompt_repetition_meets_no_request_under_way() {
     let plane = Plane::start().await;
     let mut admin = plane.admin().await;
     let (account, _) = plane.tenant("acme").await;
-    let token = admin.create_token(token_request(&account, &[])).await.unwrap().into_inner().token.unwrap();
+    let made = admin.create_token(keyed("made", token_request(&account, &[]))).await.unwrap().into_inner();
+    let token = made.token.unwrap();
     let unknown = svc_core::id::TokenId::new().to_string();
     for _ in 0..20 {
         let request = RevokeTokenRequest { account_id: account.clone(), token_id: unknown.clone() };
@@ -311,12 +312,12 @@ async fn a_prompt_repetition_meets_no_request_under_way() {
         let request = RevokeTokenRequest { account_id: account.clone(), token_id: token.token_id.clone() };
         admin.revoke_token(keyed("known", request)).await.unwrap();
     }
-    // The key of an operator's request about an account belongs to the account, and is erased with it.
+    // The keys of an operator's requests about an account belong to the account, and are erased with it.
     let account: uuid::Uuid = account.parse().unwrap();
     let keys: i64 = sqlx::query_scalar("SELECT count(*) FROM idempotency_keys WHERE account_id = $1")
         .bind(account)
         .fetch_one(&mut plane.db.owner("registry").await)
         .await
         .unwrap();
-    assert_eq!(keys, 1);
+    assert_eq!(keys, 2);
 }
