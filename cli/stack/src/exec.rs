@@ -46,7 +46,8 @@ pub async fn run(home: &Path, args: &ExecArgs) -> Result<ExitCode> {
     let run = format!("test-{}", std::process::id());
     let result = run_inside(&stack, &run, &args.command, &mut stops).await;
     // A test process that was killed has not removed its containers.
-    let removed = stack.engine.remove_installations(|installation| installation.starts_with(&run)).await;
+    let ours = format!("{run}-");
+    let removed = stack.engine.remove_installations(|installation| installation.starts_with(&ours)).await;
     stack.down().await?;
     removed?;
     result
