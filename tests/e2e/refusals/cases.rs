@@ -258,15 +258,16 @@ impl Scene {
             file(&self.usurped, what, verb, path, 409, "SANDBOX_UNREACHABLE")
         };
         vec![
-            read("a path that climbs", "../../etc/passwd", 400, "INVALID_ARGUMENT"),
+            read("a path that climbs", "../../etc/passwd", 400, "INVALID_ARGUMENT").at("path"),
             read(
                 "a path that climbs from inside",
                 "/workspace/folder/../../etc/passwd",
                 400,
                 "INVALID_ARGUMENT",
-            ),
-            read("a path outside", "/etc/passwd", 400, "INVALID_ARGUMENT"),
-            read("the host's view of a process", "/proc/self/environ", 400, "INVALID_ARGUMENT"),
+            )
+            .at("path"),
+            read("a path outside", "/etc/passwd", 400, "INVALID_ARGUMENT").at("path"),
+            read("the host's view of a process", "/proc/self/environ", 400, "INVALID_ARGUMENT").at("path"),
             read("a link", "passwd", 409, "FILE_NOT_USABLE"),
             read("a link on the way", "root/etc/passwd", 409, "FILE_NOT_USABLE"),
             read("a folder", "folder", 409, "FILE_NOT_USABLE"),
@@ -278,13 +279,13 @@ impl Scene {
                 "INVALID_ARGUMENT",
             )
             .at("path"),
-            file(&self.sandbox, "a listing that climbs", "", "..", 400, "INVALID_ARGUMENT"),
+            file(&self.sandbox, "a listing that climbs", "", "..", 400, "INVALID_ARGUMENT").at("path"),
             file(&self.sandbox, "a listing through a link", "", "root", 409, "FILE_NOT_USABLE"),
-            write("a write that climbs", "../etc/passwd", 400, "INVALID_ARGUMENT"),
-            write("a write outside", "/tmp/file", 400, "INVALID_ARGUMENT"),
+            write("a write that climbs", "../etc/passwd", 400, "INVALID_ARGUMENT").at("path"),
+            write("a write outside", "/tmp/file", 400, "INVALID_ARGUMENT").at("path"),
             write("a write to no path", "", 400, "INVALID_ARGUMENT").at("path"),
-            write("a long name", &"a".repeat(256), 400, "INVALID_ARGUMENT"),
-            read("a long name to read", &"a".repeat(256), 400, "INVALID_ARGUMENT"),
+            write("a long name", &"a".repeat(256), 400, "INVALID_ARGUMENT").at("path"),
+            read("a long name to read", &"a".repeat(256), 400, "INVALID_ARGUMENT").at("path"),
             write("a write through a link", "root/tmp/file", 409, "FILE_NOT_USABLE"),
             write("a write below a file", "file/below", 409, "FILE_NOT_USABLE"),
             write("a write over a folder", "folder", 409, "FILE_NOT_USABLE"),
