@@ -29,6 +29,7 @@ OPAQUE = {
 # Codes with which a well-formed request may be refused, because the reason is the caller or the stored state.
 # No schema can state these reasons.
 STATE = {
+    "ABORTED",
     "AGENT_NOT_PAUSED",
     "AGENT_PAUSED",
     "ALREADY_EXISTS",
@@ -43,6 +44,7 @@ STATE = {
     "LIMIT_REACHED",
     "NOT_FOUND",
     "PERMISSION_DENIED",
+    "RATE_LIMITED",
     "RESOURCE_EXHAUSTED",
     "SANDBOX_BUSY",
     "SANDBOX_NOT_RUNNING",
