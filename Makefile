@@ -16,7 +16,7 @@ dev: ## Build and run the whole plane on this machine until Ctrl-C
 test: ## Run every test against a Postgres, Redis and Docker of its own (ARGS go to the runner)
 	@scripts/test $(ARGS)
 
-soak: ## Run the fault suites with their full counts (hours); print one line a suite at the end
+soak: ## Run the fault suites with their full counts (about an hour); print one line a suite at the end
 	@scripts/soak $(ARGS)
 
 bench: ## Measure performance as ratios to baselines; fail if a ratio misses its limit

@@ -82,9 +82,9 @@ impl Error {
         }
     }
 
-    #[cfg(feature = "test-util")]
     /// Returns the reason with which the custodian refused the step; `None` if the custodian did not refuse
     /// it (for example no answer, or an unreadable one).
+    #[cfg(feature = "test-util")]
     pub fn refusal(&self) -> Option<String> {
         match self {
             Self::Call { source, .. } if source.is_verdict() => Some(source.reason().into_owned()),
