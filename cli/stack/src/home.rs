@@ -66,31 +66,35 @@ impl Home {
         let Some(user) = user else {
             return self.directory(name);
         };
-        let path = if is_open(&self.root)? {
-            self.path(name)
-        } else {
-            let path = PathBuf::from(format!("/var/tmp/steward-{:016x}-{name}", fingerprint(&self.root)));
-            fs::write(self.path(&format!("{name}.elsewhere")), path.display().to_string())?;
-            path
+        let record = self.path(&format!("{name}.elsewhere"));
+        let inside = is_open(&self.root)?;
+        let path = match inside {
+            true => self.path(name),
+            false => PathBuf::from(format!("/var/tmp/steward-{:016x}-{name}", fingerprint(&self.root))),
         };
         match fs::symlink_metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::DirBuilder::new()
-                    .mode(0o700)
-                    .create(&path)
-                    .with_context(|| format!("make {}", path.display()))?;
-                chown(&path, Some(user.uid), Some(user.gid))?;
-            }
-            Err(error) => return Err(error).with_context(|| format!("inspect {}", path.display())),
             // Every user can make a directory in /var/tmp, and the name can be guessed. So a directory that
-            // exists is used only if it belongs to `user` and no other user can enter it.
+            // exists is used or removed only if it belongs to `user` and no other user can enter it.
             Ok(there)
                 if !there.is_dir() || there.uid() != user.uid || there.permissions().mode() & 0o077 != 0 =>
             {
                 bail!("{} is not a directory of the server's user alone: remove it", path.display())
             }
-            Ok(_) => {}
+            Ok(_) if inside || record.exists() => return Ok(path),
+            // The directory is of an earlier home at this path, which was deleted without `steward clean`,
+            // and with it the password of the data.
+            Ok(_) => fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("inspect {}", path.display())),
         }
+        if !inside {
+            fs::write(&record, path.display().to_string())?;
+        }
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("make {}", path.display()))?;
+        chown(&path, Some(user.uid), Some(user.gid))?;
         Ok(path)
     }
 
@@ -215,6 +219,29 @@ mod tests {
         assert_ne!(home.port("redis").unwrap(), port);
         let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
         assert_ne!(home.port("postgres").unwrap(), port);
+    }
+
+    #[test]
+    fn a_new_home_does_not_use_the_data_of_a_deleted_one() {
+        let user =
+            User { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+        // Only its owner can enter the directory above the home, so the data of a server is outside the home.
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let root = directory.path().join("home");
+        let made = |home: &Home| home.directory_for("server", Some(&user)).unwrap();
+        let home = Home::open(&root).unwrap();
+        let data = made(&home);
+        assert!(!data.starts_with(&root));
+        fs::write(data.join("file"), "old").unwrap();
+        assert!(made(&home).join("file").exists(), "a home keeps its data");
+        drop(home);
+
+        fs::remove_dir_all(&root).unwrap();
+        let home = Home::open(&root).unwrap();
+        assert_eq!(made(&home), data);
+        assert!(!data.join("file").exists());
+        fs::remove_dir(&data).unwrap();
     }
 
     #[test]
